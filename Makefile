@@ -1,0 +1,30 @@
+# `make demo` and `make test` each do the whole set-up by themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint setup long clean
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: .venv/.ready
+
+demo: setup
+	$(BIN)/m2d generate recipes/stories/first-snow.yaml --out out/first-snow.mp4 --force
+	@echo "Open out/first-snow.mp4, and out/first-snow.m2d/sheet.png for all scenes at a glance."
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+long: setup
+	$(BIN)/python -m pytest -m long
+
+clean:
+	rm -rf .venv out dist build

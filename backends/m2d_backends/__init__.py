@@ -1,0 +1,1 @@
+"""The backends m2d ships: found through the entry-point group `m2d.backends`, imported by nobody."""

@@ -1,0 +1,103 @@
+"""Every failure a user can cause or meet, as types the CLI turns into one red line and an exit code.
+
+Owns the exit codes; does not format, print or translate anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_UNAVAILABLE = 3
+EXIT_RESUMABLE = 75
+
+
+class M2DError(Exception):
+    """A failure with a message for the user: what was wrong, the value, what is allowed, what to do."""
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+
+class InputError(M2DError):
+    """The request cannot be served as written: a flag, a prompt, a size, a path."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing wrong with a recipe.
+
+    Attributes:
+        path: The recipe file as the user named it.
+        line: 1-based line, 0 when the problem has no place in the text.
+        column: 1-based column, 0 when unknown.
+        field: Dotted key path such as `scenes[1].num_frames`; empty for the document itself.
+        message: What was wrong, the value got and what is allowed.
+    """
+
+    path: str
+    line: int
+    column: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return f"{place}: {self.field}: {self.message}" if self.field else f"{place}: {self.message}"
+
+
+class RecipeError(InputError):
+    """A recipe with one or more problems, all reported at once."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        if not problems:
+            raise ValueError("a RecipeError needs at least one problem")
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class OutputError(InputError):
+    """The output exists already, cannot be written, or failed its verification."""
+
+
+class CheckpointError(InputError):
+    """A model folder or training checkpoint that is missing, incomplete, foreign or of the wrong shape."""
+
+
+class DatasetError(InputError):
+    """Training data that cannot be used."""
+
+
+class BackendError(M2DError):
+    """A backend could not do what was asked."""
+
+
+class UnknownBackend(BackendError):
+    """No backend of that name is installed."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class BackendUnavailable(BackendError):
+    """The backend exists, but not on this machine: a package, a device or a version is missing."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class LayoutMismatch(BackendError):
+    """A prepared denoiser was asked to run a layout other than its own."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class ExportError(M2DError):
+    """A graph could not be exported or did not match the eager model."""
+
+
+class Interrupted(M2DError):
+    """The run was stopped by a signal; what it left can be continued."""
+
+    exit_code = EXIT_RESUMABLE

@@ -1,0 +1,51 @@
+"""The Reporter protocol through which long work tells how far it is; it owns no output format.
+
+`m2d/cli/console.py` implements it with rich. Library users may pass `SilentReporter()` or their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class StageProgress(Protocol):
+    """How far one stage is; handed out by `Reporter.stage`."""
+
+    def advance(self, amount: int = 1, *, detail: str = "") -> None:
+        """Record `amount` finished units; `detail` is a short plain text such as `loss 0.061`."""
+
+
+class Reporter(Protocol):
+    """Receives what a task is doing. All text is plain: implementations escape markup and control characters."""
+
+    def stage(self, name: str, *, total: int | None = None) -> AbstractContextManager[StageProgress]:
+        """Enter the stage `name` of `total` units (None: unknown); leaving the context ends it."""
+
+    def note(self, message: str) -> None:
+        """Tell something worth knowing that asks for no action."""
+
+    def warn(self, message: str) -> None:
+        """Tell something the user probably wants to change."""
+
+
+class _SilentStage:
+    def advance(self, amount: int = 1, *, detail: str = "") -> None:
+        del amount, detail
+
+
+class SilentReporter:
+    """A Reporter that says nothing."""
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        """Run the stage without a word."""
+        del name, total
+        yield _SilentStage()
+
+    def note(self, message: str) -> None:
+        """Drop the note."""
+
+    def warn(self, message: str) -> None:
+        """Drop the warning."""
