@@ -1,0 +1,152 @@
+"""The sizes a model works in: pixels, frames, latents and tokens, and the rules that tie them together.
+
+Owns the `T*k + 1` frame rule and the divisibility of heights and widths; knows no weights and no tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from m2d.errors import InputError
+
+
+class GeometryError(InputError):
+    """A number of frames, a height or a width that the model cannot make."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneGeometry:
+    """One scene's sizes in pixels, in latents and in tokens.
+
+    Attributes:
+        num_frames: Frames of pixels.
+        height: Pixels.
+        width: Pixels.
+        num_latent_frames: Frames of latents; the first holds one pixel frame, every other one a group.
+        latent_height: Rows of latents, before patching.
+        latent_width: Columns of latents, before patching.
+        tokens_per_frame: Video tokens of one latent frame.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    num_latent_frames: int
+    latent_height: int
+    latent_width: int
+    tokens_per_frame: int
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Video tokens of the whole scene."""
+        return self.num_latent_frames * self.tokens_per_frame
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelGeometry:
+    """What a model folder's configs say about sizes.
+
+    Attributes:
+        spatial_compression: Pixels per latent along height and width (VAE).
+        temporal_compression: Pixel frames per latent frame after the first (VAE).
+        patch_size: Latents per token along height and width (transformer).
+        latent_channels: Channels of a latent.
+        max_text_tokens: Tokens that every prompt is padded to.
+        default_height: Pixels, when the recipe names none.
+        default_width: Pixels, when the recipe names none.
+        default_num_frames: Pixel frames per scene, when the recipe names none.
+        default_fps: Frames per second, when the recipe names none.
+        num_scenes: Scenes of the stories the model was trained on.
+
+    Raises:
+        GeometryError: A value is not a positive integer.
+    """
+
+    spatial_compression: int
+    temporal_compression: int
+    patch_size: int
+    latent_channels: int
+    max_text_tokens: int
+    default_height: int
+    default_width: int
+    default_num_frames: int
+    default_fps: int
+    num_scenes: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise GeometryError(
+                    f"{field.name}: {value!r} is not a positive whole number; fix the model's config"
+                )
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Pixels that one token spans along height and along width; sizes are multiples of it."""
+        return self.spatial_compression * self.patch_size
+
+    def num_latent_frames(self, num_frames: int) -> int:
+        """Count the latent frames that encode `num_frames` pixel frames: `(P - 1) / T + 1`.
+
+        Raises:
+            GeometryError: `num_frames` is not `T*k + 1`; the message names the nearest allowed numbers.
+        """
+        groups, rest = divmod(num_frames - 1, self.temporal_compression)
+        if num_frames >= 1 and rest == 0:
+            return groups + 1
+        nearest = (self.num_frames(max(groups, 0) + 1), self.num_frames(max(groups, 0) + 2))
+        allowed = (
+            f"{nearest[0]} or {nearest[1]}" if num_frames >= 1 else f"{nearest[0]}, {nearest[1]} or more"
+        )
+        raise GeometryError(f"num_frames: {num_frames} is not {self.temporal_compression}k+1; use {allowed}")
+
+    def num_frames(self, num_latent_frames: int) -> int:
+        """Count the pixel frames that `num_latent_frames` latent frames decode to: `(F - 1) * T + 1`.
+
+        Raises:
+            GeometryError: There is no latent frame.
+        """
+        if num_latent_frames < 1:
+            raise GeometryError(
+                f"num_latent_frames: {num_latent_frames} is below 1; a scene has at least one"
+            )
+        return (num_latent_frames - 1) * self.temporal_compression + 1
+
+    def scene(self, *, num_frames: int, height: int, width: int) -> SceneGeometry:
+        """Derive one scene's sizes in latents and tokens.
+
+        Args:
+            num_frames: Pixel frames, `T*k + 1`.
+            height: Pixels, a multiple of `pixels_per_token`.
+            width: Pixels, a multiple of `pixels_per_token`.
+
+        Raises:
+            GeometryError: A size the model cannot make; every wrong one is named with the nearest allowed.
+        """
+        wrong = []
+        try:
+            num_latent_frames = self.num_latent_frames(num_frames)
+        except GeometryError as error:
+            num_latent_frames = 0
+            wrong.append(str(error))
+        wrong += [self._wrong_side(name, side) for name, side in (("height", height), ("width", width))]
+        if any(wrong):
+            raise GeometryError("\n".join(filter(None, wrong)))
+        return SceneGeometry(
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_latent_frames=num_latent_frames,
+            latent_height=height // self.spatial_compression,
+            latent_width=width // self.spatial_compression,
+            tokens_per_frame=(height // self.pixels_per_token) * (width // self.pixels_per_token),
+        )
+
+    def _wrong_side(self, name: str, side: int) -> str:
+        step = self.pixels_per_token
+        if side >= step and side % step == 0:
+            return ""
+        below = side // step * step
+        allowed = f"{below} or {below + step}" if below > 0 else f"{step}, {2 * step} or more"
+        return f"{name}: {side} is not a positive multiple of {step}; use {allowed}"
