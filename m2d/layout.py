@@ -1,0 +1,310 @@
+"""A story as one token sequence `[T1..Tn | V1..Vn]`, and a boolean matrix: which segment may attend to which.
+
+The matrix `may_attend` is the single truth: the dense mask, the plan of unmasked attention calls and the
+digest are derived from it. The masks' rules live in `m2d.masks`; `m2d.model.attention` executes the plan.
+
+n scenes, numbered from 0; `T_i` and `V_i` are the text and the video tokens of scene i.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from m2d.masks import MASKS, LayoutError, Segment, Span, rule_of
+
+__all__ = ["MASKS", "AttentionCall", "LayoutError", "SceneLayout", "Segment", "Span", "renumber"]
+
+_DIGEST_VERSION = "m2d.layout/1"
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """One attention without a mask: every query token sees every key token.
+
+    Attributes:
+        queries: Token spans, ascending, not adjacent to each other.
+        keys: Token spans, ascending, not adjacent to each other.
+    """
+
+    queries: tuple[Span, ...]
+    keys: tuple[Span, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneLayout:
+    """All segments of a story and who may attend to whom. Made by `SceneLayout.build`.
+
+    Equal layouts have equal digests. Not slotted: what is derived is computed once and kept in `__dict__`,
+    because the plan is read in every layer of every step.
+
+    Attributes:
+        mask: One of `MASKS`, with a number for k.
+        text_tokens: Prompt tokens of each scene, padding included.
+        latent_frames: Latent frames of each scene.
+        tokens_per_frame: Video tokens of one latent frame.
+
+    Raises:
+        LayoutError: An unknown mask, no scene, lists of different lengths, or a length below 1.
+    """
+
+    mask: str
+    text_tokens: tuple[int, ...]
+    latent_frames: tuple[int, ...]
+    tokens_per_frame: int
+
+    @classmethod
+    def build(
+        cls, mask: str, *, text_tokens: Sequence[int], latent_frames: Sequence[int], tokens_per_frame: int
+    ) -> SceneLayout:
+        """Lay out a story; see the class for arguments and errors."""
+        return cls(
+            mask=mask,
+            text_tokens=tuple(operator.index(count) for count in text_tokens),
+            latent_frames=tuple(operator.index(count) for count in latent_frames),
+            tokens_per_frame=operator.index(tokens_per_frame),
+        )
+
+    def __post_init__(self) -> None:
+        rule_of(self.mask)
+        if not self.text_tokens:
+            raise LayoutError("text_tokens: no scene; a layout needs at least one")
+        if len(self.text_tokens) != len(self.latent_frames):
+            raise LayoutError(
+                f"latent_frames: {len(self.latent_frames)} numbers, but text_tokens has "
+                f"{len(self.text_tokens)}; give both one per scene"
+            )
+        _check_positive("text_tokens", self.text_tokens)
+        _check_positive("latent_frames", self.latent_frames)
+        if self.tokens_per_frame < 1:
+            raise LayoutError(f"tokens_per_frame: {self.tokens_per_frame} is below 1; use 1 or more")
+
+    @property
+    def num_scenes(self) -> int:
+        """Scenes of the story."""
+        return len(self.text_tokens)
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Prompt tokens of all scenes; the video tokens begin at this position."""
+        return sum(self.text_tokens)
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Video tokens of all scenes."""
+        return sum(self.latent_frames) * self.tokens_per_frame
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the whole sequence."""
+        return self.num_text_tokens + self.num_video_tokens
+
+    def text_span(self, scene: int) -> Span:
+        """Token positions of a scene's prompt. Raises IndexError for a scene that is not there."""
+        return _span_of(self.text_tokens, scene)
+
+    def frame_span(self, scene: int) -> Span:
+        """Positions of a scene's latent frames along F. Raises IndexError for a scene that is not there."""
+        return _span_of(self.latent_frames, scene)
+
+    def video_span(self, scene: int) -> Span:
+        """Token positions of a scene's video. Raises IndexError for a scene that is not there."""
+        frames, before = self.frame_span(scene), self.num_text_tokens
+        return Span(
+            before + frames.start * self.tokens_per_frame, before + frames.stop * self.tokens_per_frame
+        )
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments in token order: texts, then videos. They tile the sequence without gaps."""
+        scenes = range(self.num_scenes)
+        texts = [_segment(scene, "text", "all", self.text_span(scene)) for scene in scenes]
+        return (*texts, *(segment for scene in scenes for segment in self._video_segments(scene)))
+
+    @cached_property
+    def may_attend(self) -> npt.NDArray[np.bool_]:
+        """The matrix, (segments, segments), read-only: row = query segment, column = key segment."""
+        sees = rule_of(self.mask)
+        matrix = np.array(
+            [[sees(query, key) for key in self.segments] for query in self.segments], dtype=np.bool_
+        )
+        matrix.setflags(write=False)
+        return matrix
+
+    def dense(self) -> npt.NDArray[np.bool_]:
+        """Expand the matrix to tokens, (L, L).
+
+        For tests and small shapes: three scenes of CogVideoX-5B take 2.84 GB.
+        """
+        lengths = [len(segment.span) for segment in self.segments]
+        return self.may_attend.repeat(lengths, axis=0).repeat(lengths, axis=1)
+
+    def plan(self) -> tuple[AttentionCall, ...]:
+        """Unmasked attention calls that together compute the masked attention exactly.
+
+        Every token is a query of exactly one call. Segments with identical key sets share a call: `mask2dit`
+        makes 2n calls for n > 1 (`T_i` over `[T_i, V_i]`, `V_i` over `[T_i, every V]`), `full` makes one.
+        """
+        return self._plan
+
+    def plan_for(self, scenes: Iterable[int]) -> tuple[AttentionCall, ...]:
+        """The plan for the video queries of some scenes alone, with all their keys.
+
+        When only these scenes are denoised the last block needs no other rows; leaving them out is exact.
+        Positions count the whole sequence; `renumber` counts them within `target_spans(scenes)`.
+
+        Raises:
+            ValueError: No scene, or one that is not in the story.
+        """
+        wanted = self._checked_scenes(scenes)
+        return self._calls([s.kind == "video" and s.scene in wanted for s in self.segments])
+
+    def target_spans(self, scenes: Iterable[int]) -> tuple[Span, ...]:
+        """Token positions of some scenes' videos, ascending and merged where adjacent.
+
+        Raises:
+            ValueError: No scene, or one that is not in the story.
+        """
+        return _merge(self.video_span(scene) for scene in self._checked_scenes(scenes))
+
+    def text_part(self, spans: Iterable[Span]) -> tuple[Span, ...]:
+        """What of `spans` (such as a call's queries) is text; empty when nothing is."""
+        return _clip(spans, within=Span(0, self.num_text_tokens))
+
+    def video_part(self, spans: Iterable[Span]) -> tuple[Span, ...]:
+        """What of `spans` is video, in positions of the whole sequence; empty when nothing is."""
+        return _clip(spans, within=Span(self.num_text_tokens, self.num_tokens))
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over lengths, mask name and matrix: equal for equal layouts, and for no others.
+
+        The matrix is part of it so that artifacts go stale should a rule ever change under its name.
+        """
+        return self._digest
+
+    def picture(self, *, sees: str = "#", blind: str = ".") -> tuple[str, ...]:
+        """The matrix as lines of text: a header with the keys' labels, then a row per query segment.
+
+        Args:
+            sees: Drawn where the row's segment sees the column's.
+            blind: Drawn elsewhere.
+        """
+        labels = [segment.label for segment in self.segments]
+        width = max(len(text) for text in (*labels, sees, blind))
+        rows = [["", *labels]]
+        for label, row in zip(labels, self.may_attend, strict=True):
+            rows.append([label, *(sees if seen else blind for seen in row)])
+        return tuple(" ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)
+
+    @cached_property
+    def _plan(self) -> tuple[AttentionCall, ...]:
+        return self._calls([True] * len(self.segments))
+
+    @cached_property
+    def _digest(self) -> str:
+        content = {
+            "version": _DIGEST_VERSION,
+            "mask": self.mask,
+            "text_tokens": self.text_tokens,
+            "latent_frames": self.latent_frames,
+            "tokens_per_frame": self.tokens_per_frame,
+            "segments": [(segment.label, segment.start, segment.stop) for segment in self.segments],
+            "may_attend": self.may_attend.astype(int).tolist(),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _calls(self, is_wanted: Sequence[bool]) -> tuple[AttentionCall, ...]:
+        queries_of: dict[bytes, list[int]] = {}
+        for index, row in enumerate(self.may_attend):
+            if is_wanted[index]:
+                queries_of.setdefault(row.tobytes(), []).append(index)
+        return tuple(
+            AttentionCall(
+                queries=_merge(self.segments[index].span for index in indices),
+                keys=_merge(
+                    self.segments[index].span for index in np.flatnonzero(self.may_attend[indices[0]])
+                ),
+            )
+            for indices in queries_of.values()
+        )
+
+    def _video_segments(self, scene: int) -> list[Segment]:
+        span = self.video_span(scene)
+        if self.mask != "anchor":
+            return [_segment(scene, "video", "all", span)]
+        middle = span.start + self.tokens_per_frame
+        first = _segment(scene, "video", "first", Span(span.start, middle))
+        if middle == span.stop:
+            return [first]
+        return [first, _segment(scene, "video", "rest", Span(middle, span.stop))]
+
+    def _checked_scenes(self, scenes: Iterable[int]) -> tuple[int, ...]:
+        wanted = tuple(sorted(set(scenes)))
+        if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_scenes:
+            raise ValueError(f"scenes {list(wanted)}: give one or more of 0 to {self.num_scenes - 1}")
+        return wanted
+
+
+def renumber(spans: Iterable[Span], *, within: Sequence[Span]) -> tuple[Span, ...]:
+    """Count positions within the concatenation of some spans instead of within the whole sequence.
+
+    Args:
+        spans: Spans, each inside one of `within`.
+        within: Ascending spans that are not adjacent, such as `SceneLayout.target_spans` returns.
+
+    Raises:
+        ValueError: A span lies outside.
+    """
+    renumbered = []
+    for span in spans:
+        before = 0
+        for kept in within:
+            if kept.start <= span.start and span.stop <= kept.stop:
+                renumbered.append(Span(before + span.start - kept.start, before + span.stop - kept.start))
+                break
+            before += len(kept)
+        else:
+            raise ValueError(f"{span} lies in none of {list(within)}")
+    return tuple(renumbered)
+
+
+def _check_positive(name: str, counts: Sequence[int]) -> None:
+    for index, count in enumerate(counts):
+        if count < 1:
+            raise LayoutError(f"{name}[{index}]: {count} is below 1; every scene has at least one")
+
+
+def _segment(
+    scene: int, kind: Literal["text", "video"], part: Literal["all", "first", "rest"], span: Span
+) -> Segment:
+    return Segment(scene=scene, kind=kind, part=part, start=span.start, stop=span.stop)
+
+
+def _span_of(counts: Sequence[int], scene: int) -> Span:
+    if not 0 <= scene < len(counts):
+        raise IndexError(f"scene {scene}: this layout has scenes 0 to {len(counts) - 1}")
+    start = sum(counts[:scene])
+    return Span(start, start + counts[scene])
+
+
+def _merge(spans: Iterable[Span]) -> tuple[Span, ...]:
+    merged: list[Span] = []
+    for span in spans:
+        if merged and merged[-1].stop == span.start:
+            merged[-1] = Span(merged[-1].start, span.stop)
+        else:
+            merged.append(span)
+    return tuple(merged)
+
+
+def _clip(spans: Iterable[Span], *, within: Span) -> tuple[Span, ...]:
+    clipped = (Span(max(span.start, within.start), min(span.stop, within.stop)) for span in spans)
+    return tuple(span for span in clipped if span.start < span.stop)
