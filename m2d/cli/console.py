@@ -1,0 +1,307 @@
+"""Everything m2d says on a terminal: progress, warnings, errors, results; the only file that imports rich.
+
+Owns how text looks and that foreign text is harmless (markup is never interpreted, control characters never
+reach the terminal). Does not decide what is said: tasks report through `m2d.progress.Reporter`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Task as ProgressTask
+from rich.table import Table
+from rich.text import Text
+
+from m2d.errors import RecipeError
+from m2d.progress import Reporter, StageProgress
+
+NAME_WIDTH = 18
+# A plain log gets a line per tenth of a stage, but neither bursts nor long silences.
+_PLAIN_QUIET_S = 2.0
+_PLAIN_SILENCE_S = 30.0
+_SIGNS = {"done": ("\u2713", "ok"), "failed": ("\u2717", "x"), "dot": ("\u00b7", "-")}
+
+
+def plain_text(text: str, *, keep_newlines: bool = False) -> str:
+    """Make foreign text harmless to print: control, format and surrogate characters become visible escapes.
+
+    Args:
+        text: Anything: a prompt, a path, a tag of a file somebody sent.
+        keep_newlines: Leave line breaks alone, for text that is meant to have several lines.
+    """
+    return "".join(
+        char if char.isprintable() or (keep_newlines and char == "\n") else _escape(char) for char in text
+    )
+
+
+def _escape(char: str) -> str:
+    if char in "\t\n\r" or unicodedata.category(char) == "Zs":
+        return " "
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`: as precise as anybody wants to read it."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_size(size_bytes: int) -> str:
+    """`812 B`, `84 KB`, `3.1 MB`, with decimal units as file managers show them."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    size = size_bytes / 1000
+    for unit in ("KB", "MB"):
+        if size < 999.5:
+            return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def make_console(*, stderr: bool = True) -> Console:
+    """Return a console that interprets nothing: no markup, no emoji codes, no automatic colouring."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def make_reporter(*, quiet: bool = False) -> Reporter:
+    """Return the reporter for this stderr: live on a terminal, plain lines elsewhere, only warnings if `quiet`."""
+    if quiet:
+        return QuietReporter()
+    console = make_console()
+    return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+def write_result(text: str) -> None:
+    """Write one result to stdout, where programs read it; the text must be harmless already."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def show_error(error: BaseException | str) -> None:
+    """Show a failure on stderr, one red line per problem."""
+    problems = (
+        [str(problem) for problem in error.problems] if isinstance(error, RecipeError) else [str(error)]
+    )
+    console = make_console()
+    for problem in problems:
+        lines = plain_text(str(problem), keep_newlines=True).splitlines() or [type(error).__name__]
+        console.print(Text.assemble(("error: ", "bold red"), (lines[0], "red")))
+        for line in lines[1:]:
+            console.print(Text(f"  {line.strip()}", style="red"))
+
+
+def show_hint(text: str) -> None:
+    """Show one line of advice on stderr."""
+    make_console().print(Text(plain_text(text), style="dim"))
+
+
+class QuietReporter:
+    """Says nothing but warnings."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or make_console()
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        """Run the stage without a word."""
+        del name, total
+        yield _QuietStage()
+
+    def note(self, message: str) -> None:
+        """Drop the note."""
+
+    def warn(self, message: str) -> None:
+        """Show the warning."""
+        self._console.print(_warning(message))
+
+
+class _QuietStage:
+    def advance(self, amount: int = 1, *, detail: str = "") -> None:
+        del amount, detail
+
+
+class PlainReporter(QuietReporter):
+    """Writes one plain line at a time: for logs, pipes and CI."""
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        """Announce the stage, then a line now and then, then how long it took."""
+        began_s = time.monotonic()
+        stage = _PlainStage(self._console, plain_text(name), total)
+        self._console.print(Text(f"{plain_text(name)} ..."))
+        yield stage
+        self._console.print(Text(f"{plain_text(name)}: done in {format_seconds(time.monotonic() - began_s)}"))
+
+    def note(self, message: str) -> None:
+        """Show the note."""
+        self._console.print(Text(plain_text(message)))
+
+
+class _PlainStage:
+    def __init__(self, console: Console, name: str, total: int | None) -> None:
+        self._console, self._name, self._total = console, name, total
+        self._done = self._shown = 0
+        self._shown_at_s = time.monotonic()
+
+    def advance(self, amount: int = 1, *, detail: str = "") -> None:
+        self._done += amount
+        if self._done == self._total or not self._is_due():
+            return
+        self._shown, self._shown_at_s = self._done, time.monotonic()
+        count = f"{self._done}/{self._total}" if self._total else str(self._done)
+        self._console.print(Text(f"{self._name}: {count}  {plain_text(detail)}".rstrip()))
+
+    def _is_due(self) -> bool:
+        waited_s = time.monotonic() - self._shown_at_s
+        moved = self._total is None or (self._done - self._shown) * 10 >= self._total
+        return waited_s >= _PLAIN_SILENCE_S or (moved and waited_s >= _PLAIN_QUIET_S)
+
+
+class LiveReporter(QuietReporter):
+    """Shows the running stage as a moving line and leaves one calm line behind for each finished one."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._progress = Progress(
+            TextColumn(" "),
+            SpinnerColumn("dots", style="cyan"),
+            _NameColumn(),
+            BarColumn(bar_width=28, style="bright_black", complete_style="cyan", pulse_style="cyan"),
+            _CountColumn(),
+            console=console,
+            transient=True,
+        )
+        self._num_open = 0
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        """Show the stage while it runs; stages may nest."""
+        began_s = time.monotonic()
+        task = self._progress.add_task(plain_text(name), total=total, detail="")
+        self._num_open += 1
+        self._progress.start()
+        sign, style = "failed", "red"
+        try:
+            yield _LiveStage(self._progress, task)
+            sign, style = "done", "green"
+        finally:
+            finished = self._progress.tasks[self._progress.task_ids.index(task)]
+            self._progress.remove_task(task)
+            self._num_open -= 1
+            if not self._num_open:
+                self._progress.stop()
+            self._console.print(self._closing_line(finished, (sign, style), time.monotonic() - began_s))
+
+    def note(self, message: str) -> None:
+        """Show the note above the running stage."""
+        self._console.print(Text(f"    {plain_text(message)}", style="dim"))
+
+    def _closing_line(self, task: ProgressTask, sign: tuple[str, str], spent_s: float) -> Text:
+        name = task.description.ljust(NAME_WIDTH)
+        return Text.assemble(
+            "  ",
+            (_sign(self._console, sign[0]), sign[1]),
+            f" {name}",
+            (format_seconds(spent_s).rjust(10), "dim"),
+            (f"   {task.fields['detail']}", "dim"),
+        )
+
+
+class _LiveStage:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: int = 1, *, detail: str = "") -> None:
+        self._progress.update(self._task, advance=amount, detail=plain_text(detail))
+
+
+class _NameColumn(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("", markup=False)
+
+    def render(self, task: ProgressTask) -> Text:
+        return Text(task.description.ljust(NAME_WIDTH - 1))
+
+
+class _CountColumn(TextColumn):
+    """`14/25  6 s left  loss 0.061`, as far as it is known."""
+
+    def __init__(self) -> None:
+        super().__init__("", markup=False)
+
+    def render(self, task: ProgressTask) -> Text:
+        parts = [(f"{int(task.completed)}/{int(task.total)}" if task.total else "", "")]
+        if task.time_remaining is not None and not task.finished:
+            parts.append((f"{format_seconds(task.time_remaining)} left", "cyan"))
+        elif task.elapsed is not None:
+            parts.append((format_seconds(task.elapsed), "dim"))
+        parts.append((task.fields["detail"], "dim"))
+        return Text("  ").join(Text(text, style=style) for text, style in parts if text)
+
+
+def _sign(console: Console, name: str) -> str:
+    fancy, plain = _SIGNS[name]
+    return fancy if console.encoding.lower().startswith("utf") else plain
+
+
+def _warning(message: str) -> Text:
+    return Text.assemble(("warning: ", "bold yellow"), plain_text(message))
+
+
+def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
+    """Show aligned `name  value` rows; values wrap under themselves.
+
+    Args:
+        rows: Names with their plain values.
+        stderr: Write to stderr instead of stdout.
+    """
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(plain_text(name), Text(plain_text(value, keep_newlines=True)))
+    _show_block(grid, stderr=stderr)
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Show a table without lines on stdout.
+
+    Args:
+        header: Column titles.
+        rows: Plain cell texts, one per column.
+        right: Titles of the columns to align right.
+    """
+    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
+    for title in header:
+        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain_text(cell)) for cell in row))
+    _show_block(table, stderr=False)
+
+
+def show_heading(text: str) -> None:
+    """Show a bold line on stdout with a blank one before it."""
+    make_console(stderr=False).print(Text("\n" + plain_text(text), style="bold"))
+
+
+def show_line(text: str, *, style: str = "") -> None:
+    """Show one line on stdout."""
+    make_console(stderr=False).print(Text(plain_text(text), style=style))
+
+
+def _show_block(block: Table, *, stderr: bool) -> None:
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    console.print(block)

@@ -1,0 +1,121 @@
+"""The `m2d` command: registers the subcommands and turns failures into one red line and an exit code.
+
+Importing this file must stay cheap (no torch, no diffusers, no rich): `m2d --help` is what anyone runs first.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from m2d.errors import EXIT_FAILED, M2DError
+
+EXIT_INTERRUPTED = 130
+
+
+class Boundary(TyperGroup):
+    """The outermost group: the one place where exceptions become messages."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command and exit with its code; with `standalone_mode=False`, exceptions pass."""
+        # **extra: the signature is typer's.
+        words = list(sys.argv[1:] if args is None else args)
+        extra["windows_expand_args"] = windows_expand_args
+        if not standalone_mode:
+            return super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
+        debug = "--debug" in words
+        words = [word for word in words if word != "--debug"]
+        try:
+            code = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
+        except (M2DError, typer.TyperException, typer.Abort, OSError) as error:
+            code = _explain(error, debug=debug)
+        if code == EXIT_INTERRUPTED:
+            _say_interrupted()
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    """Show `error` and return the exit code it asks for; raise it again when it is a bug."""
+    from m2d.cli.console import show_error, show_hint
+
+    if isinstance(error, BrokenPipeError):
+        # The reader of our stdout went away (`m2d check | head`): nobody is left to tell,
+        # and the interpreter must not flush into the pipe when it exits.
+        sys.stdout = None
+        return EXIT_FAILED
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, OSError):
+        if error.errno != errno.ENOSPC:
+            raise error
+        show_error("the disk is full; nothing was left half-written. Free some space and run it again.")
+        return EXIT_FAILED
+    if isinstance(error, typer.Abort):
+        return EXIT_FAILED
+    if isinstance(error, M2DError):
+        show_error(error)
+        return error.exit_code
+    assert isinstance(error, typer.TyperException)
+    show_error(error.format_message())
+    context = getattr(error, "ctx", None)
+    show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
+    return error.exit_code
+
+
+def _say_interrupted() -> None:
+    from m2d.cli.console import show_error
+
+    show_error("stopped; no file was left half-written")
+
+
+app = typer.Typer(
+    cls=Boundary,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help reads better, starts faster and never interprets brackets
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from m2d import __version__
+
+        typer.echo(f"m2d {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere in the line.")
+    ] = False,
+) -> None:
+    """Turn a story of several scenes into one coherent film."""
+    del version, debug
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run `m2d`: the console script's entry point."""
+    app()
