@@ -1,0 +1,88 @@
+"""Reading the text of a recipe file, with its limits; it knows neither YAML nor JSON.
+
+Every refusal is a RecipeError that names the file and, inside the text, line and column.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from m2d.errors import Problem, RecipeError
+from m2d.recipe.text_tree import name_character, place_at
+
+MAX_BYTES = 1_000_000
+# The YAML scanner spends most of its time on line breaks: a megabyte of them takes it several seconds.
+MAX_LINES = 20_000
+
+# What may never stand in the text itself. A carriage return is allowed only before a line feed: anywhere else
+# YAML would count a line that no editor shows.
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    "|\r(?!\n)"
+)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of `path`, without a leading byte order mark.
+
+    Raises:
+        RecipeError: The file is missing, unreadable, too large, not UTF-8, or holds control characters.
+    """
+    return decode_text(_read_bytes(path), name=str(path))
+
+
+def decode_text(data: bytes, *, name: str) -> str:
+    """Return `data` as text; `name` starts every message.
+
+    Raises:
+        RecipeError: The data has too many bytes or lines, is not UTF-8, or holds control characters.
+    """
+    if len(data) > MAX_BYTES:
+        raise _refusal(name, f"larger than {MAX_BYTES} bytes; a recipe may have at most {MAX_BYTES}")
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        offset = error.start
+        message = f"not UTF-8 text (byte 0x{data[offset]:02x}); save the file as UTF-8"
+        raise _refusal(name, message, text=data[:offset].decode("utf-8", "replace"), offset=-1) from error
+    if text.count("\n") > MAX_LINES:
+        raise _refusal(name, f"more than {MAX_LINES} lines; a recipe may have at most {MAX_LINES}")
+    check_characters(text, name=name)
+    return text
+
+
+def check_characters(text: str, *, name: str) -> None:
+    """Refuse control characters standing in the text itself.
+
+    Raises:
+        RecipeError: There is at least one; the message names the first and how many follow.
+    """
+    found = [match.start() for match in _FORBIDDEN.finditer(text)]
+    if not found:
+        return
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    message = f"forbidden character {name_character(text[found[0]])}{more}; remove it"
+    raise _refusal(name, message, text=text, offset=found[0])
+
+
+def _read_bytes(path: Path) -> bytes:
+    name = str(path)
+    try:
+        # A pipe or a device could block or never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _refusal(name, "not a regular file; give the path of a recipe")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise _refusal(name, "no such file; `m2d init` writes a recipe to start from") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _refusal(name, f"cannot be read: {reason}") from error
+
+
+def _refusal(name: str, message: str, *, text: str | None = None, offset: int = 0) -> RecipeError:
+    place = None if text is None else place_at(text, len(text) if offset < 0 else offset)
+    line, column = (place.line, place.column) if place else (0, 0)
+    return RecipeError([Problem(path=name, line=line, column=column, field="", message=message)])
