@@ -77,7 +77,7 @@ def make_console(*, stderr: bool = True) -> Console:
 
 
 def make_reporter(*, quiet: bool = False) -> Reporter:
-    """Return the reporter for this stderr: live on a terminal, plain lines elsewhere, only warnings if `quiet`."""
+    """Return the reporter for this stderr: live on a terminal, else plain lines; only warnings if `quiet`."""
     if quiet:
         return QuietReporter()
     console = make_console()
