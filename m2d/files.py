@@ -72,8 +72,8 @@ def publish(path: Path, *, force: bool) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename the file written there to `path` if the block succeeds.
 
     The file is synced before the rename and the folder after it. On any exception, Ctrl-C included, the
-    temporary file is removed and `path` is what it was before. What killed processes left behind for `path` is
-    removed, too.
+    temporary file is removed and `path` is what it was before. What killed processes left behind for `path`
+    is removed, too.
 
     Args:
         path: The final name.

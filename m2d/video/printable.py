@@ -1,0 +1,40 @@
+"""Make text from a recipe or a film safe to show: on a terminal, in a chapter title, on a contact sheet.
+
+Owns which characters may be shown; escaping the markup of one output format is the business of that output.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# Characters that reorder what follows them: a prompt could show something other than what it says.
+_REORDERING = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e\u206f"
+)
+_BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
+
+
+def printable(text: str, *, limit: int | None = None) -> str:
+    """Return `text` on one line, without control characters, reordering marks or lone surrogates.
+
+    Line breaks and tabs become spaces, escape and other control characters and reordering marks vanish, half
+    a surrogate pair becomes a replacement character. Everything else stays as it is.
+
+    Args:
+        text: Any text, trusted or not.
+        limit: Longest result in characters; what is over becomes an ellipsis.
+    """
+    shown = "".join(map(_shown, text)).strip()
+    if limit is not None and len(shown) > limit:
+        return shown[: max(limit - 3, 0)].rstrip() + "..."
+    return shown
+
+
+def _shown(character: str) -> str:
+    if character in _BREAKS:
+        return " "
+    category = unicodedata.category(character)
+    if category == "Cs":
+        return REPLACEMENT
+    return "" if category == "Cc" or character in _REORDERING else character

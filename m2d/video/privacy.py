@@ -1,0 +1,101 @@
+"""Keep where and by whom a film was made out of what the film tells: paths, host and user names.
+
+Owns the rules and the check; knows no film format. The story's own words are never looked at: they are
+content.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from m2d.errors import InputError
+
+# What the user wrote to be seen: the film's content, whatever it says.
+_STORY_KEYS = frozenset({"title", "setting", "cast", "prompt", "prompts", "negative_prompt"})
+_ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'=:,;(\[])(?:/\S|~\w*/|[A-Za-z]:[\\/]|\\\\\S|file:/)")
+
+
+class PrivacyError(InputError):
+    """Something would tell where or by whom a film was made."""
+
+
+def local_names() -> frozenset[str]:
+    """This machine's host name, long and short, and the user's name, as far as they are known."""
+    host = socket.gethostname()
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # A container's user id need not have a name.
+        user = ""
+    return frozenset({host, host.split(".", maxsplit=1)[0], user}) - {""}
+
+
+def refuse_private(document: Mapping[str, Any], *, names: frozenset[str]) -> None:
+    """Make sure that nothing in `document` tells where or by whom it was made.
+
+    The story's own words (title, setting, cast, prompts) are not looked at: they are the film's content.
+
+    Args:
+        document: JSON values.
+        names: Host and user names to refuse, as whole values or around an `@`.
+
+    Raises:
+        PrivacyError: Names the place.
+    """
+    for place, text in _strings(document, place="provenance"):
+        if _ABSOLUTE_PATH.search(text):
+            raise PrivacyError(f"{place}: {text!r} holds an absolute path; give a name or relative path")
+        if any(text == name or f"{name}@" in text or f"@{name}" in text for name in names):
+            raise PrivacyError(f"{place}: {text!r} is a host or user name; leave it out")
+
+
+def without_folders(value: Any, *, key: str = "") -> Any:
+    """Return the JSON value `value` with each string that is an absolute path cut to its last part.
+
+    The story's own words stay as they are.
+
+    Args:
+        value: JSON values.
+        key: Under which key `value` was found; empty for the document itself.
+    """
+    if key in _STORY_KEYS:
+        return value
+    if isinstance(value, Mapping):
+        return {name: without_folders(item, key=str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [item if _is_prompt(key, item) else without_folders(item) for item in value]
+    return last_part(value) if isinstance(value, str) else value
+
+
+def last_part(text: str) -> str:
+    """Return the last part of an absolute path, POSIX or Windows, and any other text as it is."""
+    if PurePosixPath(text).is_absolute():
+        return PurePosixPath(text).name
+    if PureWindowsPath(text).is_absolute():
+        return PureWindowsPath(text).name
+    return text
+
+
+def _strings(value: object, *, place: str, key: str = "") -> Iterator[tuple[str, str]]:
+    if key in _STORY_KEYS:
+        return
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield f"{place} key", str(name)
+            yield from _strings(item, place=f"{place}.{name}", key=str(name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            if not _is_prompt(key, item):
+                yield from _strings(item, place=f"{place}[{index}]")
+
+
+def _is_prompt(key: str, item: object) -> bool:
+    # A recipe may give a scene as its prompt alone.
+    return key == "scenes" and isinstance(item, str)
