@@ -111,12 +111,19 @@ class TextTree:
     """A parsed document.
 
     Attributes:
-        places: Path and root node of the document.
+        path: The file as the user named it.
+        root: The document.
         problems: What was wrong with single nodes, by key path; the rest of the tree is usable.
     """
 
-    places: Places
+    path: str
+    root: Node
     problems: tuple[tuple[KeyPath, Problem], ...] = ()
+
+    @property
+    def places(self) -> Places:
+        """Where everything stands."""
+        return Places(path=self.path, root=self.root)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -159,7 +166,7 @@ class TreeBuilder:
 
     def finish(self, root: Node) -> TextTree:
         """Return the built document."""
-        return TextTree(places=Places(path=self.path, root=root), problems=tuple(self.problems))
+        return TextTree(path=self.path, root=root, problems=tuple(self.problems))
 
     def _problem(self, key_path: KeyPath, place: Place, message: str) -> Problem:
         return Problem(

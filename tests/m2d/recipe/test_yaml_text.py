@@ -18,8 +18,7 @@ def read(text: str) -> object:
     """Parse `text`, which must be free of problems, to plain values."""
     tree = parse_yaml(text, name="story.yaml")
     assert tree.problems == ()
-    assert tree.places.root is not None
-    return plain(tree.places.root)
+    return plain(tree.root)
 
 
 def complaints(text: str) -> str:

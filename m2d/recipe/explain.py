@@ -1,0 +1,164 @@
+"""Turns what pydantic found wrong into problems a writer of recipes can act on.
+
+Owns the wording and the place of every schema problem, for any pydantic model; checks nothing itself.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from m2d.errors import Problem
+from m2d.recipe.schema import CrossFieldError
+from m2d.recipe.text_tree import KeyPath, Places, show
+
+_MAX_COMPARED_CHARACTERS = 60
+_NAMED_FIELD = re.compile(r"(?P<path>[a-z_][a-z0-9_.]*): (?P<message>.*)", re.DOTALL)
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list (lines that start with `- `)",
+    "list_type": "a list (lines that start with `- `)",
+    "dict_type": "a mapping (lines of `key: value`)",
+    "mapping_type": "a mapping (lines of `key: value`)",
+    "model_type": "a mapping (lines of `key: value`)",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
+
+
+def explain(error: ValidationError, *, model: type[BaseModel], places: Places) -> list[Problem]:
+    """Return the problems behind a ValidationError, placed in the text.
+
+    Args:
+        error: What validating the document with `model` raised.
+        model: The document's model; its fields are what unknown keys are compared with.
+        places: The document's text.
+    """
+    problems: list[Problem] = []
+    for details in error.errors(include_url=False):
+        cause = details.get("ctx", {}).get("error")
+        if isinstance(cause, CrossFieldError):
+            problems += [places.problem(key_path, message) for key_path, message in cause.problems]
+        else:
+            problems.append(_problem(details, model=model, places=places))
+    return problems
+
+
+def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -> Problem:
+    # pydantic marks a problem of a mapping's key by a last step "[key]".
+    key_path: KeyPath = tuple(step for step in details["loc"] if step != "[key]")
+    at_key = len(key_path) < len(details["loc"])
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(model, key_path[:-1])
+        return places.problem(key_path, _unknown_key_message(str(key_path[-1]), known), at_key=True)
+    if details["type"] == "value_error":
+        key_path, message = _own_message(details, key_path, model=model)
+        return places.problem(key_path, message, at_key=at_key)
+    return places.problem(key_path, _message(details), at_key=at_key)
+
+
+def _message(details: ErrorDetails) -> str:
+    kind, got, limits = details["type"], details["input"], details.get("ctx", {})
+    if kind == "missing":
+        return "is missing; add it"
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, got {show(got)}{_hint(kind, got)}"
+    if kind in _BOUNDS:
+        words, limit = _BOUNDS[kind]
+        return f"must be {words} {limits[limit]}, got {show(got)}"
+    if kind == "literal_error":
+        return f"{show(got)} is not known; use one of {limits['expected']}".replace(" or ", ", ")
+    if kind == "too_short":
+        return f"needs at least {limits['min_length']} of them, got {limits['actual_length']}"
+    if kind == "too_long":
+        return f"may have at most {limits['max_length']} of them, got {limits['actual_length']}"
+    if kind == "string_too_short":
+        return f"must have at least {limits['min_length']} characters, got {show(got)}"
+    if kind == "string_too_long":
+        size = len(got) if isinstance(got, str) else "more"
+        return f"may have at most {limits['max_length']} characters, got {size}"
+    return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {show(got)}"
+
+
+def _hint(kind: str, got: object) -> str:
+    if got is None:
+        return "; give a value or remove the key"
+    if kind == "string_type" and isinstance(got, bool | int | float):
+        return "; put it in quotes"
+    return ""
+
+
+def _unknown_key_message(key: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(key[:_MAX_COMPARED_CHARACTERS], known, n=1)
+    if nearest:
+        return f"unknown key; did you mean {nearest[0]}?"
+    hint = "; a prompt that holds a colon needs quotes" if " " in key else ""
+    allowed = f"; known here: {', '.join(known)}" if known else ""
+    return f"unknown key{allowed}{hint}"
+
+
+def _own_message(details: ErrorDetails, key_path: KeyPath, *, model: type[BaseModel]) -> tuple[KeyPath, str]:
+    """Return a validator's own words; `field: words` from a rule of a model belongs to that field."""
+    message = str(details.get("ctx", {}).get("error", details["msg"]))
+    named = _NAMED_FIELD.fullmatch(message)
+    if named:
+        steps = tuple(named["path"].split("."))
+        if steps[0] in _known_keys(model, key_path):
+            return (*key_path, *steps), named["message"]
+    return key_path, message
+
+
+def _known_keys(model: type[BaseModel], key_path: KeyPath) -> list[str]:
+    """Return the keys that the mapping at `key_path` may have; nothing when its model is not clear."""
+    annotation: Any = model
+    for step in key_path:
+        annotation = _child(annotation, step)
+    owner = _model_in(annotation)
+    return [field.alias or name for name, field in owner.model_fields.items()] if owner else []
+
+
+def _child(annotation: Any, step: str | int) -> Any:
+    owner = _model_in(annotation)
+    if owner is not None:
+        field = owner.model_fields.get(str(step))
+        return field.annotation if field else None
+    for choice in _choices(annotation):
+        origin, arguments = get_origin(choice), get_args(choice)
+        if isinstance(origin, type) and arguments and issubclass(origin, Mapping | Sequence):
+            return arguments[-1] if issubclass(origin, Mapping) else arguments[0]
+    return None
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    models = [
+        choice
+        for choice in _choices(annotation)
+        if isinstance(choice, type) and issubclass(choice, BaseModel)
+    ]
+    return models[0] if len(models) == 1 else None
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Return the alternatives of a union, without `Annotated` around them."""
+    if get_origin(annotation) is Annotated:
+        return _choices(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [choice for argument in get_args(annotation) for choice in _choices(argument)]
+    return [annotation]

@@ -1,0 +1,121 @@
+"""The kinds of text a recipe's fields hold, each with its check: prompts, names, files.
+
+Owns form alone; whether a file or a model exists is found out when the run is planned.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, StringConstraints
+
+from m2d.masks import MASKS, LayoutError, rule_of
+from m2d.recipe.text_tree import forbidden_character, name_character, show
+
+MAX_SEED = 2**63 - 1
+
+_MAX_NAME_CHARACTERS = 32
+# File systems allow 255 bytes; the folder and the temporary name beside the film need room for their endings.
+_MAX_OUTPUT_BYTES = 200
+_RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:[0-9]{1,2})?")
+_BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//|\\\\")
+
+
+def _words_or_nothing(text: str) -> str:
+    """Check a text for the model or the viewer, and make every run of white space one space."""
+    found = forbidden_character(text)
+    if found is not None:
+        raise ValueError(f"holds the forbidden character {name_character(found)}; remove it")
+    return " ".join(text.split())
+
+
+def _words(text: str) -> str:
+    words = _words_or_nothing(text)
+    if not words:
+        raise ValueError("is empty; write at least one word")
+    return words
+
+
+def _actor_name(name: str) -> str:
+    if not name.isidentifier() or len(name) > _MAX_NAME_CHARACTERS:
+        hint = ""
+        if " " in name:
+            hint = "; inside {braces}, a description with a comma needs quotes"
+        raise ValueError(
+            f"{show(name)} is no actor's name; use one word of letters and digits such as Actor1{hint}"
+        )
+    return name
+
+
+def _output_name(name: str) -> str:
+    wrong = _wrong_output(name)
+    if wrong:
+        raise ValueError(
+            f"{show(name)} {wrong}; give a file name such as first-snow.mp4 (--out takes any path)"
+        )
+    return name
+
+
+def _wrong_output(name: str) -> str:
+    if any(character in '/\\:*?"<>|' for character in name):
+        return 'holds one of / \\ : * ? " < > |'
+    if forbidden_character(name) is not None or not name.isprintable():
+        return "holds characters that cannot be shown"
+    if name != name.strip() or name.startswith((".", "~", "-")):
+        return "starts or ends with a space, a dot, ~ or -"
+    if _RESERVED_NAMES.fullmatch(name):
+        return "is reserved by Windows"
+    if len(name.encode("utf-8", "replace")) > _MAX_OUTPUT_BYTES:
+        return f"is longer than {_MAX_OUTPUT_BYTES} bytes"
+    if not name.endswith(".mp4") or name[:-4] != name[:-4].rstrip(" ."):
+        return "does not end in .mp4"
+    return ""
+
+
+def _mask(name: str) -> str:
+    try:
+        rule_of(name)
+    except LayoutError:
+        # The mask's own message would name the field a second time.
+        allowed = ", ".join(MASKS)
+        raise ValueError(
+            f"{show(name)} is not known; use one of {allowed} (k from 1, such as window:2)"
+        ) from None
+    return name
+
+
+def _model(name: str) -> str:
+    if forbidden_character(name) is not None or not name.strip() or "\n" in name or "\t" in name:
+        raise ValueError(f"{show(name)} is no model; use builtin:puppet or the path of a model folder")
+    if _URL.match(name) and not name.startswith("builtin:"):
+        raise ValueError(
+            f"{show(name)} is an address; models are local: use builtin:puppet or the path of a model folder"
+        )
+    return name
+
+
+def _device(name: str) -> str:
+    if not _DEVICE.fullmatch(name):
+        raise ValueError(f"{show(name)} is not known; use cpu, cuda, cuda:0, mps or xpu")
+    return name
+
+
+def _backend(name: str) -> str:
+    if not _BACKEND.fullmatch(name):
+        raise ValueError(f"{show(name)} is no backend's name; `m2d doctor` lists them")
+    return name
+
+
+Title = Annotated[str, StringConstraints(max_length=200), AfterValidator(_words)]
+Phrase = Annotated[str, StringConstraints(max_length=500), AfterValidator(_words)]
+Prompt = Annotated[str, StringConstraints(max_length=5000), AfterValidator(_words)]
+NegativePrompt = Annotated[str, StringConstraints(max_length=5000), AfterValidator(_words_or_nothing)]
+ActorName = Annotated[str, AfterValidator(_actor_name)]
+OutputName = Annotated[str, AfterValidator(_output_name)]
+MaskName = Annotated[str, AfterValidator(_mask)]
+ModelName = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_model)]
+DeviceName = Annotated[str, AfterValidator(_device)]
+BackendName = Annotated[str, AfterValidator(_backend)]

@@ -1,0 +1,121 @@
+"""From a file to a checked recipe, or to all of its problems at once.
+
+Owns the way text -> tree -> model, for any pydantic model; the forms themselves live in the models.
+Models are validated strictly: sequences arrive as tuples, so a model declares `tuple[X, ...]`, not `list[X]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from m2d.errors import Problem, RecipeError
+from m2d.recipe.explain import explain
+from m2d.recipe.json_text import parse_json
+from m2d.recipe.schema import Recipe
+from m2d.recipe.text_file import read_text
+from m2d.recipe.text_tree import MAX_PROBLEMS, Places, TextTree, field_name, plain
+from m2d.recipe.yaml_text import parse_yaml
+
+DocumentModel = TypeVar("DocumentModel", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded(Generic[DocumentModel]):
+    """A checked document.
+
+    Attributes:
+        value: What the text says.
+        places: Where it says so; later checks point into the text with it.
+    """
+
+    value: DocumentModel
+    places: Places
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Load a story recipe.
+
+    Raises:
+        RecipeError: The file cannot be read or is no correct recipe; all problems together.
+    """
+    return load_document(path, Recipe)
+
+
+def load_document(path: Path, model: type[DocumentModel]) -> DocumentModel:
+    """Load a YAML (or, by its ending, JSON) file as `model`.
+
+    A model may have a classmethod `cross_field_problems(data) -> list[FieldProblem]`: rules between fields
+    that are checked even where single fields are wrong, so that nobody repairs a recipe twice.
+
+    Raises:
+        RecipeError: The file cannot be read or does not fit the model; all problems together.
+    """
+    return load_with_places(path, model).value
+
+
+def load_with_places(path: Path, model: type[DocumentModel]) -> Loaded[DocumentModel]:
+    """Load a file as `load_document` does, and keep where everything stands.
+
+    Raises:
+        RecipeError: The file cannot be read or does not fit the model; all problems together.
+    """
+    parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
+    return _fit(parse(read_text(path), name=str(path)), model)
+
+
+def parse_document(
+    text: str,
+    model: type[DocumentModel],
+    *,
+    name: str,
+    parse: Callable[..., TextTree] = parse_yaml,
+) -> Loaded[DocumentModel]:
+    """Read a text that does not come from a file of its own, such as the recipe inside a film.
+
+    Args:
+        text: The document.
+        model: What it should be.
+        name: Where it came from; starts every message.
+        parse: `parse_yaml` or `parse_json`.
+
+    Raises:
+        RecipeError: The text does not fit the model; all problems together.
+    """
+    return _fit(parse(text, name=name), model)
+
+
+def _fit(tree: TextTree, model: type[DocumentModel]) -> Loaded[DocumentModel]:
+    data = plain(tree.root)
+    problems = [problem for _, problem in tree.problems]
+    rules = getattr(model, "cross_field_problems", None)
+    broken = [tree.places.problem(key_path, message) for key_path, message in (rules(data) if rules else [])]
+    try:
+        value = model.model_validate(data, strict=True)
+    except ValidationError as error:
+        broken = explain(error, model=model, places=tree.places) + broken
+    else:
+        if not problems:
+            return Loaded(value=value, places=tree.places)
+    reported = tuple(field_name(key_path) for key_path, _ in tree.problems if key_path)
+    problems += [problem for problem in dict.fromkeys(broken) if not _is_inside(problem.field, reported)]
+    raise RecipeError(_in_reading_order(problems))
+
+
+def _is_inside(field: str, reported: tuple[str, ...]) -> bool:
+    """Whether `field` is, or belongs to, a field whose text was refused already."""
+    return any(field == name or field.startswith((f"{name}.", f"{name}[")) for name in reported)
+
+
+def _in_reading_order(problems: list[Problem]) -> list[Problem]:
+    ordered = sorted(problems, key=lambda problem: (problem.line, problem.column))
+    if len(ordered) <= MAX_PROBLEMS:
+        return ordered
+    last = ordered[MAX_PROBLEMS]
+    more = f"and {len(ordered) - MAX_PROBLEMS} more problems from here on; repair the ones above first"
+    rest = Problem(path=last.path, line=last.line, column=last.column, field="", message=more)
+    return [*ordered[:MAX_PROBLEMS], rest]
