@@ -1,0 +1,126 @@
+"""Rotary embeddings of video tokens over (frame, row, column), the frame index running on across scenes.
+
+Owns the table and its application to queries and keys; knows nothing of scenes or masks: a story's frames are
+simply counted through. Tables follow CogVideoX 1.0 (arXiv 2408.06072, section 2.2) and agree with diffusers'
+`get_3d_rotary_pos_embed(grid_type="linspace")` as its CogVideoX pipeline calls it.
+"""
+
+# B batch, F latent frames, V video tokens, N heads, K head dim, R = K/2 rotated pairs.
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_THETA = 10_000.0
+
+
+def rotary_table(
+    head_dim: int,
+    *,
+    num_latent_frames: int,
+    grid: tuple[int, int],
+    base_grid: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Make the (cos, sin) table of all video tokens.
+
+    Args:
+        head_dim: Channels of one attention head, a multiple of 16: a quarter rotates with the frame index,
+            three eighths each with the row and the column.
+        num_latent_frames: Latent frames of all scenes together.
+        grid: Tokens of one frame as (rows, columns).
+        base_grid: The same at the size that the model was trained for; other grids are laid over it.
+        device: Where the table goes.
+
+    Returns:
+        rotary_VR2: float32.
+
+    Raises:
+        ValueError: `head_dim` cannot be divided so.
+    """
+    if head_dim % 16:
+        raise ValueError(
+            f"attention_head_dim: {head_dim} is not a multiple of 16, which rotary embeddings need"
+        )
+    return torch.from_numpy(_table(head_dim, num_latent_frames, grid, base_grid)).to(device)
+
+
+def apply_rotary(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
+    """Rotate neighbouring channel pairs of queries or keys by their token's angles, in float32.
+
+    Returns:
+        Rotated, shape and dtype of `x_BVNK`.
+    """
+    pairs_BVNR2 = torch.unflatten(x_BVNK.float(), -1, (-1, 2))
+    if torch.compiler.is_compiling():
+        # Graphs get real arithmetic: inductor does not fuse complex numbers and ONNX has none.
+        real, imag = pairs_BVNR2.unbind(-1)
+        cos, sin = (part[:, None] for part in rotary_VR2.unbind(-1))
+        rotated_BVNR2 = torch.stack([real * cos - imag * sin, real * sin + imag * cos], dim=-1)
+    else:
+        # One complex product: 2 to 5 times faster than the stacked form, eager on a CPU, with its backward.
+        angles = torch.view_as_complex(rotary_VR2)[:, None]
+        rotated_BVNR2 = torch.view_as_real(torch.view_as_complex(pairs_BVNR2) * angles)
+    return rotated_BVNR2.flatten(-2).to(x_BVNK.dtype)
+
+
+# Arrays, not tensors: a tensor made under a tracer must not outlive it in a cache.
+@lru_cache(maxsize=16)
+def _table(
+    head_dim: int, num_latent_frames: int, grid: tuple[int, int], base_grid: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    top, left, bottom, right = _crop_over(base_grid, grid)
+    rows, columns = grid
+    angles_FHWR = np.concatenate(
+        [
+            _spread(
+                _angles(head_dim // 4, np.arange(num_latent_frames)), axis=0, shape=(num_latent_frames, *grid)
+            ),
+            _spread(
+                _angles(head_dim // 8 * 3, _steps(top, bottom, rows)),
+                axis=1,
+                shape=(num_latent_frames, *grid),
+            ),
+            _spread(
+                _angles(head_dim // 8 * 3, _steps(left, right, columns)),
+                axis=2,
+                shape=(num_latent_frames, *grid),
+            ),
+        ],
+        axis=-1,
+    )
+    angles_VR = angles_FHWR.reshape(num_latent_frames * rows * columns, head_dim // 2)
+    return np.stack([np.cos(angles_VR), np.sin(angles_VR)], axis=-1)
+
+
+def _angles(dim: int, positions: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    return np.outer(positions.astype(np.float32), 1.0 / np.float32(_THETA) ** exponents).astype(np.float32)
+
+
+def _spread(
+    angles_PR: npt.NDArray[np.float32], *, axis: int, shape: tuple[int, int, int]
+) -> npt.NDArray[np.float32]:
+    placed = [1, 1, 1, angles_PR.shape[1]]
+    placed[axis] = angles_PR.shape[0]
+    return np.broadcast_to(angles_PR.reshape(placed), (*shape, angles_PR.shape[1]))
+
+
+def _steps(start: int, stop: int, count: int) -> npt.NDArray[np.float64]:
+    return np.linspace(start, stop * (count - 1) / count, count)
+
+
+def _crop_over(base_grid: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Fit `grid` into `base_grid` keeping its aspect ratio, centred: (top, left, bottom, right)."""
+    (base_rows, base_columns), (rows, columns) = base_grid, grid
+    if rows / columns > base_rows / base_columns:
+        height, width = base_rows, round(base_rows / rows * columns)
+    else:
+        height, width = round(base_columns / columns * rows), base_columns
+    top, left = round((base_rows - height) / 2.0), round((base_columns - width) / 2.0)
+    return top, left, top + height, left + width

@@ -1,0 +1,293 @@
+"""The diffusion transformer: CogVideoX's weights, run on several scenes with a timestep each.
+
+Owns the forward pass. Parameter names and configs are those of diffusers' `CogVideoXTransformer3DModel`, so
+its checkpoints load unchanged; diffusers' own forward takes one timestep per sample and no scene mask.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent size, T text tokens, V video tokens,
+# L = T + V, D width, E width of the timestep embedding, R rotated pairs per head.
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.normalization import CogVideoXLayerNormZero
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock, CogVideoXTransformer3DModel
+from torch import Tensor, nn
+
+from m2d.layout import SceneLayout
+from m2d.model.attention import BlockPlan, SceneAttnProcessor, block_plan
+from m2d.model.rotary import rotary_table
+from m2d.model.sincos import sincos_positions
+
+
+class Modulation(NamedTuple):
+    """What adaLN makes of the timesteps for one stream, a row per scene."""
+
+    shift_BND: Tensor
+    scale_BND: Tensor
+    gate_BND: Tensor
+
+
+class SceneBlock(nn.Module):
+    """A CogVideoX block whose adaptive norms and gates follow each scene's own timestep.
+
+    Takes over the submodules of a stock block, under the same names.
+    """
+
+    def __init__(self, block: CogVideoXBlock) -> None:
+        super().__init__()
+        self.norm1 = block.norm1
+        self.attn1 = block.attn1
+        self.norm2 = block.norm2
+        self.ff = block.ff
+        self.attn1.set_processor(SceneAttnProcessor())
+
+    def forward(
+        self,
+        text_BTD: Tensor,
+        video_BVD: Tensor,
+        temb_BNE: Tensor,
+        rotary_VR2: Tensor | None,
+        plan: BlockPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend and feed forward.
+
+        Args:
+            text_BTD: All prompts' tokens.
+            video_BVD: All scenes' video tokens.
+            temb_BNE: Timestep embedding of each scene, after its activation.
+            rotary_VR2: Table of the video tokens, or None.
+            plan: Attention calls. When it names targets, only their video tokens are computed.
+
+        Returns:
+            Text and video tokens. With targets: the text as it came in and the targets' video tokens alone.
+        """
+        text, video = _modulations(self.norm1, temb_BNE)
+        normed_BLD = _normalize_both(self.norm1.norm, text_BTD, video_BVD, text, video, plan)
+        # Not through `Attention.forward`: it drops, with a warning, what its processor does not take.
+        attended_BQD = self.attn1.processor(self.attn1, normed_BLD, plan=plan, rotary_VR2=rotary_VR2)
+        if plan.targets is not None:
+            return text_BTD, self._finish_targets(video_BVD, attended_BQD, temb_BNE, video.gate_BND, plan)
+
+        text_BTD, video_BVD = _gate_both(text_BTD, video_BVD, attended_BQD, text, video, plan)
+        text, video = _modulations(self.norm2, temb_BNE)
+        normed_BLD = _normalize_both(self.norm2.norm, text_BTD, video_BVD, text, video, plan)
+        return _gate_both(text_BTD, video_BVD, self.ff(normed_BLD), text, video, plan)
+
+    def _finish_targets(
+        self, video_BVD: Tensor, attended_BQD: Tensor, temb_BNE: Tensor, gate_BND: Tensor, plan: BlockPlan
+    ) -> Tensor:
+        lengths = plan.target_tokens
+        video_BQD = plan.target_rows(video_BVD)
+        video_BQD = _gate(video_BQD, attended_BQD, plan.target_scenes(gate_BND), lengths)
+        _, video = _modulations(self.norm2, plan.target_scenes(temb_BNE))
+        normed_BQD = _modulate(self.norm2.norm(video_BQD), video.shift_BND, video.scale_BND, lengths)
+        return _gate(video_BQD, self.ff(normed_BQD), video.gate_BND, lengths)
+
+
+class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # diffusers is untyped
+    """CogVideoX over a story: a timestep per scene, attention between scenes as a `SceneLayout` allows."""
+
+    _no_split_modules = ["SceneBlock", "CogVideoXPatchEmbed"]  # noqa: RUF012  # diffusers reads it from the class
+    _repeated_blocks = ["SceneBlock"]  # noqa: RUF012
+
+    # wraps: diffusers reads a config's keys off this signature, which is its own.
+    @functools.wraps(CogVideoXTransformer3DModel.__init__)  # type: ignore[misc]  # diffusers is untyped
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _refuse_unsupported(self.config)
+        stock_blocks: nn.ModuleList = self.get_submodule("transformer_blocks")
+        self.transformer_blocks = nn.ModuleList(SceneBlock(block) for block in stock_blocks)
+
+    def forward(
+        self,
+        latents_BFCHW: Tensor,
+        prompt_embeds_BLD: Tensor,
+        timesteps_BN: Tensor,
+        *,
+        layout: SceneLayout,
+        targets: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Predict the velocity.
+
+        Args:
+            latents_BFCHW: All scenes' latents, one scene after the other along F.
+            prompt_embeds_BLD: All scenes' prompts, one after the other along L.
+            timesteps_BN: Each scene's timestep, 0 to 999; clean context scenes have 0.
+            layout: Lengths of the scenes and who may attend to whom.
+            targets: Ascending scene numbers. The last block and the head then run for these scenes alone,
+                which changes nothing in their output.
+
+        Returns:
+            velocity_BFCHW of all scenes, or of the target scenes, one after the other.
+
+        Raises:
+            ValueError: Shapes that are not the layout's, or targets that are not in it.
+        """
+        self._check_shapes(latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout)
+        temb_BNE = self._embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
+        text_BTD = self.embedding_dropout(self.patch_embed.text_proj(prompt_embeds_BLD))
+        video_BVD = self.embedding_dropout(self._embed_video(latents_BFCHW, layout))
+        rotary_VR2 = self._rotary(latents_BFCHW)
+
+        plan = block_plan(layout)
+        # The last block's other rows reach no output: text rows never do, context scenes' rows are discarded.
+        last_plan = block_plan(layout, tuple(range(layout.num_scenes)) if targets is None else targets)
+        for block in self.transformer_blocks[:-1]:
+            text_BTD, video_BVD = self._run_block(block, text_BTD, video_BVD, temb_BNE, rotary_VR2, plan)
+        last = self.transformer_blocks[-1]
+        _, video_BVD = self._run_block(last, text_BTD, video_BVD, temb_BNE, rotary_VR2, last_plan)
+
+        patches_BVX = self._head(video_BVD, last_plan.target_scenes(temb_BNE), last_plan.target_tokens)
+        return self._unpatchify(patches_BVX, latents_BFCHW.shape[3], latents_BFCHW.shape[4])
+
+    def _run_block(self, block: nn.Module, *inputs: Tensor | BlockPlan | None) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *inputs)  # type: ignore[no-any-return]  # diffusers
+        return block(*inputs)  # type: ignore[no-any-return]  # nn.Module.__call__
+
+    def _embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
+        sinusoids = self.time_proj(timesteps_BN.flatten()).to(dtype)
+        temb_BNE: Tensor = torch.unflatten(self.time_embedding(sinusoids), 0, timesteps_BN.shape)
+        # Every adaptive norm starts with this activation: taken once here.
+        return nn.functional.silu(temb_BNE)
+
+    def _embed_video(self, latents_BFCHW: Tensor, layout: SceneLayout) -> Tensor:
+        patches_XDHW = self.patch_embed.proj(latents_BFCHW.flatten(0, 1))
+        grid = (patches_XDHW.shape[2], patches_XDHW.shape[3])
+        video_BVD: Tensor = (
+            patches_XDHW.flatten(2).transpose(1, 2).reshape(latents_BFCHW.shape[0], -1, patches_XDHW.shape[1])
+        )
+        if self.config.use_rotary_positional_embeddings:
+            return video_BVD
+        positions_VD = sincos_positions(
+            video_BVD.shape[2],
+            num_scenes=layout.num_scenes,
+            num_latent_frames=latents_BFCHW.shape[1],
+            base_latent_frames=(self.config.sample_frames - 1) // self.config.temporal_compression_ratio + 1,
+            grid=grid,
+            scales=(self.config.spatial_interpolation_scale, self.config.temporal_interpolation_scale),
+            device=video_BVD.device,
+        )
+        return video_BVD + positions_VD.to(video_BVD.dtype)
+
+    def _rotary(self, latents_BFCHW: Tensor) -> Tensor | None:
+        if not self.config.use_rotary_positional_embeddings:
+            return None
+        patch = self.config.patch_size
+        return rotary_table(
+            self.config.attention_head_dim,
+            num_latent_frames=latents_BFCHW.shape[1],
+            grid=(latents_BFCHW.shape[3] // patch, latents_BFCHW.shape[4] // patch),
+            base_grid=(self.config.sample_height // patch, self.config.sample_width // patch),
+            device=latents_BFCHW.device,
+        )
+
+    def _head(self, video_BVD: Tensor, temb_BNE: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        shift_BND, scale_BND = self.norm_out.linear(temb_BNE).chunk(2, dim=-1)
+        normed_BVD = _modulate(self.norm_out.norm(self.norm_final(video_BVD)), shift_BND, scale_BND, lengths)
+        return self.proj_out(normed_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
+
+    def _unpatchify(self, patches_BVX: Tensor, height: int, width: int) -> Tensor:
+        patch = self.config.patch_size
+        rows, columns = height // patch, width // patch
+        # A token's channels are (C, patch row, patch column).
+        tiles = torch.unflatten(torch.unflatten(patches_BVX, 2, (-1, patch, patch)), 1, (-1, rows, columns))
+        return tiles.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+
+    def _check_shapes(
+        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor, layout: SceneLayout
+    ) -> None:
+        batch, frames, channels, height, width = latents_BFCHW.shape
+        patch = self.config.patch_size
+        expected = {
+            "latent channels": (channels, self.config.in_channels),
+            "latent frames": (frames, sum(layout.latent_frames)),
+            "tokens per frame": (height // patch * (width // patch), layout.tokens_per_frame),
+            "latent height and width left over by the patches": (height % patch + width % patch, 0),
+            "prompt tokens": (prompt_embeds_BLD.shape[1], layout.num_text_tokens),
+            "prompt batch": (prompt_embeds_BLD.shape[0], batch),
+            "timesteps": (tuple(timesteps_BN.shape), (batch, layout.num_scenes)),
+        }
+        wrong = [f"{name} {got}, not {want}" for name, (got, want) in expected.items() if got != want]
+        if wrong:
+            raise ValueError(f"inputs do not fit the layout: {'; '.join(wrong)}")
+
+
+def _refuse_unsupported(config: Any) -> None:
+    """Say which CogVideoX variant a config describes when its forward pass differs from the one above."""
+    refused = {
+        "patch_size_t": "CogVideoX 1.5 patches pairs of latent frames",
+        "ofs_embed_dim": "CogVideoX 1.5 image-to-video conditions on an offset",
+        "use_learned_positional_embeddings": "CogVideoX image-to-video adds learned positions",
+    }
+    for key, why in refused.items():
+        if config[key]:
+            raise ValueError(
+                f"{key}: {config[key]} is not supported ({why}); use a CogVideoX 1.0 text-to-video model"
+            )
+
+
+def _modulations(norm: CogVideoXLayerNormZero, temb_BNE: Tensor) -> tuple[Modulation, Modulation]:
+    """Text's and video's modulation; the layer's output holds the video's first."""
+    chunks = norm.linear(temb_BNE).chunk(6, dim=-1)
+    return Modulation(*chunks[3:]), Modulation(*chunks[:3])
+
+
+def _normalize_both(
+    norm: nn.Module, text_BTD: Tensor, video_BVD: Tensor, text: Modulation, video: Modulation, plan: BlockPlan
+) -> Tensor:
+    normed_text = _modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
+    normed_video = _modulate(norm(video_BVD), video.shift_BND, video.scale_BND, plan.video_tokens)
+    return torch.cat([normed_text, normed_video], dim=1)
+
+
+def _gate_both(
+    text_BTD: Tensor,
+    video_BVD: Tensor,
+    update_BLD: Tensor,
+    text: Modulation,
+    video: Modulation,
+    plan: BlockPlan,
+) -> tuple[Tensor, Tensor]:
+    update_text, update_video = update_BLD.split_with_sizes((text_BTD.shape[1], video_BVD.shape[1]), dim=1)
+    return (
+        _gate(text_BTD, update_text, text.gate_BND, plan.text_sizes),
+        _gate(video_BVD, update_video, video.gate_BND, plan.video_tokens),
+    )
+
+
+def _modulate(tokens_BLD: Tensor, shift_BND: Tensor, scale_BND: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """`shift + tokens * (1 + scale)`, each scene's tokens with its own row."""
+    factor_BND = 1 + scale_BND
+    if len(set(lengths)) == 1:
+        tokens_BNXD = torch.unflatten(tokens_BLD, 1, (len(lengths), -1))
+        return torch.addcmul(shift_BND[:, :, None], tokens_BNXD, factor_BND[:, :, None]).flatten(1, 2)
+    scenes = zip(
+        tokens_BLD.split_with_sizes(lengths, 1),
+        shift_BND.chunk(len(lengths), 1),
+        factor_BND.chunk(len(lengths), 1),
+        strict=True,
+    )
+    return torch.cat([torch.addcmul(shift, tokens, factor) for tokens, shift, factor in scenes], dim=1)
+
+
+def _gate(tokens_BLD: Tensor, update_BLD: Tensor, gate_BND: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """`tokens + update * gate`, each scene's tokens with its own row."""
+    if len(set(lengths)) == 1:
+        shape = (len(lengths), -1)
+        tokens_BNXD, update_BNXD = (
+            torch.unflatten(tokens_BLD, 1, shape),
+            torch.unflatten(update_BLD, 1, shape),
+        )
+        return torch.addcmul(tokens_BNXD, update_BNXD, gate_BND[:, :, None]).flatten(1, 2)
+    scenes = zip(
+        tokens_BLD.split_with_sizes(lengths, 1),
+        update_BLD.split_with_sizes(lengths, 1),
+        gate_BND.chunk(len(lengths), 1),
+        strict=True,
+    )
+    return torch.cat([torch.addcmul(tokens, update, gate) for tokens, update, gate in scenes], dim=1)
