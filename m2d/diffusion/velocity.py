@@ -1,0 +1,116 @@
+"""v-prediction, written once: what training aims at and what sampling undoes cannot drift apart.
+
+Owns the algebra between x0, noise, noisy latents and velocity for a scheduler's noise levels; does not step a
+sampler and does not draw noise.
+
+With `alpha_t = sqrt(alphas_cumprod[t])` and `sigma_t = sqrt(1 - alphas_cumprod[t])` (Salimans and Ho,
+arXiv 2202.00512, section 4 and appendix D):
+
+    noisy    = alpha_t * x0    + sigma_t * noise
+    velocity = alpha_t * noise - sigma_t * x0
+    x0       = alpha_t * noisy - sigma_t * velocity
+    noise    = sigma_t * noisy + alpha_t * velocity
+
+`alphas_cumprod` is the scheduler's own, hence already shifted (`snr_shift_scale`) and rescaled to zero
+terminal SNR (Lin et al., arXiv 2305.08891, algorithm 1) where its config says so: at the last timestep alpha
+is 0, noisy latents are pure noise, and velocity is the only prediction type from which x0 can still be read.
+"""
+
+# T training timesteps, B batch, F latent frames, C latent channels, H W latent height and width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from m2d.diffusion.schedulers import SchedulerError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VelocitySchedule:
+    """Signal and noise levels of every training timestep, and the algebra that goes with them.
+
+    Attributes:
+        alpha_T: Signal level per timestep, float32; falls towards the last timestep.
+        sigma_T: Noise level per timestep, float32; `alpha_T**2 + sigma_T**2 == 1`.
+    """
+
+    alpha_T: Tensor
+    sigma_T: Tensor
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> Self:
+        """Read the noise levels of a diffusers scheduler.
+
+        Args:
+            scheduler: Any diffusers scheduler with `alphas_cumprod` and prediction type `v_prediction`.
+
+        Raises:
+            SchedulerError: The scheduler predicts something else, or has no `alphas_cumprod`.
+        """
+        kind = type(scheduler).__name__
+        prediction_type = scheduler.config.get("prediction_type")
+        if prediction_type != "v_prediction":
+            raise SchedulerError(
+                f"{kind}.prediction_type: got {prediction_type!r}, m2d models predict velocity; "
+                "set it to 'v_prediction' in scheduler/scheduler_config.json"
+            )
+        alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+        if alphas_cumprod is None:
+            raise SchedulerError(f"{kind} has no alphas_cumprod, so its noise levels cannot be read")
+        # float64 first: 1 - alphas_cumprod loses digits near the clean end.
+        cumprod_T = alphas_cumprod.double()
+        return cls(alpha_T=cumprod_T.sqrt().float(), sigma_T=(1 - cumprod_T).sqrt().float())
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many training timesteps there are; valid timesteps are 0 to this minus 1."""
+        return int(self.alpha_T.shape[0])
+
+    def to(self, device: torch.device | str) -> VelocitySchedule:
+        """Return the same schedule with its tables on `device`, where timesteps and latents must be too."""
+        return VelocitySchedule(alpha_T=self.alpha_T.to(device), sigma_T=self.sigma_T.to(device))
+
+    def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Mix clean latents with noise.
+
+        Args:
+            x0: Clean latents, such as BFCHW.
+            noise: Standard normal noise of the same shape.
+            timesteps: Integers whose shape is a prefix of x0's: (B,) for whole samples, (B, F) per frame.
+
+        Returns:
+            Noisy latents of x0's shape and dtype. Timestep 0 still carries a little noise: clean context is
+            made by not calling this for it.
+        """
+        alpha, sigma = self._levels(timesteps, x0)
+        return alpha * x0 + sigma * noise
+
+    def velocity(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the training target for noisy latents made of `x0` and `noise`; arguments as `add_noise`."""
+        alpha, sigma = self._levels(timesteps, x0)
+        return alpha * noise - sigma * x0
+
+    def x0(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the clean latents that a velocity implies for noisy latents; shapes as `add_noise`."""
+        alpha, sigma = self._levels(timesteps, noisy)
+        return alpha * noisy - sigma * velocity
+
+    def noise(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the noise that a velocity implies for noisy latents; shapes as `add_noise`."""
+        alpha, sigma = self._levels(timesteps, noisy)
+        return sigma * noisy + alpha * velocity
+
+    def _levels(self, timesteps: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        if timesteps.shape != latents.shape[: timesteps.ndim]:
+            raise ValueError(
+                f"timesteps of shape {tuple(timesteps.shape)} are no prefix of latents of shape "
+                f"{tuple(latents.shape)}; give (B,) or (B, F)"
+            )
+        shape = timesteps.shape + (1,) * (latents.ndim - timesteps.ndim)
+        alpha = self.alpha_T[timesteps].reshape(shape).to(latents.dtype)
+        sigma = self.sigma_T[timesteps].reshape(shape).to(latents.dtype)
+        return alpha, sigma
