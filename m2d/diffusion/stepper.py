@@ -1,0 +1,95 @@
+"""One scene on its way from noise to clean latents: its noise, its scheduler and that scheduler's history.
+
+Owns what differs between diffusers schedulers (`step` signatures, input scaling, noise drawn while stepping);
+does not call the model.
+"""
+
+# B batch, F latent frames, C latent channels, H W latent height and width
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from diffusers import CogVideoXDPMScheduler
+from torch import Tensor
+
+from m2d.diffusion.noise import draw_noise, generator
+
+
+class SceneStepper:
+    """Steps the latents of one scene.
+
+    Every scene has a scheduler of its own, so a scene's randomness and history depend on its own seed and on
+    nothing that happens to other scenes.
+    """
+
+    def __init__(self, scheduler: Any, *, seed: int, scene: int) -> None:
+        """Take a copy of `scheduler`, whose timesteps are set, for scene number `scene`."""
+        self._scheduler = copy.deepcopy(scheduler)
+        self._seed = seed
+        self._scene = scene
+        self._timesteps = [int(timestep) for timestep in scheduler.timesteps]
+        self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        self._previous_x0: Tensor | None = None
+
+    def initial(self, shape: Sequence[int], *, device: torch.device | str) -> Tensor:
+        """Draw the scene's noise, scaled as its scheduler starts: float32 of `shape` (B, F, C, H, W)."""
+        noise_BFCHW = draw_noise(
+            shape, seed=self._seed, purpose="initial noise", scene=self._scene, device=device
+        )
+        return _checked(noise_BFCHW * self._scheduler.init_noise_sigma)
+
+    def model_input(self, latents_BFCHW: Tensor, *, index: int) -> Tensor:
+        """Scale the latents to what the model was trained on; the identity for most schedulers."""
+        timestep = self._scheduler.timesteps[index]
+        return _checked(self._scheduler.scale_model_input(latents_BFCHW, timestep))
+
+    def step(self, velocity_BFCHW: Tensor, latents_BFCHW: Tensor, *, index: int) -> Tensor:
+        """Take step number `index`.
+
+        Args:
+            velocity_BFCHW: Predicted velocity, float32.
+            latents_BFCHW: The latents `model_input` was given, float32.
+            index: From 0; every index once, ascending.
+
+        Returns:
+            Less noisy latents, float32; clean ones after the last step.
+        """
+        self._align_next_timestep(index)
+        stream = generator(self._seed, purpose="sampler noise", step=index, scene=self._scene)
+        timestep = self._scheduler.timesteps[index]
+        if isinstance(self._scheduler, CogVideoXDPMScheduler):
+            latents, self._previous_x0 = self._scheduler.step(
+                velocity_BFCHW,
+                self._previous_x0,
+                timestep,
+                self._scheduler.timesteps[index - 1] if index else None,
+                latents_BFCHW,
+                generator=stream,
+            )
+            return _checked(latents)
+        keywords = {"generator": stream} if self._takes_generator else {}
+        return _checked(self._scheduler.step(velocity_BFCHW, timestep, latents_BFCHW, **keywords).prev_sample)
+
+    def _align_next_timestep(self, index: int) -> None:
+        # DDIM and CogVideoX's schedulers take `timestep - num_train_timesteps // num_inference_steps` for the
+        # next timestep, which misses the real one whenever the division has a remainder, and may end before
+        # the latents are clean (60 steps stop at timestep 0). Dividing by this fraction gives just the next
+        # timestep; where the steps divide evenly it changes nothing. Schedulers with sigmas keep a table.
+        following = self._timesteps[index + 1] if index + 1 < len(self._timesteps) else -1
+        if not hasattr(self._scheduler, "sigmas"):
+            stride = self._timesteps[index] - following
+            self._scheduler.num_inference_steps = Fraction(
+                int(self._scheduler.config.num_train_timesteps), stride
+            )
+
+
+def _checked(latents: Any) -> Tensor:
+    if not isinstance(latents, Tensor):
+        raise TypeError(f"the scheduler returned {type(latents).__name__} instead of latents")
+    return latents.float()
