@@ -1,0 +1,61 @@
+"""From a decoded frame to RGB at the size the model made; owns colour conversion and sampling, no files."""
+
+from __future__ import annotations
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+# BT.709: the weight of red and blue in brightness, and 8-bit limited range.
+RED, BLUE = 0.2126, 0.0722
+_BLACK, _LUMA_STEPS, _GREY, _CHROMA_STEPS = 16, 219, 128, 224
+_IS_BT709, _IS_LIMITED = 1, 1
+# bicubic, full_chroma_int, accurate_rnd, bitexact: the default conversion is darker by one level.
+_ACCURATE = 0x4 | 0x2000 | 0x40000 | 0x80000
+
+
+def sampled(plane_HW: np.ndarray, *, upscale: int) -> np.ndarray:
+    """The middle pixel of each `upscale` x `upscale` block; works for HW and HWC arrays."""
+    return plane_HW[upscale // 2 :: upscale, upscale // 2 :: upscale]
+
+
+def luma_of(frame: VideoFrame) -> np.ndarray:
+    """The brightness plane of a planar 8-bit YUV frame, HW."""
+    planes = frame.to_ndarray()
+    return planes[: frame.height]
+
+
+def expected_luma(frame_HWC: np.ndarray) -> np.ndarray:
+    """The brightness an RGB frame gets in BT.709 limited range, HW, not rounded."""
+    weights = np.array([RED, 1 - RED - BLUE, BLUE])
+    luma_HW: np.ndarray = _BLACK + frame_HWC @ weights * (_LUMA_STEPS / 255)
+    return luma_HW
+
+
+def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:
+    """The frame as uint8 RGB, HWC, with each block of `upscale` x `upscale` pixels taken back to one.
+
+    Enlarged frames in our own format are converted here: the library's nearest-neighbour chroma is off by one
+    pixel, which mixes neighbouring blocks, and its other ways blur them.
+    """
+    is_ours = frame.format.name == "yuv420p" and frame.colorspace == _IS_BT709
+    if upscale > 1 and is_ours and frame.color_range == _IS_LIMITED:
+        return _rgb_of_blocks(frame, upscale=upscale)
+    # A copy, because a view would keep the large frame alive.
+    return np.ascontiguousarray(
+        sampled(frame.to_ndarray(format="rgb24", interpolation=_ACCURATE), upscale=upscale)
+    )
+
+
+def _rgb_of_blocks(frame: VideoFrame, *, upscale: int) -> np.ndarray:
+    height, width = frame.height, frame.width
+    planes = frame.to_ndarray()
+    chroma = planes[height:].reshape(2, height // 2, width // 2)
+    rows = np.arange(upscale // 2, height, upscale)[:, None]
+    columns = np.arange(upscale // 2, width, upscale)[None, :]
+    luma_HW = (planes[rows, columns].astype(np.float32) - _BLACK) / _LUMA_STEPS
+    blue_HW, red_HW = (chroma[:, rows // 2, columns // 2].astype(np.float32) - _GREY) / _CHROMA_STEPS
+    r_HW = luma_HW + 2 * (1 - RED) * red_HW
+    b_HW = luma_HW + 2 * (1 - BLUE) * blue_HW
+    g_HW = (luma_HW - RED * r_HW - BLUE * b_HW) / (1 - RED - BLUE)
+    levels_HWC = np.clip(np.rint(np.stack([r_HW, g_HW, b_HW], axis=-1) * 255), 0, 255)
+    return np.asarray(levels_HWC, dtype=np.uint8)
