@@ -1,0 +1,166 @@
+"""Latents and prompt embeddings of a story source, encoded once and kept on disk.
+
+Owns the shards: their key, their encoding and reading them back. A shard is complete or absent, so an
+interrupted encoding goes on where it stopped. Other stories, codec, text encoder or size: another key.
+"""
+
+# B batch, S stories, N scenes, P pixel frames, F latent frames, C channels, H W height and width,
+# L text tokens, D text width
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from m2d.errors import Interrupted
+from m2d.files import publish, write_part
+from m2d.progress import Reporter
+from m2d.training.source import StorySource
+from m2d.training.stop import StopRequest
+
+STORIES_PER_SHARD = 128
+_ENV = "M2D_CACHE"
+_FORMAT = "m2d.latents/1"
+
+
+class SceneEncoder(Protocol):
+    """The frozen codec and text encoder, as the cache needs them."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the weights and of everything else that the results depend on."""
+
+    def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
+        """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts to embeddings BLD."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedStories:
+    """Encoded stories, mapped into memory.
+
+    Attributes:
+        digest: The cache key.
+        shards: Per `STORIES_PER_SHARD` stories: latents SNFCHW and prompt embeddings SNLD, float16.
+        empty_embeds_LD: Embedding of the empty prompt, float32.
+        num_stories: Stories in all.
+        num_scenes: Scenes per story.
+    """
+
+    digest: str
+    shards: tuple[tuple[Tensor, Tensor], ...]
+    empty_embeds_LD: Tensor
+    num_stories: int
+    num_scenes: int
+
+    def gather(self, stories_BN: Tensor, scenes_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
+        batch_size = len(stories_BN)
+        latents, embeds = [], []
+        for story, scene in zip(stories_BN.flatten().tolist(), scenes_BN.flatten().tolist(), strict=True):
+            shard, row = divmod(story, STORIES_PER_SHARD)
+            latents.append(self.shards[shard][0][row, scene])
+            embeds.append(self.shards[shard][1][row, scene])
+        latents_BFCHW = torch.cat(latents).view(batch_size, -1, *latents[0].shape[1:])
+        embeds_BLD = torch.cat(embeds).view(batch_size, -1, embeds[0].shape[-1])
+        return latents_BFCHW.float(), embeds_BLD.float()
+
+
+def cache_root(folder: Path | None) -> Path:
+    """Return the folder that holds all latent caches: the one given, or $M2D_CACHE, or the user's cache."""
+    if folder is not None:
+        return folder
+    if os.environ.get(_ENV):
+        return Path(os.environ[_ENV])
+    return Path.home() / ".cache" / "m2d" / "latents"
+
+
+def encode_stories(
+    source: StorySource, encoder: SceneEncoder, *, root: Path, reporter: Reporter, stop: StopRequest
+) -> EncodedStories:
+    """Encode the shards that are missing, then open them all.
+
+    Args:
+        source: The stories.
+        encoder: The frozen codec and text encoder.
+        root: Folder of all caches; this one is a folder below, named by its key.
+
+    Raises:
+        Interrupted: A stop was asked for; whole shards stay and the next call goes on from there.
+        OutputError: The cache cannot be written.
+    """
+    digest = hashlib.sha256("\n".join((_FORMAT, source.digest, encoder.digest)).encode()).hexdigest()
+    folder = root / digest[:24]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {
+        folder / f"stories-{span.start:06d}-{span.stop:06d}.safetensors": span for span in _spans(source)
+    }
+    missing = {path: span for path, span in paths.items() if not _is_sound(path, reporter)}
+    if missing:
+        reporter.note(f"encoding {sum(map(len, missing.values()))} stories once into {folder}")
+        with reporter.stage("encode stories", total=sum(map(len, missing.values()))) as progress:
+            for path, span in missing.items():
+                _stop_if_asked(stop, folder)
+                _write_shard(path, source, encoder, span)
+                progress.advance(len(span))
+    return EncodedStories(
+        digest=digest,
+        shards=tuple(_read_shard(path) for path in paths),
+        empty_embeds_LD=encoder.encode_prompts([""])[0].half().float(),
+        num_stories=source.num_stories,
+        num_scenes=source.num_scenes,
+    )
+
+
+def _spans(source: StorySource) -> Iterator[range]:
+    for first in range(0, source.num_stories, STORIES_PER_SHARD):
+        yield range(first, min(first + STORIES_PER_SHARD, source.num_stories))
+
+
+def _write_shard(path: Path, source: StorySource, encoder: SceneEncoder, stories: range) -> None:
+    clips = source.render_batch(stories)
+    frames_BPCHW = torch.cat([clip.frames_NPCHW for clip in clips])
+    prompts = [prompt for clip in clips for prompt in clip.prompts]
+    latents_BFCHW = encoder.encode_frames(frames_BPCHW).half().contiguous()
+    embeds_BLD = encoder.encode_prompts(prompts).half().contiguous()
+    tensors = {
+        "latents": latents_BFCHW.view(len(stories), source.num_scenes, *latents_BFCHW.shape[1:]),
+        "embeds": embeds_BLD.view(len(stories), source.num_scenes, *embeds_BLD.shape[1:]),
+    }
+    with publish(path, force=True) as part:
+        write_part(part, save(tensors))
+
+
+def _read_shard(path: Path) -> tuple[Tensor, Tensor]:
+    tensors = load_file(path)
+    return tensors["latents"], tensors["embeds"]
+
+
+def _is_sound(path: Path, reporter: Reporter) -> bool:
+    """Tell whether a shard is there and readable; the rename makes anything else the disk's doing."""
+    if not path.exists():
+        return False
+    try:
+        _read_shard(path)
+    except (SafetensorError, KeyError, OSError) as error:
+        reporter.warn(f"{path}: is damaged ({error}); encoding it again")
+        return False
+    return True
+
+
+def _stop_if_asked(stop: StopRequest, folder: Path) -> None:
+    if stop.reason:
+        raise Interrupted(
+            f"{stop.reason} while encoding; what is done stays in {folder}: run the same command again"
+        )

@@ -1,0 +1,131 @@
+"""Folders that are complete or absent: written under a temporary name, verified by a manifest of sha256.
+
+Owns publishing and verifying a folder of files; does not know what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from m2d.errors import CheckpointError
+from m2d.files import sha256_file
+
+MANIFEST = "manifest.json"
+_PART = ".part"
+
+
+def canonical_json(value: Any) -> str:
+    """Write JSON in the one form that digests are taken over."""
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+@contextmanager
+def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success give it a manifest, make it durable and rename it.
+
+    On any exception the temporary folder is removed and `path` stays as it was. With `replace`, an existing
+    `path` is moved away just before and removed afterwards.
+
+    Raises:
+        FileExistsError: `path` exists and `replace` is false.
+    """
+    if path.exists() and not replace:
+        raise FileExistsError(f"{path} exists already")
+    part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        _write_manifest(part)
+        _sync_tree(part)
+        if path.exists():
+            _retire(path)
+        part.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a published folder so that an interruption leaves no folder that looks published."""
+    _retire(path)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove what interrupted writers left in `parent`; only for the one process that owns it."""
+    for stray in parent.glob(f".*{_PART}"):
+        shutil.rmtree(stray, ignore_errors=True)
+
+
+def verify_folder(path: Path) -> None:
+    """Compare every file of a published folder with its manifest.
+
+    Raises:
+        CheckpointError: The manifest is missing or altered, or a file is missing, added or altered.
+    """
+    listed = _read_manifest(path)
+    present = {str(file.relative_to(path)) for file in _files_of(path)} - {MANIFEST}
+    if present != set(listed):
+        raise CheckpointError(f"{path}: files {sorted(present ^ set(listed))} disagree with {MANIFEST}")
+    for name, digest in listed.items():
+        if sha256_file(path / name) != digest:
+            raise CheckpointError(f"{path / name}: its bytes do not match {MANIFEST}; the file was altered")
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    manifest = path / MANIFEST
+    try:
+        text = manifest.read_text(encoding="ascii")
+        document = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{manifest}: cannot be read ({error}); the folder is incomplete") from error
+    if not isinstance(document, dict) or not isinstance(document.get("files"), dict):
+        raise CheckpointError(f"{manifest}: is not a manifest")
+    files: dict[str, str] = document["files"]
+    # The digest over the list, and the one canonical spelling, show any altered byte of the manifest itself.
+    if text != canonical_json(_manifest_of(files)):
+        raise CheckpointError(f"{manifest}: its bytes do not match their own digest; the file was altered")
+    return files
+
+
+def _manifest_of(files: dict[str, str]) -> dict[str, Any]:
+    return {"files": files, "sha256": hashlib.sha256(canonical_json(files).encode()).hexdigest()}
+
+
+def _write_manifest(part: Path) -> None:
+    files = {str(file.relative_to(part)): sha256_file(file) for file in _files_of(part)}
+    (part / MANIFEST).write_text(canonical_json(_manifest_of(files)), encoding="ascii")
+
+
+def _files_of(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if not file.is_dir())
+
+
+def _retire(path: Path) -> None:
+    old = path.with_name(f".{path.name}.{os.getpid()}.old{_PART}")
+    shutil.rmtree(old, ignore_errors=True)
+    path.rename(old)
+    shutil.rmtree(old)
+
+
+def _sync_tree(part: Path) -> None:
+    for file in _files_of(part):
+        _sync(file)
+    for folder in [part, *(entry for entry in part.rglob("*") if entry.is_dir())]:
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,71 @@
+"""The training objective: noise in, velocity error per scene out (Eq. 2 and Eq. 3 of arXiv 2503.19881).
+
+Owns which latents are noised and which errors count; draws no indices and moves no weights.
+"""
+
+# B batch, N scenes, F latent frames (of all scenes), C latent channels, H W latent height and width,
+# L text tokens (of all scenes), D text width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from m2d.diffusion.velocity import VelocitySchedule
+from m2d.layout import SceneLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingBatch:
+    """What one step learns from.
+
+    Attributes:
+        latents_BFCHW: Clean latents of all scenes.
+        noise_BFCHW: Standard normal noise; the part at context scenes is not used.
+        prompt_embeds_BLD: Embeddings of all scenes' prompts.
+        timesteps_BN: Timestep per scene, int64; 0 for context.
+        is_target_BN: Scenes that are noised and that the loss is taken over.
+    """
+
+    latents_BFCHW: Tensor
+    noise_BFCHW: Tensor
+    prompt_embeds_BLD: Tensor
+    timesteps_BN: Tensor
+    is_target_BN: Tensor
+
+
+class VelocityModel(Protocol):
+    """A scene transformer: velocity of all scenes' latents."""
+
+    def __call__(
+        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor, *, layout: SceneLayout
+    ) -> Tensor:
+        """Return the velocity BFCHW."""
+
+
+def velocity_errors(
+    model: VelocityModel, batch: TrainingBatch, *, schedule: VelocitySchedule, layout: SceneLayout
+) -> Tensor:
+    """Predict the velocity and return its mean squared error per sample and scene (B, N).
+
+    Context scenes enter clean, as at generation; their errors are returned, too; `masked_loss` ignores them.
+    """
+    num_scenes = layout.num_scenes
+    frames_per_scene = layout.latent_frames[0]
+    timesteps_BF = batch.timesteps_BN.repeat_interleave(frames_per_scene, dim=1)
+    is_target_BF = batch.is_target_BN.repeat_interleave(frames_per_scene, dim=1)
+    noisy_BFCHW = schedule.add_noise(batch.latents_BFCHW, batch.noise_BFCHW, timesteps_BF)
+    noisy_BFCHW = torch.where(is_target_BF[:, :, None, None, None], noisy_BFCHW, batch.latents_BFCHW)
+    velocity_BFCHW = schedule.velocity(batch.latents_BFCHW, batch.noise_BFCHW, timesteps_BF)
+    predicted_BFCHW = model(noisy_BFCHW, batch.prompt_embeds_BLD, batch.timesteps_BN, layout=layout)
+    squared_BFCHW = (predicted_BFCHW.float() - velocity_BFCHW).square()
+    return squared_BFCHW.reshape(len(squared_BFCHW), num_scenes, -1).mean(dim=2)
+
+
+def masked_loss(errors_BN: Tensor, is_target_BN: Tensor) -> Tensor:
+    """Average the errors of the target scenes: the batch's sum of Eq. 2 and Eq. 3, per target scene."""
+    weights_BN = is_target_BN.to(errors_BN.dtype)
+    return (errors_BN * weights_BN).sum() / weights_BN.sum()

@@ -1,0 +1,196 @@
+"""The training recipe: every knob of `m2d train` as a checked, frozen document.
+
+Owns the form of `recipes/training/*.yaml` and the rules between fields; does not look at files or devices.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Stage = Literal["base", "pretrain", "sft"]
+Device = Literal["cpu", "cuda"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataRecipe(_Part):
+    """Where the stories come from.
+
+    Attributes:
+        source: `builtin:puppet` renders stories of the embedded world.
+        num_stories: Stories in all, held-out ones included.
+        seed: Seed of the stories themselves.
+        held_out: The last so many stories are never trained on; the held-out loss is measured on them.
+    """
+
+    source: Literal["builtin:puppet"]
+    num_stories: int = Field(ge=2)
+    seed: int = Field(default=1, ge=0)
+    held_out: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _leaves_stories_to_train_on(self) -> Self:
+        if self.held_out >= self.num_stories:
+            raise ValueError(
+                f"held_out: {self.held_out} leaves nothing of {self.num_stories} stories; use less"
+            )
+        return self
+
+
+class VideoRecipe(_Part):
+    """One scene's size in pixels."""
+
+    num_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    fps: int = Field(default=8, ge=1)
+
+
+class TransformerRecipe(_Part):
+    """The shape of a transformer that starts from random weights.
+
+    Channels, text width and latent sizes follow from the codec, the text encoder and `video`.
+    """
+
+    num_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    attention_head_dim: int = Field(ge=8, multiple_of=8)
+    patch_size: int = Field(ge=1)
+    time_embed_dim: int = Field(ge=2)
+    max_text_tokens: int = Field(ge=1)
+
+
+class ObjectiveRecipe(_Part):
+    """What the loss is taken over.
+
+    Attributes:
+        timesteps: Distribution of the one timestep that all target scenes of a sample share.
+        caption_dropout: Probability that all captions of a sample are replaced by the empty prompt.
+        conditional_probability: Probability that a sample has clean context (Eq. 2); SFT only.
+        targets: The scene denoised in such a sample: the `last` (the paper's) or a `random` one.
+    """
+
+    timesteps: Literal["uniform", "logit_normal"] = "uniform"
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
+    conditional_probability: float = Field(default=0.0, ge=0, le=1)
+    targets: Literal["last", "random"] = "last"
+
+
+class OptimizerRecipe(_Part):
+    """How weights move.
+
+    Attributes:
+        name: `muon` orthogonalises the updates of the blocks' attention and feed-forward matrices and leaves
+            all other weights to AdamW; `adamw` is AdamW for all.
+        lr: AdamW's rate.
+        matrix_lr: Muon's rate, on AdamW's scale (updates are scaled to AdamW's usual RMS).
+    """
+
+    name: Literal["adamw", "muon"]
+    lr: float = Field(gt=0)
+    matrix_lr: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    grad_clip: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_the_rates_it_uses(self) -> Self:
+        if (self.name == "muon") != (self.matrix_lr is not None):
+            raise ValueError(
+                f"matrix_lr: {self.matrix_lr} with optimizer {self.name!r}; muon needs one and adamw has none"
+            )
+        return self
+
+
+class ScheduleRecipe(_Part):
+    """How the learning rates change over `steps`.
+
+    Attributes:
+        name: `constant`; `cosine` to `final_fraction`; `wsd`: constant, then linear to `final_fraction` over
+            the last `decay_fraction` of the steps.
+        warmup_steps: Linear warm-up from zero, for each of them.
+    """
+
+    name: Literal["constant", "cosine", "wsd"] = "wsd"
+    warmup_steps: int = Field(default=100, ge=0)
+    decay_fraction: float = Field(default=0.25, gt=0, le=1)
+    final_fraction: float = Field(default=0.02, ge=0, le=1)
+
+
+class CheckpointRecipe(_Part):
+    """When to save, and how many checkpoints stay. `every_steps: 0` saves by time alone."""
+
+    every_s: float = Field(default=300.0, gt=0)
+    every_steps: int = Field(default=0, ge=0)
+    keep: int = Field(default=2, ge=1)
+
+
+class EvaluationRecipe(_Part):
+    """How often, and on how many held-out samples, the held-out loss of the averaged weights is taken."""
+
+    every_steps: int = Field(default=500, ge=1)
+    num_samples: int = Field(default=128, ge=1)
+
+
+class TrainingRecipe(_Part):
+    """One stage of training.
+
+    Attributes:
+        model: Model folder whose codec, text encoder, tokenizer and scheduler are used, frozen.
+        init: `random`, or the run folder or model folder whose transformer the training starts from.
+        num_scenes: Scenes per sample, the n of the paper; 1 for the base stage.
+        mask: The attention mask's name.
+        export_dtype: Precision of the exported transformer.
+    """
+
+    title: str
+    stage: Stage
+    model: str
+    init: str = Field(min_length=1)
+    transformer: TransformerRecipe | None = None
+    data: DataRecipe
+    video: VideoRecipe
+    num_scenes: int = Field(ge=1)
+    mask: str = "mask2dit"
+    objective: ObjectiveRecipe = ObjectiveRecipe()
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: OptimizerRecipe
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    device: Device = "cpu"
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    log_every_steps: int = Field(default=50, ge=1)
+    export_dtype: Literal["float16", "float32"] = "float16"
+
+    @model_validator(mode="after")
+    def _stage_fits_scenes(self) -> Self:
+        if (self.stage == "base") != (self.num_scenes == 1):
+            raise ValueError(
+                f"num_scenes: {self.num_scenes} in stage {self.stage!r}; base trains single scenes (1), "
+                "pretrain and sft at least 2"
+            )
+        if self.stage != "sft" and self.objective.conditional_probability > 0:
+            raise ValueError(
+                f"objective.conditional_probability: {self.objective.conditional_probability} in stage "
+                f"{self.stage!r}; only sft trains with clean context scenes, remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transformer_has_one_origin(self) -> Self:
+        if self.init == "random" and self.transformer is None:
+            raise ValueError("transformer: missing, but init is 'random'; give the transformer's sizes")
+        if self.init != "random" and self.transformer is not None:
+            raise ValueError(
+                f"transformer: given together with init {self.init!r}, whose sizes hold; remove one of them"
+            )
+        return self

@@ -1,0 +1,168 @@
+"""Which clips, timesteps and conditioning every training step uses, as a pure function of (seed, step).
+
+Owns the order of the data and all draws but the noise; reads no data. The three stages differ only here:
+`base` takes single scenes, `pretrain` joins scenes of unrelated stories (Eq. 3), `sft` takes whole stories
+and makes all scenes but one clean context in a share of the samples (Eq. 2).
+"""
+
+# B batch, N scenes
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from m2d.diffusion.noise import generator
+from m2d.errors import DatasetError
+from m2d.training.recipe import ObjectiveRecipe, Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchDraw:
+    """One batch, by indices.
+
+    Attributes:
+        stories_BN: Story of every scene slot.
+        scenes_BN: Scene within that story.
+        timesteps_BN: Timestep per scene, int64; 0 for clean context.
+        is_target_BN: Scenes that are noised and that the loss is taken over.
+        drops_caption_B: Samples whose captions are replaced by the empty prompt.
+    """
+
+    stories_BN: Tensor
+    scenes_BN: Tensor
+    timesteps_BN: Tensor
+    is_target_BN: Tensor
+    drops_caption_B: Tensor
+
+    def describe(self) -> list[str]:
+        """Name every sample as `story:scene+story:scene`, for reports."""
+        return [
+            "+".join(f"{story}:{scene}" for story, scene in zip(stories, scenes, strict=True))
+            for stories, scenes in zip(self.stories_BN.tolist(), self.scenes_BN.tolist(), strict=True)
+        ]
+
+
+class StageSampler:
+    """Draws the batches of one stage. Every sample comes once per epoch; a last, short batch is left out."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        objective: ObjectiveRecipe,
+        story_range: tuple[int, int],
+        scenes_per_story: int,
+        num_scenes: int,
+        num_timesteps: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """Fix what is drawn from.
+
+        Args:
+            story_range: First story and one past the last.
+            scenes_per_story: Scenes that every story has.
+            num_scenes: Scenes per sample.
+
+        Raises:
+            DatasetError: The stories are too few or too short for one batch.
+        """
+        self._stage = stage
+        self._objective = objective
+        self._first_story, stop = story_range
+        self._num_stories = stop - self._first_story
+        self._scenes_per_story = scenes_per_story
+        self._num_scenes = num_scenes
+        self._num_timesteps = num_timesteps
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = -1
+        self._clips_EN2 = torch.empty(0, num_scenes, 2, dtype=torch.int64)
+        self._check()
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch."""
+        return self._batch_size
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in an epoch."""
+        return self._num_stories * (self._scenes_per_story if self._stage == "base" else 1)
+
+    def draw(self, step: int) -> BatchDraw:
+        """Return the batch of `step`, the same whatever was drawn before."""
+        epoch, place = divmod(step, self.num_samples // self._batch_size)
+        if epoch != self._epoch:
+            self._clips_EN2, self._epoch = self._draw_epoch(epoch), epoch
+        clips_BN2 = self._clips_EN2[place * self._batch_size : (place + 1) * self._batch_size]
+        draws = generator(self._seed, purpose="objective", step=step)
+        timesteps_B = self._draw_timesteps(draws)
+        is_target_BN = self._draw_targets(draws)
+        drops_caption_B = torch.rand(self._batch_size, generator=draws) < self._objective.caption_dropout
+        return BatchDraw(
+            stories_BN=clips_BN2[..., 0] + self._first_story,
+            scenes_BN=clips_BN2[..., 1],
+            timesteps_BN=torch.where(is_target_BN, timesteps_B[:, None], 0),
+            is_target_BN=is_target_BN,
+            drops_caption_B=drops_caption_B,
+        )
+
+    def _draw_epoch(self, epoch: int) -> Tensor:
+        """Return (samples, N, 2) story and scene indices of one epoch, shuffled."""
+        order = generator(self._seed, purpose="order", step=epoch)
+        samples_E = torch.randperm(self.num_samples, generator=order)
+        slots_N = torch.arange(self._num_scenes)
+        if self._stage == "base":
+            stories_EN = (samples_E // self._scenes_per_story)[:, None]
+            scenes_EN = (samples_E % self._scenes_per_story)[:, None]
+        elif self._stage == "pretrain":
+            # Distinct offsets into one shuffled order give every sample n different stories.
+            offsets_N = torch.randperm(self._num_stories, generator=order)[: self._num_scenes]
+            places_EN = (torch.arange(self._num_stories)[:, None] + offsets_N) % self._num_stories
+            stories_EN = samples_E[places_EN]
+            scenes_EN = torch.randint(self._scenes_per_story, stories_EN.shape, generator=order)
+        else:
+            starts = self._scenes_per_story - self._num_scenes + 1
+            stories_EN = samples_E[:, None].expand(-1, self._num_scenes)
+            scenes_EN = torch.randint(starts, (self.num_samples, 1), generator=order) + slots_N
+        return torch.stack((stories_EN, scenes_EN), dim=-1)
+
+    def _draw_timesteps(self, draws: torch.Generator) -> Tensor:
+        # One draw from each of B equal strata: the same marginals, but the batch's loss varies less.
+        places_B = torch.randperm(self._batch_size, generator=draws)
+        quantiles_B = (places_B + torch.rand(self._batch_size, generator=draws)) / self._batch_size
+        if self._objective.timesteps == "logit_normal":
+            quantiles_B = torch.special.ndtri(quantiles_B.clamp(1e-6, 1 - 1e-6)).sigmoid()
+        return (quantiles_B * self._num_timesteps).long().clamp(max=self._num_timesteps - 1)
+
+    def _draw_targets(self, draws: torch.Generator) -> Tensor:
+        is_conditional_B = (
+            torch.rand(self._batch_size, generator=draws) < self._objective.conditional_probability
+        )
+        target_B = torch.randint(self._num_scenes, (self._batch_size,), generator=draws)
+        if self._objective.targets == "last":
+            target_B = torch.full_like(target_B, self._num_scenes - 1)
+        is_chosen_BN = torch.arange(self._num_scenes) == target_B[:, None]
+        return is_chosen_BN | ~is_conditional_B[:, None]
+
+    def _check(self) -> None:
+        needed = self._num_scenes if self._stage == "sft" else 1
+        if self._scenes_per_story < needed:
+            raise DatasetError(
+                f"num_scenes: {self._num_scenes}, but the stories have {self._scenes_per_story} scenes; "
+                f"use at most {self._scenes_per_story}"
+            )
+        if self._stage == "pretrain" and self._num_stories < self._num_scenes:
+            raise DatasetError(
+                f"{self._num_stories} stories cannot give {self._num_scenes} different ones per sample; "
+                "use more stories"
+            )
+        if self.num_samples < self._batch_size:
+            raise DatasetError(
+                f"batch_size: {self._batch_size} is more than the {self.num_samples} samples there are; "
+                "use a smaller batch or more stories"
+            )

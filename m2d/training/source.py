@@ -1,0 +1,59 @@
+"""Where stories come from: the protocol that training, caching and evaluation read stories through.
+
+Owns the protocol and the choice of a source by name; renders and decodes nothing itself.
+"""
+
+# N scenes, P pixel frames, C colour channels, H W pixel height and width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from m2d.geometry import SceneGeometry
+from m2d.training.recipe import DataRecipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryClips:
+    """One story's scenes.
+
+    Attributes:
+        frames_NPCHW: Pixels, float32 in [-1, 1].
+        prompts: One prompt per scene, as the text encoder is to read it.
+    """
+
+    frames_NPCHW: Tensor
+    prompts: tuple[str, ...]
+
+
+class StorySource(Protocol):
+    """A fixed, indexable set of stories: the same index always gives the same story."""
+
+    @property
+    def num_stories(self) -> int:
+        """How many stories there are."""
+
+    @property
+    def num_scenes(self) -> int:
+        """Scenes of every story."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of what `render` returns for an index; it must change whenever any story would."""
+
+    def render(self, index: int) -> StoryClips:
+        """Return story `index`."""
+
+    def render_batch(self, indices: Sequence[int]) -> Sequence[StoryClips]:
+        """Return several stories, in the order asked for."""
+
+
+def open_source(data: DataRecipe, geometry: SceneGeometry) -> StorySource:
+    """Open the source that a recipe's `data` names, for scenes of `geometry`."""
+    from m2d.puppet.dataset import PuppetStories
+
+    return PuppetStories(num_stories=data.num_stories, seed=data.seed, geometry=geometry)

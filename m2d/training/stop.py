@@ -1,0 +1,49 @@
+"""A stop request from outside (SIGTERM, SIGINT) that long loops poll; decides nothing about what is saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Turns the first SIGTERM or SIGINT into a flag; a second one acts as it would have without us.
+
+    Used as a context manager, in the main thread; in others signals cannot be handled and none is.
+    """
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def reason(self) -> str:
+        """Name of the signal that came, or an empty string."""
+        return self._signal.name if self._signal is not None else ""
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
