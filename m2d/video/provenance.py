@@ -111,14 +111,16 @@ class Provenance(_Record):
         Raises:
             ProvenanceError: The film is another one than the provenance describes.
         """
-        if num_frames != self.num_frames:
+        told_width, told_height = (
+            self.video.width * self.video.upscale,
+            self.video.height * self.video.upscale,
+        )
+        told = f"{self.num_frames} frames of {told_width}x{told_height}"
+        found = f"{num_frames} frames of {width}x{height}"
+        if told != found:
             raise ProvenanceError(
-                f"the provenance tells of {self.num_frames} frames, the film has {num_frames}"
-            )
-        told = (self.video.width * self.video.upscale, self.video.height * self.video.upscale)
-        if told != (width, height):
-            raise ProvenanceError(
-                f"the provenance tells of {told[0]}x{told[1]} pixels, the film has {width}x{height}"
+                f"the provenance tells of {told}, the film has {found}: it was changed after writing; use the"
+                " original, or remove the film's tags to have it taken as any other film"
             )
 
 

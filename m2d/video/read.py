@@ -195,7 +195,8 @@ def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> 
     if stream is None:
         others = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
         raise FilmError(f"{path}: holds no video, only {others}; give a video file")
-    codec = stream.codec.canonical_name
+    # PyAV gives a stream no context when it knows no decoder for it, whatever the annotation says.
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
     if codec not in _CODECS:
         allowed = ", ".join(sorted(_CODECS))
         raise FilmError(f"{path}: the codec {codec} is not read; convert it to one of {allowed}")
@@ -218,11 +219,15 @@ def _is_cover(stream: VideoStream) -> bool:
 
 def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) -> FilmInfo:
     tags = {key.lower(): value for key, value in container.metadata.items()}
+    provenance = _provenance(tags)
+    if provenance:
+        num_frames = stream.frames or provenance.num_frames
+        provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height)
     fps = stream.average_rate or stream.guessed_rate
     if not fps:
         raise FilmError(f"{container.name}: tells no frame rate; give a video, not a still picture")
     return FilmInfo(
-        codec=stream.codec.canonical_name,
+        codec=stream.codec_context.codec.canonical_name,
         width=stream.width,
         height=stream.height,
         fps=fps,
@@ -231,7 +236,7 @@ def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) ->
         size_bytes=size_bytes,
         title=printable(tags.get("title", ""), limit=500),
         chapters=_chapters(container),
-        provenance=_provenance(tags),
+        provenance=provenance,
     )
 
 

@@ -1,0 +1,286 @@
+"""Reading a film opens that film and nothing else, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import subprocess
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import pytest
+
+from m2d.video import read
+from m2d.video.provenance import ProvenanceError, canonical_json, seal_provenance
+from m2d.video.read import FilmError, ReadLimits, probe, read_film
+
+WriteFilm = Callable[..., Path]
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-nostdin", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def retagged(source: Path, target: Path, tags: dict[str, str]) -> Path:
+    with av.open(source) as old, av.open(target, "w", options={"movflags": "use_metadata_tags"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        new.metadata.update(tags)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def test_probe_tells_without_decoding(film: WriteFilm) -> None:
+    info = probe(film())
+    assert (info.codec, info.width, info.height, info.fps, info.num_frames) == ("h264", 96, 64, 8, 15)
+    assert info.duration_s == pytest.approx(1.875)
+    assert info.size_bytes > 1000
+    assert info.provenance is not None
+
+
+def test_film_of_somebody_else_is_read_at_its_own_size(tmp_path: Path) -> None:
+    path = tmp_path / "holiday.mkv"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=25:duration=1", "-metadata", "comment=By me", path)
+    film = read_film(path)
+    assert film.frames_PHWC.shape == (25, 48, 64, 3)
+    assert film.provenance is None
+    assert film.chapters == ()
+    assert len(film.scenes) == 1
+    assert film.timestamps_s[-1] == pytest.approx(24 / 25, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.webm", "libvpx"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mov", "libx265")],
+)
+def test_common_formats_are_read(tmp_path: Path, name: str, codec: str) -> None:
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=0.5", "-c:v", codec, tmp_path / name)
+    assert read_film(tmp_path / name).frames_PHWC.shape == (5, 48, 64, 3)
+
+
+def test_colours_of_a_foreign_film_are_not_shifted(tmp_path: Path) -> None:
+    path = tmp_path / "grey.mp4"
+    ffmpeg("-f", "lavfi", "-i", "color=0x808080:size=64x48:rate=5:duration=1", path)
+    assert abs(int(read_film(path).frames_PHWC.mean()) - 128) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile secret.mp4\n"),
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n"),
+        (
+            "list.mp4",
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+            'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="video/mp4">'
+            '<Representation id="1" bandwidth="1"><BaseURL>secret.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>',
+        ),
+        ("list.mp4", "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5000 RTP/AVP 96\n"),
+        ("list.mp4", "just a letter to a friend"),
+        ("list.mp4", ";FFMETADATA1\ntitle=x\n"),
+    ],
+)
+def test_text_named_like_a_film_is_refused_and_opens_nothing(
+    film: WriteFilm, tmp_path: Path, name: str, text: str
+) -> None:
+    secret = film("secret.mp4")
+    os.utime(secret, (1, secret.stat().st_mtime))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FilmError, match=r"list\.mp4: is not a film that can be read .*; give a complete MP4"):
+        read_film(tmp_path / name)
+    assert secret.stat().st_atime == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:a.mp4|b.mp4", "subfile,,start,0,end,9,,:a.mp4", "http://x/a.mp4", "-i"]
+)
+def test_file_name_is_never_an_address(name: str) -> None:
+    with pytest.raises(FilmError, match="does not exist; give a video file"):
+        read_film(Path(name))
+
+
+def test_strange_file_name_is_only_a_name(film: WriteFilm, tmp_path: Path) -> None:
+    path = film().rename(tmp_path / "concat:%d|b \n\u2603.mp4")
+    assert len(read_film(path).frames_PHWC) == 15
+
+
+def test_missing_empty_and_folder_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(FilmError, match=r"empty\.mp4: has 0 bytes"):
+        read_film(tmp_path / "empty.mp4")
+    with pytest.raises(FilmError, match="is a folder"):
+        read_film(tmp_path)
+    with pytest.raises(FilmError, match=r"gone\.mp4: does not exist"):
+        probe(tmp_path / "gone.mp4")
+
+
+def test_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(FilmError, match="is not a file"):
+        read_film(tmp_path / "pipe.mp4")
+
+
+def test_audio_alone_is_refused_even_with_a_cover(tmp_path: Path) -> None:
+    sound = ("-f", "lavfi", "-i", "sine=duration=0.2")
+    ffmpeg(*sound, tmp_path / "song.mp4")
+    with pytest.raises(FilmError, match=r"song\.mp4: holds no video, only audio"):
+        read_film(tmp_path / "song.mp4")
+    cover = ("-f", "lavfi", "-i", "color=red:size=16x16:duration=0.04", "-map", "0", "-map", "1")
+    ffmpeg(
+        *sound,
+        *cover,
+        "-c:v",
+        "mjpeg",
+        "-disposition:v",
+        "attached_pic",
+        "-frames:v",
+        "1",
+        tmp_path / "b.mp4",
+    )
+    with pytest.raises(FilmError, match=r"b\.mp4: holds no video, only audio, video"):
+        read_film(tmp_path / "b.mp4")
+
+
+def test_rare_codecs_are_never_decoded(tmp_path: Path) -> None:
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:duration=0.2", "-c:v", "magicyuv", tmp_path / "rare.mkv")
+    with pytest.raises(FilmError, match=r"the codec magicyuv is not read; convert it to one of av1, h264"):
+        read_film(tmp_path / "rare.mkv")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_cut_off_film_is_refused(film: WriteFilm, tmp_path: Path, share: float) -> None:
+    data = film().read_bytes()
+    short = tmp_path / "short.mp4"
+    short.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(FilmError, match=r"short\.mp4: is cut off"):
+        read_film(short)
+
+
+def test_cut_off_film_with_its_index_at_the_end_is_refused(tmp_path: Path) -> None:
+    whole, short = tmp_path / "whole.mp4", tmp_path / "short.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1", whole)
+    short.write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(FilmError, match=r"short\.mp4: is cut off"):
+        probe(short)
+
+
+@pytest.mark.parametrize(
+    ("limits", "complaint"),
+    [
+        (ReadLimits(size_bytes=100), "bytes; between 1 and 100 are allowed"),
+        (ReadLimits(side=50), "96x64 pixels; at most 50 a side"),
+        (ReadLimits(num_frames=14), "15 frames; at most 14 are allowed"),
+        (ReadLimits(decoded_bytes=5000), "longer than 4 frames"),
+    ],
+)
+def test_too_large_films_are_refused(film: WriteFilm, limits: ReadLimits, complaint: str) -> None:
+    with pytest.raises(FilmError, match=complaint):
+        read_film(film(), limits=limits)
+
+
+def test_mutated_films_are_read_or_refused_but_never_crash(film: WriteFilm, tmp_path: Path) -> None:
+    data = film().read_bytes()
+    chance = random.Random(7)
+    path = tmp_path / "mutated.mp4"
+    refused = 0
+    for _ in range(150):
+        mutated = bytearray(data)
+        for _ in range(chance.choice([1, 4, 30])):
+            mutated[chance.randrange(len(mutated))] = chance.randrange(256)
+        path.write_bytes(mutated)
+        try:
+            read_film(path)
+        except (FilmError, ProvenanceError):
+            refused += 1
+    assert refused > 10
+
+
+def test_copied_film_keeps_its_provenance_in_the_comment(film: WriteFilm, tmp_path: Path) -> None:
+    path = film()
+    ffmpeg("-i", path, "-c", "copy", tmp_path / "copy.mp4")
+    copied = read_film(tmp_path / "copy.mp4")
+    assert copied.provenance == probe(path).provenance
+    assert len(copied.chapters) == 3
+    ffmpeg("-i", path, "-c", "copy", tmp_path / "copy.mkv")
+    assert read_film(tmp_path / "copy.mkv").provenance == probe(path).provenance
+
+
+def test_provenance_that_lies_about_the_film_is_refused(film: WriteFilm, tmp_path: Path) -> None:
+    path = film()
+    provenance = probe(path).provenance
+    assert provenance is not None
+    fewer = provenance.model_copy(update={"scenes": provenance.scenes[:2]})
+    lie = retagged(path, tmp_path / "lie.mp4", {"m2d.recipe": seal_provenance(fewer)})
+    with pytest.raises(ProvenanceError, match="tells of 10 frames of 96x64, the film has 15 frames"):
+        read_film(lie)
+    larger = provenance.model_copy(update={"video": provenance.video.model_copy(update={"upscale": 3})})
+    lie = retagged(path, tmp_path / "lie.mp4", {"m2d.recipe": seal_provenance(larger)})
+    with pytest.raises(ProvenanceError, match="of 72x48, the film has 15 frames of 96x64"):
+        probe(lie)
+
+
+def test_damaged_provenance_is_refused(film: WriteFilm, tmp_path: Path) -> None:
+    path = film()
+    provenance = probe(path).provenance
+    assert provenance is not None
+    text = seal_provenance(provenance).replace("walks right", "walks left")
+    broken = retagged(path, tmp_path / "broken.mp4", {"comment": text})
+    with pytest.raises(ProvenanceError, match="damaged"):
+        probe(broken)
+
+
+def test_library_is_told_the_allowlists(monkeypatch: pytest.MonkeyPatch, film: WriteFilm) -> None:
+    seen = {}
+    real = av.open
+
+    def spy(file: object, *arguments: object, **options: object) -> object:
+        seen.update(options)
+        return real(file, *arguments, **options)
+
+    path = film()
+    monkeypatch.setattr(read.av, "open", spy)
+    probe(path)
+    assert seen["options"] == {
+        "protocol_whitelist": "file",
+        "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
+    }
+
+
+def test_chapter_titles_of_foreign_films_are_made_printable(film: WriteFilm, tmp_path: Path) -> None:
+    path = tmp_path / "chapters.mp4"
+    with av.open(film()) as old, av.open(path, "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        new.metadata["title"] = "\x1b[31mred\nline"
+        new.set_chapters(
+            [
+                {
+                    "id": 1,
+                    "start": 0,
+                    "end": 9,
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": "a\x1b[2Jb"},
+                }
+            ]
+        )
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    info = probe(path)
+    assert info.title == "[31mred line"
+    assert [chapter.title for chapter in info.chapters] == ["a[2Jb"]
+
+
+def test_canonical_json_is_what_a_film_carries(film: WriteFilm) -> None:
+    with av.open(io.BytesIO(film().read_bytes())) as container:
+        text = container.metadata["m2d.recipe"]
+        assert text == container.metadata["comment"]
+    assert canonical_json(json.loads(text)) == text
