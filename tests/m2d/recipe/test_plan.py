@@ -1,0 +1,188 @@
+"""Planning: defaults, overrides, what only the model can judge, and warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from m2d.errors import RecipeError
+from m2d.geometry import ModelGeometry
+from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.recipe.loader import parse_document
+from m2d.recipe.plan import Overrides, RunPlan, default_output, plan_story
+from m2d.recipe.schema import Recipe
+
+GEOMETRY = ModelGeometry(
+    spatial_compression=8,
+    temporal_compression=4,
+    patch_size=2,
+    latent_channels=16,
+    max_text_tokens=48,
+    default_height=64,
+    default_width=96,
+    default_num_frames=9,
+    default_fps=8,
+    num_scenes=3,
+)
+
+STORY = """\
+title: First snow
+cast: {Actor1: "round red body, wool cap", Actor2: "square blue body, no hat"}
+setting: snowfield at dusk
+scenes:
+  - Actor1 walks right.
+  - {prompt: Actor2 waves., seed: 3, guidance_scale: 1.5, negative_prompt: ""}
+  - Actor1 bows. Actor2 bows.
+sampling: {seed: 7, guidance_scale: 3, negative_prompt: "night"}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSource:
+    """What a plan reads of a model."""
+
+    name: str = "builtin:puppet"
+    geometry: ModelGeometry = GEOMETRY
+
+
+def plan(text: str = STORY, **arguments: Any) -> RunPlan:
+    """Plan the story in `text`."""
+    loaded = parse_document(text, Recipe, name="story.yaml")
+    return plan_story(loaded.value, cast(Any, FakeSource()), places=loaded.places, **arguments)
+
+
+def refusals(text: str = STORY, **arguments: Any) -> list[str]:
+    """Return the problems of planning the story in `text`."""
+    with pytest.raises(RecipeError) as error:
+        plan(text, **arguments)
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_every_scene_gets_setting_cast_and_its_own_sampling() -> None:
+    first, second, third = plan().scenes
+    assert first.prompt == "Snowfield at dusk. Actor1 (round red body, wool cap) walks right."
+    assert (first.seed, first.guidance_scale, first.negative_prompt) == (7, 3.0, "night")
+    assert (second.seed, second.guidance_scale, second.negative_prompt) == (3, 1.5, "")
+    assert third.prompt.count("body") == 2
+
+
+def test_sizes_default_to_those_of_the_model() -> None:
+    planned = plan()
+    assert (planned.scene_geometry.height, planned.scene_geometry.width, planned.fps) == (64, 96, 8)
+    assert planned.num_frames == 27
+    assert planned.duration_s == 27 / 8
+    assert planned.layout.text_tokens == (48, 48, 48)
+    assert planned.layout.latent_frames == (3, 3, 3)
+    assert planned.layout.tokens_per_frame == 24
+    assert planned.warnings == ()
+
+
+def test_the_output_is_named_after_the_title() -> None:
+    assert plan().output == Path("first-snow.mp4")
+    assert plan(STORY + "output: x.mp4\n").output == Path("x.mp4")
+    assert default_output("Été à la plage!") == "ete-a-la-plage.mp4"
+    assert default_output("雪") == "story.mp4"
+
+
+def test_the_command_line_wins_except_over_a_scene_s_own_seed() -> None:
+    wanted = Overrides(
+        out=Path("/tmp/x.mp4"), seed=9, num_inference_steps=4, backend="aot", device="cuda", dtype="bfloat16"
+    )
+    planned = plan(overrides=wanted)
+    assert [scene.seed for scene in planned.scenes] == [9, 3, 9]
+    assert planned.sampling.num_inference_steps == 4
+    assert (planned.backend, planned.device, planned.dtype) == ("aot", "cuda", "bfloat16")
+    assert planned.output == Path("/tmp/x.mp4")
+
+
+def test_the_plan_s_recipe_gives_the_same_plan_without_overrides() -> None:
+    planned = plan(overrides=Overrides(seed=9, num_inference_steps=4))
+    again = plan_story(planned.recipe, cast(Any, FakeSource()))
+    assert again == planned
+
+
+def test_overrides_are_checked_like_fields_and_named_by_their_flags() -> None:
+    wanted = Overrides(out=Path("x.avi"), seed=-1, num_inference_steps=0, device="gpu", dtype="half")
+    found = refusals(overrides=wanted)
+    assert sorted(line.split(": ")[1] for line in found) == [
+        "--device",
+        "--dtype",
+        "--out",
+        "--seed",
+        "--steps",
+    ]
+    assert "command line: --steps: must be at least 1, got 0" in found
+
+
+def test_wrong_sizes_are_reported_together_with_the_nearest_allowed() -> None:
+    found = refusals(STORY + "video:\n  num_frames: 48\n  height: 65\n  width: 100\n")
+    assert found == [
+        "story.yaml:10:15: video.num_frames: 48 is not 4k+1; use 45 or 49",
+        "story.yaml:11:11: video.height: 65 is not a positive multiple of 16; use 64 or 80",
+        "story.yaml:12:10: video.width: 100 is not a positive multiple of 16; use 96 or 112",
+    ]
+
+
+def test_a_film_too_large_to_write_is_refused() -> None:
+    found = refusals(STORY + "video: {height: 1024, upscale: 9}\n")
+    assert found == [
+        "story.yaml:9:17: video.height: 1024 times upscale 9 is 9216 pixels; at most 8192 are allowed, "
+        "use a smaller upscale"
+    ]
+
+
+def test_more_scenes_than_trained_are_refused_and_fewer_are_a_warning() -> None:
+    many = STORY.replace("  - Actor1 bows", "  - Actor1 jumps.\n  - Actor1 bows")
+    assert refusals(many) == [
+        "story.yaml:5:3: scenes: 4 scenes, but the model was trained for 3; use 3 or fewer"
+    ]
+    few = STORY.replace("  - Actor1 bows. Actor2 bows.\n", "")
+    assert plan(few).warnings == (
+        "story.yaml:5:3: scenes: 2 of the 3 scenes the model was trained on; all look best",
+    )
+
+
+def test_an_overlong_prompt_is_refused_with_its_counts() -> None:
+    def count(text: str) -> int:
+        return 10 * len(text.split())
+
+    found = refusals(count_tokens=count)
+    assert len(found) == 3
+    assert found[0] == (
+        "story.yaml:5:5: scenes[0].prompt: 110 tokens with setting and cast, but the model reads at most 48; "
+        "shorten it by 62"
+    )
+
+
+def test_prompt_tokens_are_counted_for_the_plan() -> None:
+    scenes = plan(count_tokens=lambda text: len(text.split())).scenes
+    assert [scene.num_prompt_tokens for scene in scenes] == [11, 10, 17]
+
+
+def test_unknown_words_are_named_with_the_nearest_known() -> None:
+    text = STORY.replace("waves.", "wavez till night.").replace("wool cap", "woolly cap")
+    assert plan(text, known_words=KNOWN_WORDS).warnings == (
+        "story.yaml:2:16: cast.Actor1: the model does not know the word 'woolly'; nearest known: wool",
+        "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'wavez'; nearest known: waves",
+        "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'till'; nearest known: still, tall",
+    )
+    assert plan(known_words=KNOWN_WORDS).warnings == ()
+
+
+def test_a_story_that_is_probably_not_meant_so_gets_a_warning() -> None:
+    text = STORY.replace("Actor2 waves.", "Actor1 (left) waves.").replace(" Actor2 bows.", "")
+    warnings = plan(text + "video: {height: 80}\n").warnings
+    assert [warning.split(": ", 1)[1] for warning in warnings] == [
+        "video.height: 80, but the model was trained with 64; other sizes look worse",
+        "cast.Actor2: no scene names this actor",
+        "scenes[1].prompt: Actor1 has brackets of its own; the cast's description is put before them",
+    ]
+
+
+def test_a_plan_needs_no_places() -> None:
+    recipe = Recipe.model_validate({"title": "x", "scenes": ("a",) * 4})
+    with pytest.raises(RecipeError, match="recipe: scenes: 4 scenes"):
+        plan_story(recipe, cast(Any, FakeSource()))
