@@ -10,7 +10,7 @@ Owns the order of things (scale, predict, guide, step) and which latents change;
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -104,6 +104,20 @@ class DenoiseRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiseState:
+    """An unfinished run: with it, the same request gives the same bits as a run that was never interrupted.
+
+    Attributes:
+        steps_done: Steps finished.
+        tensors: The latents, and what the scenes' schedulers remember, by name. No randomness is kept: every
+            draw is named by its seed and step.
+    """
+
+    steps_done: int
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepEvent:
     """What `on_step` gets after every step.
 
@@ -113,12 +127,14 @@ class StepEvent:
         timestep: The training timestep this step started from, 0 to 999.
         x0: Call it for the current estimate of all scenes' clean latents, float32 BFCHW: the material of a
             preview. It costs a copy of the latents, so call it only when it is shown.
+        state: Call it for what a journal has to keep to continue after this step.
     """
 
     step: int
     total: int
     timestep: int
     x0: Callable[[], Tensor] = field(repr=False)
+    state: Callable[[], DenoiseState] = field(repr=False)
 
 
 @torch.no_grad()
@@ -128,6 +144,7 @@ def denoise(
     request: DenoiseRequest,
     *,
     on_step: Callable[[StepEvent], None] | None = None,
+    resume: DenoiseState | None = None,
 ) -> Tensor:
     """Denoise the target scenes of a story.
 
@@ -136,6 +153,7 @@ def denoise(
         scheduler: From `scheduler_from_config`. It is copied and left as it is.
         request: What to denoise.
         on_step: Called after every step; what it raises ends the run.
+        resume: Continue here instead of at step 1. It must come from the same request and scheduler.
 
     Returns:
         Clean latents of all scenes, float32 (1, F, C, H, W) on the request's device. Context scenes are the
@@ -145,10 +163,14 @@ def denoise(
         SchedulerError: The scheduler would sample wrongly, or cannot take that many steps.
         LayoutMismatch: The denoiser was prepared for another layout or for other scenes.
         BackendError: The model predicted something that is not finite.
+        ValueError: A state that belongs to another request.
     """
     _check_denoiser(denoiser, request)
     check_scheduler(scheduler)
-    return _Run(denoiser, scheduler, request).latents_after_all_steps(on_step)
+    run = _Run(denoiser, scheduler, request)
+    if resume is not None:
+        run.restore(resume)
+    return run.latents_after_all_steps(on_step)
 
 
 class _Run:
@@ -165,10 +187,33 @@ class _Run:
             for scene in request.conditioning.targets
         }
         self._latents_BFCHW = self._initial_latents()
+        self._steps_done = 0
+
+    def restore(self, state: DenoiseState) -> None:
+        latents_BFCHW = state.tensors.get("latents_BFCHW")
+        if latents_BFCHW is None or latents_BFCHW.shape != self._latents_BFCHW.shape:
+            raise ValueError(
+                f"resume: latents of shape {None if latents_BFCHW is None else tuple(latents_BFCHW.shape)}, "
+                f"the request has {tuple(self._latents_BFCHW.shape)}"
+            )
+        if not 0 <= state.steps_done <= len(self._timesteps):
+            raise ValueError(f"resume: {state.steps_done} steps done, the request has {len(self._timesteps)}")
+        device = self._request.device
+        self._latents_BFCHW = latents_BFCHW.to(device, copy=True)
+        self._steps_done = state.steps_done
+        for scene, stepper in self._steppers.items():
+            prefix = f"scene_{scene:03d}."
+            history = {
+                name.removeprefix(prefix): tensor.to(device)
+                for name, tensor in state.tensors.items()
+                if name.startswith(prefix)
+            }
+            stepper.restore(history)
 
     def latents_after_all_steps(self, on_step: Callable[[StepEvent], None] | None) -> Tensor:
         total = len(self._timesteps)
-        for index, timestep in enumerate(self._timesteps):
+        for index in range(self._steps_done, total):
+            timestep = self._timesteps[index]
             input_BFCHW = self._model_input(index)
             velocity_BFCHW = self._predict(input_BFCHW, timestep)
             if not torch.isfinite(velocity_BFCHW).all():
@@ -177,6 +222,7 @@ class _Run:
                     f"{self._request.dtype}; use bfloat16 or float32, and check the model folder's weights"
                 )
             self._step(velocity_BFCHW, index)
+            self._steps_done = index + 1
             if on_step is not None:
                 on_step(
                     StepEvent(
@@ -184,6 +230,7 @@ class _Run:
                         total=total,
                         timestep=timestep,
                         x0=partial(self._x0, input_BFCHW, velocity_BFCHW, timestep),
+                        state=self._state,
                     )
                 )
         return self._latents_BFCHW
@@ -233,10 +280,19 @@ class _Run:
 
     def _step(self, velocity_BFCHW: Tensor, index: int) -> None:
         layout = self._request.layout
+        # A new tensor: multistep schedulers keep the latents they were given for their next step.
+        stepped_BFCHW = self._latents_BFCHW.clone()
         for scene, velocity in _by_scene(velocity_BFCHW, layout, tuple(self._steppers)).items():
             frames = layout.frame_span(scene).as_slice
             noisy_BFCHW = self._latents_BFCHW[:, frames]
-            self._latents_BFCHW[:, frames] = self._steppers[scene].step(velocity, noisy_BFCHW, index=index)
+            stepped_BFCHW[:, frames] = self._steppers[scene].step(velocity, noisy_BFCHW, index=index)
+        self._latents_BFCHW = stepped_BFCHW
+
+    def _state(self) -> DenoiseState:
+        tensors = {"latents_BFCHW": self._latents_BFCHW.clone()}
+        for scene, stepper in self._steppers.items():
+            tensors |= {f"scene_{scene:03d}.{name}": part for name, part in stepper.history().items()}
+        return DenoiseState(steps_done=self._steps_done, tensors=tensors)
 
     def _x0(self, input_BFCHW: Tensor, velocity_BFCHW: Tensor, timestep: int) -> Tensor:
         layout = self._request.layout

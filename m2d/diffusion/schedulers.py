@@ -102,6 +102,8 @@ def check_scheduler(scheduler: Any) -> None:
         for key, (wanted, reason) in _REQUIRED.items()
         # A flag may be stored as null, which diffusers reads as false.
         if key in config and config[key] != wanted and not (wanted is False and config[key] is None)
+        # CogVideoX's classes have the setting (on by default) and never act on it.
+        if not (key == "clip_sample" and type(scheduler).__name__ in _COG_CLASSES)
     ]
     algorithm = config.get("algorithm_type", _SOLVERS[0])
     if algorithm not in _SOLVERS:
@@ -160,5 +162,5 @@ def _transferred_config(wanted_class: str, own: Any) -> dict[str, Any]:
         "timestep_spacing": "trailing",
     }
     if wanted_class in _COG_CLASSES:
-        return config | {"snr_shift_scale": 1.0, "clip_sample": False, "set_alpha_to_one": True}
+        return config | {"snr_shift_scale": 1.0, "set_alpha_to_one": True}
     return config | {"final_sigmas_type": "zero"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +19,10 @@ from diffusers import CogVideoXDPMScheduler
 from torch import Tensor
 
 from m2d.diffusion.noise import draw_noise, generator
+
+# Attributes in which diffusers' multistep schedulers keep what earlier steps left.
+_COUNTERS = ("lower_order_nums", "this_order", "_step_index")
+_HISTORY = ("model_outputs", "timestep_list", "last_sample", *_COUNTERS)
 
 
 class SceneStepper:
@@ -75,6 +79,29 @@ class SceneStepper:
             return _checked(latents)
         keywords = {"generator": stream} if self._takes_generator else {}
         return _checked(self._scheduler.step(velocity_BFCHW, timestep, latents_BFCHW, **keywords).prev_sample)
+
+    def history(self) -> dict[str, Tensor]:
+        """Return what later steps need besides the latents, as tensors by name; empty for most schedulers."""
+        kept: dict[str, Any] = {name: getattr(self._scheduler, name, None) for name in _HISTORY}
+        kept["previous_x0"] = self._previous_x0
+        flat = {
+            f"{name}.{index}": part
+            for name, value in kept.items()
+            for index, part in enumerate(value if isinstance(value, list) else [value])
+        }
+        return {name: torch.as_tensor(part) for name, part in flat.items() if part is not None}
+
+    def restore(self, history: Mapping[str, Tensor]) -> None:
+        """Continue where another stepper with the same scheduler and seed was when it gave `history`."""
+        for name in _HISTORY:
+            current = getattr(self._scheduler, name, None)
+            if isinstance(current, list):
+                parts = [history.get(f"{name}.{index}") for index in range(len(current))]
+                setattr(self._scheduler, name, parts)
+            elif f"{name}.0" in history:
+                part = history[f"{name}.0"]
+                setattr(self._scheduler, name, int(part) if name in _COUNTERS else part)
+        self._previous_x0 = history.get("previous_x0.0")
 
     def _align_next_timestep(self, index: int) -> None:
         # DDIM and CogVideoX's schedulers take `timestep - num_train_timesteps // num_inference_steps` for the

@@ -7,11 +7,12 @@ import dataclasses
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from m2d.diffusion.conditioning import Conditioning
-from m2d.diffusion.denoise import DenoiseRequest, StepEvent, denoise
+from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.diffusion.noise import draw_noise
 from m2d.diffusion.schedulers import SCHEDULERS, SchedulerError, scheduler_from_config
@@ -111,6 +112,23 @@ def test_first_order_schedulers_equal_ddim_written_out_in_float64(
     # Euler begins with noise 4096 times the signal and subtracts it in float32: 4096 * eps = 5e-4.
     tolerance = 1e-5 if name == "ddim" else 1e-3
     torch.testing.assert_close(latents.double(), MEAN + deviation, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_a_scene_is_stepped_as_diffusers_own_pipelines_would(scheduler_config, name):
+    scheduler = scheduler_from_config(scheduler_config, name)
+    denoiser = denoiser_for(scheduler, spread=0.5)
+    latents = denoise(denoiser, scheduler, request_for(**given(1, 2)))
+
+    scheduler.set_timesteps(8)
+    noisy = draw_noise((1, 2, *SHAPE), seed=1, purpose="initial noise") * scheduler.init_noise_sigma
+    rest = latents_of(200)[:, 2:]
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(noisy, timestep)
+        timesteps = torch.tensor([[int(timestep), 0, 0]])
+        velocity = denoiser.predict(torch.cat([scaled, rest], dim=1), embeds_of(0.0, 0.0, 0.0), timesteps)
+        noisy = scheduler.step(velocity[:, :2], timestep, noisy).prev_sample
+    assert torch.equal(latents[:, :2], noisy)
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
@@ -262,6 +280,37 @@ def test_steps_are_reported_with_the_current_estimate_of_the_clean_film(schedule
         assert torch.equal(estimate[:, FRAMES[1]], latents_of(200)[:, FRAMES[1]])
         # Euler's latents carry noise of 4096 times the signal at first, in float32.
         torch.testing.assert_close(estimate[:, FRAMES[0]], MEAN[:, FRAMES[0]], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("steps_done", [1, 2, 5, 8])
+def test_a_run_continued_from_a_stored_state_gives_the_same_bits(scheduler, steps_done):
+    request = request_for(**given(1))
+    stored: list[bytes] = []
+
+    def store(event: StepEvent) -> None:
+        if event.step == steps_done:
+            state = event.state()
+            assert state.steps_done == steps_done
+            stored.append(safetensors.torch.save(dict(state.tensors)))
+
+    straight = denoise(denoiser_for(scheduler, spread=0.5), scheduler, request, on_step=store)
+    state = DenoiseState(steps_done=steps_done, tensors=safetensors.torch.load(stored[0]))
+    rest = denoiser_for(scheduler, spread=0.5)
+    assert torch.equal(denoise(rest, scheduler, request, resume=state), straight)
+    assert len(rest.calls) == 8 - steps_done
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (DenoiseState(steps_done=1, tensors={}), r"latents of shape None, the request has \(1, 6, 3, 4, 4\)"),
+        (DenoiseState(steps_done=9, tensors={"latents_BFCHW": MEAN}), "9 steps done, the request has 8"),
+    ],
+)
+def test_a_state_of_another_request_is_refused(scheduler_config, state, message):
+    scheduler = scheduler_from_config(scheduler_config)
+    with pytest.raises(ValueError, match=message):
+        denoise(denoiser_for(scheduler), scheduler, request_for(), resume=state)
 
 
 def test_what_a_step_callback_raises_ends_the_run(scheduler):

@@ -48,7 +48,6 @@ def test_a_number_of_steps_out_of_range_is_refused(scheduler_config, num_inferen
         ("rescale_betas_zero_snr", False, "rescale_betas_zero_snr: got False, must be True"),
         ("timestep_spacing", "leading", "timestep_spacing: got 'leading', must be 'trailing'"),
         ("set_alpha_to_one", False, "set_alpha_to_one: got False, must be True"),
-        ("clip_sample", True, "clip_sample: got True, must be False"),
     ],
 )
 @pytest.mark.parametrize("name", [None, "euler"])
@@ -58,9 +57,16 @@ def test_a_setting_that_would_sample_wrongly_is_refused(scheduler_config, key, v
 
 
 def test_all_unsuitable_settings_are_reported_at_once(scheduler_config):
-    config = scheduler_config | {"clip_sample": True, "timestep_spacing": "linspace"}
-    with pytest.raises(SchedulerError, match=r"(?s)timestep_spacing.*clip_sample"):
+    config = scheduler_config | {"set_alpha_to_one": False, "timestep_spacing": "linspace"}
+    with pytest.raises(SchedulerError, match=r"(?s)timestep_spacing.*set_alpha_to_one"):
         scheduler_from_config(config)
+
+
+def test_clipping_is_refused_by_the_classes_that_would_clip(scheduler_config):
+    config = scheduler_config | {"clip_sample": True}
+    scheduler_from_config(config)
+    with pytest.raises(SchedulerError, match="clip_sample: got True, must be False"):
+        scheduler_from_config(config | {"_class_name": "DDIMScheduler"})
 
 
 @pytest.mark.parametrize(
