@@ -27,8 +27,8 @@ def canonical_json(value: Any) -> str:
 
 
 @contextmanager
-def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success give it a manifest, make it durable and rename it.
+def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success give it a manifest, sync it and rename it.
 
     On any exception the temporary folder is removed and `path` stays as it was. With `replace`, an existing
     `path` is moved away just before and removed afterwards.
@@ -43,7 +43,8 @@ def publish_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
-        _write_manifest(part)
+        if with_manifest:
+            _write_manifest(part)
         _sync_tree(part)
         if path.exists():
             _retire(path)

@@ -8,7 +8,6 @@ Owns the protocol and the choice of a source by name; renders and decodes nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -17,17 +16,16 @@ from m2d.geometry import SceneGeometry
 from m2d.training.recipe import DataRecipe
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoryClips:
-    """One story's scenes.
+class StoryClips(Protocol):
+    """One story's scenes."""
 
-    Attributes:
-        frames_NPCHW: Pixels, float32 in [-1, 1].
-        prompts: One prompt per scene, as the text encoder is to read it.
-    """
+    @property
+    def frames_NPCHW(self) -> Tensor:
+        """Pixels, float32 in [-1, 1]."""
 
-    frames_NPCHW: Tensor
-    prompts: tuple[str, ...]
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One prompt per scene, as the text encoder is to read it."""
 
 
 class StorySource(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from m2d.progress import SilentReporter
 from m2d.training.cache import EncodedStories, encode_stories
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.source import StoryClips
 from m2d.training.state import TrainState
 from m2d.training.stop import StopRequest
 from m2d.training.trainer import Trainer, TrainingSetup
 
 TEXT_TOKENS, TEXT_WIDTH, CHANNELS, FRAMES, SIDE = 4, 8, 4, 2, 4
+
+
+@dataclass(frozen=True)
+class FakeClips:
+    frames_NPCHW: Tensor
+    prompts: tuple[str, ...]
 
 
 class FakeStories:
@@ -35,13 +41,13 @@ class FakeStories:
         self.digest = f"fake {num_scenes}"
         self.rendered: list[int] = []
 
-    def render(self, index: int) -> StoryClips:
+    def render(self, index: int) -> FakeClips:
         self.rendered.append(index)
         greys = [((index * 3 + scene) % 16) / 8 - 1 for scene in range(self.num_scenes)]
         frames = torch.stack([torch.full((FRAMES, 3, SIDE, SIDE), grey) for grey in greys])
-        return StoryClips(frames_NPCHW=frames, prompts=tuple(f"grey {grey}" for grey in greys))
+        return FakeClips(frames_NPCHW=frames, prompts=tuple(f"grey {grey}" for grey in greys))
 
-    def render_batch(self, indices: Sequence[int]) -> list[StoryClips]:
+    def render_batch(self, indices: Sequence[int]) -> list[FakeClips]:
         return [self.render(index) for index in indices]
 
 

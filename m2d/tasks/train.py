@@ -1,0 +1,312 @@
+"""Run one training stage: encode the stories, train, leave a model folder.
+
+Owns the order of things and the checks before the first step; the loop is `m2d.training.trainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2d.errors import CheckpointError, InputError, OutputError
+from m2d.geometry import ModelGeometry, SceneGeometry
+from m2d.layout import SceneLayout
+from m2d.model.transformer import SceneTransformer
+from m2d.progress import Reporter
+from m2d.recipe.loader import load_document
+from m2d.training.cache import EncodedStories, cache_root, encode_stories
+from m2d.training.export import export_model
+from m2d.training.folder import remove_leftovers
+from m2d.training.frozen import FrozenParts, load_frozen
+from m2d.training.lock import lock_run
+from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.source import StorySource, open_source
+from m2d.training.start import Start, build_transformer, read_start, transformer_config
+from m2d.training.state import (
+    FOLDER,
+    TrainState,
+    find_checkpoint,
+    load_checkpoint,
+    read_facts,
+    set_aside_refused,
+    versions,
+)
+from m2d.training.stop import StopRequest
+from m2d.training.trainer import Outcome, Trainer, TrainingSetup
+
+MODEL = "model"
+# Recipe fields that a resumed run may change: how long, how often, what it is called, where the weights once
+# came from. What is learned from a sample does not depend on them.
+_FREE_FIELDS = (
+    "title",
+    "model",
+    "init",
+    "transformer",
+    "steps",
+    "schedule",
+    "checkpoint",
+    "evaluation",
+    "log_every_steps",
+    "export_dtype",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """A training that can start.
+
+    Attributes:
+        recipe: The knobs.
+        run: Run folder: checkpoints, log and, at the end, `model`.
+        resume: Go on from the newest sound checkpoint in `run`.
+        max_minutes: Stop with a checkpoint after so long.
+        num_threads: CPU threads; None leaves torch's choice.
+        cache: Folder of latent caches; None: the user's.
+    """
+
+    recipe: TrainingRecipe
+    run: Path
+    resume: bool
+    max_minutes: float | None
+    num_threads: int | None
+    cache: Path | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingReport:
+    """What a training left.
+
+    Attributes:
+        outcome: Whether all steps were done.
+        step: Steps done.
+        held_out_loss: Loss of the exported weights on stories never trained on.
+        model: The model folder.
+    """
+
+    outcome: Outcome
+    step: int
+    held_out_loss: float
+    model: Path
+
+
+def plan_training(
+    recipe: Path,
+    *,
+    stage: str | None = None,
+    model: str | None = None,
+    init: str | None = None,
+    run: Path | None = None,
+    resume: str | None = None,
+    max_minutes: float | None = None,
+    num_threads: int | None = None,
+    cache: Path | None = None,
+) -> TrainingPlan:
+    """Read and check a training recipe and what the command line adds to it.
+
+    Args:
+        recipe: A training recipe.
+        stage: Must be the recipe's own, when given.
+        model: Replaces the recipe's `model`.
+        init: Replaces the recipe's `init`.
+        run: Run folder; `runs/RECIPE` when not given.
+        resume: `latest`, or None for a new training.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        InputError: The command line contradicts it.
+    """
+    document = load_document(recipe, TrainingRecipe)
+    if stage is not None and stage != document.stage:
+        raise InputError(
+            f"--stage {stage}: {recipe} is a recipe for stage {document.stage}; give that recipe"
+        )
+    if resume not in (None, "latest"):
+        raise InputError(f"--resume {resume}: only 'latest' is known, the newest checkpoint that verifies")
+    changes = {key: value for key, value in {"model": model, "init": init}.items() if value is not None}
+    if init is not None and init != "random":
+        changes["transformer"] = None  # type: ignore[assignment]  # values of several fields
+    return TrainingPlan(
+        recipe=document.model_copy(update=changes),
+        run=run if run is not None else Path("runs") / recipe.stem,
+        resume=resume is not None,
+        max_minutes=max_minutes,
+        num_threads=num_threads,
+        cache=cache,
+    )
+
+
+def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
+    """Train and export.
+
+    Raises:
+        CheckpointError: A model folder, run or checkpoint that does not fit.
+        OutputError: The run folder holds another training, or another process holds it.
+        DatasetError: The stories do not suffice.
+        Interrupted: A signal came; a checkpoint or whole cache shards were left.
+        DivergedError: The loss or the gradient was not finite.
+    """
+    if plan.num_threads is not None:
+        torch.set_num_threads(plan.num_threads)
+    with StopRequest() as stop, lock_run(plan.run):
+        remove_leftovers(plan.run)
+        remove_leftovers(plan.run / FOLDER)
+        if not plan.resume and any((plan.run / FOLDER).glob("*")):
+            raise OutputError(
+                f"{plan.run}: holds a training; go on with --resume latest or choose another --out"
+            )
+        return _run(plan, reporter, stop)
+
+
+def _run(plan: TrainingPlan, reporter: Reporter, stop: StopRequest) -> TrainingReport:
+    recipe = plan.recipe
+    device = torch.device(recipe.device)
+    folder = _model_folder(recipe.model)
+    start, frozen = _load_parts(recipe, folder, device)
+    geometry = _scene_geometry(recipe, frozen, start)
+    stories = _encode(open_source(recipe.data, geometry), frozen, plan, reporter, stop)
+    layout = SceneLayout.build(
+        recipe.mask,
+        text_tokens=[frozen.max_text_tokens] * recipe.num_scenes,
+        latent_frames=[geometry.num_latent_frames] * recipe.num_scenes,
+        tokens_per_frame=geometry.tokens_per_frame,
+    )
+    state = _new_state(recipe, start, device)
+    facts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "transformer": start.config,
+        "stories": stories.digest,
+        "layout": layout.digest(),
+        "versions": versions(),
+    }
+    if plan.resume:
+        _resume(plan.run, state, facts, reporter)
+    setup = TrainingSetup(
+        recipe=recipe,
+        stories=stories,
+        schedule=frozen.schedule,
+        layout=layout,
+        device=device,
+        run=plan.run,
+        facts=facts,
+    )
+    return _train_and_export(setup, state, plan=plan, folder=folder, reporter=reporter, stop=stop)
+
+
+def _train_and_export(
+    setup: TrainingSetup,
+    state: TrainState,
+    *,
+    plan: TrainingPlan,
+    folder: Path,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> TrainingReport:
+    trainer = Trainer(setup, state, reporter=reporter, stop=stop)
+    outcome = trainer.run(max_minutes=plan.max_minutes)
+    average = state.average.model
+    assert isinstance(average, SceneTransformer)
+    export_model(average, recipe=plan.recipe, frozen=folder, path=plan.run / MODEL)
+    return TrainingReport(
+        outcome=outcome,
+        step=state.step,
+        held_out_loss=trainer.held_out_loss()["loss"],
+        model=plan.run / MODEL,
+    )
+
+
+def _model_folder(model: str) -> Path:
+    if model == "builtin:puppet":
+        import m2d.puppet
+
+        return Path(m2d.puppet.__file__).parent / "weights"
+    return Path(model)
+
+
+def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:
+    if recipe.transformer is None:
+        start = read_start(_model_folder(recipe.init))
+        max_text_tokens = int(start.config["max_text_seq_length"])
+        return start, load_frozen(folder, max_text_tokens=max_text_tokens, device=device)
+    frozen = load_frozen(folder, max_text_tokens=recipe.transformer.max_text_tokens, device=device)
+    config = transformer_config(
+        recipe.transformer,
+        video=recipe.video,
+        latent_channels=frozen.latent_channels,
+        text_width=frozen.text_width,
+        compression=frozen.compression,
+    )
+    return Start(config, None), frozen
+
+
+def _scene_geometry(recipe: TrainingRecipe, frozen: FrozenParts, start: Start) -> SceneGeometry:
+    spatial, temporal = frozen.compression
+    video = recipe.video
+    geometry = ModelGeometry(
+        spatial_compression=spatial,
+        temporal_compression=temporal,
+        patch_size=start.config["patch_size"],
+        latent_channels=frozen.latent_channels,
+        max_text_tokens=frozen.max_text_tokens,
+        default_height=video.height,
+        default_width=video.width,
+        default_num_frames=video.num_frames,
+        default_fps=video.fps,
+        num_scenes=recipe.num_scenes,
+    )
+    return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)
+
+
+def _encode(
+    source: StorySource, frozen: FrozenParts, plan: TrainingPlan, reporter: Reporter, stop: StopRequest
+) -> EncodedStories:
+    return encode_stories(source, frozen, root=cache_root(plan.cache), reporter=reporter, stop=stop)
+
+
+def _new_state(recipe: TrainingRecipe, start: Start, device: torch.device) -> TrainState:
+    model = build_transformer(start, seed=recipe.seed).to(device)
+    return TrainState(
+        model=model,
+        average=AveragedModel(model, decay=recipe.ema_decay),
+        optimizer=ModelOptimizer(model, recipe.optimizer),
+    )
+
+
+def _resume(run_folder: Path, state: TrainState, facts: Mapping[str, Any], reporter: Reporter) -> None:
+    found = find_checkpoint(run_folder)
+    for refused in found.refused:
+        reporter.warn(f"checkpoint refused: {refused}")
+    if found.path is None:
+        raise CheckpointError(
+            f"--resume latest: {run_folder} has no checkpoint that verifies; start anew without --resume"
+        )
+    set_aside_refused(run_folder)
+    saved = read_facts(found.path)
+    differing = _differences(saved, facts)
+    if differing:
+        raise CheckpointError(f"{found.path}: made by another training: {'; '.join(differing)}")
+    if saved["versions"] != facts["versions"]:
+        reporter.warn(
+            f"the checkpoint was made with {saved['versions']}, this is {facts['versions']}: the weights "
+            "will not be those of an uninterrupted run to the last bit"
+        )
+    load_checkpoint(found.path, state)
+    reporter.note(f"going on after step {state.step} from {found.path}")
+
+
+def _differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Name what differs between a checkpoint's facts and ours, other than the recipe's free fields."""
+    old, new = saved["recipe"], ours["recipe"]
+    fields = [
+        f"{field} was {old.get(field)!r} and is {new.get(field)!r}"
+        for field in sorted(old.keys() | new.keys())
+        if field not in _FREE_FIELDS and old.get(field) != new.get(field)
+    ]
+    parts = [
+        f"the {part} differ" for part in ("stories", "layout", "transformer") if saved[part] != ours[part]
+    ]
+    return fields + parts

@@ -1,0 +1,123 @@
+"""Where a transformer's training starts: random weights, or those of an earlier run or model folder.
+
+Owns the choice and the random initialisation; an earlier run is continued from its averaged weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from m2d.errors import CheckpointError
+from m2d.model.transformer import SceneTransformer
+from m2d.training.recipe import TransformerRecipe, VideoRecipe
+from m2d.training.state import FOLDER as CHECKPOINTS
+from m2d.training.state import find_checkpoint, load_average, read_facts
+
+# Layers that begin at zero, so that every block begins as the identity and the output at zero: adaLN-Zero,
+# Peebles and Xie, arXiv 2212.09748, section 3.2.
+_ZERO_LAYERS = ("norm1.linear", "norm2.linear", "norm_out.linear", "proj_out")
+
+
+class Start(NamedTuple):
+    """A transformer's config, and its weights; without weights it starts at random."""
+
+    config: dict[str, Any]
+    weights: dict[str, Tensor] | None
+
+
+def transformer_config(
+    sizes: TransformerRecipe,
+    *,
+    video: VideoRecipe,
+    latent_channels: int,
+    text_width: int,
+    compression: tuple[int, int],
+) -> dict[str, Any]:
+    """Return the diffusers config of a transformer of the recipe's sizes that fits codec and text encoder.
+
+    Args:
+        compression: Pixels per latent along height and width, and frames per latent frame.
+    """
+    spatial, temporal = compression
+    return {
+        "num_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_attention_heads,
+        "attention_head_dim": sizes.attention_head_dim,
+        "patch_size": sizes.patch_size,
+        "time_embed_dim": sizes.time_embed_dim,
+        "max_text_seq_length": sizes.max_text_tokens,
+        "text_embed_dim": text_width,
+        "in_channels": latent_channels,
+        "out_channels": latent_channels,
+        "sample_height": video.height // spatial,
+        "sample_width": video.width // spatial,
+        "sample_frames": video.num_frames,
+        "temporal_compression_ratio": temporal,
+        "use_rotary_positional_embeddings": True,
+    }
+
+
+def read_start(folder: Path) -> Start:
+    """Read the transformer that a training starts from.
+
+    Args:
+        folder: A run folder (the newest sound checkpoint's averaged weights are taken) or a model folder.
+
+    Raises:
+        CheckpointError: There is no transformer, or it cannot be read.
+    """
+    if (folder / CHECKPOINTS).is_dir():
+        found = find_checkpoint(folder).path
+        if found is None:
+            raise CheckpointError(f"init: {folder} has no checkpoint that verifies; train that run first")
+        return Start(read_facts(found)["transformer"], load_average(found))
+    part = folder / "transformer"
+    files = sorted(part.glob("*.safetensors"))
+    if not files or not (part / "config.json").is_file():
+        raise CheckpointError(
+            f"init: {folder} is neither a run folder nor a model folder with transformer/config.json and "
+            "safetensors; use random, a run folder or a model folder"
+        )
+    config = json.loads((part / "config.json").read_text(encoding="utf-8"))
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        weights |= load_file(file)
+    return Start({key: value for key, value in config.items() if not key.startswith("_")}, weights)
+
+
+def build_transformer(start: Start, *, seed: int) -> SceneTransformer:
+    """Build the transformer in float32.
+
+    Raises:
+        CheckpointError: The weights do not fit the config.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: SceneTransformer = SceneTransformer(**_known_keys(start.config))
+    if start.weights is None:
+        _zero(model)
+        return model
+    try:
+        model.load_state_dict({name: value.float() for name, value in start.weights.items()}, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"init: the transformer's weights do not fit its config: {error}") from error
+    return model
+
+
+def _known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    # The official folders name the mask's version in their config; the recipe's `mask` says it here.
+    return {key: value for key, value in config.items() if key != "attn_msk_version"}
+
+
+def _zero(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(_ZERO_LAYERS):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
