@@ -78,15 +78,28 @@ def scheduler_from_config(config: Mapping[str, Any], name: str | None = None) ->
             f"scheduler/scheduler_config.json: _class_name: got {own_class!r}, allowed: "
             + ", ".join(sorted(ALLOWED_CLASSES))
         )
+    return convert_scheduler(_construct(own_class, config), name)
+
+
+def convert_scheduler(own: Any, name: str | None) -> Any:
+    """Give a loaded scheduler, or another kind that has its noise levels.
+
+    Args:
+        own: The model folder's scheduler.
+        name: A key of `SCHEDULERS`; None returns `own`.
+
+    Raises:
+        SchedulerError: As `scheduler_from_config`.
+    """
     if name is not None and name not in SCHEDULERS:
         raise SchedulerError(f"scheduler: got {name!r}, allowed: {', '.join(SCHEDULERS)}")
-    own = _construct(own_class, config)
+    own_class = type(own).__name__
     check_scheduler(own)
     wanted_class = own_class if name is None else SCHEDULERS[name]
     if wanted_class == own_class:
         return own
     if {wanted_class, own_class} <= _COG_CLASSES:
-        return _construct(wanted_class, config)
+        return _construct(wanted_class, own.config)
     return _construct(wanted_class, _transferred_config(wanted_class, own))
 
 
