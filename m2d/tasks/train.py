@@ -33,7 +33,6 @@ from m2d.training.state import (
     find_checkpoint,
     load_checkpoint,
     read_facts,
-    set_aside_refused,
     versions,
 )
 from m2d.training.stop import StopRequest
@@ -284,7 +283,6 @@ def _resume(run_folder: Path, state: TrainState, facts: Mapping[str, Any], repor
         raise CheckpointError(
             f"--resume latest: {run_folder} has no checkpoint that verifies; start anew without --resume"
         )
-    set_aside_refused(run_folder)
     saved = read_facts(found.path)
     differing = _differences(saved, facts)
     if differing:

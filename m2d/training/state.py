@@ -68,7 +68,9 @@ def save_checkpoint(run: Path, state: TrainState, *, facts: Mapping[str, Any], k
         _save(state.average.model.state_dict(), part / _EMA)
         _save(state.optimizer.state_tensors(), part / _OPTIMIZER)
         (part / _STATE).write_text(canonical_json({"step": state.step, **facts}), encoding="ascii")
-    for old in _checkpoints(run)[keep:]:
+    # Later steps can only be damaged checkpoints that a resume refused: they must not push this one out.
+    done = [other for other in _checkpoints(run) if other.name <= path.name]
+    for old in done[keep:]:
         remove_folder(old)
     return path
 
@@ -84,15 +86,6 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
         else:
             return FoundCheckpoint(path, tuple(refused))
     return FoundCheckpoint(None, tuple(refused))
-
-
-def set_aside_refused(run: Path) -> None:
-    """Rename newer checkpoints that do not verify, so that they do not count among those kept."""
-    good = find_checkpoint(run).path
-    for path in _checkpoints(run):
-        if path == good:
-            return
-        path.rename(path.with_name(f"refused-{path.name}"))
 
 
 def read_facts(path: Path) -> dict[str, Any]:

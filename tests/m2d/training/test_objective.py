@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import CogVideoXDDIMScheduler
+from torch import Tensor
+
+from m2d.diffusion.velocity import VelocitySchedule
+from m2d.layout import SceneLayout
+from m2d.training.objective import TrainingBatch, masked_loss, velocity_errors
+
+SCHEDULE = VelocitySchedule.from_scheduler(
+    CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+)
+LAYOUT = SceneLayout.build("mask2dit", text_tokens=[4] * 3, latent_frames=[2] * 3, tokens_per_frame=4)
+
+
+class Recorder:
+    """Predicts zero and keeps what it saw."""
+
+    def __call__(
+        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor, *, layout: SceneLayout
+    ) -> Tensor:
+        del prompt_embeds_BLD, layout
+        self.latents, self.timesteps = latents_BFCHW, timesteps_BN
+        return torch.zeros_like(latents_BFCHW)
+
+
+@pytest.fixture
+def batch() -> TrainingBatch:
+    draw = torch.Generator().manual_seed(0)
+    return TrainingBatch(
+        latents_BFCHW=torch.randn(2, 6, 4, 4, 4, generator=draw),
+        noise_BFCHW=torch.randn(2, 6, 4, 4, 4, generator=draw),
+        prompt_embeds_BLD=torch.randn(2, 12, 8, generator=draw),
+        timesteps_BN=torch.tensor([[0, 0, 700], [300, 300, 300]]),
+        is_target_BN=torch.tensor([[False, False, True], [True, True, True]]),
+    )
+
+
+def test_context_scenes_enter_clean_and_targets_noised(batch: TrainingBatch) -> None:
+    model = Recorder()
+    velocity_errors(model, batch, schedule=SCHEDULE, layout=LAYOUT)
+    assert torch.equal(model.latents[0, :4], batch.latents_BFCHW[0, :4])
+    alpha, sigma = float(SCHEDULE.alpha_T[700]), float(SCHEDULE.sigma_T[700])
+    expected = alpha * batch.latents_BFCHW[0, 4:] + sigma * batch.noise_BFCHW[0, 4:]
+    torch.testing.assert_close(model.latents[0, 4:], expected)
+    assert torch.equal(model.timesteps, batch.timesteps_BN)
+
+
+def test_an_error_is_the_mean_square_of_its_scenes_velocity(batch: TrainingBatch) -> None:
+    errors_BN = velocity_errors(Recorder(), batch, schedule=SCHEDULE, layout=LAYOUT)
+    alpha, sigma = float(SCHEDULE.alpha_T[300]), float(SCHEDULE.sigma_T[300])
+    velocity = alpha * batch.noise_BFCHW[1, 2:4] - sigma * batch.latents_BFCHW[1, 2:4]
+    torch.testing.assert_close(errors_BN[1, 1], velocity.square().mean())
+
+
+def test_the_loss_ignores_context_scenes(batch: TrainingBatch) -> None:
+    errors_BN = torch.tensor([[100.0, 100.0, 1.0], [2.0, 3.0, 4.0]])
+    assert float(masked_loss(errors_BN, batch.is_target_BN)) == pytest.approx(10 / 4)
+    context_only = replace(batch, is_target_BN=torch.ones(2, 3, dtype=torch.bool))
+    assert float(masked_loss(errors_BN, context_only.is_target_BN)) == pytest.approx(210 / 6)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from m2d.errors import CheckpointError
+from m2d.training.muon import Muon, orthogonalize
+from m2d.training.optim import AveragedModel, ModelOptimizer, is_block_matrix, learning_rate_scale
+from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    for result in (orthogonalize(matrices), orthogonalize(matrices.mT)):
+        values = torch.linalg.svdvals(result)
+        # Five steps bring all but the smallest singular values of a random matrix into about [0.7, 1.2].
+        assert 0.3 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_muon_moves_as_torchs_own_but_for_its_rounding() -> None:
+    draw = torch.Generator().manual_seed(1)
+    start, grads = torch.randn(16, 32, generator=draw), torch.randn(4, 16, 32, generator=draw)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    muon = Muon([ours], lr=0.01, momentum=0.9, weight_decay=0.1, compute_dtype=torch.bfloat16)
+    reference = torch.optim.Muon(
+        [theirs], lr=0.01, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    for grad in grads:
+        ours.grad, theirs.grad = grad.clone(), grad.clone()
+        muon.step()
+        reference.step()  # type: ignore[no-untyped-call]  # torch leaves its Muon unannotated
+    moved, difference = (theirs - start).norm(), (ours - theirs).norm()
+    # bfloat16 keeps 8 bits; the two orders of operations differ by a few of its roundings.
+    assert float((difference / moved).detach()) < 0.02
+
+
+def test_muon_refuses_vectors() -> None:
+    with pytest.raises(ValueError, match=r"matrices only, got a weight of shape \(3,\)"):
+        Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+
+
+def test_only_attention_and_feed_forward_matrices_of_blocks_are_block_matrices(
+    make_model: Callable[[], nn.Module],
+) -> None:
+    kinds = {name.split(".", 2)[2] for name, p in make_model().named_parameters() if is_block_matrix(name, p)}
+    assert kinds == {
+        *(f"attn1.to_{part}.weight" for part in "qkv"),
+        "attn1.to_out.0.weight",
+        "ff.net.0.proj.weight",
+        "ff.net.2.weight",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "expected"),
+    [
+        ("constant", 0, 0.1),
+        ("constant", 9, 1.0),
+        ("constant", 99, 1.0),
+        ("cosine", 10, 1.0),
+        ("cosine", 55, 0.55),
+        ("cosine", 100, 0.1),
+        ("wsd", 80, 1.0),
+        ("wsd", 90, 0.55),
+        ("wsd", 100, 0.1),
+        ("wsd", 150, 0.1),
+    ],
+)
+def test_learning_rates_follow_the_schedule(name: str, step: int, expected: float) -> None:
+    schedule = ScheduleRecipe.model_validate(
+        {"name": name, "warmup_steps": 10, "decay_fraction": 0.2, "final_fraction": 0.1}
+    )
+    assert learning_rate_scale(schedule, step=step, num_steps=100) == pytest.approx(expected)
+
+
+def test_an_optimizers_state_for_another_model_is_refused(make_model: Callable[[], nn.Module]) -> None:
+    optimizer = ModelOptimizer(make_model(), OptimizerRecipe(name="adamw", lr=1e-3))
+    with pytest.raises(CheckpointError, match=r"'proj_out.weight/exp_avg' of shape \(3,\) fits no weight"):
+        optimizer.load_state_tensors({"proj_out.weight/exp_avg": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match="'nowhere/exp_avg'"):
+        optimizer.load_state_tensors({"nowhere/exp_avg": torch.zeros(3)})
+
+
+def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    average = AveragedModel(model, decay=0.9)
+    nn.init.ones_(model.weight)
+    average.update(step=0)
+    assert average.model.get_parameter("weight").item() == pytest.approx(0.9)
+    average.update(step=1000)
+    assert average.model.get_parameter("weight").item() == pytest.approx(0.91)
