@@ -1,0 +1,188 @@
+"""What may be read in a model folder: JSON and safetensors files that really lie in it.
+
+Owns the safety of paths and the form of the two formats; knows no model. Nothing is ever unpickled or
+imported from such a folder: other files are not looked at. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2d.errors import CheckpointError
+
+_MAX_JSON_BYTES = 1 << 24
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Types that weights may have, with their size in bytes. Quantized integers would need a matching runtime.
+_ITEM_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies and what it is.
+
+    Attributes:
+        file: The safetensors file.
+        dtype: As safetensors calls it, such as `F16`.
+        shape: Dimensions.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def find_file(root: Path, relative: str) -> Path:
+    """Find a regular file of a model folder.
+
+    Links are followed inside the folder, and to the `blobs` of a Hugging Face cache: its snapshots are links.
+
+    Raises:
+        CheckpointError: It is missing, not a regular file, or a link that leads elsewhere.
+    """
+    path = root / relative
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: missing; the model folder is incomplete, get it again") from error
+    if not any(target.is_relative_to(allowed) for allowed in _allowed_targets(root)):
+        raise CheckpointError(f"{path}: a link that leads out of the model folder; put the file itself there")
+    if not target.is_file():
+        raise CheckpointError(f"{path}: not a regular file; the model folder needs the file itself")
+    return path
+
+
+def read_json(root: Path, relative: str) -> dict[str, Any]:
+    """Read a JSON object from a model folder.
+
+    Raises:
+        CheckpointError: As `find_file`, or the file is too large, not JSON, or not an object.
+    """
+    path = find_file(root, relative)
+    size_bytes = path.stat().st_size
+    if size_bytes > _MAX_JSON_BYTES:
+        raise CheckpointError(
+            f"{path}: {size_bytes} bytes is too large for a config; at most {_MAX_JSON_BYTES}"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: not valid JSON ({error}); the file is damaged, get it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+def find_weights(root: Path, component: str, stem: str) -> dict[str, StoredTensor]:
+    """Find a component's weights, in one safetensors file or several, and check that all of it is there.
+
+    Reads only the headers.
+
+    Args:
+        root: The model folder.
+        component: Its sub-folder.
+        stem: File name before `.safetensors`.
+
+    Returns:
+        Tensor name -> where it lies.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or truncated, an index does not fit its files, or the
+            weights exist in a pickled format alone.
+    """
+    single, index = f"{component}/{stem}.safetensors", f"{component}/{stem}.safetensors.index.json"
+    if (root / index).exists() and not (root / single).exists():
+        return _sharded_weights(root, component, read_json(root, index), index)
+    if not (root / single).exists():
+        _explain_missing_weights(root, component, single)
+    return read_header(find_file(root, single))
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Read what a safetensors file holds, and make sure that all of it is there.
+
+    Raises:
+        CheckpointError: The file is damaged, truncated, or has tensors of other than floating-point types.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if size_bytes < 8 or header_bytes > min(_MAX_HEADER_BYTES, size_bytes - 8):
+            raise CheckpointError(
+                f"{path}: truncated or not a safetensors file ({size_bytes} bytes); get it again"
+            )
+        header = file.read(header_bytes)
+    try:
+        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        tensors = {name: _stored_tensor(path, entry) for name, entry in entries.items()}
+        ends = [entry["data_offsets"][1] for entry in entries.values()]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error}); get it again") from error
+    expected_bytes = 8 + header_bytes + max(ends, default=0)
+    if size_bytes != expected_bytes:
+        raise CheckpointError(f"{path}: has {size_bytes} bytes of {expected_bytes}; truncated, get it again")
+    return tensors
+
+
+def first_few(names: Iterable[str], *, limit: int = 4) -> str:
+    """List names for a message, the first few of many."""
+    listed = sorted(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _allowed_targets(root: Path) -> list[Path]:
+    resolved = root.resolve()
+    allowed = [resolved]
+    if resolved.parent.name == "snapshots":
+        allowed.append(resolved.parents[1] / "blobs")
+    return allowed
+
+
+def _sharded_weights(
+    root: Path, component: str, index: Mapping[str, Any], index_name: str
+) -> dict[str, StoredTensor]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{root / index_name}: weight_map is missing or does not map tensors to files")
+    found: dict[str, StoredTensor] = {}
+    for file in sorted(set(weight_map.values())):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{root / index_name}: {file!r} is not the name of a safetensors file beside it"
+            )
+        found |= read_header(find_file(root, f"{component}/{file}"))
+    astray = {name for name, file in weight_map.items() if name not in found or found[name].file.name != file}
+    astray |= found.keys() - weight_map.keys()
+    if astray:
+        raise CheckpointError(
+            f"{root / index_name}: does not fit its files in {first_few(astray)}; get it again"
+        )
+    return found
+
+
+def _explain_missing_weights(root: Path, component: str, single: str) -> None:
+    folder = root / component
+    others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    pickled = [name for name in others if name.endswith(_PICKLED)]
+    if pickled:
+        raise CheckpointError(
+            f"{folder}: holds {pickled[0]}, a pickle that m2d never opens because it can run code, and no "
+            f"{Path(single).name}; convert it to safetensors"
+        )
+
+
+def _stored_tensor(path: Path, entry: Mapping[str, Any]) -> StoredTensor:
+    dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if dtype not in _ITEM_BYTES:
+        raise ValueError(f"type {dtype} where {', '.join(_ITEM_BYTES)} are supported")
+    if stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise ValueError(f"{stop - start} bytes for shape {shape}")
+    return StoredTensor(file=path, dtype=dtype, shape=shape)

@@ -1,0 +1,139 @@
+"""Models to model folders, in diffusers' layout.
+
+Owns what is written. Each file appears complete or not at all; to publish all at once is the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from m2d.files import publish, write_json
+from m2d.model.components import COMPONENTS, INDEX_FILE, TOKENIZER_FILES, check_components
+from m2d.model.folder import find_file
+from m2d.model.sizes import SETTINGS_FILE, ModelSettings
+
+if TYPE_CHECKING:
+    from m2d.model.transformer import SceneTransformer
+
+# Named as diffusers and transformers call them, so that these can open the folder without m2d.
+_CLASSES = {
+    "transformer": ("diffusers", "CogVideoXTransformer3DModel"),
+    "vae": ("diffusers", "AutoencoderKLCogVideoX"),
+    "text_encoder": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", "T5TokenizerFast"),
+    "scheduler": ("diffusers", "CogVideoXDDIMScheduler"),
+}
+
+
+def save_model_folder(
+    folder: Path,
+    *,
+    base: Path,
+    transformer: SceneTransformer,
+    settings: ModelSettings,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model folder: a new transformer beside the other four components of another folder.
+
+    Args:
+        folder: Made when it is not there. Files of the same names are replaced.
+        base: Folder that has the other four components.
+        transformer: The model.
+        settings: What `m2d.json` is to say.
+        dtype: What the transformer is stored in; None: as it is.
+
+    Raises:
+        CheckpointError: `base` lacks a component.
+        OutputError: The disk refused.
+    """
+    others = ("vae", "text_encoder", "tokenizer", "scheduler")
+    check_components(base, others)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_component(folder, "transformer", transformer, dtype=dtype)
+    for name in others:
+        copy_component(base, name, folder)
+    write_settings(folder, settings)
+    write_model_index(folder)
+
+
+def write_component(folder: Path, name: str, model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model's config and weights into its sub-folder.
+
+    Args:
+        folder: The model folder.
+        name: `transformer`, `vae` or `text_encoder`.
+        model: A diffusers or transformers model.
+        dtype: What floating-point weights are stored in; None: as they are.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    target, component = folder / name, COMPONENTS[name]
+    target.mkdir(parents=True, exist_ok=True)
+    tied = getattr(model, "_tied_weights_keys", None) or {}
+    weights = {
+        key: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor)
+        .cpu()
+        .contiguous()
+        for key, tensor in model.state_dict().items()
+        if key not in tied
+    }
+    with publish(target / f"{component.stem}.safetensors", force=True) as part:
+        save_file(weights, part, metadata={"format": "pt"})
+    write_json(target / component.config, _config_of(model, name))
+
+
+def copy_component(source: Path, name: str, folder: Path) -> None:
+    """Copy a component's own files, and no others, from one model folder to another.
+
+    Raises:
+        CheckpointError: `source` lacks the component, or a file of it is a link that leads out of the folder.
+        OutputError: The disk refused.
+    """
+    check_components(source, [name])
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    component = COMPONENTS[name]
+    wanted = [component.config, *(TOKENIZER_FILES if name == "tokenizer" else ())]
+    if component.stem:
+        wanted += sorted(path.name for path in (source / name).glob(f"{component.stem}*.safetensors*"))
+    for file in wanted:
+        if (source / name / file).exists():
+            with publish(folder / name / file, force=True) as part:
+                shutil.copyfile(find_file(source, f"{name}/{file}"), part)
+
+
+def write_model_index(folder: Path) -> None:
+    """Write `model_index.json` for the components that are there."""
+    index: dict[str, Any] = {"_class_name": "CogVideoXPipeline"}
+    for name, (library, class_name) in _CLASSES.items():
+        config = folder / name / COMPONENTS[name].config
+        if not (folder / name).is_dir():
+            continue
+        if name == "scheduler":
+            class_name = json.loads(config.read_bytes())["_class_name"]
+        index[name] = [library, class_name]
+    write_json(folder / INDEX_FILE, index)
+
+
+def write_settings(folder: Path, settings: ModelSettings) -> None:
+    """Write `m2d.json`."""
+    write_json(folder / SETTINGS_FILE, asdict(settings))
+
+
+def _config_of(model: nn.Module, name: str) -> dict[str, Any]:
+    """The config without what only tells where the model came from, such as paths of this machine."""
+    kept: Any = model.config
+    own: Mapping[str, Any] = kept.to_dict() if name == "text_encoder" else dict(kept)
+    config = {key: value for key, value in own.items() if not key.startswith("_")}
+    if name == "text_encoder":
+        return config | {"architectures": [_CLASSES[name][1]]}
+    return config | {"_class_name": _CLASSES[name][1]}

@@ -1,0 +1,106 @@
+"""A model as the rest of m2d sees it: a complete folder with known sizes and an identity.
+
+Owns finding it and its digest. Imports no torch: `m2d check` uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import m2d
+from m2d.errors import CheckpointError
+from m2d.files import sha256_file
+from m2d.geometry import ModelGeometry
+from m2d.model.components import COMPONENTS, INDEX_FILE, check_components, tokenizer_file
+from m2d.model.folder import find_file, find_weights
+from m2d.model.sizes import read_geometry, read_settings
+
+BUILTIN_PUPPET = "builtin:puppet"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A complete model folder. Not slotted: the digest is taken once, when it is first asked for.
+
+    Attributes:
+        name: As the user gave it.
+        path: The folder.
+        geometry: Sizes from its configs.
+        is_puppet: Whether it knows the puppet theatre's world, and only that.
+    """
+
+    name: str
+    path: Path
+    geometry: ModelGeometry
+    is_puppet: bool
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over weights, configs and tokenizer: equal for models that compute the same."""
+        entries = [
+            f"{path.relative_to(self.path).as_posix()} {sha256_file(path)}"
+            for path in self._computing_files()
+        ]
+        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+    def _computing_files(self) -> list[Path]:
+        files = {tokenizer_file(self.path)}
+        for name in ("transformer", "vae", "text_encoder"):
+            component = COMPONENTS[name]
+            files.add(find_file(self.path, f"{name}/{component.config}"))
+            files |= {tensor.file for tensor in find_weights(self.path, name, component.stem).values()}
+        return sorted(files)
+
+
+def resolve_model(name_or_path: str) -> ModelSource:
+    """Find a model and make sure that its folder is complete.
+
+    Reads configs and the headers of the weights, not the weights.
+
+    Args:
+        name_or_path: `builtin:puppet`, or a folder in diffusers' layout.
+
+    Raises:
+        CheckpointError: There is no such folder, or it is not complete; every missing or bad file is named.
+    """
+    path = _folder_of(name_or_path)
+    check_components(path, COMPONENTS)
+    settings = read_settings(path)
+    geometry = read_geometry(path, settings)
+    return ModelSource(name=name_or_path, path=path, geometry=geometry, is_puppet=settings.world == "puppet")
+
+
+def _folder_of(name_or_path: str) -> Path:
+    if name_or_path == BUILTIN_PUPPET:
+        path = Path(m2d.__file__).parent / "puppet" / "weights"
+        if not path.is_dir():
+            raise CheckpointError(
+                f"model {name_or_path}: this installation of m2d has no {path}; install it again"
+            )
+        return path
+    if name_or_path.startswith("builtin:"):
+        raise CheckpointError(
+            f"model {name_or_path!r} is unknown; the only built-in model is {BUILTIN_PUPPET}"
+        )
+    path = Path(name_or_path)
+    if "\0" not in name_or_path and path.is_dir():
+        _require_index(path)
+        return path
+    advice = f"give a folder in diffusers' layout, or {BUILTIN_PUPPET}"
+    if _HUB_ID.fullmatch(name_or_path):
+        advice += (
+            f"; to use this model of a hub, download it first: hf download {name_or_path} --local-dir DIR"
+        )
+    raise CheckpointError(f"model {name_or_path!r}: there is no such folder; {advice}")
+
+
+def _require_index(path: Path) -> None:
+    if not (path / INDEX_FILE).exists():
+        raise CheckpointError(
+            f"{path}: not a model folder, without {INDEX_FILE}; give the one that holds transformer/ and vae/"
+        )

@@ -1,0 +1,53 @@
+"""Prompts to embeddings through T5, exactly as CogVideoX was trained: padded, and without an attention mask.
+
+Owns the text encoder's forward pass; tokens are counted in `m2d.model.tokenizer`.
+"""
+
+# S prompts, L tokens, D width.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from m2d.model.tokenizer import PromptTokenizer, PromptTooLong
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
+
+__all__ = ["PromptTokenizer", "PromptTooLong", "TextEncoder"]
+
+
+class TextEncoder:
+    """A tokenizer and the T5 encoder that goes with it."""
+
+    def __init__(self, model: T5EncoderModel, tokenizer: PromptTokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count a prompt's tokens, end token included, padding not."""
+        return self.tokenizer.count_tokens(prompt)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts; the padding after them is embedded, too, and seen by all tokens.
+
+        Args:
+            prompts: At least one; may be empty strings.
+
+        Returns:
+            embeds_SLD: L is the tokenizer's `max_tokens`; in the model's dtype and on its device.
+
+        Raises:
+            PromptTooLong: A prompt with more than `max_tokens` tokens.
+            ValueError: No prompts.
+        """
+        if not prompts:
+            raise ValueError("no prompts to encode")
+        ids_SL = torch.tensor([self.tokenizer.encode(prompt) for prompt in prompts], device=self.model.device)
+        embeds_SLD: Tensor = self.model(ids_SL).last_hidden_state
+        return embeds_SLD

@@ -1,0 +1,128 @@
+"""Prompts to token ids, as T5 sees them: the end token added, padded to a fixed length, never cut.
+
+Owns the two tokenizer formats; needs neither torch nor transformers, so that `m2d check` can count tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2d.errors import CheckpointError, InputError
+from m2d.model.components import tokenizer_file
+from m2d.model.folder import read_json
+
+
+class PromptTooLong(InputError):  # noqa: N818 - reads as the sentence it is
+    """A prompt with more tokens than the model takes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptTokenizer:
+    """Turns prompts into ids.
+
+    Attributes:
+        ids_of: Ids of a prompt, end token included, neither padded nor cut.
+        pad_id: Id of the padding token.
+        max_tokens: Tokens that every prompt is padded to.
+    """
+
+    ids_of: Callable[[str], list[int]]
+    pad_id: int
+    max_tokens: int
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count a prompt's tokens, end token included, padding not."""
+        return len(self.ids_of(prompt))
+
+    def check_length(self, prompt: str) -> int:
+        """Count a prompt's tokens and make sure that the model takes so many.
+
+        Raises:
+            PromptTooLong: It has more than `max_tokens`.
+        """
+        count = self.count_tokens(prompt)
+        if count > self.max_tokens:
+            beginning = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
+            raise PromptTooLong(
+                f"prompt {beginning!r}: {count} tokens, the end token included; the model takes at most "
+                f"{self.max_tokens}; shorten it by {count - self.max_tokens}"
+            )
+        return count
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return a prompt's ids, padded to `max_tokens`.
+
+        Raises:
+            PromptTooLong: It has more than `max_tokens`.
+        """
+        self.check_length(prompt)
+        ids = self.ids_of(prompt)
+        return ids + [self.pad_id] * (self.max_tokens - len(ids))
+
+
+def read_tokenizer(path: Path, *, max_tokens: int) -> PromptTokenizer:
+    """Read the tokenizer of a model folder.
+
+    Args:
+        path: The model folder.
+        max_tokens: Tokens that every prompt is padded to.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or in a format whose reader is not installed.
+    """
+    file = tokenizer_file(path)
+    if file.name == "tokenizer.json":
+        return _from_json(file, pad_token=_pad_token(path), max_tokens=max_tokens)
+    return _from_sentencepiece(file, max_tokens=max_tokens)
+
+
+def _from_json(file: Path, *, pad_token: str, max_tokens: int) -> PromptTokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception, whatever is wrong
+        raise CheckpointError(
+            f"{file}: not a tokenizer ({error}); the file is damaged, get it again"
+        ) from error
+    # What the file says about length would cut prompts without a word.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    pad_id = tokenizer.token_to_id(pad_token)
+    if pad_id is None:
+        raise CheckpointError(f"{file}: has no padding token {pad_token!r}; it is not the tokenizer of a T5")
+
+    def ids_of(prompt: str) -> list[int]:
+        return list(tokenizer.encode(prompt).ids)
+
+    return PromptTokenizer(ids_of=ids_of, pad_id=pad_id, max_tokens=max_tokens)
+
+
+def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise CheckpointError(
+            f"{file}: reading it needs the package sentencepiece; pip install sentencepiece"
+        ) from error
+    try:
+        processor = SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file}: not a tokenizer ({error}); the file is damaged, get it again"
+        ) from error
+
+    def ids_of(prompt: str) -> list[int]:
+        return [*processor.encode(prompt), processor.eos_id()]
+
+    # T5's own vocabulary has its padding token at 0, where sentencepiece by default has none (-1).
+    return PromptTokenizer(ids_of=ids_of, pad_id=max(processor.pad_id(), 0), max_tokens=max_tokens)
+
+
+def _pad_token(path: Path) -> str:
+    if not (path / "tokenizer" / "tokenizer_config.json").exists():
+        return "<pad>"
+    token = read_json(path, "tokenizer/tokenizer_config.json").get("pad_token", "<pad>")
+    return str(token.get("content") if isinstance(token, dict) else token)

@@ -1,0 +1,404 @@
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from safetensors.torch import load_file, save_file
+from transformers import T5EncoderModel
+
+from m2d.diffusion.schedulers import scheduler_from_config
+from m2d.errors import CheckpointError
+from m2d.model.checkpoint import (
+    ModelSettings,
+    ModelSource,
+    load_codec,
+    load_text,
+    load_transformer,
+    read_scheduler_config,
+    resolve_model,
+)
+from m2d.model.save import save_model_folder, write_component
+from m2d.model.text import TextEncoder
+from tests.m2d.model.tiny_model import build_tiny_model
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TRANSFORMER = f"transformer/{WEIGHTS}"
+LAST_SHARD = "diffusion_pytorch_model-00002-of-00002.safetensors"
+SETTINGS = ModelSettings(
+    num_scenes=2, default_num_frames=5, default_height=16, default_width=24, default_fps=12, world="puppet"
+)
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def edit_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
+def load_all(source: ModelSource) -> tuple[torch.nn.Module, torch.nn.Module, TextEncoder]:
+    return (
+        load_transformer(source, device="cpu", dtype=torch.float32),
+        load_codec(source, device="cpu", dtype=torch.float32),
+        load_text(source, device="cpu", dtype=torch.float32),
+    )
+
+
+def test_a_folder_round_trips(tiny_folder: Path) -> None:
+    source = resolve_model(str(tiny_folder))
+    transformer, codec, text = load_all(source)
+    theirs = (
+        CogVideoXTransformer3DModel.from_pretrained(tiny_folder / "transformer"),
+        AutoencoderKLCogVideoX.from_pretrained(tiny_folder / "vae"),
+        T5EncoderModel.from_pretrained(tiny_folder / "text_encoder"),
+    )
+    for ours, other in zip((transformer, codec, text.model), theirs, strict=True):
+        assert not ours.training
+        assert all(parameter.device.type == "cpu" for parameter in ours.parameters())
+        torch.testing.assert_close(dict(ours.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
+    assert scheduler_from_config(read_scheduler_config(source)).config.prediction_type == "v_prediction"
+
+
+def test_geometry_comes_from_the_configs_and_defaults_from_m2d_json(tiny_folder: Path) -> None:
+    source = resolve_model(str(tiny_folder))
+    geometry = source.geometry
+    assert (geometry.spatial_compression, geometry.temporal_compression, geometry.patch_size) == (4, 4, 2)
+    assert (geometry.latent_channels, geometry.max_text_tokens) == (4, 40)
+    assert (geometry.default_num_frames, geometry.default_height, geometry.default_width) == (9, 32, 32)
+    assert (geometry.default_fps, geometry.num_scenes, source.is_puppet) == (8, 3, False)
+
+
+def test_without_m2d_json_the_defaults_are_cogvideox_s(folder: Path) -> None:
+    (folder / "m2d.json").unlink()
+    geometry = resolve_model(str(folder)).geometry
+    assert (geometry.default_num_frames, geometry.default_height, geometry.default_width) == (9, 32, 32)
+    assert (geometry.default_fps, geometry.num_scenes) == (8, 3)
+
+
+def test_the_digest_follows_what_computes_and_nothing_else(folder: Path) -> None:
+    before = resolve_model(str(folder)).digest
+    edit_json(folder / "m2d.json", default_fps=16)
+    (folder / "README.md").write_text("about")
+    assert resolve_model(str(folder)).digest == before
+    edit_json(folder / "vae" / "config.json", scaling_factor=0.9)
+    assert resolve_model(str(folder)).digest != before
+
+
+def test_half_precision_weights_load_into_any_dtype(folder: Path) -> None:
+    write_component(folder, "transformer", load_all(resolve_model(str(folder)))[0], dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_file(folder / TRANSFORMER).values()} == {torch.float16}
+    source = resolve_model(str(folder))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert load_transformer(source, device="cpu", dtype=dtype).proj_out.weight.dtype == dtype
+
+
+def test_half_precision_text_encoders_keep_what_overflows_in_float32(tiny_folder: Path) -> None:
+    text = load_text(resolve_model(str(tiny_folder)), device="cpu", dtype=torch.float16)
+    dtypes = {name.split(".")[-2]: parameter.dtype for name, parameter in text.model.named_parameters()}
+    assert dtypes["wo"] == torch.float32
+    assert dtypes["wi_0"] == dtypes["shared"] == torch.float16
+    assert text.encode(["Actor1 waves."]).isfinite().all()
+
+
+def test_a_saved_folder_opens_in_m2d_and_in_diffusers(tiny_folder: Path, tmp_path: Path) -> None:
+    transformer, codec, text = load_all(resolve_model(str(tiny_folder)))
+    base, target = tmp_path / "base", tmp_path / "target"
+    shutil.copytree(tiny_folder, base, ignore=shutil.ignore_patterns("transformer", "*.json.bak"))
+    (base / "vae" / "evil.py").write_text("raise SystemExit")
+    write_component(base, "vae", codec)
+    write_component(base, "text_encoder", text.model)
+    save_model_folder(target, base=base, transformer=transformer, settings=SETTINGS, dtype=torch.float32)
+    source = resolve_model(str(target))
+    assert (source.geometry.num_scenes, source.geometry.default_fps, source.is_puppet) == (2, 12, True)
+    for ours, before in zip(load_all(source)[:2], (transformer, codec), strict=True):
+        torch.testing.assert_close(dict(ours.state_dict()), dict(before.state_dict()), rtol=0, atol=0)
+    prompt = ["Actor1 waves."]
+    torch.testing.assert_close(load_all(source)[2].encode(prompt), text.encode(prompt), rtol=0, atol=0)
+    assert not list(target.rglob("*.py"))
+    assert str(tmp_path) not in "".join(path.read_text() for path in target.rglob("*.json"))
+    assert CogVideoXTransformer3DModel.from_pretrained(target / "transformer").config.num_layers == 2
+
+
+def test_components_load_from_a_folder_without_a_transformer(folder: Path) -> None:
+    shutil.rmtree(folder / "transformer")
+    load_codec(folder, device="cpu", dtype=torch.float32)
+    assert (
+        load_text(folder, device="cpu", dtype=torch.float32, max_tokens=12).encode(["waves"]).shape[1] == 12
+    )
+
+
+def shard(folder: Path) -> Path:
+    """Split the transformer's weights over two files with an index."""
+    weights = load_file(folder / TRANSFORMER)
+    (folder / TRANSFORMER).unlink()
+    names = sorted(weights)
+    weight_map = {}
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        file = f"diffusion_pytorch_model-{number:05}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, folder / "transformer" / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / "transformer" / f"{WEIGHTS}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return index
+
+
+def test_sharded_weights_load_like_whole_ones(folder: Path, tiny_folder: Path) -> None:
+    shard(folder)
+    ours = load_transformer(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
+    torch.testing.assert_close(dict(ours.state_dict()), load_file(tiny_folder / TRANSFORMER), rtol=0, atol=0)
+
+
+def test_the_official_configs_own_key_and_class_are_accepted(folder: Path) -> None:
+    edit_json(
+        folder / "transformer" / "config.json",
+        _class_name="MultiPromptCogVideoXTransformer3DModel",
+        attn_msk_version=2,
+    )
+    load_transformer(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
+
+
+def test_code_in_a_folder_is_never_run(folder: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    code = f"from pathlib import Path; Path({str(marker)!r}).touch()"
+    for name in ("transformer/modeling.py", "vae/__init__.py", "tokenizer/tokenization.py", "pipeline.py"):
+        (folder / name).write_text(code)
+    hook = {"AutoModel": "modeling.Model", "AutoConfig": "modeling.Config"}
+    edit_json(
+        folder / "text_encoder" / "config.json", auto_map=hook, _attn_implementation_internal="someone/kernel"
+    )
+    load_all(resolve_model(str(folder)))
+    assert not marker.exists()
+
+
+def test_a_snapshot_of_links_as_the_hub_s_cache_keeps_it_loads(folder: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    load_all(resolve_model(str(snapshot)))
+
+
+def break_link(folder: Path) -> None:
+    outside = folder.parent / "outside.safetensors"
+    (folder / TRANSFORMER).rename(outside)
+    (folder / TRANSFORMER).symlink_to(outside)
+
+
+def only_pickles(folder: Path) -> None:
+    (folder / TRANSFORMER).unlink()
+    (folder / "transformer" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / TRANSFORMER).read_bytes()
+    (folder / TRANSFORMER).write_bytes(data[:-100])
+
+
+def truncate_one_shard(folder: Path) -> None:
+    index = shard(folder)
+    file = index.parent / LAST_SHARD
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def remove_one_shard(folder: Path) -> None:
+    (shard(folder).parent / LAST_SHARD).unlink()
+
+
+def shard_elsewhere(folder: Path) -> None:
+    index = shard(folder)
+    edit_json(index, weight_map={"a": "../vae/diffusion_pytorch_model.safetensors"})
+
+
+def index_of_other_weights(folder: Path) -> None:
+    index = shard(folder)
+    weight_map = json.loads(index.read_text())["weight_map"]
+    edit_json(index, weight_map=dict.fromkeys(weight_map, sorted(set(weight_map.values()))[0]))
+
+
+BROKEN: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: shutil.rmtree(f / "vae"), r"model/vae: missing; .* get it again"),
+    (lambda f: shutil.rmtree(f / "tokenizer"), r"model/tokenizer: missing"),
+    (lambda f: (f / "model_index.json").unlink(), r"not a model folder, without model_index.json"),
+    (lambda f: (f / "tokenizer" / "tokenizer.json").unlink(), r"neither tokenizer.json nor spiece.model"),
+    (lambda f: (f / "vae" / "config.json").unlink(), r"vae/config.json: missing"),
+    (lambda f: (f / "vae" / "config.json").write_text("{"), r"vae/config.json: not valid JSON"),
+    (lambda f: (f / "vae" / "config.json").write_text("[1]"), r"vae/config.json: holds a list"),
+    (lambda f: (f / "vae" / "config.json").write_text("[" * 100_000), r"vae/config.json: not valid JSON"),
+    (lambda f: (f / TRANSFORMER).unlink(), rf"{TRANSFORMER}: missing"),
+    (lambda f: (f / TRANSFORMER).write_bytes(b""), r"truncated or not a safetensors file \(0 bytes\)"),
+    (
+        lambda f: (f / TRANSFORMER).write_bytes(b"\xff" * 64),
+        r"truncated or not a safetensors file \(64 bytes\)",
+    ),
+    (lambda f: (f / TRANSFORMER).write_bytes(b"\x02" + b"\0" * 7 + b"[]"), r"header is damaged"),
+    (truncate, rf"{TRANSFORMER}: has \d+ bytes of \d+; truncated"),
+    (truncate_one_shard, r"00002-of-00002.safetensors: has \d+ bytes of \d+; truncated"),
+    (remove_one_shard, r"00002-of-00002.safetensors: missing"),
+    (shard_elsewhere, r"'../vae/.*' is not the name of a safetensors file beside it"),
+    (index_of_other_weights, r"index.json: does not fit its files in .* more; get it again"),
+    (only_pickles, r"diffusion_pytorch_model.bin, a pickle that m2d never opens"),
+    (break_link, rf"{TRANSFORMER}: a link that leads out of the model folder"),
+    (
+        lambda f: edit_weights(f / TRANSFORMER, lambda w: w.update({"x": torch.zeros(2, dtype=torch.int8)})),
+        r"type I8 where F16, BF16, F32, F64 are supported",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", _class_name="WanTransformer3DModel"),
+        r"transformer/config.json: class 'WanTransformer3DModel' is not supported; allowed: CogVideoX",
+    ),
+    (
+        lambda f: edit_json(f / "text_encoder" / "config.json", architectures=["EvilModel"]),
+        r"text_encoder/config.json: class 'EvilModel' is not supported; allowed: T5EncoderModel",
+    ),
+    (
+        lambda f: edit_json(f / "scheduler" / "scheduler_config.json", _class_name="os.system"),
+        r"scheduler_config.json: class 'os.system' is not supported; allowed: CogVideoXDDIMScheduler",
+    ),
+    (
+        lambda f: edit_json(
+            f / "model_index.json", transformer=["modeling", "Mine"], safety=["os", "system"]
+        ),
+        r"model_index.json: unsupported: safety \(system\), transformer \(Mine\)",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", quantization_config={"bits": 4}),
+        r"quantized weights are not supported",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", patch_size=...),
+        r"transformer/config.json: patch_size: missing; it must be a whole number from 1",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", in_channels=8),
+        r"in_channels is 8, but vae has latent_channels 4; get both from one model",
+    ),
+    (
+        lambda f: edit_json(f / "vae" / "config.json", block_out_channels="8, 8"),
+        r"block_out_channels: '8, 8' is not a list",
+    ),
+    (lambda f: edit_json(f / "m2d.json", fps=8), r"m2d.json: unknown fps; allowed: default_fps"),
+    (lambda f: edit_json(f / "m2d.json", num_scenes="3"), r"m2d.json: num_scenes: '3'; it must be"),
+    (
+        lambda f: edit_json(f / "m2d.json", world="moon"),
+        r"world: 'moon' is unknown; allowed: 'puppet' or null",
+    ),
+    (
+        lambda f: edit_json(f / "m2d.json", default_num_frames=8),
+        r"its own default size: num_frames: 8 is not 4k\+1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN, ids=[message for _, message in BROKEN])
+def test_a_broken_folder_is_refused_before_anything_is_loaded(
+    folder: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(folder)
+    with pytest.raises(CheckpointError, match=message):
+        resolve_model(str(folder))
+
+
+def test_every_problem_is_reported_at_once(folder: Path) -> None:
+    shutil.rmtree(folder / "scheduler")
+    truncate(folder)
+    (folder / "vae" / "config.json").write_text("")
+    with pytest.raises(CheckpointError, match="truncated") as caught:
+        resolve_model(str(folder))
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0].removeprefix(f"{folder}/") for line in lines] == [
+        TRANSFORMER,
+        "vae/config.json",
+        "scheduler",
+    ]
+
+
+MISFITS: list[tuple[Callable[[Path], object], str]] = [
+    (
+        lambda f: edit_weights(f / TRANSFORMER, lambda w: w.pop("proj_out.bias")),
+        r"do not fit config.json: missing: proj_out.bias",
+    ),
+    (
+        lambda f: edit_weights(f / TRANSFORMER, lambda w: w.update(extra=torch.zeros(1))),
+        r"not of this model: extra",
+    ),
+    (
+        lambda f: edit_weights(f / TRANSFORMER, lambda w: w.update({"proj_out.bias": torch.zeros(3)})),
+        r"of the wrong shape: proj_out.bias \[3\] instead of \[16\]",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", num_layers=3),
+        r"missing: transformer_blocks.2.* and \d+ more",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", num_layers="two"),
+        r"describes no model that m2d can run",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", sparse_attention=True),
+        r"unknown sparse_attention; this is a variant that m2d does not know",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", patch_size_t=2),
+        r"patch_size_t: 2 is not supported .* use a CogVideoX 1.0 text-to-video model",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), MISFITS, ids=[message for _, message in MISFITS])
+def test_weights_that_are_not_the_config_s_are_never_loaded_in_part(
+    folder: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(folder)
+    source = resolve_model(str(folder))
+    with pytest.raises(CheckpointError, match=message):
+        load_transformer(source, device="cpu", dtype=torch.float32)
+
+
+def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) -> None:
+    edit_json(folder / "text_encoder" / "config.json", vocab_size=7)
+    with pytest.raises(CheckpointError, match=r"shared.weight \[\d+, 16\] instead of \[7, 16\]"):
+        load_text(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
+    edit_json(folder / "text_encoder" / "config.json", vocab_size="many")
+    with pytest.raises(CheckpointError, match="describes no T5 encoder"):
+        load_text(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "nowhere",
+            r"'nowhere': there is no such folder; give a folder in diffusers' layout, or builtin:puppet$",
+        ),
+        ("zai-org/CogVideoX-5b", r"download it first: hf download zai-org/CogVideoX-5b --local-dir DIR"),
+        ("builtin:muppet", r"'builtin:muppet' is unknown; the only built-in model is builtin:puppet"),
+        ("https://example.org/model", r"there is no such folder"),
+        ("a\0b", r"there is no such folder"),
+    ],
+)
+def test_a_name_that_is_no_folder_is_explained(name: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        resolve_model(name)
+
+
+def test_the_tiny_model_is_the_same_every_time(tiny_folder: Path, tmp_path: Path) -> None:
+    again = build_tiny_model(tmp_path / "again")
+    assert resolve_model(str(again)).digest == resolve_model(str(tiny_folder)).digest
