@@ -116,7 +116,8 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    # Tied weights share memory, which safetensors refuses: each name gets its own copy.
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -1,0 +1,93 @@
+"""The puppet theatre as a set of stories to train on: the same index always gives the same film and captions.
+
+Shapes: N scenes, P frames, C = 3 colours, H W pixels. Implements the training's `StorySource`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2d.geometry import SceneGeometry
+from m2d.puppet.captions import varied_caption
+from m2d.puppet.render import Clip, render_clips
+from m2d.puppet.story import Story, sample_story
+
+# Part of every digest: raise it when the world changes how anything looks, moves or is called.
+WORLD_VERSION = 1
+_BATCH = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PuppetStory:
+    """One rendered story.
+
+    Attributes:
+        frames_NPCHW: Pixels, float32 in [-1, 1].
+        prompts: One caption per scene.
+    """
+
+    frames_NPCHW: Tensor
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PuppetStories:
+    """A collection of random stories.
+
+    Attributes:
+        num_stories: How many there are.
+        seed: Which collection.
+        geometry: Size of every scene.
+        num_scenes: Scenes per story.
+    """
+
+    num_stories: int
+    seed: int
+    geometry: SceneGeometry
+    num_scenes: int = 3
+
+    @property
+    def digest(self) -> str:
+        """Identity of what every index renders to; independent of how many stories there are."""
+        size = (self.geometry.num_frames, self.geometry.height, self.geometry.width)
+        return hashlib.sha256(
+            f"puppet {WORLD_VERSION} {self.seed} {size} {self.num_scenes}".encode()
+        ).hexdigest()
+
+    def story(self, index: int) -> Story:
+        """Return what story `index` shows."""
+        if not 0 <= index < self.num_stories:
+            raise IndexError(f"story {index} of {self.num_stories}")
+        return sample_story(seed=self.seed, index=index, num_scenes=self.num_scenes)
+
+    def prompts(self, index: int) -> tuple[str, ...]:
+        """Return one caption per scene of story `index`, in varied wording."""
+        draw = np.random.Generator(np.random.Philox(key=[self.seed, index]))
+        story = self.story(index)
+        return tuple(varied_caption(story, scene, draw=draw) for scene in story.scenes)
+
+    def render(self, index: int) -> PuppetStory:
+        """Return story `index`."""
+        return self.render_batch([index])[0]
+
+    def render_batch(self, indices: Sequence[int]) -> list[PuppetStory]:
+        """Return several stories, in the order asked for."""
+        stories = []
+        for start in range(0, len(indices), _BATCH):
+            stories += self._render(indices[start : start + _BATCH])
+        return stories
+
+    def _render(self, indices: Sequence[int]) -> list[PuppetStory]:
+        clips = [Clip(story, scene) for story in map(self.story, indices) for scene in story.scenes]
+        size = self.geometry
+        frames = render_clips(clips, num_frames=size.num_frames, height=size.height, width=size.width) * 2 - 1
+        return [
+            PuppetStory(frames_NPCHW=frames_NPCHW, prompts=self.prompts(index))
+            for index, frames_NPCHW in zip(indices, torch.split(frames, self.num_scenes), strict=True)
+        ]

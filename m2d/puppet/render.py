@@ -1,0 +1,74 @@
+"""Films of the puppet theatre: stories in, frames out, many at a time.
+
+Shapes: B clips, P frames, C = 3 colours, H W pixels. Owns the assembly of backdrop and actors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, puppet_cutouts
+from m2d.puppet.raster import pack, paint
+from m2d.puppet.stage import paint_backdrops
+from m2d.puppet.story import Scene, Story
+
+# Actors never leave these parts of the picture (fractions of the width), so only these are painted for them.
+_WINDOWS = ((0.0, 0.64), (0.36, 1.0))
+_NUM_ACTORS = len(MARKS_X)
+
+
+class Clip(NamedTuple):
+    """One scene of one story, to be drawn."""
+
+    story: Story
+    scene: Scene
+
+
+def render_clips(clips: list[Clip], *, num_frames: int, height: int, width: int) -> Tensor:
+    """Draw the clips.
+
+    Args:
+        clips: What to draw; scenes of different stories may be mixed.
+        num_frames: Frames P per clip.
+        height: Picture height in pixels.
+        width: Picture width in pixels.
+
+    Returns:
+        RGB in 0..1, shape (B, P, 3, H, W).
+    """
+    backdrops_BCHW = paint_backdrops([clip.story.backdrop for clip in clips], height=height, width=width)
+    frames_BPCHW = backdrops_BCHW[:, None].repeat(1, num_frames, 1, 1, 1)
+    for mark in range(_NUM_ACTORS):
+        rows = [row for row, clip in enumerate(clips) if clip.scene.actions[mark] is not None]
+        if not rows:
+            continue
+        cutouts = np.stack(
+            [_actor_cutouts(clips[row], mark, num_frames=num_frames, aspect=width / height) for row in rows]
+        )
+        left, right = (round(edge * width) for edge in _WINDOWS[mark])
+        window = frames_BPCHW[rows, :, :, :, left:right]
+        paint(window, torch.from_numpy(cutouts), left=left, picture_height=height)
+        frames_BPCHW[rows, :, :, :, left:right] = window
+    return frames_BPCHW.clamp_(0.0, 1.0)
+
+
+def _actor_cutouts(clip: Clip, mark: int, *, num_frames: int, aspect: float) -> np.ndarray:
+    action = clip.scene.actions[mark]
+    assert action is not None
+    cutouts = puppet_cutouts(
+        clip.story.cast[mark],
+        action,
+        mark=mark,
+        size=clip.story.backdrop.actor_size,
+        eyes=clip.story.backdrop.eyes,
+        num_frames=num_frames,
+    )
+    # A wider picture has a wider stage: marks move apart, actors keep their shape.
+    shift = MARKS_X[mark] * (aspect - 1.0)
+    return pack(
+        [part._replace(x=part.x + shift) for part in cutouts], num_frames=num_frames, length=MAX_CUTOUTS
+    )

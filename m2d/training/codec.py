@@ -1,0 +1,170 @@
+"""Training of the puppet theatre's codec, an `AutoencoderKLCogVideoX` like CogVideoX's own.
+
+Shapes: B clips, P frames, H W pixels. Three phases: crops of single frames, then crops of clips, then whole
+clips. Crops cost a quarter, so they buy more steps; group norms see whole pictures in the last phase.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from pydantic import Field
+from torch import Tensor, nn
+
+from m2d.diffusion.noise import generator
+from m2d.training.fitting import Fit, FitRecipe
+from m2d.training.puppet_clips import ClipBatch, actor_boxes, draw_clips, render_batch
+
+_HELD_OUT_SEED = 990_001
+_EVALUATION_BATCH = 8
+_FRAMES_PER_CLIP = 4
+
+
+class CodecRecipe(FitRecipe):
+    """Sizes and loss of the codec.
+
+    Attributes:
+        block_out_channels: Channels per level; each further level halves the picture.
+        batch_pixels: Pixels of one step's batch, so that crops come in larger batches than whole clips.
+        single_share: Share of the steps on single frames.
+        whole_share: Share of the steps, at the end, on whole clips.
+        crop: Side of a crop in pixels.
+        actor_weight: Extra weight of actors' pixels in the loss.
+        kl_weight: Weight of the KL divergence per latent element.
+    """
+
+    num_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    block_out_channels: tuple[int, ...]
+    latent_channels: int = Field(ge=1)
+    temporal_compression_ratio: int = Field(ge=1)
+    batch_pixels: int = Field(ge=1)
+    single_share: float = Field(ge=0, le=1)
+    whole_share: float = Field(ge=0, le=1)
+    crop: int = Field(ge=8)
+    actor_weight: float = Field(ge=0)
+    kl_weight: float = Field(ge=0)
+
+
+def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
+    """Return the codec with the random weights of the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    levels = len(recipe.block_out_channels)
+    return AutoencoderKLCogVideoX(
+        block_out_channels=recipe.block_out_channels,
+        down_block_types=("CogVideoXDownBlock3D",) * levels,
+        up_block_types=("CogVideoXUpBlock3D",) * levels,
+        latent_channels=recipe.latent_channels,
+        layers_per_block=1,
+        norm_num_groups=8,
+        temporal_compression_ratio=recipe.temporal_compression_ratio,
+        sample_height=recipe.height,
+        sample_width=recipe.width,
+    )
+
+
+def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
+    """Return the codec's training, to be run by `run_fit`."""
+    codec = build_codec(recipe)
+    held_out = _render(recipe, seed=_HELD_OUT_SEED, step=0, count=32)
+
+    def loss_at(step: int) -> Tensor:
+        frames_BCPHW, weights_B1PHW = _batch(recipe, step)
+        return _loss(codec, frames_BCPHW, weights_B1PHW, recipe=recipe, step=step)
+
+    def evaluate(model: nn.Module) -> Mapping[str, Any]:
+        return reconstruction_psnr(model, held_out)
+
+    return Fit(name="codec", model=codec, loss_at=loss_at, evaluate=evaluate, run=run)
+
+
+@torch.no_grad()
+def reconstruction_psnr(codec: AutoencoderKLCogVideoX, batch: ClipBatch) -> dict[str, float]:
+    """Return PSNR in dB over all pixels and inside the actors' boxes, through the posterior's mean."""
+    squares, box_squares = [], []
+    boxes_BP1HW = actor_boxes(batch.actors_BP1HW)
+    for start in range(0, len(batch.clips), _EVALUATION_BATCH):
+        part = slice(start, start + _EVALUATION_BATCH)
+        frames_BPCHW = batch.frames_BPCHW[part]
+        latents = codec.encode(frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean
+        decoded_BPCHW = (codec.decode(latents).sample.transpose(1, 2).clamp(-1, 1) + 1) / 2
+        square_BPCHW = (decoded_BPCHW - frames_BPCHW).square()
+        squares.append(square_BPCHW.flatten())
+        box_squares.append(square_BPCHW[boxes_BP1HW[part].expand_as(square_BPCHW) > 0])
+    return {"psnr_db": _decibels(torch.cat(squares)), "psnr_actors_db": _decibels(torch.cat(box_squares))}
+
+
+def latent_std(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe) -> float:
+    """Return the standard deviation of held-out latents; its inverse is the codec's scaling factor."""
+    batch = _render(recipe, seed=_HELD_OUT_SEED, step=1, count=32)
+    with torch.no_grad():
+        return float(codec.encode(batch.frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean.std())
+
+
+def _decibels(squares: Tensor) -> float:
+    return round(-10 * math.log10(float(squares.mean())), 3)
+
+
+def _render(recipe: CodecRecipe, *, seed: int, step: int, count: int) -> ClipBatch:
+    clips = draw_clips(seed=seed, step=step, count=count)
+    return render_batch(clips, num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
+
+
+def _batch(recipe: CodecRecipe, step: int) -> tuple[Tensor, Tensor]:
+    """Return frames in -1..1 (B, 3, P, H, W) and the loss weights (B, 1, P, H, W) of one step."""
+    draw = generator(recipe.seed, purpose="codec batch", step=step)
+    is_single = step < recipe.single_share * recipe.steps
+    is_whole = step >= (1 - recipe.whole_share) * recipe.steps
+    num_frames = 1 if is_single else recipe.num_frames
+    side = max(recipe.height, recipe.width) if is_whole else recipe.crop
+    height, width = min(side, recipe.height), min(side, recipe.width)
+    count = max(recipe.batch_pixels // (num_frames * height * width), 1)
+    # Drawing a clip costs as much as training on a few of its frames: several single frames share a clip.
+    num_clips = math.ceil(count / _FRAMES_PER_CLIP) if is_single else count
+    clips = draw_clips(seed=recipe.seed, step=step, count=num_clips)
+    batch = render_batch(clips, num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
+    items = [
+        (batch.frames_BPCHW[item % num_clips], batch.actors_BP1HW[item % num_clips]) for item in range(count)
+    ]
+    crops = [_cut(item, num_frames, height, width, draw=draw) for item in items]
+    frames_BPCHW = torch.stack([crop[0] for crop in crops])
+    actors_BP1HW = torch.stack([crop[1] for crop in crops])
+    return frames_BPCHW.transpose(1, 2) * 2 - 1, 1 + recipe.actor_weight * actors_BP1HW.transpose(1, 2)
+
+
+def _cut(
+    item: tuple[Tensor, Tensor], num_frames: int, height: int, width: int, *, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    frames_PCHW, actors_P1HW = item
+    rooms = (len(frames_PCHW) - num_frames, frames_PCHW.shape[-2] - height, frames_PCHW.shape[-1] - width)
+    first, top, left = (int(torch.randint(room + 1, (), generator=draw)) for room in rooms)
+    part = (
+        slice(first, first + num_frames),
+        slice(None),
+        slice(top, top + height),
+        slice(left, left + width),
+    )
+    return frames_PCHW[part], actors_P1HW[part]
+
+
+def _loss(
+    codec: AutoencoderKLCogVideoX,
+    frames_BCPHW: Tensor,
+    weights_B1PHW: Tensor,
+    *,
+    recipe: CodecRecipe,
+    step: int,
+) -> Tensor:
+    posterior = codec.encode(frames_BCPHW).latent_dist
+    latents = posterior.sample(generator(recipe.seed, purpose="codec posterior", step=step))
+    error_BCPHW = codec.decode(latents).sample - frames_BCPHW
+    # A little absolute error keeps the gradient of pixels that are nearly right.
+    reconstruction: Tensor = (weights_B1PHW * (error_BCPHW.square() + 0.05 * error_BCPHW.abs())).mean()
+    kl: Tensor = posterior.kl().mean() / latents[0].numel()
+    return reconstruction + recipe.kl_weight * kl

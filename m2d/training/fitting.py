@@ -1,0 +1,139 @@
+"""The plain training loop of the puppet theatre's helpers: codec, text encoder and reader.
+
+Owns when a step, a checkpoint and an evaluation happen; what a loss is comes from the caller. The transformer
+has its own loop in `trainer.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from m2d.errors import Interrupted, M2DError
+from m2d.progress import Reporter
+from m2d.training.log import TrainingLog
+from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale
+from m2d.training.recipe import CheckpointRecipe, OptimizerRecipe, ScheduleRecipe
+from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, save_checkpoint
+from m2d.training.stop import StopRequest
+
+
+class FitRecipe(BaseModel):
+    """The knobs every helper's training has; the schedule's length is `steps`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    steps: int = Field(ge=1)
+    optimizer: OptimizerRecipe
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    seed: int = Field(default=1, ge=0)
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    log_every_steps: int = Field(default=100, ge=1)
+    evaluate_every_steps: int = Field(default=1000, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """One helper's training.
+
+    Attributes:
+        name: Shown as the stage's name.
+        model: What is trained.
+        loss_at: The scalar loss of step k; draws its data from k alone, so that a resume repeats nothing.
+        evaluate: Figures of the averaged model on held-out data, as JSON.
+        run: Folder of checkpoints and log.
+    """
+
+    name: str
+    model: nn.Module
+    loss_at: Callable[[int], Tensor]
+    evaluate: Callable[[nn.Module], Mapping[str, Any]]
+    run: Path
+
+
+def run_fit(
+    fit: Fit, recipe: FitRecipe, *, reporter: Reporter, stop: StopRequest, max_minutes: float | None = None
+) -> nn.Module:
+    """Train from the run's newest verified checkpoint, or from the start; return the averaged model.
+
+    Raises:
+        Interrupted: A signal came; a checkpoint was saved first.
+        M2DError: The loss was not finite; nothing was saved since the last checkpoint.
+    """
+    state = TrainState(
+        model=fit.model,
+        average=AveragedModel(fit.model, decay=recipe.ema_decay),
+        optimizer=ModelOptimizer(fit.model, recipe.optimizer),
+    )
+    found = find_checkpoint(fit.run)
+    for refused in found.refused:
+        reporter.warn(refused)
+    if found.path is not None:
+        load_checkpoint(found.path, state)
+        reporter.note(f"{fit.name}: going on after step {state.step}")
+    fit.run.mkdir(parents=True, exist_ok=True)
+    _loop(fit, recipe, state, reporter=reporter, stop=stop, max_minutes=max_minutes)
+    return state.average.model
+
+
+def _loop(
+    fit: Fit,
+    recipe: FitRecipe,
+    state: TrainState,
+    *,
+    reporter: Reporter,
+    stop: StopRequest,
+    max_minutes: float | None,
+) -> None:
+    log = TrainingLog(fit.run, resumed_at=state.step)
+    started_s = saved_s = time.monotonic()
+    deadline_s = started_s + 60 * max_minutes if max_minutes is not None else math.inf
+    losses: list[Tensor] = []
+    state.model.train()
+    with reporter.stage(f"train {fit.name}", total=recipe.steps - state.step) as progress:
+        while state.step < recipe.steps and time.monotonic() < deadline_s and not stop.reason:
+            losses.append(_step(fit, recipe, state))
+            if state.step % recipe.log_every_steps == 0:
+                loss = float(torch.stack(losses).mean())
+                losses.clear()
+                log.write("train", step=state.step, loss=loss, seconds=round(time.monotonic() - started_s, 1))
+                progress.advance(recipe.log_every_steps, detail=f"loss {loss:.4f}")
+            if state.step % recipe.evaluate_every_steps == 0:
+                log.write("held-out", step=state.step, **fit.evaluate(state.average.model))
+            if time.monotonic() - saved_s >= recipe.checkpoint.every_s:
+                save_checkpoint(fit.run, state, facts={}, keep=recipe.checkpoint.keep)
+                saved_s = time.monotonic()
+    save_checkpoint(fit.run, state, facts={}, keep=recipe.checkpoint.keep)
+    if stop.reason:
+        raise Interrupted(
+            f"{stop.reason} after step {state.step}; saved in {fit.run}, run the command again to go on"
+        )
+
+
+def _step(fit: Fit, recipe: FitRecipe, state: TrainState) -> Tensor:
+    loss = fit.loss_at(state.step)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    norm = state.optimizer.clip_gradients()
+    if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+        raise M2DError(
+            f"{fit.name}, step {state.step}: loss {float(loss)}, gradient norm {float(norm)} are not finite"
+        )
+    state.optimizer.step(
+        rate_scale=learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
+    )
+    state.average.update(step=state.step)
+    # A module's running statistics (batch norm) are taken as they are: only weights are averaged.
+    for average, buffer in zip(state.average.model.buffers(), state.model.buffers(), strict=True):
+        average.copy_(buffer)
+    state.step += 1
+    return loss.detach()

@@ -1,0 +1,98 @@
+"""Training of the reader, the network that reads puppet scenes back from their frames.
+
+Frames are blurred, noised and recoloured a little in training, so that the reader judges decoded films as
+fairly as rendered ones. Shapes: B clips, P frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from m2d.diffusion.noise import generator
+from m2d.puppet.labels import ABSENT, UNPROMPTED_RANGES, class_labels, unprompted_numbers
+from m2d.puppet.reader import Reader
+from m2d.puppet.render import Clip, render_clips
+from m2d.training.fitting import Fit, FitRecipe
+from m2d.training.puppet_clips import draw_clips
+
+_HELD_OUT_SEED = 990_003
+_NUM_HELD_OUT = 600
+_NUMBER_WEIGHT = 20.0
+
+
+class ReaderRecipe(FitRecipe):
+    """Sizes of the clips and of the batches."""
+
+    num_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+def reader_fit(recipe: ReaderRecipe, run: Path) -> Fit:
+    """Return the reader's training, to be run by `run_fit`."""
+    torch.manual_seed(recipe.seed)
+    reader = Reader(num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
+
+    def loss_at(step: int) -> Tensor:
+        clips = draw_clips(seed=recipe.seed, step=step, count=recipe.batch_size)
+        draw = generator(recipe.seed, purpose="reader augmentation", step=step)
+        scores, numbers_BV = reader(_weather(_render(recipe, clips), draw=draw))
+        losses = [
+            functional.cross_entropy(scores[name], label)
+            for name, label in class_labels(clips).items()
+            if bool((label != ABSENT).any())
+        ]
+        wrong_numbers = (numbers_BV - unprompted_numbers(clips)).square().mean()
+        loss: Tensor = torch.stack(losses).mean() + _NUMBER_WEIGHT * wrong_numbers
+        return loss
+
+    def evaluate(model: nn.Module) -> Mapping[str, Any]:
+        assert isinstance(model, Reader)
+        return reader_accuracy(model, recipe)
+
+    return Fit(name="reader", model=reader, loss_at=loss_at, evaluate=evaluate, run=run)
+
+
+@torch.no_grad()
+def reader_accuracy(reader: Reader, recipe: ReaderRecipe) -> dict[str, float]:
+    """Return per property the share read right on held-out clips, and each number's mean error (0..1)."""
+    was_training = reader.training
+    reader.eval()
+    clips = draw_clips(seed=_HELD_OUT_SEED, step=0, count=_NUM_HELD_OUT)
+    reading = reader.read(_render(recipe, clips))
+    reader.train(was_training)
+    figures = {}
+    for name, label in class_labels(clips).items():
+        is_shown = label != ABSENT
+        figures[name] = round(float((reading.classes[name] == label)[is_shown].float().mean()), 4)
+    errors_V = (reading.numbers - unprompted_numbers(clips)).abs().mean(0)
+    return figures | {
+        f"{name}.error": round(float(errors_V[k]), 4) for k, name in enumerate(UNPROMPTED_RANGES)
+    }
+
+
+def _render(recipe: ReaderRecipe, clips: list[Clip]) -> Tensor:
+    return render_clips(clips, num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
+
+
+def _weather(frames_BPCHW: Tensor, *, draw: torch.Generator) -> Tensor:
+    """Blur, recolour and noise each clip by its own random amount, as a codec and a sampler might."""
+    count = len(frames_BPCHW)
+
+    def amount(low: float, high: float) -> Tensor:
+        return torch.empty(count, 1, 1, 1, 1).uniform_(low, high, generator=draw)
+
+    flat = frames_BPCHW.flatten(0, 1)
+    blurred = functional.avg_pool2d(functional.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    soft = frames_BPCHW.lerp(blurred.view_as(frames_BPCHW), amount(0.0, 1.0))
+    colour_B1C11 = torch.empty(count, 1, 3, 1, 1).uniform_(-0.05, 0.05, generator=draw)
+    noise = torch.randn(soft.shape, generator=draw) * amount(0.0, 0.06)
+    return (soft * amount(0.93, 1.07) + colour_B1C11 + noise).clamp(0.0, 1.0)

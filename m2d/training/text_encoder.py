@@ -1,0 +1,117 @@
+"""Training of the puppet theatre's text encoder, a small T5 encoder.
+
+Every token learns to know the whole scene: linear heads read all prompted properties from each position, so
+the transformer can attend to any of them; the heads are dropped afterwards. Shapes: B captions, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from m2d.puppet.captions import varied_caption
+from m2d.puppet.labels import ABSENT, PROMPTED_CLASSES, class_labels
+from m2d.puppet.tokenizer import build_tokenizer
+from m2d.puppet.vocabulary import token_list
+from m2d.training.fitting import Fit, FitRecipe
+from m2d.training.puppet_clips import draw_clips
+
+_HELD_OUT_SEED = 990_002
+
+
+class TextEncoderRecipe(FitRecipe):
+    """Sizes of the encoder; `d_model` is the transformer's `text_embed_dim`."""
+
+    d_model: int = Field(ge=8)
+    d_kv: int = Field(ge=8)
+    d_ff: int = Field(ge=8)
+    num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    max_text_tokens: int = Field(ge=8)
+    batch_size: int = Field(ge=1)
+
+
+class CaptionReader(nn.Module):
+    """The encoder with one linear head over every token."""
+
+    def __init__(self, recipe: TextEncoderRecipe) -> None:
+        """Build encoder and heads with the random weights of the recipe's seed."""
+        super().__init__()
+        torch.manual_seed(recipe.seed)
+        config = T5Config(
+            vocab_size=len(token_list()),
+            d_model=recipe.d_model,
+            d_kv=recipe.d_kv,
+            d_ff=recipe.d_ff,
+            num_layers=recipe.num_layers,
+            num_heads=recipe.num_heads,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=0.0,
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+        self.encoder = T5EncoderModel(config)
+        self.head = nn.Linear(recipe.d_model, sum(PROMPTED_CLASSES.values()))
+
+    def forward(self, tokens_BL: Tensor) -> dict[str, Tensor]:
+        """Return per property the class scores of every token, shape (B, classes, L)."""
+        embeds_BLD = self.encoder(input_ids=tokens_BL).last_hidden_state
+        scores = self.head(embeds_BLD).transpose(1, 2).split(list(PROMPTED_CLASSES.values()), dim=1)
+        return dict(zip(PROMPTED_CLASSES, scores, strict=True))
+
+
+class _Batch:
+    """Captions of one step as tokens, with what they say."""
+
+    def __init__(
+        self, recipe: TextEncoderRecipe, tokenizer: PreTrainedTokenizerFast, *, seed: int, step: int
+    ) -> None:
+        clips = draw_clips(seed=seed, step=step, count=recipe.batch_size)
+        draw = np.random.Generator(np.random.Philox(key=[seed, step]))
+        captions = [varied_caption(clip.story, clip.scene, draw=draw) for clip in clips]
+        encoded = tokenizer(
+            captions, padding="max_length", max_length=recipe.max_text_tokens, return_tensors="pt"
+        )
+        self.tokens_BL: Tensor = encoded["input_ids"]
+        self.labels = {name: label for name, label in class_labels(clips).items() if name in PROMPTED_CLASSES}
+
+
+def text_encoder_fit(recipe: TextEncoderRecipe, run: Path) -> Fit:
+    """Return the text encoder's training, to be run by `run_fit`."""
+    tokenizer = build_tokenizer(max_text_tokens=recipe.max_text_tokens)
+    model = CaptionReader(recipe)
+    held_out = _Batch(recipe, tokenizer, seed=_HELD_OUT_SEED, step=0)
+
+    def loss_at(step: int) -> Tensor:
+        batch = _Batch(recipe, tokenizer, seed=recipe.seed, step=step)
+        scores = model(batch.tokens_BL)
+        losses = [
+            functional.cross_entropy(scores[name], label[:, None].expand(-1, recipe.max_text_tokens))
+            for name, label in batch.labels.items()
+            if bool((label != ABSENT).any())
+        ]
+        return torch.stack(losses).mean()
+
+    def evaluate(trained: nn.Module) -> Mapping[str, Any]:
+        return {"accuracy": _token_accuracy(trained, held_out)}
+
+    return Fit(name="text encoder", model=model, loss_at=loss_at, evaluate=evaluate, run=run)
+
+
+@torch.no_grad()
+def _token_accuracy(model: nn.Module, batch: _Batch) -> dict[str, float]:
+    """Return per property the share of tokens whose best class is right."""
+    accuracy = {}
+    for name, scores_BKL in model(batch.tokens_BL).items():
+        label = batch.labels[name]
+        right = scores_BKL.argmax(1)[label != ABSENT] == label[label != ABSENT][:, None]
+        accuracy[name] = round(float(right.float().mean()), 5)
+    return accuracy
