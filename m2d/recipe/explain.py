@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from m2d.errors import Problem
@@ -53,12 +53,22 @@ def explain(error: ValidationError, *, model: type[BaseModel], places: Places) -
     """
     problems: list[Problem] = []
     for details in error.errors(include_url=False):
+        if _is_echo(details):
+            continue
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, CrossFieldError):
             problems += [places.problem(key_path, message) for key_path, message in cause.problems]
         else:
             problems.append(_problem(details, model=model, places=places))
     return problems
+
+
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether a list is called too short only because its wrong entries were not counted."""
+    got = details["input"]
+    return (
+        details["type"] == "too_short" and isinstance(got, tuple) and len(got) >= details["ctx"]["min_length"]
+    )
 
 
 def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -> Problem:
@@ -136,6 +146,8 @@ def _known_keys(model: type[BaseModel], key_path: KeyPath) -> list[str]:
 
 def _child(annotation: Any, step: str | int) -> Any:
     owner = _model_in(annotation)
+    if owner is not None and issubclass(owner, RootModel):
+        return _child(owner.model_fields["root"].annotation, step)
     if owner is not None:
         field = owner.model_fields.get(str(step))
         return field.annotation if field else None

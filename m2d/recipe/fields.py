@@ -6,6 +6,7 @@ Owns form alone; whether a file or a model exists is found out when the run is p
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
@@ -18,6 +19,7 @@ MAX_SEED = 2**63 - 1
 _MAX_NAME_CHARACTERS = 32
 # File systems allow 255 bytes; the folder and the temporary name beside the film need room for their endings.
 _MAX_OUTPUT_BYTES = 200
+_MAX_SLUG_CHARACTERS = 80
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:[0-9]{1,2})?")
 _BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
@@ -107,6 +109,13 @@ def _backend(name: str) -> str:
     if not _BACKEND.fullmatch(name):
         raise ValueError(f"{show(name)} is no backend's name; `m2d doctor` lists them")
     return name
+
+
+def default_output(title: str) -> str:
+    """Return the film's file name for a recipe without `output`: `First snow!` gives `first-snow.mp4`."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii").lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain)[:_MAX_SLUG_CHARACTERS].strip("-")
+    return f"{slug or 'story'}.mp4"
 
 
 Title = Annotated[str, StringConstraints(max_length=200), AfterValidator(_words)]

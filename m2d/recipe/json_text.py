@@ -93,7 +93,7 @@ class _JsonReader:
             self._entry(entries, key_path, depth=depth)
             while self._separator("}"):
                 self._entry(entries, key_path, depth=depth)
-        return Entries(entries=tuple(entries.values()), place=place)
+        return Entries(entries=entries, place=place)
 
     def _entry(self, entries: dict[str, Entry], key_path: KeyPath, *, depth: int) -> None:
         self._skip_space()
@@ -111,7 +111,7 @@ class _JsonReader:
             )
             return
         self._builder.check_text(key, key_path, key_place)
-        entries[key] = Entry(key=key, key_place=key_place, node=node)
+        entries[key] = Entry(key_place=key_place, node=node)
 
     def _separator(self, end: str) -> bool:
         if self._take(end):

@@ -99,7 +99,7 @@ def _fit(tree: TextTree, model: type[DocumentModel]) -> Loaded[DocumentModel]:
     except ValidationError as error:
         broken = explain(error, model=model, places=tree.places) + broken
     else:
-        if not problems:
+        if not problems and not broken:
             return Loaded(value=value, places=tree.places)
     reported = tuple(field_name(key_path) for key_path, _ in tree.problems if key_path)
     problems += [problem for problem in dict.fromkeys(broken) if not _is_inside(problem.field, reported)]

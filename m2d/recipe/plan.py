@@ -6,8 +6,6 @@ Imports no torch; what needs a tokenizer or a word list gets it passed in.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from m2d.layout import SceneLayout
 from m2d.recipe.advice import story_warnings
 from m2d.recipe.cast import scene_prompt
 from m2d.recipe.explain import explain
+from m2d.recipe.fields import default_output
 from m2d.recipe.schema import DtypeName, Recipe, Sampling, Scene
 from m2d.recipe.text_tree import Places
 
@@ -31,7 +30,6 @@ TokenCounter = Callable[[str], int]
 """Counts a prompt's tokens, the end-of-text token included."""
 
 _MAX_WRITTEN_SIDE = 8192
-_MAX_SLUG_CHARACTERS = 80
 # Measured on H.264 films of the puppet theatre, which range from a third to three times of this.
 _BYTES_PER_WRITTEN_PIXEL = 0.05
 _CONTAINER_BYTES = 8_000
@@ -209,13 +207,6 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     if problems:
         raise RecipeError(problems)
     return changed
-
-
-def default_output(title: str) -> str:
-    """Return the film's file name for a recipe without `output`: `First snow!` gives `first-snow.mp4`."""
-    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii").lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain)[:_MAX_SLUG_CHARACTERS].strip("-")
-    return f"{slug or 'story'}.mp4"
 
 
 def _as_flag(problem: Problem) -> Problem:

@@ -6,7 +6,7 @@ Owns places in the text and turning a key path into a Problem; reads no file and
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from m2d.errors import Problem, RecipeError
@@ -52,21 +52,20 @@ class Items:
 class Entry:
     """One `key: value` of a mapping."""
 
-    key: str
     key_place: Place
     node: Node
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entries:
-    """A mapping; keys are unique."""
+    """A mapping."""
 
-    entries: tuple[Entry, ...]
+    entries: Mapping[str, Entry]
     place: Place
 
     def get(self, key: str | int) -> Entry | None:
         """Return the entry called `key`, or None when there is none."""
-        return next((entry for entry in self.entries if entry.key == key), None)
+        return self.entries.get(key) if isinstance(key, str) else None
 
 
 Node = Scalar | Items | Entries
@@ -180,7 +179,7 @@ def plain(node: Node) -> object:
         return node.value
     if isinstance(node, Items):
         return tuple(plain(child) for child in node.nodes)
-    return {entry.key: plain(entry.node) for entry in node.entries}
+    return {key: plain(entry.node) for key, entry in node.entries.items()}
 
 
 def field_name(key_path: KeyPath) -> str:

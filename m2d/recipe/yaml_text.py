@@ -189,8 +189,8 @@ class _Composer:
                     child_path, key_place, f"duplicate key, first given in line {first}; keep one"
                 )
                 continue
-            entries[key] = Entry(key=key, key_place=key_place, node=node)
-        return Entries(entries=tuple(entries.values()), place=place)
+            entries[key] = Entry(key_place=key_place, node=node)
+        return Entries(entries=entries, place=place)
 
     def _key(self, event: yaml.Event, key_path: KeyPath, *, depth: int) -> str | None:
         node = self._node(event, key_path, depth=depth)

@@ -11,8 +11,9 @@ import pytest
 from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry
 from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.recipe.fields import default_output
 from m2d.recipe.loader import parse_document
-from m2d.recipe.plan import Overrides, RunPlan, default_output, plan_story
+from m2d.recipe.plan import Overrides, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 
 GEOMETRY = ModelGeometry(
@@ -83,8 +84,8 @@ def test_sizes_default_to_those_of_the_model() -> None:
 def test_the_output_is_named_after_the_title() -> None:
     assert plan().output == Path("first-snow.mp4")
     assert plan(STORY + "output: x.mp4\n").output == Path("x.mp4")
-    assert default_output("Été à la plage!") == "ete-a-la-plage.mp4"
-    assert default_output("雪") == "story.mp4"
+    assert default_output("\u00c9t\u00e9 \u00e0 la plage!") == "ete-a-la-plage.mp4"
+    assert default_output("\u96ea") == "story.mp4"
 
 
 def test_the_command_line_wins_except_over_a_scene_s_own_seed() -> None:
@@ -163,11 +164,11 @@ def test_prompt_tokens_are_counted_for_the_plan() -> None:
 
 
 def test_unknown_words_are_named_with_the_nearest_known() -> None:
-    text = STORY.replace("waves.", "wavez till night.").replace("wool cap", "woolly cap")
+    text = STORY.replace("waves.", "wavez til night.").replace("wool cap", "woolly cap")
     assert plan(text, known_words=KNOWN_WORDS).warnings == (
         "story.yaml:2:16: cast.Actor1: the model does not know the word 'woolly'; nearest known: wool",
         "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'wavez'; nearest known: waves",
-        "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'till'; nearest known: still, tall",
+        "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'til'; nearest known: still",
     )
     assert plan(known_words=KNOWN_WORDS).warnings == ()
 
