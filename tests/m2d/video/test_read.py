@@ -81,7 +81,8 @@ def test_colours_of_a_foreign_film_are_not_shifted(tmp_path: Path) -> None:
             "list.mp4",
             '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
             'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="video/mp4">'
-            '<Representation id="1" bandwidth="1"><BaseURL>secret.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>',
+            '<Representation id="1" bandwidth="1"><BaseURL>secret.mp4</BaseURL></Representation>'
+            "</AdaptationSet></Period></MPD>",
         ),
         ("list.mp4", "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5000 RTP/AVP 96\n"),
         ("list.mp4", "just a letter to a friend"),

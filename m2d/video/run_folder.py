@@ -1,0 +1,194 @@
+"""The folder beside a film, `NAME.m2d/`: how the run went, the latents to go on from, the contact sheet.
+
+Owns its files and their digests. What the run's record says beyond the digests is the business of the tasks.
+F latent frames, C channels, H W latent height and width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from m2d.errors import InputError, OutputError
+from m2d.files import sha256_file, write_bytes, write_json
+from m2d.video.provenance import Provenance, latents_digest, parse_provenance, seal_provenance
+
+SCHEMA_VERSION = 1
+RECORD, LATENTS, SHEET = "run.json", "latents.safetensors", "sheet.png"
+LONGEST_RECORD_BYTES = 32 << 20
+
+
+class RunFolderError(InputError):
+    """A run folder that is missing, incomplete, changed, or of another film."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What a run left beside its film.
+
+    Attributes:
+        provenance: Equal to what the film carries.
+        timings_s: Seconds per stage.
+        latents_FCHW: Per scene, as denoised.
+    """
+
+    provenance: Provenance
+    timings_s: Mapping[str, float]
+    latents_FCHW: tuple[np.ndarray, ...]
+
+
+def run_folder_of(film: Path) -> Path:
+    """`out/NAME.m2d` for `out/NAME.mp4`."""
+    return film.with_suffix(".m2d")
+
+
+def check_run_folder(film: Path, *, force: bool) -> None:
+    """Make sure, before any work is done, that the run folder of `film` can be written.
+
+    Raises:
+        OutputError: A file has the folder's name, or a run is in it already and `force` is not set.
+    """
+    folder = run_folder_of(film)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(
+            f"{folder}: is a file, but the run's folder goes there; move it or choose another output"
+        )
+    if not force and (folder / RECORD).exists():
+        raise OutputError(f"{folder}: holds another run; choose another output, or replace it with --force")
+
+
+def write_run(
+    film: Path,
+    *,
+    provenance: Provenance,
+    latents_FCHW: Sequence[np.ndarray],
+    timings_s: Mapping[str, float],
+    sheet: bytes | None,
+    force: bool,
+) -> Path:
+    """Write the run folder of `film`; the record comes last, so a folder that has one is complete.
+
+    Args:
+        film: The film's path.
+        provenance: What the film carries.
+        latents_FCHW: One float array per scene.
+        timings_s: Seconds per stage.
+        sheet: The contact sheet as PNG.
+        force: Whether a run that is there already is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: The folder is taken or cannot be written.
+        ValueError: Latents that are not those of the provenance.
+    """
+    told = [scene.latents_sha256 for scene in provenance.scenes]
+    if [latents_digest(latents) for latents in latents_FCHW] != told:
+        raise ValueError("these latents are not those of the provenance")
+    check_run_folder(film, force=force)
+    folder = run_folder_of(film)
+    _make_folder(folder)
+    parts = {LATENTS: _latents_bytes(latents_FCHW)}
+    if sheet is not None:
+        parts[SHEET] = sheet
+    for name, data in parts.items():
+        write_bytes(folder / name, data)
+    record = {
+        "m2d_run": SCHEMA_VERSION,
+        "provenance": json.loads(seal_provenance(provenance)),
+        "timings_s": dict(timings_s),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
+    }
+    write_json(folder / RECORD, record)
+    return folder
+
+
+def read_run(film: Path) -> Run:
+    """Read the run folder of `film`, believing nothing that its digests do not confirm.
+
+    Raises:
+        RunFolderError: Missing, incomplete or changed.
+        ProvenanceError: Its provenance is damaged.
+    """
+    folder = run_folder_of(film)
+    record = _read_record(folder / RECORD)
+    provenance = parse_provenance(json.dumps(record["provenance"]))
+    path = folder / LATENTS
+    _check_file(path, digest=record["files"].get(LATENTS))
+    latents = _read_latents(path, num_scenes=len(provenance.scenes))
+    for index, (scene, latents_FCHW) in enumerate(zip(provenance.scenes, latents, strict=True)):
+        if latents_digest(latents_FCHW) != scene.latents_sha256:
+            raise RunFolderError(
+                f"{path}: the latents of scene {index} are not those of the film; restore them"
+            )
+    return Run(provenance=provenance, timings_s=record["timings_s"], latents_FCHW=latents)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another output") from error
+
+
+def _latents_bytes(latents_FCHW: Sequence[np.ndarray]) -> bytes:
+    tensors = {_key(index): np.ascontiguousarray(latents) for index, latents in enumerate(latents_FCHW)}
+    data: bytes = save_safetensors(tensors)
+    return data
+
+
+def _key(index: int) -> str:
+    return f"scene_{index:03d}"
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > LONGEST_RECORD_BYTES:
+            raise RunFolderError(f"{path}: {size_bytes} bytes; at most {LONGEST_RECORD_BYTES} are allowed")
+        record = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: cannot be read: {error.strerror}; it was made beside the film"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: is not JSON; restore it or remove the folder") from error
+    if not isinstance(record, dict) or record.get("m2d_run") != SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{path}: is not the record of a run of version {SCHEMA_VERSION}; remove the folder"
+        )
+    for key in ("provenance", "timings_s", "files"):
+        if not isinstance(record.get(key), dict):
+            raise RunFolderError(
+                f"{path}: {key} is missing or not an object; restore it or remove the folder"
+            )
+    return record
+
+
+def _check_file(path: Path, *, digest: object) -> None:
+    if not path.is_file():
+        raise RunFolderError(f"{path}: is missing; the run folder is incomplete")
+    if sha256_file(path) != digest:
+        raise RunFolderError(f"{path}: was changed since it was written; restore it or remove the folder")
+
+
+def _read_latents(path: Path, *, num_scenes: int) -> tuple[np.ndarray, ...]:
+    try:
+        tensors: dict[str, np.ndarray] = load_safetensors(path.read_bytes())
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{path}: is not a file of latents; restore it or remove the folder") from error
+    if sorted(tensors) != [_key(index) for index in range(num_scenes)]:
+        raise RunFolderError(f"{path}: holds {len(tensors)} scenes, the film {num_scenes}; restore it")
+    if any(latents.ndim != 4 or latents.dtype.kind != "f" for latents in tensors.values()):
+        raise RunFolderError(f"{path}: holds something other than FCHW float latents; restore it")
+    return tuple(tensors[_key(index)] for index in range(num_scenes))

@@ -1,0 +1,85 @@
+"""A contact sheet shows every scene, is the same every time and stands any text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2d.errors import OutputError
+from m2d.video.sheet import draw_sheet, sheet_png, write_sheet
+
+COLOURS = ((200, 60, 50), (60, 180, 80), (70, 90, 220))
+
+
+def plain_scenes(*, size: tuple[int, int] = (16, 16), num_frames: int = 9) -> list[np.ndarray]:
+    return [np.full((num_frames, *size, 3), colour, np.uint8) for colour in COLOURS]
+
+
+def colours_of(sheet: Image.Image) -> set[tuple[int, int, int]]:
+    counted: list[tuple[int, tuple[int, int, int]]] = sheet.getcolors(maxcolors=1 << 24)
+    return {colour for _, colour in counted}
+
+
+def test_equal_stories_give_equal_bytes(tmp_path: Path) -> None:
+    prompts = ["Actor1 walks right.", "Actor1 jumps.", "Actor1 waves."]
+    write_sheet(tmp_path / "sheet.png", plain_scenes(), prompts, title="First snow", facts=["seed 7"])
+    again = sheet_png(plain_scenes(), prompts, title="First snow", facts=["seed 7"])
+    assert (tmp_path / "sheet.png").read_bytes() == again
+    assert Image.open(io.BytesIO(again)).format == "PNG"
+
+
+def test_every_scene_is_a_row_of_five_frames() -> None:
+    sheet = draw_sheet(plain_scenes(), ["a", "b", "c"], title="t", facts=[])
+    pixels = np.asarray(sheet)
+    for colour in COLOURS:
+        rows, columns = np.nonzero((pixels == colour).all(axis=-1))
+        assert rows.max() - rows.min() + 1 == 208
+        assert columns.max() - columns.min() + 1 == 5 * 208 + 4 * 10
+
+
+def test_frames_are_spread_from_the_first_to_the_last() -> None:
+    colours = [(250 - 25 * frame, 25 * frame, 250) for frame in range(9)]
+    frames = np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in colours])
+    shown = colours_of(draw_sheet([frames], ["a"], title="t", facts=[]))
+    assert [index for index, colour in enumerate(colours) if colour in shown] == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("size", "num_frames"), [((64, 96), 17), ((480, 720), 3), ((16, 300), 1), ((1, 1), 2)]
+)
+def test_any_size_and_length_can_be_drawn(size: tuple[int, int], num_frames: int) -> None:
+    sheet = draw_sheet(plain_scenes(size=size, num_frames=num_frames), ["a", "b", "c"], title="t", facts=[])
+    assert set(COLOURS) <= colours_of(sheet)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x" * 5000,
+        "word " * 3000,
+        "\x1b[31m\n[CHAPTER]\ud800",
+        "\u05e9\u05dc\u05d5\u05dd \u96ea \U0001f9e1",
+    ],
+)
+def test_any_text_can_be_drawn(text: str) -> None:
+    sheet = draw_sheet(plain_scenes()[:1], [text], title=text, facts=[text] * 3)
+    assert sheet.width < 2000
+    assert sheet.height < 700
+
+
+def test_scene_without_prompt_or_frames_is_a_wrong_call() -> None:
+    with pytest.raises(ValueError, match="3 scenes with 1 prompts"):
+        draw_sheet(plain_scenes(), ["a"], title="t", facts=[])
+    with pytest.raises(ValueError, match="a scene without frames"):
+        draw_sheet([np.zeros((0, 4, 4, 3), np.uint8)], ["a"], title="t", facts=[])
+
+
+def test_existing_sheet_is_refused_without_force(tmp_path: Path) -> None:
+    (tmp_path / "sheet.png").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists already"):
+        write_sheet(tmp_path / "sheet.png", plain_scenes(), ["a"] * 3, title="t", facts=[], force=False)
