@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-from m2d.errors import CheckpointError, InputError, OutputError
+import m2d
+from m2d.errors import BackendUnavailable, CheckpointError, InputError, OutputError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
+from m2d.model.checkpoint import BUILTIN_PUPPET
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter
 from m2d.recipe.loader import load_document
@@ -143,6 +145,7 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
     """Train and export.
 
     Raises:
+        BackendUnavailable: The recipe's device is not there.
         CheckpointError: A model folder, run or checkpoint that does not fit.
         OutputError: The run folder holds another training, or another process holds it.
         DatasetError: The stories do not suffice.
@@ -163,7 +166,7 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
 
 def _run(plan: TrainingPlan, reporter: Reporter, stop: StopRequest) -> TrainingReport:
     recipe = plan.recipe
-    device = torch.device(recipe.device)
+    device = _device(recipe.device)
     folder = _model_folder(recipe.model)
     start, frozen = _load_parts(recipe, folder, device)
     geometry = _scene_geometry(recipe, frozen, start)
@@ -218,12 +221,15 @@ def _train_and_export(
     )
 
 
-def _model_folder(model: str) -> Path:
-    if model == "builtin:puppet":
-        import m2d.puppet
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable("device: cuda is not available here; set device: cpu, or train where it is")
+    return torch.device(name)
 
-        return Path(m2d.puppet.__file__).parent / "weights"
-    return Path(model)
+
+def _model_folder(model: str) -> Path:
+    # Not `resolve_model`: a folder without a transformer is all that a training from random weights needs.
+    return Path(m2d.__file__).parent / "puppet" / "weights" if model == BUILTIN_PUPPET else Path(model)
 
 
 def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:

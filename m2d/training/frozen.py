@@ -1,6 +1,6 @@
 """The frozen parts of a model folder that training needs: codec, text encoder, noise schedule.
 
-Owns their loading and the digest that latent caches are keyed by; the transformer is not read here.
+Owns the digest that latent caches are keyed by, and encoding in batches; the transformer is not read here.
 """
 
 # B batch, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
@@ -11,18 +11,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5EncoderModel
 
+from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
-from m2d.errors import CheckpointError
 from m2d.files import sha256_file
+from m2d.model.checkpoint import check_components, load_codec, load_text, read_scheduler_config
 from m2d.model.codec import encode_scenes, spatial_compression
+from m2d.model.text import TextEncoder
 
-PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCogVideoX
+
+_KEYED_PARTS = ("vae", "text_encoder", "tokenizer")
+_PARTS = (*_KEYED_PARTS, "scheduler")
 _CLIPS_AT_ONCE = 16
 _PROMPTS_AT_ONCE = 64
 
@@ -33,16 +38,14 @@ class FrozenParts:
 
     Attributes:
         codec: The VAE.
-        text_encoder: The T5 encoder.
-        tokenizer: Its tokenizer.
+        text: Tokenizer and text encoder.
         schedule: Noise levels.
         max_text_tokens: Tokens that prompts are padded to.
         digest: Identity of codec, text encoder and tokenizer.
     """
 
     codec: AutoencoderKLCogVideoX
-    text_encoder: T5EncoderModel
-    tokenizer: PreTrainedTokenizerBase
+    text: TextEncoder
     schedule: VelocitySchedule
     max_text_tokens: int
     digest: str
@@ -55,7 +58,7 @@ class FrozenParts:
     @property
     def text_width(self) -> int:
         """Width of a prompt token's embedding."""
-        return int(self.text_encoder.config.d_model)
+        return int(self.text.model.config.d_model)
 
     @property
     def compression(self) -> tuple[int, int]:
@@ -67,55 +70,33 @@ class FrozenParts:
         parts = torch.split(frames_BPCHW, _CLIPS_AT_ONCE)
         return torch.cat([encode_scenes(self.codec, part).cpu() for part in parts])
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts to embeddings BLD, padded and without an attention mask, as CogVideoX does.
+        """Encode prompts to embeddings BLD.
 
         Raises:
-            CheckpointError: A prompt is longer than `max_text_tokens`; none is ever cut.
+            PromptTooLong: A prompt has more than `max_text_tokens` tokens; none is ever cut.
         """
-        parts = []
-        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-            ids_BL = self._tokenize(prompts[start : start + _PROMPTS_AT_ONCE])
-            parts.append(self.text_encoder(input_ids=ids_BL).last_hidden_state.cpu())
-        return torch.cat(parts)
-
-    def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        encoded = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.max_text_tokens, return_tensors=None
+        starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
+        return torch.cat(
+            [self.text.encode(prompts[start : start + _PROMPTS_AT_ONCE]).cpu() for start in starts]
         )
-        for prompt, ids in zip(prompts, encoded["input_ids"], strict=True):
-            if len(ids) > self.max_text_tokens:
-                raise CheckpointError(
-                    f"caption of {len(ids)} tokens, at most {self.max_text_tokens} are allowed: {prompt!r}; "
-                    "raise transformer.max_text_tokens or shorten the caption"
-                )
-        return torch.tensor(encoded["input_ids"], device=self.text_encoder.device)
 
 
 def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:
-    """Load codec, text encoder, tokenizer and noise schedule of a model folder, local files only.
+    """Load codec, text encoder, tokenizer and noise schedule of a model folder, which may lack a transformer.
 
     Raises:
-        CheckpointError: A part is missing or cannot be read.
+        CheckpointError: A part is missing or cannot be read; all missing ones are named.
+        SchedulerError: The scheduler is for another prediction than velocity.
     """
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise CheckpointError(
-            f"{folder}: has no {', '.join(missing)}; give a model folder in diffusers layout"
-        )
-    codec: AutoencoderKLCogVideoX = AutoencoderKLCogVideoX.from_pretrained(
-        folder / "vae", local_files_only=True, use_safetensors=True
-    )
-    text_encoder: T5EncoderModel = T5EncoderModel.from_pretrained(
-        folder / "text_encoder", local_files_only=True, use_safetensors=True
-    )
-    scheduler = CogVideoXDDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+    check_components(folder, _PARTS)
+    codec = load_codec(folder, device=device, dtype=torch.float32)
+    text = load_text(folder, device=device, dtype=torch.float32, max_tokens=max_text_tokens)
+    text.model.requires_grad_(False)
     return FrozenParts(
-        codec=codec.float().to(device).eval().requires_grad_(False),
-        text_encoder=text_encoder.float().to(device).eval().requires_grad_(False),
-        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-        schedule=VelocitySchedule.from_scheduler(scheduler),
+        codec=codec.requires_grad_(False),
+        text=text,
+        schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(folder))),
         max_text_tokens=max_text_tokens,
         digest=_digest(folder, max_text_tokens=max_text_tokens),
     )
@@ -123,7 +104,7 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
 
 def _digest(folder: Path, *, max_text_tokens: int) -> str:
     digest = hashlib.sha256(f"{max_text_tokens}\n".encode())
-    for part in ("vae", "text_encoder", "tokenizer"):
+    for part in _KEYED_PARTS:
         for path in sorted(file for file in (folder / part).rglob("*") if file.is_file()):
-            digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()

@@ -5,16 +5,14 @@ Owns the choice and the random initialisation; an earlier run is continued from 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError
+from m2d.model.checkpoint import load_transformer
 from m2d.model.transformer import SceneTransformer
 from m2d.training.recipe import TransformerRecipe, VideoRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
@@ -77,19 +75,18 @@ def read_start(folder: Path) -> Start:
         found = find_checkpoint(folder).path
         if found is None:
             raise CheckpointError(f"init: {folder} has no checkpoint that verifies; train that run first")
-        return Start(read_facts(found)["transformer"], load_average(found))
-    part = folder / "transformer"
-    files = sorted(part.glob("*.safetensors"))
-    if not files or not (part / "config.json").is_file():
+        config = read_facts(found).get("transformer")
+        if config is None:
+            raise CheckpointError(f"init: {found} is no transformer's training; give a run of `m2d train`")
+        return Start(config, load_average(found))
+    if not (folder / "transformer").is_dir():
         raise CheckpointError(
-            f"init: {folder} is neither a run folder nor a model folder with transformer/config.json and "
-            "safetensors; use random, a run folder or a model folder"
+            f"init: {folder} is neither a run folder nor a model folder with a transformer; "
+            "use random, a run folder or a model folder"
         )
-    config = json.loads((part / "config.json").read_text(encoding="utf-8"))
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        weights |= load_file(file)
-    return Start({key: value for key, value in config.items() if not key.startswith("_")}, weights)
+    model = load_transformer(folder, device="cpu", dtype=torch.float32)
+    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
+    return Start(config, model.state_dict())
 
 
 def build_transformer(start: Start, *, seed: int) -> SceneTransformer:
@@ -100,20 +97,15 @@ def build_transformer(start: Start, *, seed: int) -> SceneTransformer:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: SceneTransformer = SceneTransformer(**_known_keys(start.config))
+        model: SceneTransformer = SceneTransformer(**start.config)
     if start.weights is None:
         _zero(model)
         return model
     try:
-        model.load_state_dict({name: value.float() for name, value in start.weights.items()}, strict=True)
+        model.load_state_dict(start.weights, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"init: the transformer's weights do not fit its config: {error}") from error
     return model
-
-
-def _known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    # The official folders name the mask's version in their config; the recipe's `mask` says it here.
-    return {key: value for key, value in config.items() if key != "attn_msk_version"}
 
 
 def _zero(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from m2d.errors import CheckpointError, InputError, OutputError, RecipeError
 from m2d.files import sha256_file
-from m2d.model.transformer import SceneTransformer
+from m2d.model.checkpoint import resolve_model
 from m2d.progress import SilentReporter
 from m2d.tasks.train import TrainingReport, plan_training, run
 from tests.m2d.model.tiny_model import build_tiny_model
@@ -71,9 +71,9 @@ def test_a_base_training_leaves_a_model_folder_that_the_next_stage_starts_from(
 ) -> None:
     report = _train(recipe, tmp_path / "base", cache)
     assert (report.outcome, report.step) == ("finished", 4)
-    assert json.loads((report.model / "m2d.json").read_text())["num_scenes"] == 1
-    transformer = SceneTransformer.from_pretrained(report.model / "transformer")
-    assert transformer.config.in_channels == 4
+    source = resolve_model(str(report.model))
+    assert source.is_puppet
+    assert source.geometry.num_scenes == 1
 
     sft = tmp_path / "sft.yaml"
     sft.write_text(SFT.format(model=model, init=tmp_path / "base"))
