@@ -1,0 +1,122 @@
+"""The eager backend: plain PyTorch, the reference every other backend is compared with.
+
+Owns loading a transformer and checking what it is called with; the computation is `m2d.model.transformer`'s.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from m2d.backend import BackendOptions
+from m2d.errors import BackendUnavailable, InputError, LayoutMismatch
+from m2d.layout import SceneLayout
+from m2d_backends.devices import device_problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from m2d.model.source import ModelSource
+    from m2d.model.transformer import SceneTransformer
+
+logger = logging.getLogger(__name__)
+
+
+class EagerDenoiser:
+    """A loaded transformer bound to one layout and its target scenes."""
+
+    def __init__(
+        self, transformer: SceneTransformer, layout: SceneLayout, targets: tuple[int, ...] | None = None
+    ) -> None:
+        """Bind `transformer`; `targets` are ascending scene numbers, None for all."""
+        everything = tuple(range(layout.num_scenes))
+        self.layout = layout
+        self.targets = everything if targets is None else targets
+        if not set(self.targets) <= set(everything):
+            raise InputError(
+                f"targets: got scenes {list(self.targets)}, the layout has 0 to {layout.num_scenes - 1}"
+            )
+        self._transformer = transformer
+
+    def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+        """Predict the target scenes' velocity; see `m2d.backend.Denoiser`."""
+        import torch
+
+        self._check_layout(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
+        targets = None if len(self.targets) == self.layout.num_scenes else self.targets
+        with torch.inference_mode():
+            return self._transformer(  # type: ignore[no-any-return]  # nn.Module.__call__
+                latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout=self.layout, targets=targets
+            )
+
+    def _check_layout(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
+        patch = int(self._transformer.config.patch_size)
+        height, width = latents_BFCHW.shape[-2:]
+        found = {
+            "latent frames": (latents_BFCHW.shape[1], sum(self.layout.latent_frames)),
+            "tokens per frame": ((height // patch) * (width // patch), self.layout.tokens_per_frame),
+            "text tokens": (prompt_embeds_BLD.shape[1], self.layout.num_text_tokens),
+            "timesteps": (timesteps_BN.shape[1], self.layout.num_scenes),
+        }
+        wrong = [
+            f"{name}: got {got}, the layout has {own}" for name, (got, own) in found.items() if got != own
+        ]
+        if wrong:
+            raise LayoutMismatch(
+                f"this denoiser was prepared for layout {self.layout.digest()[:12]}; " + "; ".join(wrong)
+            )
+
+
+class _Key(NamedTuple):
+    path: Path
+    device: str
+    dtype: str
+
+
+class EagerBackend:
+    """Runs the transformer as it is written, on any device torch has."""
+
+    name: ClassVar[str] = "eager"
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._key: _Key | None = None
+        self._transformer: SceneTransformer | None = None
+
+    def unavailable_reason(self, device: str | None = None) -> str | None:
+        """Say why eager cannot work here, or on `device`; see `m2d.backend.Backend`."""
+        for package in ("torch", "diffusers"):
+            if importlib.util.find_spec(package) is None:
+                return f"the package {package} is not installed"
+        return None if device is None else device_problem(device)
+
+    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> EagerDenoiser:
+        """Load the transformer, or take the one loaded before for the same folder, device and dtype."""
+        reason = self.unavailable_reason(options.device)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+        return EagerDenoiser(self._loaded(source, options), layout, options.targets)
+
+    def wrap(self, model: SceneTransformer) -> SceneTransformer:
+        """Return the model itself: eager training needs no preparation."""
+        return model
+
+    def _loaded(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
+        import torch
+
+        from m2d.model.checkpoint import load_transformer
+
+        key = _Key(source.path, options.device, options.dtype)
+        if self._transformer is None or key != self._key:
+            # Let go of the old one first: two 5B transformers do not fit where one does.
+            self._transformer = self._key = None
+            dtype: torch.dtype = getattr(torch, options.dtype)
+            transformer = load_transformer(source, device=options.device, dtype=dtype)
+            self._transformer = transformer.eval().requires_grad_(False)
+            self._key = key
+            logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
+        return self._transformer
