@@ -5,6 +5,7 @@ Owns the encoder process and its settings; chapters, tags and the file are the b
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -112,4 +113,7 @@ def _encoder() -> str:
 
 def _last_line(complaints: IO[bytes]) -> str:
     lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
-    return printable(lines[-1], limit=300) if lines else "it did not say why"
+    if not lines:
+        return "it did not say why"
+    # Without the name and address of the encoder's part that speaks.
+    return printable(re.sub(r"^(\[[^\]]*\] )+", "", lines[-1]), limit=300)

@@ -203,7 +203,7 @@ def test_encoder_that_fails_is_quoted(
     film: WriteFilm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(encode, "_CONVERSION", "no_such_filter")
-    with pytest.raises(OutputError, match=r"the encoder failed with exit code .*: .*"):
+    with pytest.raises(OutputError, match=r"the encoder failed with exit code \d+: [A-Z]"):
         film()
     assert names(tmp_path) == []
 
