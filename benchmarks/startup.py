@@ -39,10 +39,12 @@ class Run:
 
     Attributes:
         wall_s: From start to exit.
+        cpu_s: Processor time of all its processes; on a busy machine, about the wall time on an idle one.
         peak_bytes: Largest resident size of the process, or of one it waited for.
     """
 
     wall_s: float
+    cpu_s: float
     peak_bytes: int
 
 
@@ -65,13 +67,14 @@ def run_m2d(*words: str) -> Run:
             raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}:\n{said}")
     # Kibibytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
-    return Run(wall_s=wall_s, peak_bytes=usage.ru_maxrss * unit)
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Run(wall_s=wall_s, cpu_s=cpu_s, peak_bytes=usage.ru_maxrss * unit)
 
 
-def measure_help() -> list[float]:
-    """Time `m2d --help` a few times, after one run that fills Python's bytecode cache; seconds."""
+def measure_help() -> list[Run]:
+    """Time `m2d --help` a few times, after one run that fills Python's bytecode cache."""
     run_m2d("--help")
-    return [run_m2d("--help").wall_s for _ in range(NUM_HELP_RUNS)]
+    return [run_m2d("--help") for _ in range(NUM_HELP_RUNS)]
 
 
 def measure_films(story: Path) -> tuple[list[Run], list[str]]:
@@ -101,10 +104,10 @@ def main() -> int:
     parser.add_argument("story", nargs="?", type=Path, default=STORY)
     story: Path = parser.parse_args().story
     cores = use_cores(NUM_CORES)
-    help_s = measure_help()
+    help_runs = measure_help()
     runs, hashes = measure_films(story)
     figures = {
-        "help_s": statistics.median(help_s),
+        "help_s": statistics.median(run.wall_s for run in help_runs),
         "generate_s": max(run.wall_s for run in runs),
         "generate_peak_bytes": max(run.peak_bytes for run in runs),
     }
@@ -117,7 +120,7 @@ def main() -> int:
         "kept": kept,
         "identical_frames": is_reproducible,
         "frames_sha256": hashes,
-        "help_runs_s": help_s,
+        "help_runs": [asdict(run) for run in help_runs],
         "generate_runs": [asdict(run) for run in runs],
         "story": story.name,
         "cores": cores,
