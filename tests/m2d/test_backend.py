@@ -1,9 +1,12 @@
 """What a backend may be asked for."""
 
+from typing import get_args
+
 import pytest
 
-from m2d.backend import BackendOptions
+from m2d.backend import BackendOptions, DTypeName
 from m2d.errors import InputError
+from m2d.recipe.schema import DtypeName
 
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones():
@@ -15,3 +18,7 @@ def test_an_unknown_dtype_is_refused_with_the_known_ones():
 def test_targets_are_ascending_scenes(targets):
     with pytest.raises(InputError, match=r"targets: got \(.*ascending"):
         BackendOptions(targets=targets)
+
+
+def test_recipes_offer_exactly_the_dtypes_a_backend_takes():
+    assert get_args(DtypeName) == get_args(DTypeName)

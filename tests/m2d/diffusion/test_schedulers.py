@@ -1,9 +1,12 @@
 """Every scheduler steps through the model's own noise levels, and unsuitable settings are refused."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from m2d.diffusion.schedulers import SCHEDULERS, SchedulerError, scheduler_from_config, set_timesteps
+from m2d.recipe.schema import SchedulerName
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -85,6 +88,10 @@ def test_a_solver_setting_that_leaves_the_trained_timesteps_is_refused(key, valu
     scheduler_from_config(config)
     with pytest.raises(SchedulerError, match=f"{key}|final_sigmas_type"):
         scheduler_from_config(config | {key: value})
+
+
+def test_recipes_offer_exactly_these_schedulers():
+    assert get_args(SchedulerName) == tuple(SCHEDULERS)
 
 
 def test_an_unknown_scheduler_name_is_refused_with_the_known_ones(scheduler_config):
