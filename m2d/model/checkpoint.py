@@ -184,7 +184,8 @@ def _filled(
     for copy, original in tied.items():
         owner, _, attribute = copy.rpartition(".")
         setattr(model.get_submodule(owner), attribute, model.get_parameter(original))
-    model.to(device=device, dtype=dtype)
+    # Not the model's own method: diffusers 0.42 warns on every cast, about an empty list of layers.
+    torch.nn.Module.to(model, device=device, dtype=dtype)
     if dtype == torch.float16:
         # T5's feed-forward outputs overflow half precision; transformers names the layers to keep.
         for layer in getattr(model, "_keep_in_fp32_modules", None) or ():

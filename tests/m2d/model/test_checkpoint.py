@@ -99,12 +99,15 @@ def test_the_digest_follows_what_computes_and_nothing_else(folder: Path) -> None
     assert resolve_model(str(folder)).digest != before
 
 
-def test_half_precision_weights_load_into_any_dtype(folder: Path) -> None:
+def test_half_precision_weights_load_into_any_dtype_without_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_component(folder, "transformer", load_all(resolve_model(str(folder)))[0], dtype=torch.float16)
     assert {tensor.dtype for tensor in load_file(folder / TRANSFORMER).values()} == {torch.float16}
     source = resolve_model(str(folder))
     for dtype in (torch.float32, torch.bfloat16):
         assert load_transformer(source, device="cpu", dtype=dtype).proj_out.weight.dtype == dtype
+    assert not caplog.records
 
 
 def test_half_precision_text_encoders_keep_what_overflows_in_float32(tiny_folder: Path) -> None:

@@ -29,8 +29,8 @@ def make_frames(num_frames: int, height: int = 16, width: int = 24) -> Tensor:
     return torch.rand(num_frames, 3, height, width, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-@pytest.mark.parametrize(("temporal", "levels"), [(1, 2), (2, 2), (4, 3), (4, 4), (8, 4)])
-@pytest.mark.parametrize("num_latent_frames", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("temporal", "levels"), [(1, 2), (2, 2), (4, 3), (8, 4)])
+@pytest.mark.parametrize("num_latent_frames", [1, 2, 3, 4])
 def test_a_scene_comes_back_with_its_own_shape(temporal: int, levels: int, num_latent_frames: int) -> None:
     codec = make_codec(temporal_compression_ratio=temporal, block_out_channels=(8,) * levels)
     num_frames = (num_latent_frames - 1) * temporal + 1

@@ -127,8 +127,14 @@ def test_clean_context_matches_the_official_model(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("changes", [{}, {"patch_size": 4}, {"use_rotary_positional_embeddings": False}])
+@pytest.mark.parametrize(
+    ("mask", "changes"),
+    [
+        *((mask, {}) for mask in MASKS),
+        ("mask2dit", {"patch_size": 4}),
+        ("mask2dit", {"use_rotary_positional_embeddings": False}),
+    ],
+)
 def test_one_scene_is_plain_cogvideox(mask: str, changes: dict[str, object]) -> None:
     model = make_model(**changes)
     layout = story(mask, frames=(3,), tokens_per_frame=4 * 8 // model.config.patch_size**2)
@@ -139,7 +145,7 @@ def test_one_scene_is_plain_cogvideox(mask: str, changes: dict[str, object]) -> 
 
 @torch.no_grad()
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("frames", [(2, 2, 2), (3, 1), (1, 2, 4, 2)])
+@pytest.mark.parametrize("frames", [(2, 2, 2), (1, 3, 2)])
 def test_every_mask_is_the_stock_model_with_a_dense_mask(mask: str, frames: tuple[int, ...]) -> None:
     layout = SceneLayout.build(
         mask, text_tokens=range(2, 2 + len(frames)), latent_frames=frames, tokens_per_frame=8
@@ -164,7 +170,7 @@ def test_sizes_other_than_the_trained_ones_match_the_stock_model() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("targets", [(0,), (2,), (0, 2), (0, 1), (0, 1, 2, 3)])
+@pytest.mark.parametrize("targets", [(2,), (0, 2), (0, 1, 2, 3)])
 def test_targets_alone_equal_their_part_of_the_whole_output(mask: str, targets: tuple[int, ...]) -> None:
     layout = story(mask, frames=(2, 1, 3, 2))
     model = make_model()
