@@ -23,6 +23,9 @@ from m2d.training.puppet_clips import ClipBatch, actor_boxes, draw_clips, render
 _HELD_OUT_SEED = 990_001
 _EVALUATION_BATCH = 8
 _FRAMES_PER_CLIP = 4
+# Most crops show an actor: backgrounds are learned from few.
+_ACTOR_SHARE = 0.75
+_MOTION_THRESHOLD = 0.05
 
 
 class CodecRecipe(FitRecipe):
@@ -35,6 +38,8 @@ class CodecRecipe(FitRecipe):
         whole_share: Share of the steps, at the end, on whole clips.
         crop: Side of a crop in pixels.
         actor_weight: Extra weight of actors' pixels in the loss.
+        motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a latent
+            frame smear where things move.
         kl_weight: Weight of the KL divergence per latent element.
     """
 
@@ -49,6 +54,7 @@ class CodecRecipe(FitRecipe):
     whole_share: float = Field(ge=0, le=1)
     crop: int = Field(ge=8)
     actor_weight: float = Field(ge=0)
+    motion_weight: float = Field(ge=0)
     kl_weight: float = Field(ge=0)
 
 
@@ -135,15 +141,31 @@ def _batch(recipe: CodecRecipe, step: int) -> tuple[Tensor, Tensor]:
     crops = [_cut(item, num_frames, height, width, draw=draw) for item in items]
     frames_BPCHW = torch.stack([crop[0] for crop in crops])
     actors_BP1HW = torch.stack([crop[1] for crop in crops])
-    return frames_BPCHW.transpose(1, 2) * 2 - 1, 1 + recipe.actor_weight * actors_BP1HW.transpose(1, 2)
+    weights_BP1HW = 1 + recipe.actor_weight * actors_BP1HW + recipe.motion_weight * _motion(frames_BPCHW)
+    return frames_BPCHW.transpose(1, 2) * 2 - 1, weights_BP1HW.transpose(1, 2)
+
+
+def _motion(frames_BPCHW: Tensor) -> Tensor:
+    """Return 1 where a pixel differs from the frame before or after, else 0, shape (B, P, 1, H, W)."""
+    moved = (frames_BPCHW.diff(dim=1).abs().amax(2, keepdim=True) > _MOTION_THRESHOLD).to(torch.float32)
+    none = torch.zeros_like(frames_BPCHW[:, :1, :1])
+    return torch.maximum(torch.cat([none, moved], 1), torch.cat([moved, none], 1))
 
 
 def _cut(
     item: tuple[Tensor, Tensor], num_frames: int, height: int, width: int, *, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
+    """Cut a random window, most often one around a random pixel of an actor."""
     frames_PCHW, actors_P1HW = item
-    rooms = (len(frames_PCHW) - num_frames, frames_PCHW.shape[-2] - height, frames_PCHW.shape[-1] - width)
-    first, top, left = (int(torch.randint(room + 1, (), generator=draw)) for room in rooms)
+    first = int(torch.randint(len(frames_PCHW) - num_frames + 1, (), generator=draw))
+    rooms = (frames_PCHW.shape[-2] - height, frames_PCHW.shape[-1] - width)
+    corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
+    pixels = actors_P1HW[first].nonzero()
+    if float(torch.rand((), generator=draw)) < _ACTOR_SHARE and len(pixels):
+        _, row, column = pixels[int(torch.randint(len(pixels), (), generator=draw))].tolist()
+        centre = (row - height // 2, column - width // 2)
+        corner = [min(max(place, 0), room) for place, room in zip(centre, rooms, strict=True)]
+    top, left = corner
     part = (
         slice(first, first + num_frames),
         slice(None),

@@ -1,0 +1,72 @@
+"""`m2d puppet`: train the embedded model's helpers, pack its folder, render its world."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Make the embedded model: codec, text encoder, reader, and the world they know.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Recipe = Annotated[Path, typer.Argument(help="A recipe from recipes/training/.")]
+Out = Annotated[Path, typer.Option(help="Run folder; a run that has checkpoints goes on.")]
+Minutes = Annotated[float | None, typer.Option(min=0, help="Stop, and save, after so long.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only.")]
+
+
+class Helper(StrEnum):
+    """What can be trained for the puppet theatre besides the transformer."""
+
+    CODEC = "codec"
+    TEXT = "text"
+    READER = "reader"
+
+
+@app.command()
+def train(
+    part: Annotated[Helper, typer.Argument(help="Which helper.")],
+    recipe: Recipe,
+    out: Out,
+    max_minutes: Minutes = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train codec, text encoder or reader."""
+    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.tasks.puppet import HelperPlan, train_helper
+
+    plan = HelperPlan(part=part.value, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
+    write_result(plain_text(str(train_helper(plan, make_reporter(quiet=quiet)))))
+
+
+@app.command()
+def pack(
+    out: Annotated[Path, typer.Option(help="The model folder to write; an old one is replaced.")],
+    codec: Annotated[Path, typer.Option(help="Run folder of the codec.")],
+    text: Annotated[Path, typer.Option(help="Run folder of the text encoder.")],
+    reader: Annotated[Path | None, typer.Option(help="Run folder of the reader.")] = None,
+    transformer: Annotated[Path | None, typer.Option(help="Model folder of a finished stage.")] = None,
+    recipes: Annotated[Path, typer.Option(help="Folder of the recipes.")] = Path("recipes/training"),
+    quiet: Quiet = False,
+) -> None:
+    """Put codec, text encoder, tokenizer, scheduler, and transformer and reader if given, into one folder."""
+    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.tasks.puppet import PackPlan, pack
+
+    plan = PackPlan(
+        codec_recipe=recipes / "puppet-codec.yaml",
+        codec_run=codec,
+        text_recipe=recipes / "puppet-text.yaml",
+        text_run=text,
+        reader_run=reader,
+        transformer=transformer,
+        out=out,
+    )
+    write_result(plain_text(str(pack(plan, make_reporter(quiet=quiet)))))

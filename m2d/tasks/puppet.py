@@ -1,0 +1,183 @@
+"""Make the embedded model's helpers: train codec, text encoder and reader, and pack them into a model folder.
+
+Owns the order of things; the trainings are in `m2d/training/`, the world in `m2d/puppet/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import CogVideoXDDIMScheduler
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from m2d.errors import CheckpointError
+from m2d.files import publish
+from m2d.model.save import copy_component, write_component, write_model_index, write_settings
+from m2d.model.sizes import ModelSettings
+from m2d.progress import Reporter
+from m2d.puppet.tokenizer import build_tokenizer
+from m2d.recipe.loader import load_document
+from m2d.training.codec import CodecRecipe, build_codec, codec_fit, latent_std
+from m2d.training.fitting import Fit, FitRecipe, run_fit
+from m2d.training.folder import publish_folder
+from m2d.training.lock import lock_run
+from m2d.training.reader import ReaderRecipe, reader_fit
+from m2d.training.state import find_checkpoint, load_average
+from m2d.training.stop import StopRequest
+from m2d.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
+
+Part = Literal["codec", "text", "reader"]
+READER_FILE = "reader.safetensors"
+_NUM_SCENES = 3
+_FPS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HelperPlan:
+    """One helper's training.
+
+    Attributes:
+        part: Which helper.
+        recipe: Its recipe's file.
+        run: Run folder; a run that has checkpoints goes on from the newest that verifies.
+        max_minutes: Stop with a checkpoint after so long.
+        num_threads: CPU threads; None leaves torch's choice.
+    """
+
+    part: Part
+    recipe: Path
+    run: Path
+    max_minutes: float | None = None
+    num_threads: int | None = None
+
+
+def train_helper(plan: HelperPlan, reporter: Reporter) -> Path:
+    """Train codec, text encoder or reader; return the run folder.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        Interrupted: A signal came; a checkpoint was saved.
+    """
+    if plan.num_threads is not None:
+        torch.set_num_threads(plan.num_threads)
+    fit, recipe = _prepare(plan)
+    with StopRequest() as stop, lock_run(plan.run):
+        run_fit(fit, recipe, reporter=reporter, stop=stop, max_minutes=plan.max_minutes)
+    return plan.run
+
+
+def _prepare(plan: HelperPlan) -> tuple[Fit, FitRecipe]:
+    if plan.part == "codec":
+        codec = load_document(plan.recipe, CodecRecipe)
+        return codec_fit(codec, plan.run), codec
+    if plan.part == "text":
+        text = load_document(plan.recipe, TextEncoderRecipe)
+        return text_encoder_fit(text, plan.run), text
+    reader = load_document(plan.recipe, ReaderRecipe)
+    return reader_fit(reader, plan.run), reader
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackPlan:
+    """What goes into the embedded model's folder.
+
+    Attributes:
+        codec_recipe: Recipe of the codec's run.
+        codec_run: Its run folder.
+        text_recipe: Recipe of the text encoder's run.
+        text_run: Its run folder.
+        reader_run: The reader's run folder, or None to leave the reader out.
+        transformer: Model folder whose transformer is taken, or None for a folder to train one from.
+        out: The new model folder; an existing one is replaced as a whole.
+    """
+
+    codec_recipe: Path
+    codec_run: Path
+    text_recipe: Path
+    text_run: Path
+    out: Path
+    reader_run: Path | None = None
+    transformer: Path | None = None
+
+
+def pack(plan: PackPlan, reporter: Reporter) -> Path:
+    """Write the model folder: codec, text encoder, tokenizer, scheduler, and transformer and reader if given.
+
+    Raises:
+        CheckpointError: A run has no checkpoint that verifies, or another recipe made it.
+        OutputError: The disk refused.
+    """
+    codec_recipe = load_document(plan.codec_recipe, CodecRecipe)
+    text_recipe = load_document(plan.text_recipe, TextEncoderRecipe)
+    with reporter.stage("pack"), publish_folder(plan.out, replace=True, with_manifest=False) as part:
+        _write_codec(part, codec_recipe, plan.codec_run)
+        _write_text(part, text_recipe, plan.text_run)
+        _scheduler().save_pretrained(part / "scheduler")
+        if plan.transformer is not None:
+            copy_component(plan.transformer, "transformer", part)
+        if plan.reader_run is not None:
+            _write_reader(part, plan.reader_run)
+        write_settings(part, _settings(codec_recipe))
+        write_model_index(part)
+    return plan.out
+
+
+def _write_codec(folder: Path, recipe: CodecRecipe, run: Path) -> None:
+    codec = build_codec(recipe)
+    _load(codec, run)
+    codec.eval()
+    codec.register_to_config(scaling_factor=round(1.0 / latent_std(codec, recipe), 5))
+    write_component(folder, "vae", codec, dtype=torch.float16)
+
+
+def _write_text(folder: Path, recipe: TextEncoderRecipe, run: Path) -> None:
+    model = CaptionReader(recipe)
+    _load(model, run)
+    write_component(folder, "text_encoder", model.encoder, dtype=torch.float16)
+    build_tokenizer(max_text_tokens=recipe.max_text_tokens).save_pretrained(folder / "tokenizer")
+
+
+def _write_reader(folder: Path, run: Path) -> None:
+    weights = {
+        name: value.half() if value.is_floating_point() else value for name, value in _average_of(run).items()
+    }
+    with publish(folder / READER_FILE, force=True) as part:
+        save_file(weights, part)
+
+
+def _load(model: nn.Module, run: Path) -> None:
+    try:
+        model.load_state_dict(_average_of(run))
+    except RuntimeError as error:
+        raise CheckpointError(f"{run}: made by another recipe: {str(error).splitlines()[0]}") from error
+
+
+def _average_of(run: Path) -> dict[str, Tensor]:
+    found = find_checkpoint(run).path
+    if found is None:
+        raise CheckpointError(f"{run}: no checkpoint that verifies; train it first")
+    return load_average(found)
+
+
+def _scheduler() -> CogVideoXDDIMScheduler:
+    return CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        snr_shift_scale=1.0,
+    )
+
+
+def _settings(recipe: CodecRecipe) -> ModelSettings:
+    return ModelSettings(
+        num_scenes=_NUM_SCENES,
+        default_num_frames=recipe.num_frames,
+        default_height=recipe.height,
+        default_width=recipe.width,
+        default_fps=_FPS,
+        world="puppet",
+    )
