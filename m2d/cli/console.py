@@ -7,6 +7,7 @@ reach the terminal). Does not decide what is said: tasks report through `m2d.pro
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -15,17 +16,22 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Task as ProgressTask
-from rich.table import Table
 from rich.text import Text
 
 from m2d.errors import RecipeError
 from m2d.progress import Reporter, StageProgress
 
 NAME_WIDTH = 18
+_NARROWEST_VALUE = 30
 # A plain log gets a line per tenth of a stage, but neither bursts nor long silences.
 _PLAIN_QUIET_S = 2.0
 _PLAIN_SILENCE_S = 30.0
-_SIGNS = {"done": ("\u2713", "ok"), "failed": ("\u2717", "x"), "dot": ("\u00b7", "-")}
+_SIGNS = {
+    "done": ("\u2713", "ok"),
+    "failed": ("\u2717", "x"),
+    "sees": ("\u25a0", "#"),
+    "blind": ("\u00b7", "."),
+}
 
 
 def plain_text(text: str, *, keep_newlines: bool = False) -> str:
@@ -262,46 +268,61 @@ def _warning(message: str) -> Text:
 
 
 def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
-    """Show aligned `name  value` rows; values wrap under themselves.
+    """Show aligned `name  value` rows.
+
+    On a terminal long values wrap under themselves; elsewhere every row is one line.
 
     Args:
-        rows: Names with their plain values.
+        rows: Names with their values.
         stderr: Write to stderr instead of stdout.
     """
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    console = make_console(stderr=stderr)
+    width = max(len(plain_text(name)) for name, _ in rows)
     for name, value in rows:
-        grid.add_row(plain_text(name), Text(plain_text(value, keep_newlines=True)))
-    _show_block(grid, stderr=stderr)
+        _print_row(console, Text(f"  {plain_text(name):<{width}}  ", style="dim"), value)
 
 
-def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Show a table without lines on stdout.
-
-    Args:
-        header: Column titles.
-        rows: Plain cell texts, one per column.
-        right: Titles of the columns to align right.
-    """
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
-    for title in header:
-        table.add_column(title, justify="right" if title in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain_text(cell)) for cell in row))
-    _show_block(table, stderr=False)
+def show_states(rows: Sequence[tuple[str, bool, str]]) -> None:
+    """Show `name, whether it works, explanation` rows on stdout, with a tick or a cross before each."""
+    console = make_console(stderr=False)
+    width = max(len(plain_text(name)) for name, _, _ in rows)
+    for name, works, explanation in rows:
+        sign, style = ("done", "green") if works else ("failed", "red")
+        lead = Text.assemble("  ", (_sign(console, sign), style), f" {plain_text(name):<{width}}  ")
+        _print_row(console, lead, explanation, style="dim" if works else "")
 
 
-def show_heading(text: str) -> None:
-    """Show a bold line on stdout with a blank one before it."""
-    make_console(stderr=False).print(Text("\n" + plain_text(text), style="bold"))
+def _print_row(console: Console, lead: Text, value: str, *, style: str = "") -> None:
+    lines = [plain_text(value)]
+    if console.is_terminal:
+        room = max(console.width - lead.cell_len, _NARROWEST_VALUE)
+        lines = textwrap.wrap(lines[0], room) or [""]
+    for index, line in enumerate(lines):
+        row = Text.assemble(lead if not index else " " * lead.cell_len, (line, style))
+        row.rstrip()
+        console.print(row)
 
 
-def show_line(text: str, *, style: str = "") -> None:
-    """Show one line on stdout."""
-    make_console(stderr=False).print(Text(plain_text(text), style=style))
+def show_mask(picture: Sequence[str]) -> None:
+    """Show `SceneLayout.picture()` on stdout: filled squares where the row's segment sees the column's."""
+    console = make_console(stderr=False)
+    for line in picture:
+        row = Text("  ")
+        for char in line:
+            name = {"#": "sees", ".": "blind"}.get(char)
+            row.append(_sign(console, name) if name else char, style="cyan" if char == "#" else "dim")
+        console.print(row)
 
 
-def _show_block(block: Table, *, stderr: bool) -> None:
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    console.print(block)
+def show_heading(text: str, *, stderr: bool = False) -> None:
+    """Show a bold line with a blank one before it."""
+    console = make_console(stderr=stderr)
+    console.print()
+    console.print(Text(plain_text(text), style="bold"))
+
+
+def show_gap() -> None:
+    """Put a blank line on stderr when people read it, not in a log."""
+    console = make_console()
+    if console.is_terminal:
+        console.print()

@@ -14,6 +14,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from m2d.cli.check import check
+from m2d.cli.doctor import doctor
+from m2d.cli.generate import generate
+from m2d.cli.init import init
+from m2d.cli.inspect import inspect
+from m2d.cli.train import train
 from m2d.errors import EXIT_FAILED, M2DError
 
 EXIT_INTERRUPTED = 130
@@ -114,6 +120,10 @@ def root(
     del version, debug
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+for command in (init, check, generate, inspect, doctor, train):
+    app.command()(command)
 
 
 def main() -> None:

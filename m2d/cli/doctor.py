@@ -1,0 +1,81 @@
+"""`m2d doctor`: what works on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from m2d.tasks.doctor import DoctorReport, ModelReport
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
+) -> None:
+    """Show what works on this machine.
+
+    Backends and devices, the embedded model, versions; and why the rest does not work. Always exits with 0.
+    """
+    from m2d.cli.console import write_result
+    from m2d.tasks.doctor import examine
+
+    report = examine()
+    if as_json:
+        write_result(json.dumps(asdict(report), indent=2))
+        return
+    _show(report)
+
+
+def _show(report: DoctorReport) -> None:
+    from m2d.cli.console import show_fields, show_heading, show_states
+
+    show_heading("Devices")
+    show_states(
+        [
+            (device.name, device.problem is None, device.problem or device.description)
+            for device in report.devices
+        ]
+    )
+    show_heading("Backends")
+    show_states(
+        [
+            (f"{backend.name} on {device}", problem is None, problem or "")
+            for backend in report.backends
+            for device, problem in backend.problem_on.items()
+        ]
+    )
+    show_heading("Model and encoder")
+    encoder = (
+        f"ffmpeg {report.encoder}" if report.encoder else "no encoder found; install imageio-ffmpeg again"
+    )
+    show_states(
+        [
+            (report.model.name, report.model.problem is None, _model_text(report.model)),
+            ("H.264", bool(report.encoder), encoder),
+        ]
+    )
+    show_heading("Versions")
+    show_fields([*report.system.items(), *_version_rows(report)])
+
+
+def _version_rows(report: DoctorReport) -> list[tuple[str, str]]:
+    from m2d.tasks.doctor import OPTIONAL_PACKAGES
+
+    return [
+        (name, version or f"not installed; comes with {OPTIONAL_PACKAGES.get(name, 'm2d')}")
+        for name, version in report.versions.items()
+    ]
+
+
+def _model_text(model: ModelReport) -> str:
+    from m2d.cli.console import format_size
+
+    if model.problem is not None or model.geometry is None:
+        return model.problem or ""
+    geometry = model.geometry
+    scenes = f"{geometry.num_scenes} scenes of {geometry.default_num_frames} frames"
+    size = f"{geometry.default_width}x{geometry.default_height} at {geometry.default_fps} fps"
+    return f"{scenes}, {size}; {format_size(model.size_bytes)}, sha256 {model.digest[:16]}"

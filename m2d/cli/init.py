@@ -1,0 +1,39 @@
+"""`m2d init`: start a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def init(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="The recipe to write.  [default: story.yaml]")
+    ] = None,
+    title: Annotated[
+        str, typer.Option("--title", metavar="TEXT", help="The story's title.")
+    ] = "My first story",
+    figure5: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-figure5", metavar="JSON", help="Import stories in the form of the paper's Figure 5."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing recipes.")] = False,
+) -> None:
+    """Write a recipe to start from.
+
+    With --from-figure5, PATH is the folder that gets one recipe per story (the current one by default).
+    """
+    from m2d.cli.console import plain_text, show_hint, write_result
+    from m2d.tasks.init import import_figure5, write_template
+
+    if figure5 is not None:
+        paths = import_figure5(figure5, path or Path(), force=force)
+    else:
+        paths = [write_template(path or Path("story.yaml"), title=title, force=force)]
+    for written in paths:
+        write_result(plain_text(str(written)))
+    show_hint(f"next: m2d check {paths[0]}, then m2d generate {paths[0]}")

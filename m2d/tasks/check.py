@@ -1,0 +1,105 @@
+"""Check: from a recipe file to the plan of its run, with everything that can be known before running it.
+
+Owns the joining of recipe, model folder, tokenizer and word list; imports no torch and makes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2d.errors import CheckpointError, RecipeError
+from m2d.layout import SceneLayout, Span
+from m2d.model.checkpoint import load_tokenizer
+from m2d.model.source import ModelSource, resolve_model
+from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.recipe.loader import load_with_places
+from m2d.recipe.plan import Overrides, RunPlan, plan_story
+from m2d.recipe.schema import Recipe
+from m2d.recipe.text_tree import Places
+from m2d.registry import backend_names
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """What a run would be.
+
+    Attributes:
+        plan: The run, every parameter resolved.
+        num_attention_calls: Unmasked attention calls that a layer makes.
+        attention_share: Query-key pairs computed, as a share of those of full attention.
+        warnings: What the user probably wants to change.
+    """
+
+    plan: RunPlan
+    num_attention_calls: int
+    attention_share: float
+    warnings: tuple[str, ...]
+
+
+def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:
+    """Load a recipe, find its model and resolve the run.
+
+    Args:
+        path: The recipe.
+        model: A model to use instead of the recipe's.
+        overrides: What the command line changes besides.
+
+    Raises:
+        RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
+    """
+    loaded = load_with_places(path, Recipe)
+    recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
+    source = _find_model(recipe.model, places=Places(path="--model") if model else loaded.places)
+    tokenizer = load_tokenizer(source)
+    return plan_story(
+        recipe,
+        source,
+        overrides=overrides,
+        places=loaded.places,
+        count_tokens=tokenizer.count_tokens,
+        known_words=KNOWN_WORDS if source.is_puppet else None,
+    )
+
+
+def check(path: Path, *, overrides: Overrides | None = None) -> CheckReport:
+    """Say what `m2d generate` would do with a recipe.
+
+    Raises:
+        RecipeError: As `plan_recipe`.
+    """
+    plan = plan_recipe(path, overrides=overrides)
+    return CheckReport(
+        plan=plan,
+        num_attention_calls=len(plan.layout.plan()),
+        attention_share=attention_share(plan.layout),
+        warnings=(*plan.warnings, *_run_warnings(plan)),
+    )
+
+
+def attention_share(layout: SceneLayout) -> float:
+    """Query-key pairs that the layout's plan computes, as a share of full attention's."""
+    pairs = sum(_num_tokens(call.queries) * _num_tokens(call.keys) for call in layout.plan())
+    return pairs / layout.num_tokens**2
+
+
+def _num_tokens(spans: Sequence[Span]) -> int:
+    return sum(len(span) for span in spans)
+
+
+def _find_model(name: str, *, places: Places) -> ModelSource:
+    try:
+        return resolve_model(name)
+    except CheckpointError as error:
+        lines = str(error).splitlines()
+        raise RecipeError([places.problem(("model",), line) for line in lines]) from error
+
+
+def _run_warnings(plan: RunPlan) -> list[str]:
+    warnings = []
+    if plan.backend not in backend_names():
+        warnings.append(f"no backend {plan.backend!r} is installed; `m2d doctor` lists those that are")
+    if plan.output.exists():
+        warnings.append(f"{plan.output} exists; `m2d generate` replaces it only with --force")
+    return warnings

@@ -1,0 +1,161 @@
+"""Doctor: what m2d can do on this machine, and why it cannot do the rest.
+
+Owns the questions; the answers come from the backends, the model folder and the encoder. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+
+from m2d.errors import CheckpointError
+from m2d.geometry import ModelGeometry
+from m2d.model.source import BUILTIN_PUPPET, resolve_model
+from m2d.registry import available_backends
+
+PACKAGES = (
+    "m2d",
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "av",
+    "imageio-ffmpeg",
+    "numpy",
+    "pydantic",
+)
+OPTIONAL_PACKAGES = {
+    "onnx": "m2d[onnx]",
+    "onnxruntime": "m2d[onnx]",
+    "tensorrt": "m2d[tensorrt]",
+    "scenedetect": "m2d[data]",
+    "scipy": "m2d[eval]",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """A device torch can or cannot use; `problem` is None when it can."""
+
+    name: str
+    description: str
+    problem: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendReport:
+    """A backend with, for each device, why it cannot run there; None when it can."""
+
+    name: str
+    problem_on: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelReport:
+    """The embedded model; `problem` is None when its folder is complete."""
+
+    name: str
+    problem: str | None
+    geometry: ModelGeometry | None = None
+    digest: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorReport:
+    """Everything the doctor found.
+
+    Attributes:
+        system: Operating system, processor and Python.
+        versions: Package name to version; empty for one that is not installed.
+        devices: The CPU first.
+        backends: Every installed one.
+        model: The embedded one.
+        encoder: Version of the video encoder; empty when there is none.
+    """
+
+    system: Mapping[str, str]
+    versions: Mapping[str, str]
+    devices: tuple[Device, ...]
+    backends: tuple[BackendReport, ...]
+    model: ModelReport
+    encoder: str
+
+
+def examine() -> DoctorReport:
+    """Look at this machine. Never fails: what does not work is part of the report."""
+    devices = _devices()
+    return DoctorReport(
+        system={
+            "os": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        },
+        versions={name: _version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)},
+        devices=devices,
+        backends=_backends(devices),
+        model=_embedded_model(),
+        encoder=_encoder_version(),
+    )
+
+
+def _devices() -> tuple[Device, ...]:
+    import torch
+
+    cpu = Device(
+        name="cpu", description=f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()}", problem=None
+    )
+    if torch.version.cuda is None:
+        return cpu, Device(
+            name="cuda", description="", problem=f"torch {torch.__version__} was built without CUDA"
+        )
+    if not torch.cuda.is_available():
+        return cpu, Device(name="cuda", description="", problem="torch finds no CUDA device or driver")
+    return cpu, *(_cuda_device(index) for index in range(torch.cuda.device_count()))
+
+
+def _cuda_device(index: int) -> Device:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    memory = f"{properties.total_memory / 2**30:.0f} GiB, compute {properties.major}.{properties.minor}"
+    return Device(name=f"cuda:{index}", description=f"{properties.name}, {memory}", problem=None)
+
+
+def _backends(devices: tuple[Device, ...]) -> tuple[BackendReport, ...]:
+    found: dict[str, dict[str, str | None]] = {}
+    for device in devices:
+        for status in available_backends(device.name):
+            found.setdefault(status.name, {})[device.name] = status.unavailable_reason
+    return tuple(BackendReport(name=name, problem_on=problems) for name, problems in found.items())
+
+
+def _embedded_model() -> ModelReport:
+    try:
+        source = resolve_model(BUILTIN_PUPPET)
+        digest = source.digest
+    except CheckpointError as error:
+        return ModelReport(name=BUILTIN_PUPPET, problem=str(error))
+    size_bytes = sum(path.stat().st_size for path in source.path.rglob("*") if path.is_file())
+    return ModelReport(
+        name=BUILTIN_PUPPET, problem=None, geometry=source.geometry, digest=digest, size_bytes=size_bytes
+    )
+
+
+def _encoder_version() -> str:
+    import imageio_ffmpeg
+
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_version())
+    except (RuntimeError, OSError):
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,81 @@
+"""Init: new recipe files, a commented template or the stories of a file in the paper's Figure 5 form.
+
+Owns where they are put and that nothing is overwritten unasked; the texts come from `m2d.recipe`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m2d.errors import InputError
+from m2d.files import check_writable, write_bytes
+from m2d.recipe.fields import default_output
+from m2d.recipe.figure5 import load_figure5
+from m2d.recipe.schema import Recipe
+from m2d.recipe.template import story_template
+from m2d.recipe.writer import to_yaml
+
+RECIPE_SUFFIXES = (".yaml", ".yml")
+
+
+def write_template(path: Path, *, title: str, force: bool) -> Path:
+    """Write a commented recipe that runs as it is.
+
+    Raises:
+        InputError: `path` is no name for a recipe.
+        OutputError: `path` exists and `force` is not set, or cannot be written.
+    """
+    _check_recipe_name(path)
+    _write(path, story_template(title=title, file_name=path.name), force=force)
+    return path
+
+
+def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
+    """Write one recipe per story of `source`.
+
+    Args:
+        source: JSON in the form of the paper's Figure 5.
+        target: A recipe file when there is one story; otherwise the folder that the recipes go to.
+        force: Whether existing recipes are replaced.
+
+    Returns:
+        The recipes in the order of the stories.
+
+    Raises:
+        RecipeError: `source` cannot be read or has another form.
+        InputError: `target` is one file, but there are several stories.
+        OutputError: A recipe exists and `force` is not set, or cannot be written; nothing was written then.
+    """
+    stories = load_figure5(source)
+    if target.suffix.lower() in RECIPE_SUFFIXES and not target.is_dir():
+        if len(stories) > 1:
+            raise InputError(
+                f"{target}: one file, but {source.name} holds {len(stories)} stories; give a folder"
+            )
+        paths = [target]
+    else:
+        paths = [target / _file_name(story) for story in stories]
+    for path in paths:
+        check_writable(path, force=force)
+    for path, story in zip(paths, stories, strict=True):
+        _write(path, to_yaml(story, header=_header(story, source=source, path=path)), force=force)
+    return paths
+
+
+def _file_name(story: Recipe) -> str:
+    return Path(story.output or default_output(story.title)).with_suffix(".yaml").name
+
+
+def _header(story: Recipe, *, source: Path, path: Path) -> str:
+    return (
+        f"{story.title}, a story of {len(story.scenes)} scenes from {source.name}.\nm2d generate {path.name}"
+    )
+
+
+def _check_recipe_name(path: Path) -> None:
+    if path.suffix.lower() not in RECIPE_SUFFIXES:
+        raise InputError(f"{str(path)!r} does not end in .yaml; give a recipe's name such as story.yaml")
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    write_bytes(path, text.encode("utf-8"), force=force)
