@@ -58,7 +58,7 @@ class TransformerRecipe(_Part):
 
     num_layers: int = Field(ge=1)
     num_attention_heads: int = Field(ge=1)
-    attention_head_dim: int = Field(ge=8, multiple_of=8)
+    attention_head_dim: int = Field(ge=16, multiple_of=16)
     patch_size: int = Field(ge=1)
     time_embed_dim: int = Field(ge=2)
     max_text_tokens: int = Field(ge=1)
