@@ -1,0 +1,103 @@
+"""Shares and means over stories, with bootstrap intervals; knows nothing about what is counted.
+
+The story is the unit of resampling: scenes of one story share cast, backdrop and noise, so treating them as
+independent would make the intervals too narrow. Shapes: S stories, K resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Amounts = npt.NDArray[np.float64]
+
+NUM_RESAMPLES = 4000
+_COVERAGE = 0.95
+_SEED = 2503
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tally:
+    """What was counted in each story; a figure is the sum of amounts over the sum of counts.
+
+    Attributes:
+        amounts_S: Per story, how many judgements were right, or the sum of what was measured.
+        counts_S: Per story, how many judgements or measurements there were; may be 0.
+    """
+
+    amounts_S: Amounts
+    counts_S: Amounts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """A share or a mean.
+
+    Attributes:
+        value: Over all stories; NaN when there was nothing to count.
+        low: Lower end of the 95 % interval (percentile bootstrap over stories).
+        high: Upper end.
+        count: Judgements or measurements behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """The figure for a JSON file, rounded to four digits; null where there is no number."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        rounded = {key: None if math.isnan(each) else round(each, 4) for key, each in numbers.items()}
+        return {**rounded, "count": self.count}
+
+
+def figure_of(tally: Tally) -> Figure:
+    """Turn a tally into its figure and interval."""
+    values_K = _quotients(*(_resampled(each) for each in (tally.amounts_S, tally.counts_S)))
+    whole = _quotients(tally.amounts_S.sum(), tally.counts_S.sum())
+    return _figure(float(whole), values_K, count=int(tally.counts_S.sum()))
+
+
+def ratio_of(tally: Tally, reference: Tally) -> Figure:
+    """Divide the figure of one tally by that of another on the same stories.
+
+    Both are resampled together, so that what is hard about a story does not widen the interval.
+
+    Raises:
+        ValueError: The tallies have different numbers of stories.
+    """
+    if len(tally.counts_S) != len(reference.counts_S):
+        raise ValueError(f"tallies of {len(tally.counts_S)} and {len(reference.counts_S)} stories")
+    parts = [(each.amounts_S, each.counts_S) for each in (tally, reference)]
+    means_K = [_quotients(_resampled(amounts), _resampled(counts)) for amounts, counts in parts]
+    means = [_quotients(amounts.sum(), counts.sum()) for amounts, counts in parts]
+    return _figure(
+        float(_quotients(*means)), _quotients(*means_K), count=int(min(counts.sum() for _, counts in parts))
+    )
+
+
+def _resampled(values_S: Amounts) -> Amounts:
+    """Sums over stories drawn with replacement, shape (K,); the same stories for every tally of that size."""
+    num_stories = len(values_S)
+    draw = np.random.Generator(np.random.Philox(key=[_SEED, num_stories]))
+    chosen_KS = draw.integers(num_stories, size=(NUM_RESAMPLES, num_stories))
+    sums_K: Amounts = values_S[chosen_KS].sum(1)
+    return sums_K
+
+
+def _quotients(amounts: Amounts, counts: Amounts) -> Amounts:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(counts == 0, np.nan, np.divide(amounts, counts))
+
+
+def _figure(value: float, values_K: Amounts, *, count: int) -> Figure:
+    known_K = values_K[~np.isnan(values_K)]
+    if math.isnan(value) or not len(known_K):
+        return Figure(value=math.nan, low=math.nan, high=math.nan, count=count)
+    tail = (1 - _COVERAGE) / 2
+    low, high = np.quantile(known_K, [tail, 1 - tail])
+    return Figure(value=value, low=float(low), high=float(high), count=count)

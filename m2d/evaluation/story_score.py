@@ -1,0 +1,176 @@
+"""What puppet stories asked for against what the reader saw in the scenes made from them.
+
+Pure functions: stories and a reading in, tallies per story out; `intervals.py` turns these into figures. The
+reading's rows are the stories' scenes in order: all scenes of the first story, then of the second. All
+stories have the same number of scenes.
+
+Shapes: S stories, N scenes per story, A actors of the cast, V unprompted numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from m2d.evaluation.intervals import Tally
+from m2d.puppet.labels import NUM_SLOTS, UNPROMPTED_RANGES, class_labels
+from m2d.puppet.reader import Reading
+from m2d.puppet.render import Clip
+from m2d.puppet.story import Story
+
+Flags = npt.NDArray[np.bool_]
+Classes = npt.NDArray[np.int64]
+
+ALL_NUMBERS = "all_numbers"
+EYES_AGREEMENT = "eyes_agreement"
+# Two independent uniform draws from 0..1 differ by a third on average.
+CHANCE_DIFFERENCE = 1 / 3
+_LOOKS = ("colour", "shape", "hat")
+
+
+def story_clips(stories: Sequence[Story]) -> list[Clip]:
+    """Return every scene of the stories, in the order that readings have."""
+    return [Clip(story, scene) for story in stories for scene in story.scenes]
+
+
+def tally_prompted(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
+    """Count how often the scenes show what their prompts name.
+
+    Returns:
+        `setting`, `time`: scenes that show the prompt's.
+        `on_stage`: scenes with exactly the prompt's actors, both slots right.
+        `colour`, `shape`, `hat`: of the actors that the prompt names and that are seen, those that look as
+            described. An actor that is not seen counts in `on_stage` alone.
+        `action`: of the actors that the prompt names, those that are seen and do what it says. An actor that
+            is not seen does not.
+
+    Raises:
+        ValueError: The reading is not of these stories' scenes, or their numbers of scenes differ.
+    """
+    asked, seen = _sheets(stories, reading)
+    is_shown_SNA = asked.is_on_stage_SNA & seen.is_on_stage_SNA
+    tallies = {
+        name: _share(seen.scene_SN(name) == asked.scene_SN(name), among=np.ones(asked.shape, dtype=np.bool_))
+        for name in ("setting", "time")
+    }
+    is_cast_right_SN = (seen.is_on_stage_SNA == asked.is_on_stage_SNA).all(-1)
+    tallies["on_stage"] = _share(is_cast_right_SN, among=np.ones_like(is_cast_right_SN))
+    for name in _LOOKS:
+        tallies[name] = _share(seen.actors_SNA(name) == asked.actors_SNA(name), among=is_shown_SNA)
+    is_done_SNA = seen.actors_SNA("action") == asked.actors_SNA("action")
+    tallies["action"] = _share(is_shown_SNA & is_done_SNA, among=asked.is_on_stage_SNA)
+    return tallies
+
+
+def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
+    """Count the scenes that show another scene's cast or action instead of their own.
+
+    Scenes made independently of each other cannot leak, but a wrong cast or action may be another scene's by
+    accident: what `isolated` scenes score is the part of this figure that is no leakage.
+
+    Returns:
+        `leakage.cast`: scenes where an actor is seen whom the scene's prompt does not name, but another
+            scene's prompt does.
+        `leakage.action`: scenes where an actor whom the prompt names is seen doing something else than the
+            prompt says, and another scene's prompt has that actor do just this.
+        `leakage`: scenes with either.
+
+    Raises:
+        ValueError: As `tally_prompted`.
+    """
+    asked, seen = _sheets(stories, reading)
+    is_named_anywhere_S1A = asked.is_on_stage_SNA.any(1, keepdims=True)
+    is_stranger_SNA = seen.is_on_stage_SNA & ~asked.is_on_stage_SNA & is_named_anywhere_S1A
+    asked_SNA, seen_SNA = asked.actors_SNA("action"), seen.actors_SNA("action")
+    # What is asked of an actor off stage is ABSENT, which is never read, and a wrong action is not its own
+    # scene's: so only other scenes that have the actor on stage can match.
+    is_anothers_SNA: Flags = (seen_SNA[:, :, None] == asked_SNA[:, None]).any(2)
+    is_shown_SNA = asked.is_on_stage_SNA & seen.is_on_stage_SNA
+    is_borrowed_SNA = is_shown_SNA & (seen_SNA != asked_SNA) & is_anothers_SNA
+    cast_SN: Flags = np.any(is_stranger_SNA, axis=-1)
+    action_SN: Flags = np.any(is_borrowed_SNA, axis=-1)
+    every_SN = np.ones_like(cast_SN)
+    return {
+        "leakage": _share(cast_SN | action_SN, among=every_SN),
+        "leakage.cast": _share(cast_SN, among=every_SN),
+        "leakage.action": _share(action_SN, among=every_SN),
+    }
+
+
+def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
+    """Measure how far properties that no prompt names differ between the scenes of one story.
+
+    What a property is does not matter, only whether a story's scenes agree on it. A model that shows the same
+    picture in all stories agrees, too: compare with `isolated` scenes of the same prompts and noise.
+
+    Returns:
+        `tree_x`, `sun_x`, `horizon_y`, `actor_size`: mean absolute difference over all pairs of a story's
+            scenes, where 1 is the property's whole range.
+        `all_numbers`: the mean of these four.
+        `eyes_agreement`: share of the pairs whose actors have the same kind of eyes.
+
+    Raises:
+        ValueError: As `tally_prompted`, or the stories have one scene each.
+    """
+    asked, seen = _sheets(stories, reading)
+    num_stories, num_scenes = asked.shape
+    first, second = np.triu_indices(num_scenes, k=1)
+    if not len(first):
+        raise ValueError("stories of one scene have no pairs of scenes to compare")
+    numbers_SNV = reading.numbers.double().cpu().numpy().reshape(num_stories, num_scenes, -1)
+    gaps_SV = np.abs(numbers_SNV[:, first] - numbers_SNV[:, second]).sum(1)
+    pairs_S = np.full(num_stories, float(len(first)))
+    tallies = {
+        name: Tally(amounts_S=gaps_SV[:, index], counts_S=pairs_S)
+        for index, name in enumerate(UNPROMPTED_RANGES)
+    }
+    tallies[ALL_NUMBERS] = Tally(amounts_S=gaps_SV.sum(1), counts_S=pairs_S * gaps_SV.shape[1])
+    eyes_SN = seen.scene_SN("eyes")
+    is_same_SP = eyes_SN[:, first] == eyes_SN[:, second]
+    tallies[EYES_AGREEMENT] = _share(is_same_SP, among=np.ones_like(is_same_SP))
+    return tallies
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sheet:
+    """Classes of all scenes, asked for or read."""
+
+    columns: Mapping[str, Tensor]
+    shape: tuple[int, int]
+
+    def scene_SN(self, name: str) -> Classes:
+        classes: Classes = self.columns[name].cpu().numpy().reshape(self.shape)
+        return classes
+
+    def actors_SNA(self, name: str) -> Classes:
+        return np.stack([self.scene_SN(f"actor{slot + 1}.{name}") for slot in range(NUM_SLOTS)], axis=-1)
+
+    @property
+    def is_on_stage_SNA(self) -> Flags:
+        is_on_stage_SNA: Flags = self.actors_SNA("on_stage") == 1
+        return is_on_stage_SNA
+
+
+def _sheets(stories: Sequence[Story], reading: Reading) -> tuple[_Sheet, _Sheet]:
+    """What was asked for, and what was read."""
+    lengths = sorted({len(story.scenes) for story in stories})
+    if len(lengths) != 1:
+        raise ValueError(f"stories of {lengths} scenes; all must have the same number")
+    shape = (len(stories), lengths[0])
+    if len(reading.numbers) != shape[0] * shape[1]:
+        raise ValueError(f"a reading of {len(reading.numbers)} scenes for {shape[0]} stories of {shape[1]}")
+    asked = class_labels(story_clips(stories))
+    return _Sheet(columns=asked, shape=shape), _Sheet(columns=reading.classes, shape=shape)
+
+
+def _share(is_right: Flags, *, among: Flags) -> Tally:
+    """Count per story, over all other axes, how many of `among` are right."""
+    axes = tuple(range(1, among.ndim))
+    return Tally(
+        amounts_S=(is_right & among).sum(axes).astype(np.float64),
+        counts_S=among.sum(axes).astype(np.float64),
+    )
