@@ -20,7 +20,9 @@ def train(
     model: Annotated[str | None, typer.Option(help="Model folder instead of the recipe's.")] = None,
     init: Annotated[str | None, typer.Option(help="Run or model folder to start from.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of encoded stories.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop, and save, after so long.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop, and save, after so much training.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only.")] = False,
 ) -> None:

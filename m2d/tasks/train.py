@@ -128,11 +128,18 @@ def plan_training(
         )
     if resume not in (None, "latest"):
         raise InputError(f"--resume {resume}: only 'latest' is known, the newest checkpoint that verifies")
-    changes = {key: value for key, value in {"model": model, "init": init}.items() if value is not None}
-    if init is not None and init != "random":
-        changes["transformer"] = None  # type: ignore[assignment]  # values of several fields
+    if init == "random" and document.transformer is None:
+        raise InputError(f"--init random: {recipe} gives no transformer sizes; add a transformer section")
+    changes: dict[str, Any] = {"model": model, "init": init}
+    if init not in (None, "random"):
+        # The sizes are those of the weights it starts from.
+        changes["transformer"] = None
     return TrainingPlan(
-        recipe=document.model_copy(update=changes),
+        recipe=document.model_copy(
+            update={
+                name: value for name, value in changes.items() if value is not None or name == "transformer"
+            }
+        ),
         run=run if run is not None else Path("runs") / recipe.stem,
         resume=resume is not None,
         max_minutes=max_minutes,

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _KEYED_PARTS = ("vae", "text_encoder", "tokenizer")
 _PARTS = (*_KEYED_PARTS, "scheduler")
-_CLIPS_AT_ONCE = 16
+# More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread).
+_CLIPS_AT_ONCE = 8
 _PROMPTS_AT_ONCE = 64
 
 

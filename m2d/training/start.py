@@ -104,7 +104,8 @@ def build_transformer(start: Start, *, seed: int) -> SceneTransformer:
     try:
         model.load_state_dict(start.weights, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"init: the transformer's weights do not fit its config: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"init: the transformer's weights do not fit its config: {reason}") from error
     return model
 
 

@@ -110,7 +110,8 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.model.load_state_dict(load_file(path / _WEIGHTS), strict=True)
         state.average.model.load_state_dict(load_file(path / _EMA), strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: made by another model: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: made by another model: {reason}") from error
     state.optimizer.load_state_tensors(load_file(path / _OPTIMIZER))
     state.step = int(read_facts(path)["step"])
 
