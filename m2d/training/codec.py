@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
@@ -26,6 +26,7 @@ _FRAMES_PER_CLIP = 4
 # Most crops show an actor: backgrounds are learned from few.
 _ACTOR_SHARE = 0.75
 _MOTION_THRESHOLD = 0.05
+_NORM_GROUPS = 8
 
 
 class CodecRecipe(FitRecipe):
@@ -57,6 +58,20 @@ class CodecRecipe(FitRecipe):
     motion_weight: float = Field(ge=0)
     kl_weight: float = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _has_sizes_that_the_codec_can_do(self) -> Self:
+        # diffusers' decoder takes an even number of latent frames for the middle of a clip.
+        group = 2 * self.temporal_compression_ratio
+        if self.temporal_compression_ratio > 1 and self.num_frames % group != 1:
+            raise ValueError(f"num_frames: {self.num_frames} is not {group}k+1; use 1 or {group + 1}")
+        if odd := [size for size in self.block_out_channels if size % _NORM_GROUPS]:
+            raise ValueError(f"block_out_channels: {odd[0]} is not a multiple of {_NORM_GROUPS}")
+        pixels = 2 ** (len(self.block_out_channels) - 1)
+        for name, size in (("height", self.height), ("width", self.width), ("crop", self.crop)):
+            if size % pixels:
+                raise ValueError(f"{name}: {size} is not a multiple of {pixels}, the pixels per latent")
+        return self
+
 
 def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
     """Return the codec with the random weights of the recipe's seed."""
@@ -68,7 +83,7 @@ def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
         up_block_types=("CogVideoXUpBlock3D",) * levels,
         latent_channels=recipe.latent_channels,
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=_NORM_GROUPS,
         temporal_compression_ratio=recipe.temporal_compression_ratio,
         sample_height=recipe.height,
         sample_width=recipe.width,
