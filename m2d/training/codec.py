@@ -39,8 +39,8 @@ class CodecRecipe(FitRecipe):
         whole_share: Share of the steps, at the end, on whole clips.
         crop: Side of a crop in pixels.
         actor_weight: Extra weight of actors' pixels in the loss.
-        motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a latent
-            frame smear where things move.
+        motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a
+            latent frame smear where things move.
         kl_weight: Weight of the KL divergence per latent element.
     """
 
