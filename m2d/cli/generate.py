@@ -68,15 +68,14 @@ def _run(plan: RunPlan, reporter: Reporter, *, force: bool, quiet: bool) -> Gene
     from m2d.registry import get_backend
     from m2d.tasks.outputs import check_outputs
 
-    # Before the import below, which takes seconds: a film that is in the way should be told at once.
+    # Before the import below, which takes seconds: what is in the way should be told at once.
     check_outputs(plan.output, force=force)
+    backend = get_backend(plan.backend)
     if not quiet:
         show_heading(_headline(plan), stderr=True)
         show_gap()
     with reporter.stage("load libraries"):
         from m2d.tasks import generate as task
-
-        backend = get_backend(plan.backend)
     return task.run(plan, backend, reporter=reporter, force=force)
 
 

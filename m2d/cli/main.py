@@ -129,3 +129,7 @@ for command in (init, check, generate, inspect, doctor, train):
 def main() -> None:
     """Run `m2d`: the console script's entry point."""
     app()
+
+
+if __name__ == "__main__":
+    main()

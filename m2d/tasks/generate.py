@@ -7,7 +7,6 @@ Owns the order of the stages and what is kept in memory between them; every stag
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,9 +139,10 @@ def _encode_prompts(plan: RunPlan, clock: _Clock) -> _PromptEmbeds:
         for prompt in prompts:
             embeds.append(encoder.encode([prompt]))
             progress.advance()
+    # transformers' models refer to themselves in cycles: emptied, they free their memory now, not some day.
+    encoder.model.to("meta")
+    _free_cached()
     num_scenes = len(plan.scenes)
-    del encoder
-    _free_memory()
     return _PromptEmbeds(
         prompts_BLD=torch.cat(embeds[:num_scenes], dim=1),
         negatives_BLD=torch.cat(embeds[num_scenes:], dim=1) if len(embeds) > num_scenes else None,
@@ -184,7 +184,7 @@ def _request(plan: RunPlan, embeds: _PromptEmbeds) -> DenoiseRequest:
 
 def _decode(plan: RunPlan, latents_BFCHW: Tensor, clock: _Clock) -> tuple[MadeScene, ...]:
     """Decode every scene on its own: its first frame needs a latent frame of its own."""
-    _free_memory()
+    _free_cached()
     made = []
     with clock.stage("decode", total=len(plan.scenes)) as progress:
         # float32 whatever the transformer ran in: half precision bands skies and shifts colours.
@@ -292,8 +292,7 @@ def _dtype(plan: RunPlan) -> torch.dtype:
     return dtype
 
 
-def _free_memory() -> None:
-    # A model's modules refer to each other in cycles; without this they outlive the next model's loading.
-    gc.collect()
+def _free_cached() -> None:
+    """Give back what torch keeps of freed memory: the next model needs it in one piece."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,0 +1,67 @@
+"""`m2d init`: new recipes that load, and nothing overwritten unasked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from m2d.recipe.loader import load_recipe
+from tests.m2d.cli.conftest import Run
+
+STORY = {
+    "scene": 1,
+    "background": "Park at noon",
+    "characters": [{"name": "Actor1", "description": "round red body, no hat"}],
+    "descriptions": ["Actor1 (round red body, no hat) waves.", "Actor1 (round red body, no hat) jumps."],
+}
+
+
+def test_the_new_recipe_loads(m2d: Run, folder: Path) -> None:
+    result = m2d("init", "new.yaml", "--title", "A [/] day: #1")
+    assert result.stdout == "new.yaml\n"
+    assert "m2d check new.yaml" in result.stderr
+    assert load_recipe(folder / "new.yaml").title == "A [/] day: #1"
+
+
+def test_an_existing_recipe_is_replaced_only_with_force(m2d: Run, folder: Path) -> None:
+    before = (folder / "story.yaml").read_bytes()
+    refused = m2d("init")
+    assert refused.exit_code == 2
+    assert "story.yaml: exists already" in refused.stderr
+    assert (folder / "story.yaml").read_bytes() == before
+    assert m2d("init", "--force").exit_code == 0
+    assert load_recipe(folder / "story.yaml").title == "My first story"
+
+
+def test_a_name_that_is_no_recipe_is_refused(m2d: Run, folder: Path) -> None:
+    result = m2d("init", "story.mp4")
+    assert result.exit_code == 2
+    assert "does not end in .yaml" in result.stderr
+    assert not (folder / "story.mp4").exists()
+
+
+def test_every_story_of_a_figure_5_file_becomes_a_recipe(m2d: Run, folder: Path) -> None:
+    (folder / "stories.json").write_text(json.dumps([STORY, {**STORY, "scene": 2}]))
+    result = m2d("init", "--from-figure5", "stories.json")
+    assert result.stdout == "scene-001-park-at-noon.yaml\nscene-002-park-at-noon.yaml\n"
+    story = load_recipe(folder / "scene-002-park-at-noon.yaml")
+    assert story.setting == "Park at noon"
+    assert [scene.prompt for scene in story.scenes] == ["Actor1 waves.", "Actor1 jumps."]
+
+
+def test_one_story_may_get_a_name_of_its_own_and_several_may_not(m2d: Run, folder: Path) -> None:
+    (folder / "one.json").write_text(json.dumps([STORY]))
+    (folder / "two.json").write_text(json.dumps([STORY, {**STORY, "scene": 2}]))
+    assert m2d("init", "one.yaml", "--from-figure5", "one.json").stdout == "one.yaml\n"
+    refused = m2d("init", "two.yaml", "--from-figure5", "two.json")
+    assert refused.exit_code == 2
+    assert "holds 2 stories; give a folder" in refused.stderr
+
+
+def test_one_recipe_in_the_way_stops_the_whole_import(m2d: Run, folder: Path) -> None:
+    (folder / "stories.json").write_text(json.dumps([STORY, {**STORY, "scene": 2}]))
+    (folder / "scene-002-park-at-noon.yaml").write_text("mine")
+    result = m2d("init", "--from-figure5", "stories.json")
+    assert result.exit_code == 2
+    assert not (folder / "scene-001-park-at-noon.yaml").exists()
+    assert (folder / "scene-002-park-at-noon.yaml").read_text() == "mine"

@@ -1,0 +1,110 @@
+"""The boundary: exit codes, one line per problem, and what is imported for `m2d --help`."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from m2d.cli.main import Boundary
+from m2d.errors import BackendUnavailable, InputError, Interrupted, Problem, RecipeError
+
+
+def invoke(error: BaseException, *words: str) -> Result:
+    """Run a command that raises `error`."""
+    app = typer.Typer(cls=Boundary, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def root() -> None:
+        pass
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return CliRunner().invoke(app, [*words, "fail"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("bad"), 2),
+        (BackendUnavailable("no cuda"), 3),
+        (Interrupted("stopped"), 75),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_one_red_line(error: BaseException, code: int) -> None:
+    result = invoke(error)
+    assert result.exit_code == code
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_all_problems_of_a_recipe_are_shown() -> None:
+    problems = [Problem(path="a.yaml", line=n, column=2, field="mask", message="wrong") for n in (1, 2)]
+    assert invoke(RecipeError(problems)).stderr.count("error: a.yaml:") == 2
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code() -> None:
+    result = invoke(InputError("bad"), "--debug")
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("error: bad\n")
+
+
+def test_a_bug_is_not_swallowed() -> None:
+    result = invoke(ZeroDivisionError("a bug"))
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_an_unexpected_system_error_is_not_swallowed() -> None:
+    result = invoke(OSError(errno.EIO, "Input/output error"))
+    assert isinstance(result.exception, OSError)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stepz"], "No such option: --stepz"),
+        (["generat"], "No such command 'generat'"),
+        (["generate"], "Missing argument"),
+        (["generate", "story.yaml", "--steps", "many"], "--steps"),
+        (["generate", "story.yaml", "--steps", "[/]\x1b[31m"], "--steps"),
+        (["\x1b[31m[/]"], r"\x1b[31m[/]"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_a_hint(words: list[str], message: str) -> None:
+    from m2d.cli.main import app
+
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "\x1b" not in result.stderr
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["error:", "try"]
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    from m2d.cli.main import app
+
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 0
+    assert "generate" in result.stdout
+
+
+def test_help_imports_neither_torch_nor_rich() -> None:
+    program = (
+        "import sys; from m2d.cli.main import app; sys.argv = ['m2d', '--help']\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'rich', 'numpy', 'pydantic'} & sys.modules.keys()\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Commands:" in done.stdout
