@@ -25,7 +25,8 @@ from m2d.puppet.story import Story
 Flags = npt.NDArray[np.bool_]
 Classes = npt.NDArray[np.int64]
 
-ALL_NUMBERS = "all_numbers"
+DIFFERENCES = {name: f"difference.{name}" for name in (*UNPROMPTED_RANGES, "all")}
+"""An unprompted number, or `all` of them, to the key of its tally."""
 EYES_AGREEMENT = "eyes_agreement"
 # Two independent uniform draws from 0..1 differ by a third on average.
 CHANCE_DIFFERENCE = 1 / 3
@@ -108,9 +109,9 @@ def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Ta
     picture in all stories agrees, too: compare with `isolated` scenes of the same prompts and noise.
 
     Returns:
-        `tree_x`, `sun_x`, `horizon_y`, `actor_size`: mean absolute difference over all pairs of a story's
-            scenes, where 1 is the property's whole range.
-        `all_numbers`: the mean of these four.
+        `difference.tree_x`, `.sun_x`, `.horizon_y`, `.actor_size`: mean absolute difference over all pairs of
+            a story's scenes, where 1 is the property's whole range.
+        `difference.all`: the mean of these four.
         `eyes_agreement`: share of the pairs whose actors have the same kind of eyes.
 
     Raises:
@@ -125,10 +126,10 @@ def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Ta
     gaps_SV = np.abs(numbers_SNV[:, first] - numbers_SNV[:, second]).sum(1)
     pairs_S = np.full(num_stories, float(len(first)))
     tallies = {
-        name: Tally(amounts_S=gaps_SV[:, index], counts_S=pairs_S)
+        DIFFERENCES[name]: Tally(amounts_S=gaps_SV[:, index], counts_S=pairs_S)
         for index, name in enumerate(UNPROMPTED_RANGES)
     }
-    tallies[ALL_NUMBERS] = Tally(amounts_S=gaps_SV.sum(1), counts_S=pairs_S * gaps_SV.shape[1])
+    tallies[DIFFERENCES["all"]] = Tally(amounts_S=gaps_SV.sum(1), counts_S=pairs_S * gaps_SV.shape[1])
     eyes_SN = seen.scene_SN("eyes")
     is_same_SP = eyes_SN[:, first] == eyes_SN[:, second]
     tallies[EYES_AGREEMENT] = _share(is_same_SP, among=np.ones_like(is_same_SP))

@@ -7,15 +7,14 @@ import torch
 
 from m2d.evaluation.intervals import Tally, figure_of
 from m2d.evaluation.story_score import (
-    ALL_NUMBERS,
     CHANCE_DIFFERENCE,
+    DIFFERENCES,
     EYES_AGREEMENT,
     story_clips,
     tally_leakage,
     tally_prompted,
     tally_unprompted,
 )
-from m2d.puppet.labels import UNPROMPTED_RANGES
 from m2d.puppet.reader import Reading
 from m2d.puppet.story import Actor, sample_story
 from tests.m2d.evaluation.readings import changed, perfect_reading, sample_stories, story_of
@@ -40,7 +39,7 @@ def test_perfect_scenes_agree_on_what_no_prompt_names() -> None:
     stories = sample_stories(20)
     tallies = tally_unprompted(stories, perfect_reading(stories))
     assert value(tallies[EYES_AGREEMENT]) == 1.0
-    assert max(value(tallies[name]) for name in (*UNPROMPTED_RANGES, ALL_NUMBERS)) == 0.0
+    assert max(value(tallies[key]) for key in DIFFERENCES.values()) == 0.0
 
 
 def test_every_property_is_counted_as_often_as_it_is_asked_for() -> None:
@@ -144,9 +143,9 @@ def test_differences_are_means_over_pairs_of_a_storys_scenes() -> None:
     numbers[:3, 0] = torch.tensor([0.0, 0.3, 0.6])  # pairs 0.3, 0.6, 0.3 in the first of two stories
     numbers[3:, 0] = 0.9
     tallies = tally_unprompted([PLOT, PLOT], replace(reading, numbers=numbers))
-    assert value(tallies["tree_x"]) == pytest.approx(0.2)
-    assert value(tallies["sun_x"]) == 0.0
-    assert value(tallies[ALL_NUMBERS]) == pytest.approx(0.05)
+    assert value(tallies["difference.tree_x"]) == pytest.approx(0.2)
+    assert value(tallies["difference.sun_x"]) == 0.0
+    assert value(tallies["difference.all"]) == pytest.approx(0.05)
 
 
 def test_eyes_agree_pair_by_pair() -> None:
@@ -159,7 +158,7 @@ def test_unrelated_scenes_differ_by_chance() -> None:
     stories = sample_stories(300)
     numbers = torch.rand(900, 4, generator=torch.Generator().manual_seed(1))
     reading = replace(perfect_reading(stories), numbers=numbers)
-    figure = figure_of(tally_unprompted(stories, reading)[ALL_NUMBERS])
+    figure = figure_of(tally_unprompted(stories, reading)["difference.all"])
     assert figure.low < CHANCE_DIFFERENCE < figure.high
 
 

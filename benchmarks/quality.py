@@ -1,0 +1,259 @@
+"""How well the puppet model shows what held-out stories ask for, and how well its scenes fit together.
+
+Run: `python -m benchmarks.quality [--model builtin:puppet|FOLDER] [--stories 60] [--steps 25]`. Writes
+`benchmarks/results/quality.json` and fails when a target is missed.
+
+Every story is generated jointly (`mask2dit`) and, from the same prompts and noise, with scenes that cannot
+see each other (`isolated`). The reader then reads the frames; `m2d.evaluation.story_score` defines the
+figures. The same stories rendered by the world itself (`rendered`) and passed through the codec (`codec`) are
+scored by the same code: they show the most that any transformer could reach, and that the measure measures.
+
+`--single` generates every scene on its own, for models trained on single scenes. `--reader` is for model
+folders that have no reader, such as those of training runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.puppet_films import (
+    BACKEND,
+    Sampling,
+    SceneMaker,
+    default_scene,
+    read_films,
+    render_films,
+    through_codec,
+)
+from benchmarks.quality_targets import APART, JOINT, SINGLE, judge, summary
+from m2d.cli.console import make_reporter
+from m2d.errors import M2DError
+from m2d.evaluation.reader_score import reading_accuracy, reading_errors
+from m2d.evaluation.story_score import (
+    CHANCE_DIFFERENCE,
+    story_clips,
+    tally_leakage,
+    tally_prompted,
+    tally_unprompted,
+)
+from m2d.files import sha256_file, write_json
+from m2d.model.checkpoint import load_codec
+from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.progress import Reporter, StageProgress
+from m2d.puppet.captions import plain_caption
+from m2d.puppet.reader import Reader, load_reader
+from m2d.puppet.story import Story, sample_story
+from m2d.tasks.puppet import READER_FILE
+from m2d.training.codec import reconstruction_psnr
+from m2d.training.puppet_clips import draw_clips, render_batch
+
+RESULTS = Path(__file__).parent / "results" / "quality.json"
+# Collections that no training recipe draws from.
+STORY_SEED, READER_SEED, CODEC_SEED = 777, 778, 779
+NUM_SCENES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What to measure.
+
+    Attributes:
+        source: The model.
+        reader: Weights of the reader.
+        sampling: How scenes are generated.
+        num_stories: Held-out stories.
+        is_single: Whether every scene is generated on its own.
+        num_reader_clips: Rendered clips that the reader is judged by.
+        num_codec_clips: Rendered clips that the codec is judged by.
+    """
+
+    source: ModelSource
+    reader: Path
+    sampling: Sampling
+    num_stories: int
+    is_single: bool = False
+    num_reader_clips: int = 600
+    num_codec_clips: int = 96
+
+    def stories(self) -> list[Story]:
+        """The held-out stories."""
+        indices = range(self.num_stories)
+        return [sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_SCENES) for index in indices]
+
+
+class Clock:
+    """Runs stages under a reporter and keeps how long each took."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        """Time the block under `name`."""
+        began_s = time.perf_counter()
+        with self._reporter.stage(name, total=total) as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - began_s, 1)
+
+
+def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
+    """Measure everything; the content of the results file.
+
+    Raises:
+        CheckpointError: The model or its reader cannot be loaded.
+    """
+    clock = Clock(reporter)
+    scene = default_scene(what.source)
+    reader = load_reader(what.reader, num_frames=scene.num_frames, height=scene.height, width=scene.width)
+    with clock.stage("judge reader"):
+        reader_report = judge_reader(what, reader)
+    with clock.stage("judge codec"):
+        codec_report = judge_codec(what)
+    films = _ceilings(what, clock) | _generated(what, clock)
+    stories = what.stories()
+    tallies = {}
+    for name, frames_BPCHW in films.items():
+        reading = read_films(reader, frames_BPCHW)
+        tallies[name] = {
+            **tally_prompted(stories, reading),
+            **tally_leakage(stories, reading),
+            **tally_unprompted(stories, reading),
+        }
+    return {
+        **_about(what),
+        "reader": reader_report,
+        "codec": codec_report,
+        **judge(tallies, reader_report=reader_report, codec_report=codec_report),
+        "difference_of_independent_draws": round(CHANCE_DIFFERENCE, 4),
+        "seconds": clock.seconds,
+    }
+
+
+def judge_reader(what: Measurement, reader: Reader) -> dict[str, Any]:
+    """Let the reader read rendered clips."""
+    clips = draw_clips(seed=READER_SEED, step=0, count=what.num_reader_clips)
+    reading = read_films(reader, render_films(clips, scene=default_scene(what.source)))
+    return {
+        "sha256": sha256_file(what.reader),
+        "num_clips": len(clips),
+        "accuracy": {name: round(share, 4) for name, share in reading_accuracy(clips, reading).items()},
+        "mean_error": {name: round(error, 4) for name, error in reading_errors(clips, reading).items()},
+    }
+
+
+def judge_codec(what: Measurement) -> dict[str, Any]:
+    """Let the codec encode and decode rendered clips."""
+    scene = default_scene(what.source)
+    clips = draw_clips(seed=CODEC_SEED, step=0, count=what.num_codec_clips)
+    batch = render_batch(clips, num_frames=scene.num_frames, height=scene.height, width=scene.width)
+    codec = load_codec(what.source, device="cpu", dtype=torch.float32)
+    return {"num_clips": len(clips), **reconstruction_psnr(codec, batch)}
+
+
+def _ceilings(what: Measurement, clock: Clock) -> dict[str, Tensor]:
+    """The stories' scenes without a transformer; frames_BPCHW by how they were made."""
+    codec = load_codec(what.source, device="cpu", dtype=torch.float32)
+    with clock.stage("render stories"):
+        rendered_BPCHW = render_films(story_clips(what.stories()), scene=default_scene(what.source))
+    with clock.stage("pass stories through the codec"):
+        decoded_BPCHW = through_codec(codec, rendered_BPCHW)
+    return {"rendered": rendered_BPCHW, "codec": decoded_BPCHW}
+
+
+def _generated(what: Measurement, clock: Clock) -> dict[str, Tensor]:
+    """The stories' scenes as the model makes them; frames_BPCHW by how they were made."""
+    groups = [tuple(plain_caption(story, scene) for scene in story.scenes) for story in what.stories()]
+    if what.is_single:
+        groups = [(prompt,) for prompts in groups for prompt in prompts]
+    maker = SceneMaker(what.source, what.sampling)
+    films = {}
+    for name in (SINGLE,) if what.is_single else (JOINT, APART):
+        mask = JOINT if what.is_single else name
+        with clock.stage(f"generate {name}", total=len(groups)) as progress:
+            scenes = []
+            for number, prompts in enumerate(groups):
+                scenes.append(maker.generate(prompts, mask=mask, seed=STORY_SEED + number))
+                progress.advance()
+        films[name] = torch.cat(scenes)
+    return films
+
+
+def _about(what: Measurement) -> dict[str, Any]:
+    scene = default_scene(what.source)
+    return {
+        "what": "held-out puppet stories, generated and read back; 95 % intervals, bootstrap over stories",
+        "model": {"name": Path(what.source.name).name, "digest": what.source.digest},
+        "story_seed": STORY_SEED,
+        "num_stories": what.num_stories,
+        "scenes_per_story": NUM_SCENES,
+        "scene": {"num_frames": scene.num_frames, "height": scene.height, "width": scene.width},
+        "sampling": {**asdict(what.sampling), "backend": BACKEND, "dtype": "float32"},
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("m2d", "torch", "diffusers", "transformers")},
+    }
+
+
+def _parse() -> tuple[Measurement, Path]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=BUILTIN_PUPPET, help="model folder, or builtin:puppet")
+    parser.add_argument(
+        "--reader", type=Path, help=f"the reader's weights; default: {READER_FILE} of the model"
+    )
+    parser.add_argument("--stories", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--scheduler", default="ddim")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--single", action="store_true", help="generate every scene on its own")
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside the other results")
+    given = parser.parse_args()
+    source = resolve_model(given.model)
+    if source.geometry.num_scenes < NUM_SCENES and not given.single:
+        parser.error(f"{given.model} makes {source.geometry.num_scenes} scenes at once; add --single")
+    what = Measurement(
+        source=source,
+        reader=given.reader or source.path / READER_FILE,
+        sampling=Sampling(
+            num_inference_steps=given.steps,
+            guidance_scale=given.guidance,
+            scheduler=given.scheduler,
+            device=given.device,
+        ),
+        num_stories=given.stories,
+        is_single=given.single,
+    )
+    return what, given.out or RESULTS.with_stem("quality-single" if given.single else "quality")
+
+
+def main() -> int:
+    """Measure, write the figures and tell whether all targets are met."""
+    try:
+        what, out = _parse()
+        report = measure(what, make_reporter())
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, report)
+    except M2DError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{summary(report)}\n{out}\n")
+    return 0 if report["all_hold"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

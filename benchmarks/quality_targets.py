@@ -1,0 +1,113 @@
+"""What the puppet model must reach, and whether it does. Measures nothing: tallies and reports in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from m2d.evaluation.intervals import Figure, Tally, figure_of, ratio_of
+from m2d.evaluation.story_score import DIFFERENCES
+
+JOINT, APART, SINGLE = "mask2dit", "isolated", "single"
+"""How scenes are made: together, together without seeing each other, one by one."""
+PROMPTED_TARGETS = {
+    **dict.fromkeys(("colour", "shape", "hat", "setting", "time"), 0.90),
+    "on_stage": 0.95,
+    "action": 0.80,
+}
+LEAKAGE_TARGET, DRIFT_TARGET = 0.05, 0.40
+READER_TARGET = 0.98
+CODEC_TARGETS = {"psnr_db": 29.0, "psnr_actors_db": 24.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One figure against its target.
+
+    Attributes:
+        name: Which figure.
+        value: What was measured; None when there was nothing to measure.
+        bound: `at least` or `at most`.
+        target: The limit.
+    """
+
+    name: str
+    value: float | None
+    bound: str
+    target: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is on the right side of its limit."""
+        if self.value is None:
+            return False
+        return self.value >= self.target if self.bound == "at least" else self.value <= self.target
+
+
+def judge(
+    tallies: Mapping[str, Mapping[str, Tally]],
+    *,
+    reader_report: Mapping[str, Any],
+    codec_report: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Turn tallies into figures, and compare those that have a target with it.
+
+    Args:
+        tallies: By how the scenes were made; JOINT and APART, or SINGLE, and any others.
+        reader_report: Has `accuracy` per property.
+        codec_report: Has the keys of CODEC_TARGETS.
+    """
+    figures = {name: {key: figure_of(each) for key, each in group.items()} for name, group in tallies.items()}
+    drift: dict[str, Figure] = {}
+    if APART in tallies:
+        drift = {
+            name: ratio_of(tallies[JOINT][key], tallies[APART][key]) for name, key in DIFFERENCES.items()
+        }
+    checks = [
+        *_story_checks(figures[JOINT if JOINT in figures else SINGLE], drift),
+        *(
+            Check(name=f"reader.{name}", value=share, bound="at least", target=READER_TARGET)
+            for name, share in reader_report["accuracy"].items()
+        ),
+        *(
+            Check(name=f"codec.{name}", value=codec_report[name], bound="at least", target=target)
+            for name, target in CODEC_TARGETS.items()
+        ),
+    ]
+    return {
+        "figures": {name: _as_json(group) for name, group in figures.items()},
+        "drift_relative_to_isolated": _as_json(drift),
+        "checks": [asdict(check) | {"holds": check.holds} for check in checks],
+        "all_hold": all(check.holds for check in checks),
+    }
+
+
+def _story_checks(figures: Mapping[str, Figure], drift: Mapping[str, Figure]) -> list[Check]:
+    """Scenes made one by one cannot leak or agree, so only what their prompts name has targets."""
+    values = {name: figure.as_json()["value"] for name, figure in figures.items()}
+    checks = [
+        Check(name=name, value=values[name], bound="at least", target=target)
+        for name, target in PROMPTED_TARGETS.items()
+    ]
+    if drift:
+        checks.append(Check(name="leakage", value=values["leakage"], bound="at most", target=LEAKAGE_TARGET))
+    checks += [
+        Check(name=f"drift.{name}", value=ratio.as_json()["value"], bound="at most", target=DRIFT_TARGET)
+        for name, ratio in drift.items()
+    ]
+    return checks
+
+
+def _as_json(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: figure.as_json() for name, figure in figures.items()}
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The checks as lines for people."""
+    lines = []
+    for check in report["checks"]:
+        value = "nothing to measure" if check["value"] is None else f"{check['value']:.4g}"
+        verdict = "ok  " if check["holds"] else "MISS"
+        lines.append(f"{verdict}  {check['name']:<20} {value:>8}  {check['bound']} {check['target']:g}")
+    return "\n".join(lines)
