@@ -19,6 +19,7 @@ from m2d.cli.doctor import doctor
 from m2d.cli.generate import generate
 from m2d.cli.init import init
 from m2d.cli.inspect import inspect
+from m2d.cli.puppet import app as puppet
 from m2d.cli.train import train
 from m2d.errors import EXIT_FAILED, M2DError
 
@@ -76,6 +77,10 @@ def _explain(error: Exception, *, debug: bool) -> int:
         show_error(error)
         return error.exit_code
     assert isinstance(error, typer.TyperException)
+    # A group without a command raises its own help; typer keeps the class to itself.
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+        return error.exit_code
     show_error(error.format_message())
     context = getattr(error, "ctx", None)
     show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
@@ -122,8 +127,11 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (init, check, generate, inspect, doctor, train):
+for command in (init, check, generate, inspect, doctor):
     app.command()(command)
+# The list of commands has room for a few words each.
+app.command(short_help="Train one stage of a model.")(train)
+app.add_typer(puppet, name="puppet", short_help="Make the embedded model's parts.")
 
 
 def main() -> None:

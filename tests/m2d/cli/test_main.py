@@ -10,23 +10,23 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from m2d.cli.main import Boundary
+from m2d.cli.main import Boundary, app
 from m2d.errors import BackendUnavailable, InputError, Interrupted, Problem, RecipeError
 
 
 def invoke(error: BaseException, *words: str) -> Result:
     """Run a command that raises `error`."""
-    app = typer.Typer(cls=Boundary, rich_markup_mode=None, pretty_exceptions_enable=False)
+    failing = typer.Typer(cls=Boundary, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-    @app.callback()
+    @failing.callback()
     def root() -> None:
         pass
 
-    @app.command()
+    @failing.command()
     def fail() -> None:
         raise error
 
-    return CliRunner().invoke(app, [*words, "fail"])
+    return CliRunner().invoke(failing, [*words, "fail"])
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,6 @@ def test_an_unexpected_system_error_is_not_swallowed() -> None:
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_a_hint(words: list[str], message: str) -> None:
-    from m2d.cli.main import app
-
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -91,11 +89,15 @@ def test_a_wrong_command_line_is_one_line_and_a_hint(words: list[str], message: 
 
 
 def test_without_a_command_the_help_is_shown() -> None:
-    from m2d.cli.main import app
-
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 0
     assert "generate" in result.stdout
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    result = CliRunner().invoke(app, ["puppet"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: ")
 
 
 def test_help_imports_neither_torch_nor_rich() -> None:
