@@ -1,7 +1,7 @@
 """How an actor looks and moves: body, legs, arms, eyes and hat as cut-outs that follow one action per scene.
 
-Every action makes about one cycle per scene, slow enough for the codec, whose latent frames each hold several
-frames of film. Positions are fractions of the picture's height; an actor's feet are at its own y = 0.
+Every action makes about one cycle per scene and is animated on twos. Positions are fractions of the picture's
+height; an actor's feet are at its own y = 0.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def puppet_cutouts(
 
 
 def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
-    t = np.linspace(0.0, 1.0, num_frames) if num_frames > 1 else np.zeros(1)
+    t = _on_twos(num_frames)
     still = np.zeros_like(t)
     walking = {"walks right": 1.0, "walks left": -1.0}.get(action, 0.0)
     swing = np.sin(2 * np.pi * t)
@@ -97,6 +97,16 @@ def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
         arm_up=1.0 if action == "waves" else 0.0,
         look=0.022 * walking,
     )
+
+
+def _on_twos(num_frames: int) -> np.ndarray:
+    """Return how far the action is at each frame, 0..1: poses are held for two frames, as animators do.
+
+    The first frame stands alone and pairs follow, just as a codec with `temporal_compression_ratio` 2 groups
+    them, so that no latent frame has to hold two poses.
+    """
+    poses = (np.arange(num_frames) + 1) // 2
+    return poses / max(poses[-1], 1)
 
 
 def _parts(actor: Actor, pose: _Pose, *, eyes: str) -> list[CutOut]:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from diffusers import CogVideoXDDIMScheduler
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from m2d.errors import CheckpointError
 from m2d.files import publish
@@ -26,7 +26,7 @@ from m2d.training.fitting import Fit, FitRecipe, run_fit
 from m2d.training.folder import publish_folder
 from m2d.training.lock import lock_run
 from m2d.training.reader import ReaderRecipe, reader_fit
-from m2d.training.state import find_checkpoint, load_average
+from m2d.training.state import load_run_average
 from m2d.training.stop import StopRequest
 from m2d.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
 
@@ -143,7 +143,8 @@ def _write_text(folder: Path, recipe: TextEncoderRecipe, run: Path) -> None:
 
 def _write_reader(folder: Path, run: Path) -> None:
     weights = {
-        name: value.half() if value.is_floating_point() else value for name, value in _average_of(run).items()
+        name: value.half() if value.is_floating_point() else value
+        for name, value in load_run_average(run).items()
     }
     with publish(folder / READER_FILE, force=True) as part:
         save_file(weights, part)
@@ -151,16 +152,9 @@ def _write_reader(folder: Path, run: Path) -> None:
 
 def _load(model: nn.Module, run: Path) -> None:
     try:
-        model.load_state_dict(_average_of(run))
+        model.load_state_dict(load_run_average(run))
     except RuntimeError as error:
         raise CheckpointError(f"{run}: made by another recipe: {str(error).splitlines()[0]}") from error
-
-
-def _average_of(run: Path) -> dict[str, Tensor]:
-    found = find_checkpoint(run).path
-    if found is None:
-        raise CheckpointError(f"{run}: no checkpoint that verifies; train it first")
-    return load_average(found)
 
 
 def _scheduler() -> CogVideoXDDIMScheduler:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from m2d.diffusion.noise import generator
 from m2d.training.fitting import Fit, FitRecipe
 from m2d.training.puppet_clips import ClipBatch, actor_boxes, draw_clips, render_batch
+from m2d.training.state import load_run_average
 
 _HELD_OUT_SEED = 990_001
 _EVALUATION_BATCH = 8
@@ -42,6 +43,7 @@ class CodecRecipe(FitRecipe):
         motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a
             latent frame smear where things move.
         kl_weight: Weight of the KL divergence per latent element.
+        init: Run folder of a codec of the same channels to start from; its temporal compression may differ.
     """
 
     num_frames: int = Field(ge=1)
@@ -57,6 +59,7 @@ class CodecRecipe(FitRecipe):
     actor_weight: float = Field(ge=0)
     motion_weight: float = Field(ge=0)
     kl_weight: float = Field(ge=0)
+    init: str | None = None
 
     @model_validator(mode="after")
     def _has_sizes_that_the_codec_can_do(self) -> Self:
@@ -93,6 +96,8 @@ def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
 def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
     """Return the codec's training, to be run by `run_fit`."""
     codec = build_codec(recipe)
+    if recipe.init is not None:
+        codec.load_state_dict(load_run_average(Path(recipe.init)))
     held_out = _render(recipe, seed=_HELD_OUT_SEED, step=0, count=32)
 
     def loss_at(step: int) -> Tensor:

@@ -103,11 +103,11 @@ def _loop(
     with reporter.stage(f"train {fit.name}", total=recipe.steps - state.step) as progress:
         while state.step < recipe.steps and time.monotonic() < deadline_s and not stop.reason:
             losses.append(_step(fit, recipe, state))
-            if state.step % recipe.log_every_steps == 0:
-                loss = float(torch.stack(losses).mean())
+            if state.step % recipe.log_every_steps == 0 or state.step == recipe.steps:
+                loss, num_steps = float(torch.stack(losses).mean()), len(losses)
                 losses.clear()
                 log.write("train", step=state.step, loss=loss, seconds=round(time.monotonic() - started_s, 1))
-                progress.advance(recipe.log_every_steps, detail=f"loss {loss:.4f}")
+                progress.advance(num_steps, detail=f"loss {loss:.4f}")
             if state.step % recipe.evaluate_every_steps == 0:
                 log.write("held-out", step=state.step, **fit.evaluate(state.average.model))
             if time.monotonic() - saved_s >= recipe.checkpoint.every_s:
@@ -124,9 +124,10 @@ def _step(fit: Fit, recipe: FitRecipe, state: TrainState) -> Tensor:
     loss = fit.loss_at(state.step)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     norm = state.optimizer.clip_gradients()
-    if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+    figures = float(loss.detach()), float(norm)
+    if not all(map(math.isfinite, figures)):
         raise M2DError(
-            f"{fit.name}, step {state.step}: loss {float(loss)}, gradient norm {float(norm)} are not finite"
+            f"{fit.name}, step {state.step}: loss {figures[0]}, gradient norm {figures[1]} are not finite"
         )
     state.optimizer.step(
         rate_scale=learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)

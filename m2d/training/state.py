@@ -100,6 +100,18 @@ def load_average(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def load_run_average(run: Path) -> dict[str, Tensor]:
+    """Return the averaged weights of a run's newest checkpoint that verifies.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = find_checkpoint(run).path
+    if found is None:
+        raise CheckpointError(f"{run}: no checkpoint that verifies; train it first")
+    return load_average(found)
+
+
 def load_checkpoint(path: Path, state: TrainState) -> None:
     """Put `state` where a verified checkpoint left off.
 
