@@ -44,6 +44,7 @@ class CodecRecipe(FitRecipe):
             latent frame smear where things move.
         kl_weight: Weight of the KL divergence per latent element.
         init: Run folder of a codec of the same channels to start from; its temporal compression may differ.
+        freeze_encoder: Train the decoder alone, so that latents, and what was trained on them, stay valid.
     """
 
     num_frames: int = Field(ge=1)
@@ -60,6 +61,7 @@ class CodecRecipe(FitRecipe):
     motion_weight: float = Field(ge=0)
     kl_weight: float = Field(ge=0)
     init: str | None = None
+    freeze_encoder: bool = False
 
     @model_validator(mode="after")
     def _has_sizes_that_the_codec_can_do(self) -> Self:
@@ -98,6 +100,7 @@ def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
     codec = build_codec(recipe)
     if recipe.init is not None:
         codec.load_state_dict(load_run_average(Path(recipe.init)))
+    codec.encoder.requires_grad_(not recipe.freeze_encoder)
     held_out = _render(recipe, seed=_HELD_OUT_SEED, step=0, count=32)
 
     def loss_at(step: int) -> Tensor:
