@@ -31,7 +31,7 @@ def plain_clip(
     cast: tuple[Actor, Actor] = CAST,
     **backdrop: Any,
 ) -> Clip:
-    """A scene where Actor1 does `first` and Actor2 `second` (None: off stage), in front of a changed backdrop."""
+    """A scene: Actor1 does `first`, Actor2 `second` (None: off stage), before a changed backdrop."""
     actions = tuple(None if name is None else ACTIONS.index(name) for name in (first, second))
     scene = Scene(actions=actions)  # type: ignore[arg-type]  # a tuple of two
     return Clip(Story(backdrop=replace(BACKDROP, **backdrop), cast=cast, scenes=(scene,)), scene)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from m2d.diffusion.noise import generator
+from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
+from m2d.puppet.reader import Reader, Reading
+from m2d.training import reader as training
+from m2d.training.reader import reader_accuracy, reader_fit
+from tests.m2d.training.tiny_helpers import reader_recipe
+
+RECIPE = reader_recipe()
+
+
+@pytest.fixture(autouse=True)
+def few_held_out_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_NUM_HELD_OUT", 24)
+
+
+def test_a_step_is_always_the_same_and_reaches_every_weight(tmp_path: Path) -> None:
+    fit = reader_fit(RECIPE, tmp_path)
+    loss = fit.loss_at(2)
+    assert fit.loss_at(2).item() == loss.item()
+    assert fit.loss_at(3).item() != loss.item()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    assert not [name for name, weight in fit.model.named_parameters() if weight.grad is None]
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    fit = reader_fit(RECIPE, tmp_path)
+    optimizer = torch.optim.AdamW(fit.model.parameters(), lr=3e-3)
+    before = fit.loss_at(0).item()
+    for _ in range(12):
+        fit.loss_at(0).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        optimizer.step()
+        optimizer.zero_grad()
+    assert fit.loss_at(0).item() < 0.8 * before
+
+
+def test_the_accuracy_of_a_perfect_reading_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = training.draw_clips(seed=training._HELD_OUT_SEED, step=0, count=24)
+    answers = Reading(classes=training.class_labels(clips), numbers=training.unprompted_numbers(clips))
+    reader = Reader(num_frames=5, height=32, width=32)
+    monkeypatch.setattr(reader, "read", lambda _: answers)
+    figures = reader_accuracy(reader, RECIPE)
+    assert figures.keys() == (
+        PROMPTED_CLASSES.keys() | UNPROMPTED_CLASSES.keys() | {f"{name}.error" for name in UNPROMPTED_RANGES}
+    )
+    for name, figure in figures.items():
+        assert figure == (0.0 if name.endswith(".error") else 1.0)
+
+
+def test_evaluating_leaves_a_reader_in_training_as_it_was() -> None:
+    reader = Reader(num_frames=5, height=32, width=32).train()
+    before = {key: value.clone() for key, value in reader.state_dict().items()}
+    reader_accuracy(reader, RECIPE)
+    assert reader.training
+    assert all(torch.equal(value, before[key]) for key, value in reader.state_dict().items())
+
+
+def test_weather_changes_every_clip_differently_but_never_much() -> None:
+    frames_BPCHW = torch.full((6, 2, 3, 16, 16), 0.5)
+    changed = training._weather(frames_BPCHW, draw=generator(1, purpose="test"))
+    assert changed.shape == frames_BPCHW.shape
+    assert 0.0 <= float(changed.min()) < float(changed.max()) <= 1.0
+    shifts_B = (changed - frames_BPCHW).mean((1, 2, 3, 4))
+    assert len(set(shifts_B.tolist())) == 6
+    # 7 % brightness and 0.05 of colour, around noise that averages out.
+    assert float(shifts_B.abs().max()) < 0.5 * 0.07 + 0.05 + 0.01
+
+
+def test_weather_keeps_clips_apart() -> None:
+    frames_BPCHW = torch.zeros(2, 1, 3, 8, 8)
+    frames_BPCHW[1] = 1.0
+    changed = training._weather(frames_BPCHW, draw=generator(2, purpose="test"))
+    assert float(changed[0].mean()) < 0.2
+    assert float(changed[1].mean()) > 0.8
