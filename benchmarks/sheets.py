@@ -1,0 +1,173 @@
+"""Pictures for the documentation: a contact sheet per shipped story, and one story's scenes side by side.
+
+Run: `python -m benchmarks.sheets [--result STORY] [--frame 4] [NAME ...]`. Generates the stories in
+`recipes/stories` with `m2d generate`, each in a process of its own, and writes `docs/sheets/NAME.png` and
+`docs/result.png`. Names given alone redo these stories only. Takes about as long as generating them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.startup import run_m2d
+from m2d.files import write_bytes
+from m2d.recipe.loader import load_recipe
+from m2d.video.read import read_film
+from m2d.video.run_folder import SHEET, run_folder_of
+
+ROOT = Path(__file__).parents[1]
+STORIES = ROOT / "recipes" / "stories"
+DOCS = ROOT / "docs"
+LARGEST_BYTES = 200_000
+
+_SIDE = 384
+_MARGIN, _GAP, _RADIUS, _LINE, _TEXT = 28, 16, 12, 24, 17
+_SMOOTHING = 4
+_GROUND, _PLAIN = (20, 22, 27), (198, 200, 205)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What one story's run left.
+
+    Attributes:
+        sheet: Its contact sheet.
+        scenes: Frames PHWC per scene, at the size the model made.
+        prompts: As the recipe has them, without cast and setting.
+    """
+
+    sheet: Image.Image
+    scenes: tuple[np.ndarray, ...]
+    prompts: tuple[str, ...]
+
+
+def make(story: Path, *, options: Sequence[str] = ()) -> Made:
+    """Generate a story with `m2d generate` and collect what its pictures are made of.
+
+    Args:
+        story: The recipe.
+        options: More words for the command, such as `--model FOLDER`.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder) / f"{story.stem}.mp4"
+        run_m2d("generate", str(story), "--out", str(film), "--quiet", *options)
+        with Image.open(run_folder_of(film) / SHEET) as sheet:
+            return Made(
+                sheet=sheet.convert("RGB"),
+                scenes=read_film(film).scenes,
+                prompts=tuple(scene.prompt for scene in load_recipe(story).scenes),
+            )
+
+
+def side_by_side(made: Made, *, frame: int) -> Image.Image:
+    """Draw one frame of every scene, enlarged, with the scene's prompt below.
+
+    Args:
+        made: The story.
+        frame: Which frame of each scene, from 0; the last one of shorter scenes.
+    """
+    pictures = [_enlarged(scene[min(frame, len(scene) - 1)]) for scene in made.scenes]
+    texts = [
+        _wrapped(prompt, room=picture.width) for prompt, picture in zip(made.prompts, pictures, strict=True)
+    ]
+    width = sum(picture.width + _GAP for picture in pictures) - _GAP + 2 * _MARGIN
+    text_top = _MARGIN + max(picture.height for picture in pictures) + _GAP
+    height = text_top + _LINE * max(map(len, texts)) + _MARGIN // 2
+    sheet = Image.new("RGB", (width, height), _GROUND)
+    draw, left = ImageDraw.Draw(sheet), _MARGIN
+    for picture, lines in zip(pictures, texts, strict=True):
+        sheet.paste(picture, (left, _MARGIN), _rounded(picture.size))
+        for number, line in enumerate(lines):
+            draw.text((left + 2, text_top + number * _LINE), line, font=_font(), fill=_PLAIN)
+        left += picture.width + _GAP
+    return sheet
+
+
+def small_png(picture: Image.Image, *, largest_bytes: int = LARGEST_BYTES) -> bytes:
+    """Encode a picture, with as many colours as fit.
+
+    Raises:
+        ValueError: It is too large even with 32 colours.
+    """
+    for colours in (None, 256, 128, 64, 32):
+        # No dithering: it would put noise on enlarged pixels, which neither looks well nor compresses.
+        reduced = picture if colours is None else picture.quantize(colours, dither=Image.Dither.NONE)
+        file = io.BytesIO()
+        reduced.save(file, "PNG", optimize=True)
+        if file.tell() <= largest_bytes:
+            return file.getvalue()
+    raise ValueError(f"a picture of {picture.width}x{picture.height} does not fit into {largest_bytes} bytes")
+
+
+def _enlarged(frame_HWC: np.ndarray) -> Image.Image:
+    frame = Image.fromarray(frame_HWC)
+    # Whole factors only: pixels stay square and sharp.
+    factor = max(_SIDE // max(frame.size), 1)
+    return frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.NEAREST)
+
+
+def _rounded(size: tuple[int, int]) -> Image.Image:
+    large = Image.new("L", (size[0] * _SMOOTHING, size[1] * _SMOOTHING), 0)
+    corners = (0, 0, large.width - 1, large.height - 1)
+    ImageDraw.Draw(large).rounded_rectangle(corners, radius=_RADIUS * _SMOOTHING, fill=255)
+    return large.resize(size, Image.Resampling.BOX)
+
+
+def _wrapped(text: str, *, room: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if _font().getlength(longer) > room and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_TEXT)
+
+
+def main() -> int:
+    """Generate the stories and write their pictures."""
+    names = sorted(path.stem for path in STORIES.glob("*.yaml"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="stories to redo; default: all")
+    parser.add_argument("--result", choices=names, default="first-snow", help="the story of result.png")
+    parser.add_argument("--frame", type=int, default=4, help="which frame of each scene result.png shows")
+    parser.add_argument("--model", help="instead of the recipes' model")
+    parser.add_argument("--out", type=Path, default=DOCS, help="where sheets/ and result.png go")
+    given = parser.parse_args()
+    unknown = sorted(set(given.names) - set(names))
+    if unknown:
+        parser.error(f"no story {', '.join(unknown)}; there are {', '.join(names)}")
+    sheets = given.out / "sheets"
+    sheets.mkdir(parents=True, exist_ok=True)
+    for name in given.names or names:
+        made = make(STORIES / f"{name}.yaml", options=["--model", given.model] if given.model else [])
+        written = [(sheets / f"{name}.png", made.sheet)]
+        if name == given.result:
+            written.append((given.out / "result.png", side_by_side(made, frame=given.frame)))
+        for path, picture in written:
+            png = small_png(picture)
+            write_bytes(path, png)
+            sys.stdout.write(f"{path}: {len(png) / 1000:.0f} KB\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.sheets import STORIES, Made, make, side_by_side, small_png
+from tests.m2d.model.tiny_model import build_tiny_model
+
+COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+
+
+def made_of(colours: tuple[tuple[int, int, int], ...], *, prompt: str = "Actor1 jumps.") -> Made:
+    """A story of flat scenes whose last frame alone has the colour."""
+    scenes = []
+    for colour in colours:
+        frames_PHWC = np.zeros((5, 64, 64, 3), np.uint8)
+        frames_PHWC[-1] = colour
+        scenes.append(frames_PHWC)
+    return Made(sheet=Image.new("RGB", (8, 8)), scenes=tuple(scenes), prompts=(prompt,) * len(scenes))
+
+
+def test_scenes_stand_side_by_side_in_order() -> None:
+    picture = side_by_side(made_of(COLOURS), frame=4)
+    row = np.asarray(picture)[200]
+    shown = [tuple(row[x]) for x in np.linspace(200, picture.width - 200, 3).round().astype(int)]
+    assert shown == list(COLOURS)
+
+
+@pytest.mark.parametrize(("frame", "is_last"), [(4, True), (3, False), (99, True)])
+def test_the_asked_frame_is_shown_or_the_last(frame: int, is_last: bool) -> None:
+    row = np.asarray(side_by_side(made_of(COLOURS), frame=frame))[200]
+    assert (COLOURS[0] in {tuple(pixel) for pixel in row}) is is_last
+
+
+def test_long_prompts_take_more_lines() -> None:
+    short = side_by_side(made_of(COLOURS), frame=0)
+    tall = side_by_side(made_of(COLOURS, prompt="Actor1 walks right and jumps. " * 5), frame=0)
+    assert tall.width == short.width
+    assert tall.height > short.height
+
+
+def test_a_picture_loses_colours_rather_than_grow_too_large() -> None:
+    noise_HWC = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    picture = Image.fromarray(noise_HWC)
+    assert Image.open(io.BytesIO(small_png(picture))).mode == "RGB"
+    png = small_png(picture, largest_bytes=6_000)
+    assert len(png) <= 6_000
+    assert Image.open(io.BytesIO(png)).mode == "P"
+
+
+def test_a_picture_that_cannot_be_made_small_is_refused() -> None:
+    noise_HWC = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match="64x64 does not fit into 500 bytes"):
+        small_png(Image.fromarray(noise_HWC), largest_bytes=500)
+
+
+@pytest.mark.long
+def test_a_story_becomes_pictures(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "tiny")
+    made = make(STORIES / "first-snow.yaml", options=["--model", str(model), "--steps", "1"])
+    assert [scene.shape for scene in made.scenes] == [(9, 64, 64, 3)] * 3
+    assert made.prompts[1] == "Actor1 stands still. Actor2 waves."
+    assert len(small_png(made.sheet)) <= 200_000
+    assert side_by_side(made, frame=4).width == 3 * 384 + 2 * 16 + 2 * 28
