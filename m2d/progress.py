@@ -18,7 +18,7 @@ class StageProgress(Protocol):
 
 
 class Reporter(Protocol):
-    """Receives what a task is doing. All text is plain: an implementation escapes markup and control codes."""
+    """Receives what a task is doing. All text is plain: implementations escape markup and control codes."""
 
     def stage(self, name: str, *, total: int | None = None) -> AbstractContextManager[StageProgress]:
         """Enter the stage `name` of `total` units (None: unknown); leaving the context ends it."""

@@ -14,7 +14,7 @@ from m2d.model.components import tokenizer_file
 from m2d.model.folder import read_json
 
 
-class PromptTooLong(InputError):  # noqa: N818 - reads as the sentence it is
+class PromptTooLong(InputError):
     """A prompt with more tokens than the model takes."""
 
 
