@@ -106,7 +106,8 @@ def _on_twos(num_frames: int) -> np.ndarray:
     them, so that no latent frame has to hold two poses.
     """
     poses = (np.arange(num_frames) + 1) // 2
-    return poses / max(poses[-1], 1)
+    fractions: np.ndarray = poses / max(poses[-1], 1)
+    return fractions
 
 
 def _parts(actor: Actor, pose: _Pose, *, eyes: str) -> list[CutOut]:
