@@ -10,7 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     from m2d.tasks.inspect import Inspection
-    from m2d.video.provenance import Provenance
+    from m2d.video.provenance import Provenance, SceneRecord
+    from m2d.video.read import FilmInfo
 
 
 def inspect(
@@ -54,9 +55,17 @@ def _show(film: Path, inspection: Inspection) -> None:
             [
                 ("prompt", scene.prompt),
                 ("seed", str(scene.seed)),
-                ("frames", f"{scene.first_frame} to {last_frame}, sha256 {scene.frames_sha256[:16]}"),
+                ("frames", f"{scene.first_frame} to {last_frame} ({_span(info, scene)})"),
+                ("digest", f"sha256 {scene.frames_sha256[:16]}"),
             ]
         )
+
+
+def _span(info: FilmInfo, scene: SceneRecord) -> str:
+    start_s, stop_s = (
+        float(frame / info.fps) for frame in (scene.first_frame, scene.first_frame + scene.num_frames)
+    )
+    return f"{start_s:.1f} to {stop_s:.1f} s"
 
 
 def _origin(inspection: Inspection, provenance: Provenance) -> list[tuple[str, str]]:
