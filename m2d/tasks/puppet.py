@@ -17,7 +17,8 @@ from torch import nn
 from m2d.errors import CheckpointError
 from m2d.files import publish
 from m2d.model.save import copy_component, write_component, write_model_index, write_settings
-from m2d.model.sizes import ModelSettings
+from m2d.model.sizes import ModelSettings, read_settings
+from m2d.model.source import resolve_model
 from m2d.progress import Reporter
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.recipe.loader import load_document
@@ -108,7 +109,8 @@ def pack(plan: PackPlan, reporter: Reporter) -> Path:
     """Write the model folder: codec, text encoder, tokenizer, scheduler, and transformer and reader if given.
 
     Raises:
-        CheckpointError: A run has no checkpoint that verifies, or another recipe made it.
+        CheckpointError: A run has no checkpoint that verifies, another recipe made it, or the transformer
+            does not fit codec and text encoder.
         OutputError: The disk refused.
     """
     codec_recipe = load_document(plan.codec_recipe, CodecRecipe)
@@ -117,12 +119,17 @@ def pack(plan: PackPlan, reporter: Reporter) -> Path:
         _write_codec(part, codec_recipe, plan.codec_run)
         _write_text(part, text_recipe, plan.text_run)
         _scheduler().save_pretrained(part / "scheduler")
-        if plan.transformer is not None:
-            copy_component(plan.transformer, "transformer", part)
         if plan.reader_run is not None:
             _write_reader(part, plan.reader_run)
         write_settings(part, _settings(codec_recipe))
+        if plan.transformer is not None:
+            # Scenes and sizes are those that the transformer was trained on.
+            write_settings(part, read_settings(plan.transformer))
+            copy_component(plan.transformer, "transformer", part)
         write_model_index(part)
+        if plan.transformer is not None:
+            # Raises when the transformer was made for another codec or text encoder.
+            resolve_model(str(part))
     return plan.out
 
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
+from m2d.errors import CheckpointError
 from m2d.training.fitting import Fit, FitRecipe
 from m2d.training.puppet_clips import ClipBatch, actor_boxes, draw_clips, render_batch
 from m2d.training.state import load_run_average
@@ -96,10 +97,14 @@ def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
 
 
 def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
-    """Return the codec's training, to be run by `run_fit`."""
+    """Return the codec's training, to be run by `run_fit`.
+
+    Raises:
+        CheckpointError: `init` has no checkpoint that verifies, or one of another codec.
+    """
     codec = build_codec(recipe)
     if recipe.init is not None:
-        codec.load_state_dict(load_run_average(Path(recipe.init)))
+        _start_from(codec, Path(recipe.init))
     codec.encoder.requires_grad_(not recipe.freeze_encoder)
     held_out = _render(recipe, seed=_HELD_OUT_SEED, step=0, count=32)
 
@@ -111,6 +116,15 @@ def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
         return reconstruction_psnr(model, held_out)
 
     return Fit(name="codec", model=codec, loss_at=loss_at, evaluate=evaluate, run=run)
+
+
+def _start_from(codec: AutoencoderKLCogVideoX, run: Path) -> None:
+    try:
+        codec.load_state_dict(load_run_average(run))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"init: {run}: made with other channels: {str(error).splitlines()[0]}"
+        ) from error
 
 
 @torch.no_grad()

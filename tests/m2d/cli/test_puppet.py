@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from typer.testing import Result
+
+from tests.m2d.training.tiny_helpers import CODEC, TEXT
+
+Run = Callable[..., Result]
+FEW = {"steps": 1, "evaluate_every_steps": 100}
+
+
+def test_helpers_are_trained_and_packed_from_the_command_line(m2d: Run, folder: Path) -> None:
+    (folder / "puppet-codec.yaml").write_text(json.dumps(CODEC | FEW))
+    (folder / "puppet-text.yaml").write_text(json.dumps(TEXT | FEW))
+    for part in ("codec", "text"):
+        trained = m2d("puppet", "train", part, f"puppet-{part}.yaml", "--out", f"runs/{part}", "-q")
+        assert (trained.exit_code, trained.stdout) == (0, f"runs/{part}\n"), trained.stderr
+    runs = ("--codec", "runs/codec", "--text", "runs/text", "--recipes", ".")
+    packed = m2d("puppet", "pack", "--out", "model", *runs, "-q")
+    assert (packed.exit_code, packed.stdout) == (0, "model\n"), packed.stderr
+    assert (folder / "model" / "vae" / "config.json").exists()
+
+
+def test_a_run_without_checkpoints_is_one_line_and_exit_code_2(m2d: Run, folder: Path) -> None:
+    (folder / "puppet-codec.yaml").write_text(json.dumps(CODEC))
+    (folder / "puppet-text.yaml").write_text(json.dumps(TEXT))
+    result = m2d(
+        "puppet", "pack", "--out", "model", "--codec", "none", "--text", "none", "--recipes", ".", "-q"
+    )
+    assert result.exit_code == 2
+    assert result.stderr == "error: none: no checkpoint that verifies; train it first\n"
+    assert not (folder / "model").exists()
+
+
+def test_an_unknown_helper_names_the_known_ones(m2d: Run) -> None:
+    result = m2d("puppet", "train", "voice", "voice.yaml", "--out", "runs/voice")
+    assert result.exit_code == 2
+    for part in ("codec", "text", "reader"):
+        assert part in result.stderr
+
+
+def test_a_missing_recipe_is_bad_input(m2d: Run) -> None:
+    result = m2d("puppet", "train", "codec", "nowhere.yaml", "--out", "runs/codec")
+    assert result.exit_code == 2
+    assert "nowhere.yaml" in result.stderr

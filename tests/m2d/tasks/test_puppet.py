@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m2d.errors import CheckpointError, OutputError, RecipeError
+from m2d.model.checkpoint import load_codec, load_text, load_transformer, resolve_model
+from m2d.model.codec import decode_scene, encode_scene
+from m2d.model.save import write_component, write_settings
+from m2d.model.sizes import ModelSettings
+from m2d.model.transformer import SceneTransformer
+from m2d.progress import SilentReporter
+from m2d.puppet.reader import load_reader
+from m2d.recipe.loader import load_document
+from m2d.tasks.puppet import READER_FILE, HelperPlan, PackPlan, pack, train_helper
+from m2d.training.codec import CodecRecipe
+from m2d.training.lock import lock_run
+from m2d.training.reader import ReaderRecipe
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.state import find_checkpoint
+from m2d.training.text_encoder import TextEncoderRecipe
+from tests.m2d.training.tiny_helpers import CODEC, READER, TEXT
+
+FEW = {"steps": 2, "evaluate_every_steps": 100}
+
+
+def write_recipe(path: Path, document: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> PackPlan:
+    """The runs of all three helpers, and how to pack them."""
+    folder = tmp_path_factory.mktemp("helpers")
+    recipes = {
+        part: write_recipe(folder / f"puppet-{part}.yaml", document | FEW)
+        for part, document in (("codec", CODEC), ("text", TEXT), ("reader", READER))
+    }
+    for part, recipe in recipes.items():
+        plan = HelperPlan(part=part, recipe=recipe, run=folder / part)  # type: ignore[arg-type]
+        assert train_helper(plan, SilentReporter()) == folder / part
+    return PackPlan(
+        codec_recipe=recipes["codec"],
+        codec_run=folder / "codec",
+        text_recipe=recipes["text"],
+        text_run=folder / "text",
+        reader_run=folder / "reader",
+        out=folder / "unused",
+    )
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a finished stage of two scenes leaves, as far as packing looks at it."""
+    return write_transformer(tmp_path_factory.mktemp("stage"))
+
+
+def write_transformer(folder: Path, **changes: Any) -> Path:
+    config = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "in_channels": CODEC["latent_channels"],
+        "out_channels": CODEC["latent_channels"],
+        "time_embed_dim": 16,
+        "text_embed_dim": TEXT["d_model"],
+        "num_layers": 1,
+        "sample_width": 8,
+        "sample_height": 8,
+        "sample_frames": 9,
+        "patch_size": 2,
+        "max_text_seq_length": TEXT["max_text_tokens"],
+        "use_rotary_positional_embeddings": True,
+    }
+    write_component(folder, "transformer", SceneTransformer(**(config | changes)), dtype=torch.float16)
+    settings = ModelSettings(
+        num_scenes=2, default_num_frames=9, default_height=32, default_width=32, default_fps=8, world="puppet"
+    )
+    write_settings(folder, settings)
+    return folder
+
+
+def test_every_helper_leaves_a_checkpoint(made: PackPlan) -> None:
+    for run in (made.codec_run, made.text_run, made.reader_run):
+        assert run is not None
+        assert find_checkpoint(run).path == run / "checkpoints" / "step-00000002"
+
+
+def test_a_packed_folder_with_a_transformer_is_a_model_that_loads(
+    made: PackPlan, transformer: Path, tmp_path: Path
+) -> None:
+    out = pack(replace(made, out=tmp_path / "model", transformer=transformer), SilentReporter())
+    source = resolve_model(str(out))
+    assert source.is_puppet
+    assert (source.geometry.num_scenes, source.geometry.max_text_tokens) == (2, 36)
+    float32 = {"device": "cpu", "dtype": torch.float32}
+    assert load_transformer(source, **float32).config.num_layers == 1
+    embeds = load_text(source, **float32).encode(["Park at noon. Actor1 (round red body, no hat) waves."])
+    assert embeds.shape == (1, 36, TEXT["d_model"])
+    codec = load_codec(source, **float32)
+    latents = encode_scene(codec, torch.rand(9, 3, 32, 32) * 2 - 1)
+    assert latents.shape == (3, CODEC["latent_channels"], 8, 8)
+    assert decode_scene(codec, latents).shape == (9, 32, 32, 3)
+    reader = load_reader(out / READER_FILE, num_frames=5, height=32, width=32)
+    assert reader.read(torch.rand(2, 5, 3, 32, 32)).numbers.shape == (2, 4)
+
+
+def test_the_scaling_factor_makes_latents_of_unit_variance(made: PackPlan, tmp_path: Path) -> None:
+    out = pack(replace(made, out=tmp_path / "model"), SilentReporter())
+    factor = json.loads((out / "vae" / "config.json").read_text())["scaling_factor"]
+    assert factor not in (0.0, 1.0)
+    assert factor > 0
+
+
+def test_a_folder_without_a_transformer_holds_what_training_one_needs(made: PackPlan, tmp_path: Path) -> None:
+    out = pack(replace(made, out=tmp_path / "model", reader_run=None), SilentReporter())
+    parts = {"vae", "text_encoder", "tokenizer", "scheduler"}
+    assert {path.name for path in out.iterdir()} == parts | {"m2d.json", "model_index.json"}
+    assert set(json.loads((out / "model_index.json").read_text())) == parts | {"_class_name"}
+    with pytest.raises(CheckpointError, match="transformer: missing; the model folder is incomplete"):
+        resolve_model(str(out))
+
+
+def test_packing_names_no_place_of_this_machine(made: PackPlan, transformer: Path, tmp_path: Path) -> None:
+    out = pack(replace(made, out=tmp_path / "model", transformer=transformer), SilentReporter())
+    for path in out.rglob("*.json"):
+        assert str(tmp_path.parent) not in path.read_text(), path
+
+
+def test_packing_twice_gives_the_same_bytes(made: PackPlan, tmp_path: Path) -> None:
+    plan = replace(made, out=tmp_path / "model")
+    first = {path: path.read_bytes() for path in pack(plan, SilentReporter()).rglob("*") if path.is_file()}
+    again = {path: path.read_bytes() for path in pack(plan, SilentReporter()).rglob("*") if path.is_file()}
+    assert first == again
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+@pytest.mark.parametrize("part", ["codec_run", "text_run", "reader_run"])
+def test_a_run_without_checkpoints_is_refused_and_nothing_is_left(
+    part: str, made: PackPlan, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    plan = replace(made, out=tmp_path / "out" / "model", **{part: tmp_path / "empty"})
+    with pytest.raises(CheckpointError, match=r"empty: no checkpoint that verifies; train it first"):
+        pack(plan, SilentReporter())
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_damaged_checkpoint_is_never_packed(made: PackPlan, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made.codec_run, tmp_path / "codec"))
+    for weights in run.rglob("ema.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="codec: no checkpoint that verifies"):
+        pack(replace(made, out=tmp_path / "model", codec_run=run), SilentReporter())
+
+
+def test_a_run_of_another_recipe_is_refused(made: PackPlan, tmp_path: Path) -> None:
+    other = write_recipe(tmp_path / "text.yaml", TEXT | FEW | {"d_model": 24})
+    with pytest.raises(CheckpointError, match="text: made by another recipe"):
+        pack(replace(made, out=tmp_path / "model", text_recipe=other), SilentReporter())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_embed_dim": 24}, "text_embed_dim is 24, but text_encoder has d_model 16"),
+        ({"in_channels": 8, "out_channels": 8}, "in_channels is 8, but vae has latent_channels 4"),
+    ],
+)
+def test_a_transformer_of_another_codec_or_text_encoder_is_refused(
+    changes: dict[str, int], message: str, made: PackPlan, tmp_path: Path
+) -> None:
+    foreign = write_transformer(tmp_path / "stage", **changes)
+    with pytest.raises(CheckpointError, match=message):
+        pack(replace(made, out=tmp_path / "model", transformer=foreign), SilentReporter())
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_failed_packing_leaves_the_earlier_folder(made: PackPlan, tmp_path: Path) -> None:
+    out = pack(replace(made, out=tmp_path / "model"), SilentReporter())
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        pack(replace(made, out=out, text_run=tmp_path), SilentReporter())
+    assert (out / "m2d.json").exists()
+
+
+def test_two_trainings_never_share_a_run_folder(made: PackPlan) -> None:
+    plan = HelperPlan(part="codec", recipe=made.codec_recipe, run=made.codec_run)
+    with lock_run(made.codec_run), pytest.raises(OutputError, match="is training there; wait for it"):
+        train_helper(plan, SilentReporter())
+
+
+def test_a_wrong_recipe_is_told_with_its_line_before_anything_starts(tmp_path: Path) -> None:
+    recipe = tmp_path / "codec.yaml"
+    lines = [f"{key}: {json.dumps(value)}" for key, value in (CODEC | {"num_frames": 5}).items()]
+    recipe.write_text("\n".join(lines) + "\n")
+    plan = HelperPlan(part="codec", recipe=recipe, run=tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"codec.yaml:\d+:\d+: num_frames: 5 is not 8k\+1; use 1 or 9"):
+        train_helper(plan, SilentReporter())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_codec_starts_from_anothers_weights_and_refuses_other_channels(
+    made: PackPlan, tmp_path: Path
+) -> None:
+    def plan(**changes: Any) -> HelperPlan:
+        document = CODEC | FEW | {"init": str(made.codec_run)} | changes
+        return HelperPlan(
+            part="codec", recipe=write_recipe(tmp_path / "codec.yaml", document), run=tmp_path / "run"
+        )
+
+    with pytest.raises(CheckpointError, match=r"init: .*codec: made with other channels"):
+        train_helper(plan(latent_channels=8), SilentReporter())
+    assert find_checkpoint(train_helper(plan(steps=1), SilentReporter())).path is not None
+
+
+def test_the_shipped_recipes_fit_each_other() -> None:
+    folder = Path(__file__).parents[3] / "recipes" / "training"
+    base = load_document(folder / "puppet-base.yaml", TrainingRecipe)
+    text = load_document(folder / "puppet-text.yaml", TextEncoderRecipe)
+    assert base.transformer is not None
+    assert text.max_text_tokens == base.transformer.max_text_tokens
+    for helper in (
+        load_document(folder / "puppet-codec.yaml", CodecRecipe),
+        load_document(folder / "puppet-reader.yaml", ReaderRecipe),
+    ):
+        size = (helper.num_frames, helper.height, helper.width)
+        assert size == (base.video.num_frames, base.video.height, base.video.width)
