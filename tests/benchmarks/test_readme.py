@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.readme import END, README, RESULTS, START, figures_block, read_reports, with_figures
+
+ORACLE = {"max_abs_error": 7.15e-7, "tolerance": 5e-6, "within_tolerance": True, "torch": "2.13.0"}
+STARTUP: dict[str, Any] = {
+    "figures": {"help_s": 0.312, "generate_s": 41.2, "generate_peak_bytes": 2**31},
+    "limits": {"help_s": 0.5, "generate_s": 60.0, "generate_peak_bytes": 2**32},
+    "kept": {"help_s": True, "generate_s": True, "generate_peak_bytes": True},
+    "identical_frames": True,
+    "story": "first-snow.yaml",
+    "cores": 2,
+    "machine": "Linux x86_64",
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def check(name: str, value: float | None, bound: str, target: float, holds: bool) -> dict[str, Any]:
+    return {"name": name, "value": value, "bound": bound, "target": target, "holds": holds}
+
+
+QUALITY: dict[str, Any] = {
+    "checks": [
+        check("setting", 0.983, "at least", 0.9, True),
+        check("action", 0.71, "at least", 0.8, False),
+        check("hat", None, "at least", 0.9, False),
+        check("drift.tree_x", 0.214, "at most", 0.4, True),
+        check("reader.setting", 1.0, "at least", 0.98, True),
+        check("reader.actor2.hat", 0.991, "at least", 0.98, True),
+        check("codec.psnr_db", 29.62, "at least", 29.0, True),
+    ],
+    "figures": {"mask2dit": {"setting": {"value": 0.983, "low": 0.95, "high": 1.0, "count": 180}}},
+    "drift_relative_to_isolated": {"tree_x": {"value": 0.214, "low": 0.18, "high": 0.25, "count": 180}},
+    "num_stories": 60,
+    "sampling": {"num_inference_steps": 25},
+    "machine": "Linux x86_64, 2 threads",
+    "versions": {"torch": "2.13.0"},
+}
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    text = README.read_text("utf-8")
+    assert with_figures(text, figures_block(read_reports(RESULTS))) == text, "run python -m benchmarks.readme"
+
+
+def test_every_figure_stands_beside_what_is_required() -> None:
+    rows = figures_block({"oracle": ORACLE, "startup": STARTUP, "quality": QUALITY}).splitlines()
+    for row in (
+        "| Largest error against the official Mask2DiT code, float32 | 7.2e-07 | at most 5e-06 | kept |",
+        "| `m2d --help` | 0.31 s | at most 0.50 s | kept |",
+        "| Three-scene film, from start to written | 41 s | at most 60 s | kept |",
+        "| Memory at most, making it | 2.0 GiB | at most 4.0 GiB | kept |",
+        "| The same story and seed twice | identical frames | identical frames | kept |",
+        "| Setting as prompted | 98.3% (95.0% to 100.0%) | at least 90% | kept |",
+        "| The tree's place: difference between scenes, where `isolated` is 100 % | 21.4% (18.0% to 25.0%) "
+        "| at most 40% | kept |",
+        "| Reader on unseen clips, worst of 2 properties (actor2's hat) | 99.1% | at least 98% | kept |",
+        "| Codec on unseen clips, all pixels | 29.6 dB | at least 29 dB | kept |",
+    ):
+        assert row in rows
+
+
+def test_a_missed_figure_is_shown_as_missed() -> None:
+    rows = figures_block({"quality": QUALITY}).splitlines()
+    assert "| Action as prompted | 71.0% | at least 80% | **missed** |" in rows
+    assert "| Hat as prompted | nothing to measure | at least 90% | **missed** |" in rows
+
+
+def test_what_was_not_measured_has_no_row() -> None:
+    assert figures_block({}) == ""
+    block = figures_block({"startup": STARTUP})
+    assert "Mask2DiT" not in block
+    assert "Setting" not in block
+
+
+def test_the_table_says_where_figures_come_from() -> None:
+    block = figures_block({"quality": QUALITY, "startup": STARTUP})
+    assert "[`quality.json`](benchmarks/results/quality.json), 60 stories, 25 steps" in block
+    assert "first-snow.yaml, 2 CPU cores, Linux x86_64, torch 2.13.0" in block
+
+
+def test_only_what_is_between_the_markers_changes() -> None:
+    text = f"# Title\n{START}\nold\n{END}\nrest\n"
+    assert with_figures(text, "new") == f"# Title\n{START}\nnew\n{END}\nrest\n"
+    assert with_figures(with_figures(text, "new"), "new") == with_figures(text, "new")
+
+
+@pytest.mark.parametrize("text", ["", START, END, f"{END}\n{START}", f"{START}\n{START}\n{END}"])
+def test_a_readme_without_the_two_markers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected one line .* and, below it, one line"):
+        with_figures(text, "new")
+
+
+def test_results_are_read_by_name(tmp_path: Path) -> None:
+    (tmp_path / "oracle.json").write_text(json.dumps(ORACLE))
+    assert read_reports(tmp_path) == {"oracle": ORACLE}
