@@ -12,6 +12,7 @@ BIN := .venv/bin
 setup: .venv/.ready
 
 demo: setup
+	mkdir -p out
 	$(BIN)/m2d generate recipes/stories/first-snow.yaml --out out/first-snow.mp4 --force
 	@echo "Open out/first-snow.mp4, and out/first-snow.m2d/sheet.png for all scenes at a glance."
 
