@@ -18,6 +18,9 @@ _LARGEST_PICTURE = 24
 
 def check(
     recipe: Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
 ) -> None:
     """Show what a story will do.
@@ -27,7 +30,7 @@ def check(
     from m2d.cli.console import make_reporter, show_gap, write_result
     from m2d.tasks.check import check as check_recipe
 
-    report = check_recipe(recipe)
+    report = check_recipe(recipe, model=model)
     if as_json:
         write_result(json.dumps(_document(report), indent=2))
         return

@@ -63,13 +63,18 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
     )
 
 
-def check(path: Path, *, overrides: Overrides | None = None) -> CheckReport:
+def check(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> CheckReport:
     """Say what `m2d generate` would do with a recipe.
+
+    Args:
+        path: The recipe.
+        model: A model to use instead of the recipe's.
+        overrides: What a command line would change besides.
 
     Raises:
         RecipeError: As `plan_recipe`.
     """
-    plan = plan_recipe(path, overrides=overrides)
+    plan = plan_recipe(path, model=model, overrides=overrides)
     return CheckReport(
         plan=plan,
         num_attention_calls=len(plan.layout.plan()),

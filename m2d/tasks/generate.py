@@ -275,7 +275,8 @@ def _parameters(plan: RunPlan) -> dict[str, Any]:
 def _facts(plan: RunPlan) -> list[str]:
     seeds = sorted({scene.seed for scene in plan.scenes})
     return [
-        plan.source.name,
+        # A sheet is passed on, and where its maker keeps models is nobody's business.
+        Path(plan.source.name).name,
         f"mask {plan.layout.mask}",
         f"{plan.sampling.num_inference_steps} steps",
         f"seed {', '.join(map(str, seeds))}",

@@ -69,3 +69,14 @@ def test_checking_imports_no_torch_and_writes_nothing(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in folder.iterdir()] == ["story.yaml"]
+
+
+def test_another_model_can_be_checked(m2d: Run, tiny_folder: Path) -> None:
+    assert "mask mask2dit" in m2d("check", "story.yaml", "--model", str(tiny_folder)).stdout
+
+
+def test_a_missing_model_given_as_an_option_is_named_as_one(m2d: Run) -> None:
+    result = m2d("check", "story.yaml", "--model", "nowhere")
+    assert result.exit_code == 2
+    assert "--model" in result.stderr
+    assert "nowhere" in result.stderr
