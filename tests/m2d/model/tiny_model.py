@@ -7,14 +7,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import Punctuation, Sequence, WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from m2d.model.transformer import SceneTransformer
+from m2d.puppet.tokenizer import build_tokenizer
 from m2d.puppet.vocabulary import token_list
 
 MAX_TEXT_TOKENS = 40
@@ -119,17 +115,5 @@ def tiny_text_encoder() -> T5EncoderModel:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word or punctuation mark, then the end token."""
-    tokens = token_list()
-    ids = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(WordLevel(ids, unk_token="<unk>"))
-    tokenizer.normalizer = Lowercase()
-    tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), Punctuation()])
-    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", ids["</s>"])])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=MAX_TEXT_TOKENS,
-    )
+    """The puppet theatre's own, for longer prompts."""
+    return build_tokenizer(max_text_tokens=MAX_TEXT_TOKENS)
