@@ -1,7 +1,8 @@
 """The one module for durable I/O: every file m2d makes is written, synced and renamed here.
 
 A file appears under its final name complete or not at all. Owns names and durability; knows no format.
-All system calls that change the disk go through `_open`, `_write`, `_fsync`, `_replace` and `_unlink`.
+All system calls that change the disk go through `_open`, `_write`, `_fsync`, `_replace`, `_unlink`, `_mkdir`
+and `_rmdir`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import io
 import json
 import os
 import re
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,28 +151,114 @@ def part_name(path: Path) -> Path:
     return path.with_name(f".{_kept_name(path.name)}.{os.getpid()}.part")
 
 
-def remove_strays(folder: Path, *, name: str | None = None) -> list[Path]:
+def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = False) -> list[Path]:
     """Remove the temporary files in `folder` whose process has ended.
 
     Args:
         folder: Where to look; not its subfolders.
         name: Only those of this final name; None: all of them.
+        is_held: Whether the caller alone may write these names now. Then their processes have ended, whoever
+            has got their numbers since.
 
     Returns:
         What was removed, sorted.
+
+    Raises:
+        OutputError: The folder cannot be listed.
     """
     removed = []
-    for path in sorted(folder.iterdir()):
+    with _reporting(folder):
+        paths = sorted(folder.iterdir())
+    for path in paths:
         stray = _STRAY.fullmatch(path.name)
         if stray is None or (name is not None and stray["name"] != _kept_name(name)):
             continue
-        if _is_running(int(stray["pid"])) or path.is_symlink() or not path.is_file():
+        is_in_use = not is_held and is_running(int(stray["pid"]))
+        if is_in_use or path.is_symlink() or not path.is_file():
             continue
         # Another process may clean the same folder, or the file may belong to somebody else.
         with contextlib.suppress(OSError):
             _unlink(path)
             removed.append(path)
     return removed
+
+
+def remove_file(path: Path) -> None:
+    """Remove the file `path`, durably; one that is not there is no error.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with _reporting(path, deed="removed"):
+        try:
+            _unlink(path)
+        except FileNotFoundError:
+            return
+        _sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it, durably; one that is there is no error.
+
+    Raises:
+        OutputError: The disk refused, or a file has this name.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    with _reporting(path):
+        try:
+            _mkdir(path)
+        except FileExistsError as error:
+            if _is_folder(path) is False:
+                raise OutputError(
+                    f"{path}: a folder is needed there, but a file has its name; "
+                    "move it or choose another output"
+                ) from error
+            # Another process has been quicker. It may have removed the folder again since, as locks do.
+            return make_folder(path)
+        _sync_folder(path.parent)
+
+
+def _is_folder(path: Path) -> bool | None:
+    """Whether `path` is a folder; None: nothing is there (any more). One question, so no other process can
+    come between two."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False if path.is_symlink() else None
+
+
+def remove_empty_folder(path: Path) -> None:
+    """Remove the folder `path`, durably; one that is not there, or that something is in, is no error.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with _reporting(path, deed="removed"):
+        try:
+            _rmdir(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                return
+            raise
+        _sync_folder(path.parent)
+
+
+def check_free_space(folder: Path, needed_bytes: int) -> None:
+    """Make sure, before any work is done, that the disk of `folder` has room.
+
+    Raises:
+        OutputError: Less than `needed_bytes` is free.
+    """
+    with _reporting(folder):
+        free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise OutputError(
+            f"{folder}: {free_bytes / 1e6:,.1f} MB are free, {needed_bytes / 1e6:,.1f} MB are needed; "
+            "free some space or choose another disk"
+        )
 
 
 def sha256_file(path: Path) -> str:
@@ -181,14 +270,8 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _kept_name(name: str) -> str:
-    encoded = os.fsencode(name)
-    if len(encoded) <= LONGEST_KEPT_NAME_BYTES:
-        return name
-    return f"long-name-{hashlib.sha256(encoded).hexdigest()[:16]}"
-
-
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this number may be running on this machine, whoever's it is."""
     # Windows knows no signal 0: there a stray is taken for somebody's work and stays.
     if os.name == "nt":
         return True
@@ -201,15 +284,22 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+def _kept_name(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_KEPT_NAME_BYTES:
+        return name
+    return f"long-name-{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
 @contextlib.contextmanager
-def _reporting(path: Path) -> Iterator[None]:
+def _reporting(path: Path, *, deed: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise _output_error(path, error, deed=deed) from error
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def _output_error(path: Path, error: OSError, *, deed: str = "written") -> OutputError:
     advice = {
         errno.ENOSPC: "free some space or choose another disk",
         errno.EDQUOT: "free some space or choose another disk",
@@ -217,7 +307,7 @@ def _output_error(path: Path, error: OSError) -> OutputError:
         errno.EACCES: "choose a folder you may write to",
         errno.EROFS: "choose a folder you may write to",
     }.get(error.errno or 0, "check the disk or choose another output")
-    return OutputError(f"{path}: could not be written: {error.strerror or error}; {advice}")
+    return OutputError(f"{path}: could not be {deed}: {error.strerror or error}; {advice}")
 
 
 def _sync_file(path: Path) -> None:
@@ -257,3 +347,11 @@ def _replace(source: Path, target: Path) -> None:
 
 def _unlink(path: Path) -> None:
     path.unlink()
+
+
+def _mkdir(path: Path) -> None:
+    path.mkdir()
+
+
+def _rmdir(path: Path) -> None:
+    path.rmdir()

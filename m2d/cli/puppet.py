@@ -49,8 +49,9 @@ def train(
 @app.command()
 def pack(
     out: Annotated[Path, typer.Option(help="The model folder to write; an old one is replaced.")],
-    codec: Annotated[Path, typer.Option(help="Run folder of the codec.")],
-    text: Annotated[Path, typer.Option(help="Run folder of the text encoder.")],
+    codec: Annotated[Path | None, typer.Option(help="Run folder of the codec.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Run folder of the text encoder.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Model folder to take all other parts from.")] = None,
     reader: Annotated[Path | None, typer.Option(help="Run folder of the reader.")] = None,
     transformer: Annotated[Path | None, typer.Option(help="Model folder of a finished stage.")] = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the recipes.")] = Path("recipes/training"),
@@ -65,6 +66,7 @@ def pack(
         codec_run=codec,
         text_recipe=recipes / "puppet-text.yaml",
         text_run=text,
+        base=base,
         reader_run=reader,
         transformer=transformer,
         out=out,

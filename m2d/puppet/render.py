@@ -17,7 +17,7 @@ from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import Scene, Story
 
 # Actors never leave these parts of the picture (fractions of the width), so only these are painted for them.
-_WINDOWS = ((0.0, 0.64), (0.36, 1.0))
+_WINDOWS = ((0.0, 0.7), (0.3, 1.0))
 _NUM_ACTORS = len(MARKS_X)
 
 

@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import CogVideoXDDIMScheduler
-from safetensors.torch import save_file
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
+from safetensors.torch import save
 from torch import nn
 
-from m2d.errors import CheckpointError
-from m2d.files import publish
+from m2d.errors import CheckpointError, InputError
+from m2d.files import write_bytes
+from m2d.lock import hold
+from m2d.model.checkpoint import load_codec
 from m2d.model.save import copy_component, write_component, write_model_index, write_settings
 from m2d.model.sizes import ModelSettings, read_settings
 from m2d.model.source import resolve_model
 from m2d.progress import Reporter
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.recipe.loader import load_document
+from m2d.stop import StopRequest
 from m2d.training.codec import CodecRecipe, build_codec, codec_fit, latent_std
 from m2d.training.fitting import Fit, FitRecipe, run_fit
 from m2d.training.folder import publish_folder
-from m2d.training.lock import lock_run
 from m2d.training.reader import ReaderRecipe, reader_fit
 from m2d.training.state import load_run_average
-from m2d.training.stop import StopRequest
 from m2d.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
 
 Part = Literal["codec", "text", "reader"]
@@ -66,7 +67,7 @@ def train_helper(plan: HelperPlan, reporter: Reporter) -> Path:
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
     fit, recipe = _prepare(plan)
-    with StopRequest() as stop, lock_run(plan.run):
+    with StopRequest() as stop, hold(plan.run, what="training there"):
         run_fit(fit, recipe, reporter=reporter, stop=stop, max_minutes=plan.max_minutes)
     return plan.run
 
@@ -88,19 +89,21 @@ class PackPlan:
 
     Attributes:
         codec_recipe: Recipe of the codec's run.
-        codec_run: Its run folder.
+        codec_run: Its run folder; None takes the base's codec.
         text_recipe: Recipe of the text encoder's run.
-        text_run: Its run folder.
+        text_run: Its run folder; None takes the base's text encoder.
+        base: Model folder that everything comes from for which there is no run.
         reader_run: The reader's run folder, or None to leave the reader out.
         transformer: Model folder whose transformer is taken, or None for a folder to train one from.
         out: The new model folder; an existing one is replaced as a whole.
     """
 
     codec_recipe: Path
-    codec_run: Path
+    codec_run: Path | None
     text_recipe: Path
-    text_run: Path
+    text_run: Path | None
     out: Path
+    base: Path | None = None
     reader_run: Path | None = None
     transformer: Path | None = None
 
@@ -111,13 +114,20 @@ def pack(plan: PackPlan, reporter: Reporter) -> Path:
     Raises:
         CheckpointError: A run has no checkpoint that verifies, another recipe made it, or the transformer
             does not fit codec and text encoder.
+        InputError: Neither a run nor a base for codec or text encoder.
         OutputError: The disk refused.
     """
+    _check_origins(plan)
     codec_recipe = load_document(plan.codec_recipe, CodecRecipe)
     text_recipe = load_document(plan.text_recipe, TextEncoderRecipe)
     with reporter.stage("pack"), publish_folder(plan.out, replace=True, with_manifest=False) as part:
-        _write_codec(part, codec_recipe, plan.codec_run)
-        _write_text(part, text_recipe, plan.text_run)
+        if plan.codec_run is not None:
+            _write_codec(part, codec_recipe, plan.codec_run, base=plan.base)
+        if plan.text_run is not None:
+            _write_text(part, text_recipe, plan.text_run)
+        for name in _from_base(plan):
+            assert plan.base is not None
+            copy_component(plan.base, name, part)
         _scheduler().save_pretrained(part / "scheduler")
         if plan.reader_run is not None:
             _write_reader(part, plan.reader_run)
@@ -133,12 +143,35 @@ def pack(plan: PackPlan, reporter: Reporter) -> Path:
     return plan.out
 
 
-def _write_codec(folder: Path, recipe: CodecRecipe, run: Path) -> None:
+def _check_origins(plan: PackPlan) -> None:
+    missing = [flag for flag, run in (("--codec", plan.codec_run), ("--text", plan.text_run)) if run is None]
+    if missing and plan.base is None:
+        raise InputError(f"{', '.join(missing)}: missing; give a run folder, or --base to take a model's")
+
+
+def _from_base(plan: PackPlan) -> list[str]:
+    parts = ["vae"] if plan.codec_run is None else []
+    return [*parts, *(("text_encoder", "tokenizer") if plan.text_run is None else ())]
+
+
+def _write_codec(folder: Path, recipe: CodecRecipe, run: Path, *, base: Path | None) -> None:
     codec = build_codec(recipe)
     _load(codec, run)
     codec.eval()
-    codec.register_to_config(scaling_factor=round(1.0 / latent_std(codec, recipe), 5))
+    codec.register_to_config(scaling_factor=_scaling_factor(codec, recipe, base=base))
     write_component(folder, "vae", codec, dtype=torch.float16)
+
+
+def _scaling_factor(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe, *, base: Path | None) -> float:
+    """The base's when only the decoder was trained further, so that its latents stay what they were."""
+    if base is not None:
+        before = load_codec(base, device="cpu", dtype=torch.float32)
+        ours, theirs = codec.encoder.state_dict(), before.encoder.state_dict()
+        if ours.keys() == theirs.keys() and all(
+            torch.equal(ours[name].half(), theirs[name].half()) for name in ours
+        ):
+            return float(before.config.scaling_factor)
+    return round(1.0 / latent_std(codec, recipe), 5)
 
 
 def _write_text(folder: Path, recipe: TextEncoderRecipe, run: Path) -> None:
@@ -153,8 +186,7 @@ def _write_reader(folder: Path, run: Path) -> None:
         name: value.half() if value.is_floating_point() else value
         for name, value in load_run_average(run).items()
     }
-    with publish(folder / READER_FILE, force=True) as part:
-        save_file(weights, part)
+    write_bytes(folder / READER_FILE, save(weights))
 
 
 def _load(model: nn.Module, run: Path) -> None:

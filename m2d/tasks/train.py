@@ -16,15 +16,16 @@ import m2d
 from m2d.errors import BackendUnavailable, CheckpointError, InputError, OutputError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
+from m2d.lock import hold
 from m2d.model.checkpoint import BUILTIN_PUPPET
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter
 from m2d.recipe.loader import load_document
+from m2d.stop import StopRequest
 from m2d.training.cache import EncodedStories, cache_root, encode_stories
 from m2d.training.export import export_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen
-from m2d.training.lock import lock_run
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.source import StorySource, open_source
@@ -37,7 +38,6 @@ from m2d.training.state import (
     read_facts,
     versions,
 )
-from m2d.training.stop import StopRequest
 from m2d.training.trainer import Outcome, Trainer, TrainingSetup
 
 MODEL = "model"
@@ -154,14 +154,15 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
     Raises:
         BackendUnavailable: The recipe's device is not there.
         CheckpointError: A model folder, run or checkpoint that does not fit.
-        OutputError: The run folder holds another training, or another process holds it.
+        OutputError: The run folder holds another training.
+        OutputBusy: Another process is training there.
         DatasetError: The stories do not suffice.
         Interrupted: A signal came; a checkpoint or whole cache shards were left.
         DivergedError: The loss or the gradient was not finite.
     """
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
-    with StopRequest() as stop, lock_run(plan.run):
+    with StopRequest() as stop, hold(plan.run, what="training there"):
         remove_leftovers(plan.run)
         remove_leftovers(plan.run / FOLDER)
         if not plan.resume and any((plan.run / FOLDER).glob("*")):
@@ -284,7 +285,7 @@ def _new_state(recipe: TrainingRecipe, start: Start, device: torch.device) -> Tr
     return TrainState(
         model=model,
         average=AveragedModel(model, decay=recipe.ema_decay),
-        optimizer=ModelOptimizer(model, recipe.optimizer),
+        optimizer=ModelOptimizer(model, recipe.optimizer, muon_dtype=getattr(torch, recipe.precision)),
     )
 
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from m2d.errors import Interrupted
 from m2d.files import publish, write_part
 from m2d.progress import Reporter
+from m2d.stop import StopRequest
 from m2d.training.source import StorySource
-from m2d.training.stop import StopRequest
 
 STORIES_PER_SHARD = 128
 _ENV = "M2D_CACHE"

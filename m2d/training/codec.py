@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
 from m2d.errors import CheckpointError
+from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.training.fitting import Fit, FitRecipe
 from m2d.training.puppet_clips import ClipBatch, actor_boxes, draw_clips, render_batch
+from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import load_run_average
 
 _HELD_OUT_SEED = 990_001
@@ -44,7 +46,8 @@ class CodecRecipe(FitRecipe):
         motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a
             latent frame smear where things move.
         kl_weight: Weight of the KL divergence per latent element.
-        init: Run folder of a codec of the same channels to start from; its temporal compression may differ.
+        init: Run folder of a codec, or a model, of the same channels to start from; its temporal
+            compression may differ.
         freeze_encoder: Train the decoder alone, so that latents, and what was trained on them, stay valid.
     """
 
@@ -104,7 +107,7 @@ def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
     """
     codec = build_codec(recipe)
     if recipe.init is not None:
-        _start_from(codec, Path(recipe.init))
+        _start_from(codec, recipe.init)
     codec.encoder.requires_grad_(not recipe.freeze_encoder)
     held_out = _render(recipe, seed=_HELD_OUT_SEED, step=0, count=32)
 
@@ -118,13 +121,20 @@ def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
     return Fit(name="codec", model=codec, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
-def _start_from(codec: AutoencoderKLCogVideoX, run: Path) -> None:
+def _start_from(codec: AutoencoderKLCogVideoX, init: str) -> None:
+    is_run = (Path(init) / CHECKPOINTS).is_dir()
     try:
-        codec.load_state_dict(load_run_average(run))
+        codec.load_state_dict(load_run_average(Path(init)) if is_run else _weights_of_model(init))
     except RuntimeError as error:
         raise CheckpointError(
-            f"init: {run}: made with other channels: {str(error).splitlines()[0]}"
+            f"init: {init}: made with other channels: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _weights_of_model(name: str) -> Mapping[str, Tensor]:
+    source = resolve_model(name)
+    weights: Mapping[str, Tensor] = load_codec(source, device="cpu", dtype=torch.float32).state_dict()
+    return weights
 
 
 @torch.no_grad()

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from m2d.errors import Interrupted, M2DError
 from m2d.progress import Reporter
+from m2d.stop import StopRequest
 from m2d.training.log import TrainingLog
 from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale
 from m2d.training.recipe import CheckpointRecipe, OptimizerRecipe, ScheduleRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, save_checkpoint
-from m2d.training.stop import StopRequest
 
 
 class FitRecipe(BaseModel):

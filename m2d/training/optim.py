@@ -49,13 +49,18 @@ def learning_rate_scale(schedule: ScheduleRecipe, *, step: int, num_steps: int) 
 class ModelOptimizer:
     """One or two torch optimizers over a model's weights, whose state is named after the weights."""
 
-    def __init__(self, model: nn.Module, recipe: OptimizerRecipe) -> None:
-        """Share out the trainable weights of `model` as the recipe says."""
+    def __init__(
+        self, model: nn.Module, recipe: OptimizerRecipe, *, muon_dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Share out the trainable weights of `model` as the recipe says.
+
+        Args:
+            muon_dtype: Precision of Muon's orthogonalisation.
+        """
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         by_muon = {
             name for name, p in self._named.items() if recipe.name == "muon" and is_block_matrix(name, p)
         }
-        on_cuda = any(p.device.type == "cuda" for p in self._named.values())
         adamw = torch.optim.AdamW(
             [p for name, p in self._named.items() if name not in by_muon],
             lr=recipe.lr,
@@ -71,7 +76,7 @@ class ModelOptimizer:
                 lr=recipe.matrix_lr,
                 momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay,
-                compute_dtype=torch.bfloat16 if on_cuda else torch.float32,
+                compute_dtype=muon_dtype,
             )
             self._optimizers.append(muon)
         self._peak_rates = [optimizer.param_groups[0]["lr"] for optimizer in self._optimizers]

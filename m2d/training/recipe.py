@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class _Part(BaseModel):
@@ -146,6 +147,10 @@ class TrainingRecipe(_Part):
         init: `random`, or the run folder or model folder whose transformer the training starts from.
         num_scenes: Scenes per sample, the n of the paper; 1 for the base stage.
         mask: The attention mask's name.
+        precision: What matrix products and attention are computed in, forward and backward. Weights,
+            optimizer state and losses are float32 in any case. Fast where the processor multiplies
+            bfloat16 matrices itself (GPUs; CPUs with AMX); elsewhere slower than float32.
+        compile: Compile each block with torch.compile; costs a minute at the start.
         export_dtype: Precision of the exported transformer.
     """
 
@@ -166,6 +171,8 @@ class TrainingRecipe(_Part):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     device: Device = "cpu"
+    precision: Precision = "float32"
+    compile: bool = False
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     log_every_steps: int = Field(default=50, ge=1)

@@ -23,6 +23,7 @@ from m2d.errors import Interrupted, M2DError
 from m2d.files import write_json
 from m2d.layout import SceneLayout
 from m2d.progress import Reporter, StageProgress
+from m2d.stop import StopRequest
 from m2d.training.batches import BatchMaker, held_out_batches, make_sampler
 from m2d.training.cache import EncodedStories
 from m2d.training.log import LossMeter, TrainingLog
@@ -31,7 +32,6 @@ from m2d.training.optim import learning_rate_scale
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.sampling import BatchDraw
 from m2d.training.state import TrainState, save_checkpoint
-from m2d.training.stop import StopRequest
 
 Outcome = Literal["finished", "out of time"]
 
@@ -81,6 +81,10 @@ class Trainer:
         self._maker = BatchMaker(
             stories=setup.stories, seed=recipe.seed, purpose="training noise", device=setup.device
         )
+        if recipe.compile:
+            # In place: parameter names, and with them checkpoints, stay as they are.
+            for block in state.model.get_submodule("transformer_blocks").children():
+                block.compile()
         self._meter = LossMeter(num_timesteps)
         self._saved_at_s = time.monotonic()
         self._saved_step = -1
@@ -161,7 +165,10 @@ class Trainer:
             self._save()
 
     def _errors_of(self, model: torch.nn.Module, batch: TrainingBatch) -> Tensor:
-        return velocity_errors(model, batch, schedule=self._schedule, layout=self.setup.layout)
+        setup = self.setup
+        is_mixed = setup.recipe.precision == "bfloat16"
+        with torch.autocast(setup.device.type, torch.bfloat16, enabled=is_mixed):
+            return velocity_errors(model, batch, schedule=self._schedule, layout=setup.layout)
 
     def _save(self) -> None:
         if self._saved_step == self.state.step:

@@ -6,14 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from m2d import files
 from m2d.errors import OutputError
+from tests.m2d.faults import FaultyDisk
 
 
 def names(folder: Path) -> list[str]:
@@ -139,6 +143,77 @@ def test_strays_are_only_files_named_like_ours(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 4
 
 
+def test_the_one_writer_removes_strays_whoever_has_their_number_now(tmp_path: Path) -> None:
+    stray = tmp_path / f".film.mp4.{os.getppid()}.part"
+    stray.write_bytes(b"half")
+    assert files.remove_strays(tmp_path) == []
+    assert files.remove_strays(tmp_path, name="film.mp4", is_held=True) == [stray]
+    assert names(tmp_path) == []
+
+
+def test_strays_of_a_folder_that_is_none_are_an_error_with_a_message(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"nowhere: could not be written: No such file"):
+        files.remove_strays(tmp_path / "nowhere")
+
+
+def test_folders_are_made_with_those_above_and_removed_when_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "film.m2d"
+    for _ in range(2):
+        files.make_folder(folder)
+        assert folder.is_dir()
+    (folder / "mine").write_bytes(b"")
+    files.remove_empty_folder(folder)
+    assert names(folder) == ["mine"]
+    for _ in range(2):
+        files.remove_file(folder / "mine")
+        files.remove_empty_folder(folder)
+        assert not folder.exists()
+
+
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "film.m2d").write_bytes(b"mine")
+    for folder in (tmp_path / "film.m2d", tmp_path / "film.m2d" / "journal"):
+        with pytest.raises(
+            OutputError, match=r"film\.m2d: a folder is needed there, but a file has its name"
+        ):
+            files.make_folder(folder)
+    assert (tmp_path / "film.m2d").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("operation", "change", "complaint"),
+    [
+        ("_mkdir", lambda folder: files.make_folder(folder / "new"), "new: could not be written"),
+        ("_rmdir", lambda folder: files.remove_empty_folder(folder / "old"), "old: could not be removed"),
+        ("_unlink", lambda folder: files.remove_file(folder / "file"), "file: could not be removed"),
+    ],
+)
+def test_a_disk_that_refuses_folders_or_removal_gives_a_clear_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    change: Callable[[Path], None],
+    complaint: str,
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, operation, refuse)
+    with pytest.raises(OutputError, match=rf"{complaint}: Input/output error; check the disk"):
+        change(tmp_path)
+    assert names(tmp_path) == ["file", "old"]
+
+
+def test_too_little_space_is_told_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
+    files.check_free_space(tmp_path, 3_000_000)
+    with pytest.raises(OutputError, match=r"3\.0 MB are free, 1,234\.6 MB are needed; free some space"):
+        files.check_free_space(tmp_path, 1_234_567_890)
+
+
 def test_json_is_sorted_ascii_and_refuses_nan(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     files.write_json(path, {"b": "\u2603", "a": [1, 2.5]})
@@ -164,6 +239,17 @@ def test_a_disk_that_refuses_any_operation_leaves_the_old_file_and_a_clear_messa
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["film.mp4"]
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FaultyDisk()
+    disk.install(monkeypatch)
+    files.write_bytes(tmp_path / "film.mp4", b"frames")
+    writing, named = disk.done[: disk.done.index("_replace")], disk.done[disk.done.index("_replace") :]
+    assert writing == ["_open", "_write", "_open", "_fsync"]
+    assert named == ["_replace", "_open", "_fsync", "_unlink"]
 
 
 def test_nameless_file_is_never_seen_in_its_folder(tmp_path: Path) -> None:

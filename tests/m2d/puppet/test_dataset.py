@@ -87,7 +87,7 @@ def test_prompts_vary_in_wording_from_story_to_story() -> None:
 
 def test_the_world_is_still_the_one_that_models_were_trained_on() -> None:
     """Whoever changes how the world looks, moves or is called must raise WORLD_VERSION and these figures."""
-    assert STORIES.digest[:16] == "1593d597662be215"
+    assert STORIES.digest[:16] == "b09e59a8f9587b72"
     assert STORIES.prompts(5) == (
         "Forest at noon. Actor1 (square blue body, wool cap) bends.",
         "Forest at noon. Actor1 (square blue body, wool cap) waves "

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from m2d.errors import CheckpointError, OutputError, RecipeError
+from m2d.errors import CheckpointError, InputError, OutputBusy, RecipeError
+from m2d.lock import hold
 from m2d.model.checkpoint import load_codec, load_text, load_transformer, resolve_model
 from m2d.model.codec import decode_scene, encode_scene
 from m2d.model.save import write_component, write_settings
@@ -20,7 +21,6 @@ from m2d.puppet.reader import load_reader
 from m2d.recipe.loader import load_document
 from m2d.tasks.puppet import READER_FILE, HelperPlan, PackPlan, pack, train_helper
 from m2d.training.codec import CodecRecipe
-from m2d.training.lock import lock_run
 from m2d.training.reader import ReaderRecipe
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import find_checkpoint
@@ -191,7 +191,10 @@ def test_a_failed_packing_leaves_the_earlier_folder(made: PackPlan, tmp_path: Pa
 
 def test_two_trainings_never_share_a_run_folder(made: PackPlan) -> None:
     plan = HelperPlan(part="codec", recipe=made.codec_recipe, run=made.codec_run)
-    with lock_run(made.codec_run), pytest.raises(OutputError, match="is training there; wait for it"):
+    with (
+        hold(made.codec_run, what="training there"),
+        pytest.raises(OutputBusy, match="is training there; wait for it"),
+    ):
         train_helper(plan, SilentReporter())
 
 
@@ -231,3 +234,27 @@ def test_the_shipped_recipes_fit_each_other() -> None:
     ):
         size = (helper.num_frames, helper.height, helper.width)
         assert size == (base.video.num_frames, base.video.height, base.video.width)
+
+
+def test_parts_without_a_run_come_from_the_base(made: PackPlan, tmp_path: Path) -> None:
+    base = pack(replace(made, out=tmp_path / "base"), SilentReporter())
+    again = pack(replace(made, out=tmp_path / "again", base=base, text_run=None), SilentReporter())
+    for name in ("text_encoder/model.safetensors", "tokenizer/tokenizer.json"):
+        assert (again / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_a_codec_with_its_base_s_encoder_keeps_the_scale_of_the_latents(
+    made: PackPlan, tmp_path: Path
+) -> None:
+    base = pack(replace(made, out=tmp_path / "base"), SilentReporter())
+    config = base / "vae" / "config.json"
+    # As if another version of the world had measured it.
+    changed = json.loads(config.read_text()) | {"scaling_factor": 0.5}
+    config.write_text(json.dumps(changed))
+    again = pack(replace(made, out=tmp_path / "again", base=base), SilentReporter())
+    assert json.loads((again / "vae" / "config.json").read_text())["scaling_factor"] == 0.5
+
+
+def test_without_a_base_every_part_needs_a_run(made: PackPlan, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--text: missing; give a run folder, or --base"):
+        pack(replace(made, out=tmp_path / "model", text_run=None), SilentReporter())

@@ -17,11 +17,11 @@ from m2d.diffusion.velocity import VelocitySchedule
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import SilentReporter
+from m2d.stop import StopRequest
 from m2d.training.cache import EncodedStories, encode_stories
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import TrainState
-from m2d.training.stop import StopRequest
 from m2d.training.trainer import Trainer, TrainingSetup
 
 TEXT_TOKENS, TEXT_WIDTH, CHANNELS, FRAMES, SIDE = 4, 8, 4, 2, 4

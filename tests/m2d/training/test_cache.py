@@ -10,9 +10,9 @@ import torch
 
 from m2d.errors import Interrupted
 from m2d.progress import SilentReporter
+from m2d.stop import StopRequest
 from m2d.training import cache
 from m2d.training.cache import EncodedStories, cache_root, encode_stories
-from m2d.training.stop import StopRequest
 
 
 @pytest.fixture(autouse=True)

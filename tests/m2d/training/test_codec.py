@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.training import codec as training
 from m2d.training.codec import (
     CodecRecipe,
@@ -137,3 +138,21 @@ def test_the_geometry_follows_the_recipe() -> None:
 def test_sizes_that_the_codec_cannot_do_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         codec_recipe(**changes)
+
+
+def test_a_decoder_can_be_trained_further_from_a_model_while_its_latents_stay(tmp_path: Path) -> None:
+    shipped = load_codec(resolve_model("builtin:puppet"), device="cpu", dtype=torch.float32)
+    config = shipped.config
+    recipe = codec_recipe(
+        block_out_channels=tuple(config.block_out_channels),
+        latent_channels=config.latent_channels,
+        temporal_compression_ratio=config.temporal_compression_ratio,
+        init="builtin:puppet",
+        freeze_encoder=True,
+    )
+    fit = training.codec_fit(recipe, tmp_path)
+    started = fit.model.state_dict()
+    assert all(torch.equal(started[name], weight) for name, weight in shipped.state_dict().items())
+    fit.loss_at(0).backward()
+    trained = {name.split(".")[0] for name, weight in fit.model.named_parameters() if weight.grad is not None}
+    assert trained == {"decoder"}

@@ -11,10 +11,10 @@ import torch
 
 from m2d.errors import Interrupted
 from m2d.files import sha256_file
+from m2d.stop import StopRequest
 from m2d.training.log import read_log
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import find_checkpoint, load_checkpoint
-from m2d.training.stop import StopRequest
 from m2d.training.trainer import DivergedError, Trainer
 
 MakeTrainer = Callable[..., Trainer]
@@ -132,3 +132,37 @@ def test_a_resumed_log_does_not_repeat_steps(
     trainer.run()
     steps = [event["step"] for event in read_log(tmp_path / "run") if event["event"] == "train"]
     assert steps == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bfloat16"}, pytest.param({"compile": True}, marks=pytest.mark.long)]
+)
+def test_mixed_precision_and_compilation_resume_to_the_same_bits_and_follow_plain_training(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    rates = {"lr": 1e-3, "matrix_lr": 3e-3}
+    recipe = make_recipe(optimizer={"name": "muon", **rates}, **changes)
+    make_trainer(recipe, "straight").run()
+    for stop in (3, recipe.steps):
+        trainer = make_trainer(recipe, "stopped")
+        path = find_checkpoint(tmp_path / "stopped").path
+        if path is not None:
+            load_checkpoint(path, trainer.state)
+        _run_until(trainer, stop)
+    assert _digests(tmp_path / "stopped") == _digests(tmp_path / "straight")
+    changed = make_trainer(recipe, "straight")
+    plain = make_trainer(make_recipe(optimizer={"name": "muon", **rates}), "plain")
+    plain.run()
+    path = find_checkpoint(tmp_path / "straight").path
+    assert path is not None
+    load_checkpoint(path, changed.state)
+    # bfloat16 keeps 8 bits: each step's gradients agree to about a percent.
+    assert changed.held_out_loss()["loss"] == pytest.approx(plain.held_out_loss()["loss"], rel=0.02)
+
+
+def test_weights_stay_float32_in_mixed_precision(make_trainer: MakeTrainer, make_recipe: MakeRecipe) -> None:
+    trainer = make_trainer(make_recipe(precision="bfloat16"))
+    trainer.run()
+    state = trainer.state
+    tensors = [*state.model.parameters(), *state.optimizer.state_tensors().values()]
+    assert {tensor.dtype for tensor in tensors} <= {torch.float32, torch.int64}

@@ -1,0 +1,144 @@
+"""One writer at a time: a folder is held by a lock that ends with the process that holds it.
+
+Owns the lock file and who is named in it; does not know what is written in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from m2d.errors import OutputBusy, OutputError
+from m2d.files import is_running, make_folder, remove_empty_folder, remove_file
+
+FILE = ".lock"
+LONGEST_OWNER_BYTES = 300
+# A try fails only when the holder before has just let go, so more than a few mean a disk without identities.
+MOST_TRIES = 100
+# Between locking a file and being named in it, on a machine that is busy with other things.
+LONGEST_NAMELESS_S = 0.5
+PAUSE_S = 0.01
+_OWNER = re.compile(r"(?P<pid>\d+)( (?P<host>\S+))?\s*")
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        # Far behind the text, because what is locked there cannot be read by others.
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextmanager
+def hold(folder: Path, *, what: str) -> Iterator[None]:
+    """Hold `folder` for this process until the block ends; a killed process lets go by ending.
+
+    Args:
+        folder: Made if it is not there; removed at the end if nothing is in it.
+        what: What is done there, for the message that others get: `training there`.
+
+    Raises:
+        OutputBusy: Somebody else holds it.
+        OutputError: It cannot be made or locked.
+    """
+    path = folder / FILE
+    descriptor = _acquire(path, what=what)
+    try:
+        yield
+    finally:
+        # Removed before it is let go: whoever has opened it by now finds that it is no longer the folder's.
+        # What the block made is worth more than a lock file that stays: the next holder takes it over.
+        with suppress(OutputError):
+            remove_file(path)
+            remove_empty_folder(folder)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, *, what: str) -> int:
+    for _ in range(MOST_TRIES):
+        make_folder(path.parent)
+        try:
+            return _locked(path, what=what)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise OutputError(
+                f"{path}: could not be locked: {error.strerror or error}; choose another --out"
+            ) from error
+    raise OutputError(f"{path}: was replaced {MOST_TRIES} times while it was being locked; try another --out")
+
+
+def _locked(path: Path, *, what: str) -> int:
+    """Lock the file and name this process in it; FileNotFoundError: its last holder has removed it."""
+    with ExitStack() as on_error:
+        descriptor = _open(path)
+        on_error.callback(os.close, descriptor)
+        if not _try_lock_for_a_while(descriptor):
+            owner = _owner(descriptor)
+            raise OutputBusy(
+                f"{path.parent}: {owner} is {what}; wait for it, stop it, or choose another --out"
+            )
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise FileNotFoundError(path)
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        _write(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        on_error.pop_all()
+    return descriptor
+
+
+def _try_lock_for_a_while(descriptor: int) -> bool:
+    """Try to lock the file until whoever has locked it is named in it, for a short while at most."""
+    until_s = time.monotonic() + LONGEST_NAMELESS_S
+    while not _try_lock(descriptor):
+        # Who has only just locked it has not said so yet: what is there, if anything, is of the one before.
+        if _is_owner_told(_OWNER.fullmatch(_read(descriptor))) or time.monotonic() > until_s:
+            return False
+        time.sleep(PAUSE_S)
+    return True
+
+
+def _is_owner_told(owner: re.Match[str] | None) -> bool:
+    if owner is None:
+        return False
+    return owner["host"] != socket.gethostname() or is_running(int(owner["pid"]))
+
+
+def _owner(descriptor: int) -> str:
+    owner = _OWNER.fullmatch(_read(descriptor))
+    if owner is None:
+        return "another process"
+    return f"process {owner['pid']} on {owner['host']}" if owner["host"] else f"process {owner['pid']}"
+
+
+def _read(descriptor: int) -> str:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, LONGEST_OWNER_BYTES).decode("utf-8", "replace")
+
+
+def _open(path: Path) -> int:
+    # A link planted in the folder would have another file emptied.
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    os.write(descriptor, data)
