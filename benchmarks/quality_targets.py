@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,6 +78,13 @@ def judge(
     return {
         "figures": {name: _as_json(group) for name, group in figures.items()},
         "drift_relative_to_isolated": _as_json(drift),
+        **check_report(checks),
+    }
+
+
+def check_report(checks: Sequence[Check]) -> dict[str, Any]:
+    """The checks as JSON values, and whether all of them hold."""
+    return {
         "checks": [asdict(check) | {"holds": check.holds} for check in checks],
         "all_hold": all(check.holds for check in checks),
     }

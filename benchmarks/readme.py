@@ -39,6 +39,11 @@ _DRIFT = {
     "drift.actor_size": "The actors' size",
     "drift.all": "All four together",
 }
+_LAST_SCENE = {
+    "on_stage": "Exactly the prompted actors on stage",
+    "colour": "Body colour as prompted",
+    "setting": "Setting as prompted",
+}
 _CODEC = {
     "codec.psnr_db": "Codec on unseen clips, all pixels",
     "codec.psnr_actors_db": "Codec on unseen clips, inside the actors' boxes",
@@ -145,6 +150,42 @@ def _quality_rows(report: Mapping[str, Any]) -> Iterator[Row]:
             yield Row(what=what, value=value, limit=limit, holds=check["holds"])
 
 
+def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    checks = {check["name"]: check for check in report["checks"]}
+    last = report["chain"]["last_scene"]
+    for name, what in _LAST_SCENE.items():
+        yield _share_row(f"{what}, eight added scenes later", checks[f"last scene.{name}"], last[name])
+    said = "Unprompted properties: scene 11 from scene 1, where other stories are 100 %"
+    yield _share_row(said, checks["drift over the chain"], {})
+    background = checks["background"]
+    yield Row(
+        what="Background colours: scene 11 from scene 1",
+        value=f"{background['value']:.1f} levels of 255",
+        limit=f"at most {background['target']:g}",
+        holds=background["holds"],
+    )
+    said = "Re-rolled scene's unprompted properties, where joint generation is 100 %"
+    yield _share_row(said, checks["re-roll drift"], {})
+    kept = checks["re-roll keeps others"]
+    yield Row(
+        what="Other scenes' frames after a re-roll",
+        value="identical" if kept["holds"] else f"identical in {kept['value']:.0%} of films",
+        limit="identical",
+        holds=kept["holds"],
+    )
+    yield _share_row("Time of the 12th added scene, where the 1st is 100 %", checks["time, 12th to 1st"], {})
+
+
+def _kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    for task, figures in report["tasks"].items():
+        yield Row(
+            what=f"`kill -9` at random moments of `m2d {task}`, then going on: films with a difference",
+            value=f"{figures['wrong']} of {figures['kills']}",
+            limit="none",
+            holds=figures["wrong"] == 0,
+        )
+
+
 def _error_row(what: str, report: Mapping[str, Any]) -> Row:
     return Row(
         what=what,
@@ -167,6 +208,8 @@ _SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] =
     "masks": ("Are the masks right?", _mask_rows),
     "startup": ("What a newcomer waits for", _startup_rows),
     "quality": ("The embedded model on stories it never saw", _quality_rows),
+    "growth": ("Films that grow", _growth_rows),
+    "kills": ("Nothing lost on the way", _kill_rows),
     "quality-single": ("Scenes made one by one, by the model before it saw stories", _quality_rows),
 }
 
@@ -182,9 +225,10 @@ def _table(title: str, rows: list[Row]) -> str:
 def _origin(name: str, report: Mapping[str, Any]) -> str:
     """Say where the figures above come from, in a line."""
     facts = [f"[`{name}.json`](benchmarks/results/{name}.json)"]
-    if "num_stories" in report:
+    num_stories = report.get("num_stories") or report.get("chain", {}).get("num_stories")
+    if num_stories:
         sampling = report["sampling"]
-        facts.append(f"{report['num_stories']} stories, {sampling['num_inference_steps']} steps")
+        facts.append(f"{num_stories} stories, {sampling['num_inference_steps']} steps")
         facts.append("95 % intervals over stories in brackets")
     if "cores" in report:
         facts.append(f"{report['story']}, {report['cores']} CPU cores")

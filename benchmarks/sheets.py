@@ -28,8 +28,10 @@ ROOT = Path(__file__).parents[1]
 STORIES = ROOT / "recipes" / "stories"
 DOCS = ROOT / "docs"
 LARGEST_BYTES = 200_000
+"""Of a picture of up to eight scenes; every further one may add its share."""
+PER_ROW = 4
 
-_SIDE = 384
+_SIDE, _SMALL_SIDE = 384, 256
 _MARGIN, _GAP, _RADIUS, _LINE, _TEXT = 28, 16, 12, 24, 17
 _SMOOTHING = 4
 _GROUND, _PLAIN = (20, 22, 27), (198, 200, 205)
@@ -72,30 +74,35 @@ def make(story: Path, *, options: Sequence[str] = ()) -> Made:
 
 
 def side_by_side(made: Made, *, frame: int) -> Image.Image:
-    """Draw one frame of every scene, enlarged, with the scene's prompt below.
+    """Draw one frame of every scene, enlarged, with the scene's prompt below; long stories in rows of four.
 
     Args:
         made: The story.
         frame: Which frame of each scene, from 0; the last one of shorter scenes.
     """
-    pictures = [_enlarged(scene[min(frame, len(scene) - 1)]) for scene in made.scenes]
-    texts = [
-        _wrapped(prompt, room=picture.width) for prompt, picture in zip(made.prompts, pictures, strict=True)
-    ]
-    width = sum(picture.width + _GAP for picture in pictures) - _GAP + 2 * _MARGIN
-    text_top = _MARGIN + max(picture.height for picture in pictures) + _GAP
-    height = text_top + _LINE * max(map(len, texts)) + _MARGIN // 2
-    sheet = Image.new("RGB", (width, height), _GROUND)
-    draw, left = ImageDraw.Draw(sheet), _MARGIN
-    for picture, lines in zip(pictures, texts, strict=True):
-        sheet.paste(picture, (left, _MARGIN), _rounded(picture.size))
-        for number, line in enumerate(lines):
-            draw.text((left + 2, text_top + number * _LINE), line, font=_font(), fill=_PLAIN)
-        left += picture.width + _GAP
+    side = _SIDE if len(made.scenes) < PER_ROW else _SMALL_SIDE
+    pictures = [_enlarged(scene[min(frame, len(scene) - 1)], side=side) for scene in made.scenes]
+    captioned = [_captioned(picture, prompt) for picture, prompt in zip(pictures, made.prompts, strict=True)]
+    rows = [captioned[start : start + PER_ROW] for start in range(0, len(captioned), PER_ROW)]
+    width = sum(picture.width + _GAP for picture in rows[0]) - _GAP + 2 * _MARGIN
+    heights = [max(picture.height for picture in row) for row in rows]
+    sheet = Image.new("RGB", (width, _MARGIN + sum(heights) + _MARGIN // 2 * len(rows)), _GROUND)
+    top = _MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        left = _MARGIN
+        for picture in row:
+            sheet.paste(picture, (left, top))
+            left += picture.width + _GAP
+        top += height + _MARGIN // 2
     return sheet
 
 
-def small_png(picture: Image.Image, *, largest_bytes: int = LARGEST_BYTES) -> bytes:
+def largest_bytes(num_scenes: int) -> int:
+    """How large a story's picture may be."""
+    return LARGEST_BYTES * max(num_scenes, 8) // 8
+
+
+def small_png(picture: Image.Image, *, limit_bytes: int = LARGEST_BYTES) -> bytes:
     """Encode a picture, with as many colours as fit.
 
     Raises:
@@ -106,15 +113,26 @@ def small_png(picture: Image.Image, *, largest_bytes: int = LARGEST_BYTES) -> by
         reduced = picture if colours is None else picture.quantize(colours, dither=Image.Dither.NONE)
         file = io.BytesIO()
         reduced.save(file, "PNG", optimize=True)
-        if file.tell() <= largest_bytes:
+        if file.tell() <= limit_bytes:
             return file.getvalue()
-    raise ValueError(f"a picture of {picture.width}x{picture.height} does not fit into {largest_bytes} bytes")
+    raise ValueError(f"a picture of {picture.width}x{picture.height} does not fit into {limit_bytes} bytes")
 
 
-def _enlarged(frame_HWC: np.ndarray) -> Image.Image:
+def _captioned(picture: Image.Image, prompt: str) -> Image.Image:
+    lines = _wrapped(prompt, room=picture.width)
+    text_top = picture.height + _GAP
+    card = Image.new("RGB", (picture.width, text_top + _LINE * len(lines)), _GROUND)
+    card.paste(picture, (0, 0), _rounded(picture.size))
+    draw = ImageDraw.Draw(card)
+    for number, line in enumerate(lines):
+        draw.text((2, text_top + number * _LINE), line, font=_font(), fill=_PLAIN)
+    return card
+
+
+def _enlarged(frame_HWC: np.ndarray, *, side: int) -> Image.Image:
     frame = Image.fromarray(frame_HWC)
     # Whole factors only: pixels stay square and sharp.
-    factor = max(_SIDE // max(frame.size), 1)
+    factor = max(side // max(frame.size), 1)
     return frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.NEAREST)
 
 
@@ -163,7 +181,7 @@ def main() -> int:
         if name == given.result:
             written.append((given.out / "result.png", side_by_side(made, frame=given.frame)))
         for path, picture in written:
-            png = small_png(picture)
+            png = small_png(picture, limit_bytes=largest_bytes(len(made.scenes)))
             write_bytes(path, png)
             sys.stdout.write(f"{path}: {len(png) / 1000:.0f} KB\n")
     return 0

@@ -80,12 +80,20 @@ class Backend(Protocol):
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
         """Make the model ready to run one layout.
 
-        A backend may keep what it loaded for the next call with the same source and options.
+        What was loaded is kept until `release`: another layout, or other targets, of the same source, device
+        and dtype reads no weights again. A long story prepares a denoiser for every window.
 
         Raises:
             BackendUnavailable: It cannot work here or on that device.
             CheckpointError: The model folder is incomplete or foreign.
             InputError: Targets that the layout does not have.
+        """
+
+    def release(self) -> None:
+        """Free the memory of what is loaded, whoever still holds a denoiser of it.
+
+        What comes after denoising needs the room. Denoisers of the freed weights raise `BackendError` from
+        here on; `prepare` loads anew. With nothing loaded this does nothing.
         """
 
 

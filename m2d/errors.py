@@ -63,6 +63,12 @@ class OutputError(InputError):
     """The output exists already, cannot be written, or failed its verification."""
 
 
+class OutputBusy(OutputError):
+    """Another process is writing there now."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
 class CheckpointError(InputError):
     """A model folder or training checkpoint that is missing, incomplete, foreign or of the wrong shape."""
 

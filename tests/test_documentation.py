@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from m2d.cli.main import app
+from m2d.model.source import resolve_model
 from m2d.puppet.vocabulary import ACTION_PHRASES, ACTIONS, COLOURS, HATS, KNOWN_WORDS, SETTINGS, SHAPES, TIMES
 from m2d.recipe.loader import parse_document
+from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.words import unknown_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text("utf-8")
+FILMS = ROOT / "docs" / "films.md"
 STORIES = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
 # Made with the trained model, and only then.
 PICTURES = ("docs/result.png", "docs/sheets")
 HAS_MODEL = (ROOT / "m2d" / "puppet" / "weights" / "transformer").is_dir()
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """The code blocks of one kind on a page."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of every `m2d` command that a page tells to run, the comment behind it left out."""
+    typed = "\n".join(blocks(page, "sh"))
+    typed += "\n".join(re.findall(r"^\$ (.*)$", "\n".join(blocks(page, "console")), flags=re.MULTILINE))
+    for line in typed.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["m2d"]:
+            yield words[1:]
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Take a command line apart as `m2d` does, and run nothing."""
+    if hasattr(command, "commands"):
+        parse(command.commands[words[0]], words[1:])
+    else:
+        command.make_context(command.name, words)
 
 
 @pytest.mark.parametrize("text", STORIES, ids=["first story", "CogVideoX"])
@@ -79,3 +109,37 @@ def test_every_file_that_a_command_names_exists(page: Path) -> None:
     named += [f"benchmarks/{name}.py" for name in re.findall(r"-m benchmarks\.(\w+)", text)]
     for name in named:
         assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_has_the_options_that_it_is_given(page: Path) -> None:
+    for words in commands(page):
+        try:
+            parse(typer.main.get_command(app), words)
+        except typer.TyperException as error:
+            pytest.fail(f"{page.name}: m2d {shlex.join(words)}: {error}")
+
+
+def test_the_page_on_films_tells_all_commands_that_make_or_show_one() -> None:
+    told = {words[0] for words in commands(FILMS)}
+    assert {"check", "generate", "extend", "reroll", "inspect", "board"} <= told
+    readme = {words[0] for words in commands(ROOT / "README.md")}
+    assert {"generate", "extend", "reroll", "board"} <= readme
+
+
+def test_the_recipe_of_the_page_on_films_can_be_made_by_the_puppet_theatre() -> None:
+    (text,) = blocks(FILMS, "yaml")
+    loaded = parse_document(text, Recipe, name="films.md")
+    source = resolve_model(loaded.value.model)
+    plan = plan_story(loaded.value, source, places=loaded.places, known_words=KNOWN_WORDS)
+    assert plan.warnings == ()
+    assert {scene.join.kind for scene in plan.scenes} == {"cut", "continue", "crossfade"}
+
+
+def test_what_the_page_on_films_says_m2d_check_shows_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The block's command has a path from here.
+    monkeypatch.chdir(ROOT)
+    (block,) = (block for block in blocks(FILMS, "console") if block.startswith("$ m2d check"))
+    command, *told = block.splitlines()
+    shown = CliRunner().invoke(app, shlex.split(command)[2:]).stdout.splitlines()
+    assert [line for line in told if line not in ("", "  ...") and line not in shown] == []

@@ -28,6 +28,10 @@ ROWS = {
     "m2d.masks": 0,
     "m2d.layout": 0,
     "m2d.files": 0,
+    "m2d.lock": 0,
+    "m2d.stop": 0,
+    "m2d.windows": 0,
+    "m2d.joins": 0,
     "m2d.recipe": 1,
     "m2d.video": 1,
     "m2d.model": 2,
@@ -281,7 +285,9 @@ def test_no_cli_module_imports_torch_unless_a_command_runs() -> None:
     assert not any(heavy.values()), {module: names for module, names in heavy.items() if names}
 
 
-@pytest.mark.parametrize("module", ["m2d.cli.main", "m2d.layout", "m2d.recipe.loader", "m2d.puppet.captions"])
+@pytest.mark.parametrize(
+    "module", ["m2d.cli.main", "m2d.layout", "m2d.recipe.loader", "m2d.puppet.captions", "m2d.tasks.outputs"]
+)
 def test_importing_pulls_in_no_torch(module: str) -> None:
     if module not in sources():
         pytest.skip(f"{module} is not written yet")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from m2d.backend import BackendOptions
-from m2d.errors import BackendUnavailable, InputError, LayoutMismatch
+from m2d.errors import BackendError, BackendUnavailable, InputError, LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d_backends.devices import device_problem
 
@@ -46,6 +46,8 @@ class EagerDenoiser:
         """Predict the target scenes' velocity; see `m2d.backend.Denoiser`."""
         import torch
 
+        if self._transformer.device.type == "meta":
+            raise BackendError("the weights of this denoiser were released; prepare another one")
         self._check_layout(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         targets = None if len(self.targets) == self.layout.num_scenes else self.targets
         with torch.inference_mode():
@@ -100,6 +102,16 @@ class EagerBackend:
         if reason is not None:
             raise BackendUnavailable(f"backend {self.name!r}: {reason}")
         return EagerDenoiser(self._loaded(source, options), layout, options.targets)
+
+    def release(self) -> None:
+        """Empty the loaded transformer; see `m2d.backend.Backend`."""
+        import torch
+
+        if self._transformer is not None:
+            # Denoisers hold it, too: only its storage can be given back for certain.
+            self._transformer.to("meta")
+        self._transformer = self._key = None
+        torch.cuda.empty_cache()
 
     def wrap(self, model: SceneTransformer) -> SceneTransformer:
         """Return the model itself: eager training needs no preparation."""

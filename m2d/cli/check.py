@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from m2d.recipe.plan import RunPlan, ScenePlan
-    from m2d.tasks.check import CheckReport
+    from m2d.recipe.plan import RunPlan, ScenePlan, WindowPlan
+    from m2d.tasks.check import CheckReport, WindowReport
+    from m2d.windows import Window
 
 # Wider pictures do not fit a terminal, and say little.
 _LARGEST_PICTURE = 24
+_COLUMNS = ("made", "tokens", "attention per layer")
 
 
 def check(
@@ -25,7 +30,8 @@ def check(
 ) -> None:
     """Show what a story will do.
 
-    Expanded prompts and their tokens, the mask, frames, length and file size. Makes nothing.
+    Which scenes are made together, joins, expanded prompts and their tokens, the mask, length and file size.
+    Makes nothing.
     """
     from m2d.cli.console import make_reporter, show_gap, write_result
     from m2d.tasks.check import check as check_recipe
@@ -46,50 +52,171 @@ def _show(report: CheckReport) -> None:
 
     plan = report.plan
     show_heading(plan.title)
-    show_fields(_summary(report))
-    for number, scene in enumerate(plan.scenes, start=1):
-        show_heading(f"Scene {number}")
-        show_fields(_scene_rows(plan, scene))
-    if len(plan.layout.segments) <= _LARGEST_PICTURE:
-        show_heading(f"Mask {plan.layout.mask}: rows see columns, T text, V video")
-        show_mask(plan.layout.picture())
+    show_fields(_summary(plan))
+    show_heading("Windows")
+    show_fields(_window_table(report.windows))
+    show_heading("Scenes")
+    show_fields([row for number in range(len(plan.scenes)) for row in _scene_rows(plan, number)])
+    for heading, part in _pictures(report):
+        show_heading(heading)
+        show_mask(_picture(part))
 
 
-def _summary(report: CheckReport) -> list[tuple[str, str]]:
+def _summary(plan: RunPlan) -> list[tuple[str, str]]:
     from m2d.cli.console import format_size
 
-    plan, layout = report.plan, report.plan.layout
-    size = f"{plan.scene_geometry.width * plan.upscale}x{plan.scene_geometry.height * plan.upscale}"
-    frames = f"{len(plan.scenes)} scenes of {plan.scene_geometry.num_frames} frames"
-    sampling = plan.sampling
-    share = f"{report.attention_share:.1%} of full attention's work"
-    return [
+    width, height, factor = plan.scene_geometry.width, plan.scene_geometry.height, plan.upscale
+    sampling, common = plan.sampling, _common_facts(plan.scenes)
+    passes = "one window" if len(plan.windows) == 1 else f"each of {len(plan.windows)} windows"
+    steps = f"{sampling.scheduler or 'model default'}, {sampling.num_inference_steps} steps in {passes}"
+    told = [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
+    rows = [
         ("model", plan.source.name),
         ("film", f"{plan.output}, about {format_size(plan.predicted_size_bytes)}"),
-        ("length", f"{frames}, {plan.duration_s:.1f} s at {plan.fps} fps"),
-        ("picture", f"{_model_size(plan)}, written as {size}" if plan.upscale > 1 else _model_size(plan)),
-        ("sampling", f"{sampling.scheduler or 'model default'}, {sampling.num_inference_steps} steps"),
-        ("backend", f"{plan.backend} on {plan.device} in {plan.dtype}"),
-        ("tokens", f"{layout.num_text_tokens} text and {layout.num_video_tokens} video tokens"),
-        ("attention", f"mask {layout.mask}: {report.num_attention_calls} calls per layer, {share}"),
+        ("length", _length(plan, common)),
+        ("picture", f"{width}x{height}{f', written as {width * factor}x{height * factor}' * (factor > 1)}"),
+        ("sampling", ", ".join([steps, *told])),
     ]
+    if common.get("negative"):
+        rows.append(("negative", common["negative"]))
+    return [*rows, ("backend", f"{plan.backend} on {plan.device} in {plan.dtype}")]
 
 
-def _scene_rows(plan: RunPlan, scene: ScenePlan) -> list[tuple[str, str]]:
-    tokens = f"{scene.num_prompt_tokens} of {plan.source.geometry.max_text_tokens}"
-    rows = [("prompt", scene.prompt)]
-    if scene.negative_prompt:
-        rows.append(("negative", scene.negative_prompt))
-    rows.append(("tokens", f"{tokens}   guidance {scene.guidance_scale:g}   seed {scene.seed}"))
-    return rows
+def _length(plan: RunPlan, common: dict[str, str]) -> str:
+    scenes = _counted(len(plan.scenes), "scene")
+    each = f" of {common['frames']}" if "frames" in common else ""
+    shared = sum(scene.join.num_frames for scene in plan.scenes)
+    crossfades = f" (crossfades share {shared})" if shared else ""
+    total = _counted(plan.num_frames, "frame")
+    return f"{scenes}{each}: {total}{crossfades}, {plan.duration_s:.1f} s at {plan.fps} fps"
 
 
-def _model_size(plan: RunPlan) -> str:
-    return f"{plan.scene_geometry.width}x{plan.scene_geometry.height}"
+def _facts(scene: ScenePlan) -> dict[str, str]:
+    """What scenes of a story may differ in, in words; empty where there is nothing to say."""
+    return {
+        "frames": _counted(scene.num_frames, "frame"),
+        "guidance": f"guidance {scene.guidance_scale:g}",
+        "seed": f"seed {scene.seed}",
+        "colours": "colours matched" if scene.match_colour else "",
+        "negative": scene.negative_prompt,
+    }
+
+
+def _common_facts(scenes: Sequence[ScenePlan]) -> dict[str, str]:
+    """What is so in all scenes, and need not be told of each."""
+    told = [_facts(scene) for scene in scenes]
+    return {name: text for name, text in told[0].items() if all(facts[name] == text for facts in told)}
+
+
+def _window_table(windows: Sequence[WindowReport]) -> list[tuple[str, str]]:
+    groups = _alike(windows)
+    lines = [_COLUMNS, *(_window_cells(group) for group in groups)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return list(zip(["scenes", *(_span(_targets(group)) for group in groups)], texts, strict=True))
+
+
+def _alike(windows: Sequence[WindowReport]) -> list[list[WindowReport]]:
+    """Runs of windows that differ in nothing but their scenes."""
+    alike = groupby(windows, key=lambda each: (len(each.part.window.context), each.part.layout))
+    return [list(group) for _, group in alike]
+
+
+def _targets(group: Sequence[WindowReport]) -> list[int]:
+    return [scene for each in group for scene in each.part.window.targets]
+
+
+def _window_cells(group: Sequence[WindowReport]) -> tuple[str, str, str]:
+    first = group[0]
+    layout = first.part.layout
+    return (
+        _made(first.part.window, is_repeated=len(group) > 1),
+        f"{layout.num_text_tokens} text, {layout.num_video_tokens} video",
+        f"{_counted(first.num_attention_calls, 'call')}, {first.attention_share:.1%} of full",
+    )
+
+
+def _made(window: Window, *, is_repeated: bool) -> str:
+    num_context = len(window.context)
+    if not num_context:
+        return "jointly" if len(window.targets) > 1 else "each alone" if is_repeated else "alone"
+    if is_repeated:
+        return f"each after the last {num_context if num_context > 1 else 'one'}"
+    return f"after scene{'s' * (num_context > 1)} {_span(window.context)}"
+
+
+def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
+    scene, common = plan.scenes[number], _common_facts(plan.scenes)
+    own = {name: text for name, text in _facts(scene).items() if name not in common and text}
+    negative = own.pop("negative", "")
+    if not number:
+        # There is nothing before it to match.
+        own.pop("colours", None)
+    told = [
+        f"from {_first_frame(plan, number) / plan.fps:.1f} s",
+        _joined(scene, number),
+        *own.values(),
+        f"{scene.num_prompt_tokens} of {plan.source.geometry.max_text_tokens} tokens",
+    ]
+    rows = [(str(number + 1), scene.prompt)]
+    if negative:
+        rows.append(("", f"without: {negative}"))
+    return [*rows, ("", ", ".join(filter(None, told)))]
+
+
+def _joined(scene: ScenePlan, number: int) -> str:
+    if scene.join.kind == "crossfade":
+        return f"crossfades from scene {number} over {_counted(scene.join.num_frames, 'frame')}"
+    return f"continues scene {number}" if scene.join.kind == "continue" else ""
+
+
+def _first_frame(plan: RunPlan, number: int) -> int:
+    """Frame of the film with which a scene begins to appear."""
+    before = sum(scene.num_frames for scene in plan.scenes[:number])
+    return before - sum(scene.join.num_frames for scene in plan.scenes[: number + 1])
+
+
+def _pictures(report: CheckReport) -> list[tuple[str, WindowPlan]]:
+    """The mask of the first window and, where it looks different, of the last ones, with their headings."""
+    groups = _alike(report.windows)
+    first, last = groups[0][0].part, groups[-1][0].part
+    found = [(f"Mask {first.layout.mask}: rows see columns, T text, V video", first)]
+    if len(groups) > 1:
+        number, *others = _targets(groups[-1])
+        likewise = f", likewise {_span(others)}" if others else ""
+        found.append((f"Mask for scene {number + 1}{likewise}: * is clean context", last))
+    return [(heading, part) for heading, part in found if len(part.layout.segments) <= _LARGEST_PICTURE]
+
+
+def _picture(part: WindowPlan) -> tuple[str, ...]:
+    """As `SceneLayout.picture`, with the film's scene numbers and its context marked."""
+    scenes, context = part.window.scenes, part.window.context
+    labels = [
+        replace(segment, scene=scenes[segment.scene]).label + "*" * (scenes[segment.scene] in context)
+        for segment in part.layout.segments
+    ]
+    width = max(map(len, labels))
+    rows = [["", *labels]]
+    rows += [
+        [label, *("#" if sees else "." for sees in row)]
+        for label, row in zip(labels, part.layout.may_attend, strict=True)
+    ]
+    return tuple(" ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _span(scenes: Sequence[int]) -> str:
+    """`4`, or `4-12`, counted from 1."""
+    first, last = scenes[0] + 1, scenes[-1] + 1
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _document(report: CheckReport) -> dict[str, Any]:
-    plan, layout = report.plan, report.plan.layout
+    """The plan as JSON values; scenes are counted from 1."""
+    plan = report.plan
     return {
         "title": plan.title,
         "model": plan.source.name,
@@ -102,19 +229,39 @@ def _document(report: CheckReport) -> dict[str, Any]:
         "upscale": plan.upscale,
         "predicted_size_bytes": plan.predicted_size_bytes,
         "sampling": plan.sampling.model_dump(mode="json"),
+        "mask": plan.recipe.mask,
         "backend": {"name": plan.backend, "device": plan.device, "dtype": plan.dtype},
-        "scenes": [
-            {
-                "prompt": scene.prompt,
-                "negative_prompt": scene.negative_prompt,
-                "num_prompt_tokens": scene.num_prompt_tokens,
-                "max_text_tokens": plan.source.geometry.max_text_tokens,
-                "guidance_scale": scene.guidance_scale,
-                "seed": scene.seed,
-                "num_frames": scene.num_frames,
-            }
-            for scene in plan.scenes
-        ],
+        "scenes": [_scene_document(plan, number) for number in range(len(plan.scenes))],
+        "windows": [_window_document(window) for window in report.windows],
+        "warnings": list(report.warnings),
+    }
+
+
+def _scene_document(plan: RunPlan, number: int) -> dict[str, Any]:
+    scene = plan.scenes[number]
+    return {
+        "number": number + 1,
+        "prompt": scene.prompt,
+        "negative_prompt": scene.negative_prompt,
+        "num_prompt_tokens": scene.num_prompt_tokens,
+        "max_text_tokens": plan.source.geometry.max_text_tokens,
+        "guidance_scale": scene.guidance_scale,
+        "seed": scene.seed,
+        "num_frames": scene.num_frames,
+        "num_latent_frames": scene.geometry.num_latent_frames,
+        "first_frame": _first_frame(plan, number),
+        "join": scene.join.kind,
+        "overlap": scene.join.num_frames,
+        "match_colour": scene.match_colour,
+    }
+
+
+def _window_document(report: WindowReport) -> dict[str, Any]:
+    window, layout = report.part.window, report.part.layout
+    return {
+        "scenes": [scene + 1 for scene in window.scenes],
+        "targets": [scene + 1 for scene in window.targets],
+        "context": [scene + 1 for scene in window.context],
         "layout": {
             "mask": layout.mask,
             "digest": layout.digest(),
@@ -125,5 +272,4 @@ def _document(report: CheckReport) -> dict[str, Any]:
             "num_attention_calls": report.num_attention_calls,
             "attention_share": report.attention_share,
         },
-        "warnings": list(report.warnings),
     }

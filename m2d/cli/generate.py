@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from m2d.progress import Reporter
-    from m2d.recipe.plan import RunPlan
-    from m2d.tasks.generate import GenerateResult
+    from m2d.recipe.plan import Overrides
+    from m2d.tasks.production import ProductionOptions
 
 
 def generate(
-    recipe: Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="PATH", help="The film, instead of the recipe's output."),
@@ -36,6 +37,17 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILM", help="Make a film of m2d again from what it says of itself."),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")
+    ] = False,
+    save_previews: Annotated[
+        bool, typer.Option("--save-previews", help="Draw the current estimate while denoising.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing film.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")] = False,
     quiet: Annotated[
@@ -47,69 +59,91 @@ def generate(
     Writes NAME.mp4, and NAME.m2d/ beside it: how it was made, its latents, a contact sheet. Options override
     the recipe. The film's path goes to stdout, everything else to stderr.
     """
-    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.errors import InputError
     from m2d.recipe.plan import Overrides
-    from m2d.tasks.check import plan_recipe
 
     overrides = Overrides(
         out=out, seed=seed, num_inference_steps=steps, backend=backend, device=device, dtype=dtype
     )
-    began_s = time.monotonic()
-    plan = plan_recipe(recipe, model=model, overrides=overrides)
-    reporter = make_reporter(quiet=quiet)
-    result = _run(plan, reporter, force=force, quiet=quiet)
-    if not quiet:
-        _show(result, spent_s=time.monotonic() - began_s)
-    write_result(json.dumps(_document(plan, result), indent=2) if as_json else plain_text(str(result.film)))
+    run = _Run(force=force, resume=resume, save_previews=save_previews, quiet=quiet, as_json=as_json)
+    if (recipe is None) == (source is None):
+        given = "neither" if recipe is None else "both"
+        raise InputError(f"STORY, --from: {given} given; give a story, or a film with --from")
+    if source is not None:
+        run.reproduce(source, model=model, overrides=overrides, preview=preview)
+    else:
+        assert recipe is not None
+        run.generate(recipe, model=model, overrides=overrides, preview=preview)
 
 
-def _run(plan: RunPlan, reporter: Reporter, *, force: bool, quiet: bool) -> GenerateResult:
-    from m2d.cli.console import show_gap, show_heading
-    from m2d.registry import get_backend
-    from m2d.tasks.outputs import check_outputs
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The options that do not change the film."""
 
-    # Before the import below, which takes seconds: what is in the way should be told at once.
-    check_outputs(plan.output, force=force)
-    backend = get_backend(plan.backend)
-    if not quiet:
-        show_heading(_headline(plan), stderr=True)
-        show_gap()
-    with reporter.stage("load libraries"):
-        from m2d.tasks import generate as task
-    return task.run(plan, backend, reporter=reporter, force=force)
+    force: bool
+    resume: bool
+    save_previews: bool
+    quiet: bool
+    as_json: bool
 
+    def generate(self, recipe: Path, *, model: str | None, overrides: Overrides, preview: bool) -> None:
+        from m2d.cli.console import make_reporter
+        from m2d.cli.results import show_film, write_film_result
+        from m2d.registry import get_backend
+        from m2d.tasks.check import plan_recipe
+        from m2d.tasks.outputs import check_outputs
 
-def _headline(plan: RunPlan) -> str:
-    return f"{plan.title}: {len(plan.scenes)} scenes, {plan.source.name} with {plan.backend} on {plan.device}"
+        began_s = time.monotonic()
+        plan = plan_recipe(recipe, model=model, overrides=overrides)
+        reporter = make_reporter(quiet=self.quiet)
+        # Before the import below, which takes seconds: what is in the way should be told at once.
+        check_outputs(plan.output, force=self.force, resume=self.resume)
+        backend = get_backend(plan.backend)
+        self._show_headline(
+            f"{plan.title}: {len(plan.scenes)} scenes, {plan.source.name} with {plan.backend} "
+            f"on {plan.device}"
+        )
+        with reporter.stage("load libraries"):
+            from m2d.tasks import generate as task
+        result = task.run(plan, backend, reporter=reporter, options=self._options(), preview=preview)
+        show_film(result, spent_s=time.monotonic() - began_s, quiet=self.quiet)
+        write_film_result(result, as_json=self.as_json)
 
+    def reproduce(self, film: Path, *, model: str | None, overrides: Overrides, preview: bool) -> None:
+        from m2d.cli.console import make_reporter
+        from m2d.cli.results import numbers_from_one, show_film, write_film_result
+        from m2d.registry import get_backend
 
-def _show(result: GenerateResult, *, spent_s: float) -> None:
-    from m2d.cli.console import format_seconds, format_size, show_fields, show_gap
+        began_s = time.monotonic()
+        reporter = make_reporter(quiet=self.quiet)
+        with reporter.stage("load libraries"):
+            from m2d.tasks import reproduce as task
+        made = task.run(
+            film,
+            find_backend=get_backend,
+            reporter=reporter,
+            overrides=overrides,
+            options=self._options(),
+            model=model,
+            preview=preview,
+        )
+        show_film(made.result, spent_s=time.monotonic() - began_s, quiet=self.quiet)
+        if made.differing:
+            reporter.warn(f"scenes {numbers_from_one(made.differing)} have other frames than the original")
+        else:
+            reporter.note("all frames are identical to the original's")
+        write_film_result(
+            made.result, as_json=self.as_json, differing_scenes=[scene + 1 for scene in made.differing]
+        )
 
-    show_gap()
-    length = f"{result.num_frames} frames, {result.num_frames / result.fps:.1f} s"
-    show_fields(
-        [
-            ("film", f"{length}, {result.width}x{result.height}, {format_size(result.size_bytes)}"),
-            ("beside it", f"{result.run_folder}/  run.json, latents.safetensors, sheet.png"),
-            ("frames", f"sha256 {result.frames_sha256[:16]}, made in {format_seconds(spent_s)}"),
-        ],
-        stderr=True,
-    )
+    def _options(self) -> ProductionOptions:
+        from m2d.tasks.production import ProductionOptions
 
+        return ProductionOptions(force=self.force, resume=self.resume, save_previews=self.save_previews)
 
-def _document(plan: RunPlan, result: GenerateResult) -> dict[str, Any]:
-    return {
-        "film": str(result.film),
-        "run_folder": str(result.run_folder),
-        "title": plan.title,
-        "num_scenes": len(plan.scenes),
-        "num_frames": result.num_frames,
-        "fps": result.fps,
-        "width": result.width,
-        "height": result.height,
-        "size_bytes": result.size_bytes,
-        "frames_sha256": result.frames_sha256,
-        "timings_s": dict(result.timings_s),
-        "warnings": list(plan.warnings),
-    }
+    def _show_headline(self, text: str) -> None:
+        from m2d.cli.console import show_gap, show_heading
+
+        if not self.quiet:
+            show_heading(text, stderr=True)
+            show_gap()

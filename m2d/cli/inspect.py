@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from m2d.video.provenance import Provenance, SceneRecord
     from m2d.video.read import FilmInfo
 
+_COLUMNS = ("shown", "frames", "join", "seed", "made by", "colour jump")
+
 
 def inspect(
     film: Annotated[Path, typer.Argument(metavar="FILM", help="A film; MP4, MOV, MKV, WebM or AVI.")],
@@ -20,7 +23,8 @@ def inspect(
 ) -> None:
     """Show where a film comes from.
 
-    Decodes it, and compares it with what it says about itself: prompts, seeds, model, digests.
+    Decodes it, and compares it with what it says about itself: scenes, prompts, seeds, and the runs that made
+    them.
     """
     from m2d.cli.console import write_result
     from m2d.tasks.inspect import inspect_film
@@ -47,53 +51,83 @@ def _show(film: Path, inspection: Inspection) -> None:
         rows += [("chapter", f"{chapter.start_s:.1f} s  {chapter.title}") for chapter in info.chapters]
         show_fields(rows)
         return
-    show_fields(rows + _origin(inspection, provenance))
+    show_fields(rows + _checks(inspection, provenance))
+    show_heading("Scenes")
+    show_fields(_scene_table(info, provenance))
+    show_heading("Lineage")
+    show_fields(_lineage_rows(provenance))
     for number, scene in enumerate(provenance.scenes, start=1):
-        last_frame = scene.first_frame + scene.num_frames - 1
         show_heading(f"Scene {number}")
-        show_fields(
-            [
-                ("prompt", scene.prompt),
-                ("seed", str(scene.seed)),
-                ("frames", f"{scene.first_frame} to {last_frame} ({_span(info, scene)})"),
-                ("digest", f"sha256 {scene.frames_sha256[:16]}"),
-            ]
-        )
+        show_fields(_scene_rows(scene))
 
 
-def _span(info: FilmInfo, scene: SceneRecord) -> str:
-    start_s, stop_s = (
-        float(frame / info.fps) for frame in (scene.first_frame, scene.first_frame + scene.num_frames)
-    )
-    return f"{start_s:.1f} to {stop_s:.1f} s"
-
-
-def _origin(inspection: Inspection, provenance: Provenance) -> list[tuple[str, str]]:
+def _checks(inspection: Inspection, provenance: Provenance) -> list[tuple[str, str]]:
     latents = {
         "present": "beside the film, and those it was decoded from",
         "absent": "not beside the film",
-        "unusable": inspection.latents_problem,
+        "unusable": inspection.run_folder.problem,
     }
-    parameters = provenance.parameters
-    steps = (
-        f"{parameters.get('num_inference_steps', '?')} steps, scheduler {parameters.get('scheduler', '?')}"
-    )
-    where = "{} on {} in {}".format(*(parameters.get(name, "?") for name in ("backend", "device", "dtype")))
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return [
         ("verified", f"all {provenance.num_frames} frames decode; provenance intact"),
-        ("latents", latents[inspection.latents]),
-        ("model", f"{provenance.model.name}, sha256 {provenance.model.digest[:16]}"),
-        ("mask", f"{parameters.get('mask', '?')}, layout {provenance.layout_digest[:16]}"),
-        ("sampling", steps),
-        ("backend", where),
-        ("frames", f"sha256 {provenance.frames_sha256[:16]}"),
-        ("versions", versions),
+        ("latents", latents[inspection.run_folder.latents]),
+        ("frames", f"sha256 {provenance.frames_sha256[:16]}, before encoding: pixels are not compared"),
     ]
 
 
+def _scene_table(info: FilmInfo, provenance: Provenance) -> list[tuple[str, str]]:
+    """Rows of aligned columns; the name of the first is the heading of the scenes' numbers."""
+    lines = [_COLUMNS, *(_scene_cells(info, provenance, index) for index in range(len(provenance.scenes)))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return [("scene", texts[0]), *((str(number), text) for number, text in enumerate(texts[1:], start=1))]
+
+
+def _scene_cells(info: FilmInfo, provenance: Provenance, index: int) -> Sequence[str]:
+    scene = provenance.scenes[index]
+    start_s, end_s = _span_s(info, provenance, index)
+    return (
+        f"{start_s:.1f} to {end_s:.1f} s",
+        str(scene.num_frames),
+        "-" if index == 0 else f"crossfade {scene.overlap}" if scene.overlap else scene.join,
+        "-" if scene.seed is None else str(scene.seed),
+        f"{scene.run + 1} {provenance.runs[scene.run].kind}",
+        "-" if scene.colour_jump is None else f"{scene.colour_jump:.1f}",
+    )
+
+
+def _span_s(info: FilmInfo, provenance: Provenance, index: int) -> tuple[float, float]:
+    """When the scene is what the film shows; the frames of a crossfade count to the later scene."""
+    first = provenance.scenes[index].first_frame
+    return float(first / info.fps), float((first + provenance.shown_frames[index]) / info.fps)
+
+
+def _scene_rows(scene: SceneRecord) -> list[tuple[str, str]]:
+    rows = [("prompt", scene.prompt)]
+    if scene.negative_prompt:
+        rows.append(("negative", scene.negative_prompt))
+    if scene.guidance_scale is not None:
+        rows.append(("guidance", f"{scene.guidance_scale:g}"))
+    return [*rows, ("digest", f"sha256 {scene.frames_sha256[:16]}")]
+
+
+def _lineage_rows(provenance: Provenance) -> list[tuple[str, str]]:
+    from m2d.video.lineage import describe_means, describe_run, hints, lineage
+
+    rows = []
+    known: set[tuple[str, str]] = set()
+    for run in lineage(provenance):
+        rows.append((f"run {run.number}", f"{run.kind}: {describe_run(provenance, run)}"))
+        means = describe_means(run)
+        # Many runs differ in nothing but their scenes.
+        rows += [row for row in means if row not in known]
+        known = set(means) or known
+    return rows + [("hint", hint) for hint in hints(provenance)]
+
+
 def _document(inspection: Inspection) -> dict[str, Any]:
-    info = inspection.info
+    from m2d.video.lineage import hints
+
+    info, provenance, run_folder = inspection.info, inspection.info.provenance, inspection.run_folder
     return {
         "title": info.title,
         "codec": info.codec,
@@ -106,6 +140,59 @@ def _document(inspection: Inspection) -> dict[str, Any]:
             {"title": chapter.title, "start_s": chapter.start_s, "end_s": chapter.end_s}
             for chapter in info.chapters
         ],
-        "latents": {"state": inspection.latents, "problem": inspection.latents_problem},
-        "provenance": info.provenance.model_dump(mode="json") if info.provenance else None,
+        "latents": {"state": run_folder.latents, "problem": run_folder.problem},
+        "timings_s": dict(run_folder.timings_s),
+        "scenes": _scene_documents(info, provenance) if provenance else [],
+        "lineage": _lineage_documents(provenance) if provenance else [],
+        "hints": list(hints(provenance)) if provenance else [],
+        "provenance": provenance.model_dump(mode="json") if provenance else None,
     }
+
+
+def _scene_documents(info: FilmInfo, provenance: Provenance) -> list[dict[str, Any]]:
+    """The scenes as they are shown: numbers count from 1, in the film; provenance counts from 0."""
+    from m2d.video.lineage import scene_origin
+
+    documents = []
+    for index, scene in enumerate(provenance.scenes):
+        start_s, end_s = _span_s(info, provenance, index)
+        origin = scene_origin(provenance, index)
+        documents.append(
+            {
+                "number": index + 1,
+                "start_s": start_s,
+                "end_s": end_s,
+                "num_frames": scene.num_frames,
+                "join": scene.join,
+                "overlap": scene.overlap,
+                "seed": scene.seed,
+                "run": scene.run + 1,
+                "kind": provenance.runs[scene.run].kind,
+                "colour_jump": scene.colour_jump,
+                "context": _numbers(provenance, origin.context),
+                "made_together_with": _numbers(provenance, origin.together),
+                "outdated_context": _numbers(provenance, origin.outdated),
+            }
+        )
+    return documents
+
+
+def _lineage_documents(provenance: Provenance) -> list[dict[str, Any]]:
+    from m2d.video.lineage import describe_means, describe_run, lineage
+
+    return [
+        {
+            "run": run.number,
+            "kind": run.kind,
+            "made": _numbers(provenance, run.made),
+            "replaced": _numbers(provenance, run.replaced),
+            "summary": describe_run(provenance, run),
+            "means": dict(describe_means(run)),
+        }
+        for run in lineage(provenance)
+    ]
+
+
+def _numbers(provenance: Provenance, scenes: Sequence[int]) -> list[int]:
+    """Numbers in the film, from 1; of a film of new scenes alone, those before its first are 0 and less."""
+    return [scene - provenance.first_scene + 1 for scene in scenes]

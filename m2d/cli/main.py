@@ -14,12 +14,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from m2d.cli.board import board
 from m2d.cli.check import check
 from m2d.cli.doctor import doctor
+from m2d.cli.extend import extend
 from m2d.cli.generate import generate
 from m2d.cli.init import init
 from m2d.cli.inspect import inspect
 from m2d.cli.puppet import app as puppet
+from m2d.cli.reroll import reroll
 from m2d.cli.train import train
 from m2d.errors import EXIT_FAILED, M2DError
 
@@ -127,7 +130,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (init, check, generate, inspect, doctor):
+for command in (init, check, generate, extend, reroll, inspect, board, doctor):
     app.command()(command)
 # The list of commands has room for a few words each.
 app.command(short_help="Train one stage of a model.")(train)

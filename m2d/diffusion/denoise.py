@@ -13,94 +13,20 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoiser import Denoiser
-from m2d.diffusion.guidance import GuidanceRule
+from m2d.diffusion.request import DenoiseRequest
 from m2d.diffusion.schedulers import check_scheduler, set_timesteps
 from m2d.diffusion.stepper import SceneStepper
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import BackendError, LayoutMismatch
 from m2d.layout import SceneLayout
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DenoiseRequest:
-    """Everything the latents depend on besides model and scheduler.
-
-    Attributes:
-        layout: The story's scenes.
-        scene_seeds: One per scene; scene i's noise comes from `scene_seeds[i]` and i alone.
-        latent_shape: (C, H, W) of one latent frame.
-        prompt_embeds_BLD: Prompt embeddings of all scenes along L, B = 1.
-        negative_embeds_BLD: The same for the negative prompts; None when no target scene is guided.
-        conditioning: Which scenes are given and which are denoised.
-        context_latents_BFCHW: Clean latents of all scenes, B = 1; only context scenes are read. None without
-            context.
-        guidance: Guidance scale of every scene.
-        num_inference_steps: Denoising steps.
-        dtype: What the model computes in. Latents are stepped in float32 whatever it is.
-        device: Where the model runs.
-
-    Raises:
-        ValueError: Parts that do not fit each other.
-    """
-
-    layout: SceneLayout
-    scene_seeds: tuple[int, ...]
-    latent_shape: tuple[int, int, int]
-    prompt_embeds_BLD: Tensor
-    negative_embeds_BLD: Tensor | None = None
-    conditioning: Conditioning
-    context_latents_BFCHW: Tensor | None = None
-    guidance: GuidanceRule
-    num_inference_steps: int
-    dtype: torch.dtype = torch.float32
-    device: torch.device | str = "cpu"
-
-    def __post_init__(self) -> None:
-        num_scenes = self.layout.num_scenes
-        for name, count in (
-            ("scene_seeds", len(self.scene_seeds)),
-            ("conditioning", self.conditioning.num_scenes),
-            ("guidance.scales", len(self.guidance.scales)),
-        ):
-            if count != num_scenes:
-                raise ValueError(f"{name} is for {count} scenes, the layout has {num_scenes}")
-        if self.conditioning.context and self.context_latents_BFCHW is None:
-            raise ValueError(f"scenes {sorted(self.conditioning.context)} are context but have no latents")
-        if self.is_guided and self.negative_embeds_BLD is None:
-            raise ValueError(f"guidance scales {self.guidance.scales} need negative_embeds_BLD")
-        self._check_shapes()
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether the negative prompts matter for any target scene."""
-        return self.guidance.enabled_for(self.conditioning.targets)
-
-    @property
-    def latents_shape(self) -> tuple[int, int, int, int, int]:
-        """(1, F, C, H, W) of the whole story."""
-        return (1, sum(self.layout.latent_frames), *self.latent_shape)
-
-    def _check_shapes(self) -> None:
-        context = self.context_latents_BFCHW
-        if context is not None and tuple(context.shape) != self.latents_shape:
-            raise ValueError(
-                f"context_latents_BFCHW has shape {tuple(context.shape)}, "
-                f"the layout needs {self.latents_shape}"
-            )
-        for name in ("prompt_embeds_BLD", "negative_embeds_BLD"):
-            embeds = getattr(self, name)
-            if embeds is not None and tuple(embeds.shape[:2]) != (1, self.layout.num_text_tokens):
-                raise ValueError(
-                    f"{name} has shape {tuple(embeds.shape)}, the layout needs "
-                    f"(1, {self.layout.num_text_tokens}, D)"
-                )
+__all__ = ["DenoiseRequest", "DenoiseState", "StepEvent", "denoise"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +99,13 @@ def denoise(
     return run.latents_after_all_steps(on_step)
 
 
+class _FirstFrame(NamedTuple):
+    """A latent frame to keep, and the noise under which it is kept; F is 1."""
+
+    x0_BFCHW: Tensor
+    noise_BFCHW: Tensor
+
+
 class _Run:
     """One call of `denoise`: the story's latents and a stepper for each target scene."""
 
@@ -183,9 +116,10 @@ class _Run:
         self._timesteps = [int(timestep) for timestep in prepared.timesteps]
         self._schedule = VelocitySchedule.from_scheduler(prepared).to(request.device)
         self._steppers = {
-            scene: SceneStepper(prepared, seed=request.scene_seeds[scene], scene=scene)
+            scene: SceneStepper(prepared, seed=request.scene_seeds[scene], scene=request.numbers[scene])
             for scene in request.conditioning.targets
         }
+        self._first_frames = {scene: self._first_frame(scene) for scene in request.first_frames}
         self._latents_BFCHW = self._initial_latents()
         self._steps_done = 0
 
@@ -235,6 +169,13 @@ class _Run:
                 )
         return self._latents_BFCHW
 
+    def _first_frame(self, scene: int) -> _FirstFrame:
+        request = self._request
+        x0_FCHW = request.first_frames[scene].to(request.device, torch.float32)
+        shape = (1, request.layout.latent_frames[scene], *request.latent_shape)
+        noise_BFCHW = self._steppers[scene].noise(shape, device=request.device)
+        return _FirstFrame(x0_FCHW[None], noise_BFCHW[:, :1])
+
     def _initial_latents(self) -> Tensor:
         request = self._request
         if request.context_latents_BFCHW is None:
@@ -244,7 +185,14 @@ class _Run:
         for scene, stepper in self._steppers.items():
             frames = request.layout.frame_span(scene).as_slice
             latents_BFCHW[:, frames] = stepper.initial(latents_BFCHW[:, frames].shape, device=request.device)
+        self._keep_first_frames(latents_BFCHW, index=0)
         return latents_BFCHW
+
+    def _keep_first_frames(self, latents_BFCHW: Tensor, *, index: int) -> None:
+        """Put the frames to keep into `latents_BFCHW` as step `index` finds them; clean after the last."""
+        for scene, frame in self._first_frames.items():
+            start = self._request.layout.frame_span(scene).start
+            latents_BFCHW[:, start : start + 1] = self._steppers[scene].noised(*frame, index=index)
 
     def _model_input(self, index: int) -> Tensor:
         input_BFCHW = self._latents_BFCHW.clone()
@@ -286,6 +234,7 @@ class _Run:
             frames = layout.frame_span(scene).as_slice
             noisy_BFCHW = self._latents_BFCHW[:, frames]
             stepped_BFCHW[:, frames] = self._steppers[scene].step(velocity, noisy_BFCHW, index=index)
+        self._keep_first_frames(stepped_BFCHW, index=index + 1)
         self._latents_BFCHW = stepped_BFCHW
 
     def _state(self) -> DenoiseState:
@@ -301,6 +250,7 @@ class _Run:
         for scene, velocity in _by_scene(velocity_BFCHW, layout, tuple(self._steppers)).items():
             frames = layout.frame_span(scene).as_slice
             x0_BFCHW[:, frames] = self._schedule.x0(input_BFCHW[:, frames], velocity, timesteps_B)
+        self._keep_first_frames(x0_BFCHW, index=len(self._timesteps))
         return x0_BFCHW
 
 

@@ -39,4 +39,5 @@ class Denoiser(Protocol):
 
         Raises:
             LayoutMismatch: The shapes are not those of `layout`.
+            BackendError: Its backend has released the weights.
         """

@@ -33,7 +33,7 @@ class SceneStepper:
     """
 
     def __init__(self, scheduler: Any, *, seed: int, scene: int) -> None:
-        """Take a copy of `scheduler`, whose timesteps are set, for scene number `scene`."""
+        """Take a copy of `scheduler`, whose timesteps are set, for scene number `scene` of its film."""
         self._scheduler = copy.deepcopy(scheduler)
         self._seed = seed
         self._scene = scene
@@ -41,12 +41,26 @@ class SceneStepper:
         self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         self._previous_x0: Tensor | None = None
 
+    def noise(self, shape: Sequence[int], *, device: torch.device | str) -> Tensor:
+        """Draw the scene's initial noise: standard normal, float32 of `shape` (B, F, C, H, W)."""
+        return draw_noise(shape, seed=self._seed, purpose="initial noise", scene=self._scene, device=device)
+
     def initial(self, shape: Sequence[int], *, device: torch.device | str) -> Tensor:
         """Draw the scene's noise, scaled as its scheduler starts: float32 of `shape` (B, F, C, H, W)."""
-        noise_BFCHW = draw_noise(
-            shape, seed=self._seed, purpose="initial noise", scene=self._scene, device=device
-        )
-        return _checked(noise_BFCHW * self._scheduler.init_noise_sigma)
+        return _checked(self.noise(shape, device=device) * self._scheduler.init_noise_sigma)
+
+    def noised(self, x0_BFCHW: Tensor, noise_BFCHW: Tensor, *, index: int) -> Tensor:
+        """Give clean latents the noise that latents carry before a step, at the scheduler's own scale.
+
+        Args:
+            x0_BFCHW: Clean latents, float32.
+            noise_BFCHW: Standard normal noise of the same shape.
+            index: The step, from 0. After the last one latents are clean: there this is `x0_BFCHW` itself.
+        """
+        if index == len(self._timesteps):
+            return x0_BFCHW
+        timesteps_B = self._scheduler.timesteps[index : index + 1]
+        return _checked(self._scheduler.add_noise(x0_BFCHW, noise_BFCHW, timesteps_B))
 
     def model_input(self, latents_BFCHW: Tensor, *, index: int) -> Tensor:
         """Scale the latents to what the model was trained on; the identity for most schedulers."""

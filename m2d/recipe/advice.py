@@ -15,7 +15,12 @@ _MAX_NAMED_WORDS = 20
 
 
 def story_warnings(
-    recipe: Recipe, geometry: ModelGeometry, *, places: Places, known_words: frozenset[str] | None
+    recipe: Recipe,
+    geometry: ModelGeometry,
+    *,
+    places: Places,
+    known_words: frozenset[str] | None,
+    num_scenes: int,
 ) -> tuple[str, ...]:
     """Return the warnings, each starting with its place in the recipe.
 
@@ -24,9 +29,10 @@ def story_warnings(
         geometry: What the model was trained for.
         places: Where the recipe's fields stand.
         known_words: All words the model can read; None for a model that reads anything.
+        num_scenes: Scenes of the whole film.
     """
     found = [
-        *_count_warnings(recipe, geometry),
+        *_count_warnings(num_scenes, geometry),
         *_size_warnings(recipe, geometry),
         *_cast_warnings(recipe),
         *(_word_warnings(recipe, known_words) if known_words is not None else []),
@@ -34,12 +40,10 @@ def story_warnings(
     return tuple(str(places.problem(key_path, message)) for key_path, message in found)
 
 
-def _count_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
-    if len(recipe.scenes) >= geometry.num_scenes:
+def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
+    if num_scenes >= geometry.num_scenes:
         return []
-    message = (
-        f"{len(recipe.scenes)} of the {geometry.num_scenes} scenes the model was trained on; all look best"
-    )
+    message = f"{num_scenes} of the {geometry.num_scenes} scenes the model was trained on; all look best"
     return [(("scenes",), message)]
 
 

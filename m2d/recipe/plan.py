@@ -1,35 +1,34 @@
 """From a recipe to a run: every parameter resolved against the model's geometry, or all problems at once.
 
-Owns defaults, overrides, and what only the model can judge: sizes, prompt lengths, the number of scenes.
+Owns defaults, overrides and the order in which scenes are made; what only the model can judge is in `limits`.
 Imports no torch; what needs a tokenizer or a word list gets it passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from m2d.errors import Problem, RecipeError
-from m2d.geometry import GeometryError, ModelGeometry, SceneGeometry
+from m2d.geometry import ModelGeometry, SceneGeometry
+from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
 from m2d.recipe.advice import story_warnings
 from m2d.recipe.cast import scene_prompt
 from m2d.recipe.explain import explain
 from m2d.recipe.fields import default_output
+from m2d.recipe.limits import TokenCounter, join_problems, length_problems, size_problems
 from m2d.recipe.schema import DtypeName, Recipe, Sampling, Scene
 from m2d.recipe.text_tree import Places
+from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:
     from m2d.model.checkpoint import ModelSource
 
-TokenCounter = Callable[[str], int]
-"""Counts a prompt's tokens, the end-of-text token included."""
-
-_MAX_WRITTEN_SIDE = 8192
 # Measured on H.264 films of the puppet theatre, which range from a third to three times of this.
 _BYTES_PER_WRITTEN_PIXEL = 0.05
 _CONTAINER_BYTES = 8_000
@@ -68,17 +67,54 @@ class ScenePlan:
         prompt: What the model reads: setting first, cast expanded.
         negative_prompt: What it is steered away from; may be empty.
         guidance_scale: 1 is no guidance.
-        seed: Seed of this scene's noise.
-        num_frames: Pixel frames.
+        seed: Seed of this scene's noise; None for footage, which has none.
+        geometry: Its sizes; height and width are those of the whole film.
+        join: How it follows the scene before it.
+        match_colour: Whether its colours are corrected towards the scene before it.
         num_prompt_tokens: Tokens of `prompt`; None when no counter was at hand.
     """
 
     prompt: str
-    negative_prompt: str
-    guidance_scale: float
-    seed: int
-    num_frames: int
+    negative_prompt: str = ""
+    guidance_scale: float = 1.0
+    seed: int | None = None
+    geometry: SceneGeometry
+    join: Join = CUT
+    match_colour: bool = False
     num_prompt_tokens: int | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Pixel frames."""
+        return self.geometry.num_frames
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowPlan:
+    """One pass of the denoising loop.
+
+    Attributes:
+        window: Which scenes of the film.
+        layout: Token spans of these scenes and who may attend to whom.
+    """
+
+    window: Window
+    layout: SceneLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExistingFilm:
+    """A film that a run adds to or changes.
+
+    Attributes:
+        scenes: All its scenes.
+        chosen: Those that are made anew, from 0, ascending; with none, the recipe's scenes are appended.
+        first_scene: Number, in its story, of the film's first scene.
+    """
+
+    scenes: tuple[ScenePlan, ...]
+    chosen: tuple[int, ...] = ()
+    first_scene: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +122,12 @@ class RunPlan:
     """Everything a run needs to know, and nothing left to decide.
 
     Attributes:
-        recipe: The recipe with overrides applied: what provenance keeps, and what gives this plan again.
-        layout: Token spans of all scenes and who may attend to whom.
-        scene_geometry: Sizes of every scene (all scenes are alike).
+        recipe: The recipe with overrides applied: what provenance keeps, and what gives this plan again. Its
+            scenes are the targets, in the film's order.
+        scenes: All scenes of the film.
+        targets: The scenes that are made, from 0, ascending.
+        windows: The passes that make them, in order.
+        first_scene: Number, in its story, of the film's first scene: noise is named by the story's numbers.
         output: The film; relative paths belong to the working directory.
         predicted_size_bytes: A rough guess.
         warnings: What the user probably wants to change, with its place in the recipe.
@@ -98,8 +137,8 @@ class RunPlan:
     recipe: Recipe
     source: ModelSource
     scenes: tuple[ScenePlan, ...]
-    layout: SceneLayout
-    scene_geometry: SceneGeometry
+    targets: tuple[int, ...]
+    windows: tuple[WindowPlan, ...]
     sampling: Sampling
     fps: int
     upscale: int
@@ -108,12 +147,23 @@ class RunPlan:
     dtype: DtypeName
     output: Path
     predicted_size_bytes: int
+    first_scene: int = 0
     warnings: tuple[str, ...] = ()
 
     @property
+    def layout(self) -> SceneLayout:
+        """The layout of the first window: of the whole story when it fits into one."""
+        return self.windows[0].layout
+
+    @property
+    def scene_geometry(self) -> SceneGeometry:
+        """Sizes of the first scene; all scenes share height and width."""
+        return self.scenes[0].geometry
+
+    @property
     def num_frames(self) -> int:
-        """Pixel frames of the whole film."""
-        return sum(scene.num_frames for scene in self.scenes)
+        """Pixel frames of the whole film; a crossfade's belong to two scenes and count once."""
+        return sum(scene.num_frames - scene.join.num_frames for scene in self.scenes)
 
     @property
     def duration_s(self) -> float:
@@ -125,6 +175,7 @@ def plan_story(
     recipe: Recipe,
     source: ModelSource,
     *,
+    film: ExistingFilm | None = None,
     overrides: Overrides | None = None,
     places: Places | None = None,
     count_tokens: TokenCounter | None = None,
@@ -133,44 +184,48 @@ def plan_story(
     """Resolve a recipe for a model.
 
     Args:
-        recipe: The story.
+        recipe: The story; with `film`, the scenes that are made for it.
         source: The model; only its geometry and name are read.
+        film: The film that these scenes are appended to or replace.
         overrides: What the command line changes.
         places: Where the recipe's fields stand, so that problems can point there.
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         known_words: All words a model with a closed vocabulary can read; None for one that reads anything.
 
     Raises:
-        RecipeError: Sizes the model cannot make, too many scenes, prompts that are too long, or overrides
-            that no recipe may have; all together.
+        RecipeError: Sizes the model cannot make, joins that do not fit, prompts that are too long, or
+            overrides that no recipe may have; all together.
     """
     overrides = overrides or Overrides()
     places = places or Places(path="recipe")
     recipe = apply_overrides(recipe, overrides)
     geometry = source.geometry
-    prompts = tuple(
+    prompts = [
         scene_prompt(scene.prompt, cast=recipe.cast, setting=recipe.setting) for scene in recipe.scenes
-    )
+    ]
     problems = [
-        *_size_problems(recipe, geometry, places=places),
-        *_scene_count_problems(recipe, geometry, places=places),
-        *_length_problems(recipe, prompts, geometry, places=places, count_tokens=count_tokens),
+        *size_problems(recipe, geometry, places=places),
+        *length_problems(recipe, prompts, geometry, places=places, count_tokens=count_tokens),
     ]
     if problems:
         raise RecipeError(problems)
-    scene_geometry = _scene_geometry(recipe, geometry)
+    made = [
+        _scene_plan(scene, prompt, recipe, geometry, count_tokens=count_tokens)
+        for scene, prompt in zip(recipe.scenes, prompts, strict=True)
+    ]
+    scenes, targets = _placed(made, film)
+    problems = join_problems(
+        [(scene.join, scene.num_frames) for scene in scenes], targets=targets, places=places
+    )
+    if problems:
+        raise RecipeError(problems)
     return RunPlan(
         title=recipe.title,
         recipe=recipe,
         source=source,
-        scenes=tuple(
-            _scene_plan(
-                scene, prompt, recipe, num_frames=scene_geometry.num_frames, count_tokens=count_tokens
-            )
-            for scene, prompt in zip(recipe.scenes, prompts, strict=True)
-        ),
-        layout=_layout(recipe, geometry, scene_geometry),
-        scene_geometry=scene_geometry,
+        scenes=scenes,
+        targets=targets,
+        windows=_windows(scenes, targets, recipe, geometry, film=film),
         sampling=recipe.sampling,
         fps=recipe.video.fps or geometry.default_fps,
         upscale=recipe.video.upscale,
@@ -178,8 +233,11 @@ def plan_story(
         device=recipe.backend.device,
         dtype=recipe.backend.dtype,
         output=overrides.out or Path(recipe.output or default_output(recipe.title)),
-        predicted_size_bytes=_predicted_size_bytes(recipe, scene_geometry),
-        warnings=story_warnings(recipe, geometry, places=places, known_words=known_words),
+        predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale),
+        first_scene=film.first_scene if film is not None else 0,
+        warnings=story_warnings(
+            recipe, geometry, places=places, known_words=known_words, num_scenes=len(scenes)
+        ),
     )
 
 
@@ -217,100 +275,71 @@ def _flag_problem(flag: str, message: str) -> Problem:
     return Problem(path="command line", line=0, column=0, field=flag, message=message)
 
 
-def _size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -> list[Problem]:
-    """Try each size alone with the model's own others, so that each is blamed for its own fault."""
-    problems = []
-    defaults = {
-        "num_frames": geometry.default_num_frames,
-        "height": geometry.default_height,
-        "width": geometry.default_width,
-    }
-    for name in defaults:
-        wanted = getattr(recipe.video, name)
-        if wanted is None:
-            continue
-        try:
-            geometry.scene(**{**defaults, name: wanted})
-        except GeometryError as error:
-            problems.append(places.problem(("video", name), str(error).removeprefix(f"{name}: ")))
-            continue
-        written = wanted * recipe.video.upscale
-        if name != "num_frames" and written > _MAX_WRITTEN_SIDE:
-            enlarged = f"{wanted} times upscale {recipe.video.upscale} is {written} pixels"
-            message = f"{enlarged}; at most {_MAX_WRITTEN_SIDE} are allowed, use a smaller upscale"
-            problems.append(places.problem(("video", name), message))
-    return problems
-
-
-def _scene_count_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -> list[Problem]:
-    allowed = geometry.num_scenes
-    if len(recipe.scenes) <= allowed:
-        return []
-    message = f"{len(recipe.scenes)} scenes, but the model was trained for {allowed}; use {allowed} or fewer"
-    return [places.problem(("scenes",), message)]
-
-
-def _length_problems(
-    recipe: Recipe,
-    prompts: tuple[str, ...],
-    geometry: ModelGeometry,
-    *,
-    places: Places,
-    count_tokens: TokenCounter | None,
-) -> list[Problem]:
-    if count_tokens is None:
-        return []
-    texts: list[tuple[tuple[str | int, ...], str]] = [
-        (("scenes", index, "prompt"), prompt) for index, prompt in enumerate(prompts)
-    ]
-    texts.append((("sampling", "negative_prompt"), recipe.sampling.negative_prompt))
-    for index, scene in enumerate(recipe.scenes):
-        texts.append((("scenes", index, "negative_prompt"), scene.negative_prompt or ""))
-    problems = []
-    for key_path, text in texts:
-        num_tokens = count_tokens(text)
-        over = num_tokens - geometry.max_text_tokens
-        if over > 0:
-            message = (
-                f"{num_tokens} tokens{' with setting and cast' if key_path[-1] == 'prompt' else ''}, but the "
-                f"model reads at most {geometry.max_text_tokens}; shorten it by {over}"
-            )
-            problems.append(places.problem(key_path, message))
-    return problems
-
-
 def _scene_plan(
-    scene: Scene, prompt: str, recipe: Recipe, *, num_frames: int, count_tokens: TokenCounter | None
+    scene: Scene, prompt: str, recipe: Recipe, geometry: ModelGeometry, *, count_tokens: TokenCounter | None
 ) -> ScenePlan:
-    story = recipe.sampling
+    story, video = recipe.sampling, recipe.video
     return ScenePlan(
         prompt=prompt,
         negative_prompt=story.negative_prompt if scene.negative_prompt is None else scene.negative_prompt,
         guidance_scale=story.guidance_scale if scene.guidance_scale is None else scene.guidance_scale,
         seed=story.seed if scene.seed is None else scene.seed,
-        num_frames=num_frames,
+        geometry=geometry.scene(
+            num_frames=scene.frames or video.num_frames or geometry.default_num_frames,
+            height=video.height or geometry.default_height,
+            width=video.width or geometry.default_width,
+        ),
+        join=scene.joined,
+        match_colour=video.match_colour if scene.match_colour is None else scene.match_colour,
         num_prompt_tokens=count_tokens(prompt) if count_tokens else None,
     )
 
 
-def _scene_geometry(recipe: Recipe, geometry: ModelGeometry) -> SceneGeometry:
-    return geometry.scene(
-        num_frames=recipe.video.num_frames or geometry.default_num_frames,
-        height=recipe.video.height or geometry.default_height,
-        width=recipe.video.width or geometry.default_width,
+def _placed(
+    made: Sequence[ScenePlan], film: ExistingFilm | None
+) -> tuple[tuple[ScenePlan, ...], tuple[int, ...]]:
+    """Return all scenes of the film, and which of them are made."""
+    before = film.scenes if film is not None else ()
+    if film is None or not film.chosen:
+        return (*before, *made), tuple(range(len(before), len(before) + len(made)))
+    scenes = list(before)
+    for number, scene in zip(film.chosen, made, strict=True):
+        scenes[number] = replace(scene, join=before[number].join)
+    return tuple(scenes), film.chosen
+
+
+def _windows(
+    scenes: tuple[ScenePlan, ...],
+    targets: tuple[int, ...],
+    recipe: Recipe,
+    geometry: ModelGeometry,
+    *,
+    film: ExistingFilm | None,
+) -> tuple[WindowPlan, ...]:
+    capacity = geometry.num_scenes
+    if film is None:
+        alone = {number for number, scene in enumerate(scenes) if scene.join.kind == "continue"}
+        windows = story_windows(len(scenes), capacity=capacity, alone=alone)
+    elif film.chosen:
+        windows = reroll_windows(len(scenes), film.chosen, capacity=capacity)
+    else:
+        windows = extension_windows(len(film.scenes), len(targets), capacity=capacity)
+    return tuple(
+        WindowPlan(
+            window=window,
+            layout=SceneLayout.build(
+                recipe.mask,
+                text_tokens=[geometry.max_text_tokens] * len(window.scenes),
+                latent_frames=[scenes[number].geometry.num_latent_frames for number in window.scenes],
+                tokens_per_frame=scenes[0].geometry.tokens_per_frame,
+            ),
+        )
+        for window in windows
     )
 
 
-def _layout(recipe: Recipe, geometry: ModelGeometry, scene: SceneGeometry) -> SceneLayout:
-    num_scenes = len(recipe.scenes)
-    return SceneLayout.build(
-        recipe.mask,
-        text_tokens=(geometry.max_text_tokens,) * num_scenes,
-        latent_frames=(scene.num_latent_frames,) * num_scenes,
-        tokens_per_frame=scene.tokens_per_frame,
+def _predicted_size_bytes(scenes: Sequence[ScenePlan], *, upscale: int) -> int:
+    num_pixels = sum(
+        scene.num_frames * scene.geometry.height * scene.geometry.width * upscale**2 for scene in scenes
     )
-
-
-def _predicted_size_bytes(recipe: Recipe, scene: SceneGeometry) -> int:
-    num_pixels = len(recipe.scenes) * scene.num_frames * scene.height * scene.width * recipe.video.upscale**2
     return _CONTAINER_BYTES + round(num_pixels * _BYTES_PER_WRITTEN_PIXEL)

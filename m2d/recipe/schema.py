@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
+from m2d.joins import CUT, Join
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.fields import (
     MAX_SEED,
@@ -33,6 +34,8 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
+MAX_NUM_FRAMES = 10_000
+NumFrames = Annotated[int, Field(ge=1, le=MAX_NUM_FRAMES)]
 
 
 class FieldProblem(NamedTuple):
@@ -54,6 +57,26 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Crossfade(_Part):
+    """A join in which two scenes share frames."""
+
+    crossfade: NumFrames
+
+
+def _join_choice(data: object) -> object:
+    if data in ("cut", "continue") or isinstance(data, Crossfade):
+        return data
+    if isinstance(data, Mapping) and list(data) == ["crossfade"]:
+        num_frames = data["crossfade"]
+        if type(num_frames) is int and 1 <= num_frames <= MAX_NUM_FRAMES:
+            return data
+        raise ValueError(f"crossfade: expected a number of frames from 1, got {show(num_frames)}")
+    raise ValueError(f"expected cut, continue or {{crossfade: 4}}, got {show(data)}")
+
+
+JoinChoice = Annotated[Literal["cut", "continue"] | Crossfade, BeforeValidator(_join_choice)]
+
+
 class Scene(_Part):
     """One prompt and what differs for its clip; in YAML a plain string is a scene with just a prompt.
 
@@ -62,12 +85,25 @@ class Scene(_Part):
         negative_prompt: What to steer away from; None takes the story's.
         guidance_scale: 1 is no guidance; None takes the story's.
         seed: Seed of this scene's noise; None takes the story's.
+        frames: Length of this scene; None takes the story's.
+        join: How it follows the scene before it: `cut`, `continue` or `{crossfade: 4}`; None is a cut.
+        match_colour: Whether its colours are corrected towards the scene before it; None takes the story's.
     """
 
     prompt: Prompt
     negative_prompt: NegativePrompt | None = None
     guidance_scale: GuidanceScale | None = None
     seed: Seed | None = None
+    frames: NumFrames | None = None
+    join: JoinChoice | None = None
+    match_colour: bool | None = None
+
+    @property
+    def joined(self) -> Join:
+        """The join as m2d's other parts know it."""
+        if isinstance(self.join, Crossfade):
+            return Join(kind="crossfade", num_frames=self.join.crossfade)
+        return CUT if self.join is None else Join(kind=self.join)
 
     @model_validator(mode="before")
     @classmethod
@@ -104,13 +140,15 @@ class Video(_Part):
         width: Pixels.
         fps: Frames per second.
         upscale: Whole-number enlargement when the file is written, without smoothing.
+        match_colour: Whether every scene's colours are corrected towards the scene before it.
     """
 
-    num_frames: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    num_frames: NumFrames | None = None
     height: Annotated[int, Field(ge=1, le=8192)] | None = None
     width: Annotated[int, Field(ge=1, le=8192)] | None = None
     fps: Annotated[int, Field(ge=1, le=240)] | None = None
     upscale: Annotated[int, Field(ge=1, le=64)] = 1
+    match_colour: bool = False
 
 
 class BackendChoice(_Part):

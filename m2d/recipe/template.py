@@ -31,15 +31,21 @@ cast:
 # The puppet theatre knows: park, desert, snowfield, beach, city or forest, each at noon, at dusk or at night.
 setting: park at noon
 
-# One prompt per scene; the puppet theatre was trained on stories of three.
+# One prompt per scene, and as many scenes as you like. As many as the model was trained on are made jointly
+# (the puppet theatre's stories have three), every later one after those before it; `m2d check` shows which.
 # It knows: walks right, walks left, jumps, waves, stands still, bows.
 scenes:
   - Actor1 walks right.
-  # The long form, with what may differ for one scene: its seed, guidance_scale and negative_prompt.
+  # The long form, with what may differ for one scene.
   - prompt: Actor1 waves. Actor2 bows.
     # seed: 5
     # guidance_scale: 4.0
     # negative_prompt: ""
+    # frames: 9              # length of this scene
+    # match_colour: true     # or false
+    # How it follows the scene before it: cut; {{crossfade: 4}}, frames that both scenes share; or continue,
+    # which starts it from the last frame of the scene before it.
+    # join: cut
   - Actor2 jumps.
 
 sampling:
@@ -51,11 +57,12 @@ sampling:
   cfg: batched               # sequential needs less memory
 
 video:
-  num_frames: 9              # per scene; the model says which numbers it can make (for puppets 9)
+  num_frames: 9              # per scene; the model says which numbers it can make (puppets know 9 best)
   height: 64                 # pixels
   width: 64
   fps: 8
   upscale: 6                 # whole-number enlargement when the film is written
+  match_colour: false        # true corrects each scene's colours towards those of the scene before it
 
 # Which tokens may see which; `m2d check` draws it. The paper's mask: every text sees its own scene, all
 # videos see each other. Others: isolated, shared-text, cross-text, full, causal, window:k, anchor.

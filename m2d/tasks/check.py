@@ -15,10 +15,26 @@ from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.loader import load_with_places
-from m2d.recipe.plan import Overrides, RunPlan, plan_story
+from m2d.recipe.plan import Overrides, RunPlan, WindowPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
 from m2d.registry import backend_names
+from m2d.tasks.journal_folder import has_journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowReport:
+    """What one window would be.
+
+    Attributes:
+        part: Its scenes and their layout.
+        num_attention_calls: Unmasked attention calls that a layer makes.
+        attention_share: Query-key pairs computed, as a share of those of full attention over the window.
+    """
+
+    part: WindowPlan
+    num_attention_calls: int
+    attention_share: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,14 +43,12 @@ class CheckReport:
 
     Attributes:
         plan: The run, every parameter resolved.
-        num_attention_calls: Unmasked attention calls that a layer makes.
-        attention_share: Query-key pairs computed, as a share of those of full attention.
+        windows: The plan's windows, in the order they are run.
         warnings: What the user probably wants to change.
     """
 
     plan: RunPlan
-    num_attention_calls: int
-    attention_share: float
+    windows: tuple[WindowReport, ...]
     warnings: tuple[str, ...]
 
 
@@ -77,8 +91,7 @@ def check(path: Path, *, model: str | None = None, overrides: Overrides | None =
     plan = plan_recipe(path, model=model, overrides=overrides)
     return CheckReport(
         plan=plan,
-        num_attention_calls=len(plan.layout.plan()),
-        attention_share=attention_share(plan.layout),
+        windows=tuple(_window_report(part) for part in plan.windows),
         warnings=(*plan.warnings, *_run_warnings(plan)),
     )
 
@@ -87,6 +100,14 @@ def attention_share(layout: SceneLayout) -> float:
     """Query-key pairs that the layout's plan computes, as a share of full attention's."""
     pairs = sum(_num_tokens(call.queries) * _num_tokens(call.keys) for call in layout.plan())
     return pairs / layout.num_tokens**2
+
+
+def _window_report(part: WindowPlan) -> WindowReport:
+    return WindowReport(
+        part=part,
+        num_attention_calls=len(part.layout.plan()),
+        attention_share=attention_share(part.layout),
+    )
 
 
 def _num_tokens(spans: Sequence[Span]) -> int:
@@ -105,6 +126,11 @@ def _run_warnings(plan: RunPlan) -> list[str]:
     warnings = []
     if plan.backend not in backend_names():
         warnings.append(f"no backend {plan.backend!r} is installed; `m2d doctor` lists those that are")
-    if plan.output.exists():
+    if has_journal(plan.output):
+        warnings.append(
+            f"an unfinished run of {plan.output} is here; continue it with --resume or discard it with "
+            "--force"
+        )
+    elif plan.output.exists():
         warnings.append(f"{plan.output} exists; `m2d generate` replaces it only with --force")
     return warnings

@@ -31,7 +31,7 @@ OPTIONAL_PACKAGES = {
     "onnx": "m2d[onnx]",
     "onnxruntime": "m2d[onnx]",
     "tensorrt": "m2d[tensorrt]",
-    "scenedetect": "m2d[data]",
+    "scenedetect-headless": "m2d[data]",
     "scipy": "m2d[eval]",
 }
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import IO
 
@@ -30,6 +31,10 @@ _CONVERSION = (
 )
 
 
+class EncoderFailed(OutputError):
+    """The encoder ended before its work was done."""
+
+
 def encode_scenes(scenes: Sequence[np.ndarray], stream: IO[bytes], *, fps: Fraction, upscale: int) -> None:
     """Write all scenes, one after the other, to `stream` as H.264 in a NUT container.
 
@@ -42,7 +47,7 @@ def encode_scenes(scenes: Sequence[np.ndarray], stream: IO[bytes], *, fps: Fract
         upscale: Integer factor, nearest neighbour.
 
     Raises:
-        OutputError: The encoder failed, such as on a full disk.
+        EncoderFailed: It did, such as on a full disk.
         M2DError: There is no encoder.
     """
     with tempfile.TemporaryFile() as complaints:
@@ -51,12 +56,14 @@ def encode_scenes(scenes: Sequence[np.ndarray], stream: IO[bytes], *, fps: Fract
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=complaints,
+            # Ctrl-C reaches all of a terminal's process group: whoever started the encoder decides what then.
+            process_group=0,
         )
         with process:
             _feed(process, _enlarged(scenes, upscale=upscale))
         if process.returncode != 0:
             complaints.seek(0)
-            raise OutputError(
+            raise EncoderFailed(
                 f"the encoder failed with exit code {process.returncode}: {_last_line(complaints)}"
             )
 
@@ -73,6 +80,10 @@ def _feed(process: subprocess.Popen[bytes], frames: Iterator[bytes]) -> None:
     except BaseException:
         process.kill()
         raise
+    finally:
+        # What is left in the buffer goes nowhere once the encoder has ended, and closing tries to write it.
+        with suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def _enlarged(scenes: Sequence[np.ndarray], *, upscale: int) -> Iterator[bytes]:

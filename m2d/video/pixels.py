@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 
 # BT.709: the weight of red and blue in brightness, and 8-bit limited range.
@@ -11,6 +14,9 @@ _BLACK, _LUMA_STEPS, _GREY, _CHROMA_STEPS = 16, 219, 128, 224
 _IS_BT709, _IS_LIMITED = 1, 1
 # bicubic, full_chroma_int, accurate_rnd, bitexact: the default conversion is darker by one level.
 _ACCURATE = 0x4 | 0x2000 | 0x40000 | 0x80000
+# Transfer curves of ITU-T H.273: SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG).
+_HIGH_DYNAMIC_RANGE = frozenset({16, 18})
+_MATRIX = struct.Struct("=9i")
 
 
 def sampled(plane_HW: np.ndarray, *, upscale: int) -> np.ndarray:
@@ -44,6 +50,18 @@ def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:
     return np.ascontiguousarray(
         sampled(frame.to_ndarray(format="rgb24", interpolation=_ACCURATE), upscale=upscale)
     )
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, ...]:
+    """How the film asks to be turned: the nine numbers of ISO 14496-12 (8.3.2) or, mostly, none."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    told = bytes(data) if isinstance(data, SideData) else b""
+    return _MATRIX.unpack(told) if len(told) == _MATRIX.size else ()
+
+
+def is_high_dynamic_range(frame: VideoFrame) -> bool:
+    """Whether the frame's levels follow PQ or HLG, which look pale when they are taken for plain ones."""
+    return frame.color_trc in _HIGH_DYNAMIC_RANGE
 
 
 def _rgb_of_blocks(frame: VideoFrame, *, upscale: int) -> np.ndarray:

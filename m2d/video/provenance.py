@@ -6,6 +6,7 @@ into a film and taking it out again is the business of `write` and `read`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import platform
@@ -19,10 +20,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from m2d.errors import InputError
+from m2d.joins import CUT, Join, JoinKind
 from m2d.video.printable import REPLACEMENT, printable
 from m2d.video.privacy import last_part, local_names, refuse_private, without_folders
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LONGEST_TEXT_BYTES = 16 << 20
 RECORDED_PACKAGES = ("m2d", "torch", "diffusers", "transformers", "numpy", "av", "imageio-ffmpeg")
 
@@ -30,6 +32,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+RunKind = Literal["generate", "extend", "reroll", "footage"]
 
 
 class ProvenanceError(InputError):
@@ -56,45 +60,109 @@ class VideoRecord(_Record):
     fps: Annotated[float, Field(gt=0)]
 
 
+class WindowRecord(_Record):
+    """One pass of the denoising loop: the scenes of the story it saw, and those it made; from 0."""
+
+    scenes: tuple[Index, ...] = Field(min_length=1)
+    targets: tuple[Index, ...] = Field(min_length=1)
+    layout_digest: str
+
+
+class RunRecord(_Record):
+    """One run that made scenes of the film, with all that is needed to repeat it.
+
+    Attributes:
+        kind: `footage` is no run of a model: scenes of another film, taken over.
+        recipe: The recipe as it was run; its scenes are the ones made. Data to be checked, never trusted.
+        parameters: The resolved parameters; for footage, what was taken from where.
+        model: None for footage.
+        versions: Package name to version.
+        windows: The passes, in order; none for footage.
+    """
+
+    kind: RunKind
+    recipe: dict[str, JsonValue]
+    parameters: dict[str, JsonValue]
+    model: ModelRecord | None
+    versions: dict[str, str]
+    windows: tuple[WindowRecord, ...] = ()
+
+
 class SceneRecord(_Record):
-    """One scene: where it is in the film and the digests of what it was decoded from and to."""
+    """One scene: where it is in the film, which run made it, and digests of its latents and frames.
+
+    Attributes:
+        negative_prompt: What it was steered away from.
+        guidance_scale: None for footage; so is the seed.
+        run: Index of the run that made it.
+        first_frame: Frame of the film with which it begins to appear.
+        num_frames: Its frames, those shared with its neighbours included.
+        join: How it follows the scene before it.
+        overlap: Frames shared with the scene before it.
+        colour_map: How its colours were corrected towards the scene before it: the three channels' new
+            levels, 256 bytes each, in base64; None when they were not.
+        colour_jump: How far the colours jump from the scene before it, in levels of 255; None for the first.
+        frames_sha256: Digest of its frames before they were joined with others.
+    """
 
     prompt: str
-    seed: int
-    first_frame: Annotated[int, Field(ge=0)]
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
+    seed: int | None
+    run: Index
+    first_frame: Index
     num_frames: Count
+    join: JoinKind = "cut"
+    overlap: Index = 0
+    colour_map: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{1024}$")] | None = None
+    colour_jump: float | None = None
     latents_sha256: Sha256 | None
     frames_sha256: Sha256
+
+    @property
+    def colour_map_LC(self) -> np.ndarray | None:
+        """The colour map as an array, uint8 (256, 3)."""
+        if self.colour_map is None:
+            return None
+        return np.frombuffer(base64.b64decode(self.colour_map), np.uint8).reshape(3, 256).T
 
 
 class Provenance(_Record):
     """Everything needed to make the film again and to see that it is the same.
 
     Attributes:
-        recipe: The recipe as it was read; data to be checked like any file, never trusted.
-        parameters: The resolved parameters of the run.
-        layout_digest: `SceneLayout.digest()` of the run.
-        versions: Package name to version.
-        frames_sha256: `frames_digest` of all scenes, before encoding.
+        runs: The runs that made the film, oldest first: its lineage.
+        scenes: All scenes in the film's order.
+        first_scene: Number, in the story, of the film's first scene; above 0 in a film of new scenes alone.
+        frames_sha256: `frames_digest` of all scenes, before joining and encoding.
         parents: Digests of the provenance of the films this one continues.
     """
 
-    m2d_provenance: Literal[1] = 1
+    m2d_provenance: Literal[2] = 2
     title: str
-    recipe: dict[str, JsonValue]
-    parameters: dict[str, JsonValue]
-    model: ModelRecord
-    layout_digest: str
-    versions: dict[str, str]
+    runs: tuple[RunRecord, ...] = Field(min_length=1)
     video: VideoRecord
     scenes: tuple[SceneRecord, ...] = Field(min_length=1)
+    first_scene: Index = 0
     frames_sha256: Sha256
     parents: tuple[str, ...] = ()
 
     @property
+    def last_run(self) -> RunRecord:
+        """The run that wrote this film."""
+        return self.runs[-1]
+
+    @property
+    def shown_frames(self) -> tuple[int, ...]:
+        """Frames from each scene's first one to the next scene's."""
+        following = [*(scene.first_frame for scene in self.scenes[1:]), self.num_frames]
+        return tuple(after - scene.first_frame for scene, after in zip(self.scenes, following, strict=True))
+
+    @property
     def num_frames(self) -> int:
         """Frames of the whole film."""
-        return sum(scene.num_frames for scene in self.scenes)
+        last = self.scenes[-1]
+        return last.first_frame + last.num_frames
 
     def digest(self) -> str:
         """The sha256 of the canonical JSON, in hex."""
@@ -126,74 +194,105 @@ class Provenance(_Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MadeScene:
-    """One scene as the run made it. P frames, F latent frames, C channels, H W height and width.
+    """One scene as it was made. P frames, F latent frames, C channels, H W height and width.
 
     Attributes:
         prompt: The prompt as the model got it.
-        seed: The scene's own seed.
-        frames_PHWC: uint8 frames before upscaling and encoding.
+        negative_prompt: See `SceneRecord`, as for all fields of the same name.
+        seed: The scene's own seed; None for footage.
+        run: Index of the run that made it.
+        frames_PHWC: uint8 frames before joining, upscaling and encoding.
         latents_FCHW: The denoised latents; None when the scene did not come from latents.
+        colour_map_LC: uint8 (256, 3), as `SceneRecord` keeps it in text.
     """
 
     prompt: str
-    seed: int
+    negative_prompt: str = ""
+    guidance_scale: float | None = None
+    seed: int | None
+    run: int = 0
     frames_PHWC: np.ndarray
     latents_FCHW: np.ndarray | None
+    join: Join = CUT
+    colour_map_LC: np.ndarray | None = None
+    colour_jump: float | None = None
+
+
+def build_run_record(
+    *,
+    kind: RunKind,
+    recipe: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    model: ModelRecord | None,
+    windows: Sequence[WindowRecord],
+) -> RunRecord:
+    """Write down one run with the versions of what runs now; of absolute paths only the last part is kept.
+
+    Raises:
+        PrivacyError: A path, host or user name is left in it.
+        ValueError: Values that are not JSON.
+    """
+    document = {
+        "kind": kind,
+        "recipe": without_folders(dict(recipe)),
+        "parameters": without_folders(dict(parameters)),
+        "model": None if model is None else {"name": last_part(model.name), "digest": model.digest},
+        "versions": installed_versions(),
+        "windows": [window.model_dump(mode="json") for window in windows],
+    }
+    document = _through_json(document)
+    refuse_private(document, names=local_names())
+    return RunRecord.model_validate(document)
 
 
 def build_provenance(
     *,
     title: str,
-    recipe: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    model: ModelRecord,
-    layout_digest: str,
+    runs: Sequence[RunRecord],
     scenes: Sequence[MadeScene],
     fps: float,
     upscale: int,
+    first_scene: int = 0,
     parents: Sequence[str] = (),
 ) -> Provenance:
     """Write down where a film comes from.
 
-    Of absolute paths in `recipe` and `parameters` only the last part is kept.
-
     Args:
         title: The story's title.
-        recipe: The recipe as JSON values.
-        parameters: The resolved parameters as JSON values.
-        model: Name and digest of the weights.
-        layout_digest: `SceneLayout.digest()`.
+        runs: The runs that made it, oldest first.
         scenes: All scenes in the film's order.
         fps: Frames per second of the film.
         upscale: Integer factor by which the written picture is larger than the frames.
+        first_scene: Number, in the story, of the film's first scene.
         parents: Digests of the films this one continues.
 
     Raises:
         PrivacyError: A path, host or user name is left in it.
-        ValueError: No scenes, or values that are not JSON.
+        ValueError: No scenes, no runs, or scenes of other runs.
     """
-    if not scenes:
-        raise ValueError("a film needs at least one scene")
+    if not scenes or any(not 0 <= scene.run < len(runs) for scene in scenes):
+        raise ValueError(f"{len(scenes)} scenes of runs {[scene.run for scene in scenes]}, got {len(runs)}")
     height, width = scenes[0].frames_PHWC.shape[1:3]
     document = {
         "m2d_provenance": SCHEMA_VERSION,
         "title": title,
-        "recipe": without_folders(dict(recipe)),
-        "parameters": without_folders(dict(parameters)),
-        "model": {"name": last_part(model.name), "digest": model.digest},
-        "layout_digest": layout_digest,
-        "versions": installed_versions(),
+        "runs": [run.model_dump(mode="json") for run in runs],
         "video": {"width": width, "height": height, "upscale": upscale, "fps": fps},
         "scenes": _scene_records(scenes),
+        "first_scene": first_scene,
         "frames_sha256": frames_digest([scene.frames_PHWC for scene in scenes]),
         "parents": list(parents),
     }
-    # Through JSON once, so that what is kept is what a reader of the film will get.
-    document = json.loads(
-        _SURROGATE.sub(REPLACEMENT, json.dumps(document, ensure_ascii=False, allow_nan=False))
-    )
+    document = _through_json(document)
     refuse_private(document, names=local_names())
     return Provenance.model_validate(document)
+
+
+def _through_json(document: dict[str, Any]) -> dict[str, Any]:
+    """What a reader of the film will get, so that just this is kept."""
+    text = _SURROGATE.sub(REPLACEMENT, json.dumps(document, ensure_ascii=False, allow_nan=False))
+    read: dict[str, Any] = json.loads(text)
+    return read
 
 
 def seal_provenance(provenance: Provenance) -> str:
@@ -279,18 +378,32 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
     for scene in scenes:
         num_frames = scene.frames_PHWC.shape[0]
         latents = scene.latents_FCHW
+        first_frame -= scene.join.num_frames
         records.append(
             {
                 "prompt": scene.prompt,
+                "negative_prompt": scene.negative_prompt,
+                "guidance_scale": scene.guidance_scale,
                 "seed": scene.seed,
+                "run": scene.run,
                 "first_frame": first_frame,
                 "num_frames": num_frames,
+                "join": scene.join.kind,
+                "overlap": scene.join.num_frames,
+                "colour_map": _text_of_map(scene.colour_map_LC),
+                "colour_jump": None if scene.colour_jump is None else round(scene.colour_jump, 2),
                 "latents_sha256": None if latents is None else latents_digest(latents),
                 "frames_sha256": frames_digest([scene.frames_PHWC]),
             }
         )
         first_frame += num_frames
     return records
+
+
+def _text_of_map(map_LC: np.ndarray | None) -> str | None:
+    if map_LC is None:
+        return None
+    return base64.b64encode(np.ascontiguousarray(map_LC.T).tobytes()).decode("ascii")
 
 
 def _add_array(digest: Any, array: np.ndarray) -> None:
@@ -328,10 +441,28 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _check_ranges(provenance: Provenance) -> None:
+    """Check what digests cannot: that scenes join, and name runs and windows that are there."""
     expected = 0
     for index, scene in enumerate(provenance.scenes):
+        expected -= scene.overlap
         if scene.first_frame != expected:
             raise ProvenanceError(
                 f"scenes[{index}] of the provenance begins at frame {scene.first_frame}, not at {expected}"
             )
+        if scene.run >= len(provenance.runs):
+            raise ProvenanceError(
+                f"scenes[{index}] of the provenance is of run {scene.run}, which is not there"
+            )
+        if index == 0 and scene.join == "crossfade":
+            raise ProvenanceError("scenes[0] of the provenance is a crossfade with nothing before it")
+        if (scene.join == "crossfade") != (scene.overlap > 0) or scene.overlap >= scene.num_frames:
+            raise ProvenanceError(
+                f"scenes[{index}] of the provenance is a {scene.join} that shares {scene.overlap} frames"
+            )
         expected += scene.num_frames
+    windows = [window for run in provenance.runs for window in run.windows]
+    if any(not set(window.targets) <= set(window.scenes) for window in windows):
+        raise ProvenanceError("a run of the provenance made scenes that it did not see")
+    numbers = [number for window in windows for number in window.scenes]
+    if max(numbers, default=0) >= provenance.first_scene + len(provenance.scenes):
+        raise ProvenanceError(f"a run of the provenance made scene {max(numbers)}, which is not in the film")

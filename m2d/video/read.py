@@ -7,8 +7,7 @@ P frames, H height, W width, C channels.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -73,6 +72,8 @@ class FilmInfo:
         title: The title tag, free of control characters.
         chapters: In the order of time.
         provenance: None when the film is not one of m2d's.
+        pixel_aspect: How many times as wide as high a pixel is shown.
+        has_sound: Whether there is a sound track.
     """
 
     codec: str
@@ -85,6 +86,34 @@ class FilmInfo:
     title: str
     chapters: tuple[Chapter, ...]
     provenance: Provenance | None
+    pixel_aspect: Fraction
+    has_sound: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmFrame:
+    """One decoded frame, not converted yet: most frames of a long film are only looked at.
+
+    Attributes:
+        path: The film, for messages.
+        time_s: When it is shown.
+        picture: The decoder's frame.
+    """
+
+    path: Path
+    time_s: float
+    picture: VideoFrame
+
+    def rgb(self, *, upscale: int) -> np.ndarray:
+        """uint8 RGB, HWC, each block of `upscale` x `upscale` pixels taken back to one."""
+        with _refusing_broken(self.path):
+            return rgb_of(self.picture, upscale=upscale)
+
+    def thumbnail(self, *, side: int) -> np.ndarray:
+        """uint8 BGR, HWC, at most `side` pixels wide and high, of any proportion; for programs to look at."""
+        width, height = min(self.picture.width, side), min(self.picture.height, side)
+        with _refusing_broken(self.path):
+            return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,11 +147,16 @@ class Film:
 
     @property
     def scenes(self) -> tuple[np.ndarray, ...]:
-        """The frames of each scene, PHWC, as the provenance divides them; all in one without provenance."""
+        """The frames of each scene, PHWC, as the provenance divides them; all in one without provenance.
+
+        Frames of a crossfade belong to both scenes.
+        """
         if self.provenance is None:
             return (self.frames_PHWC,)
-        ends = itertools.accumulate(scene.num_frames for scene in self.provenance.scenes)
-        return tuple(np.split(self.frames_PHWC, list(ends)[:-1]))
+        return tuple(
+            self.frames_PHWC[scene.first_frame : scene.first_frame + scene.num_frames]
+            for scene in self.provenance.scenes
+        )
 
 
 def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
@@ -151,7 +185,7 @@ def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
         held_bytes = 0
         for index, frame in enumerate(_decoded(container, stream)):
             frames.append(rgb_of(frame, upscale=upscale))
-            timestamps_s.append(float(index / info.fps) if frame.time is None else frame.time)
+            timestamps_s.append(_time_s(frame, index=index, fps=info.fps))
             held_bytes += frames[-1].nbytes
             if index >= limits.num_frames or held_bytes > limits.decoded_bytes:
                 raise FilmError(
@@ -163,13 +197,42 @@ def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
     return Film(frames_PHWC=frames_PHWC, timestamps_s=tuple(timestamps_s), info=info)
 
 
+def film_frames(path: Path, *, limits: ReadLimits | None = None) -> Generator[FilmFrame]:
+    """Decode a film frame by frame, holding none, in the order they are shown.
+
+    Args:
+        path: The film.
+        limits: `decoded_bytes` does not count here.
+
+    Raises:
+        FilmError: Not a film, incomplete, too large, or of a format that is not read.
+    """
+    limits = limits or ReadLimits()
+    with _opened(path, limits) as (container, stream):
+        fps = _fps(container, stream)
+        for index, picture in enumerate(_decoded(container, stream)):
+            if index >= limits.num_frames:
+                raise FilmError(
+                    f"{path}: longer than {index} frames of {stream.width}x{stream.height}; cut it first"
+                )
+            yield FilmFrame(path=path, time_s=_time_s(picture, index=index, fps=fps), picture=picture)
+
+
 @contextlib.contextmanager
 def _opened(path: Path, limits: ReadLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
     _check_file(path, limits)
+    # An absolute path is never taken for an address.
+    with (
+        _refusing_broken(path),
+        av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container,
+    ):
+        yield container, _video_stream(path, container, limits)
+
+
+@contextlib.contextmanager
+def _refusing_broken(path: Path) -> Iterator[None]:
     try:
-        # An absolute path is never taken for an address.
-        with av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container:
-            yield container, _video_stream(path, container, limits)
+        yield
     except _BROKEN as error:
         reason = "is cut off or damaged" if is_mov(path) else "is not a film that can be read"
         allowed = "give a complete MP4, MOV, MKV, WebM or AVI file"
@@ -223,9 +286,7 @@ def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) ->
     if provenance:
         num_frames = stream.frames or provenance.num_frames
         provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height)
-    fps = stream.average_rate or stream.guessed_rate
-    if not fps:
-        raise FilmError(f"{container.name}: tells no frame rate; give a video, not a still picture")
+    fps = _fps(container, stream)
     return FilmInfo(
         codec=stream.codec_context.codec.canonical_name,
         width=stream.width,
@@ -237,7 +298,26 @@ def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) ->
         title=printable(tags.get("title", ""), limit=500),
         chapters=_chapters(container),
         provenance=provenance,
+        pixel_aspect=_pixel_aspect(stream),
+        has_sound=bool(container.streams.audio),
     )
+
+
+def _pixel_aspect(stream: VideoStream) -> Fraction:
+    told = stream.sample_aspect_ratio
+    return Fraction(told) if told and told > 0 else Fraction(1)
+
+
+def _fps(container: InputContainer, stream: VideoStream) -> Fraction:
+    fps = stream.average_rate or stream.guessed_rate
+    if not fps:
+        raise FilmError(f"{container.name}: tells no frame rate; give a video, not a still picture")
+    return fps
+
+
+def _time_s(frame: VideoFrame, *, index: int, fps: Fraction) -> float:
+    # Some files of raw streams tell no times at all.
+    return float(index / fps) if frame.time is None else frame.time
 
 
 def _chapters(container: InputContainer) -> tuple[Chapter, ...]:

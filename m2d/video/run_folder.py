@@ -19,7 +19,7 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from m2d.errors import InputError, OutputError
-from m2d.files import sha256_file, write_bytes, write_json
+from m2d.files import make_folder, sha256_file, write_bytes, write_json
 from m2d.video.provenance import Provenance, latents_digest, parse_provenance, seal_provenance
 
 SCHEMA_VERSION = 1
@@ -96,18 +96,36 @@ def write_run(
     if [latents_digest(latents) for latents in latents_FCHW] != told:
         raise ValueError("these latents are not those of the provenance")
     check_run_folder(film, force=force)
+    files = {LATENTS: latents_bytes(latents_FCHW)} | ({SHEET: sheet} if sheet is not None else {})
+    return finish_run(film, provenance=provenance, files=files, timings_s=timings_s)
+
+
+def finish_run(
+    film: Path, *, provenance: Provenance, files: Mapping[str, bytes], timings_s: Mapping[str, float]
+) -> Path:
+    """Write what belongs into the run folder of `film`, the record last; whatever is there is replaced.
+
+    Args:
+        film: The film's path.
+        provenance: What the film carries.
+        files: Name to bytes: `latents_bytes`, and the contact sheet.
+        timings_s: Seconds per stage.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     folder = run_folder_of(film)
-    _make_folder(folder)
-    parts = {LATENTS: _latents_bytes(latents_FCHW)}
-    if sheet is not None:
-        parts[SHEET] = sheet
-    for name, data in parts.items():
+    make_folder(folder)
+    for name, data in files.items():
         write_bytes(folder / name, data)
     record = {
         "m2d_run": SCHEMA_VERSION,
         "provenance": json.loads(seal_provenance(provenance)),
         "timings_s": dict(timings_s),
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     write_json(folder / RECORD, record)
     return folder
@@ -134,14 +152,8 @@ def read_run(film: Path) -> Run:
     return Run(provenance=provenance, timings_s=record["timings_s"], latents_FCHW=latents)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}; choose another output") from error
-
-
-def _latents_bytes(latents_FCHW: Sequence[np.ndarray]) -> bytes:
+def latents_bytes(latents_FCHW: Sequence[np.ndarray]) -> bytes:
+    """The bytes of `latents.safetensors`: one float array per scene."""
     tensors = {_key(index): np.ascontiguousarray(latents) for index, latents in enumerate(latents_FCHW)}
     data: bytes = save_safetensors(tensors)
     return data

@@ -1,4 +1,4 @@
-"""Draw a contact sheet: every scene of a film at a glance, with its prompt and how it was made.
+"""Draw a contact sheet: every scene of a film at a glance, with its prompt and how it was made; or one strip.
 
 Owns the picture's look; equal arguments give equal bytes. P frames, H height, W width, C channels.
 """
@@ -25,6 +25,7 @@ LONGEST_FACT, MOST_FACTS = 80, 12
 LONGEST_TITLE = 120
 
 _MARGIN, _GAP, _ROW_GAP, _RADIUS = 56, 10, 40, 8
+_STRIP_MARGIN = 20
 # Prompts of a few words get the narrow column, whole paragraphs the wide one.
 _NARROW, _WIDE, _PARAGRAPH, _TEXT_GAP = 300, 460, 200, 36
 _LINE, _FOOTER_GAP, _FOOTER = 25, 44, 40
@@ -83,9 +84,36 @@ def sheet_png(
     Raises:
         ValueError: Scenes and prompts do not fit together.
     """
-    file = io.BytesIO()
-    draw_sheet(scenes, prompts, title=title, facts=facts).save(file, "PNG")
-    return file.getvalue()
+    return _png(draw_sheet(scenes, prompts, title=title, facts=facts))
+
+
+def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str) -> bytes:
+    """A few frames side by side under a title, as the bytes of a PNG file.
+
+    Args:
+        frames: uint8 RGB arrays HWC.
+        labels: One short text per frame, drawn above it.
+        title: Drawn above all.
+
+    Raises:
+        ValueError: Frames and labels do not fit together.
+    """
+    if not frames or len(frames) != len(labels):
+        raise ValueError(f"{len(frames)} frames with {len(labels)} labels; one label each is needed")
+    pictures = [_fitted(Image.fromarray(frame_HWC)) for frame_HWC in frames]
+    width = 2 * _STRIP_MARGIN + sum(picture.width + _GAP for picture in pictures) - _GAP
+    top = _STRIP_MARGIN + 2 * _LINE
+    height = top + max(picture.height for picture in pictures) + _STRIP_MARGIN
+    strip = Image.new("RGB", (width, height), _GROUND)
+    draw, left = ImageDraw.Draw(strip), _STRIP_MARGIN
+    shown = _shortened(printable(title, limit=LONGEST_TITLE), font=_font(17), room=width - 2 * left)
+    draw.text((left, _STRIP_MARGIN - 4), shown, font=_font(17), fill=_BRIGHT)
+    for picture, label in zip(pictures, labels, strict=True):
+        text = _shortened(printable(label, limit=LONGEST_FACT), font=_font(15), room=picture.width)
+        draw.text((left, _STRIP_MARGIN + _LINE - 2), text, font=_font(15), fill=_ACCENT)
+        strip.paste(picture, (left, top), _rounded(picture.size))
+        left += picture.width + _GAP
+    return _png(strip)
 
 
 def draw_sheet(
@@ -159,6 +187,12 @@ def _fitted(frame: Image.Image) -> Image.Image:
         return frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.NEAREST)
     height = max(1, round(frame.height * FRAME_WIDTH / frame.width))
     return frame.resize((FRAME_WIDTH, height), Image.Resampling.LANCZOS)
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def _rounded(size: tuple[int, int]) -> Image.Image:

@@ -47,7 +47,7 @@ def write_film(
 
     Args:
         path: The film's final name.
-        scenes: uint8 RGB arrays PHWC, all of one size.
+        scenes: What is shown of each scene, uint8 RGB arrays PHWC, all of one size.
         fps: Frames per second.
         upscale: Integer factor, nearest neighbour: the written picture is this much larger than the frames.
         title: The film's title tag.
@@ -103,7 +103,7 @@ def _check_scenes(
 
 
 def _check_provenance(provenance: Provenance, scenes: Sequence[np.ndarray], *, upscale: int) -> None:
-    told = [scene.num_frames for scene in provenance.scenes]
+    told = list(provenance.shown_frames)
     if told != [len(frames_PHWC) for frames_PHWC in scenes]:
         raise ValueError(f"the provenance tells of scenes of {told} frames, these are others")
     height, width = scenes[0].shape[1:3]

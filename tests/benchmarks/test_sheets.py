@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.sheets import STORIES, Made, make, side_by_side, small_png
+from benchmarks.sheets import STORIES, Made, largest_bytes, make, side_by_side, small_png
 from tests.m2d.model.tiny_model import build_tiny_model
 
 COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
@@ -30,6 +30,19 @@ def test_scenes_stand_side_by_side_in_order() -> None:
     assert shown == list(COLOURS)
 
 
+def test_a_long_story_goes_on_in_further_rows() -> None:
+    colours = tuple((20 * number + 10, 40, 90) for number in range(12))
+    picture = np.asarray(side_by_side(made_of(colours), frame=4))
+    shown = [tuple(int(level) for level in pixel) for row in picture for pixel in row[::64]]
+    assert list(dict.fromkeys(pixel for pixel in shown if pixel in colours)) == list(colours)
+    assert picture.shape[1] < 1_200
+
+
+@pytest.mark.parametrize(("num_scenes", "limit"), [(3, 200_000), (8, 200_000), (12, 300_000)])
+def test_a_longer_story_s_picture_may_be_larger(num_scenes: int, limit: int) -> None:
+    assert largest_bytes(num_scenes) == limit
+
+
 @pytest.mark.parametrize(("frame", "is_last"), [(4, True), (3, False), (99, True)])
 def test_the_asked_frame_is_shown_or_the_last(frame: int, is_last: bool) -> None:
     row = np.asarray(side_by_side(made_of(COLOURS), frame=frame))[200]
@@ -47,7 +60,7 @@ def test_a_picture_loses_colours_rather_than_grow_too_large() -> None:
     noise_HWC = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     picture = Image.fromarray(noise_HWC)
     assert Image.open(io.BytesIO(small_png(picture))).mode == "RGB"
-    png = small_png(picture, largest_bytes=6_000)
+    png = small_png(picture, limit_bytes=6_000)
     assert len(png) <= 6_000
     assert Image.open(io.BytesIO(png)).mode == "P"
 
@@ -55,7 +68,7 @@ def test_a_picture_loses_colours_rather_than_grow_too_large() -> None:
 def test_a_picture_that_cannot_be_made_small_is_refused() -> None:
     noise_HWC = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="64x64 does not fit into 500 bytes"):
-        small_png(Image.fromarray(noise_HWC), largest_bytes=500)
+        small_png(Image.fromarray(noise_HWC), limit_bytes=500)
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ reason.
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
 
+import shutil
 from typing import NamedTuple
 
 import pytest
@@ -17,7 +18,7 @@ from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseRequest, denoise
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.diffusion.schedulers import scheduler_from_config
-from m2d.errors import InputError, LayoutMismatch
+from m2d.errors import BackendError, CheckpointError, InputError, LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import ModelSource, load_transformer, resolve_model
 from m2d.registry import available_backends, get_backend
@@ -63,6 +64,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     if reasons[request.param] is not None:
         pytest.skip(f"{request.param}: {reasons[request.param]}")
     return get_backend(request.param)
+
+
+@pytest.fixture
+def fresh_backend(backend: Backend) -> Backend:
+    """One with nothing loaded, so that releasing it disturbs no other test."""
+    return get_backend(backend.name)
 
 
 @pytest.fixture(params=CASES)
@@ -115,6 +122,35 @@ def test_an_earlier_denoiser_still_works_after_another_was_prepared(backend, sou
     before = first.predict(*inputs_for(layout))
     backend.prepare(source, other, BackendOptions()).predict(*inputs_for(other))
     assert torch.equal(first.predict(*inputs_for(layout)), before)
+
+
+def test_weights_are_read_once_for_all_layouts_and_targets_until_they_are_released(
+    fresh_backend, source, tmp_path
+):
+    moved = resolve_model(str(shutil.copytree(source.path, tmp_path / "model")))
+    layout, other = CASES["three scenes"], CASES["one scene"]
+    fresh_backend.prepare(moved, layout, BackendOptions())
+    for weights in (moved.path / "transformer").glob("*.safetensors"):
+        weights.unlink()
+    fresh_backend.prepare(moved, other, BackendOptions())
+    later = fresh_backend.prepare(moved, layout, BackendOptions(targets=(2,)))
+    expected = oracle(source, layout, inputs_for(layout))[:, layout.frame_span(2).as_slice]
+    assert_same_velocity(later.predict(*inputs_for(layout)), expected)
+    fresh_backend.release()
+    with pytest.raises(CheckpointError, match="transformer"):
+        fresh_backend.prepare(moved, layout, BackendOptions())
+
+
+def test_a_released_denoiser_refuses_and_another_one_gives_the_same_bits(fresh_backend, source, layout):
+    fresh_backend.release()
+    denoiser = fresh_backend.prepare(source, layout, BackendOptions())
+    before = denoiser.predict(*inputs_for(layout))
+    fresh_backend.release()
+    fresh_backend.release()
+    with pytest.raises(BackendError, match="released; prepare another one"):
+        denoiser.predict(*inputs_for(layout))
+    again = fresh_backend.prepare(source, layout, BackendOptions())
+    assert torch.equal(again.predict(*inputs_for(layout)), before)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The eager backend's own duties: loading once, devices, and refusing what it was not prepared for."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,15 @@ def test_another_dtype_is_loaded_anew(source):
     second = backend.prepare(source, LAYOUT, BackendOptions(dtype="bfloat16"))
     assert first._transformer.dtype == torch.float32
     assert second._transformer.dtype == torch.bfloat16
+
+
+def test_releasing_frees_the_weights_though_a_denoiser_still_holds_them(source):
+    backend = EagerBackend()
+    denoiser = backend.prepare(source, LAYOUT, BackendOptions())
+    storages = [weakref.ref(each.untyped_storage()) for each in denoiser._transformer.parameters()]
+    backend.release()
+    gc.collect()
+    assert [storage() for storage in storages] == [None] * len(storages)
 
 
 def test_prepared_weights_need_no_gradient(source):

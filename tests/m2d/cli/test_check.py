@@ -3,40 +3,152 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from m2d.cli.main import app
 from tests.m2d.cli.conftest import Run
 
+LONG_STORY = Path(__file__).parents[3] / "recipes" / "stories" / "the-long-goodbye.yaml"
 
-def test_prompts_tokens_mask_and_film_are_shown(m2d: Run) -> None:
+
+def longer(folder: Path, scenes: Sequence[str]) -> None:
+    """Append scenes to `story.yaml`."""
+    recipe = folder / "story.yaml"
+    added = "".join(f"  - {scene}\n" for scene in scenes)
+    recipe.write_text(recipe.read_text().replace("sampling:", f"{added}sampling:"))
+
+
+def squares(shown: str, *, heading: str) -> list[list[str]]:
+    """The rows below a mask's heading, their labels cut off; the first is the columns' labels."""
+    lines = shown.split(heading)[1].splitlines()[1:8]
+    return [lines[0].split(), *(line.split()[1:] for line in lines[1:])]
+
+
+def test_prompts_tokens_windows_and_film_are_shown(m2d: Run) -> None:
     shown = m2d("check", "story.yaml").stdout
-    assert "prompt  Snowfield at dusk. Actor2 (tall blue body, no hat) waves." in shown
-    assert "tokens  16 of 40   guidance 3   seed 8" in shown
-    assert "3 scenes of 9 frames, 3.4 s at 8 fps" in shown
+    assert "  2  Snowfield at dusk. Actor2 (tall blue body, no hat) waves.\n" in shown
+    assert "from 1.1 s, seed 8, 16 of 40 tokens\n" in shown
+    assert "3 scenes of 9 frames: 27 frames, 3.4 s at 8 fps" in shown
     assert "32x32, written as 64x64" in shown
-    assert "mask mask2dit: 6 calls per layer" in shown
-    squares = [line.split()[1:] for line in shown.splitlines()[-6:]]
-    assert squares[0] == list("\u25a0\u00b7\u00b7\u25a0\u00b7\u00b7")
-    assert squares[3] == list("\u25a0\u00b7\u00b7\u25a0\u25a0\u25a0")
+    assert "2 steps in one window, guidance 3\n" in shown
+    assert "  1-3     jointly  120 text, 144 video  6 calls, 53.2% of full\n" in shown
+    drawn = squares(shown, heading="Mask mask2dit")
+    assert drawn[1] == list("\u25a0\u00b7\u00b7\u25a0\u00b7\u00b7")
+    assert drawn[4] == list("\u25a0\u00b7\u00b7\u25a0\u25a0\u25a0")
 
 
-def test_the_json_plan_tells_the_same(m2d: Run) -> None:
+def test_scenes_after_the_first_window_are_told_with_their_context(m2d: Run, folder: Path) -> None:
+    longer(folder, ["Actor1 waves.", "Actor2 waves.", "Actor1 bows."])
+    shown = m2d("check", "story.yaml").stdout
+    assert "2 steps in each of 4 windows" in shown
+    assert re.search(r"^  1-3 +jointly  ", shown, flags=re.MULTILINE)
+    assert re.search(r"^  4-6 +each after the last 2  120 text, 144 video  ", shown, flags=re.MULTILINE)
+    drawn = squares(shown, heading="Mask for scene 4, likewise 5-6: * is clean context")
+    assert drawn[0] == ["T2*", "T3*", "T4", "V2*", "V3*", "V4"]
+    assert drawn[6] == list("\u00b7\u00b7\u25a0\u25a0\u25a0\u25a0")
+
+
+def test_what_scenes_differ_in_is_told_of_each(m2d: Run, folder: Path) -> None:
+    longer(
+        folder,
+        [
+            '{prompt: Actor1 waves., frames: 13, join: {crossfade: 4}, negative_prompt: "night"}',
+            "{prompt: Actor2 waves., guidance_scale: 1.5, join: continue, match_colour: true}",
+        ],
+    )
+    shown = m2d("check", "story.yaml").stdout
+    assert "5 scenes: 45 frames (crossfades share 4), 5.6 s at 8 fps" in shown
+    assert "from 2.2 s, 9 frames, guidance 3, seed 7, " in shown
+    assert "without: night\n" in shown
+    assert "from 2.9 s, crossfades from scene 3 over 4 frames, 13 frames, guidance 3, seed 7, " in shown
+    assert "from 4.5 s, continues scene 4, 9 frames, guidance 1.5, seed 7, colours matched, " in shown
+    assert re.search(r"^  4 +after scenes 2-3  120 text, 160 video", shown, flags=re.MULTILINE)
+
+
+def test_what_all_scenes_share_is_told_once(m2d: Run, folder: Path) -> None:
+    recipe = folder / "story.yaml"
+    text = recipe.read_text().replace("    seed: 8\n", "").replace("{upscale: 2}", "{match_colour: true}")
+    recipe.write_text(text.replace("seed: 7}", 'seed: 7, negative_prompt: "night"}'))
+    shown = m2d("check", "story.yaml").stdout
+    assert "guidance 3, seed 7, colours matched\n" in shown
+    assert "negative  night\n" in shown
+    assert "from 1.1 s, 16 of 40 tokens\n" in shown
+    assert shown.count("night") == shown.count("seed") == 1
+
+
+def test_the_first_scene_has_no_colours_to_match(m2d: Run, folder: Path) -> None:
+    recipe = folder / "story.yaml"
+    text = recipe.read_text().replace("    seed: 8\n", "    match_colour: false\n")
+    recipe.write_text(text.replace("{upscale: 2}", "{match_colour: true}"))
+    shown = m2d("check", "story.yaml").stdout
+    assert "from 0.0 s, 17 of" in shown
+    assert "from 1.1 s, 16 of" in shown
+    assert "from 2.2 s, colours matched, 16 of" in shown
+
+
+def test_a_scene_that_continues_the_first_leaves_that_alone(m2d: Run, folder: Path) -> None:
+    recipe = folder / "story.yaml"
+    recipe.write_text(recipe.read_text().replace("    seed: 8", "    join: continue"))
+    shown = m2d("check", "story.yaml").stdout
+    assert re.search(r"^  1 +alone +40 text, 48 video    1 call, 100.0% of full$", shown, flags=re.MULTILINE)
+    assert re.search(r"^  2 +after scene 1  ", shown, flags=re.MULTILINE)
+    assert squares(shown, heading="Mask for scene 3: * is clean context")[0][:3] == ["T1*", "T2*", "T3"]
+
+
+def test_the_json_plan_tells_the_same(m2d: Run, folder: Path) -> None:
+    longer(folder, ["{prompt: Actor1 waves., join: {crossfade: 4}}"])
     plan = json.loads(m2d("check", "story.yaml", "--json").stdout)
-    assert [scene["num_prompt_tokens"] for scene in plan["scenes"]] == [17, 16, 16]
-    assert plan["layout"]["segments"] == ["T1", "T2", "T3", "V1", "V2", "V3"]
-    assert plan["layout"]["may_attend"][0] == [1, 0, 0, 1, 0, 0]
-    assert plan["num_frames"] == 27
+    assert [scene["num_prompt_tokens"] for scene in plan["scenes"]] == [17, 16, 16, 16]
+    assert [scene["first_frame"] for scene in plan["scenes"]] == [0, 9, 18, 23]
+    assert [(scene["number"], scene["join"], scene["overlap"]) for scene in plan["scenes"]][2:] == [
+        (3, "cut", 0),
+        (4, "crossfade", 4),
+    ]
+    assert [(window["scenes"], window["targets"], window["context"]) for window in plan["windows"]] == [
+        ([1, 2, 3], [1, 2, 3], []),
+        ([2, 3, 4], [4], [2, 3]),
+    ]
+    layout = plan["windows"][0]["layout"]
+    assert layout["segments"] == ["T1", "T2", "T3", "V1", "V2", "V3"]
+    assert layout["may_attend"][0] == [1, 0, 0, 1, 0, 0]
+    assert plan["num_frames"] == 32
     assert plan["warnings"] == []
 
 
 def test_full_attention_is_one_call_with_all_the_work(m2d: Run, folder: Path) -> None:
     recipe = folder / "story.yaml"
     recipe.write_text(recipe.read_text() + "mask: full\n")
-    layout = json.loads(m2d("check", "story.yaml", "--json").stdout)["layout"]
-    assert (layout["num_attention_calls"], layout["attention_share"]) == (1, 1.0)
+    (window,) = json.loads(m2d("check", "story.yaml", "--json").stdout)["windows"]
+    assert (window["layout"]["num_attention_calls"], window["layout"]["attention_share"]) == (1, 1.0)
+
+
+def test_a_long_story_fits_into_eighty_columns(folder: Path) -> None:
+    del folder
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "80"}
+    result = CliRunner().invoke(app, ["check", str(LONG_STORY)], env=terminal)
+    assert "\x1b[" in result.stdout
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+    assert "12 scenes of 9 frames" in shown
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    # Rows that wrap would break the tables.
+    assert re.search(r"^  4-12 +each after the last 2 .* of full$", shown, flags=re.MULTILINE)
+    assert "Mask for scene 4, likewise 5-12: * is clean context" in shown
+
+
+def test_an_unfinished_run_is_a_warning(m2d: Run, folder: Path) -> None:
+    journal = folder / "first-snow.m2d" / "journal"
+    journal.mkdir(parents=True)
+    (journal / "journal.json").write_text("{}")
+    result = m2d("check", "story.yaml")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: an unfinished run of first-snow.mp4 is here; continue it with")
 
 
 def test_an_output_that_is_there_is_a_warning(m2d: Run, folder: Path) -> None:
@@ -72,7 +184,7 @@ def test_checking_imports_no_torch_and_writes_nothing(folder: Path) -> None:
 
 
 def test_another_model_can_be_checked(m2d: Run, tiny_folder: Path) -> None:
-    assert "mask mask2dit" in m2d("check", "story.yaml", "--model", str(tiny_folder)).stdout
+    assert "Mask mask2dit" in m2d("check", "story.yaml", "--model", str(tiny_folder)).stdout
 
 
 def test_a_missing_model_given_as_an_option_is_named_as_one(m2d: Run) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,8 @@ def test_flags_override_the_recipe_and_the_json_result_tells_what_was_written(m2
     provenance = read_film(folder / "first-snow.mp4").provenance
     assert provenance is not None
     assert provenance.frames_sha256 == told["frames_sha256"]
-    assert provenance.parameters["num_inference_steps"] == 1
-    assert provenance.parameters["dtype"] == "bfloat16"
+    assert provenance.last_run.parameters["num_inference_steps"] == 1
+    assert provenance.last_run.parameters["dtype"] == "bfloat16"
     assert [scene.seed for scene in provenance.scenes] == [99, 8, 99]
 
 
@@ -112,7 +113,11 @@ BAD_RECIPES = {
     "an actor who is not in the cast": ("Actor1 jumps", "Actor3 jumps", "Actor3"),
     "frames that are not 4k+1": ("upscale: 2", "num_frames: 10, upscale: 2", "use 9 or 13"),
     "a height the model cannot do": ("upscale: 2", "height: 30, upscale: 2", "video.height: 30"),
-    "more scenes than the model": ("  - Actor1 jumps.", "  - A.\n  - B.\n  - C.", "5 scenes"),
+    "a crossfade with nothing before it": (
+        "Actor1 walks right.",
+        "{prompt: A., join: {crossfade: 2}}",
+        "nothing comes before",
+    ),
     "a prompt that is too long": ("Actor1 jumps.", "Actor1 jumps " * 20, "tokens"),
     "an alias": ("Actor1 jumps.", "*other", "alias"),
     "an anchor": ("setting: ", "setting: &here ", "anchor"),
@@ -222,24 +227,128 @@ def test_a_hostile_file_name_is_printed_harmlessly(m2d: Run) -> None:
     assert "\x1b" not in result.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
-def test_ctrl_c_while_denoising_leaves_no_file(folder: Path) -> None:
-    before = names(folder)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "m2d.cli.main", "generate", "story.yaml", "--steps", "1000"],
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "m2d.cli.main", "generate", "story.yaml", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("denoise"):
-            break
+
+
+def interrupted(process: subprocess.Popen[str]) -> str:
+    """Press Ctrl-C. Returns the last line of stderr."""
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
     assert stdout == ""
-    assert stderr.splitlines()[-1].startswith("error: stopped")
     assert "Traceback" not in stderr
+    return stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_ctrl_c_while_denoising_leaves_a_run_that_resume_finishes_as_if_nothing_had_been(
+    m2d: Run, folder: Path
+) -> None:
+    straight = m2d("generate", "story.yaml", "--steps", "300", "--out", "straight.mp4", "--json")
+    process = started(folder, "--steps", "300")
+    while not (folder / "first-snow.m2d" / "journal" / "step.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert interrupted(process) == "error: SIGINT: what is done is kept; go on with --resume"
+    assert process.returncode == 75
+    assert not (folder / "first-snow.mp4").exists()
+    refused = m2d("generate", "story.yaml", "--steps", "300")
+    assert refused.exit_code == 2
+    assert "continue it with --resume or discard it with --force" in refused.stderr
+    resumed = m2d("generate", "story.yaml", "--steps", "300", "--resume", "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["frames_sha256"] == json.loads(straight.stdout)["frames_sha256"]
+    assert (folder / "first-snow.mp4").read_bytes() == (folder / "straight.mp4").read_bytes()
+    assert names(folder / "first-snow.m2d") == ["latents.safetensors", "run.json", "sheet.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_ctrl_c_before_the_run_leaves_no_file(folder: Path) -> None:
+    before = names(folder)
+    process = started(folder)
+    assert process.stderr is not None
+    assert any(line == "load libraries ...\n" for line in process.stderr)
+    assert interrupted(process).startswith("error: stopped")
+    assert process.returncode == 130
     assert names(folder) == before
+
+
+def test_a_film_is_made_again_from_what_it_says_of_itself(m2d: Run, folder: Path, tiny_folder: Path) -> None:
+    replace(folder, str(tiny_folder), "tiny")
+    (folder / "tiny").symlink_to(tiny_folder)
+    assert m2d("generate", "story.yaml", "--quiet").exit_code == 0
+    film = (folder / "first-snow.mp4").read_bytes()
+    asked = ["generate", "--from", "first-snow.mp4", "--model", "tiny"]
+    again = m2d(*asked)
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout == "first-snow-again.mp4\n"
+    assert again.stderr.splitlines()[-1] == "all frames are identical to the original's"
+    assert (folder / "first-snow-again.mp4").read_bytes() == film
+    other = m2d(*asked, "--steps", "1", "--json", "--quiet", "--preview", "--out", "other.mp4")
+    assert other.stderr == "warning: scenes 1, 2, 3 have other frames than the original\n"
+    assert json.loads(other.stdout)["differing_scenes"] == [1, 2, 3]
+    assert (folder / "other.m2d" / "draft.png").exists()
+    assert (folder / "first-snow.mp4").read_bytes() == film
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "STORY, --from: neither given; give a story, or a film with --from"),
+        (["story.yaml", "--from", "a.mp4"], "STORY, --from: both given; give a story, or a film with --from"),
+        (["--from", "nowhere.mp4"], "nowhere.mp4: does not exist; give a video file"),
+        (["--from", "story.yaml"], "story.yaml: is not a film that can be read"),
+        (["--from", "."], ".: is a folder; give a video file"),
+        (["--from", "story.yaml", "--out", "a.gif"], "--out: 'a.gif' does not end in .mp4"),
+        (["story.yaml", "--resume"], "first-snow.mp4: nothing to resume: no unfinished run is there"),
+    ],
+)
+def test_there_must_be_something_to_make(words: list[str], told: str, m2d: Run, folder: Path) -> None:
+    before = names(folder)
+    result = m2d("generate", *words, "--quiet")
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert names(folder) == before
+
+
+def test_a_draft_and_previews_lie_in_the_run_folder(m2d: Run, folder: Path) -> None:
+    result = m2d("generate", "story.yaml", "--preview", "--save-previews")
+    assert result.exit_code == 0, result.stderr
+    assert "draft: first-snow.m2d/draft.png" in result.stderr.splitlines()
+    assert names(folder / "first-snow.m2d") == [
+        "draft.png",
+        "latents.safetensors",
+        "previews",
+        "previews/scenes-1-3",
+        "previews/scenes-1-3/step-0001.png",
+        "previews/scenes-1-3/step-0002.png",
+        "run.json",
+        "sheet.png",
+    ]
+
+
+def test_a_negative_prompt_may_say_anything(m2d: Run, folder: Path) -> None:
+    replace(folder, "seed: 7", 'seed: 7, negative_prompt: "rain, /home of the sun"')
+    result = m2d("generate", "story.yaml", "--quiet", "--steps", "1")
+    assert result.exit_code == 0, result.stderr
+    provenance = read_film(folder / "first-snow.mp4").provenance
+    assert provenance is not None
+    assert provenance.scenes[0].negative_prompt == "rain, /home of the sun"
+
+
+def test_help_names_the_ways_to_go_on(m2d: Run) -> None:
+    told = " ".join(m2d("generate", "--help").stdout.split())
+    for text in (
+        "Make a film of m2d again from what it says of itself.",
+        "First draw a contact sheet of a quick draft.",
+        "Draw the current estimate while denoising.",
+        "Go on with an unfinished run.",
+    ):
+        assert text in told

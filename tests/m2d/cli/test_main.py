@@ -74,7 +74,7 @@ def test_an_unexpected_system_error_is_not_swallowed() -> None:
     [
         (["--stepz"], "No such option: --stepz"),
         (["generat"], "No such command 'generat'"),
-        (["generate"], "Missing argument"),
+        (["reroll", "film.mp4"], "Missing option"),
         (["generate", "story.yaml", "--steps", "many"], "--steps"),
         (["generate", "story.yaml", "--steps", "[/]\x1b[31m"], "--steps"),
         (["\x1b[31m[/]"], r"\x1b[31m[/]"),

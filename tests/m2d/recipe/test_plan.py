@@ -10,10 +10,11 @@ import pytest
 
 from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry
+from m2d.joins import Join
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.fields import default_output
 from m2d.recipe.loader import parse_document
-from m2d.recipe.plan import Overrides, RunPlan, plan_story
+from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 
 GEOMETRY = ModelGeometry(
@@ -135,15 +136,78 @@ def test_a_film_too_large_to_write_is_refused() -> None:
     ]
 
 
-def test_more_scenes_than_trained_are_refused_and_fewer_are_a_warning() -> None:
-    many = STORY.replace("  - Actor1 bows", "  - Actor1 jumps.\n  - Actor1 bows")
-    assert refusals(many) == [
-        "story.yaml:5:3: scenes: 4 scenes, but the model was trained for 3; use 3 or fewer"
+def test_a_story_longer_than_the_model_sees_is_made_in_windows() -> None:
+    many = STORY.replace("  - Actor1 walks right.", "  - Actor1 walks right.\n" * 2 + "  - Actor1 jumps.")
+    planned = plan(many)
+    assert planned.targets == (0, 1, 2, 3, 4)
+    assert [(part.window.scenes, part.window.targets) for part in planned.windows] == [
+        ((0, 1, 2), (0, 1, 2)),
+        ((1, 2, 3), (3,)),
+        ((2, 3, 4), (4,)),
     ]
+
+
+def test_fewer_scenes_than_the_model_was_trained_on_are_a_warning() -> None:
     few = STORY.replace("  - Actor1 bows. Actor2 bows.\n", "")
     assert plan(few).warnings == (
         "story.yaml:5:3: scenes: 2 of the 3 scenes the model was trained on; all look best",
     )
+
+
+def test_scenes_have_their_own_lengths_and_joins() -> None:
+    story = STORY.replace(
+        "  - Actor1 bows. Actor2 bows.", "  - {prompt: Actor1 bows., frames: 13, join: {crossfade: 4}}"
+    )
+    planned = plan(story)
+    assert [scene.num_frames for scene in planned.scenes] == [9, 9, 13]
+    assert planned.layout.latent_frames == (3, 3, 4)
+    assert planned.scenes[2].join == Join(kind="crossfade", num_frames=4)
+    assert planned.num_frames == 9 + 9 + 13 - 4
+
+
+def test_a_scene_that_continues_the_one_before_it_is_made_after_it() -> None:
+    planned = plan(STORY.replace("{prompt: Actor2 waves.,", "{prompt: Actor2 waves., join: continue,"))
+    assert [part.window.targets for part in planned.windows] == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("scene", "message"),
+    [
+        ("{prompt: Actor1 bows., frames: 12}", "scenes[2].frames: 12 is not 4k+1; use 9 or 13"),
+        (
+            "{prompt: Actor1 bows., join: {crossfade: 9}}",
+            "scenes[2].join: a crossfade of 9 frames, but the two scenes have room for 8",
+        ),
+    ],
+)
+def test_lengths_and_joins_that_do_not_fit_are_refused(scene: str, message: str) -> None:
+    (problem,) = refusals(STORY.replace("Actor1 bows. Actor2 bows.", scene))
+    assert problem.endswith(message)
+
+
+def test_the_first_scene_joins_nothing() -> None:
+    (problem,) = refusals(
+        STORY.replace("- Actor1 walks right.", "- {prompt: Actor1 walks right., join: continue}")
+    )
+    assert problem.endswith("scenes[0].join: continue, but nothing comes before the first scene; remove it")
+
+
+def test_scenes_are_appended_to_a_film() -> None:
+    before = plan()
+    added = plan(film=ExistingFilm(scenes=before.scenes))
+    assert added.targets == (3, 4, 5)
+    assert added.scenes[:3] == before.scenes
+    assert [part.window.scenes for part in added.windows] == [(1, 2, 3), (2, 3, 4), (3, 4, 5)]
+
+
+def test_chosen_scenes_are_made_anew_and_keep_their_joins() -> None:
+    before = plan(STORY.replace("Actor1 bows. Actor2 bows.", "{prompt: Actor1 bows., join: {crossfade: 2}}"))
+    one = STORY[: STORY.index("  - {prompt")] + STORY[STORY.index("sampling") :]
+    changed = plan(one, film=ExistingFilm(scenes=before.scenes, chosen=(2,)))
+    assert changed.targets == (2,)
+    assert changed.scenes[2].prompt.endswith("walks right.")
+    assert changed.scenes[2].join == before.scenes[2].join
+    assert [(part.window.scenes, part.window.targets) for part in changed.windows] == [((0, 1, 2), (2,))]
 
 
 def test_an_overlong_prompt_is_refused_with_its_counts() -> None:
@@ -184,6 +248,6 @@ def test_a_story_that_is_probably_not_meant_so_gets_a_warning() -> None:
 
 
 def test_a_plan_needs_no_places() -> None:
-    recipe = Recipe.model_validate({"title": "x", "scenes": ("a",) * 4})
-    with pytest.raises(RecipeError, match="recipe: scenes: 4 scenes"):
+    recipe = Recipe.model_validate({"title": "x", "scenes": ("a",) * 4, "video": {"height": 7}})
+    with pytest.raises(RecipeError, match=r"recipe: video\.height: 7 is not"):
         plan_story(recipe, cast(Any, FakeSource()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.loader import parse_document
-from m2d.recipe.schema import BackendChoice, Recipe, Sampling, Scene, Video
+from m2d.recipe.schema import MAX_NUM_FRAMES, BackendChoice, Crossfade, Recipe, Sampling, Scene, Video
 from m2d.recipe.text_tree import forbidden_character
 from m2d.recipe.writer import to_yaml
 
@@ -26,6 +26,7 @@ _WORDS = (
 )
 _SEEDS = st.integers(0, MAX_SEED)
 _SCALES = st.floats(0, 100)
+_LENGTHS = st.integers(1, MAX_NUM_FRAMES)
 _NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,8}", fullmatch=True)
 
 
@@ -46,6 +47,9 @@ _RECIPES = st.builds(
             negative_prompt=_maybe(st.just("") | _WORDS),
             guidance_scale=_maybe(_SCALES),
             seed=_maybe(_SEEDS),
+            frames=_maybe(_LENGTHS),
+            join=_maybe(st.sampled_from(["cut", "continue"]) | st.builds(Crossfade, crossfade=_LENGTHS)),
+            match_colour=_maybe(st.booleans()),
         ),
         min_size=1,
         max_size=4,
@@ -53,7 +57,9 @@ _RECIPES = st.builds(
     sampling=st.builds(
         Sampling, scheduler=st.sampled_from([None, "dpm++"]), guidance_scale=_SCALES, seed=_SEEDS
     ),
-    video=st.builds(Video, num_frames=_maybe(st.integers(1, 99)), upscale=st.integers(1, 8)),
+    video=st.builds(
+        Video, num_frames=_maybe(_LENGTHS), upscale=st.integers(1, 8), match_colour=st.booleans()
+    ),
     mask=st.sampled_from(["mask2dit", "window:3", "full"]),
     backend=st.builds(BackendChoice, device=st.sampled_from(["cpu", "cuda:1"])),
     output=st.sampled_from([None, "x.mp4", "\u00e9t\u00e9 1.mp4"]),
@@ -94,4 +100,17 @@ def test_a_plain_story_is_written_the_way_a_person_would() -> None:
         "    seed: 3\n"
         "sampling:\n"
         "  seed: 7\n"
+    )
+
+
+def test_joins_are_written_the_way_a_person_would() -> None:
+    scenes = (
+        Scene(prompt="a", join="continue", frames=17),
+        Scene(prompt="b", join=Crossfade(crossfade=4), match_colour=False),
+    )
+    written = to_yaml(Recipe(title="x", scenes=scenes, video=Video(match_colour=True)))
+    assert written.split("scenes:\n")[1] == (
+        "  - prompt: a\n    frames: 17\n    join: continue\n"
+        "  - prompt: b\n    join: {crossfade: 4}\n    match_colour: false\n"
+        "video:\n  match_colour: true\n"
     )

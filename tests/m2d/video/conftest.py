@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2d.video.provenance import MadeScene, ModelRecord, Provenance, build_provenance
+from m2d.video.provenance import MadeScene, ModelRecord, Provenance, build_provenance, build_run_record
 from m2d.video.write import write_film
 
 GROUNDS = ((200, 60, 50), (60, 180, 80), (70, 90, 220), (220, 200, 60))
@@ -46,12 +46,16 @@ def describe(
         )
         for index, (prompt, frames) in enumerate(zip(prompts, scenes, strict=True))
     ]
-    return build_provenance(
-        title=title,
+    run = build_run_record(
+        kind="generate",
         recipe={"title": title, "scenes": list(prompts)},
         parameters={"num_inference_steps": 25},
         model=ModelRecord(name="builtin:puppet", digest="0" * 64),
-        layout_digest="1" * 64,
+        windows=[],
+    )
+    return build_provenance(
+        title=title,
+        runs=[run],
         scenes=made,
         fps=fps,
         upscale=upscale,

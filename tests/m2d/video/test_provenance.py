@@ -15,7 +15,9 @@ from m2d.video.provenance import (
     ModelRecord,
     Provenance,
     ProvenanceError,
+    WindowRecord,
     build_provenance,
+    build_run_record,
     canonical_json,
     frames_digest,
     latents_digest,
@@ -37,13 +39,17 @@ def make(prompts: list[str] | None = None, *, recipe: dict[str, Any] | None = No
         )
         for index, prompt in enumerate(prompts or ["Actor1 walks right.", "Actor1 jumps."])
     ]
-    return build_provenance(
-        title="First snow",
+    run = build_run_record(
+        kind="generate",
         recipe=recipe
         or {"title": "First snow", "scenes": prompts or ["Actor1 walks right.", "Actor1 jumps."]},
         parameters={"num_inference_steps": 25, "guidance_scale": 3.0, "device": "cpu"},
         model=ModelRecord(name="builtin:puppet", digest=NOBODY),
-        layout_digest=NOBODY,
+        windows=[WindowRecord(scenes=(0,), targets=(0,), layout_digest=NOBODY)],
+    )
+    return build_provenance(
+        title="First snow",
+        runs=[run],
         scenes=scenes,
         fps=8,
         upscale=4,
@@ -67,7 +73,7 @@ def test_sealed_provenance_is_read_back_equal() -> None:
     assert parse_provenance(text) == provenance
     assert provenance.num_frames == 10
     assert [scene.first_frame for scene in provenance.scenes] == [0, 5]
-    assert provenance.versions["m2d"]
+    assert provenance.last_run.versions["m2d"]
 
 
 def test_equal_runs_have_equal_text() -> None:
@@ -96,16 +102,27 @@ def test_every_changed_character_is_noticed() -> None:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[1]", "is a list, not a JSON object"),
-        ('{"m2d_provenance": 2}', "of version 2; this m2d reads version 1"),
+        ('{"m2d_provenance": 3}', "of version 3; this m2d reads version 2"),
         ('{"m2d_provenance": "\\u001b[31m"}', r"of version \[31m;"),
-        ('{"m2d_provenance": 1, "fps": NaN}', "not JSON"),
-        ('{"m2d_provenance": 1, "fps": 1e999}', "not plain JSON"),
-        ('{"m2d_provenance": 1}', "damaged"),
+        ('{"m2d_provenance": 2, "fps": NaN}', "not JSON"),
+        ('{"m2d_provenance": 2, "fps": 1e999}', "not plain JSON"),
+        ('{"m2d_provenance": 2}', "damaged"),
     ],
 )
 def test_text_that_is_no_provenance_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(ProvenanceError, match=complaint):
         parse_provenance(text)
+
+
+WINDOW: dict[str, Any] = {"scenes": [0], "targets": [0], "layout_digest": "0"}
+RUN: dict[str, Any] = {
+    "kind": "generate",
+    "recipe": {},
+    "parameters": {},
+    "model": None,
+    "versions": {},
+    "windows": [WINDOW],
+}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +132,8 @@ def test_text_that_is_no_provenance_is_refused(text: str, complaint: str) -> Non
         ({"scenes": []}, "scenes: Tuple should have at least 1 item"),
         ({"video": {"width": 0, "height": 8, "upscale": 1, "fps": 8}}, r"video\.width"),
         ({"frames_sha256": "short"}, "frames_sha256"),
+        ({"runs": [RUN | {"windows": [WINDOW | {"targets": [1]}]}]}, "made scenes that it did not see"),
+        ({"runs": [RUN | {"windows": [WINDOW | {"scenes": [0, 7]}]}]}, "made scene 7, which is not in"),
     ],
 )
 def test_well_sealed_nonsense_is_refused(change: dict[str, Any], complaint: str) -> None:
@@ -146,7 +165,11 @@ def test_of_absolute_paths_only_the_name_is_kept() -> None:
             "scenes": ["/a", {"prompt": "/b"}],
         }
     )
-    assert provenance.recipe == {"model": "tiny", "output": "snow.mp4", "scenes": ["/a", {"prompt": "/b"}]}
+    assert provenance.last_run.recipe == {
+        "model": "tiny",
+        "output": "snow.mp4",
+        "scenes": ["/a", {"prompt": "/b"}],
+    }
     assert "/data" not in seal_provenance(provenance)
 
 

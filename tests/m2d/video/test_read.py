@@ -15,9 +15,11 @@ import av
 import imageio_ffmpeg
 import pytest
 
+from m2d.joins import Join
 from m2d.video import read
 from m2d.video.provenance import ProvenanceError, canonical_json, seal_provenance
-from m2d.video.read import FilmError, ReadLimits, probe, read_film
+from m2d.video.read import FilmError, ReadLimits, film_frames, probe, read_film
+from tests.m2d.video.grown_films import GENERATE, grown, write_grown
 
 WriteFilm = Callable[..., Path]
 
@@ -44,6 +46,16 @@ def test_probe_tells_without_decoding(film: WriteFilm) -> None:
     assert info.duration_s == pytest.approx(1.875)
     assert info.size_bytes > 1000
     assert info.provenance is not None
+
+
+def test_scenes_that_share_frames_each_have_all_of_theirs(tmp_path: Path) -> None:
+    joins = {1: Join(kind="crossfade", num_frames=2)}
+    provenance, shown = grown((GENERATE,), (0, 0, 0), joins=joins)
+    film = read_film(write_grown(tmp_path / "film.mp4", provenance, shown))
+    lengths = [scene.num_frames for scene in provenance.scenes]
+    assert [len(frames_PHWC) for frames_PHWC in film.scenes] == lengths
+    assert len(film.frames_PHWC) == sum(lengths) - 2
+    assert (film.scenes[1][:2] == film.scenes[0][-2:]).all()
 
 
 def test_film_of_somebody_else_is_read_at_its_own_size(tmp_path: Path) -> None:
@@ -185,6 +197,40 @@ def test_cut_off_film_with_its_index_at_the_end_is_refused(tmp_path: Path) -> No
 def test_too_large_films_are_refused(film: WriteFilm, limits: ReadLimits, complaint: str) -> None:
     with pytest.raises(FilmError, match=complaint):
         read_film(film(), limits=limits)
+
+
+def test_frame_by_frame_a_film_may_be_larger_than_memory(film: WriteFilm, tmp_path: Path) -> None:
+    path = film(has_provenance=False)
+    frames = list(film_frames(path, limits=ReadLimits(decoded_bytes=1)))
+    whole = read_film(path)
+    assert tuple(frame.time_s for frame in frames) == whole.timestamps_s
+    assert all(
+        (frame.rgb(upscale=1) == other).all() for frame, other in zip(frames, whole.frames_PHWC, strict=True)
+    )
+    assert frames[0].thumbnail(side=20).shape == (20, 20, 3)
+    # Matroska tells no number of frames beforehand.
+    ffmpeg("-i", path, "-c", "copy", tmp_path / "copy.mkv")
+    with pytest.raises(FilmError, match=r"copy\.mkv: longer than 14 frames of 96x64; cut it first"):
+        list(film_frames(tmp_path / "copy.mkv", limits=ReadLimits(num_frames=14)))
+
+
+def test_what_a_caller_does_wrong_with_a_frame_is_not_blamed_on_the_film(film: WriteFilm) -> None:
+    def misused() -> None:
+        for _ in film_frames(film()):
+            raise ValueError("the caller's own")
+
+    with pytest.raises(ValueError, match="the caller's own"):
+        misused()
+
+
+def test_probe_tells_of_sound_and_of_pixels_that_are_not_square(film: WriteFilm, tmp_path: Path) -> None:
+    info = probe(film())
+    assert (info.has_sound, info.pixel_aspect) == (False, 1)
+    path = tmp_path / "dvd.mp4"
+    picture = ("-f", "lavfi", "-i", "testsrc=size=48x32:duration=0.2,setsar=16/11")
+    ffmpeg(*picture, "-f", "lavfi", "-i", "sine=duration=0.2", path)
+    info = probe(path)
+    assert (info.has_sound, info.pixel_aspect) == (True, Fraction(16, 11))
 
 
 def test_mutated_films_are_read_or_refused_but_never_crash(film: WriteFilm, tmp_path: Path) -> None:

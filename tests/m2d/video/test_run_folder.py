@@ -11,7 +11,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from m2d.errors import OutputError
-from m2d.video.provenance import MadeScene, ModelRecord, Provenance, ProvenanceError, build_provenance
+from m2d.video.provenance import (
+    MadeScene,
+    ModelRecord,
+    Provenance,
+    ProvenanceError,
+    build_provenance,
+    build_run_record,
+)
 from m2d.video.run_folder import RunFolderError, check_run_folder, read_run, run_folder_of, write_run
 
 
@@ -25,12 +32,16 @@ def provenance_of(latents: list[np.ndarray]) -> Provenance:
         MadeScene(prompt="p", seed=1, frames_PHWC=np.zeros((5, 8, 8, 3), np.uint8), latents_FCHW=latents_FCHW)
         for latents_FCHW in latents
     ]
-    return build_provenance(
-        title="t",
+    run = build_run_record(
+        kind="generate",
         recipe={},
         parameters={},
         model=ModelRecord(name="builtin:puppet", digest="0"),
-        layout_digest="1",
+        windows=[],
+    )
+    return build_provenance(
+        title="t",
+        runs=[run],
         scenes=scenes,
         fps=8,
         upscale=1,

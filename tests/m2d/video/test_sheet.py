@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from m2d.errors import OutputError
-from m2d.video.sheet import draw_sheet, sheet_png, write_sheet
+from m2d.video.sheet import draw_sheet, sheet_png, strip_png, write_sheet
 
 COLOURS = ((200, 60, 50), (60, 180, 80), (70, 90, 220))
 
@@ -83,3 +83,23 @@ def test_existing_sheet_is_refused_without_force(tmp_path: Path) -> None:
     (tmp_path / "sheet.png").write_bytes(b"mine")
     with pytest.raises(OutputError, match="exists already"):
         write_sheet(tmp_path / "sheet.png", plain_scenes(), ["a"] * 3, title="t", facts=[], force=False)
+
+
+def test_a_strip_shows_its_frames_side_by_side_in_order() -> None:
+    frames = [scene[0] for scene in plain_scenes()]
+    strip = Image.open(io.BytesIO(strip_png(frames, ["scene 1", "scene 2", "scene 3"], title="step 4 of 50")))
+    middle = np.asarray(strip)[strip.height // 2 + 20]
+    lefts = [np.flatnonzero((middle == colour).all(axis=-1)) for colour in COLOURS]
+    assert [len(columns) for columns in lefts] == [208, 208, 208]
+    assert lefts[0][-1] < lefts[1][0] < lefts[1][-1] < lefts[2][0]
+
+
+@pytest.mark.parametrize("text", ["", "x" * 5000, "\x1b[31m\n[CHAPTER]\ud800"])
+def test_a_strip_stands_any_text(text: str) -> None:
+    strip = Image.open(io.BytesIO(strip_png([plain_scenes()[0][0]], [text], title=text)))
+    assert strip.size == (208 + 40, 208 + 90)
+
+
+def test_a_strip_needs_a_label_for_every_frame() -> None:
+    with pytest.raises(ValueError, match="2 frames with 1 labels"):
+        strip_png([scene[0] for scene in plain_scenes()[:2]], ["a"], title="t")

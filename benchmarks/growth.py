@@ -1,0 +1,390 @@
+"""How well puppet films grow: long chains of extensions, re-rolled scenes, and the time an added scene takes.
+
+Run: `python -m benchmarks.growth [--model builtin:puppet|FOLDER] [--stories 20]`. Writes
+`benchmarks/results/growth.json` and fails when a target is missed.
+
+Every film is made by the tasks behind `m2d generate`, `m2d extend` and `m2d reroll`, in a temporary folder:
+- chain: held-out stories of eleven scenes. Three are generated, then eight appended one by one, each from the
+  two before it. The reader tells what the last scene shows, and how far unprompted properties of scene 11 are
+  from those of scene 1, where 1 is how far they are from scene 1 of other stories.
+- background: pixels that no actor of scene 1 or scene 11 ever covers; how far these differ, in levels of 255,
+  between the two scenes (`pixels`: pixel by pixel; `colours`: histograms, blind to what moved).
+- re-roll: the middle scene of held-out stories made anew. Others must keep their frames to the bit;
+  unprompted properties of the new scene are compared with its neighbours', where 1 is as far as in joint
+  generation.
+- time: twelve scenes appended to a film in one run, each scene's denoising and decoding against the first's;
+  and by a run each, loading and writing included, which also decodes and encodes the scenes before again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from benchmarks.puppet_films import default_scene, read_films
+from benchmarks.quality_targets import Check, check_report, summary
+from m2d.cli.console import make_reporter
+from m2d.errors import M2DError
+from m2d.evaluation.intervals import figure_of
+from m2d.evaluation.story_score import tally_prompted
+from m2d.files import write_json
+from m2d.model.checkpoint import load_codec
+from m2d.model.codec import decode_scene, from_pixels
+from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.progress import Reporter, SilentReporter, StageProgress
+from m2d.puppet.captions import setting_text
+from m2d.puppet.labels import UNPROMPTED_RANGES
+from m2d.puppet.reader import Reader, Reading, load_reader
+from m2d.puppet.render import Clip
+from m2d.puppet.story import Story, sample_story
+from m2d.puppet.vocabulary import ACTIONS, ACTORS
+from m2d.recipe.plan import Overrides
+from m2d.recipe.schema import Recipe
+from m2d.registry import get_backend
+from m2d.tasks import extend, generate, reroll
+from m2d.tasks.clock import Clock
+from m2d.tasks.inherit import plan_on
+from m2d.tasks.production import ProductionOptions, ProductionResult
+from m2d.tasks.puppet import READER_FILE
+from m2d.training.puppet_clips import render_batch
+from m2d.video.joining import colour_jump
+from m2d.video.run_folder import read_run
+
+RESULTS = Path(__file__).parent / "results" / "growth.json"
+STORY_SEED = 881
+NUM_JOINT, NUM_ADDED, NUM_TIMED = 3, 8, 12
+CHAIN_TARGETS = {"on_stage": 0.95, "colour": 0.90, "setting": 0.90}
+DRIFT_TARGET, BACKGROUND_TARGET = 0.60, 6.0
+REROLL_TARGET, TIME_TARGET = 1.10, 1.10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Films:
+    """Where and how films are made."""
+
+    folder: Path
+    source: ModelSource
+    codec: AutoencoderKLCogVideoX
+    steps: int
+    guidance: float
+
+    def generate(self, story: Story, *, num_scenes: int, name: str) -> ProductionResult:
+        """Make the first scenes of a story."""
+        plan = plan_on(
+            recipe_of(story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance),
+            self.source,
+            None,
+            overrides=Overrides(out=self.folder / f"{name}.mp4"),
+        )
+        return generate.run(plan, get_backend(plan.backend), reporter=SilentReporter())
+
+    def extend(self, film: Path, *prompts: str, reporter: Reporter | None = None) -> ProductionResult:
+        """Append scenes, in place."""
+        return extend.run(
+            extend.Extension(film=film, prompts=prompts, model=self.source.name),
+            find_backend=get_backend,
+            reporter=reporter or SilentReporter(),
+            overrides=Overrides(out=film),
+            options=ProductionOptions(force=True),
+        )
+
+    def reroll(self, film: Path, scene: int) -> ProductionResult:
+        """Make one scene anew, beside the film."""
+        return reroll.run(
+            reroll.Reroll(film=film, scenes=(scene,), model=self.source.name),
+            find_backend=get_backend,
+            reporter=SilentReporter(),
+            overrides=Overrides(),
+            options=ProductionOptions(force=True),
+        )
+
+
+def prompt_of(story: Story, number: int) -> str:
+    """The prompt of a scene as a recipe with cast and setting has it."""
+    actions = story.scenes[number].actions
+    said = [
+        f"{ACTORS[actor]} {ACTIONS[action]}." for actor, action in enumerate(actions) if action is not None
+    ]
+    return " ".join(said)
+
+
+def recipe_of(story: Story, source: ModelSource, *, scenes: range, steps: int, guidance: float) -> Recipe:
+    """The story's recipe, some scenes of it."""
+    return Recipe.model_validate(
+        {
+            "title": "Held-out story",
+            "model": source.name,
+            "cast": {name: actor.description for name, actor in zip(ACTORS, story.cast, strict=True)},
+            "setting": setting_text(story.backdrop),
+            "scenes": tuple(prompt_of(story, number) for number in scenes),
+            "sampling": {"num_inference_steps": steps, "guidance_scale": guidance, "seed": STORY_SEED},
+        }
+    )
+
+
+def frames_of(film: Path, codec: AutoencoderKLCogVideoX) -> Tensor:
+    """The scenes of a film as the model made them; frames_NPCHW in 0..1."""
+    scenes = [decode_scene(codec, torch.from_numpy(latents)) for latents in read_run(film).latents_FCHW]
+    return torch.stack([(from_pixels(frames_PHWC) + 1) / 2 for frames_PHWC in scenes])
+
+
+def measure_chain(films: Films, stories: Sequence[Story], reader: Reader, clock: Clock) -> dict[str, Any]:
+    """Extend every story to eleven scenes, and compare the last with what was asked and with the first."""
+    first, last, jumps, pixels = [], [], [], []
+    with clock.stage("chain", total=len(stories)) as progress:
+        for number, story in enumerate(stories):
+            film = films.generate(story, num_scenes=NUM_JOINT, name=f"chain-{number}").film
+            for added in range(NUM_JOINT, NUM_JOINT + NUM_ADDED):
+                films.extend(film, prompt_of(story, added))
+            frames_NPCHW = frames_of(film, films.codec)
+            first.append(frames_NPCHW[0])
+            last.append(frames_NPCHW[-1])
+            found = background(story, frames_NPCHW[0], frames_NPCHW[-1])
+            pixels.append(found["pixels"])
+            jumps.append(found["colours"])
+            progress.advance()
+    read_first = read_films(reader, torch.stack(first))
+    read_last = read_films(reader, torch.stack(last))
+    ends = [Story(backdrop=story.backdrop, cast=story.cast, scenes=(story.scenes[-1],)) for story in stories]
+    tallies = tally_prompted(ends, read_last)
+    return {
+        "num_stories": len(stories),
+        "num_scenes": NUM_JOINT + NUM_ADDED,
+        "last_scene": {name: figure_of(tally).as_json() for name, tally in tallies.items()},
+        "drift": drift(read_first, read_last),
+        "background_levels": {
+            "pixels": round(statistics.mean(pixels), 3),
+            "colours": round(statistics.mean(jumps), 3),
+            "pixels_worst": round(max(pixels), 3),
+        },
+    }
+
+
+def drift(first: Reading, last: Reading) -> dict[str, float]:
+    """Unprompted differences of scene 11 from scene 1, as a share of those from other stories' scene 1."""
+    ours_SV = (last.numbers - first.numbers).abs().double()
+    num_stories = len(ours_SV)
+    others_SSV = (last.numbers[:, None] - first.numbers[None]).abs().double()
+    is_other_SS = ~torch.eye(num_stories, dtype=torch.bool)
+    theirs_V = others_SSV[is_other_SS].mean(0)
+    shares_V = ours_SV.mean(0) / theirs_V
+    names = list(UNPROMPTED_RANGES)
+    figures = {name: round(float(share), 4) for name, share in zip(names, shares_V, strict=True)}
+    return {**figures, "all": round(float(ours_SV.mean() / theirs_V.mean()), 4)}
+
+
+def background(story: Story, first_PCHW: Tensor, last_PCHW: Tensor) -> dict[str, float]:
+    """How far the pixels that no actor covers differ between two scenes, in levels of 255."""
+    scene_shape = {"num_frames": len(first_PCHW), "height": first_PCHW.shape[2], "width": first_PCHW.shape[3]}
+    batch = render_batch([Clip(story, story.scenes[0]), Clip(story, story.scenes[-1])], **scene_shape)
+    # An actor stands on either half, wherever the model puts it: two pixels around what the world draws.
+    covered_HW = (
+        torch.nn.functional.max_pool2d(batch.actors_BP1HW.amax((0, 1)), 5, stride=1, padding=2)[0] > 0
+    )
+    ends = [frames_PCHW.median(0).values[:, ~covered_HW] * 255 for frames_PCHW in (first_PCHW, last_PCHW)]
+    as_frames = [end_CX.round().byte().T[None, None].numpy() for end_CX in ends]
+    return {
+        "pixels": float((ends[0] - ends[1]).abs().mean()),
+        "colours": colour_jump(as_frames[0], as_frames[1]),
+    }
+
+
+def measure_rerolls(films: Films, stories: Sequence[Story], reader: Reader, clock: Clock) -> dict[str, Any]:
+    """Make the middle scene of every story anew."""
+    before, after, is_kept = [], [], []
+    with clock.stage("re-roll", total=len(stories)) as progress:
+        for number, story in enumerate(stories):
+            made = films.generate(story, num_scenes=NUM_JOINT, name=f"reroll-{number}")
+            anew = films.reroll(made.film, 1)
+            digests = [[scene.frames_sha256 for scene in each.provenance.scenes] for each in (made, anew)]
+            is_kept.append(digests[0][::2] == digests[1][::2] and digests[0][1] != digests[1][1])
+            before.append(frames_of(made.film, films.codec))
+            after.append(frames_of(anew.film, films.codec))
+            progress.advance()
+    gaps = [middle_gap(read_films(reader, torch.cat(group))) for group in (before, after)]
+    return {
+        "num_stories": len(stories),
+        "others_identical": sum(is_kept) / len(is_kept),
+        "difference_joint": round(gaps[0], 4),
+        "difference_rerolled": round(gaps[1], 4),
+        "relative": round(gaps[1] / gaps[0], 4),
+    }
+
+
+def middle_gap(reading: Reading) -> float:
+    """Mean difference of unprompted numbers between the middle scenes and their two neighbours."""
+    numbers_SNV = reading.numbers.double().reshape(-1, NUM_JOINT, reading.numbers.shape[-1])
+    return float((numbers_SNV[:, [0, 2]] - numbers_SNV[:, [1]]).abs().mean())
+
+
+class Stopwatch(SilentReporter):
+    """Notes when every unit of the stages was done."""
+
+    def __init__(self) -> None:
+        self.moments_s: dict[str, list[float]] = {}
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        """Note the beginning, then every unit."""
+        del total
+        moments_s = self.moments_s.setdefault(name, [])
+        moments_s.append(time.perf_counter())
+
+        class Units:
+            def advance(self, amount: int = 1, *, detail: str = "") -> None:
+                del amount, detail
+                moments_s.append(time.perf_counter())
+
+        yield Units()
+
+    def unit_seconds(self, name: str) -> list[float]:
+        """How long each unit of a stage took."""
+        return [after - before for before, after in itertools.pairwise(self.moments_s[name])]
+
+
+def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
+    """Append twelve scenes to a film: in one run, and one run each."""
+    prompts = [prompt_of(story, number % len(story.scenes)) for number in range(NUM_TIMED)]
+    # What the first run imports and allocates is not a scene's cost.
+    films.extend(films.generate(story, num_scenes=NUM_JOINT, name="warm-up").film, prompts[0])
+    with clock.stage("time, one run"):
+        film = films.generate(story, num_scenes=NUM_JOINT, name="at-once").film
+        watch = Stopwatch()
+        films.extend(film, *prompts, reporter=watch)
+        steps = watch.unit_seconds("denoise")
+        decoded = watch.unit_seconds("decode")[NUM_JOINT:]
+        at_once = [
+            sum(steps[number * films.steps : (number + 1) * films.steps]) + decoded[number]
+            for number in range(NUM_TIMED)
+        ]
+    with clock.stage("time, a run each", total=NUM_TIMED) as progress:
+        film = films.generate(story, num_scenes=NUM_JOINT, name="one-by-one").film
+        each = []
+        for prompt in prompts:
+            began_s = time.perf_counter()
+            films.extend(film, prompt)
+            each.append(time.perf_counter() - began_s)
+            progress.advance()
+    return {
+        "one_run": {"seconds_per_scene": _rounded(at_once), "last_to_first": _growth(at_once)},
+        "a_run_each": {"seconds_per_run": _rounded(each), "last_to_first": _growth(each)},
+    }
+
+
+def _growth(seconds: Sequence[float]) -> float:
+    """The last quarter's median over the first quarter's."""
+    quarter = len(seconds) // 4
+    return round(statistics.median(seconds[-quarter:]) / statistics.median(seconds[:quarter]), 4)
+
+
+def _rounded(seconds: Sequence[float]) -> list[float]:
+    return [round(each, 3) for each in seconds]
+
+
+def checks_of(report: Mapping[str, Any]) -> list[Check]:
+    """The figures that have a target."""
+    chain, rerolls, times = report["chain"], report["reroll"], report["time"]
+    return [
+        *(
+            Check(
+                name=f"last scene.{name}",
+                value=chain["last_scene"][name]["value"],
+                bound="at least",
+                target=target,
+            )
+            for name, target in CHAIN_TARGETS.items()
+        ),
+        Check(name="drift over the chain", value=chain["drift"]["all"], bound="at most", target=DRIFT_TARGET),
+        Check(
+            name="background",
+            value=chain["background_levels"]["colours"],
+            bound="at most",
+            target=BACKGROUND_TARGET,
+        ),
+        Check(name="re-roll keeps others", value=rerolls["others_identical"], bound="at least", target=1.0),
+        Check(name="re-roll drift", value=rerolls["relative"], bound="at most", target=REROLL_TARGET),
+        Check(
+            name="time, 12th to 1st",
+            value=times["one_run"]["last_to_first"],
+            bound="at most",
+            target=TIME_TARGET,
+        ),
+    ]
+
+
+def measure(films: Films, *, num_stories: int, clock: Clock) -> dict[str, Any]:
+    """Measure everything; the content of the results file.
+
+    Raises:
+        CheckpointError: The model's reader cannot be loaded.
+    """
+    scene = default_scene(films.source)
+    reader = load_reader(
+        films.source.path / READER_FILE, num_frames=scene.num_frames, height=scene.height, width=scene.width
+    )
+    stories = [
+        sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_JOINT + NUM_ADDED)
+        for index in range(num_stories)
+    ]
+    report = {
+        "what": "held-out puppet films that grow, read back; 95 % intervals, bootstrap over stories",
+        "model": {"name": Path(films.source.name).name, "digest": films.source.digest},
+        "story_seed": STORY_SEED,
+        "sampling": {"num_inference_steps": films.steps, "guidance_scale": films.guidance},
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("m2d", "torch", "diffusers", "transformers")},
+        "time": measure_time(films, stories[0], clock),
+        "chain": measure_chain(films, stories, reader, clock),
+        "reroll": measure_rerolls(films, stories, reader, clock),
+    }
+    return {**report, **check_report(checks_of(report)), "seconds": clock.timings_s}
+
+
+def main() -> int:
+    """Measure, write the figures and tell whether all targets are met."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=BUILTIN_PUPPET, help="model folder, or builtin:puppet")
+    parser.add_argument("--stories", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    try:
+        source = resolve_model(given.model)
+        with tempfile.TemporaryDirectory() as folder:
+            films = Films(
+                folder=Path(folder),
+                source=source,
+                codec=load_codec(source, device="cpu", dtype=torch.float32),
+                steps=given.steps,
+                guidance=given.guidance,
+            )
+            report = measure(films, num_stories=given.stories, clock=Clock(make_reporter()))
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(given.out, report)
+    except M2DError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{summary(report)}\n{given.out}\n")
+    return 0 if report["all_hold"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

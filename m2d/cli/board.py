@@ -1,0 +1,47 @@
+"""`m2d board`: a page that shows films and how they were made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from m2d.tasks.board import BoardResult
+
+
+def board(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILM_OR_FOLDER", help="A film that m2d made, or a folder of them.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PAGE", help="The page; NAME.html or FOLDER/board.html if left."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
+) -> None:
+    """Write a storyboard as one HTML page.
+
+    Scenes side by side with their prompts and seeds, the mask, the lineage, how long it took. The page holds
+    everything it shows. Its path goes to stdout.
+    """
+    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.tasks.board import draw_board
+
+    result = draw_board(source, out=out, reporter=make_reporter(quiet=quiet), force=force)
+    write_result(json.dumps(_document(result), indent=2) if as_json else plain_text(str(result.page)))
+
+
+def _document(result: BoardResult) -> dict[str, Any]:
+    return {
+        "page": str(result.page),
+        "size_bytes": result.size_bytes,
+        "films": list(result.films),
+        "not_shown": [{"name": file.name, "reason": file.reason} for file in result.unread],
+    }

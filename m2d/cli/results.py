@@ -1,0 +1,94 @@
+"""What every command that makes a film shows and returns: one table, one document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from m2d.tasks.production import ProductionResult
+
+
+def show_film(result: ProductionResult, *, spent_s: float, quiet: bool) -> None:
+    """Show on stderr what was made."""
+    from m2d.cli.console import format_seconds, format_size, show_fields, show_gap
+
+    if quiet:
+        return
+    provenance = result.provenance
+    video = provenance.video
+    size = f"{video.width * video.upscale}x{video.height * video.upscale}"
+    length = f"{provenance.num_frames} frames, {provenance.num_frames / video.fps:.1f} s"
+    rows = [
+        ("film", f"{length}, {size}, {format_size(result.size_bytes)}"),
+        ("beside it", f"{result.run_folder}/  {', '.join(_beside(result))}"),
+        ("joins", _joins(result)),
+        ("frames", f"sha256 {result.frames_sha256[:16]}, made in {format_seconds(spent_s)}"),
+    ]
+    show_gap()
+    show_fields([row for row in rows if row[1]], stderr=True)
+
+
+def write_film_result(result: ProductionResult, *, as_json: bool, **more: Any) -> None:
+    """Write the film's path, or a JSON document with everything about it, to stdout."""
+    from m2d.cli.console import plain_text, write_result
+
+    if as_json:
+        write_result(json.dumps(film_document(result) | more, indent=2))
+    else:
+        write_result(plain_text(str(result.film)))
+
+
+def film_document(result: ProductionResult) -> dict[str, Any]:
+    """Everything about a film that was made, as JSON values; scenes are counted from 1."""
+    provenance = result.provenance
+    video = provenance.video
+    return {
+        "film": str(result.film),
+        "run_folder": str(result.run_folder),
+        "title": provenance.title,
+        "num_scenes": len(provenance.scenes),
+        "made_scenes": [scene + 1 for scene in result.made],
+        "num_frames": provenance.num_frames,
+        "fps": video.fps,
+        "width": video.width * video.upscale,
+        "height": video.height * video.upscale,
+        "size_bytes": result.size_bytes,
+        "frames_sha256": result.frames_sha256,
+        "scenes": [
+            {
+                "number": number,
+                "seed": scene.seed,
+                "num_frames": scene.num_frames,
+                "frames_sha256": scene.frames_sha256,
+                "join": scene.join,
+                "colour_jump": scene.colour_jump,
+            }
+            for number, scene in enumerate(provenance.scenes, start=1)
+        ],
+        "timings_s": dict(result.timings_s),
+        "notes": list(result.notes),
+        "warnings": list(result.warnings),
+    }
+
+
+def numbers_from_one(scenes: Sequence[int]) -> str:
+    """`2, 3` for scenes 1 and 2, which users count from 1."""
+    return ", ".join(str(scene + 1) for scene in scenes)
+
+
+def _beside(result: ProductionResult) -> list[str]:
+    """What is in the run folder; the record of the run first."""
+    names = sorted(path.name for path in result.run_folder.iterdir())
+    return sorted(names, key=lambda name: name != "run.json")
+
+
+def _joins(result: ProductionResult) -> str:
+    """Every boundary with its colour jump, such as `cut 12.1, crossfade 3.4 levels of colour jump`."""
+    told = [
+        f"{scene.join} {scene.colour_jump:.1f}"
+        for scene in result.provenance.scenes[1:]
+        if scene.colour_jump is not None
+    ]
+    return f"{', '.join(told)} levels of colour jump" if told else ""

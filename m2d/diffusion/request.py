@@ -1,0 +1,126 @@
+"""What is to be denoised: everything the latents depend on besides model and scheduler.
+
+Owns the request and the checks that its parts fit each other; `denoise.py` runs it.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from m2d.diffusion.conditioning import Conditioning
+from m2d.diffusion.guidance import GuidanceRule
+from m2d.layout import SceneLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiseRequest:
+    """Everything the latents depend on besides model and scheduler.
+
+    Attributes:
+        layout: The story's scenes.
+        scene_seeds: One per scene; a scene's noise comes from its seed and its number alone.
+        scene_numbers: The scenes' numbers in their film, ascending, so that a scene of a long film has the
+            same noise in whatever window it is made; None for 0 to N-1.
+        latent_shape: (C, H, W) of one latent frame.
+        prompt_embeds_BLD: Prompt embeddings of all scenes along L, B = 1.
+        negative_embeds_BLD: The same for the negative prompts; None when no target scene is guided.
+        conditioning: Which scenes are given and which are denoised.
+        context_latents_BFCHW: Clean latents of all scenes, B = 1; only context scenes are read. None without
+            context.
+        first_frames: Target scene (its place in the layout, from 0) -> clean latents (1, C, H, W) of its
+            first latent frame, which is kept. While the rest is denoised, every step finds this frame at its
+            own noise level: known parts are kept so in RePaint (arXiv 2201.09865, Eq. 8a), only that the
+            noise here is the scene's initial noise in every step.
+        guidance: Guidance scale of every scene.
+        num_inference_steps: Denoising steps.
+        dtype: What the model computes in. Latents are stepped in float32 whatever it is.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: Parts that do not fit each other.
+    """
+
+    layout: SceneLayout
+    scene_seeds: tuple[int, ...]
+    scene_numbers: tuple[int, ...] | None = None
+    latent_shape: tuple[int, int, int]
+    prompt_embeds_BLD: Tensor
+    negative_embeds_BLD: Tensor | None = None
+    conditioning: Conditioning
+    context_latents_BFCHW: Tensor | None = None
+    first_frames: Mapping[int, Tensor] = field(default_factory=dict)
+    guidance: GuidanceRule
+    num_inference_steps: int
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        num_scenes = self.layout.num_scenes
+        for name, count in (
+            ("scene_seeds", len(self.scene_seeds)),
+            ("scene_numbers", len(self.numbers)),
+            ("conditioning", self.conditioning.num_scenes),
+            ("guidance.scales", len(self.guidance.scales)),
+        ):
+            if count != num_scenes:
+                raise ValueError(f"{name} is for {count} scenes, the layout has {num_scenes}")
+        if self.conditioning.context and self.context_latents_BFCHW is None:
+            raise ValueError(f"scenes {sorted(self.conditioning.context)} are context but have no latents")
+        if self.is_guided and self.negative_embeds_BLD is None:
+            raise ValueError(f"guidance scales {self.guidance.scales} need negative_embeds_BLD")
+        self._check_numbers()
+        self._check_shapes()
+        self._check_first_frames()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The scenes' numbers in their film: `scene_numbers`, or 0 to N-1."""
+        return tuple(range(self.layout.num_scenes)) if self.scene_numbers is None else self.scene_numbers
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the negative prompts matter for any target scene."""
+        return self.guidance.enabled_for(self.conditioning.targets)
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int, int, int]:
+        """(1, F, C, H, W) of the whole story."""
+        return (1, sum(self.layout.latent_frames), *self.latent_shape)
+
+    def _check_numbers(self) -> None:
+        numbers = self.numbers
+        if numbers[0] < 0 or list(numbers) != sorted(set(numbers)):
+            raise ValueError(f"scene_numbers: got {numbers}; give each scene its own from 0, ascending")
+
+    def _check_first_frames(self) -> None:
+        targets, shape = self.conditioning.targets, (1, *self.latent_shape)
+        for scene, frame_FCHW in self.first_frames.items():
+            if scene not in targets:
+                raise ValueError(
+                    f"first_frames: scene {scene} is no target; only {list(targets)} are denoised"
+                )
+            if tuple(frame_FCHW.shape) != shape:
+                raise ValueError(
+                    f"first_frames[{scene}] has shape {tuple(frame_FCHW.shape)}, one latent frame is {shape}"
+                )
+
+    def _check_shapes(self) -> None:
+        context = self.context_latents_BFCHW
+        if context is not None and tuple(context.shape) != self.latents_shape:
+            raise ValueError(
+                f"context_latents_BFCHW has shape {tuple(context.shape)}, "
+                f"the layout needs {self.latents_shape}"
+            )
+        for name in ("prompt_embeds_BLD", "negative_embeds_BLD"):
+            embeds = getattr(self, name)
+            if embeds is not None and tuple(embeds.shape[:2]) != (1, self.layout.num_text_tokens):
+                raise ValueError(
+                    f"{name} has shape {tuple(embeds.shape)}, the layout needs "
+                    f"(1, {self.layout.num_text_tokens}, D)"
+                )

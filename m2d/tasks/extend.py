@@ -1,0 +1,189 @@
+"""Extend: append scenes to a film, made by m2d or not, with its last scenes as clean context (Eq. 2).
+
+Owns what is asked for and what of it fits together; `inherit` finds what the film hands on, `production` does
+the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from m2d.backend import Backend
+from m2d.errors import InputError
+from m2d.model.checkpoint import load_tokenizer
+from m2d.model.source import ModelSource
+from m2d.model.tokenizer import PromptTooLong
+from m2d.progress import Reporter
+from m2d.recipe.fields import NegativePrompt
+from m2d.recipe.plan import ExistingFilm, Overrides
+from m2d.recipe.schema import Recipe
+from m2d.tasks.drafts import draw_draft
+from m2d.tasks.film import LoadedFilm, load_film, load_footage, read_provenance
+from m2d.tasks.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
+from m2d.tasks.journal_folder import DamagedFileError, read_request
+from m2d.tasks.outputs import check_outputs
+from m2d.tasks.production import (
+    PlannedRun,
+    Production,
+    ProductionOptions,
+    ProductionResult,
+    announce,
+    produce,
+)
+from m2d.tasks.published import finish_published
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extension:
+    """What is asked for.
+
+    Attributes:
+        film: The film to go on from.
+        prompts: One new scene each; none when an unfinished run is resumed, which knows them.
+        context_prompts: What happens in the scenes of footage; the last ones when fewer.
+        cuts_s: Where scenes of footage begin, in seconds; None finds them.
+        only_new: Whether the output holds the new scenes alone.
+        model: A model instead of the film's own.
+        frames: Length of the new scenes; None takes the recipe's.
+        join: How every new scene follows the one before it, as in a recipe; None is a cut.
+    """
+
+    film: Path
+    prompts: tuple[str, ...] = ()
+    context_prompts: tuple[str, ...] = ()
+    cuts_s: tuple[float, ...] | None = None
+    only_new: bool = False
+    model: str | None = None
+    frames: int | None = None
+    join: Any = None
+
+
+def run(
+    extension: Extension,
+    *,
+    find_backend: Callable[[str], Backend],
+    reporter: Reporter,
+    overrides: Overrides,
+    options: ProductionOptions,
+    preview: bool = False,
+) -> ProductionResult:
+    """Append the scenes.
+
+    Args:
+        extension: What is asked for.
+        find_backend: Name to backend: which one is known when the film's recipe is.
+        reporter: Is told about stages, steps, warnings and what was done to footage.
+        overrides: What the command line changes; without `out`, the film goes beside the old one.
+        options: How it is run.
+        preview: Whether a draft's contact sheet is drawn first.
+
+    Raises:
+        M2DError: As `plan_extension` and `produce`.
+    """
+    output = output_of(extension.film, overrides.out, ending="extended")
+    # Before the film is decoded: what is in the way should be told at once.
+    check_outputs(output, force=options.force, resume=options.resume)
+    if options.resume:
+        finished = finish_published(output, kind="extend", prompts=extension.prompts, reporter=reporter)
+        if finished is not None:
+            return finished
+    production = plan_extension(extension, overrides=replace(overrides, out=output), resume=options.resume)
+    announce(production, reporter)
+    backend = find_backend(production.plan.backend)
+    if preview:
+        draw_draft(production, backend, reporter=reporter)
+    return produce(production, backend, reporter=reporter, options=options)
+
+
+def plan_extension(extension: Extension, *, overrides: Overrides, resume: bool = False) -> Production:
+    """Load the film and resolve the run.
+
+    Args:
+        extension: What is asked for.
+        overrides: What the command line changes; `out` is the output.
+        resume: Whether what is not asked for is what the unfinished run was asked.
+
+    Raises:
+        FilmError: Not a film, or not one that can be gone on from.
+        ProvenanceError: Its provenance is damaged or tells of another film.
+        RecipeError: Prompts or overrides that no recipe may have.
+        InputError: A model that does not fit the film, or options that do not fit together.
+    """
+    recipe: Recipe | None = None
+    if not extension.prompts:
+        recipe, extension = _recalled(extension, overrides.out if resume else None)
+    provenance = read_provenance(extension.film)
+    if provenance is not None and (extension.cuts_s is not None or extension.context_prompts):
+        raise InputError(
+            f"--cuts, --context-prompt: {extension.film} was made by m2d and knows its scenes and prompts; "
+            "leave them out"
+        )
+    source = model_of(provenance, model=extension.model)
+    film = load_film(extension.film, source) if provenance is not None else _footage(extension, source)
+    if recipe is None:
+        scenes = [
+            {"prompt": prompt, "frames": extension.frames, "join": extension.join}
+            for prompt in extension.prompts
+        ]
+        recipe = inherited_recipe(film, source, scenes=scenes, like=[len(film.scenes) - 1])
+    existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene)
+    plan = plan_on(recipe, source, existing, overrides=overrides)
+    keeps = range(len(film.scenes), len(plan.scenes)) if extension.only_new else None
+    return Production(runs=(PlannedRun(kind="extend", plan=plan),), film=film, keeps=keeps)
+
+
+def _footage(extension: Extension, source: ModelSource) -> LoadedFilm:
+    tokenizer = load_tokenizer(source)
+    prompts = []
+    for number, prompt in enumerate(extension.context_prompts, start=1):
+        try:
+            prompts.append(TypeAdapter(NegativePrompt).validate_python(prompt))
+        except ValidationError as error:
+            message = error.errors(include_url=False, include_input=False)[0]["msg"]
+            raise InputError(f"--context-prompt {number}: {message.removeprefix('Value error, ')}") from error
+        try:
+            tokenizer.check_length(prompts[-1])
+        except PromptTooLong as error:
+            raise InputError(f"--context-prompt {number}: {error}") from error
+    return load_footage(extension.film, source, cuts_s=extension.cuts_s, prompts=prompts)
+
+
+def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:
+    """What the unfinished run was asked for, and is not repeated on the command line.
+
+    Args:
+        extension: What is asked for now, without prompts.
+        output: Where an unfinished run may be; None when none is resumed.
+    """
+    if output is None:
+        raise InputError("--prompt: missing; give one for each new scene")
+    try:
+        request = read_request(output)
+    except DamagedFileError as error:
+        raise InputError(
+            f"{output}: the unfinished run cannot be resumed: {error}; discard it with --force, "
+            "without --resume"
+        ) from error
+    if request is None:
+        raise InputError(
+            f"{output}: nothing to resume: no unfinished run is there; give --prompt to start one"
+        )
+    if extension.frames is not None or extension.join is not None:
+        raise InputError(
+            "--frames, --join: belong to new scenes, and the unfinished run knows its own; leave them out"
+        )
+    film: Mapping[str, Any] = request["film"] or {"cuts_s": None, "scenes": []}
+    is_footage = film.get("digest") is None
+    cuts_s = tuple(film["cuts_s"]) if is_footage and film["cuts_s"] is not None else None
+    told = tuple(scene["prompt"] for scene in film["scenes"]) if is_footage else ()
+    return validated_recipe(request["runs"][-1]["recipe"]), replace(
+        extension,
+        cuts_s=extension.cuts_s if extension.cuts_s is not None else cuts_s,
+        context_prompts=extension.context_prompts or told,
+        only_new=extension.only_new or request["only_new"],
+    )

@@ -1,0 +1,239 @@
+"""What a run that goes on from a film inherits from it: model, recipe, sizes.
+
+Owns the reading of provenance as a starting point: it is data, validated like any recipe, and never a path.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from m2d.errors import InputError, Problem, RecipeError
+from m2d.model.checkpoint import load_tokenizer
+from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.recipe.cast import unknown_actors
+from m2d.recipe.explain import explain
+from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, plan_story
+from m2d.recipe.schema import Recipe
+from m2d.recipe.text_tree import Places
+from m2d.tasks.film import LoadedFilm
+from m2d.video.printable import printable
+from m2d.video.provenance import Provenance, RunRecord
+
+# The puppet theatre's own settings, as in its stories; for any other model, the recipe's defaults.
+_PUPPET_SAMPLING: Mapping[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 25}
+COMMAND_LINE = Places(path="command line")
+_DESCRIBED = re.compile(r"\b(Actor[1-9][0-9]*)\s*\(([^()]+)\)")
+_SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|join|seed)(\.crossfade)?")
+
+
+def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource:
+    """Find the model to go on with: the one that was named, or the film's own if that is built in.
+
+    Args:
+        provenance: The film's; None for footage.
+        model: From the command line.
+
+    Raises:
+        InputError: The film was made by a model that is not built in, and none was named.
+        CheckpointError: The model folder is missing or incomplete.
+    """
+    if model is not None:
+        return resolve_model(model)
+    records = [run.model for run in provenance.runs if run.model is not None] if provenance else []
+    if records and records[-1].name != BUILTIN_PUPPET:
+        name = printable(records[-1].name, limit=200)
+        raise InputError(f"--model: missing; the film was made by the model {name}, give its folder")
+    return resolve_model(BUILTIN_PUPPET)
+
+
+def inherited_recipe(
+    film: LoadedFilm, source: ModelSource, *, scenes: Sequence[Mapping[str, Any]], like: Sequence[int]
+) -> Recipe:
+    """Return the recipe of a run that goes on from a film: cast, setting, sampling and sizes are the film's.
+
+    Who is not in the cast joins it by being described: `Actor3 (tall green body) waves.`
+
+    Args:
+        film: The film.
+        source: The model to go on with.
+        scenes: The scenes to make, as in a recipe; what is None is left out.
+        like: Scenes of the film; the newest recipe that made one of them is inherited.
+
+    Raises:
+        RecipeError: Scenes that no recipe may have.
+        InputError: The film's provenance holds something that is no recipe, or a prompt names somebody who is
+            nowhere described.
+    """
+    before = _newest_run(film, like)
+    document: dict[str, Any]
+    if before is not None:
+        document = recipe_of(before).model_dump(exclude={"output", "scenes"})
+    else:
+        document = {"title": film.title, "sampling": _PUPPET_SAMPLING if source.is_puppet else {}}
+    shape = film.scenes[0].plan.geometry
+    document["model"] = source.name
+    document["cast"] = _cast(film, document.get("cast", {}), [scene["prompt"] for scene in scenes])
+    document["scenes"] = tuple(
+        {key: value for key, value in scene.items() if value is not None} for scene in scenes
+    )
+    document["video"] = {
+        **document.get("video", {}),
+        "height": shape.height,
+        "width": shape.width,
+        "fps": film.fps,
+        "upscale": film.upscale,
+    }
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        problems = explain(error, model=Recipe, places=COMMAND_LINE)
+        raise RecipeError(_as_flags(problems, num_scenes=len(scenes))) from error
+
+
+def plan_on(
+    recipe: Recipe,
+    source: ModelSource,
+    film: ExistingFilm | None,
+    *,
+    overrides: Overrides,
+    places: Places = COMMAND_LINE,
+) -> RunPlan:
+    """Resolve a run that goes on from a film; only what the new scenes are to be warned of is kept.
+
+    Raises:
+        RecipeError: Prompts, sizes or overrides that the model or a recipe cannot have.
+    """
+    try:
+        plan = plan_story(
+            recipe,
+            source,
+            film=film,
+            overrides=overrides,
+            places=places,
+            count_tokens=load_tokenizer(source).count_tokens,
+            known_words=KNOWN_WORDS if source.is_puppet else None,
+        )
+    except RecipeError as error:
+        raise RecipeError(_as_flags(error.problems, num_scenes=len(recipe.scenes))) from error
+    return replace(plan, warnings=_own_warnings(plan))
+
+
+def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
+    """Return scene `number` as its recipe had it; None for footage.
+
+    Raises:
+        InputError: The film's provenance does not tell.
+    """
+    run = film.runs[film.scenes[number].maker]
+    if run.kind == "footage":
+        return None
+    made = sorted({target for window in run.windows for target in window.targets})
+    recipe = recipe_of(run)
+    wanted = film.first_scene + number
+    if wanted not in made or len(made) != len(recipe.scenes):
+        raise InputError(
+            f"the film's provenance does not tell how scene {number + 1} was made; give --prompt"
+        )
+    return recipe.scenes[made.index(wanted)].model_dump()
+
+
+def recipe_of(run: RunRecord) -> Recipe:
+    """Validate a run's recipe like any file's.
+
+    Raises:
+        InputError: It is no recipe.
+    """
+    return validated_recipe(run.recipe)
+
+
+def validated_recipe(document: Mapping[str, Any]) -> Recipe:
+    """Validate a recipe that was kept as JSON.
+
+    Raises:
+        InputError: It is no recipe.
+    """
+    try:
+        return Recipe.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = printable(".".join(map(str, first["loc"])), limit=200)
+        raise InputError(
+            f"the film was made from what is no recipe: {place}: {printable(first['msg'])}"
+        ) from error
+
+
+def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
+    """Return the output that was named, or `out/NAME-ENDING.mp4` for `out/NAME.mp4`.
+
+    Raises:
+        InputError: What was named is no MP4, or the film is no file's name.
+    """
+    if out is not None:
+        if out.suffix.lower() != ".mp4":
+            raise InputError(f"--out: {str(out)!r} does not end in .mp4; films are MP4 files")
+        return out
+    if not film.name:
+        raise InputError(f"{film}: is a folder; give a video file")
+    return film.with_name(f"{film.stem}-{ending}.mp4")
+
+
+def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:
+    """The newest run with a recipe that made one of the scenes, or else any."""
+    makers = sorted({film.scenes[number].maker for number in like})
+    runs = [*film.runs, *(film.runs[maker] for maker in makers)]
+    return next((run for run in reversed(runs) if run.kind != "footage"), None)
+
+
+def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> dict[str, str]:
+    """The film's cast, and everybody whom a prompt describes."""
+    texts = [*prompts, *(scene.plan.prompt for scene in film.scenes)]
+    described = {name: text for each in reversed(texts) for name, text in _DESCRIBED.findall(each)}
+    full = {**cast, **{name: text for name, text in described.items() if name not in cast}}
+    for number, prompt in enumerate(prompts, start=1):
+        unknown = unknown_actors(prompt, full)
+        if unknown:
+            flag = f"--prompt {number}" if len(prompts) > 1 else "--prompt"
+            known = ", ".join(full) or "nobody is"
+            raise InputError(
+                f"{flag}: {unknown[0]} is not in the film's cast ({known}); describe who that is: "
+                f"{unknown[0]} (tall green body)"
+            )
+    return full
+
+
+def _own_warnings(plan: RunPlan) -> tuple[str, ...]:
+    """Sizes and cast are the film's, and its maker was warned of them."""
+    own = []
+    for warning in plan.warnings:
+        place, _, message = warning.removeprefix(f"{COMMAND_LINE.path}: ").partition(": ")
+        match = _SCENE_FIELD.fullmatch(place)
+        if match is not None:
+            own.append(f"{_flag(match, num_scenes=len(plan.recipe.scenes))}: {message}")
+    return tuple(own)
+
+
+def _as_flags(problems: Sequence[Problem], *, num_scenes: int) -> list[Problem]:
+    """Name fields of the scenes as the command line does: `--prompt 2` for the second one's, if any."""
+    return [_as_flag(problem, num_scenes=num_scenes) for problem in problems]
+
+
+def _as_flag(problem: Problem, *, num_scenes: int) -> Problem:
+    match = _SCENE_FIELD.fullmatch(problem.field)
+    if problem.path != COMMAND_LINE.path or match is None:
+        return problem
+    return replace(problem, field=_flag(match, num_scenes=num_scenes))
+
+
+def _flag(match: re.Match[str], *, num_scenes: int) -> str:
+    # Other options are said once for all scenes.
+    is_numbered = match["name"] == "prompt" and num_scenes > 1
+    number = f" {int(match['index']) + 1}" if is_numbered else ""
+    return f"--{match['name']}{number}"

@@ -1,0 +1,101 @@
+"""Previews: what a film looks like while it is still denoised, as one small picture per so many steps.
+
+Owns what is decoded for them and where they go; when one is due is the caller's business.
+"""
+
+# B batch (1), F latent frames of all scenes, P pixel frames, C channels, H W height and width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from m2d.files import make_folder, remove_empty_folder, remove_file, write_bytes
+from m2d.layout import SceneLayout
+from m2d.model.codec import decode_scene
+from m2d.model.decoding import DecodingError, is_out_of_memory, sliced
+from m2d.video.sheet import strip_png
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCogVideoX
+
+
+def save_preview(
+    folder: Path,
+    x0_BFCHW: Tensor,
+    layout: SceneLayout,
+    codec: AutoencoderKLCogVideoX,
+    *,
+    step: int,
+    total: int,
+    scene_numbers: Sequence[int],
+) -> Path:
+    """Write `step-0010.png`: the first frame of every scene of a window, side by side.
+
+    Only each scene's first latent frame is decoded, which is one frame of the film and needs no other: beside
+    a denoising step it costs next to nothing.
+
+    Args:
+        folder: Where the picture goes; made when it is not there. A picture of the same step is replaced, so
+            windows that each count their own steps need folders of their own.
+        x0_BFCHW: The current estimate of all scenes' clean latents, as `StepEvent.x0` gives it.
+        layout: The window's.
+        codec: The model's; the caller keeps it for the next preview and for decoding.
+        step: Steps finished.
+        total: Steps in all.
+        scene_numbers: The scenes' numbers in the film, from 0; shown from 1.
+
+    Returns:
+        The picture's path.
+
+    Raises:
+        DecodingError: There is no memory for the codec's work beside the transformer.
+        OutputError: The picture cannot be written.
+        ValueError: Not one number per scene.
+    """
+    if len(scene_numbers) != layout.num_scenes:
+        raise ValueError(
+            f"scene_numbers is for {len(scene_numbers)} scenes, the layout has {layout.num_scenes}"
+        )
+    try:
+        frames = [_first_frame(codec, x0_BFCHW[0], layout, scene) for scene in range(layout.num_scenes)]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DecodingError(
+            f"the preview of step {step} ran out of memory; go on with --resume and without --save-previews"
+        ) from error
+    labels = [f"scene {number + 1}" for number in scene_numbers]
+    path = folder / f"step-{step:04d}.png"
+    make_folder(folder)
+    write_bytes(path, strip_png(frames, labels, title=f"step {step} of {total}"))
+    return path
+
+
+def remove_previews(folder: Path) -> None:
+    """Remove the pictures that an earlier run left in `folder` and the folders in it, and empty folders.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    for window in sorted(folder.glob("scenes-*")):
+        if window.is_symlink() or not window.is_dir():
+            continue
+        for picture in sorted(window.glob("step-*.png")):
+            remove_file(picture)
+        remove_empty_folder(window)
+    remove_empty_folder(folder)
+
+
+def _first_frame(
+    codec: AutoencoderKLCogVideoX, x0_FCHW: Tensor, layout: SceneLayout, scene: int
+) -> np.ndarray:
+    """Frame HWC of the film with which a scene begins."""
+    start = layout.frame_span(scene).start
+    with sliced(codec):
+        frame_HWC: np.ndarray = decode_scene(codec, x0_FCHW[start : start + 1])[0]
+    return frame_HWC

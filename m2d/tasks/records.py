@@ -1,0 +1,105 @@
+"""What is written down about a run: a record for provenance, a request for the journal, facts for a sheet.
+
+Owns which parameters are told; builds no provenance of a film.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from m2d.recipe.plan import RunPlan, ScenePlan
+from m2d.tasks.film import LoadedFilm, LoadedScene
+from m2d.video.provenance import (
+    ModelRecord,
+    RunKind,
+    RunRecord,
+    WindowRecord,
+    build_run_record,
+    frames_digest,
+    latents_digest,
+)
+
+
+def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
+    """Write down a run before it is run: what may not be in provenance is refused before any work.
+
+    Raises:
+        PrivacyError: A path, host or user name is in it.
+    """
+    return build_run_record(
+        kind=kind,
+        recipe=plan.recipe.model_dump(mode="json"),
+        parameters=_parameters_of(plan),
+        model=ModelRecord(name=plan.source.name, digest=plan.source.digest),
+        windows=[
+            WindowRecord(
+                scenes=tuple(plan.first_scene + scene for scene in part.window.scenes),
+                targets=tuple(plan.first_scene + scene for scene in part.window.targets),
+                layout_digest=part.layout.digest(),
+            )
+            for part in plan.windows
+        ],
+    )
+
+
+def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_new: bool) -> dict[str, Any]:
+    """All that a film depends on; versions are compared apart, since other ones are only a warning."""
+    return {
+        "runs": [record.model_dump(mode="json", exclude={"versions"}) for record in records],
+        "film": None if film is None else _film_request(film),
+        "only_new": only_new,
+    }
+
+
+def facts_of(plan: RunPlan, scenes: Sequence[ScenePlan]) -> list[str]:
+    """Short texts on how a film was made."""
+    seeds = sorted({scene.seed for scene in scenes if scene.seed is not None})
+    return [
+        # A sheet is passed on, and where its maker keeps models is nobody's business.
+        Path(plan.source.name).name,
+        f"mask {plan.layout.mask}",
+        f"{plan.sampling.num_inference_steps} steps",
+        *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
+        f"{plan.backend} on {plan.device} in {plan.dtype}",
+    ]
+
+
+def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
+    """What is run, defaults resolved; lists have one entry per scene that is made.
+
+    Negative prompts are left to the records of the scenes, as all other text that somebody wrote.
+    """
+    made = [plan.scenes[scene] for scene in plan.targets]
+    return {
+        "mask": plan.layout.mask,
+        "num_frames_per_scene": [scene.num_frames for scene in made],
+        "height": plan.scene_geometry.height,
+        "width": plan.scene_geometry.width,
+        "fps": plan.fps,
+        "upscale": plan.upscale,
+        "scheduler": plan.sampling.scheduler or "the model's own",
+        "num_inference_steps": plan.sampling.num_inference_steps,
+        "cfg": plan.sampling.cfg,
+        "guidance_scales": [scene.guidance_scale for scene in made],
+        "backend": plan.backend,
+        "device": plan.device,
+        "dtype": plan.dtype,
+    }
+
+
+def _film_request(film: LoadedFilm) -> dict[str, Any]:
+    return {
+        "digest": film.digest,
+        "cuts_s": None if film.cuts_s is None else list(film.cuts_s),
+        "scenes": [{"prompt": scene.plan.prompt, "sha256": _digest_of(scene)} for scene in film.scenes],
+    }
+
+
+def _digest_of(scene: LoadedScene) -> str:
+    """Of what the scene came as: latents that are encoded from frames may differ with the versions."""
+    if scene.latents_FCHW is not None:
+        return latents_digest(scene.latents_FCHW)
+    assert scene.frames_PHWC is not None
+    return frames_digest([scene.frames_PHWC])

@@ -1,0 +1,1 @@
+"""The storyboard: one HTML page that shows films, scene by scene, and how they were made."""

@@ -1,0 +1,328 @@
+"""What a page says about one film: every text made harmless, every picture made small.
+
+Owns what is shown and in which words; the template owns where. Frames are dropped as soon as they are drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from m2d.video.board.drawings import GraphDrawing, MaskDrawing, draw_lineage, draw_mask
+from m2d.video.board.pictures import FrameGrid, frame_grid, stripe
+from m2d.video.lineage import (
+    RunLineage,
+    describe_means,
+    describe_run,
+    hints,
+    lineage,
+    name_scenes,
+    scene_origin,
+)
+from m2d.video.printable import printable
+from m2d.video.provenance import Provenance, SceneRecord
+from m2d.video.read import Film
+
+LONGEST_TITLE, LONGEST_PROMPT = 200, 4000
+MOST_WINDOWS = 24
+# A jump as large as this fills the little scale beside its number; a cut to another place may be larger.
+LARGEST_JUMP = 50.0
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneView:
+    """One scene's card.
+
+    Attributes:
+        shared: What its prompt begins with, as do all others of the film.
+        prompt: The rest of the prompt.
+        join: How it follows the scene before it; empty for the first.
+        jump: How far the colours jump there, in levels of 255; None for the first scene.
+        jump_share: The same on a scale from 0 to 1.
+        outdated: Which scenes it was made with are no longer the same; empty when all are.
+    """
+
+    number: int
+    grid: FrameGrid
+    shared: str
+    prompt: str
+    negative_prompt: str
+    join: str
+    jump: float | None
+    jump_share: float
+    run: int
+    kind: str
+    outdated: str
+    facts: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskView:
+    """One window's mask; `drawing` is None when there is nothing to draw it from, or too much."""
+
+    title: str
+    drawing: MaskDrawing | None
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView:
+    """One run's part of the page.
+
+    Attributes:
+        means: By what it was made, as far as it differs from the run before.
+        same_as: Number of that run, when something is the same; 0 otherwise.
+        masks: Its windows, as many as are shown.
+        num_hidden: Windows that are not.
+        documents: Recipe and parameters as JSON, by name.
+    """
+
+    number: int
+    kind: str
+    summary: str
+    means: tuple[Row, ...]
+    same_as: int
+    mask: str
+    masks: tuple[MaskView, ...]
+    num_hidden: int
+    documents: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageView:
+    """How long one stage took; `share` is of the longest stage's time."""
+
+    name: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarkView:
+    """A scene's place in the film, as shares of its length."""
+
+    number: int
+    start: float
+    length: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What is known of a film besides its contents.
+
+    Attributes:
+        name: Its file's name.
+        place: Where it is, seen from the page.
+        link: The same as an address.
+        video: The address a player gets: the link, or the whole film; empty for none.
+        is_embedded: Whether `video` is the whole film.
+        written: The day it was written.
+        timings_s: Seconds per stage of its last run.
+        run_folder: What is to be said of its run folder.
+    """
+
+    name: str
+    place: str
+    link: str
+    video: str
+    is_embedded: bool
+    written: str
+    timings_s: Mapping[str, float]
+    run_folder: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmView:
+    """One film's part of the page."""
+
+    title: str
+    surroundings: Surroundings
+    facts: tuple[str, ...]
+    width: int
+    height: int
+    is_enlarged: bool
+    stripe: str
+    marks: tuple[MarkView, ...]
+    scenes: tuple[SceneView, ...]
+    runs: tuple[RunView, ...]
+    graph: GraphDrawing | None
+    hints: tuple[str, ...]
+    stages: tuple[StageView, ...]
+    digests: tuple[Row, ...]
+
+
+def film_view(film: Film, provenance: Provenance, surroundings: Surroundings) -> FilmView:
+    """Gather what a page says about a film.
+
+    Args:
+        film: Decoded.
+        provenance: The film's own.
+        surroundings: What is known besides.
+    """
+    info = film.info
+    return FilmView(
+        title=_plain(provenance.title, LONGEST_TITLE) or surroundings.name,
+        surroundings=surroundings,
+        facts=_facts(film, provenance),
+        width=info.width,
+        height=info.height,
+        is_enlarged=provenance.video.upscale > 1,
+        stripe=stripe(film.frames_PHWC),
+        marks=_marks(provenance),
+        scenes=_scenes(film, provenance),
+        runs=_runs(provenance),
+        graph=draw_lineage(provenance),
+        hints=hints(provenance),
+        stages=_stages(surroundings.timings_s),
+        digests=_digests(provenance),
+    )
+
+
+def _facts(film: Film, provenance: Provenance) -> tuple[str, ...]:
+    info, num_scenes = film.info, len(provenance.scenes)
+    num_frames = len(film.frames_PHWC)
+    size = f"{info.width}\N{MULTIPLICATION SIGN}{info.height} pixels"
+    if provenance.video.upscale > 1:
+        size += f", enlarged {provenance.video.upscale} times"
+    return (
+        f"{num_scenes} scene{'s' if num_scenes > 1 else ''}",
+        f"{num_frames} frames",
+        f"{float(num_frames / info.fps):.1f} s at {float(info.fps):g} fps",
+        size,
+    )
+
+
+def _marks(provenance: Provenance) -> tuple[MarkView, ...]:
+    whole = provenance.num_frames
+    return tuple(
+        MarkView(number=number, start=scene.first_frame / whole, length=max(shown, 0) / whole)
+        for number, (scene, shown) in enumerate(
+            zip(provenance.scenes, provenance.shown_frames, strict=True), start=1
+        )
+    )
+
+
+def _scenes(film: Film, provenance: Provenance) -> tuple[SceneView, ...]:
+    prompts = [_plain(scene.prompt, LONGEST_PROMPT) for scene in provenance.scenes]
+    shared = _shared_opening(prompts)
+    return tuple(
+        _scene(film, provenance, index, shared=shared, prompt=prompt) for index, prompt in enumerate(prompts)
+    )
+
+
+def _scene(film: Film, provenance: Provenance, index: int, *, shared: str, prompt: str) -> SceneView:
+    scene = provenance.scenes[index]
+    outdated = scene_origin(provenance, index).outdated
+    frames_PHWC = film.frames_PHWC[scene.first_frame : scene.first_frame + scene.num_frames]
+    jump = scene.colour_jump
+    return SceneView(
+        number=index + 1,
+        grid=frame_grid(frames_PHWC, fps=float(film.fps)),
+        shared=shared,
+        prompt=prompt.removeprefix(shared),
+        negative_prompt=_plain(scene.negative_prompt, LONGEST_PROMPT),
+        join="" if index == 0 else _join(scene),
+        jump=jump,
+        jump_share=0.0 if jump is None else min(max(jump / LARGEST_JUMP, 0.0), 1.0),
+        run=scene.run + 1,
+        kind=provenance.runs[scene.run].kind,
+        outdated=name_scenes(provenance, outdated) if outdated else "",
+        facts=_scene_facts(film, provenance, index),
+    )
+
+
+def _join(scene: SceneRecord) -> str:
+    return f"crossfade {scene.overlap}" if scene.overlap else scene.join
+
+
+def _scene_facts(film: Film, provenance: Provenance, index: int) -> tuple[Row, ...]:
+    scene = provenance.scenes[index]
+    start_s, length_s = (float(count / film.fps) for count in (scene.first_frame, scene.num_frames))
+    facts = [
+        ("seed", "" if scene.seed is None else str(scene.seed)),
+        ("guidance", "" if scene.guidance_scale is None else f"{scene.guidance_scale:g}"),
+        ("length", f"{scene.num_frames} frames, {length_s:.1f} s"),
+        ("begins at", f"{start_s:.1f} s"),
+        ("colours", "" if scene.colour_map is None else "matched to the scene before"),
+    ]
+    return tuple((name, value) for name, value in facts if value)
+
+
+def _runs(provenance: Provenance) -> tuple[RunView, ...]:
+    views = []
+    before: RunLineage | None = None
+    for run in lineage(provenance):
+        views.append(_run(provenance, run, before=before))
+        before = before if run.kind == "footage" else run
+    return tuple(views)
+
+
+def _run(provenance: Provenance, run: RunLineage, *, before: RunLineage | None) -> RunView:
+    means, known = describe_means(run), describe_means(before) if before else ()
+    differing = tuple(row for row in means if row not in known)
+    mask = run.record.parameters.get("mask", "")
+    windows = run.record.windows[:MOST_WINDOWS]
+    documents = {"recipe": run.record.recipe, "parameters": run.record.parameters}
+    return RunView(
+        number=run.number,
+        kind=run.kind,
+        summary=describe_run(provenance, run),
+        means=differing,
+        same_as=before.number if before and len(differing) < len(means) else 0,
+        mask=_plain(str(mask), LONGEST_TITLE),
+        masks=tuple(
+            MaskView(
+                title=name_scenes(provenance, window.targets),
+                drawing=draw_mask(provenance, window, mask),
+                digest=_plain(window.layout_digest, 16),
+            )
+            for window in windows
+        ),
+        num_hidden=len(run.record.windows) - len(windows),
+        documents=tuple((name, json.dumps(document, indent=2)) for name, document in documents.items()),
+    )
+
+
+def _stages(timings_s: Mapping[str, float]) -> tuple[StageView, ...]:
+    longest_s = max(timings_s.values(), default=0.0) or 1.0
+    by_time = sorted(timings_s.items(), key=lambda stage: -stage[1])
+    return tuple(
+        StageView(name=_plain(name, LONGEST_TITLE), seconds=seconds, share=seconds / longest_s)
+        for name, seconds in by_time
+    )
+
+
+def _digests(provenance: Provenance) -> tuple[Row, ...]:
+    scenes = [
+        (f"scene {number}, {name}", digest)
+        for number, scene in enumerate(provenance.scenes, start=1)
+        for name, digest in (("latents", scene.latents_sha256), ("frames", scene.frames_sha256))
+        if digest
+    ]
+    parents = [("goes on from", _plain(parent, 64)) for parent in provenance.parents]
+    return (
+        ("provenance", provenance.digest()),
+        ("all frames", provenance.frames_sha256),
+        *parents,
+        *scenes,
+    )
+
+
+def _shared_opening(prompts: Sequence[str]) -> str:
+    """The sentences with which all prompts begin, when there is more than one; such as the setting."""
+    if len(prompts) < 2:
+        return ""
+    first, last = min(prompts), max(prompts)
+    length = next(
+        (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
+        min(len(first), len(last)),
+    )
+    end = first.rfind(". ", 0, length)
+    return "" if end < 0 else first[: end + 2]
+
+
+def _plain(text: str, limit: int) -> str:
+    return printable(text, limit=limit)

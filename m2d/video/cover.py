@@ -1,0 +1,141 @@
+"""From a film's picture to the size a model works at: upright, filled without bars, the middle kept.
+
+Owns the geometry and the resampling; does not decode and knows nothing of time. H height, W width, C
+channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from PIL import Image
+
+_ONE = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """How a written picture is made upright: first transposed, then mirrored.
+
+    Attributes:
+        is_transposed: Rows become columns.
+        is_mirrored_x: Left and right change places.
+        is_mirrored_y: Top and bottom change places.
+    """
+
+    is_transposed: bool = False
+    is_mirrored_x: bool = False
+    is_mirrored_y: bool = False
+
+    def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
+        """The upright picture, a view of the given one."""
+        if self.is_transposed:
+            picture_HWC = picture_HWC.transpose(1, 0, 2)
+        return picture_HWC[:: -1 if self.is_mirrored_y else 1, :: -1 if self.is_mirrored_x else 1]
+
+    def __str__(self) -> str:
+        turned_by = {(False, True, True): "180", (True, False, True): "90", (True, True, False): "270"}
+        key = (self.is_transposed, self.is_mirrored_x, self.is_mirrored_y)
+        if key in turned_by:
+            return f"turned by {turned_by[key]} degrees anticlockwise"
+        return "mirrored and turned" if self.is_transposed else "mirrored" if any(key) else "not turned"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cover:
+    """How pictures of one size are cut and scaled to fill another.
+
+    Attributes:
+        turn: What makes them upright.
+        width: Width after turning, in pixels.
+        height: Height after turning.
+        crop_x: Pixels cut off at the left, and as many at the right; not always whole.
+        crop_y: Pixels cut off at the top, and as many at the bottom.
+        target_width: Width in the end.
+        target_height: Height in the end.
+    """
+
+    turn: Turn
+    width: int
+    height: int
+    crop_x: float
+    crop_y: float
+    target_width: int
+    target_height: int
+
+    def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
+        """Turn, cut and scale one picture, antialiased; one that fits already comes out as it is.
+
+        Args:
+            picture_HWC: uint8 RGB as it is written in the film.
+
+        Returns:
+            uint8 RGB of the target size.
+        """
+        upright = Image.fromarray(np.ascontiguousarray(self.turn.apply(picture_HWC)))
+        box = (self.crop_x, self.crop_y, self.width - self.crop_x, self.height - self.crop_y)
+        size = (self.target_width, self.target_height)
+        return np.asarray(upright.resize(size, Image.Resampling.LANCZOS, box=box))
+
+    def notes(self) -> list[str]:
+        """What is done to the picture, in plain words; nothing when nothing is."""
+        notes = [] if self.turn == Turn() else [f"{self.turn}, as the film asks"]
+        if round(self.crop_x):
+            notes.append(f"cropped {round(self.crop_x)} pixels left and right")
+        if round(self.crop_y):
+            notes.append(f"cropped {round(self.crop_y)} pixels at the top and at the bottom")
+        kept = (round(self.width - 2 * self.crop_x), round(self.height - 2 * self.crop_y))
+        if kept != (self.target_width, self.target_height):
+            notes.append(
+                f"scaled from {kept[0]}x{kept[1]} to {self.target_width}x{self.target_height} pixels"
+            )
+        return notes
+
+
+def turn_of(display_matrix: tuple[int, ...]) -> Turn | None:
+    """The turn that a display matrix (ISO 14496-12, 8.3.2) asks for; None when it is not by right angles.
+
+    Args:
+        display_matrix: Nine numbers a, b, u, c, d, v, x, y, w with x' = ax + cy and y' = bx + dy, or none.
+    """
+    if not display_matrix:
+        return Turn()
+    a, b, c, d = (display_matrix[index] / _ONE for index in (0, 1, 3, 4))
+    # Rounded, because some cameras write a quarter turn as 65535 / 65536.
+    corners = tuple(round(number) for number in (a, b, c, d))
+    if corners[1:3] == (0, 0) and abs(corners[0]) == abs(corners[3]) == 1:
+        return Turn(is_mirrored_x=corners[0] < 0, is_mirrored_y=corners[3] < 0)
+    if corners[::3] == (0, 0) and abs(corners[1]) == abs(corners[2]) == 1:
+        return Turn(is_transposed=True, is_mirrored_x=corners[2] < 0, is_mirrored_y=corners[1] < 0)
+    return None
+
+
+def cover(
+    *, width: int, height: int, pixel_aspect: Fraction, turn: Turn, target_width: int, target_height: int
+) -> Cover:
+    """Scale so that the picture fills the target, and cut what stands out on both sides alike.
+
+    Args:
+        width: Written width in pixels.
+        height: Written height in pixels.
+        pixel_aspect: How many times as wide as high a pixel is shown.
+        turn: What makes the picture upright.
+        target_width: Width to fill.
+        target_height: Height to fill.
+    """
+    if turn.is_transposed:
+        width, height, pixel_aspect = height, width, 1 / pixel_aspect
+    # How wide, in pixels, the whole height would be in the target's proportion.
+    fitting_width = height * Fraction(target_width, target_height) / pixel_aspect
+    fitting_height = width * pixel_aspect * Fraction(target_height, target_width)
+    return Cover(
+        turn=turn,
+        width=width,
+        height=height,
+        crop_x=float(max(width - fitting_width, Fraction()) / 2),
+        crop_y=float(max(height - fitting_height, Fraction()) / 2),
+        target_width=target_width,
+        target_height=target_height,
+    )

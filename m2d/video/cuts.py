@@ -1,0 +1,129 @@
+"""Where the scenes of a film begin: found in its pictures, or told in seconds.
+
+Owns both ways to first frames; does not open the film, and does not say what a scene is used for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from m2d.errors import InputError
+
+# What the detector looks at; its own programs scale films to about this width.
+THUMBNAIL_SIDE = 256
+# A shorter one is a flash or a whip of the camera.
+SHORTEST_SCENE_S = 0.5
+_ANY_RATE = 25.0
+
+
+def find_cuts(pictures: Iterable[np.ndarray]) -> list[int]:
+    """Find where a film cuts: where its colours change much more than just before and after.
+
+    Fast movement is not taken for a cut; a flash of light may be. Slow dissolves and fades are not found, nor
+    is a cut to the same place and light with somebody else in it.
+
+    Args:
+        pictures: uint8 BGR HWC, all frames of the film in their order.
+
+    Returns:
+        Frames that look like the first of a scene, ascending.
+
+    Raises:
+        InputError: The package `scenedetect` is not installed.
+    """
+    try:
+        # It brings OpenCV, which most who make films here never need.
+        from scenedetect import AdaptiveDetector, FrameTimecode
+    except ImportError as error:
+        raise InputError(
+            "finding the scenes of a film needs the package scenedetect: pip install 'm2d[data]', or say"
+            " where they begin with --cuts 2.5,5.0"
+        ) from error
+    # Frames are only counted: true times may vary, and scenes that are too short are dropped by those.
+    detector = AdaptiveDetector(min_scene_len=0)
+    found = []
+    for index, picture_HWC in enumerate(pictures):
+        found += detector.process_frame(FrameTimecode(index, fps=_ANY_RATE), picture_HWC)
+    return [int(cut.frame_num) for cut in found]
+
+
+def without_flashes(cuts: Sequence[int], *, times_s: np.ndarray, end_s: float) -> list[int]:
+    """The cuts that leave every scene `SHORTEST_SCENE_S` at least.
+
+    A shorter one becomes the beginning of what follows, as a scene's end matters most; the film's last one
+    becomes the end of what it follows.
+
+    Args:
+        cuts: First frames of scenes, ascending.
+        times_s: When each frame is shown, from 0 on, (P,).
+        end_s: When the last frame ends.
+    """
+    kept: list[int] = []
+    begun_s = 0.0
+    for cut in cuts:
+        cut_s = float(times_s[cut])
+        if cut_s - begun_s >= SHORTEST_SCENE_S and end_s - cut_s >= SHORTEST_SCENE_S:
+            kept.append(cut)
+            begun_s = cut_s
+    return kept
+
+
+def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) -> list[int]:
+    """The frames nearest to the given times: people read times off a player, which rounds them.
+
+    Args:
+        cuts_s: Where scenes begin, in seconds from the film's first frame, ascending; none: all is one scene.
+        times_s: When each frame is shown, from 0 on, (P,).
+        end_s: When the last frame ends.
+
+    Returns:
+        First frames of all scenes but the first, ascending.
+
+    Raises:
+        InputError: A time that is not in the film, out of order, or nearest to the same frame as another one.
+    """
+    check_cuts(cuts_s)
+    outside = [cut_s for cut_s in cuts_s if cut_s >= end_s]
+    if outside:
+        raise InputError(
+            f"--cuts: {outside[0]:g} is not in the film, which ends at {end_s:.2f} s; give seconds between 0"
+            " and that"
+        )
+    places = [nearest_frame(times_s, cut_s) for cut_s in cuts_s]
+    for cut_s, place, before in zip(cuts_s, places, [0, *places], strict=False):
+        if place <= before:
+            raise InputError(
+                f"--cuts: {cut_s:g} leaves the scene before it without a frame; the film shows a new frame at"
+                f" {times_s[before]:.3f} s, leave the cut out or move it"
+            )
+    return places
+
+
+def check_cuts(cuts_s: Sequence[float]) -> None:
+    """Check what can be seen without the film.
+
+    Raises:
+        InputError: A time that is not finite, not positive or not after the one before it.
+    """
+    before_s = 0.0
+    for cut_s in cuts_s:
+        if not math.isfinite(cut_s) or cut_s <= before_s:
+            wrong = f"after {before_s:g}" if math.isfinite(cut_s) else "a time"
+            raise InputError(
+                f"--cuts: {cut_s:g} is not {wrong}; give the seconds at which scenes begin, ascending, such"
+                " as 2.5,5.0"
+            )
+        before_s = cut_s
+
+
+def nearest_frame(times_s: np.ndarray, time_s: float) -> int:
+    """The frame shown nearest to `time_s`; of two equally near, the earlier.
+
+    Args:
+        times_s: Ascending, (P,).
+        time_s: In seconds.
+    """
+    return int(np.argmin(np.abs(times_s - time_s)))

@@ -1,0 +1,188 @@
+"""How finished scenes become one film: which frames of each are shown, blended and matched in colour.
+
+Owns the arithmetic on frames. Which join a boundary has is the recipe's word (`m2d.joins`); writing the film
+is the business of `write`. P frames, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from m2d.joins import CUT, Join
+
+LEVELS = 256
+# Beyond one and a half, steps of 8 bits become steps of two levels, which show as bands on an even sky; and
+# what differs that much in contrast is another picture, not a drift of the same one.
+LEAST_GAIN, MOST_GAIN = 2 / 3, 3 / 2
+# About a fifth of the range. Drift and tints stay below it; day after night does not and may keep its
+# difference.
+MOST_SHIFT = 48.0
+# The darkest and the brightest hundredth are left out: they are noise, glints and levels lost to clipping.
+_QUANTILES = np.linspace(0.01, 0.99, 99)
+# An actor who enters or turns changes a part of the picture; the line follows the larger rest.
+_KEPT_QUANTILES = 0.75
+# Two frames with half of their pixels within four levels (a codec's noise) of one line show the same place.
+_SAME_SHARE, _SAME_LEVELS = 0.5, 4.0
+# An area more even than this, but for grain, tells nothing about contrast.
+_LEAST_SPREAD = 1.5
+# Fits settle after three to five.
+_FITS = 8
+
+
+def join_scenes(scenes: Sequence[np.ndarray], joins: Sequence[Join]) -> list[np.ndarray]:
+    """What is shown of each scene; one after the other they are the film.
+
+    A crossfade of k frames between A and B takes the last k frames of A and the first k of B for each other:
+    A shows all but its last k, and B opens with k blended frames. In the i-th of them, i = 1..k, B has the
+    weight i/(k+1), so that none of them is a frame of A or of B again. The film is k frames shorter.
+
+    Blended are the stored (sRGB) levels, not light: equal steps of level are equal steps to the eye, whereas
+    a blend of light jumps to the brighter scene in its first frames. The sum is exact in integers and rounded
+    to the nearest level, halves upwards: `(A * (k+1-i) + B * i + (k+1)//2) // (k+1)`.
+
+    Args:
+        scenes: uint8 PHWC, all of one frame size.
+        joins: One per scene: how it follows the one before it. The first is a cut.
+
+    Returns:
+        uint8 PHWC, one array per scene; an unblended scene's is the given array or a view of it.
+
+    Raises:
+        ValueError: No scenes, another number of joins, other sizes, or crossfades that leave nothing of a
+        scene.
+    """
+    _check_scenes(scenes, joins)
+    overlaps = [*(join.num_frames for join in joins), 0]
+    shown = []
+    for index, frames_PHWC in enumerate(scenes):
+        opening, closing = overlaps[index], overlaps[index + 1]
+        if opening + closing >= len(frames_PHWC):
+            raise ValueError(
+                f"scene {index}: {len(frames_PHWC)} frames with crossfades of {opening} and {closing}; at"
+                f" least {opening + closing + 1} are needed, so that one is left unblended"
+            )
+        rest_PHWC = frames_PHWC[opening : len(frames_PHWC) - closing]
+        if opening:
+            blend_PHWC = _blended(scenes[index - 1][-opening:], frames_PHWC[:opening])
+            rest_PHWC = np.concatenate([blend_PHWC, rest_PHWC])
+        shown.append(rest_PHWC)
+    return shown
+
+
+def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray) -> float:
+    """How far the overall colour jumps from the last frame of one scene to the first of the next.
+
+    The distance between the two frames' histograms: by how many levels a pixel has to change, on average over
+    pixels and channels, to turn the colours of the one into those of the other (the Wasserstein distance, per
+    channel). A frame that is 5 levels brighter everywhere is 5 away. Where in the picture a colour is does
+    not count, so movement alone is 0; what enters or leaves counts by its area. A cut to another place is far
+    away by right: the measure tells what is seen at the boundary, not whether it was meant.
+
+    Args:
+        before_PHWC: The earlier scene, uint8.
+        after_PHWC: The later scene, uint8.
+
+    Returns:
+        Levels, 0 (the same colours) to 255 (black to white).
+    """
+    return float(np.mean(_distances(before_PHWC[-1], after_PHWC[0])))
+
+
+def colour_map(scene_PHWC: np.ndarray, reference_PHWC: np.ndarray) -> np.ndarray:
+    """Find what corrects the colour jump of a scene against the one before it, and not what moves in it.
+
+    One straight line per channel, gain and shift, fitted to the boundary frames and applied to every frame:
+    pixel by pixel when most of the picture is the same place, so that somebody who enters does not count as
+    colour; otherwise to the frames' quantiles, without the quarter of them that fits worst. Gain and shift
+    keep within `LEAST_GAIN`, `MOST_GAIN` and `MOST_SHIFT`. A channel that the line would not bring closer (by
+    `colour_jump`'s measure) stays as it is, so the jump never grows.
+
+    Args:
+        scene_PHWC: The later scene, uint8.
+        reference_PHWC: The scene before it as it is shown, uint8; only its last frame is looked at.
+
+    Returns:
+        uint8 (256, 3): each channel's new level for every level, for `recolour`.
+    """
+    first_HWC, last_HWC = scene_PHWC[0], reference_PHWC[-1]
+    lines_LC = np.stack([_line(first_HWC[..., c], last_HWC[..., c]) for c in range(3)], axis=-1)
+    matched_HWC = _through(lines_LC, first_HWC)
+    is_closer_C = _distances(matched_HWC, last_HWC) < _distances(first_HWC, last_HWC)
+    unchanged_LC = np.repeat(np.arange(LEVELS, dtype=np.uint8)[:, None], 3, axis=1)
+    return np.where(is_closer_C, lines_LC, unchanged_LC)
+
+
+def recolour(frames_PHWC: np.ndarray, map_LC: np.ndarray) -> np.ndarray:
+    """Send every pixel through a `colour_map`: uint8 PHWC in and out, a new array."""
+    return _through(map_LC, frames_PHWC)
+
+
+def _check_scenes(scenes: Sequence[np.ndarray], joins: Sequence[Join]) -> None:
+    if not scenes or len(scenes) != len(joins):
+        raise ValueError(f"{len(scenes)} scenes with {len(joins)} joins; one join each is needed")
+    if joins[0] != CUT:
+        raise ValueError(f"the first scene's join is a {joins[0].kind}; it follows nothing and must be a cut")
+    size = scenes[0].shape[1:]
+    for index, frames_PHWC in enumerate(scenes):
+        if frames_PHWC.dtype != np.uint8 or frames_PHWC.ndim != 4 or frames_PHWC.shape[1:] != size:
+            raise ValueError(
+                f"scene {index}: {frames_PHWC.dtype} {frames_PHWC.shape}; uint8 PHWC of size {size} is needed"
+            )
+
+
+def _blended(before_PHWC: np.ndarray, after_PHWC: np.ndarray) -> np.ndarray:
+    parts = len(after_PHWC) + 1
+    weight_P111 = np.arange(1, parts, dtype=np.int32)[:, None, None, None]
+    sum_PHWC = before_PHWC * (parts - weight_P111) + after_PHWC * weight_P111
+    return np.asarray((sum_PHWC + parts // 2) // parts, dtype=np.uint8)
+
+
+def _distances(before_HWC: np.ndarray, after_HWC: np.ndarray) -> np.ndarray:
+    """The Wasserstein distance of each channel's histogram, (3,)."""
+    gaps = [_cumulative(before_HWC[..., c]) - _cumulative(after_HWC[..., c]) for c in range(3)]
+    return np.asarray(np.abs(gaps).sum(axis=1))
+
+
+def _cumulative(levels_HW: np.ndarray) -> np.ndarray:
+    return np.cumsum(np.bincount(levels_HW.ravel(), minlength=LEVELS)) / levels_HW.size
+
+
+def _line(levels_HW: np.ndarray, wanted_HW: np.ndarray) -> np.ndarray:
+    """What each of the 256 levels becomes, uint8 (256,), for `levels_HW` to look like `wanted_HW`."""
+    found, wanted = levels_HW.ravel().astype(np.float64), wanted_HW.ravel().astype(np.float64)
+    found_Q, wanted_Q = np.quantile(found, _QUANTILES), np.quantile(wanted, _QUANTILES)
+    unmoved = np.poly1d([1.0, np.median(wanted_Q - found_Q)])
+    by_quantiles = _fit(unmoved, found_Q, wanted_Q, kept_share=_KEPT_QUANTILES)
+    by_pixels = _fit(by_quantiles, found, wanted, kept_share=_SAME_SHARE)
+    is_same_place = np.mean(np.abs(wanted - by_pixels(found)) <= _SAME_LEVELS) >= _SAME_SHARE
+    line = by_pixels if is_same_place else by_quantiles
+    return np.asarray(np.clip(np.rint(line(np.arange(LEVELS))), 0, LEVELS - 1), dtype=np.uint8)
+
+
+def _fit(line: np.poly1d, found: np.ndarray, wanted: np.ndarray, *, kept_share: float) -> np.poly1d:
+    """The line from `found` to `wanted` on which at least `kept_share` of them agree, sought from `line` on.
+
+    Concentration steps: Rousseeuw, Van Driessen, "Computing LTS Regression for Large Data Sets", 2006.
+    """
+    last_kept = round(kept_share * (len(found) - 1))
+    for _ in range(_FITS):
+        errors = np.abs(wanted - line(found))
+        is_kept = errors <= max(np.partition(errors, last_kept)[last_kept], _SAME_LEVELS)
+        line = _limited_line(found[is_kept], wanted[is_kept])
+    return line
+
+
+def _limited_line(found: np.ndarray, wanted: np.ndarray) -> np.poly1d:
+    # The ratio of spreads, not a regression, which noise in both would flatten.
+    spreads = float(found.std()), float(wanted.std())
+    gain = spreads[1] / spreads[0] if min(spreads) >= _LEAST_SPREAD else 1.0
+    gain = min(max(gain, LEAST_GAIN), MOST_GAIN)
+    shift = min(max(float(wanted.mean() - found.mean()), -MOST_SHIFT), MOST_SHIFT)
+    return np.poly1d([gain, found.mean() + shift - gain * found.mean()])
+
+
+def _through(lines_LC: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Each channel of `frames` (PHWC or HWC) through its column of `lines_LC`."""
+    return np.stack([lines_LC[frames[..., c], c] for c in range(3)], axis=-1)

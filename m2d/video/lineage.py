@@ -1,0 +1,240 @@
+"""How a film grew: which run made each scene, from which others, and which of those have changed since.
+
+Owns what can be concluded from a provenance's runs and windows; shows nothing. Windows count scenes of the
+story from 0, people count scenes of the film from 1: `name_scenes` is the way from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from m2d.video.printable import printable
+from m2d.video.provenance import Provenance, RunKind, RunRecord, WindowRecord
+
+LONGEST_NAME = 200
+# Fewer windows in a row are named one by one.
+FEWEST_STEPS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunLineage:
+    """What one run did for the film.
+
+    Attributes:
+        number: Counted from 1.
+        kind: See `RunRecord`.
+        record: The run.
+        made: Scenes of the story it made, from 0, ascending.
+        replaced: Those of them that are in the film, but as a later run made them.
+    """
+
+    number: int
+    kind: RunKind
+    record: RunRecord
+    made: tuple[int, ...]
+    replaced: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneOrigin:
+    """How a scene came to be as it is.
+
+    Attributes:
+        run: Index of the run.
+        window: Index of the window in its run; None when the scene came out of no window, such as footage.
+        context: Scenes of the story that were given to that window.
+        together: Scenes of the story that were made with it.
+        outdated: Those of both that were made anew afterwards, by a window that did not see this scene.
+    """
+
+    run: int
+    window: int | None = None
+    context: tuple[int, ...] = ()
+    together: tuple[int, ...] = ()
+    outdated: tuple[int, ...] = ()
+
+
+def lineage(provenance: Provenance) -> tuple[RunLineage, ...]:
+    """The runs of a film with the scenes they made, oldest first."""
+    told = []
+    for index, record in enumerate(provenance.runs):
+        kept = _kept_scenes(provenance, index)
+        targets = {scene for window in record.windows for scene in window.targets}
+        made = tuple(sorted(targets or kept))
+        replaced = tuple(scene for scene in made if scene not in kept and scene >= provenance.first_scene)
+        told.append(
+            RunLineage(number=index + 1, kind=record.kind, record=record, made=made, replaced=replaced)
+        )
+    return tuple(told)
+
+
+def scene_origin(provenance: Provenance, index: int) -> SceneOrigin:
+    """How scene `index` of the film, from 0, came to be.
+
+    A scene that follows without a cut is outdated as soon as the one before it changes: it began with that
+    scene's last frame.
+    """
+    run, scene = provenance.scenes[index].run, provenance.first_scene + index
+    made_in = _window_of(provenance, run, scene)
+    if made_in is None:
+        return SceneOrigin(run=run)
+    window = provenance.runs[run].windows[made_in]
+    return SceneOrigin(
+        run=run,
+        window=made_in,
+        context=_context(window),
+        together=tuple(sorted(set(window.targets) - {scene})),
+        outdated=tuple(
+            other
+            for other in sorted(set(window.scenes) - {scene})
+            if _changed_unseen(provenance, other, since=(run, made_in), by=scene)
+        ),
+    )
+
+
+def hints(provenance: Provenance) -> tuple[str, ...]:
+    """What one may want to do about scenes that were made with others as they are no longer."""
+    told = []
+    for index in range(len(provenance.scenes)):
+        outdated = scene_origin(provenance, index).outdated
+        if outdated:
+            told.append(
+                f"scene {index + 1} was made with an older version of {name_scenes(provenance, outdated)};"
+                f" if it no longer fits, make it anew: m2d reroll FILM --scene {index + 1}"
+            )
+    return tuple(told)
+
+
+def describe_run(provenance: Provenance, run: RunLineage) -> str:
+    """One line on what a run made, from what, and what is left of it."""
+    if run.kind == "footage":
+        film = printable(str(run.record.parameters.get("film", "another film")), limit=LONGEST_NAME)
+        parts = [f"{name_scenes(provenance, run.made)} taken from {film}"]
+    else:
+        parts = _describe_windows(provenance, run.record.windows)
+    if not parts:
+        parts = [name_scenes(provenance, run.made)]
+    if run.replaced:
+        parts.append(f"{name_scenes(provenance, run.replaced)} since replaced")
+    return "; ".join(parts)
+
+
+def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
+    """By what a run was made: the name and value of everything that is known; nothing for footage."""
+    parameters = run.record.parameters
+    model = run.record.model
+    where = [str(parameters.get(name, "?")) for name in ("backend", "device", "dtype")]
+    means = {
+        "model": f"{model.name}, sha256 {model.digest[:16]}" if model else "",
+        "mask": str(parameters.get("mask", "")),
+        "sampling": _sampling(run.record),
+        "backend": "{} on {} in {}".format(*where) if where != ["?"] * 3 else "",
+        "versions": ", ".join(f"{name} {version}" for name, version in run.record.versions.items()),
+    }
+    if run.kind == "footage":
+        return ()
+    return tuple((name, printable(value, limit=1000)) for name, value in means.items() if value)
+
+
+def name_scenes(provenance: Provenance, scenes: Iterable[int]) -> str:
+    """Name scenes of the story as people count them in the film: `scene 4`, `scenes 1-3 and 5`.
+
+    Scenes that are not in the film (it may consist of new scenes alone) are counted, not numbered.
+    """
+    numbers = sorted({scene - provenance.first_scene + 1 for scene in scenes})
+    inside = [number for number in numbers if number >= 1]
+    num_before = len(numbers) - len(inside)
+    parts = _ranges(inside)
+    if not num_before:
+        word = "scenes" if len(inside) > 1 else "scene"
+        return f"{word} {_and(parts)}" if parts else "no scene"
+    before = f"{num_before} scene{'s' if num_before > 1 else ''} before this film's first"
+    return f"scene{'s' if len(inside) > 1 else ''} {_and([*parts, before])}" if parts else before
+
+
+def _describe_windows(provenance: Provenance, windows: Sequence[WindowRecord]) -> list[str]:
+    """One part for each window; long rows of windows that step through the story become one part."""
+    parts: list[str] = []
+    rest = list(windows)
+    while rest:
+        num_steps = _num_steps(rest)
+        if num_steps < FEWEST_STEPS:
+            parts.append(_describe_window(provenance, rest.pop(0)))
+            continue
+        made = name_scenes(provenance, (scene for window in rest[:num_steps] for scene in window.targets))
+        num_given = len(_context(rest[0]))
+        given = f"the {num_given} scenes" if num_given > 1 else "the scene"
+        parts.append(f"{made} one by one, each from {given} before it")
+        rest = rest[num_steps:]
+    return parts
+
+
+def _num_steps(windows: Sequence[WindowRecord]) -> int:
+    """How many of the first windows each make the next scene from as many scenes right before it."""
+    first = windows[0]
+    size = len(set(first.scenes))
+    for place, window in enumerate(windows):
+        scene = first.targets[0] + place
+        if window.targets != (scene,) or window.scenes != tuple(range(scene - size + 1, scene + 1)):
+            return place if size > 1 else 0
+    return len(windows) if size > 1 else 0
+
+
+def _describe_window(provenance: Provenance, window: WindowRecord) -> str:
+    made = name_scenes(provenance, window.targets)
+    if len(set(window.targets)) > 1:
+        made += " together"
+    context = _context(window)
+    return f"{made} from {name_scenes(provenance, context)}" if context else made
+
+
+def _sampling(run: RunRecord) -> str:
+    steps, scheduler = (run.parameters.get(name) for name in ("num_inference_steps", "scheduler"))
+    told = [f"{steps} steps"] if steps is not None else []
+    return ", ".join([*told, f"scheduler {scheduler}"] if scheduler is not None else told)
+
+
+def _kept_scenes(provenance: Provenance, run: int) -> set[int]:
+    return {
+        provenance.first_scene + index for index, scene in enumerate(provenance.scenes) if scene.run == run
+    }
+
+
+def _context(window: WindowRecord) -> tuple[int, ...]:
+    return tuple(sorted(set(window.scenes) - set(window.targets)))
+
+
+def _window_of(provenance: Provenance, run: int, scene: int) -> int | None:
+    """The last window of the run that made the scene."""
+    windows = provenance.runs[run].windows
+    return max((index for index, window in enumerate(windows) if scene in window.targets), default=None)
+
+
+def _changed_unseen(provenance: Provenance, scene: int, *, since: tuple[int, int], by: int) -> bool:
+    """Whether `scene` was made after the window `since`, and without a look at the scene `by`."""
+    index = scene - provenance.first_scene
+    if not 0 <= index < len(provenance.scenes):
+        return False
+    run = provenance.scenes[index].run
+    made_in = _window_of(provenance, run, scene)
+    if made_in is None:
+        # Frames taken over, such as the whole film's when its latents were gone: the scene is what it was.
+        return False
+    follows = by == scene + 1 and provenance.scenes[by - provenance.first_scene].join == "continue"
+    return (run, made_in) > since and (follows or by not in _context(provenance.runs[run].windows[made_in]))
+
+
+def _ranges(numbers: list[int]) -> list[str]:
+    """`[1, 2, 3, 5]` -> `["1-3", "5"]`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

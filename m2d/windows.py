@@ -1,0 +1,109 @@
+"""Windows: which scenes of a film are denoised together, and in what order.
+
+Owns the arithmetic of long stories, extension and re-rolling; knows nothing of tokens, prompts or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """One pass of the denoising loop.
+
+    Attributes:
+        scenes: Scenes of the film that the model sees, from 0, ascending.
+        targets: Those of them that are denoised, ascending; the others are clean context.
+
+    Raises:
+        ValueError: No target, targets outside the window, or numbers out of order.
+    """
+
+    scenes: tuple[int, ...]
+    targets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("scenes", self.scenes), ("targets", self.targets)):
+            if not numbers or list(numbers) != sorted(set(numbers)) or numbers[0] < 0:
+                raise ValueError(f"{name}: {numbers}; give scene numbers from 0, ascending, each once")
+        if not set(self.targets) <= set(self.scenes):
+            raise ValueError(f"targets {self.targets} are not all among scenes {self.scenes}")
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """The scenes that are given."""
+        return tuple(scene for scene in self.scenes if scene not in self.targets)
+
+
+def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset()) -> tuple[Window, ...]:
+    """Cut a story into windows: the first scenes jointly, every later one after those before it.
+
+    Args:
+        num_scenes: Scenes of the story.
+        capacity: Scenes that the model sees at once.
+        alone: Scenes that start from the finished one before them, and so cannot be made jointly with it.
+
+    Raises:
+        ValueError: No scene, or no capacity.
+    """
+    _check(num_scenes, capacity)
+    joint = min([num_scenes, capacity, *(scene for scene in alone if scene > 0)])
+    first = Window(scenes=tuple(range(joint)), targets=tuple(range(joint)))
+    return (first, *extension_windows(joint, num_scenes - joint, capacity=capacity))
+
+
+def extension_windows(num_scenes: int, num_new: int, *, capacity: int) -> tuple[Window, ...]:
+    """Append scenes to a film, one window each: the last `capacity - 1` scenes are its context.
+
+    Args:
+        num_scenes: Scenes the film has.
+        num_new: Scenes to append.
+        capacity: Scenes that the model sees at once.
+
+    Raises:
+        ValueError: No scene to go on from, or no capacity.
+    """
+    _check(num_scenes, capacity)
+    return tuple(
+        Window(scenes=tuple(range(max(0, scene - capacity + 1), scene + 1)), targets=(scene,))
+        for scene in range(num_scenes, num_scenes + num_new)
+    )
+
+
+def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> tuple[Window, ...]:
+    """Make chosen scenes anew among the film's others.
+
+    Chosen scenes that fit into one window are made jointly. Otherwise each gets a window of its own, in the
+    film's order, and sees the new version of those before it.
+
+    Args:
+        num_scenes: Scenes of the film.
+        chosen: The scenes to make anew.
+        capacity: Scenes that the model sees at once.
+
+    Raises:
+        ValueError: No scene chosen, or one that the film does not have.
+    """
+    _check(num_scenes, capacity)
+    targets = tuple(sorted(set(chosen)))
+    if not targets or targets[0] < 0 or targets[-1] >= num_scenes:
+        raise ValueError(f"chosen: {list(chosen)}; give some of the scenes 0 to {num_scenes - 1}")
+    if targets[-1] - targets[0] < capacity:
+        return (Window(scenes=_around(targets[0], targets[-1], num_scenes, capacity), targets=targets),)
+    return tuple(
+        Window(scenes=_around(scene, scene, num_scenes, capacity), targets=(scene,)) for scene in targets
+    )
+
+
+def _around(first: int, last: int, num_scenes: int, capacity: int) -> tuple[int, ...]:
+    """As many scenes as fit, with the given ones as near to the middle as the film's ends allow."""
+    start = first - (capacity - (last - first + 1)) // 2
+    start = max(0, min(start, num_scenes - capacity))
+    return tuple(range(start, min(start + capacity, num_scenes)))
+
+
+def _check(num_scenes: int, capacity: int) -> None:
+    if num_scenes < 1 or capacity < 1:
+        raise ValueError(f"{num_scenes} scenes in windows of {capacity}; both must be at least 1")

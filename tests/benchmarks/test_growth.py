@@ -1,0 +1,118 @@
+"""The growth benchmark: what it compares, and that its measures can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import growth
+from benchmarks.growth import Films, Stopwatch, background, checks_of, drift, middle_gap, prompt_of, recipe_of
+from m2d.model.checkpoint import load_codec, resolve_model
+from m2d.puppet.captions import plain_caption
+from m2d.puppet.reader import Reading
+from m2d.puppet.render import Clip, render_clips
+from m2d.puppet.story import sample_story
+from m2d.recipe.cast import scene_prompt
+
+STORY = sample_story(seed=1, index=3, num_scenes=3)
+
+
+def reading(*rows: tuple[float, ...]) -> Reading:
+    return Reading(classes={}, numbers=torch.tensor(rows))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_recipe_s_prompt_expands_to_the_caption_that_the_model_learned(number: int) -> None:
+    recipe = recipe_of(STORY, resolve_model("builtin:puppet"), scenes=range(3), steps=2, guidance=1.0)
+    expanded = scene_prompt(recipe.scenes[number].prompt, cast=recipe.cast, setting=recipe.setting)
+    assert expanded == plain_caption(STORY, STORY.scenes[number])
+    assert prompt_of(STORY, number) == recipe.scenes[number].prompt
+
+
+def test_drift_is_nothing_when_scenes_agree_and_all_when_they_are_as_far_apart_as_other_stories() -> None:
+    first = reading((0.0,) * 4, (1.0,) * 4)
+    assert drift(first, first)["all"] == 0
+    half = reading((0.5,) * 4, (0.5,) * 4)
+    assert drift(first, half)["all"] == pytest.approx(1.0)
+
+
+def test_background_ignores_actors_and_sees_a_tint() -> None:
+    clips = [Clip(STORY, STORY.scenes[0]), Clip(STORY, STORY.scenes[-1])]
+    first, last = render_clips(clips, num_frames=9, height=64, width=64)
+    same = background(STORY, first, last)
+    assert same["pixels"] < 0.01
+    assert same["colours"] < 0.01
+    tinted = background(STORY, first, (last + 10 / 255).clamp(0, 1))
+    assert tinted["pixels"] == pytest.approx(10, abs=1.5)
+    assert tinted["colours"] == pytest.approx(10, abs=1.5)
+
+
+def test_the_middle_scene_is_compared_with_both_neighbours() -> None:
+    assert middle_gap(reading((0.0,), (0.3,), (0.1,))) == pytest.approx((0.3 + 0.2) / 2)
+
+
+def test_a_stopwatch_tells_how_long_each_unit_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([1.0, 1.5, 3.5])
+    monkeypatch.setattr(growth.time, "perf_counter", lambda: next(ticks))
+    watch = Stopwatch()
+    with watch.stage("denoise", total=2) as progress:
+        progress.advance()
+        progress.advance()
+    assert watch.unit_seconds("denoise") == [0.5, 2.0]
+
+
+def test_films_are_made_grown_and_re_rolled_by_the_tasks_themselves(tmp_path: Path) -> None:
+    source = resolve_model("builtin:puppet")
+    codec = load_codec(source, device="cpu", dtype=torch.float32)
+    films = Films(folder=tmp_path, source=source, codec=codec, steps=1, guidance=1.0)
+    made = films.generate(STORY, num_scenes=2, name="film")
+    grown = films.extend(made.film, prompt_of(STORY, 2))
+    assert grown.film == made.film
+    assert growth.frames_of(grown.film, codec).shape == (3, 9, 3, 64, 64)
+    anew = films.reroll(grown.film, 1)
+    digests = [[scene.frames_sha256 for scene in each.provenance.scenes] for each in (grown, anew)]
+    assert digests[0][::2] == digests[1][::2]
+    assert digests[0][1] != digests[1][1]
+
+
+def report(**changes: float) -> dict[str, object]:
+    figures = {
+        "on_stage": 1.0,
+        "colour": 1.0,
+        "setting": 1.0,
+        "all": 0.1,
+        "colours": 1.0,
+        "kept": 1.0,
+        "relative": 1.0,
+        "time": 1.0,
+    } | changes
+    shown = {name: {"value": figures[name]} for name in ("on_stage", "colour", "setting")}
+    return {
+        "chain": {
+            "last_scene": shown,
+            "drift": {"all": figures["all"]},
+            "background_levels": {"colours": figures["colours"]},
+        },
+        "reroll": {"others_identical": figures["kept"], "relative": figures["relative"]},
+        "time": {"one_run": {"last_to_first": figures["time"]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "missed"),
+    [
+        ("on_stage", 0.94, "last scene.on_stage"),
+        ("colour", 0.89, "last scene.colour"),
+        ("setting", 0.89, "last scene.setting"),
+        ("all", 0.61, "drift over the chain"),
+        ("colours", 6.1, "background"),
+        ("kept", 0.99, "re-roll keeps others"),
+        ("relative", 1.11, "re-roll drift"),
+        ("time", 1.11, "time, 12th to 1st"),
+    ],
+)
+def test_every_target_can_be_missed(figure: str, value: float, missed: str) -> None:
+    assert all(check.holds for check in checks_of(report()))
+    assert [check.name for check in checks_of(report(**{figure: value})) if not check.holds] == [missed]

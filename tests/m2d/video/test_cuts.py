@@ -1,0 +1,109 @@
+"""Scenes begin where the picture cuts, or at the frames nearest to the told times."""
+
+from __future__ import annotations
+
+import re
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from m2d.errors import InputError
+from m2d.video.cuts import find_cuts, nearest_frame, place_cuts, without_flashes
+
+
+def shot(seed: int, *, num_frames: int, pan: int = 0) -> np.ndarray:
+    """A place full of patches; the camera moves by `pan` pixels a frame; BGR PHWC with grain."""
+    rng = np.random.default_rng(seed)
+    place_HWC = np.kron(rng.integers(0, 256, (12, 80, 3)), np.ones((6, 6, 1)))
+    frames = [place_HWC[:, pan * frame : pan * frame + 96] for frame in range(num_frames)]
+    noisy_PHWC = np.stack(frames) + rng.normal(0, 4, (num_frames, 72, 96, 3))
+    return np.clip(noisy_PHWC, 0, 255).astype(np.uint8)
+
+
+def test_cuts_are_found_at_their_first_frames() -> None:
+    film_PHWC = np.concatenate([shot(1, num_frames=30), shot(2, num_frames=20), shot(3, num_frames=41)])
+    assert find_cuts(film_PHWC) == [30, 50]
+
+
+def test_a_moving_camera_is_no_cut() -> None:
+    assert find_cuts(shot(1, num_frames=60, pan=5)) == []
+
+
+def test_scenes_of_less_than_half_a_second_belong_to_a_neighbour() -> None:
+    times_s = np.arange(100) / 25
+    assert without_flashes([12, 13, 40, 45, 60, 99], times_s=times_s, end_s=4.0) == [13, 40, 60]
+    assert without_flashes([40, 60], times_s=times_s / 10, end_s=0.4) == []
+
+
+@pytest.mark.parametrize("num_frames", [0, 1, 2, 40])
+def test_a_still_film_has_no_cut(num_frames: int) -> None:
+    assert find_cuts(np.full((num_frames, 16, 16, 3), 90, np.uint8)) == []
+
+
+def test_the_way_to_find_cuts_is_told_when_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    complaint = "needs the package scenedetect: pip install 'm2d[data]', or say where they begin with --cuts"
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        find_cuts(shot(1, num_frames=1))
+
+
+@given(
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=30),
+    st.lists(st.floats(0.01, 20), max_size=4, unique=True).map(sorted),
+)
+def test_placed_cuts_divide_the_film_into_scenes_that_have_frames(
+    steps_s: list[float], cuts_s: list[float]
+) -> None:
+    times_s = np.cumsum([0.0, *steps_s])
+    try:
+        places = place_cuts(cuts_s, times_s=times_s, end_s=float(times_s[-1]) + 0.04)
+    except InputError:
+        return
+    assert all(0 < place < len(times_s) for place in places)
+    assert all(before < after for before, after in pairwise(places))
+    for cut_s, place in zip(cuts_s, places, strict=True):
+        assert abs(times_s[place] - cut_s) == np.abs(times_s - cut_s).min()
+
+
+@pytest.mark.parametrize("cut_s", [1.32, 1.333, 1.34])
+def test_a_time_read_off_a_player_means_the_frame_nearest_to_it(cut_s: float) -> None:
+    assert place_cuts([cut_s], times_s=np.arange(90) / 30, end_s=3.0) == [40]
+
+
+def test_no_cut_is_one_scene() -> None:
+    assert place_cuts([], times_s=np.arange(9) / 8, end_s=1.125) == []
+
+
+@pytest.mark.parametrize(
+    ("cuts_s", "complaint"),
+    [
+        ([0.0], "--cuts: 0 is not after 0; give the seconds at which scenes begin, ascending, such as"),
+        ([-1.5], "--cuts: -1.5 is not after 0"),
+        ([1.0, float("nan")], "--cuts: nan is not a time"),
+        ([float("inf")], "--cuts: inf is not a time"),
+        ([1.0, 1.0], "--cuts: 1 is not after 1"),
+        ([1.0, 0.5], "--cuts: 0.5 is not after 1"),
+        ([1.0, 3.0], "--cuts: 3 is not in the film, which ends at 3.00 s; give seconds between 0 and that"),
+        ([1e300], "--cuts: 1e+300 is not in the film"),
+        (
+            [0.01],
+            "--cuts: 0.01 leaves the scene before it without a frame; the film shows a new",
+        ),
+        (
+            [1.0, 1.02],
+            "--cuts: 1.02 leaves the scene before it without a frame; the film shows a new frame at 1.",
+        ),
+    ],
+)
+def test_cuts_that_the_film_does_not_have_are_refused(cuts_s: list[float], complaint: str) -> None:
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        place_cuts(cuts_s, times_s=np.arange(24) / 8, end_s=3.0)
+
+
+def test_of_two_frames_equally_near_the_earlier_is_taken() -> None:
+    assert nearest_frame(np.array([0.0, 1.0, 2.0]), 0.5) == 0
+    assert nearest_frame(np.array([0.0, 1.0, 2.0]), 9.0) == 2

@@ -1,0 +1,87 @@
+"""The encoder's process: whatever ends it, or us, the reason is told and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m2d.video import encode
+from m2d.video.encode import EncoderFailed, encode_scenes
+
+SCENES = [np.zeros((20, 64, 64, 3), np.uint8)]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The encoders that were started."""
+    found: list[subprocess.Popen[bytes]] = []
+    real = encode._feed
+
+    def feed(process: subprocess.Popen[bytes], frames: Iterator[bytes]) -> None:
+        found.append(process)
+        real(process, frames)
+
+    monkeypatch.setattr(encode, "_feed", feed)
+    return found
+
+
+def encode_to(path: Path) -> None:
+    with path.open("w+b") as stream:
+        encode_scenes(SCENES, stream, fps=Fraction(8), upscale=4)
+
+
+def test_an_encoder_that_was_ended_is_reported_with_frames_still_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+) -> None:
+    real = encode._enlarged
+
+    def ended_early(*given: object, **more: object) -> Iterator[bytes]:
+        frames = real(*given, **more)  # type: ignore[arg-type]
+        yield next(frames)
+        started[0].kill()
+        started[0].wait()
+        # These fill the buffer, and stay in it when it cannot be written.
+        yield from [b"\0" * 5000] * 2
+
+    monkeypatch.setattr(encode, "_enlarged", ended_early)
+    with pytest.raises(EncoderFailed, match=r"the encoder failed with exit code -9: it did not say why"):
+        encode_to(tmp_path / "stream")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
+def test_a_failure_is_not_hidden_by_frames_that_cannot_be_written_any_more(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[subprocess.Popen[bytes]],
+    failure: type[BaseException],
+) -> None:
+    def failing(*_: object, **__: object) -> Iterator[bytes]:
+        started[0].kill()
+        started[0].wait()
+        yield b"\0" * 100
+        raise failure
+
+    monkeypatch.setattr(encode, "_enlarged", failing)
+    with pytest.raises(failure):
+        encode_to(tmp_path / "stream")
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_the_encoder(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[int] = []
+    real = encode._enlarged
+
+    def watched(*given: object, **more: object) -> Iterator[bytes]:
+        groups.append(os.getpgid(started[0].pid))
+        yield from real(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encode, "_enlarged", watched)
+    encode_to(tmp_path / "stream")
+    assert groups[0] != os.getpgrp()
