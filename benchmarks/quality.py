@@ -3,10 +3,11 @@
 Run: `python -m benchmarks.quality [--model builtin:puppet|FOLDER] [--stories 60] [--steps 25]`. Writes
 `benchmarks/results/quality.json` and fails when a target is missed.
 
-Every story is generated jointly (`mask2dit`) and, from the same prompts and noise, with scenes that cannot
-see each other (`isolated`). The reader then reads the frames; `m2d.evaluation.story_score` defines the
-figures. The same stories rendered by the world itself (`rendered`) and passed through the codec (`codec`) are
-scored by the same code: they show the most that any transformer could reach, and that the measure measures.
+Every story is generated jointly (with the mask the model was trained with, or `--mask`) and, from the same
+prompts and noise, with scenes that cannot see each other (`isolated`). The reader then reads the frames;
+`m2d.evaluation.story_score` defines the figures. The same stories rendered by the world itself (`rendered`)
+and passed through the codec (`codec`) are scored by the same code: they show the most that any transformer
+could reach, and that the measure measures.
 
 `--single` generates every scene on its own, for models trained on single scenes. `--reader` is for model
 folders that have no reader, such as those of training runs.
@@ -75,6 +76,7 @@ class Measurement:
         sampling: How scenes are generated.
         num_stories: Held-out stories.
         is_single: Whether every scene is generated on its own.
+        mask: With which scenes are generated together.
         num_reader_clips: Rendered clips that the reader is judged by.
         num_codec_clips: Rendered clips that the codec is judged by.
     """
@@ -84,6 +86,7 @@ class Measurement:
     sampling: Sampling
     num_stories: int
     is_single: bool = False
+    mask: str = JOINT
     num_reader_clips: int = 600
     num_codec_clips: int = 96
 
@@ -136,7 +139,7 @@ def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
         **_about(what),
         "reader": reader_report,
         "codec": codec_report,
-        **judge(tallies, reader_report=reader_report, codec_report=codec_report),
+        **judge(tallies, reader_report=reader_report, codec_report=codec_report, joint=what.mask),
         "difference_of_independent_draws": round(CHANCE_DIFFERENCE, 4),
         "seconds": clock.seconds,
     }
@@ -180,8 +183,9 @@ def _generated(what: Measurement, clock: Clock) -> dict[str, Tensor]:
         groups = [(prompt,) for prompts in groups for prompt in prompts]
     maker = SceneMaker(what.source, what.sampling)
     films = {}
-    for name in (SINGLE,) if what.is_single else (JOINT, APART):
-        mask = JOINT if what.is_single else name
+    for name in (SINGLE,) if what.is_single else (what.mask, APART):
+        # Of a scene alone, all masks make the same.
+        mask = what.mask if what.is_single else name
         with clock.stage(f"generate {name}", total=len(groups)) as progress:
             scenes = []
             for number, prompts in enumerate(groups):
@@ -200,6 +204,7 @@ def _about(what: Measurement) -> dict[str, Any]:
         "num_stories": what.num_stories,
         "scenes_per_story": NUM_SCENES,
         "scene": {"num_frames": scene.num_frames, "height": scene.height, "width": scene.width},
+        "mask": what.mask,
         "sampling": {**asdict(what.sampling), "backend": BACKEND, "dtype": "float32"},
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
@@ -221,6 +226,7 @@ def _parse() -> tuple[Measurement, Path]:
     parser.add_argument("--scheduler", default="ddim")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--single", action="store_true", help="generate every scene on its own")
+    parser.add_argument("--mask", help="default: the one the model was trained with")
     parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside the other results")
     given = parser.parse_args()
     source = resolve_model(given.model)
@@ -237,6 +243,7 @@ def _parse() -> tuple[Measurement, Path]:
         ),
         num_stories=given.stories,
         is_single=given.single,
+        mask=given.mask or source.mask,
     )
     return what, given.out or RESULTS.with_stem("quality-single" if given.single else "quality")
 

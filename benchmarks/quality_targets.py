@@ -50,22 +50,24 @@ def judge(
     *,
     reader_report: Mapping[str, Any],
     codec_report: Mapping[str, Any],
+    joint: str = JOINT,
 ) -> dict[str, Any]:
     """Turn tallies into figures, and compare those that have a target with it.
 
     Args:
-        tallies: By how the scenes were made; JOINT and APART, or SINGLE, and any others.
+        tallies: By how the scenes were made; `joint` and APART, or SINGLE, and any others.
         reader_report: Has `accuracy` per property.
         codec_report: Has the keys of CODEC_TARGETS.
+        joint: The mask with which scenes are made together.
     """
     figures = {name: {key: figure_of(each) for key, each in group.items()} for name, group in tallies.items()}
     drift: dict[str, Figure] = {}
     if APART in tallies:
         drift = {
-            name: ratio_of(tallies[JOINT][key], tallies[APART][key]) for name, key in DIFFERENCES.items()
+            name: ratio_of(tallies[joint][key], tallies[APART][key]) for name, key in DIFFERENCES.items()
         }
     checks = [
-        *_story_checks(figures[JOINT if JOINT in figures else SINGLE], drift),
+        *_story_checks(figures[joint if joint in figures else SINGLE], drift),
         *(
             Check(name=f"reader.{name}", value=share, bound="at least", target=READER_TARGET)
             for name, share in reader_report["accuracy"].items()

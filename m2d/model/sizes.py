@@ -12,13 +12,14 @@ from typing import Any
 
 from m2d.errors import CheckpointError
 from m2d.geometry import GeometryError, ModelGeometry
+from m2d.masks import LayoutError, rule_of
 from m2d.model.components import read_config
 from m2d.model.folder import first_few, read_json
 
 SETTINGS_FILE = "m2d.json"
 # What a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it.
 _DEFAULT_SCENES = 3
-
+_DEFAULT_MASK = "mask2dit"
 _DEFAULT_FPS = 8
 
 
@@ -33,6 +34,7 @@ class ModelSettings:
         default_width: Pixels.
         default_fps: Frames per second.
         world: `puppet` for a model of the puppet theatre; None for any other.
+        mask: The attention mask it was trained with.
     """
 
     num_scenes: int
@@ -41,6 +43,7 @@ class ModelSettings:
     default_width: int
     default_fps: int
     world: str | None = None
+    mask: str = _DEFAULT_MASK
 
 
 def read_settings(path: Path) -> ModelSettings:
@@ -57,10 +60,12 @@ def read_settings(path: Path) -> ModelSettings:
         raise CheckpointError(
             f"{place}: unknown {first_few(entries.keys() - known)}; allowed: {first_few(known, limit=9)}"
         )
-    numbers = {name: _whole_number(entries, name, place=place) for name in known - {"world"}}
+    numbers = {name: _whole_number(entries, name, place=place) for name in known - {"world", "mask"}}
     if entries.get("world") not in (None, "puppet"):
         raise CheckpointError(f"{place}: world: {entries['world']!r} is unknown; allowed: 'puppet' or null")
-    return ModelSettings(world=entries.get("world"), **numbers)
+    mask = entries.get("mask", _DEFAULT_MASK)
+    _check_mask(mask, place=place)
+    return ModelSettings(world=entries.get("world"), mask=mask, **numbers)
 
 
 def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
@@ -114,6 +119,13 @@ def _cogvideox_settings(path: Path) -> ModelSettings:
         default_width=_whole_number(transformer, "sample_width", place=place) * scale,
         default_fps=_DEFAULT_FPS,
     )
+
+
+def _check_mask(mask: object, *, place: Path) -> None:
+    try:
+        rule_of(str(mask))
+    except LayoutError as error:
+        raise CheckpointError(f"{place}: {error}") from error
 
 
 def _check_defaults(path: Path, geometry: ModelGeometry) -> None:

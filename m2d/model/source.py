@@ -32,12 +32,14 @@ class ModelSource:
         path: The folder.
         geometry: Sizes from its configs.
         is_puppet: Whether it knows the puppet theatre's world, and only that.
+        mask: The attention mask it was trained with.
     """
 
     name: str
     path: Path
     geometry: ModelGeometry
     is_puppet: bool
+    mask: str = "mask2dit"
 
     @cached_property
     def digest(self) -> str:
@@ -72,7 +74,13 @@ def resolve_model(name_or_path: str) -> ModelSource:
     check_components(path, COMPONENTS)
     settings = read_settings(path)
     geometry = read_geometry(path, settings)
-    return ModelSource(name=name_or_path, path=path, geometry=geometry, is_puppet=settings.world == "puppet")
+    return ModelSource(
+        name=name_or_path,
+        path=path,
+        geometry=geometry,
+        is_puppet=settings.world == "puppet",
+        mask=settings.mask,
+    )
 
 
 def _folder_of(name_or_path: str) -> Path:

@@ -21,6 +21,7 @@ def story_warnings(
     places: Places,
     known_words: frozenset[str] | None,
     num_scenes: int,
+    trained_mask: str | None = None,
 ) -> tuple[str, ...]:
     """Return the warnings, each starting with its place in the recipe.
 
@@ -30,10 +31,12 @@ def story_warnings(
         places: Where the recipe's fields stand.
         known_words: All words the model can read; None for a model that reads anything.
         num_scenes: Scenes of the whole film.
+        trained_mask: The mask the model was trained with; None skips the comparison.
     """
     found = [
         *_count_warnings(num_scenes, geometry),
         *_size_warnings(recipe, geometry),
+        *(_mask_warnings(recipe.mask, trained_mask) if num_scenes > 1 else []),
         *_cast_warnings(recipe),
         *(_word_warnings(recipe, known_words) if known_words is not None else []),
     ]
@@ -58,6 +61,13 @@ def _size_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPat
         for name, default in trained.items()
         if (wanted := getattr(recipe.video, name)) not in (None, default)
     ]
+
+
+def _mask_warnings(mask: str, trained: str | None) -> list[tuple[KeyPath, str]]:
+    if trained in (None, mask):
+        return []
+    message = f"{mask}, but the model was trained with {trained}; scenes may look worse or fit less well"
+    return [(("mask",), message)]
 
 
 def _cast_warnings(recipe: Recipe) -> list[tuple[KeyPath, str]]:

@@ -236,7 +236,12 @@ def plan_story(
         predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale),
         first_scene=film.first_scene if film is not None else 0,
         warnings=story_warnings(
-            recipe, geometry, places=places, known_words=known_words, num_scenes=len(scenes)
+            recipe,
+            geometry,
+            places=places,
+            known_words=known_words,
+            num_scenes=len(scenes),
+            trained_mask=source.mask,
         ),
     )
 

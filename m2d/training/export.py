@@ -37,6 +37,7 @@ def export_model(model: SceneTransformer, *, recipe: TrainingRecipe, frozen: Pat
         default_width=recipe.video.width,
         default_fps=recipe.video.fps,
         world="puppet" if recipe.data.source == "builtin:puppet" else None,
+        mask=recipe.mask,
     )
     with publish_folder(path, replace=True, with_manifest=False) as part:
         save_model_folder(

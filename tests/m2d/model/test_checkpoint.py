@@ -30,7 +30,13 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMER = f"transformer/{WEIGHTS}"
 LAST_SHARD = "diffusion_pytorch_model-00002-of-00002.safetensors"
 SETTINGS = ModelSettings(
-    num_scenes=2, default_num_frames=5, default_height=16, default_width=24, default_fps=12, world="puppet"
+    num_scenes=2,
+    default_num_frames=5,
+    default_height=16,
+    default_width=24,
+    default_fps=12,
+    world="puppet",
+    mask="causal",
 )
 
 
@@ -128,6 +134,7 @@ def test_a_saved_folder_opens_in_m2d_and_in_diffusers(tiny_folder: Path, tmp_pat
     save_model_folder(target, base=base, transformer=transformer, settings=SETTINGS, dtype=torch.float32)
     source = resolve_model(str(target))
     assert (source.geometry.num_scenes, source.geometry.default_fps, source.is_puppet) == (2, 12, True)
+    assert source.mask == "causal"
     for ours, before in zip(load_all(source)[:2], (transformer, codec), strict=True):
         torch.testing.assert_close(dict(ours.state_dict()), dict(before.state_dict()), rtol=0, atol=0)
     prompt = ["Actor1 waves."]
@@ -302,6 +309,10 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: edit_json(f / "m2d.json", world="moon"),
         r"world: 'moon' is unknown; allowed: 'puppet' or null",
+    ),
+    (
+        lambda f: edit_json(f / "m2d.json", mask="circular"),
+        r"m2d.json: mask: 'circular' is not known; use one of",
     ),
     (
         lambda f: edit_json(f / "m2d.json", default_num_frames=8),

@@ -48,6 +48,7 @@ class FakeSource:
 
     name: str = "builtin:puppet"
     geometry: ModelGeometry = GEOMETRY
+    mask: str = "mask2dit"
 
 
 def plan(text: str = STORY, **arguments: Any) -> RunPlan:
@@ -225,6 +226,16 @@ def test_an_overlong_prompt_is_refused_with_its_counts() -> None:
 def test_prompt_tokens_are_counted_for_the_plan() -> None:
     scenes = plan(count_tokens=lambda text: len(text.split())).scenes
     assert [scene.num_prompt_tokens for scene in scenes] == [11, 10, 17]
+
+
+def test_a_mask_the_model_was_not_trained_with_is_warned_about_where_scenes_could_see_each_other() -> None:
+    assert plan(STORY + "mask: causal\n").warnings == (
+        "story.yaml:9:7: mask: causal, but the model was trained with mask2dit; "
+        "scenes may look worse or fit less well",
+    )
+    assert plan(STORY + "mask: mask2dit\n").warnings == ()
+    alone = "title: Snow\nscenes: [It snows.]\nmask: causal\n"
+    assert not any("mask" in warning for warning in plan(alone).warnings)
 
 
 def test_unknown_words_are_named_with_the_nearest_known() -> None:
