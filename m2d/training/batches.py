@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from m2d.diffusion.noise import draw_noise
 from m2d.training.cache import EncodedStories
@@ -21,20 +22,30 @@ from m2d.training.sampling import BatchDraw, StageSampler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchMaker:
-    """Turns draws into batches on one device; the noise of a step belongs to (seed, purpose, step)."""
+    """Turns draws into batches on one device; noise belongs to (seed, purpose, step, place in the batch).
+
+    A sample's noise is its own, so that a batch can be shared out over processes and still be the same.
+    """
 
     stories: EncodedStories
     seed: int
     purpose: str
     device: torch.device
 
-    def make(self, draw: BatchDraw, *, step: int) -> TrainingBatch:
-        """Collect the clips of `draw` and the noise of `step`."""
+    def make(self, draw: BatchDraw, *, step: int, first: int = 0) -> TrainingBatch:
+        """Collect the clips of `draw` and the noise of `step`.
+
+        Args:
+            draw: A batch, or consecutive samples of one.
+            step: The training step.
+            first: Place of the draw's first sample in the whole batch.
+        """
         latents_BFCHW, embeds_BLD = self.stories.gather(draw.stories_BN, draw.scenes_BN)
         if bool(draw.drops_caption_B.any()):
             num_scenes = draw.stories_BN.shape[1]
             embeds_BLD[draw.drops_caption_B] = self.stories.empty_embeds_LD.repeat(num_scenes, 1)
-        noise_BFCHW = draw_noise(latents_BFCHW.shape, seed=self.seed, purpose=self.purpose, step=step)
+        places = range(first, first + len(latents_BFCHW))
+        noise_BFCHW = torch.stack([self._noise(latents_BFCHW.shape[1:], step, place) for place in places])
         return TrainingBatch(
             latents_BFCHW=latents_BFCHW.to(self.device),
             noise_BFCHW=noise_BFCHW.to(self.device),
@@ -42,6 +53,9 @@ class BatchMaker:
             timesteps_BN=draw.timesteps_BN.to(self.device),
             is_target_BN=draw.is_target_BN.to(self.device),
         )
+
+    def _noise(self, shape: torch.Size, step: int, place: int) -> Tensor:
+        return draw_noise(shape, seed=self.seed, purpose=self.purpose, step=step, scene=place)
 
 
 def make_sampler(

@@ -37,6 +37,16 @@ class BatchDraw:
     is_target_BN: Tensor
     drops_caption_B: Tensor
 
+    def part(self, places: slice) -> BatchDraw:
+        """Return some of the samples."""
+        return BatchDraw(
+            stories_BN=self.stories_BN[places],
+            scenes_BN=self.scenes_BN[places],
+            timesteps_BN=self.timesteps_BN[places],
+            is_target_BN=self.is_target_BN[places],
+            drops_caption_B=self.drops_caption_B[places],
+        )
+
     def describe(self) -> list[str]:
         """Name every sample as `story:scene+story:scene`, for reports."""
         return [
