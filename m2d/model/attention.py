@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
@@ -120,6 +121,15 @@ def block_plan(layout: SceneLayout, targets: tuple[int, ...] | None = None) -> B
     )
 
 
+class BlockContext(Protocol):
+    """Keys and values from outside the tokens at hand; see `m2d.model.context_cache`."""
+
+    def join(
+        self, keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Take the segments at hand, BSNK each, keys rotated; return all that the plan's calls count."""
+
+
 class SceneAttnProcessor:
     """Attention of one block over `[text | video]` tokens, following a `BlockPlan`."""
 
@@ -128,7 +138,13 @@ class SceneAttnProcessor:
     _parallel_config = None
 
     def __call__(
-        self, attn: Attention, tokens_BLD: Tensor, *, plan: BlockPlan, rotary_VR2: Tensor | None
+        self,
+        attn: Attention,
+        tokens_BLD: Tensor,
+        *,
+        plan: BlockPlan,
+        rotary_VR2: Tensor | None,
+        context: BlockContext | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -137,6 +153,7 @@ class SceneAttnProcessor:
             tokens_BLD: All tokens, normalized.
             plan: Queries, keys and calls.
             rotary_VR2: Table of all video tokens, or None.
+            context: More keys and values, whose segments the plan counts after those of the tokens.
 
         Returns:
             A row per query, (B, Q, D): all tokens, or the target scenes' video tokens.
@@ -153,6 +170,8 @@ class SceneAttnProcessor:
         queries = _cut(q_BQNK, plan.query_text_sizes, plan.query_video_sizes, query_rotary)
         keys = _cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
         values = _cut(v_BLNK, plan.text_sizes, plan.video_sizes, None)
+        if context is not None:
+            keys, values = context.join(keys, values)
         attended_BQNK = self._run(plan, queries, keys, values)
         hidden_BQD: Tensor = attn.to_out[0](attended_BQNK.flatten(2))
         return attn.to_out[1](hidden_BQD)  # type: ignore[no-any-return]  # untyped module list

@@ -10,6 +10,7 @@ its checkpoints load unchanged; diffusers' own forward takes one timestep per sa
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBloc
 from torch import Tensor, nn
 
 from m2d.layout import SceneLayout
-from m2d.model.attention import BlockPlan, SceneAttnProcessor, block_plan
+from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, block_plan
+from m2d.model.context_cache import ContextCache, Rows
 from m2d.model.rotary import rotary_table
 from m2d.model.sincos import sincos_positions
 
@@ -52,6 +54,7 @@ class SceneBlock(nn.Module):
         temb_BNE: Tensor,
         rotary_VR2: Tensor | None,
         plan: BlockPlan,
+        context: BlockContext | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend and feed forward.
 
@@ -61,6 +64,7 @@ class SceneBlock(nn.Module):
             temb_BNE: Timestep embedding of each scene, after its activation.
             rotary_VR2: Table of the video tokens, or None.
             plan: Attention calls. When it names targets, only their video tokens are computed.
+            context: Keys and values of scenes that are not among these tokens, or None.
 
         Returns:
             Text and video tokens. With targets: the text as it came in and the targets' video tokens alone.
@@ -68,7 +72,9 @@ class SceneBlock(nn.Module):
         text, video = _modulations(self.norm1, temb_BNE)
         normed_BLD = _normalize_both(self.norm1.norm, text_BTD, video_BVD, text, video, plan)
         # Not through `Attention.forward`: it drops, with a warning, what its processor does not take.
-        attended_BQD = self.attn1.processor(self.attn1, normed_BLD, plan=plan, rotary_VR2=rotary_VR2)
+        attended_BQD = self.attn1.processor(
+            self.attn1, normed_BLD, plan=plan, rotary_VR2=rotary_VR2, context=context
+        )
         if plan.targets is not None:
             return text_BTD, self._finish_targets(video_BVD, attended_BQD, temb_BNE, video.gate_BND, plan)
 
@@ -110,6 +116,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         *,
         layout: SceneLayout,
         targets: tuple[int, ...] | None = None,
+        context: ContextCache | None = None,
     ) -> Tensor:
         """Predict the velocity.
 
@@ -120,6 +127,8 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             layout: Lengths of the scenes and who may attend to whom.
             targets: Ascending scene numbers. The last block and the head then run for these scenes alone,
                 which changes nothing in their output.
+            context: From `keep_context`, in place of `targets`: its scenes run alone, with what was kept of
+                the others.
 
         Returns:
             velocity_BFCHW of all scenes, or of the target scenes, one after the other.
@@ -136,15 +145,25 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         plan = block_plan(layout)
         # The last block's other rows reach no output: text rows never do, context scenes' rows are discarded.
         last_plan = block_plan(layout, tuple(range(layout.num_scenes)) if targets is None else targets)
-        for block in self.transformer_blocks[:-1]:
-            text_BTD, video_BVD = self._run_block(block, text_BTD, video_BVD, temb_BNE, rotary_VR2, plan)
-        last = self.transformer_blocks[-1]
-        _, video_BVD = self._run_block(last, text_BTD, video_BVD, temb_BNE, rotary_VR2, last_plan)
+        num_blocks = len(self.transformer_blocks)
+        kept: Sequence[BlockContext | None] = [None] * num_blocks
+        if context is not None:
+            _check_context(context, layout, targets)
+            rows = context.part.pick(Rows(text_BTD, video_BVD, temb_BNE, rotary_VR2))
+            text_BTD, video_BVD, temb_BNE, rotary_VR2 = rows
+            plan, last_plan, kept = context.part.plan, context.part.last_plan, context.blocks
+        plans = [plan] * (num_blocks - 1) + [last_plan]
+        for block, calls, outside in zip(self.transformer_blocks, plans, kept, strict=True):
+            text_BTD, video_BVD = self._run_block(
+                block, text_BTD, video_BVD, temb_BNE, rotary_VR2, calls, outside
+            )
 
         patches_BVX = self._head(video_BVD, last_plan.target_scenes(temb_BNE), last_plan.target_tokens)
         return self._unpatchify(patches_BVX, latents_BFCHW.shape[3], latents_BFCHW.shape[4])
 
-    def _run_block(self, block: nn.Module, *inputs: Tensor | BlockPlan | None) -> tuple[Tensor, Tensor]:
+    def _run_block(
+        self, block: nn.Module, *inputs: Tensor | BlockPlan | BlockContext | None
+    ) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(block, *inputs)  # type: ignore[no-any-return]  # diffusers
         return block(*inputs)  # type: ignore[no-any-return]  # nn.Module.__call__
@@ -215,6 +234,15 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         wrong = [f"{name} {got}, not {want}" for name, (got, want) in expected.items() if got != want]
         if wrong:
             raise ValueError(f"inputs do not fit the layout: {'; '.join(wrong)}")
+
+
+def _check_context(context: ContextCache, layout: SceneLayout, targets: tuple[int, ...] | None) -> None:
+    if context.part.layout != layout:
+        raise ValueError(
+            f"context: kept for layout {context.part.layout.digest()[:12]}, not for {layout.digest()[:12]}"
+        )
+    if targets is not None:
+        raise ValueError(f"targets {list(targets)}: given together with context, whose own hold")
 
 
 def _refuse_unsupported(config: Any) -> None:
