@@ -1,0 +1,106 @@
+"""Low-rank adapters: what of the transformer they reach, and the file that diffusers loads.
+
+Owns where adapters sit, their seeded start and their file. The adapters themselves are PEFT's (Hu et al.,
+arXiv 2106.09685), attached through diffusers; merging and loading are diffusers' own, too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from m2d.errors import BackendUnavailable
+from m2d.model.transformer import SceneTransformer
+
+LoraPart = Literal["attention", "feed_forward", "modulation"]
+
+# The name that diffusers' `load_lora_weights` looks for in a folder.
+FILE = "pytorch_lora_weights.safetensors"
+_ADAPTER = "default"
+_MODULES: Mapping[LoraPart, tuple[str, ...]] = {
+    "attention": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
+    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+    "modulation": ("norm1.linear", "norm2.linear"),
+}
+
+
+class LoraRecipe(BaseModel):
+    """Adapters to train while the transformer's own weights stay.
+
+    Attributes:
+        rank: Of every update.
+        alpha: Updates are scaled by `alpha / rank`; None: by 1.
+        parts: Which matrices of a block get one.
+        dropout: Of the adapters' input.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    parts: tuple[LoraPart, ...] = Field(default=("attention",), min_length=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+def add_lora(model: SceneTransformer, recipe: LoraRecipe, *, seed: int = 0) -> None:
+    """Attach adapters, which change nothing yet, and freeze every other weight.
+
+    Args:
+        model: Changed in place; its state dict's names change with it.
+        seed: Of the adapters' first matrices; the second ones start at zero.
+
+    Raises:
+        BackendUnavailable: PEFT is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise BackendUnavailable("lora: the package peft is not installed; pip install 'm2d[train]'")
+    from peft import LoraConfig
+
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.add_adapter(
+            LoraConfig(
+                r=recipe.rank,
+                lora_alpha=recipe.rank if recipe.alpha is None else recipe.alpha,
+                lora_dropout=recipe.dropout,
+                target_modules=[name for part in recipe.parts for name in _MODULES[part]],
+            ),
+            adapter_name=_ADAPTER,
+        )
+
+
+def lora_weights(model: SceneTransformer) -> dict[str, Tensor]:
+    """Return the adapters' weights by PEFT's names, without the adapter's own name."""
+    from peft import get_peft_model_state_dict
+
+    weights: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=_ADAPTER)
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def save_lora(model: SceneTransformer, folder: Path) -> Path:
+    """Write the adapters as `load_lora_weights` and `load_lora_adapter` of diffusers read them.
+
+    Returns:
+        The file, `pytorch_lora_weights.safetensors` in `folder`.
+    """
+    from diffusers import CogVideoXPipeline
+
+    CogVideoXPipeline.save_lora_weights(
+        str(folder),
+        transformer_lora_layers=lora_weights(model),
+        transformer_lora_adapter_metadata=model.peft_config[_ADAPTER].to_dict(),
+    )
+    return folder / FILE
+
+
+def merge_lora(model: SceneTransformer) -> None:
+    """Add the adapters' updates to the weights and take the adapters away; names are the stock ones again."""
+    model.fuse_lora(adapter_names=[_ADAPTER], safe_fusing=True)
+    model.unload_lora()

@@ -1,0 +1,258 @@
+"""What a training needs before it is started: parameters, memory per device, tokens and operations per step.
+
+Owns the accounting; the transformer is built and run on fake tensors, which have sizes but no storage, so
+that a 5B model is measured in seconds on any machine. Knows nothing of recipes' files and trains nothing.
+"""
+
+# B batch (samples of one micro-batch), F latent frames of all scenes, C latent channels, H W latent size,
+# N scenes, L text tokens, D text width
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from m2d.layout import SceneLayout
+from m2d.model.transformer import SceneTransformer
+from m2d.training.lora import LoraRecipe, add_lora
+
+Sharding = Literal["none", "gradients", "all"]
+OptimizerKind = Literal["adamw", "adamw8bit", "muon"]
+
+FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
+# Attention forward, and twice as much backward: the gradient of a product is two products.
+_ATTENTION_PASSES = 3
+# Adam keeps two numbers per weight, in 32 or 8 bits (plus a scale per 256 of these), Muon keeps one.
+_STATE_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256, "muon": 4.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """One micro-batch on one device.
+
+    Attributes:
+        config: The transformer's diffusers config.
+        layout: Layout of every sample.
+        latent_shape: (C, H, W) of a latent frame.
+        batch_size: Samples of a micro-batch.
+        is_mixed: Whether products are computed in bfloat16.
+        lora: Adapters to train instead of the weights.
+    """
+
+    config: Mapping[str, Any]
+    layout: SceneLayout
+    latent_shape: tuple[int, int, int]
+    batch_size: int
+    is_mixed: bool
+    lora: LoraRecipe | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelNeeds:
+    """What the model itself asks for.
+
+    Attributes:
+        num_parameters: All weights, adapters included.
+        num_trained: Those that move.
+        tokens: Text and video tokens of one micro-batch.
+        flops: Floating-point operations of one micro-batch, forward and backward, a multiplication and an
+            addition counted as two; recomputation under gradient checkpointing is not in it.
+        block_bytes: What the backward pass of one block keeps of its forward pass.
+        boundary_bytes: The tokens between two blocks, all that checkpointing keeps of a block.
+        outside_bytes: What is kept outside of the blocks, less what a first block need not keep when the
+            weights before it are frozen.
+        num_blocks: Blocks of the transformer.
+    """
+
+    num_parameters: int
+    num_trained: int
+    tokens: int
+    flops: int
+    block_bytes: int
+    boundary_bytes: int
+    outside_bytes: int
+    num_blocks: int
+
+    def activation_bytes(self, *, is_checkpointed: bool) -> int:
+        """Peak of what is kept for the backward pass; checkpointing recomputes one block at a time."""
+        if is_checkpointed:
+            return self.outside_bytes + self.num_blocks * self.boundary_bytes + self.block_bytes
+        return self.outside_bytes + self.num_blocks * self.block_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceMemory:
+    """Bytes on one device; what the allocator, the kernels and the codec need comes on top.
+
+    Attributes:
+        weights: All weights, in what they are kept in.
+        gradients: Of the trained weights.
+        optimizer: Its state.
+        average: The running average of the trained weights.
+        activations: Kept for the backward pass.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.average + self.activations
+
+
+def measure_needs(work: Workload) -> ModelNeeds:
+    """Build the transformer without storage and run it forward and backward.
+
+    Two and three of its blocks are run: all but the first are alike, so this tells what any number keeps.
+    """
+    two, three = (_trace(work, num_blocks=count) for count in (2, 3))
+    num_blocks = int(work.config["num_layers"])
+    num_parameters, num_trained = _count_parameters(work)
+    matrix_flops = two.matrix_flops + (num_blocks - 2) * (three.matrix_flops - two.matrix_flops)
+    attention_flops = _ATTENTION_PASSES * num_blocks * attention_flops_per_block(work)
+    tokens = work.layout.num_tokens * work.batch_size
+    block_bytes = three.kept_bytes - two.kept_bytes
+    return ModelNeeds(
+        num_parameters=num_parameters,
+        num_trained=num_trained,
+        tokens=tokens,
+        flops=matrix_flops + attention_flops,
+        block_bytes=block_bytes,
+        boundary_bytes=tokens * _width(work) * (BFLOAT16_BYTES if work.is_mixed else FLOAT32_BYTES),
+        outside_bytes=two.kept_bytes - 2 * block_bytes,
+        num_blocks=num_blocks,
+    )
+
+
+def attention_flops_per_block(work: Workload) -> int:
+    """Forward operations of one block's attention: 2 x 2 per query, key and channel, as the mask allows."""
+    pairs = sum(sum(map(len, call.queries)) * sum(map(len, call.keys)) for call in work.layout.plan())
+    return 4 * pairs * _width(work) * work.batch_size
+
+
+def memory_per_device(
+    needs: ModelNeeds,
+    *,
+    optimizer: OptimizerKind,
+    sharding: Sharding,
+    num_devices: int,
+    is_checkpointed: bool,
+    frozen_bytes_per_weight: int = FLOAT32_BYTES,
+) -> DeviceMemory:
+    """Say what lies on each device.
+
+    Args:
+        needs: Of one micro-batch.
+        optimizer: Whose state is kept.
+        sharding: `none` (one device, DDP); `gradients`: these and the optimizer's state are shared out
+            (ZeRO-2); `all`: weights and average, too (ZeRO-3, FSDP2).
+        num_devices: How many share.
+        is_checkpointed: Whether activations are recomputed.
+        frozen_bytes_per_weight: How weights that do not move are kept.
+    """
+    share = {"none": (1, 1), "gradients": (1, num_devices), "all": (num_devices, num_devices)}[sharding]
+    by_weights, by_gradients = share
+    frozen = needs.num_parameters - needs.num_trained
+    weights = needs.num_trained * FLOAT32_BYTES + frozen * frozen_bytes_per_weight
+    return DeviceMemory(
+        weights=-(-weights // by_weights),
+        gradients=-(-needs.num_trained * FLOAT32_BYTES // by_gradients),
+        optimizer=-(-int(needs.num_trained * _STATE_BYTES[optimizer]) // by_gradients),
+        average=-(-needs.num_trained * FLOAT32_BYTES // by_weights),
+        activations=needs.activation_bytes(is_checkpointed=is_checkpointed),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trace:
+    kept_bytes: int
+    matrix_flops: int
+
+
+class _KeptStorages:
+    """Counts what autograd keeps, every storage once and the weights not at all."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._own = {_address(weight) for weight in model.parameters()}
+        self.sizes_bytes: dict[int, int] = {}
+        # A storage that is freed while tracing would give its address to the next one.
+        self._held: list[Tensor] = []
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        if _address(tensor) not in self._own:
+            self.sizes_bytes[_address(tensor)] = tensor.untyped_storage().nbytes()
+            self._held.append(tensor)
+        return tensor
+
+
+def _trace(work: Workload, *, num_blocks: int) -> _Trace:
+    model = _build(work, num_blocks=num_blocks)
+    with FakeTensorMode():
+        _pretend_on_cpu(model)
+        kept = _KeptStorages(model)
+        counter = FlopCounterMode(display=False)
+        mixed = torch.autocast("cpu", torch.bfloat16) if work.is_mixed else nullcontext()
+        with torch.autograd.graph.saved_tensors_hooks(kept.keep, _unchanged), counter:
+            with mixed:
+                loss = model(*_inputs(work), layout=work.layout).square().mean()
+            loss.backward()
+        counts = counter.get_flop_counts()["Global"]
+    matrix_flops = sum(count for op, count in counts.items() if "attention" not in str(op))
+    return _Trace(kept_bytes=sum(kept.sizes_bytes.values()), matrix_flops=matrix_flops)
+
+
+def _build(work: Workload, *, num_blocks: int) -> SceneTransformer:
+    """Build the transformer on the meta device, where weights have no storage."""
+    with torch.device("meta"):
+        model: SceneTransformer = SceneTransformer(**{**work.config, "num_layers": num_blocks})
+        if work.lora is not None:
+            add_lora(model, work.lora)
+    model.train()
+    return model
+
+
+def _pretend_on_cpu(model: nn.Module) -> None:
+    """Replace weights and buffers by fake ones of the CPU: autocast and fused attention pass meta by."""
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            fake = nn.Parameter(torch.empty(weight.shape), requires_grad=weight.requires_grad)
+            module.register_parameter(name, fake)
+        for name, values in module.named_buffers(recurse=False):
+            module.register_buffer(name, torch.empty(values.shape, dtype=values.dtype))
+
+
+def _count_parameters(work: Workload) -> tuple[int, int]:
+    weights = list(_build(work, num_blocks=int(work.config["num_layers"])).parameters())
+    return sum(each.numel() for each in weights), sum(each.numel() for each in weights if each.requires_grad)
+
+
+def _inputs(work: Workload) -> tuple[Tensor, Tensor, Tensor]:
+    layout = work.layout
+    latents_BFCHW = torch.empty(work.batch_size, sum(layout.latent_frames), *work.latent_shape)
+    embeds_BLD = torch.empty(work.batch_size, layout.num_text_tokens, int(work.config["text_embed_dim"]))
+    timesteps_BN = torch.zeros(work.batch_size, layout.num_scenes, dtype=torch.int64)
+    return latents_BFCHW, embeds_BLD, timesteps_BN
+
+
+def _width(work: Workload) -> int:
+    return int(work.config["num_attention_heads"]) * int(work.config["attention_head_dim"])
+
+
+def _address(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
