@@ -33,6 +33,13 @@ class Modulation(NamedTuple):
     gate_BND: Tensor
 
 
+class PositionTables(NamedTuple):
+    """Where the video tokens are, in the form the model was trained with; the other one is None."""
+
+    rotary_VR2: Tensor | None
+    positions_VD: Tensor | None
+
+
 class SceneBlock(nn.Module):
     """A CogVideoX block whose adaptive norms and gates follow each scene's own timestep.
 
@@ -137,10 +144,11 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             ValueError: Shapes that are not the layout's, or targets that are not in it.
         """
         self._check_shapes(latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout)
-        temb_BNE = self._embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
-        text_BTD = self.embedding_dropout(self.patch_embed.text_proj(prompt_embeds_BLD))
-        video_BVD = self.embedding_dropout(self._embed_video(latents_BFCHW, layout))
-        rotary_VR2 = self._rotary(latents_BFCHW)
+        tables = self.position_tables(layout, latents_BFCHW.shape[1:], device=latents_BFCHW.device)
+        rotary_VR2 = tables.rotary_VR2
+        temb_BNE = self.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
+        text_BTD = self.embed_text(prompt_embeds_BLD)
+        video_BVD = self.embed_video(latents_BFCHW, tables.positions_VD)
 
         plan = block_plan(layout)
         # The last block's other rows reach no output: text rows never do, context scenes' rows are discarded.
@@ -158,8 +166,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
                 block, text_BTD, video_BVD, temb_BNE, rotary_VR2, calls, outside
             )
 
-        patches_BVX = self._head(video_BVD, last_plan.target_scenes(temb_BNE), last_plan.target_tokens)
-        return self._unpatchify(patches_BVX, latents_BFCHW.shape[3], latents_BFCHW.shape[4])
+        return self.finish(video_BVD, temb_BNE, last_plan, size=latents_BFCHW.shape[3:])
 
     def _run_block(
         self, block: nn.Module, *inputs: Tensor | BlockPlan | BlockContext | None
@@ -168,47 +175,74 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             return self._gradient_checkpointing_func(block, *inputs)  # type: ignore[no-any-return]  # diffusers
         return block(*inputs)  # type: ignore[no-any-return]  # nn.Module.__call__
 
-    def _embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
+    def position_tables(
+        self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
+    ) -> PositionTables:
+        """Make the tables of a story's video tokens; they depend on its layout and size alone.
+
+        Args:
+            layout: The story.
+            latent_shape: (F, C, H, W) of all scenes together.
+            device: Where the tables go.
+        """
+        frames, _, height, width = latent_shape
+        patch = self.config.patch_size
+        grid = (height // patch, width // patch)
+        if self.config.use_rotary_positional_embeddings:
+            rotary_VR2 = rotary_table(
+                self.config.attention_head_dim,
+                num_latent_frames=frames,
+                grid=grid,
+                base_grid=(self.config.sample_height // patch, self.config.sample_width // patch),
+                device=device,
+            )
+            return PositionTables(rotary_VR2, None)
+        positions_VD = sincos_positions(
+            self.config.num_attention_heads * self.config.attention_head_dim,
+            num_scenes=layout.num_scenes,
+            num_latent_frames=frames,
+            base_latent_frames=(self.config.sample_frames - 1) // self.config.temporal_compression_ratio + 1,
+            grid=grid,
+            scales=(self.config.spatial_interpolation_scale, self.config.temporal_interpolation_scale),
+            device=device,
+        )
+        return PositionTables(None, positions_VD)
+
+    def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Embed every scene's timestep: temb_BNE, after its activation."""
         sinusoids = self.time_proj(timesteps_BN.flatten()).to(dtype)
         temb_BNE: Tensor = torch.unflatten(self.time_embedding(sinusoids), 0, timesteps_BN.shape)
         # Every adaptive norm starts with this activation: taken once here.
         return nn.functional.silu(temb_BNE)
 
-    def _embed_video(self, latents_BFCHW: Tensor, layout: SceneLayout) -> Tensor:
+    def embed_text(self, prompt_embeds_BLD: Tensor) -> Tensor:
+        """Make the prompts' tokens of the prompts' embeddings."""
+        return self.embedding_dropout(self.patch_embed.text_proj(prompt_embeds_BLD))  # type: ignore[no-any-return]
+
+    def embed_video(self, latents_BFCHW: Tensor, positions_VD: Tensor | None) -> Tensor:
+        """Make the video tokens of latents; sin-cos positions, for a model that has them, are added."""
         patches_XDHW = self.patch_embed.proj(latents_BFCHW.flatten(0, 1))
-        grid = (patches_XDHW.shape[2], patches_XDHW.shape[3])
         video_BVD: Tensor = (
             patches_XDHW.flatten(2).transpose(1, 2).reshape(latents_BFCHW.shape[0], -1, patches_XDHW.shape[1])
         )
-        if self.config.use_rotary_positional_embeddings:
-            return video_BVD
-        positions_VD = sincos_positions(
-            video_BVD.shape[2],
-            num_scenes=layout.num_scenes,
-            num_latent_frames=latents_BFCHW.shape[1],
-            base_latent_frames=(self.config.sample_frames - 1) // self.config.temporal_compression_ratio + 1,
-            grid=grid,
-            scales=(self.config.spatial_interpolation_scale, self.config.temporal_interpolation_scale),
-            device=video_BVD.device,
-        )
-        return video_BVD + positions_VD.to(video_BVD.dtype)
+        if positions_VD is not None:
+            video_BVD = video_BVD + positions_VD.to(video_BVD.dtype)
+        return self.embedding_dropout(video_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
 
-    def _rotary(self, latents_BFCHW: Tensor) -> Tensor | None:
-        if not self.config.use_rotary_positional_embeddings:
-            return None
-        patch = self.config.patch_size
-        return rotary_table(
-            self.config.attention_head_dim,
-            num_latent_frames=latents_BFCHW.shape[1],
-            grid=(latents_BFCHW.shape[3] // patch, latents_BFCHW.shape[4] // patch),
-            base_grid=(self.config.sample_height // patch, self.config.sample_width // patch),
-            device=latents_BFCHW.device,
-        )
+    def finish(self, video_BVD: Tensor, temb_BNE: Tensor, plan: BlockPlan, *, size: Sequence[int]) -> Tensor:
+        """Make the velocity of what the last block returned.
 
-    def _head(self, video_BVD: Tensor, temb_BNE: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        Args:
+            video_BVD: The target scenes' video tokens.
+            temb_BNE: Of every scene that ran.
+            plan: The last block's, which names the targets.
+            size: Latent height and width.
+        """
+        temb_BNE = plan.target_scenes(temb_BNE)
         shift_BND, scale_BND = self.norm_out.linear(temb_BNE).chunk(2, dim=-1)
-        normed_BVD = _modulate(self.norm_out.norm(self.norm_final(video_BVD)), shift_BND, scale_BND, lengths)
-        return self.proj_out(normed_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
+        normed_BVD = self.norm_out.norm(self.norm_final(video_BVD))
+        normed_BVD = _modulate(normed_BVD, shift_BND, scale_BND, plan.target_tokens)
+        return self._unpatchify(self.proj_out(normed_BVD), *size)
 
     def _unpatchify(self, patches_BVX: Tensor, height: int, width: int) -> Tensor:
         patch = self.config.patch_size

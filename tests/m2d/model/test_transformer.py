@@ -218,9 +218,9 @@ def test_a_batch_equals_its_samples_one_by_one() -> None:
 @torch.no_grad()
 def test_sincos_positions_stretch_over_a_story() -> None:
     model = make_model(use_rotary_positional_embeddings=False)
-    model.patch_embed.proj.weight.zero_(), model.patch_embed.proj.bias.zero_()
     layout = story(frames=(2, 2, 2))
-    positions = model._embed_video(make_inputs(layout)[0], layout)[0].unflatten(0, (6, 8))
+    tables = model.position_tables(layout, make_inputs(layout)[0].shape[1:], device=torch.device("cpu"))
+    positions = tables.positions_VD.unflatten(0, (6, 8))
     trained = model.patch_embed.pos_embedding[0, 3:].unflatten(0, (2, 8))
     assert max_error(positions[0], trained[0]) <= 1e-6
     assert max_error(positions[5], trained[1]) <= 1e-6

@@ -1,0 +1,125 @@
+"""The transformer with one layout burnt in: what every exported graph is traced from.
+
+Owns turning a story's tables and plan into constants. The computation is `m2d.model.transformer`'s own, so
+that there is one forward pass to be right about; serializing the graph is each exporting backend's.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent size, L text tokens, V video tokens,
+# D width, R rotated pairs per head.
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from m2d.errors import InputError, LayoutMismatch
+from m2d.layout import SceneLayout
+from m2d.model.attention import block_plan
+from m2d.model.transformer import SceneTransformer
+
+
+class DenoiserInputs(NamedTuple):
+    """What a denoiser is called with, in the order in which every exported graph takes it."""
+
+    latents_BFCHW: Tensor
+    prompt_embeds_BLD: Tensor
+    timesteps_BN: Tensor
+
+
+class BakedTransformer(nn.Module):
+    """A transformer that runs one layout at one size: tensors in, a tensor out, everything else constant.
+
+    Rotary table and sin-cos positions are buffers; the attention plan, the spans of the scenes and their
+    modulation's broadcasting are Python constants, which tracing turns into static slices. Shares the
+    weights of the transformer it is made from and computes exactly what that does.
+    """
+
+    rotary_VR2: Tensor | None
+    positions_VD: Tensor | None
+
+    def __init__(
+        self,
+        transformer: SceneTransformer,
+        layout: SceneLayout,
+        *,
+        latent_shape: tuple[int, int, int, int],
+        targets: tuple[int, ...] | None = None,
+    ) -> None:
+        """Burn in one layout.
+
+        Args:
+            transformer: With its weights; its device is where the tables go.
+            layout: The only story it will run.
+            latent_shape: (F, C, H, W) of all scenes together.
+            targets: Scenes whose velocity is wanted, ascending; None for all.
+
+        Raises:
+            LayoutMismatch: A latent shape that is not the layout's.
+            InputError: Targets that the layout does not have.
+        """
+        super().__init__()
+        check_latent_shape(transformer, layout, latent_shape)
+        everything = tuple(range(layout.num_scenes))
+        self.targets = everything if targets is None else targets
+        if not self.targets or not set(self.targets) <= set(everything):
+            raise InputError(
+                f"targets: got scenes {list(self.targets)}, the layout has 0 to {layout.num_scenes - 1}"
+            )
+        self.layout = layout
+        self.latent_shape = latent_shape
+        self.transformer = transformer
+        self._plan = block_plan(layout)
+        self._last_plan = block_plan(layout, self.targets)
+        tables = transformer.position_tables(layout, latent_shape, device=transformer.device)
+        self.register_buffer("rotary_VR2", tables.rotary_VR2, persistent=False)
+        self.register_buffer("positions_VD", tables.positions_VD, persistent=False)
+
+    def forward(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+        """Predict the target scenes' velocity; see `m2d.backend.Denoiser`. Checks nothing."""
+        transformer = self.transformer
+        text_BTD = transformer.embed_text(prompt_embeds_BLD)
+        video_BVD = transformer.embed_video(latents_BFCHW, self.positions_VD)
+        temb_BNE = transformer.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
+        *first_blocks, last_block = transformer.transformer_blocks
+        for block in first_blocks:
+            text_BTD, video_BVD = block(text_BTD, video_BVD, temb_BNE, self.rotary_VR2, self._plan)
+        _, video_BVD = last_block(text_BTD, video_BVD, temb_BNE, self.rotary_VR2, self._last_plan)
+        height, width = self.latent_shape[2:]
+        velocity_BFCHW: Tensor = transformer.finish(
+            video_BVD, temb_BNE, self._last_plan, size=(height, width)
+        )
+        return velocity_BFCHW
+
+    def example_inputs(
+        self, batch_size: int, dtype: torch.dtype, device: torch.device | str, seed: int
+    ) -> DenoiserInputs:
+        """Random inputs of the baked shapes, to trace with and to compare with; equal for equal seeds."""
+        stream = torch.Generator().manual_seed(seed)
+        config = self.transformer.config
+        latents = torch.randn(batch_size, *self.latent_shape, generator=stream)
+        embeds = torch.randn(batch_size, self.layout.num_text_tokens, config.text_embed_dim, generator=stream)
+        timesteps = torch.randint(0, 1000, (batch_size, self.layout.num_scenes), generator=stream)
+        return DenoiserInputs(latents.to(device, dtype), embeds.to(device, dtype), timesteps.to(device))
+
+
+def check_latent_shape(
+    transformer: SceneTransformer, layout: SceneLayout, latent_shape: tuple[int, int, int, int]
+) -> None:
+    """Make sure that latents of a shape are cut into exactly the layout's video tokens.
+
+    Raises:
+        LayoutMismatch: They are not; every number that differs is named.
+    """
+    frames, channels, height, width = latent_shape
+    patch = int(transformer.config.patch_size)
+    expected = {
+        "latent frames": (frames, sum(layout.latent_frames)),
+        "latent channels": (channels, int(transformer.config.in_channels)),
+        "tokens per frame": ((height // patch) * (width // patch), layout.tokens_per_frame),
+        "latent height and width left over by the patches": (height % patch + width % patch, 0),
+    }
+    wrong = [f"{name}: got {got}, not {own}" for name, (got, own) in expected.items() if got != own]
+    if wrong:
+        raise LayoutMismatch(f"cannot bake layout {layout.digest()[:12]}: " + "; ".join(wrong))
