@@ -20,6 +20,7 @@ from m2d_backends.devices import device_problem
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from m2d.model.context_cache import ContextCache
     from m2d.model.source import ModelSource
     from m2d.model.transformer import SceneTransformer
 
@@ -30,7 +31,12 @@ class EagerDenoiser:
     """A loaded transformer bound to one layout and its target scenes."""
 
     def __init__(
-        self, transformer: SceneTransformer, layout: SceneLayout, targets: tuple[int, ...] | None = None
+        self,
+        transformer: SceneTransformer,
+        layout: SceneLayout,
+        targets: tuple[int, ...] | None = None,
+        *,
+        context: ContextCache | None = None,
     ) -> None:
         """Bind `transformer`; `targets` are ascending scene numbers, None for all."""
         everything = tuple(range(layout.num_scenes))
@@ -41,19 +47,49 @@ class EagerDenoiser:
                 f"targets: got scenes {list(self.targets)}, the layout has 0 to {layout.num_scenes - 1}"
             )
         self._transformer = transformer
+        self._context = context
+
+    @property
+    def context_bytes(self) -> int:
+        """Memory of the kept context; see `m2d.diffusion.denoiser.ContextDenoiser`."""
+        return 0 if self._context is None else self._context.size_bytes
+
+    def keep_context(
+        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, *, targets: tuple[int, ...]
+    ) -> EagerDenoiser:
+        """Compute clean context once; see `m2d.diffusion.denoiser.ContextDenoiser`."""
+        import torch
+
+        from m2d.model.context_cache import keep_context
+
+        self._check_loaded()
+        with torch.inference_mode():
+            context = keep_context(
+                self._transformer, latents_BFCHW, prompt_embeds_BLD, layout=self.layout, targets=targets
+            )
+        return EagerDenoiser(self._transformer, self.layout, targets, context=context)
 
     def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
         """Predict the target scenes' velocity; see `m2d.backend.Denoiser`."""
         import torch
 
-        if self._transformer.device.type == "meta":
-            raise BackendError("the weights of this denoiser were released; prepare another one")
+        self._check_loaded()
         self._check_layout(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         targets = None if len(self.targets) == self.layout.num_scenes else self.targets
         with torch.inference_mode():
             return self._transformer(  # type: ignore[no-any-return]  # nn.Module.__call__
-                latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout=self.layout, targets=targets
+                latents_BFCHW,
+                prompt_embeds_BLD,
+                timesteps_BN,
+                layout=self.layout,
+                # A kept context has its targets.
+                targets=targets if self._context is None else None,
+                context=self._context,
             )
+
+    def _check_loaded(self) -> None:
+        if self._transformer.device.type == "meta":
+            raise BackendError("the weights of this denoiser were released; prepare another one")
 
     def _check_layout(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
         patch = int(self._transformer.config.patch_size)

@@ -10,7 +10,8 @@ Owns the order of things (scale, predict, guide, step) and which latents change;
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from m2d.diffusion.denoiser import Denoiser
+from m2d.diffusion.denoiser import ContextDenoiser, Denoiser
 from m2d.diffusion.request import DenoiseRequest
 from m2d.diffusion.schedulers import check_scheduler, set_timesteps
 from m2d.diffusion.stepper import SceneStepper
@@ -27,6 +28,8 @@ from m2d.errors import BackendError, LayoutMismatch
 from m2d.layout import SceneLayout
 
 __all__ = ["DenoiseRequest", "DenoiseState", "StepEvent", "denoise"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +109,13 @@ class _FirstFrame(NamedTuple):
     noise_BFCHW: Tensor
 
 
+class _Branch(NamedTuple):
+    """One or both of guidance's predictions, as they pass through the model together."""
+
+    denoiser: Denoiser
+    prompts_BLD: Tensor
+
+
 class _Run:
     """One call of `denoise`: the story's latents and a stepper for each target scene."""
 
@@ -122,6 +132,7 @@ class _Run:
         self._first_frames = {scene: self._first_frame(scene) for scene in request.first_frames}
         self._latents_BFCHW = self._initial_latents()
         self._steps_done = 0
+        self._branches: tuple[_Branch, ...] = ()
 
     def restore(self, state: DenoiseState) -> None:
         latents_BFCHW = state.tensors.get("latents_BFCHW")
@@ -146,6 +157,8 @@ class _Run:
 
     def latents_after_all_steps(self, on_step: Callable[[StepEvent], None] | None) -> Tensor:
         total = len(self._timesteps)
+        if self._steps_done < total:
+            self._branches = self._with_context(self._all_branches())
         for index in range(self._steps_done, total):
             timestep = self._timesteps[index]
             input_BFCHW = self._model_input(index)
@@ -205,25 +218,53 @@ class _Run:
         """Guided velocity of the target scenes, float32, their frames concatenated."""
         request, targets = self._request, self._request.conditioning.targets
         latents_BFCHW = input_BFCHW.to(request.dtype)
-        cond_BLD = request.prompt_embeds_BLD.to(request.device, request.dtype)
         timesteps_BN = request.conditioning.timesteps(timestep, device=request.device)[None]
-        if not request.is_guided or request.negative_embeds_BLD is None:
-            return self._target_velocity(latents_BFCHW, cond_BLD, timesteps_BN)
-        uncond_BLD = request.negative_embeds_BLD.to(request.device, request.dtype)
-        if request.guidance.mode == "sequential":
-            uncond_BFCHW = self._target_velocity(latents_BFCHW, uncond_BLD, timesteps_BN)
-            cond_BFCHW = self._target_velocity(latents_BFCHW, cond_BLD, timesteps_BN)
-        else:
-            uncond_BFCHW, cond_BFCHW = self._target_velocity(
-                latents_BFCHW.expand(2, -1, -1, -1, -1),
-                torch.cat([uncond_BLD, cond_BLD]),
-                timesteps_BN.expand(2, -1),
-            ).chunk(2)
+        velocity_BFCHW = torch.cat(
+            [self._target_velocity(branch, latents_BFCHW, timesteps_BN) for branch in self._branches]
+        )
+        if not request.is_guided:
+            return velocity_BFCHW
+        uncond_BFCHW, cond_BFCHW = velocity_BFCHW.chunk(2)
         return request.guidance.combine(uncond_BFCHW, cond_BFCHW, request.layout, scenes=targets)
 
-    def _target_velocity(self, latents_BFCHW: Tensor, embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
-        velocity_BFCHW = self._denoiser.predict(latents_BFCHW, embeds_BLD, timesteps_BN).float()
-        by_scene = _by_scene(velocity_BFCHW, self._request.layout, self._denoiser.targets)
+    def _all_branches(self) -> tuple[_Branch, ...]:
+        request = self._request
+        cond_BLD = request.prompt_embeds_BLD.to(request.device, request.dtype)
+        if not request.is_guided or request.negative_embeds_BLD is None:
+            return (_Branch(self._denoiser, cond_BLD),)
+        uncond_BLD = request.negative_embeds_BLD.to(request.device, request.dtype)
+        if request.guidance.mode == "sequential":
+            return _Branch(self._denoiser, uncond_BLD), _Branch(self._denoiser, cond_BLD)
+        return (_Branch(self._denoiser, torch.cat([uncond_BLD, cond_BLD])),)
+
+    def _with_context(self, branches: tuple[_Branch, ...]) -> tuple[_Branch, ...]:
+        """Let each branch keep the context under its own prompts, where that can be done and is wanted."""
+        request, denoiser = self._request, self._denoiser
+        wanted = request.keep_context and request.conditioning.context
+        if not wanted or not isinstance(denoiser, ContextDenoiser):
+            return branches
+        latents_BFCHW = self._latents_BFCHW.to(request.dtype)
+        kept = tuple(
+            _Branch(
+                denoiser.keep_context(
+                    latents_BFCHW.expand(len(prompts_BLD), -1, -1, -1, -1),
+                    prompts_BLD,
+                    targets=request.conditioning.targets,
+                ),
+                prompts_BLD,
+            )
+            for _, prompts_BLD in branches
+        )
+        logger.info("context: %.1f MB kept for all steps", _context_bytes(kept) / 1e6)
+        return kept
+
+    def _target_velocity(self, branch: _Branch, latents_BFCHW: Tensor, timesteps_BN: Tensor) -> Tensor:
+        denoiser, prompts_BLD = branch
+        batch = len(prompts_BLD)
+        velocity_BFCHW = denoiser.predict(
+            latents_BFCHW.expand(batch, -1, -1, -1, -1), prompts_BLD, timesteps_BN.expand(batch, -1)
+        ).float()
+        by_scene = _by_scene(velocity_BFCHW, self._request.layout, denoiser.targets)
         return torch.cat([by_scene[scene] for scene in self._request.conditioning.targets], dim=1)
 
     def _step(self, velocity_BFCHW: Tensor, index: int) -> None:
@@ -258,6 +299,11 @@ def _copy_with_timesteps(scheduler: Any, num_inference_steps: int) -> Any:
     prepared = copy.deepcopy(scheduler)
     set_timesteps(prepared, num_inference_steps)
     return prepared
+
+
+def _context_bytes(branches: Sequence[_Branch]) -> int:
+    denoisers = [branch.denoiser for branch in branches]
+    return sum(each.context_bytes for each in denoisers if isinstance(each, ContextDenoiser))
 
 
 def _by_scene(frames_BFCHW: Tensor, layout: SceneLayout, scenes: tuple[int, ...]) -> dict[int, Tensor]:

@@ -7,7 +7,7 @@ Owns the signature alone and imports no torch, so that listing backends stays ch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from m2d.layout import SceneLayout
 
@@ -40,4 +40,28 @@ class Denoiser(Protocol):
         Raises:
             LayoutMismatch: The shapes are not those of `layout`.
             BackendError: Its backend has released the weights.
+        """
+
+
+@runtime_checkable
+class ContextDenoiser(Denoiser, Protocol):
+    """A denoiser that can compute clean context once, where the layout lets no step change it."""
+
+    @property
+    def context_bytes(self) -> int:
+        """Memory of what is kept; 0 when nothing is."""
+
+    def keep_context(
+        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, *, targets: tuple[int, ...]
+    ) -> ContextDenoiser:
+        """Return a denoiser for `targets` in which the context's work is done.
+
+        Its `predict` takes the same arguments and gives the same velocity, up to rounding. It goes on reading
+        the targets' latents, prompts and timesteps, and no longer those of the scenes it kept. Where the
+        layout lets context scenes see the targets, nothing is kept and every step computes all.
+
+        Args:
+            latents_BFCHW: All scenes' latents; only the context's are read.
+            prompt_embeds_BLD: The prompts, and with them the batch size, of the calls to come.
+            targets: The scenes that are denoised, ascending.
         """

@@ -39,6 +39,8 @@ class DenoiseRequest:
             noise here is the scene's initial noise in every step.
         guidance: Guidance scale of every scene.
         num_inference_steps: Denoising steps.
+        keep_context: Whether clean context that no step changes is computed once, where the denoiser can;
+            it takes memory, and gives the same latents up to rounding.
         dtype: What the model computes in. Latents are stepped in float32 whatever it is.
         device: Where the model runs.
 
@@ -57,6 +59,7 @@ class DenoiseRequest:
     first_frames: Mapping[int, Tensor] = field(default_factory=dict)
     guidance: GuidanceRule
     num_inference_steps: int
+    keep_context: bool = True
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 

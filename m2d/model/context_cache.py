@@ -167,6 +167,12 @@ class ContextCache:
     blocks: tuple[BlockContext, ...]
 
     @property
+    def batch_size(self) -> int | None:
+        """Of the prompts that it was kept for; None when nothing is kept."""
+        kept = self.blocks[0].keys if isinstance(self.blocks[0], KeptBlock) else ()
+        return kept[0].shape[0] if kept else None
+
+    @property
     def size_bytes(self) -> int:
         """Memory of what is kept."""
         kept = [block for block in self.blocks if isinstance(block, KeptBlock)]

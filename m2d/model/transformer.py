@@ -156,7 +156,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         num_blocks = len(self.transformer_blocks)
         kept: Sequence[BlockContext | None] = [None] * num_blocks
         if context is not None:
-            _check_context(context, layout, targets)
+            _check_context(context, layout, targets, batch=latents_BFCHW.shape[0])
             rows = context.part.pick(Rows(text_BTD, video_BVD, temb_BNE, rotary_VR2))
             text_BTD, video_BVD, temb_BNE, rotary_VR2 = rows
             plan, last_plan, kept = context.part.plan, context.part.last_plan, context.blocks
@@ -270,13 +270,17 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             raise ValueError(f"inputs do not fit the layout: {'; '.join(wrong)}")
 
 
-def _check_context(context: ContextCache, layout: SceneLayout, targets: tuple[int, ...] | None) -> None:
+def _check_context(
+    context: ContextCache, layout: SceneLayout, targets: tuple[int, ...] | None, *, batch: int
+) -> None:
     if context.part.layout != layout:
         raise ValueError(
             f"context: kept for layout {context.part.layout.digest()[:12]}, not for {layout.digest()[:12]}"
         )
     if targets is not None:
         raise ValueError(f"targets {list(targets)}: given together with context, whose own hold")
+    if context.batch_size not in (None, batch):
+        raise ValueError(f"context: kept for a batch of {context.batch_size}, got {batch}")
 
 
 def _refuse_unsupported(config: Any) -> None:

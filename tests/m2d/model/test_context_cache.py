@@ -142,5 +142,7 @@ def test_context_of_another_layout_or_with_targets_of_its_own_is_refused():
         model(*inputs, layout=unequal("window:2"), context=context)
     with pytest.raises(ValueError, match=r"targets \[2\]: given together with context"):
         model(*inputs, layout=layout, targets=(2,), context=context)
+    with pytest.raises(ValueError, match="context: kept for a batch of 2, got 1"):
+        model(*(each[:1] for each in inputs), layout=layout, context=context)
     with pytest.raises(ValueError, match=r"targets \[3\]: give one or more of 0 to 2"):
         split_context(layout, (3,))
