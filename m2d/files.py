@@ -246,6 +246,54 @@ def remove_empty_folder(path: Path) -> None:
         _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses within the block into an error about `path`.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with _reporting(path):
+        yield
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files and folders in `folder`, and itself, durable.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with _reporting(folder):
+        for path in sorted(folder.rglob("*")):
+            _sync_folder(path) if path.is_dir() else _sync_file(path)
+        _sync_folder(folder)
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Give the folder `source` the name `target`, durably; no folder may have it yet.
+
+    Raises:
+        OutputError: The disk refused, or something has this name.
+    """
+    with _reporting(target):
+        _replace(source, target)
+        _sync_folder(target.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove `folder` and all that is in it; one that is not there is no error.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with _reporting(folder, deed="removed"):
+        # Links are removed, not followed.
+        for path in sorted(folder.rglob("*"), reverse=True):
+            _rmdir(path) if path.is_dir() and not path.is_symlink() else _unlink(path)
+        if folder.is_dir():
+            _rmdir(folder)
+
+
 def check_free_space(folder: Path, needed_bytes: int) -> None:
     """Make sure, before any work is done, that the disk of `folder` has room.
 

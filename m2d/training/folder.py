@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from m2d.errors import CheckpointError
-from m2d.files import sha256_file
+from m2d.errors import CheckpointError, OutputError
+from m2d.files import make_folder, remove_tree, rename_folder, sha256_file, sync_tree, write_part
 
 MANIFEST = "manifest.json"
 _PART = ".part"
@@ -31,39 +30,52 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
     """Yield a temporary folder beside `path`; on success give it a manifest, sync it and rename it.
 
     On any exception the temporary folder is removed and `path` stays as it was. With `replace`, an existing
-    `path` is moved away just before and removed afterwards.
+    `path` is moved away just before and removed when the new one is durable.
 
     Raises:
         FileExistsError: `path` exists and `replace` is false.
+        OutputError: The disk refused.
     """
     if path.exists() and not replace:
         raise FileExistsError(f"{path} exists already")
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    make_folder(path.parent)
     try:
+        remove_tree(part)
+        make_folder(part)
         yield part
         if with_manifest:
             _write_manifest(part)
-        _sync_tree(part)
-        if path.exists():
-            _retire(path)
-        part.rename(path)
-        _sync(path.parent)
+        sync_tree(part)
+        old = _move_away(path) if path.exists() else None
+        rename_folder(part, path)
+        if old is not None:
+            remove_tree(old)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        # The first error is the one worth reporting; what stays is a leftover that the next owner removes.
+        with suppress(OutputError):
+            remove_tree(part)
         raise
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a published folder so that an interruption leaves no folder that looks published."""
-    _retire(path)
+    """Remove a published folder so that an interruption leaves no folder that looks published.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    remove_tree(_move_away(path))
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what interrupted writers left in `parent`; only for the one process that owns it."""
+    """Remove what interrupted writers left in `parent`; only for the one process that owns it.
+
+    Raises:
+        OutputError: The disk refused.
+    """
     for stray in parent.glob(f".*{_PART}"):
-        shutil.rmtree(stray, ignore_errors=True)
+        if stray.is_dir():
+            remove_tree(stray)
 
 
 def verify_folder(path: Path) -> None:
@@ -103,30 +115,16 @@ def _manifest_of(files: dict[str, str]) -> dict[str, Any]:
 
 def _write_manifest(part: Path) -> None:
     files = {str(file.relative_to(part)): sha256_file(file) for file in _files_of(part)}
-    (part / MANIFEST).write_text(canonical_json(_manifest_of(files)), encoding="ascii")
+    write_part(part / MANIFEST, canonical_json(_manifest_of(files)).encode("ascii"))
 
 
 def _files_of(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if not file.is_dir())
 
 
-def _retire(path: Path) -> None:
+def _move_away(path: Path) -> Path:
+    """Rename a published folder to a leftover; return it under its new name."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old{_PART}")
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    shutil.rmtree(old)
-
-
-def _sync_tree(part: Path) -> None:
-    for file in _files_of(part):
-        _sync(file)
-    for folder in [part, *(entry for entry in part.rglob("*") if entry.is_dir())]:
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    remove_tree(old)
+    rename_folder(path, old)
+    return old

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from m2d.training.sharding import like, local, whole_from
+
 # Quintic coefficients of Keller Jordan's Muon, the defaults of torch.optim.Muon: steep at zero, and singular
 # values end in about [0.5, 1.5].
 _LINEAR, _CUBIC, _QUINTIC = 3.4445, -4.7750, 2.0315
@@ -88,15 +90,19 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, params: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]
-        buffers = [self._momentum_buffer(param) for param in params]
-        grads = [param.grad for param in params if param.grad is not None]
+        weights = [local(param) for param in params]
+        buffers = [local(self._momentum_buffer(param)) for param in params]
+        grads = [local(param.grad) for param in params if param.grad is not None]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
-        update_KRC = torch.stack(torch._foreach_lerp(grads, buffers, momentum))
+        parts = torch._foreach_lerp(grads, buffers, momentum)
+        # Only a whole matrix has singular vectors: sharded ones are gathered and each process keeps a part.
+        update_KRC = torch.stack([whole_from(part, param) for part, param in zip(parts, params, strict=True)])
         update_KRC = orthogonalize(update_KRC.to(self._compute_dtype)).to(params[0].dtype)
+        updates = [local(like(update, param)) for update, param in zip(update_KRC, params, strict=True)]
         scale = _ADAMW_RMS * math.sqrt(max(params[0].shape))
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(params, list(update_KRC.unbind()), alpha=-lr * scale)
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(weights, updates, alpha=-lr * scale)
 
     def _momentum_buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]

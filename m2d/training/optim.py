@@ -6,19 +6,24 @@ Owns the split of weights between Muon and AdamW, the learning-rate schedules an
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import CheckpointError
+from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.training.muon import Muon
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
+from m2d.training.sharding import is_sharded, like, local, whole
 
 # Within a block, attention and feed-forward matrices; the adaLN modulations (norm1.linear, norm2.linear) are
 # left to AdamW: their rows are shifts, scales and gates, not a map between feature spaces.
 _MATRIX_PARTS = (".attn1.", ".ff.")
+# What bitsandbytes keeps per block of 256 numbers of a state, and the codes that its 8 bits stand for.
+_EIGHT_BIT_PARTS = ("absmax1", "absmax2", "qmap1", "qmap2")
 
 
 def is_block_matrix(name: str, weight: Tensor) -> bool:
@@ -61,15 +66,8 @@ class ModelOptimizer:
         by_muon = {
             name for name, p in self._named.items() if recipe.name == "muon" and is_block_matrix(name, p)
         }
-        adamw = torch.optim.AdamW(
-            [p for name, p in self._named.items() if name not in by_muon],
-            lr=recipe.lr,
-            betas=recipe.betas,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        self._optimizers: list[torch.optim.Optimizer] = [adamw]
+        others = [p for name, p in self._named.items() if name not in by_muon]
+        self._optimizers: list[torch.optim.Optimizer] = [_adamw(others, recipe)]
         if recipe.matrix_lr is not None:
             muon = Muon(
                 [self._named[name] for name in self._named if name in by_muon],
@@ -84,7 +82,7 @@ class ModelOptimizer:
 
     def clip_gradients(self) -> Tensor:
         """Scale the gradients down to the recipe's norm; return the norm they had, a scalar."""
-        return torch.nn.utils.clip_grad_norm_(self._named.values(), self._grad_clip, foreach=True)
+        return whole(torch.nn.utils.clip_grad_norm_(self._named.values(), self._grad_clip, foreach=True))
 
     def step(self, *, rate_scale: float) -> None:
         """Move the weights at `rate_scale` times their peak rates and drop the gradients."""
@@ -94,17 +92,17 @@ class ModelOptimizer:
             optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return the whole state as tensors named `weight/part`."""
+        """Return all of the state as tensors named `weight/part`; those of sharded weights are sharded."""
         names: dict[Tensor, str] = {param: name for name, param in self._named.items()}
         return {
-            f"{names[param]}/{part}": value
+            f"{names[param]}/{part}": torch.as_tensor(value)
             for optimizer in self._optimizers
             for param, state in optimizer.state.items()
             for part, value in state.items()
         }
 
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state_tensors` returned.
+    def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over what `state_tensors` returned, as whole tensors.
 
         Raises:
             CheckpointError: A tensor belongs to no weight of this model.
@@ -115,29 +113,74 @@ class ModelOptimizer:
             for group in optimizer.param_groups
             for param in group["params"]
         }
-        for key, value in tensors.items():
+        for key, value in tensors:
             name, _, part = key.rpartition("/")
             param = self._named.get(name)
-            if param is None or (value.ndim > 0 and value.shape != param.shape):
+            if param is None or not _is_state_of(param, part, value):
                 raise CheckpointError(
                     f"optimizer state {key!r} of shape {tuple(value.shape)} fits no weight of this model; "
                     "resume with the recipe that the checkpoint was made with"
                 )
-            owners[param].state[param][part] = value.to(param.device) if value.ndim else value.clone()
+            state = like(value, param) if value.shape == param.shape else value.to(param.device)
+            # bitsandbytes counts its steps with a plain number.
+            is_count = part == "step" and not isinstance(owners[param], torch.optim.AdamW)
+            owners[param].state[param][part] = int(value) if is_count else state
+
+
+def _adamw(weights: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    if recipe.name == "adamw8bit":
+        _check_eight_bits(weights)
+        from bitsandbytes.optim import AdamW8bit
+
+        kind: Callable[..., torch.optim.Optimizer] = AdamW8bit
+    else:
+        kind = functools.partial(torch.optim.AdamW, fused=True)
+    return kind(weights, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay)
+
+
+def _check_eight_bits(weights: list[nn.Parameter]) -> None:
+    wrong = next((weight.device.type for weight in weights if weight.device.type != "cuda"), None)
+    if wrong is not None:
+        raise BackendUnavailable(
+            f"optimizer.name: adamw8bit needs device: cuda, the weights are on {wrong}; use adamw there"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise BackendUnavailable(
+            "optimizer.name: adamw8bit needs bitsandbytes; install it with `pip install 'm2d[train8bit]'`, "
+            "or use adamw"
+        )
+    if any(map(is_sharded, weights)):
+        raise BackendUnavailable(
+            "optimizer.name: adamw8bit cannot move weights that FSDP2 has sharded; use adamw, whose state is "
+            "sharded too, or share gradients only (recipes/training/accelerate-ddp.yaml)"
+        )
+
+
+def _is_state_of(param: Tensor, part: str, value: Tensor) -> bool:
+    return value.ndim == 0 or value.shape == param.shape or part in _EIGHT_BIT_PARTS
 
 
 class AveragedModel:
     """The exponential moving average of a model's weights, kept in a second model ready to run."""
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
-        """Start the average at the model's present weights."""
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+    def __init__(self, model: nn.Module, *, decay: float, average: nn.Module | None = None) -> None:
+        """Start the average at the model's present weights.
+
+        Args:
+            model: The model in training; weights that do not move are not averaged.
+            decay: How much of the average stays at each step.
+            average: A copy of the model, on the same device and sharded alike; None: it is made here.
+        """
+        self.model = (copy.deepcopy(model) if average is None else average).requires_grad_(False).eval()
         self._decay = decay
-        self._averages: list[Tensor] = list(self.model.parameters())
-        self._weights: list[Tensor] = list(model.parameters())
+        moving = {name: param for name, param in model.named_parameters() if param.requires_grad}
+        averages = dict(self.model.named_parameters())
+        self._weights = list(moving.values())
+        self._averages = [averages[name] for name in moving]
 
     @torch.no_grad()
     def update(self, *, step: int) -> None:
         """Move the average towards the weights after `step` (0-based); early steps weigh more."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        averages, weights = ([local(each) for each in some] for some in (self._averages, self._weights))
+        torch._foreach_lerp_(averages, weights, 1 - decay)

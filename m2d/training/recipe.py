@@ -91,7 +91,7 @@ class OptimizerRecipe(_Part):
         matrix_lr: Muon's rate, on AdamW's scale (updates are scaled to AdamW's usual RMS).
     """
 
-    name: Literal["adamw", "muon"]
+    name: Literal["adamw", "adamw8bit", "muon"]
     lr: float = Field(gt=0)
     matrix_lr: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -129,7 +129,7 @@ class CheckpointRecipe(_Part):
 
     every_s: float = Field(default=300.0, gt=0)
     every_steps: int = Field(default=0, ge=0)
-    keep: int = Field(default=2, ge=1)
+    keep: int = Field(default=3, ge=1)
 
 
 class EvaluationRecipe(_Part):
@@ -151,6 +151,11 @@ class TrainingRecipe(_Part):
             optimizer state and losses are float32 in any case. Fast where the processor multiplies
             bfloat16 matrices itself (GPUs; CPUs with AMX); elsewhere slower than float32.
         compile: Compile each block with torch.compile; costs a minute at the start.
+        batch_size: Samples of a step, over all processes and microbatches: the same recipe learns from the
+            same samples on any number of devices.
+        accumulate: Microbatches that a process takes one after the other for a step; saves memory.
+        gradient_checkpointing: Keep only the tokens between blocks for the backward pass and compute the rest
+            again; saves most of the activations' memory for a third more work.
         export_dtype: Precision of the exported transformer.
     """
 
@@ -166,6 +171,7 @@ class TrainingRecipe(_Part):
     objective: ObjectiveRecipe = ObjectiveRecipe()
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
     optimizer: OptimizerRecipe
     schedule: ScheduleRecipe = ScheduleRecipe()
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
@@ -173,6 +179,7 @@ class TrainingRecipe(_Part):
     device: Device = "cpu"
     precision: Precision = "float32"
     compile: bool = False
+    gradient_checkpointing: bool = False
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     log_every_steps: int = Field(default=50, ge=1)
@@ -189,6 +196,15 @@ class TrainingRecipe(_Part):
             raise ValueError(
                 f"objective.conditional_probability: {self.objective.conditional_probability} in stage "
                 f"{self.stage!r}; only sft trains with clean context scenes, remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate: {self.accumulate} microbatches cannot share batch_size {self.batch_size}; "
+                "use a divisor of it"
             )
         return self
 

@@ -6,16 +6,20 @@ Owns what a checkpoint holds and which one a resume takes; does not run steps. s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError
+from m2d.files import make_folder, write_part
 from m2d.training.folder import (
     canonical_json,
     publish_folder,
@@ -23,6 +27,9 @@ from m2d.training.folder import (
     verify_folder,
 )
 from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.processes import ALONE, Processes
+from m2d.training.sharding import like, wholes
+from m2d.training.tensor_file import write_tensors
 
 FOLDER = "checkpoints"
 _STATE = "state.json"
@@ -53,26 +60,77 @@ class FoundCheckpoint(NamedTuple):
     refused: tuple[str, ...]
 
 
-def save_checkpoint(run: Path, state: TrainState, *, facts: Mapping[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    run: Path, state: TrainState, *, facts: Mapping[str, Any], keep: int, processes: Processes = ALONE
+) -> Path:
     """Publish a checkpoint of `state` below the run folder, then drop all but the newest `keep`.
+
+    All processes call this together: each hands its shards of the weights to the first, which writes them one
+    whole tensor after the other. A checkpoint of this step that verifies is left as it is.
 
     Args:
         run: The run folder.
         state: What to save.
         facts: JSON facts that a resume compares with its own, such as the recipe.
         keep: Checkpoints that stay; older ones go only after the new one is durable.
+        processes: Who takes part.
+
+    Raises:
+        OutputError: The disk refused; the older checkpoints are all there.
     """
     path = run / FOLDER / f"step-{state.step:08d}"
+    files = {
+        _WEIGHTS: _in_order(state.model.state_dict()),
+        _EMA: _in_order(state.average.model.state_dict()),
+        _OPTIMIZER: _in_order(state.optimizer.state_tensors()),
+    }
+    values = wholes(tensor for tensors in files.values() for tensor in tensors.values())
+
+    def write() -> str:
+        try:
+            if not _is_sound(path):
+                _publish(path, files, values, {"step": state.step, **facts})
+            _drop_old(run, path, keep=keep)
+        finally:
+            # The others wait for their shards to be taken, whatever has happened here.
+            _exhaust(values)
+        return str(path)
+
+    return Path(processes.on_main(write, meanwhile=lambda: _exhaust(values)))
+
+
+def _publish(
+    path: Path, files: Mapping[str, Mapping[str, Tensor]], values: Iterator[Tensor], facts: Mapping[str, Any]
+) -> None:
+    make_folder(path.parent)
     with publish_folder(path, replace=True) as part:
-        _save(state.model.state_dict(), part / _WEIGHTS)
-        _save(state.average.model.state_dict(), part / _EMA)
-        _save(state.optimizer.state_tensors(), part / _OPTIMIZER)
-        (part / _STATE).write_text(canonical_json({"step": state.step, **facts}), encoding="ascii")
+        for name, tensors in files.items():
+            write_tensors(part / name, tensors, islice(values, len(tensors)))
+        write_part(part / _STATE, canonical_json(dict(facts)).encode("ascii"))
+
+
+def _drop_old(run: Path, path: Path, *, keep: int) -> None:
     # Later steps can only be damaged checkpoints that a resume refused: they must not push this one out.
     done = [other for other in _checkpoints(run) if other.name <= path.name]
     for old in done[keep:]:
         remove_folder(old)
-    return path
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        verify_folder(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put tensors in an order that depends on nothing but themselves; large items first: all are aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+
+
+def _exhaust(values: Iterator[Tensor]) -> None:
+    deque(values, maxlen=0)
 
 
 def find_checkpoint(run: Path) -> FoundCheckpoint:
@@ -118,19 +176,29 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     Raises:
         CheckpointError: The weights have other names or shapes than this model's.
     """
-    try:
-        state.model.load_state_dict(load_file(path / _WEIGHTS), strict=True)
-        state.average.model.load_state_dict(load_file(path / _EMA), strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path}: made by another model: {reason}") from error
-    state.optimizer.load_state_tensors(load_file(path / _OPTIMIZER))
+    _load_into(state.model.state_dict(), path / _WEIGHTS)
+    _load_into(state.average.model.state_dict(), path / _EMA)
+    with safe_open(path / _OPTIMIZER, framework="pt") as file:
+        state.optimizer.load_state_tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
     state.step = int(read_facts(path)["step"])
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    # Tied weights share memory, which safetensors refuses: each name gets its own copy.
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
+@torch.no_grad()
+def _load_into(targets: Mapping[str, Tensor], path: Path) -> None:
+    """Copy a file's tensors into a model's, one at a time; each process keeps its own part."""
+    with safe_open(path, framework="pt") as file:
+        saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        ours = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+        differing = [
+            f"{name} was {saved.get(name, 'missing')} and is {ours.get(name, 'missing')}"
+            for name in sorted(saved.keys() | ours.keys())
+            if saved.get(name) != ours.get(name)
+        ]
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise CheckpointError(f"{path}: made by another model: {'; '.join(differing[:3])}{more}")
+        for name, target in targets.items():
+            target.copy_(like(file.get_tensor(name), target))
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from m2d.errors import CheckpointError
+from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.training.muon import Muon, orthogonalize
 from m2d.training.optim import AveragedModel, ModelOptimizer, is_block_matrix, learning_rate_scale
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
@@ -79,9 +79,9 @@ def test_learning_rates_follow_the_schedule(name: str, step: int, expected: floa
 def test_an_optimizers_state_for_another_model_is_refused(make_model: Callable[[], nn.Module]) -> None:
     optimizer = ModelOptimizer(make_model(), OptimizerRecipe(name="adamw", lr=1e-3))
     with pytest.raises(CheckpointError, match=r"'proj_out.weight/exp_avg' of shape \(3,\) fits no weight"):
-        optimizer.load_state_tensors({"proj_out.weight/exp_avg": torch.zeros(3)})
+        optimizer.load_state_tensors([("proj_out.weight/exp_avg", torch.zeros(3))])
     with pytest.raises(CheckpointError, match="'nowhere/exp_avg'"):
-        optimizer.load_state_tensors({"nowhere/exp_avg": torch.zeros(3)})
+        optimizer.load_state_tensors([("nowhere/exp_avg", torch.zeros(3))])
 
 
 def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
@@ -93,3 +93,18 @@ def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
     assert average.model.get_parameter("weight").item() == pytest.approx(0.9)
     average.update(step=1000)
     assert average.model.get_parameter("weight").item() == pytest.approx(0.91)
+
+
+def test_eight_bit_adamw_without_cuda_says_what_to_do(make_model: Callable[[], nn.Module]) -> None:
+    with pytest.raises(BackendUnavailable, match="adamw8bit needs device: cuda, the weights are on cpu; use"):
+        ModelOptimizer(make_model(), OptimizerRecipe(name="adamw8bit", lr=1e-3))
+
+
+def test_weights_that_do_not_move_are_not_averaged() -> None:
+    model = nn.Linear(1, 1)
+    model.bias.requires_grad_(False)
+    nn.init.zeros_(model.bias)
+    average = AveragedModel(model, decay=0.9)
+    nn.init.ones_(model.bias)
+    average.update(step=0)
+    assert average.model.get_parameter("bias").item() == 0.0

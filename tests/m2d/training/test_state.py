@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from m2d.errors import CheckpointError, OutputError
+from m2d.training.folder import remove_leftovers
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.recipe import OptimizerRecipe
 from m2d.training.state import (
@@ -19,6 +20,7 @@ from m2d.training.state import (
     load_checkpoint,
     save_checkpoint,
 )
+from tests.m2d.faults import FaultyDisk, refuse, run_until_crash
 
 
 def _state(step: int) -> TrainState:
@@ -96,59 +98,73 @@ def test_damaged_checkpoints_do_not_push_out_sound_ones(tmp_path: Path) -> None:
     assert "step-00000001" in _names(tmp_path)
 
 
-_CALLS: list[tuple[Any, str]] = [
-    (os, "fsync"),
-    (os, "open"),
-    (os, "unlink"),
-    (os, "rmdir"),
-    (os, "rename"),
-    (Path, "mkdir"),
-    (Path, "rename"),
-    (Path, "write_text"),
-]
-
-
-def _die_at(call: int) -> None:
-    """Make the process vanish just before its `call`-th operation on the disk."""
-    count = 0
-
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == call:
-                os._exit(9)
-            return original(*args, **kwargs)
-
-        return counted
-
-    for owner, name in _CALLS:
-        setattr(owner, name, wrap(getattr(owner, name)))
-
-
-def _save_and_die(run: Path, step: int, call: int) -> bool:
-    """Save in a child that dies at its `call`-th operation; tell whether it got that far."""
-    child = os.fork()
-    if child == 0:
-        _die_at(call)
-        _save(run, step)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 9
+def _complaint_of_a_save(run: Path) -> str:
+    try:
+        _save(run, 3)
+    except OutputError as error:
+        return str(error)
+    return ""
 
 
 def test_a_kill_at_any_operation_of_a_save_leaves_a_sound_checkpoint(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     for step in (1, 2):
         _save(tmp_path / "start", step)
-    call, died = 0, True
-    while died:
-        call += 1
-        run = tmp_path / f"run-{call}"
+    at, crashed = 0, True
+    while crashed:
+        at += 1
+        run = tmp_path / f"run-{at}"
         shutil.copytree(tmp_path / "start", run)
-        died = _save_and_die(run, 3, call)
+        crashed, _ = run_until_crash(lambda told, run=run: (_save(run, 3), told()), at=at)
         found = find_checkpoint(run)
         assert found.path is not None
         assert found.path.name in ("step-00000002", "step-00000003")
         assert not found.refused
-    assert call > 20
+        # The next owner clears what was left, and saves.
+        remove_leftovers(run / FOLDER)
+        _save(run, 4)
+        assert set(_names(run)) <= {"step-00000002", "step-00000003", "step-00000004"}
+    assert at > 40
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_a_disk_that_refuses_any_operation_of_a_save_is_an_error_and_leaves_a_sound_checkpoint(
+    tmp_path: Path, code: int
+) -> None:
+    for step in (1, 2):
+        _save(tmp_path / "start", step)
+    at, has_failed = 0, True
+    while has_failed:
+        at += 1
+        run = tmp_path / f"run-{at}"
+        shutil.copytree(tmp_path / "start", run)
+        disk = FaultyDisk(at=at, fault=refuse(code))
+        with pytest.MonkeyPatch.context() as patch:
+            disk.install(patch)
+            complaint = _complaint_of_a_save(run)
+        assert (os.strerror(code) in complaint) is disk.has_failed
+        has_failed = disk.has_failed
+        found = find_checkpoint(run)
+        assert found.path is not None
+        assert found.path.name in ("step-00000002", "step-00000003")
+        assert not found.refused
+    assert at > 40
+
+
+def test_saving_a_step_again_keeps_the_sound_checkpoint_and_replaces_a_damaged_one(tmp_path: Path) -> None:
+    path = _save(tmp_path, 3)
+    before = path.stat().st_ino
+    assert _save(tmp_path, 3).stat().st_ino == before
+    (path / "state.json").write_text("{}")
+    assert _save(tmp_path, 3).stat().st_ino != before
+    assert find_checkpoint(tmp_path).path == path
+
+
+def test_a_checkpoint_of_another_model_names_what_differs(tmp_path: Path) -> None:
+    path = _save(tmp_path, 1)
+    model = nn.Linear(3, 2, bias=False)
+    optimizer = ModelOptimizer(model, OptimizerRecipe(name="adamw", lr=1e-3))
+    other = TrainState(model=model, average=AveragedModel(model, decay=0.9), optimizer=optimizer)
+    pattern = r"another model: bias was \(2,\) and is missing; weight was \(2, 2\) and is \(2, 3\)"
+    with pytest.raises(CheckpointError, match=pattern):
+        load_checkpoint(path, other)

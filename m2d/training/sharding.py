@@ -1,0 +1,102 @@
+"""How a model's weights lie on the processes, and how whole tensors come out of and go into them.
+
+Owns the use of torch's FSDP2 and DDP; the optimizers and checkpoints handle tensors that may be shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from m2d.training.processes import Processes
+
+BLOCKS = "transformer_blocks"
+
+
+def shard(model: nn.Module, processes: Processes) -> None:
+    """Leave each process its share of the weights, in place; names stay. Does nothing unless under FSDP2."""
+    if processes.sharing != "fsdp2":
+        return
+    # Resharded after forward everywhere: a pass without gradients has no backward pass that would do it, and
+    # the next pass would take the average's old weights.
+    options = {"reshard_after_forward": True, **_options(processes)}
+    for block in model.get_submodule(BLOCKS).children():
+        fully_shard(block, **options)
+    fully_shard(model, **options)
+
+
+def wrap(model: nn.Module, processes: Processes) -> nn.Module:
+    """Return what is called instead of the model so that gradients are averaged over the processes."""
+    if processes.sharing != "ddp":
+        return model
+    assert processes.accelerator is not None
+    wrapped: nn.Module = processes.accelerator.prepare_model(model)
+    return wrapped
+
+
+def without_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which backward passes leave their gradients in this process, under DDP.
+
+    Under FSDP2 gradients are shared out after every backward pass all the same: whoever shards weights has no
+    room for whole gradients.
+
+    Args:
+        model: What `wrap` returned.
+    """
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; a sharded one is gathered, by all processes together."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(value: Tensor, target: Tensor) -> Tensor:
+    """Return the part of a whole tensor that lies here of `target`, on its device."""
+    if not isinstance(target, DTensor):
+        return value.to(target.device)
+    # Every process has the whole value already: each cuts out its own part.
+    return distribute_tensor(
+        value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
+    )
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether only a part of the tensor lies here."""
+    return isinstance(tensor, DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what lies here of a tensor; changes to it change the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_from(part: Tensor, target: Tensor) -> Tensor:
+    """Gather a whole tensor from the parts that lie where those of `target` do."""
+    if not isinstance(target, DTensor):
+        return part
+    return DTensor.from_local(
+        part, target.device_mesh, target.placements, shape=target.shape, stride=target.stride()
+    ).full_tensor()
+
+
+def wholes(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield whole tensors on the CPU, one at a time."""
+    for tensor in tensors:
+        yield whole(tensor.detach()).cpu()
+
+
+def _options(processes: Processes) -> dict[str, Any]:
+    """What the launcher's configuration says about FSDP2: whether the weights wait in the CPU's memory."""
+    assert processes.accelerator is not None
+    plugin = getattr(processes.accelerator.state, "fsdp_plugin", None)
+    # On CPUs Accelerate has no plugin: torch's own defaults hold.
+    if plugin is None:
+        return {}
+    return {"offload_policy": plugin.cpu_offload}
