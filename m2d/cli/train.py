@@ -24,12 +24,22 @@ def train(
         float | None, typer.Option(min=0, help="Stop, and save, after so much training.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Show what it needs (memory, tokens, operations); train nothing.")
+    ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="With --plan: how many devices.")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2, how devices share.")
+    ] = "ddp",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only.")] = False,
 ) -> None:
     """Train one stage and leave a model folder that `m2d generate --model` takes."""
     from m2d.cli.console import make_reporter, plain_text, write_result
     from m2d.tasks.train import plan_training, run
 
+    if plan_only:
+        _show_needs(recipe, devices=devices, strategy=strategy, model=model, init=init)
+        return
     plan = plan_training(
         recipe,
         stage=stage,
@@ -43,3 +53,32 @@ def train(
     )
     report = run(plan, make_reporter(quiet=quiet))
     write_result(plain_text(str(report.model)))
+
+
+def _show_needs(recipe: Path, *, devices: int, strategy: str, model: str | None, init: str | None) -> None:
+    from m2d.cli.console import plain_text, show_fields, show_heading
+    from m2d.tasks.training_needs import training_needs
+
+    needs = training_needs(recipe, num_devices=devices, strategy=strategy, model=model, init=init)
+    of_model, memory = needs.model, needs.memory
+    show_heading(plain_text(needs.recipe.title))
+    share = f"{needs.num_devices} devices, {needs.strategy}" if needs.num_devices > 1 else "one device"
+    show_fields(
+        [
+            ("sizes", needs.origin),
+            ("parameters", f"{of_model.num_parameters:,}, of which {of_model.num_trained:,} move"),
+            ("batch", f"{needs.recipe.batch_size} samples: {share}, {needs.microbatch} at once on each"),
+            ("tokens", f"{needs.tokens_per_step:,} a step, {of_model.tokens:,} at once on each device"),
+            ("operations", f"{needs.flops_per_step / 1e12:,.3g} TFLOP a step, forward and backward"),
+        ]
+    )
+    show_heading("Memory on each device")
+    rows = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "average": memory.average,
+        "activations": memory.activations,
+        "together": memory.total,
+    }
+    show_fields([(name, f"{size_bytes / 2**30:8.2f} GiB") for name, size_bytes in rows.items()])

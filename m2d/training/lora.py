@@ -9,16 +9,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from m2d.errors import BackendUnavailable
 from m2d.model.transformer import SceneTransformer
-
-LoraPart = Literal["attention", "feed_forward", "modulation"]
+from m2d.training.recipe import LoraPart, LoraRecipe
 
 # The name that diffusers' `load_lora_weights` looks for in a folder.
 FILE = "pytorch_lora_weights.safetensors"
@@ -28,24 +25,6 @@ _MODULES: Mapping[LoraPart, tuple[str, ...]] = {
     "feed_forward": ("ff.net.0.proj", "ff.net.2"),
     "modulation": ("norm1.linear", "norm2.linear"),
 }
-
-
-class LoraRecipe(BaseModel):
-    """Adapters to train while the transformer's own weights stay.
-
-    Attributes:
-        rank: Of every update.
-        alpha: Updates are scaled by `alpha / rank`; None: by 1.
-        parts: Which matrices of a block get one.
-        dropout: Of the adapters' input.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rank: int = Field(default=16, ge=1)
-    alpha: float | None = Field(default=None, gt=0)
-    parts: tuple[LoraPart, ...] = Field(default=("attention",), min_length=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 def add_lora(model: SceneTransformer, recipe: LoraRecipe, *, seed: int = 0) -> None:

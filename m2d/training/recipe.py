@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
+LoraPart = Literal["attention", "feed_forward", "modulation"]
 
 
 class _Part(BaseModel):
@@ -109,6 +110,22 @@ class OptimizerRecipe(_Part):
         return self
 
 
+class LoraRecipe(_Part):
+    """Adapters to train while the transformer's own weights stay.
+
+    Attributes:
+        rank: Of every update.
+        alpha: Updates are scaled by `alpha / rank`; None: by 1.
+        parts: Which matrices of a block get one.
+        dropout: Of the adapters' input.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    parts: tuple[LoraPart, ...] = Field(default=("attention",), min_length=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
 class ScheduleRecipe(_Part):
     """How the learning rates change over `steps`.
 
@@ -156,6 +173,8 @@ class TrainingRecipe(_Part):
         accumulate: Microbatches that a process takes one after the other for a step; saves memory.
         gradient_checkpointing: Keep only the tokens between blocks for the backward pass and compute the rest
             again; saves most of the activations' memory for a third more work.
+        lora: Train low-rank adapters instead of the transformer's own weights, which then stay as they are,
+            their matrices kept in `precision`.
         export_dtype: Precision of the exported transformer.
     """
 
@@ -173,6 +192,7 @@ class TrainingRecipe(_Part):
     batch_size: int = Field(ge=1)
     accumulate: int = Field(default=1, ge=1)
     optimizer: OptimizerRecipe
+    lora: LoraRecipe | None = None
     schedule: ScheduleRecipe = ScheduleRecipe()
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)

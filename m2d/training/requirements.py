@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
-from m2d.training.lora import LoraRecipe, add_lora
+from m2d.training.lora import add_lora
+from m2d.training.optim import is_block_matrix
+from m2d.training.recipe import LoraRecipe
 
 Sharding = Literal["none", "gradients", "all"]
 OptimizerKind = Literal["adamw", "adamw8bit", "muon"]
@@ -29,8 +31,10 @@ OptimizerKind = Literal["adamw", "adamw8bit", "muon"]
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 # Attention forward, and twice as much backward: the gradient of a product is two products.
 _ATTENTION_PASSES = 3
-# Adam keeps two numbers per weight, in 32 or 8 bits (plus a scale per 256 of these), Muon keeps one.
-_STATE_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256, "muon": 4.0}
+# Adam keeps two numbers per weight, in 32 or 8 bits (plus a scale per 256 of these); Muon keeps one for each
+# weight of a block's matrices and leaves the others to Adam.
+_ADAM_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256, "muon": 8.0}
+_MUON_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +65,7 @@ class ModelNeeds:
     Attributes:
         num_parameters: All weights, adapters included.
         num_trained: Those that move.
+        num_in_matrices: Those of them that are in a block's attention and feed-forward matrices.
         tokens: Text and video tokens of one micro-batch.
         flops: Floating-point operations of one micro-batch, forward and backward, a multiplication and an
             addition counted as two; recomputation under gradient checkpointing is not in it.
@@ -73,6 +78,7 @@ class ModelNeeds:
 
     num_parameters: int
     num_trained: int
+    num_in_matrices: int
     tokens: int
     flops: int
     block_bytes: int
@@ -118,14 +124,15 @@ def measure_needs(work: Workload) -> ModelNeeds:
     """
     two, three = (_trace(work, num_blocks=count) for count in (2, 3))
     num_blocks = int(work.config["num_layers"])
-    num_parameters, num_trained = _count_parameters(work)
+    counts = _count_parameters(work)
     matrix_flops = two.matrix_flops + (num_blocks - 2) * (three.matrix_flops - two.matrix_flops)
     attention_flops = _ATTENTION_PASSES * num_blocks * attention_flops_per_block(work)
     tokens = work.layout.num_tokens * work.batch_size
     block_bytes = three.kept_bytes - two.kept_bytes
     return ModelNeeds(
-        num_parameters=num_parameters,
-        num_trained=num_trained,
+        num_parameters=counts.all,
+        num_trained=counts.trained,
+        num_in_matrices=counts.in_matrices,
         tokens=tokens,
         flops=matrix_flops + attention_flops,
         block_bytes=block_bytes,
@@ -168,16 +175,27 @@ def memory_per_device(
     return DeviceMemory(
         weights=-(-weights // by_weights),
         gradients=-(-needs.num_trained * FLOAT32_BYTES // by_gradients),
-        optimizer=-(-int(needs.num_trained * _STATE_BYTES[optimizer]) // by_gradients),
+        optimizer=-(-_state_bytes(needs, optimizer) // by_gradients),
         average=-(-needs.num_trained * FLOAT32_BYTES // by_weights),
         activations=needs.activation_bytes(is_checkpointed=is_checkpointed),
     )
+
+
+def _state_bytes(needs: ModelNeeds, optimizer: OptimizerKind) -> int:
+    num_by_muon = needs.num_in_matrices if optimizer == "muon" else 0
+    return int((needs.num_trained - num_by_muon) * _ADAM_BYTES[optimizer]) + num_by_muon * _MUON_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trace:
     kept_bytes: int
     matrix_flops: int
+
+
+class _Counts(NamedTuple):
+    all: int
+    trained: int
+    in_matrices: int
 
 
 class _KeptStorages:
@@ -232,9 +250,14 @@ def _pretend_on_cpu(model: nn.Module) -> None:
             module.register_buffer(name, torch.empty(values.shape, dtype=values.dtype))
 
 
-def _count_parameters(work: Workload) -> tuple[int, int]:
-    weights = list(_build(work, num_blocks=int(work.config["num_layers"])).parameters())
-    return sum(each.numel() for each in weights), sum(each.numel() for each in weights if each.requires_grad)
+def _count_parameters(work: Workload) -> _Counts:
+    model = _build(work, num_blocks=int(work.config["num_layers"]))
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    return _Counts(
+        all=sum(weight.numel() for weight in model.parameters()),
+        trained=sum(weight.numel() for weight in trained.values()),
+        in_matrices=sum(weight.numel() for name, weight in trained.items() if is_block_matrix(name, weight)),
+    )
 
 
 def _inputs(work: Workload) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
-from m2d.training.lora import FILE, LoraRecipe, add_lora, lora_weights, merge_lora, save_lora
+from m2d.training.lora import FILE, add_lora, lora_weights, merge_lora, save_lora
+from m2d.training.recipe import LoraRecipe
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=[4, 4], latent_frames=[2, 2], tokens_per_frame=4)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
-from m2d.training.lora import LoraRecipe, add_lora
+from m2d.training.lora import add_lora
+from m2d.training.recipe import LoraRecipe
 from m2d.training.requirements import (
     Workload,
     attention_flops_per_block,
@@ -143,3 +144,11 @@ def test_each_sharding_shares_out_what_it_says() -> None:
     assert on_device("none", 8) == (weights, weights, 2 * weights, weights)
     assert on_device("gradients", 8) == (weights, share, -(-2 * weights // 8), weights)
     assert on_device("all", 8) == (share, share, -(-2 * weights // 8), share)
+
+
+def test_muon_keeps_one_number_for_each_weight_of_its_matrices() -> None:
+    needs = measure_needs(small_work())
+    # Queries, keys, values, output and twice four of feed-forward, 32 x 32 each, in four blocks.
+    assert needs.num_in_matrices == 4 * 12 * 32 * 32
+    memory = memory_per_device(needs, optimizer="muon", sharding="none", num_devices=1, is_checkpointed=False)
+    assert memory.optimizer == 8 * needs.num_trained - 4 * needs.num_in_matrices

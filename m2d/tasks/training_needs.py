@@ -1,0 +1,205 @@
+"""What a training recipe will need, told before anything is downloaded, encoded or trained.
+
+Owns finding the sizes: from the model folders when they are there, else from the published ones. The
+accounting is `m2d.training.requirements`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2d.errors import InputError
+from m2d.geometry import ModelGeometry, SceneGeometry
+from m2d.layout import SceneLayout
+from m2d.model.components import read_config
+from m2d.model.known_sizes import known_model
+from m2d.model.source import BUILTIN_PUPPET, resolve_model
+from m2d.recipe.loader import load_document
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.requirements import (
+    BFLOAT16_BYTES,
+    FLOAT32_BYTES,
+    DeviceMemory,
+    ModelNeeds,
+    Sharding,
+    Workload,
+    measure_needs,
+    memory_per_device,
+)
+from m2d.training.start import transformer_config
+
+_SHARDING: Mapping[str, Sharding] = {
+    "ddp": "none",
+    "zero2": "gradients",
+    "zero3": "all",
+    "fsdp2": "all",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingNeeds:
+    """What a training needs.
+
+    Attributes:
+        recipe: The training.
+        origin: Where the sizes are from.
+        num_devices: Devices that train together.
+        strategy: How they share.
+        microbatch: Samples that one device computes at once.
+        model: Of one micro-batch.
+        memory: On each device.
+    """
+
+    recipe: TrainingRecipe
+    origin: str
+    num_devices: int
+    strategy: str
+    microbatch: int
+    model: ModelNeeds
+    memory: DeviceMemory
+
+    @property
+    def microbatches_per_step(self) -> int:
+        """On all devices together."""
+        return self.recipe.batch_size // self.microbatch
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Text and video tokens of a whole batch."""
+        return self.model.tokens * self.microbatches_per_step
+
+    @property
+    def flops_per_step(self) -> int:
+        """Operations of a whole batch, forward and backward, without recomputation."""
+        return self.model.flops * self.microbatches_per_step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sizes:
+    config: Mapping[str, Any]
+    spatial_compression: int
+    temporal_compression: int
+    origin: str
+
+
+def training_needs(
+    path: Path,
+    *,
+    num_devices: int = 1,
+    strategy: str = "ddp",
+    model: str | None = None,
+    init: str | None = None,
+) -> TrainingNeeds:
+    """Work out what the recipe at `path` needs on `num_devices` devices.
+
+    Args:
+        strategy: How devices share: `ddp`, `zero2`, `zero3` or `fsdp2`.
+        model: Replaces the recipe's.
+        init: Replaces the recipe's.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        InputError: An unknown strategy, a batch that cannot be shared out, or a size the model cannot make.
+        CheckpointError: Neither a model folder nor a published model.
+    """
+    if strategy not in _SHARDING:
+        raise InputError(f"--strategy {strategy}: allowed: {', '.join(_SHARDING)}")
+    recipe = load_document(path, TrainingRecipe)
+    changes = {name: value for name, value in (("model", model), ("init", init)) if value is not None}
+    if changes.get("init", "random") != "random":
+        changes["transformer"] = None  # type: ignore[assignment]  # the sizes are those of the weights
+    recipe = recipe.model_copy(update=changes)
+    parts = num_devices * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise InputError(
+            f"batch_size: {recipe.batch_size} samples cannot be shared by {num_devices} devices with "
+            f"accumulate {recipe.accumulate}; use a multiple of {parts}"
+        )
+    sizes = _sizes(recipe)
+    work = _workload(recipe, sizes, batch_size=recipe.batch_size // parts)
+    needs = measure_needs(work)
+    is_half = recipe.lora is not None and recipe.precision == "bfloat16"
+    return TrainingNeeds(
+        recipe=recipe,
+        origin=sizes.origin,
+        num_devices=num_devices,
+        strategy=strategy,
+        microbatch=work.batch_size,
+        model=needs,
+        memory=memory_per_device(
+            needs,
+            optimizer=recipe.optimizer.name,
+            sharding=_SHARDING[strategy],
+            num_devices=num_devices,
+            is_checkpointed=recipe.gradient_checkpointing,
+            frozen_bytes_per_weight=BFLOAT16_BYTES if is_half else FLOAT32_BYTES,
+        ),
+    )
+
+
+def _sizes(recipe: TrainingRecipe) -> _Sizes:
+    name = recipe.model if recipe.init == "random" else recipe.init
+    published = known_model(name)
+    if name != BUILTIN_PUPPET and not Path(name).is_dir() and published is not None:
+        return _Sizes(
+            config=published.transformer,
+            spatial_compression=published.spatial_compression,
+            temporal_compression=published.temporal_compression,
+            origin=f"published sizes of {name}, which is not on this machine",
+        )
+    source = resolve_model(name)
+    geometry = source.geometry
+    config = {key: value for key, value in read_config(source.path, "transformer").items() if key[0] != "_"}
+    if recipe.transformer is not None:
+        config = transformer_config(
+            recipe.transformer,
+            video=recipe.video,
+            latent_channels=geometry.latent_channels,
+            text_width=int(config["text_embed_dim"]),
+            compression=(geometry.spatial_compression, geometry.temporal_compression),
+        )
+    return _Sizes(
+        config=config,
+        spatial_compression=geometry.spatial_compression,
+        temporal_compression=geometry.temporal_compression,
+        origin=f"model folder {name}",
+    )
+
+
+def _workload(recipe: TrainingRecipe, sizes: _Sizes, *, batch_size: int) -> Workload:
+    scene = _scene(recipe, sizes)
+    channels = int(sizes.config["in_channels"])
+    num_scenes = recipe.num_scenes
+    return Workload(
+        config=sizes.config,
+        layout=SceneLayout.build(
+            recipe.mask,
+            text_tokens=[int(sizes.config["max_text_seq_length"])] * num_scenes,
+            latent_frames=[scene.num_latent_frames] * num_scenes,
+            tokens_per_frame=scene.tokens_per_frame,
+        ),
+        latent_shape=(channels, scene.latent_height, scene.latent_width),
+        batch_size=batch_size,
+        is_mixed=recipe.precision == "bfloat16",
+        lora=recipe.lora,
+    )
+
+
+def _scene(recipe: TrainingRecipe, sizes: _Sizes) -> SceneGeometry:
+    video = recipe.video
+    geometry = ModelGeometry(
+        spatial_compression=sizes.spatial_compression,
+        temporal_compression=sizes.temporal_compression,
+        patch_size=int(sizes.config["patch_size"]),
+        latent_channels=int(sizes.config["in_channels"]),
+        max_text_tokens=int(sizes.config["max_text_seq_length"]),
+        default_height=video.height,
+        default_width=video.width,
+        default_num_frames=video.num_frames,
+        default_fps=video.fps,
+        num_scenes=recipe.num_scenes,
+    )
+    return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)

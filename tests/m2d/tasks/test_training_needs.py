@@ -1,0 +1,83 @@
+"""What a recipe will need: from its model's folder, or from published sizes before anything is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from m2d.errors import CheckpointError, InputError
+from m2d.tasks.training_needs import training_needs
+from tests.m2d.training.conftest import tiny_recipe
+
+
+def recipe_file(tmp_path: Path, **changes: Any) -> Path:
+    document = {**tiny_recipe().model_dump(mode="json"), **changes}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def cogvideox(tmp_path: Path, name: str = "CogVideoX-5b", **changes: Any) -> Path:
+    settings: dict[str, Any] = {
+        "model": f"models/{name}",
+        "init": f"models/{name}",
+        "transformer": None,
+        "video": {"num_frames": 49, "height": 480, "width": 720},
+        "batch_size": 8,
+        "precision": "bfloat16",
+        "gradient_checkpointing": True,
+        "optimizer": {"name": "adamw", "lr": 1e-5},
+    }
+    return recipe_file(tmp_path, **{**settings, **changes})
+
+
+@pytest.mark.parametrize(("name", "billions"), [("CogVideoX-2b", 1.69), ("CogVideoX-5b", 5.57)])
+def test_a_published_model_is_planned_without_its_weights(tmp_path: Path, name: str, billions: float) -> None:
+    needs = training_needs(cogvideox(tmp_path, name))
+    assert round(needs.model.num_parameters / 1e9, 2) == billions
+    assert needs.origin == f"published sizes of models/{name}, which is not on this machine"
+
+
+def test_the_embedded_model_is_planned_from_its_folder(tmp_path: Path) -> None:
+    video = {"num_frames": 9, "height": 64, "width": 64}
+    path = recipe_file(tmp_path, model="builtin:puppet", init="builtin:puppet", transformer=None, video=video)
+    needs = training_needs(path)
+    assert needs.origin == "model folder builtin:puppet"
+    assert needs.model.tokens == 4 * 3 * (36 + 5 * 16)
+
+
+def test_more_devices_share_the_batch_and_what_their_strategy_shares(tmp_path: Path) -> None:
+    path = cogvideox(tmp_path)
+    one, eight = training_needs(path), training_needs(path, num_devices=8, strategy="fsdp2")
+    assert (one.microbatch, eight.microbatch) == (8, 1)
+    assert eight.tokens_per_step == one.tokens_per_step
+    assert eight.flops_per_step == pytest.approx(one.flops_per_step, rel=1e-6)
+    assert eight.memory.weights == -(-one.memory.weights // 8)
+    assert eight.memory.activations < one.memory.activations / 7
+
+
+def test_adapters_keep_the_frozen_weights_in_half_the_bytes(tmp_path: Path) -> None:
+    full, adapted = (
+        training_needs(cogvideox(tmp_path, lora=lora)).memory.weights for lora in (None, {"rank": 16})
+    )
+    assert adapted == pytest.approx(full / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "magic"}, "--strategy magic: allowed: ddp, zero2, zero3, fsdp2"),
+        ({"num_devices": 3}, "batch_size: 8 samples cannot be shared by 3 devices with accumulate 1"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        training_needs(cogvideox(tmp_path), **options)
+
+
+def test_a_model_that_is_neither_here_nor_known_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="models/Mystery-9b"):
+        training_needs(cogvideox(tmp_path, "Mystery-9b"))
