@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
+TrackerName = Literal["tensorboard", "wandb"]
 LoraPart = Literal["attention", "feed_forward", "modulation"]
 
 
@@ -175,6 +176,7 @@ class TrainingRecipe(_Part):
             again; saves most of the activations' memory for a third more work.
         lora: Train low-rank adapters instead of the transformer's own weights, which then stay as they are,
             their matrices kept in `precision`.
+        trackers: Who is told the figures of the log, besides the run folder.
         export_dtype: Precision of the exported transformer.
     """
 
@@ -203,6 +205,7 @@ class TrainingRecipe(_Part):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     log_every_steps: int = Field(default=50, ge=1)
+    trackers: tuple[TrackerName, ...] = ()
     export_dtype: Literal["float16", "float32"] = "float16"
 
     @model_validator(mode="after")
