@@ -157,6 +157,18 @@ class EvaluationRecipe(_Part):
     num_samples: int = Field(default=128, ge=1)
 
 
+class ValidationRecipe(_Part):
+    """Films that are made while training goes on, to be looked at.
+
+    Attributes:
+        stories: Recipes of stories, such as those in `recipes/stories`.
+        every_steps: How often all of them are made.
+    """
+
+    stories: tuple[str, ...] = Field(min_length=1)
+    every_steps: int = Field(default=1000, ge=1)
+
+
 class TrainingRecipe(_Part):
     """One stage of training.
 
@@ -176,6 +188,7 @@ class TrainingRecipe(_Part):
             again; saves most of the activations' memory for a third more work.
         lora: Train low-rank adapters instead of the transformer's own weights, which then stay as they are,
             their matrices kept in `precision`.
+        validation: Stories to make films of while training, with the averaged weights.
         trackers: Who is told the figures of the log, besides the run folder.
         export_dtype: Precision of the exported transformer.
     """
@@ -205,6 +218,7 @@ class TrainingRecipe(_Part):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     log_every_steps: int = Field(default=50, ge=1)
+    validation: ValidationRecipe | None = None
     trackers: tuple[TrackerName, ...] = ()
     export_dtype: Literal["float16", "float32"] = "float16"
 

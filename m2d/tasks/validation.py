@@ -1,0 +1,145 @@
+"""Films made while a training goes on, by the task that `m2d generate` runs, with the weights as they are.
+
+Owns the backend that runs weights in training, and where the films lie: `validation/step-N/STORY.mp4` in the
+run folder, each with its contact sheet beside it.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from m2d.backend import BackendOptions
+from m2d.files import make_folder
+from m2d.layout import SceneLayout
+from m2d.model.source import ModelSource
+from m2d.model.transformer import SceneTransformer
+from m2d.progress import Reporter
+from m2d.recipe.plan import Overrides, RunPlan
+from m2d.tasks import generate
+from m2d.tasks.check import plan_recipe_for
+from m2d.tasks.production import ProductionOptions
+from m2d.video.run_folder import SHEET, run_folder_of
+
+FOLDER = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInTraining(ModelSource):
+    """A model folder whose transformer is the one in memory.
+
+    Attributes:
+        transformer: The averaged weights of now.
+    """
+
+    transformer: SceneTransformer
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the weights' names and values."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.transformer.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+class BackendInTraining:
+    """Runs the source's own transformer, which stays where it is when `release` is called."""
+
+    name: ClassVar[str] = "eager"
+
+    def __init__(self, *, is_mixed: bool) -> None:
+        """`is_mixed`: compute products in bfloat16, as the training does."""
+        self._is_mixed = is_mixed
+
+    def unavailable_reason(self, device: str | None = None) -> None:
+        """Nothing can be missing: the weights are there already."""
+        del device
+
+    def prepare(
+        self, source: ModelSource, layout: SceneLayout, options: BackendOptions
+    ) -> _DenoiserInTraining:
+        """Bind the transformer to a layout."""
+        assert isinstance(source, SourceInTraining)
+        targets = tuple(range(layout.num_scenes)) if options.targets is None else options.targets
+        return _DenoiserInTraining(source.transformer, layout, targets, is_mixed=self._is_mixed)
+
+    def release(self) -> None:
+        """Keep the weights: training goes on with them."""
+
+
+class _DenoiserInTraining:
+    def __init__(
+        self, transformer: SceneTransformer, layout: SceneLayout, targets: tuple[int, ...], *, is_mixed: bool
+    ) -> None:
+        self.layout, self.targets = layout, targets
+        self._transformer, self._is_mixed = transformer, is_mixed
+
+    @torch.inference_mode()
+    def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+        """Predict the velocity; see `m2d.backend.Denoiser`."""
+        with torch.autocast(latents_BFCHW.device.type, torch.bfloat16, enabled=self._is_mixed):
+            velocity_BFCHW: Tensor = self._transformer(
+                latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout=self.layout, targets=self.targets
+            )
+        return velocity_BFCHW.float()
+
+
+def plan_validation(
+    source: ModelSource, stories: Sequence[str], *, folder: Path, device: str
+) -> list[RunPlan]:
+    """Resolve all stories for a model, before hours are spent on a training that could not show them.
+
+    Args:
+        source: The model.
+        stories: Recipe files.
+        folder: Where the films are to lie.
+        device: Where they are made; the recipes' own devices and backends do not count.
+
+    Raises:
+        RecipeError: What is wrong with a story.
+    """
+    return [
+        plan_recipe_for(
+            source,
+            Path(story),
+            overrides=Overrides(
+                out=folder / f"{Path(story).stem}.mp4", backend="eager", device=device, dtype="float32"
+            ),
+        )
+        for story in stories
+    ]
+
+
+def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter: Reporter) -> dict[str, Path]:
+    """Make the films.
+
+    Args:
+        plans: From `plan_validation`, for a `SourceInTraining`.
+        is_mixed: Whether products are computed in bfloat16.
+        reporter: Is told about stages, steps and warnings.
+
+    Returns:
+        Contact sheets by story.
+
+    Raises:
+        OutputError: The disk refused.
+        Interrupted: SIGTERM or SIGINT came.
+    """
+    backend = BackendInTraining(is_mixed=is_mixed)
+    sheets = {}
+    for plan in plans:
+        make_folder(plan.output.parent)
+        generate.run(plan, backend, reporter=reporter, options=ProductionOptions(force=True))
+        sheets[plan.output.stem] = run_folder_of(plan.output) / SHEET
+    return sheets
