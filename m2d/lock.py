@@ -19,10 +19,11 @@ from m2d.files import is_running, make_folder, remove_empty_folder, remove_file
 
 FILE = ".lock"
 LONGEST_OWNER_BYTES = 300
-# A try fails only when the holder before has just let go, so more than a few mean a disk without identities.
-MOST_TRIES = 100
+# A try fails only when the holder before has just let go. Among many who want the folder, on a busy machine,
+# that happens again and again; so often and for so long only on a disk whose files have no identity.
+LEAST_TRIES, LEAST_TRYING_S = 100, 20.0
 # Between locking a file and being named in it, on a machine that is busy with other things.
-LONGEST_NAMELESS_S = 0.5
+LONGEST_NAMELESS_S = 10.0
 PAUSE_S = 0.01
 _OWNER = re.compile(r"(?P<pid>\d+)( (?P<host>\S+))?\s*")
 
@@ -74,7 +75,10 @@ def hold(folder: Path, *, what: str) -> Iterator[None]:
 
 
 def _acquire(path: Path, *, what: str) -> int:
-    for _ in range(MOST_TRIES):
+    until_s = time.monotonic() + LEAST_TRYING_S
+    num_tries = 0
+    while num_tries < LEAST_TRIES or time.monotonic() < until_s:
+        num_tries += 1
         make_folder(path.parent)
         try:
             return _locked(path, what=what)
@@ -84,7 +88,7 @@ def _acquire(path: Path, *, what: str) -> int:
             raise OutputError(
                 f"{path}: could not be locked: {error.strerror or error}; choose another --out"
             ) from error
-    raise OutputError(f"{path}: was replaced {MOST_TRIES} times while it was being locked; try another --out")
+    raise OutputError(f"{path}: was replaced {num_tries} times while it was being locked; try another --out")
 
 
 def _locked(path: Path, *, what: str) -> int:

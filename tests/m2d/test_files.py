@@ -170,6 +170,25 @@ def test_folders_are_made_with_those_above_and_removed_when_empty(tmp_path: Path
         assert not folder.exists()
 
 
+@pytest.mark.parametrize("is_gone_again", [False, True], ids=["stays", "is gone again"])
+def test_a_folder_that_another_process_makes_first_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_gone_again: bool
+) -> None:
+    folder, real, outrun = tmp_path / "film.m2d", files._mkdir, [True]
+
+    def outrun_once(path: Path) -> None:
+        if not outrun:
+            return real(path)
+        outrun.clear()
+        if not is_gone_again:
+            real(path)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+    monkeypatch.setattr(files, "_mkdir", outrun_once)
+    files.make_folder(folder)
+    assert folder.is_dir()
+
+
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
     (tmp_path / "film.m2d").write_bytes(b"mine")
     for folder in (tmp_path / "film.m2d", tmp_path / "film.m2d" / "journal"):

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,7 +76,10 @@ def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     ("text", "owner"),
     [(b"12", "process 12 is"), (b"12 a b\n", "another process is"), (b"\xff\x1b[31m", "another process is")],
 )
-def test_an_owner_that_is_not_told_properly_is_not_repeated(tmp_path: Path, text: bytes, owner: str) -> None:
+def test_an_owner_that_is_not_told_properly_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, owner: str
+) -> None:
+    monkeypatch.setattr(lock, "LONGEST_NAMELESS_S", 0.0)
     with hold(tmp_path, what="training there"):
         (tmp_path / lock.FILE).write_bytes(text)
         with (
@@ -88,33 +90,44 @@ def test_an_owner_that_is_not_told_properly_is_not_repeated(tmp_path: Path, text
 
 
 @pytest.mark.parametrize("is_of_a_dead_one", [False, True], ids=["no name", "a dead one's name"])
-def test_a_holder_that_is_not_yet_named_is_waited_for(tmp_path: Path, is_of_a_dead_one: bool) -> None:
-    name, pause_s, real_write = tmp_path / lock.FILE, 0.1, lock._write
+def test_a_holder_that_is_not_yet_named_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_of_a_dead_one: bool
+) -> None:
+    real_read, real_write = lock._read, lock._write
     dead = forked(lambda: None)
     exit_code(dead)
-    reader, writer = os.pipe()
+    (is_locked, locks), (was_looked_at, looks) = os.pipe(), os.pipe()
+    seen: list[str] = []
 
     def write_late(descriptor: int, data: bytes) -> None:
-        os.write(writer, b".")
-        time.sleep(pause_s)
+        os.write(locks, b".")
+        os.read(was_looked_at, 1)
         real_write(descriptor, data)
 
-    def hold_for_long() -> None:
+    def hold_until_killed() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lock, "_write", write_late)
             with hold(tmp_path, what="training there"):
-                time.sleep(5)
+                signal.pause()
 
-    pid = forked(hold_for_long)
-    os.read(reader, 1)
+    def read(descriptor: int) -> str:
+        seen.append(real_read(descriptor))
+        if len(seen) == 1:
+            os.write(looks, b".")
+        return seen[-1]
+
+    pid = forked(hold_until_killed)
+    os.read(is_locked, 1)
     # Or it has not been emptied yet.
-    if is_of_a_dead_one:
-        name.write_text(f"{dead} {socket.gethostname()}\n")
+    before = f"{dead} {socket.gethostname()}\n" if is_of_a_dead_one else ""
+    (tmp_path / lock.FILE).write_text(before)
+    monkeypatch.setattr(lock, "_read", read)
     with (
         pytest.raises(OutputBusy, match=f"process {pid} on .* is training there"),
         hold(tmp_path, what="training there"),
     ):
         pass
+    assert seen[0] == before
     os.kill(pid, signal.SIGKILL)
     assert exit_code(pid) == -signal.SIGKILL
 
@@ -149,6 +162,39 @@ def test_processes_that_race_for_a_folder_get_it_one_at_a_time(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_is_outrun_again_and_again_goes_on_trying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, num_outrun = lock._locked, 5 * lock.LEAST_TRIES
+    tries: list[Path] = []
+
+    def outrun(path: Path, *, what: str) -> int:
+        tries.append(path)
+        if len(tries) <= num_outrun:
+            raise FileNotFoundError(path)
+        return real(path, what=what)
+
+    monkeypatch.setattr(lock, "_locked", outrun)
+    # Whatever this machine is busy with.
+    monkeypatch.setattr(lock, "LEAST_TRYING_S", 3600.0)
+    with hold(tmp_path / "run", what="training there"):
+        assert len(tries) == num_outrun + 1
+
+
+def test_a_disk_whose_files_have_no_identity_is_an_error_and_no_endless_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LEAST_TRYING_S", 0.0)
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with (
+        pytest.raises(
+            OutputError, match=rf"\.lock: was replaced {lock.LEAST_TRIES} times while it was being"
+        ),
+        hold(tmp_path / "run", what="training there"),
+    ):
+        raise AssertionError("held without a lock")
+
+
 def test_a_lock_file_opened_before_its_holder_removed_it_is_worth_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +208,7 @@ def test_a_lock_file_opened_before_its_holder_removed_it_is_worth_nothing(
         descriptor = real_open(path)
         if threading.current_thread() is late and not opened.is_set():
             opened.set()
-            is_held_anew.wait(timeout=10)
+            is_held_anew.wait(timeout=60)
         return descriptor
 
     def hold_late() -> None:
@@ -176,10 +222,10 @@ def test_a_lock_file_opened_before_its_holder_removed_it_is_worth_nothing(
     late = threading.Thread(target=hold_late)
     with hold(folder, what="making it"):
         late.start()
-        assert opened.wait(timeout=10)
+        assert opened.wait(timeout=60)
     with hold(folder, what="making it"):
         is_held_anew.set()
-        late.join(timeout=10)
+        late.join(timeout=60)
     assert met == ["the holder"]
 
 
