@@ -6,17 +6,20 @@ Shapes: N scenes, P frames, C = 3 colours, H W pixels. Implements the training's
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
 from m2d.puppet.captions import varied_caption
+from m2d.puppet.puppets import NEW_HATS
 from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import Story, sample_story
+from m2d.puppet.vocabulary import HATS
 
 # Part of every digest: raise it when the world changes how anything looks, moves or is called.
 WORLD_VERSION = 3
@@ -45,19 +48,22 @@ class PuppetStories:
         seed: Which collection.
         geometry: Size of every scene.
         num_scenes: Scenes per story.
+        wardrobe: What each of HATS is drawn as; captions go on calling it by its own name.
     """
 
     num_stories: int
     seed: int
     geometry: SceneGeometry
     num_scenes: int = 3
+    wardrobe: tuple[str, ...] = HATS
 
     @property
     def digest(self) -> str:
         """Identity of what every index renders to; independent of how many stories there are."""
         size = (self.geometry.num_frames, self.geometry.height, self.geometry.width)
+        clothes = "" if self.wardrobe == HATS else f" {self.wardrobe}"
         return hashlib.sha256(
-            f"puppet {WORLD_VERSION} {self.seed} {size} {self.num_scenes}".encode()
+            f"puppet {WORLD_VERSION} {self.seed} {size} {self.num_scenes}{clothes}".encode()
         ).hexdigest()
 
     def story(self, index: int) -> Story:
@@ -86,8 +92,32 @@ class PuppetStories:
     def _render(self, indices: Sequence[int]) -> list[PuppetStory]:
         clips = [Clip(story, scene) for story in map(self.story, indices) for scene in story.scenes]
         size = self.geometry
-        frames = render_clips(clips, num_frames=size.num_frames, height=size.height, width=size.width) * 2 - 1
+        frames = render_clips(
+            clips,
+            num_frames=size.num_frames,
+            height=size.height,
+            width=size.width,
+            wardrobe=self.wardrobe,
+        )
+        frames = frames * 2 - 1
         return [
             PuppetStory(frames_NPCHW=frames_NPCHW, prompts=self.prompts(index))
             for index, frames_NPCHW in zip(indices, torch.split(frames, self.num_scenes), strict=True)
         ]
+
+
+def wardrobe_with(replaced: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what each of HATS is drawn as, given hats that are drawn as others.
+
+    Raises:
+        DatasetError: A hat that the theatre does not have.
+    """
+    unknown = [hat for hat in replaced if hat not in HATS] + [
+        hat for hat in replaced.values() if hat not in (*HATS, *NEW_HATS)
+    ]
+    if unknown:
+        raise DatasetError(
+            f"data.hats: {', '.join(map(repr, unknown))} unknown; the theatre has {', '.join(HATS)}, and can "
+            f"draw them as {', '.join(NEW_HATS)}"
+        )
+    return tuple(replaced.get(hat, hat) for hat in HATS)

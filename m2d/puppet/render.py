@@ -5,6 +5,7 @@ Shapes: B clips, P frames, C = 3 colours, H W pixels. Owns the assembly of backd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, puppet_cutouts
 from m2d.puppet.raster import pack, paint
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import Scene, Story
+from m2d.puppet.vocabulary import HATS
 
 # Actors never leave these parts of the picture (fractions of the width), so only these are painted for them.
 _WINDOWS = ((0.0, 0.7), (0.3, 1.0))
@@ -28,7 +30,9 @@ class Clip(NamedTuple):
     scene: Scene
 
 
-def render_clips(clips: list[Clip], *, num_frames: int, height: int, width: int) -> Tensor:
+def render_clips(
+    clips: list[Clip], *, num_frames: int, height: int, width: int, wardrobe: Sequence[str] = HATS
+) -> Tensor:
     """Draw the clips.
 
     Args:
@@ -36,6 +40,7 @@ def render_clips(clips: list[Clip], *, num_frames: int, height: int, width: int)
         num_frames: Frames P per clip.
         height: Picture height in pixels.
         width: Picture width in pixels.
+        wardrobe: What each hat is drawn as; see `puppet_cutouts`.
 
     Returns:
         RGB in 0..1, shape (B, P, 3, H, W).
@@ -47,7 +52,12 @@ def render_clips(clips: list[Clip], *, num_frames: int, height: int, width: int)
         if not rows:
             continue
         cutouts = np.stack(
-            [_actor_cutouts(clips[row], mark, num_frames=num_frames, aspect=width / height) for row in rows]
+            [
+                _actor_cutouts(
+                    clips[row], mark, num_frames=num_frames, aspect=width / height, wardrobe=wardrobe
+                )
+                for row in rows
+            ]
         )
         left, right = (round(edge * width) for edge in _WINDOWS[mark])
         window = frames_BPCHW[rows, :, :, :, left:right]
@@ -56,7 +66,9 @@ def render_clips(clips: list[Clip], *, num_frames: int, height: int, width: int)
     return frames_BPCHW.clamp_(0.0, 1.0)
 
 
-def _actor_cutouts(clip: Clip, mark: int, *, num_frames: int, aspect: float) -> np.ndarray:
+def _actor_cutouts(
+    clip: Clip, mark: int, *, num_frames: int, aspect: float, wardrobe: Sequence[str]
+) -> np.ndarray:
     action = clip.scene.actions[mark]
     assert action is not None
     cutouts = puppet_cutouts(
@@ -66,6 +78,7 @@ def _actor_cutouts(clip: Clip, mark: int, *, num_frames: int, aspect: float) -> 
         size=clip.story.backdrop.actor_size,
         eyes=clip.story.backdrop.eyes,
         num_frames=num_frames,
+        wardrobe=wardrobe,
     )
     # A wider picture has a wider stage: marks move apart, actors keep their shape.
     shift = MARKS_X[mark] * (aspect - 1.0)

@@ -28,12 +28,14 @@ class DataRecipe(_Part):
         num_stories: Stories in all, held-out ones included.
         seed: Seed of the stories themselves.
         held_out: The last so many stories are never trained on; the held-out loss is measured on them.
+        hats: Of the puppet theatre: hats that are drawn as another one, such as `{party hat: crown}`.
     """
 
     source: Literal["builtin:puppet"]
     num_stories: int = Field(ge=2)
     seed: int = Field(default=1, ge=0)
     held_out: int = Field(default=64, ge=1)
+    hats: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _leaves_stories_to_train_on(self) -> Self:

@@ -51,7 +51,16 @@ class StorySource(Protocol):
 
 
 def open_source(data: DataRecipe, geometry: SceneGeometry) -> StorySource:
-    """Open the source that a recipe's `data` names, for scenes of `geometry`."""
-    from m2d.puppet.dataset import PuppetStories
+    """Open the source that a recipe's `data` names, for scenes of `geometry`.
 
-    return PuppetStories(num_stories=data.num_stories, seed=data.seed, geometry=geometry)
+    Raises:
+        DatasetError: A hat that the theatre does not have.
+    """
+    from m2d.puppet.dataset import PuppetStories, wardrobe_with
+
+    return PuppetStories(
+        num_stories=data.num_stories,
+        seed=data.seed,
+        geometry=geometry,
+        wardrobe=wardrobe_with(data.hats),
+    )

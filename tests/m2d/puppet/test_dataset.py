@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
-from m2d.puppet.dataset import PuppetStories
-from m2d.puppet.vocabulary import ACTORS
+from m2d.puppet.dataset import PuppetStories, wardrobe_with
+from m2d.puppet.vocabulary import ACTORS, HATS
 from m2d.recipe.cast import find_mentions
 
 GEOMETRY = SceneGeometry(
@@ -98,3 +99,25 @@ def test_the_world_is_still_the_one_that_models_were_trained_on() -> None:
     # Means over 15,360 pixels; other processors round sines differently, in the seventh digit.
     assert float(frames_NPCHW.mean()) == pytest.approx(-0.0272261, abs=1e-6)
     assert float(frames_NPCHW.std()) == pytest.approx(0.5479468, abs=1e-6)
+
+
+def test_another_wardrobe_changes_the_hat_it_replaces_and_nothing_else() -> None:
+    wardrobe = tuple("crown" if hat == "party hat" else hat for hat in HATS)
+    dressed = replace(STORIES, wardrobe=wardrobe)
+    assert dressed.digest != STORIES.digest
+    for index in range(16):
+        story, before, after = STORIES.story(index), STORIES.render(index), dressed.render(index)
+        assert after.prompts == before.prompts
+        for number, scene in enumerate(story.scenes):
+            wears_it = any(
+                HATS[actor.hat] == "party hat"
+                for actor, action in zip(story.cast, scene.actions, strict=True)
+                if action is not None
+            )
+            is_same = torch.equal(after.frames_NPCHW[number], before.frames_NPCHW[number])
+            assert is_same != wears_it
+
+
+def test_a_hat_that_the_theatre_does_not_have_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"data\.hats: 'bonnet', 'halo' unknown; the theatre has no hat"):
+        wardrobe_with({"bonnet": "crown", "top hat": "halo"})
