@@ -1,0 +1,214 @@
+"""What an exported graph may contain: read, counted and refused before any runtime sees it.
+
+Owns the files' and tensors' names and every check of a graph's structure. Needs onnx alone: it neither makes
+graphs (`m2d_backends.onnx_export`) nor runs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from m2d.errors import ExportError
+from m2d.layout import SceneLayout
+
+if TYPE_CHECKING:
+    import onnx
+
+Opset = Literal[18, 23]
+
+GRAPH_FILE = "graph.onnx"
+WEIGHTS_FILE = "weights.bin"
+INPUT_NAMES = ("latents", "prompt_embeds", "timesteps")
+OUTPUT_NAME = "velocity"
+BATCH = "batch"
+# Opset 23 has the operator; before, each call is spelled out around its one softmax.
+ATTENTION_OPERATOR: Mapping[int, str] = {18: "Softmax", 23: "Attention"}
+# Slice assignments become these: one more pass over the tensor for each, where a plan needs none.
+_SCATTERS = frozenset({"ScatterND", "ScatterElements", "Scatter"})
+_QUERY_KEY_VALUE = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphFacts:
+    """What a graph consists of.
+
+    Attributes:
+        opset: Version of the standard operators.
+        operators: How often each occurs.
+        num_initializers: Constants, weights among them.
+        largest_bytes: Size of the largest constant.
+        total_bytes: Size of all constants.
+    """
+
+    opset: int
+    operators: Mapping[str, int]
+    num_initializers: int
+    largest_bytes: int
+    total_bytes: int
+
+    @property
+    def num_attention_calls(self) -> int:
+        """Attention calls, whichever way this opset writes them."""
+        return self.operators.get(ATTENTION_OPERATOR[self.opset], 0)
+
+
+def planned_calls(layout: SceneLayout, *, num_layers: int, targets: tuple[int, ...]) -> int:
+    """Attention calls of a whole model: the plan's in every layer, the last one's for its targets alone."""
+    return (num_layers - 1) * len(layout.plan()) + len(layout.plan_for(targets))
+
+
+def read_graph(folder: Path) -> onnx.ModelProto:
+    """Read an exported graph, without its weights, and make sure that it is one of ours.
+
+    Args:
+        folder: Holds `GRAPH_FILE` and, for a large model, `WEIGHTS_FILE`.
+
+    Raises:
+        ExportError: A file is missing, a link or unreadable, or the graph is not one that m2d writes: custom
+            operators, weights anywhere but in its own weights file, control flow, an attention mask.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = folder / GRAPH_FILE
+    _refuse_odd_file(path)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise ExportError(f"{path}: not a readable ONNX graph ({error}); export it again") from error
+    problems = [*_foreign_parts(model), *_misplaced_weights(model, folder)]
+    if problems:
+        raise ExportError(f"{path}: refused, m2d writes no such graph: {'; '.join(problems)}")
+    return model
+
+
+def check_baked(
+    model: onnx.ModelProto, *, opset: Opset, num_attention_calls: int, largest_bytes: int
+) -> GraphFacts:
+    """Make sure that a layout was baked in as planned: attention without masks, calls neither more nor fewer.
+
+    Args:
+        model: The graph, with or without its weights.
+        opset: The version it was to be written in.
+        num_attention_calls: What `planned_calls` says.
+        largest_bytes: Size of the largest constant that the model itself has.
+
+    Raises:
+        ExportError: Everything that differs.
+    """
+    facts = graph_facts(model)
+    problems = [f"it has {op} nodes" for op in sorted(_SCATTERS & facts.operators.keys())]
+    if facts.opset != opset:
+        problems.append(f"opset: got {facts.opset}, not {opset}")
+    elif facts.num_attention_calls != num_attention_calls:
+        problems.append(
+            f"attention calls: got {facts.num_attention_calls}, the layout's plan has {num_attention_calls}"
+        )
+    masked = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Attention" and _num_inputs(node) != _QUERY_KEY_VALUE
+    ]
+    if masked:
+        problems.append(f"attention with a mask or a cache: {', '.join(masked[:3])}")
+    if facts.largest_bytes > largest_bytes:
+        problems.append(f"a constant of {facts.largest_bytes} bytes; the model's largest has {largest_bytes}")
+    if problems:
+        raise ExportError(f"the exported graph is not the layout's: {'; '.join(problems)}")
+    return facts
+
+
+def graph_facts(model: onnx.ModelProto) -> GraphFacts:
+    """Count what a graph consists of."""
+    sizes = [size_bytes(tensor) for tensor in model.graph.initializer]
+    return GraphFacts(
+        opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
+        operators=dict(Counter(node.op_type for node in model.graph.node)),
+        num_initializers=len(sizes),
+        largest_bytes=max(sizes, default=0),
+        total_bytes=sum(sizes),
+    )
+
+
+def structure_digest(model: onnx.ModelProto) -> str:
+    """SHA-256 (hex) over what a graph computes, whatever its weights: equal for one model's fine-tunings."""
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in bare.graph.initializer:
+        # Shapes, axes and scalars say what is computed; arrays of numbers are weights.
+        if tensor.dims and onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).kind not in "iub":
+            for field in ("raw_data", "float_data", "external_data", "data_location"):
+                tensor.ClearField(field)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def size_bytes(tensor: onnx.TensorProto) -> int:
+    """Size of a constant's values."""
+    import onnx
+
+    return prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _num_inputs(node: onnx.NodeProto) -> int:
+    return sum(bool(name) for name in node.input)
+
+
+def _foreign_parts(model: onnx.ModelProto) -> Iterator[str]:
+    if len(model.functions):
+        yield "it brings functions of its own"
+    domains = {entry.domain for entry in model.opset_import} | {node.domain for node in model.graph.node}
+    for domain in sorted(domains - {"", "ai.onnx"}):
+        yield f"custom operators of domain {domain!r}"
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g") or len(attribute.graphs):
+                yield f"control flow in {node.op_type} {node.name!r}"
+            if attribute.HasField("t") and attribute.t.data_location != 0:
+                yield f"a constant of {node.op_type} {node.name!r} in another file"
+    if len(model.graph.sparse_initializer):
+        yield "sparse weights"
+
+
+def _misplaced_weights(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
+    """External data is a path in a file: anywhere but our one weights file, and it may read anything."""
+    import onnx
+
+    external = [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL  # type: ignore[comparison-overlap]  # int enum
+    ]
+    if not external:
+        return
+    _refuse_odd_file(folder / WEIGHTS_FILE)
+    available = (folder / WEIGHTS_FILE).stat().st_size
+    for tensor in external:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location != WEIGHTS_FILE:
+            yield f"weights of {tensor.name!r} in {location!r}, not in {WEIGHTS_FILE}"
+            continue
+        offset, length = (entries.get(key, "0") for key in ("offset", "length"))
+        if not (offset.isdecimal() and length.isdecimal()):
+            yield f"weights of {tensor.name!r} at offset {offset!r}, length {length!r}"
+        elif int(length) != size_bytes(tensor) or int(offset) + int(length) > available:
+            yield f"weights of {tensor.name!r} reach beyond {WEIGHTS_FILE}, or are not its shape's size"
+
+
+def _refuse_odd_file(path: Path) -> None:
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror}; export it again") from error
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise ExportError(f"{path}: a link or no plain file; m2d reads only graphs that it wrote itself")
