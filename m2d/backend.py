@@ -9,7 +9,7 @@ live in `m2d_backends` or any other package and are found by `m2d.registry`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -30,6 +30,7 @@ __all__ = [
     "Denoiser",
     "ExportManifest",
     "ExportingBackend",
+    "StoredArtifact",
     "TrainableBackend",
 ]
 
@@ -45,16 +46,29 @@ class BackendOptions:
         dtype: What the transformer computes in.
         targets: The scenes whose velocity is wanted; None for all. Leaving out context scenes saves the last
             block and the head for these, exactly.
+        latent_size: Height and width of the latents to come. An exported graph is made for one size; other
+            backends take any and need not be told.
+        batch_size: Largest batch of the calls to come; an exported graph is made for one.
+        artifacts: Folder of exported graphs; None is the user's cache.
+        extra: What only one backend knows, as `name: value`; it refuses what it does not know.
 
     Raises:
-        InputError: A dtype m2d does not know, or no target at all.
+        InputError: A dtype m2d does not know, no target at all, or a size or batch below 1.
     """
 
     device: str = "cpu"
     dtype: DTypeName = "float32"
     targets: tuple[int, ...] | None = None
+    latent_size: tuple[int, int] | None = None
+    batch_size: int = 1
+    artifacts: Path | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if min(self.batch_size, *(self.latent_size or (1, 1))) < 1:
+            raise InputError(
+                f"latent_size, batch_size: got {self.latent_size} and {self.batch_size}; use 1 or more"
+            )
         if self.dtype not in get_args(DTypeName):
             raise InputError(f"dtype: got {self.dtype!r}, allowed: {', '.join(get_args(DTypeName))}")
         if self.targets is not None and (not self.targets or list(self.targets) != sorted(set(self.targets))):
@@ -132,16 +146,53 @@ class ExportManifest:
     versions: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredArtifact:
+    """An exported graph on disk.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it was made from.
+        size_bytes: All its files together.
+        relative_error: Largest difference from the eager model when it was made, as a share of the largest
+            output.
+    """
+
+    folder: Path
+    manifest: ExportManifest
+    size_bytes: int
+    relative_error: float
+
+
 @runtime_checkable
 class ExportingBackend(Backend, Protocol):
     """A backend that runs graphs written beforehand."""
 
     def export(
-        self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path
-    ) -> ExportManifest:
-        """Write the graph for one layout to the folder `out`, checked against the eager model.
+        self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None
+    ) -> StoredArtifact:
+        """Write the graph for one layout and size, checked against the eager model before it is published.
+
+        Args:
+            source: The model.
+            layout: What is baked in.
+            options: `latent_size` is needed here.
+            out: Folder in which the artifact gets a folder of its own; None is the user's cache. One that is
+                there for the same layout, size and weights is replaced.
 
         Raises:
             BackendUnavailable: It cannot work here.
+            InputError: Options it does not know, or no latent size.
             ExportError: The graph cannot be made or does not compute the same.
         """
+
+    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
+        """Return the folder of the artifact that `prepare` would run, without reading its weights.
+
+        Raises:
+            ArtifactMissing: There is none.
+            ArtifactRefused: It is stale, foreign, damaged or not to be trusted; what differs is named.
+        """
+
+    def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
+        """List this backend's artifacts in a folder, or in the user's cache; damaged ones are left out."""

@@ -93,6 +93,16 @@ class BackendUnavailable(BackendError):
     exit_code = EXIT_UNAVAILABLE
 
 
+class ArtifactMissing(BackendUnavailable):
+    """A backend runs exported graphs only, and none was exported for what is asked."""
+
+
+class ArtifactRefused(BackendError):
+    """An exported graph that is stale, foreign, damaged or not to be trusted."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
 class LayoutMismatch(BackendError):
     """A prepared denoiser was asked to run a layout other than its own."""
 

@@ -1,0 +1,316 @@
+"""Exported graphs on disk: where they are, what they were made from, and whether they may be run.
+
+Owns the manifest, publishing by rename and every check before a graph is loaded; who may have written it is
+`m2d_backends.trust`'s, what it is made from `m2d_backends.artifact_key`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from m2d.backend import DTypeName, ExportManifest, StoredArtifact
+from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError
+from m2d.files import is_running, make_folder, remove_tree, rename_folder, sha256_file, sync_tree, writing
+from m2d_backends.artifact_key import (
+    ArtifactKey,
+    default_folder,
+    different_fields,
+    key_as_json,
+    key_digest,
+    label_of,
+    make_key,
+    package_versions,
+)
+from m2d_backends.trust import cache_folder, check_file, check_folder, is_signed, private_folder, sign
+
+__all__ = [
+    "ArtifactKey",
+    "StoredFile",
+    "default_folder",
+    "inspect_artifact",
+    "label_of",
+    "locate",
+    "make_key",
+    "open_artifact",
+    "package_versions",
+    "publish_artifact",
+    "stored_artifacts",
+]
+
+MANIFEST = "manifest.json"
+_FORMAT = "m2d.artifact/1"
+_MAX_MANIFEST_BYTES = 1 << 20
+_STRAY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(part|old)")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """One file of an artifact, as its manifest describes it."""
+
+    sha256: str
+    size_bytes: int
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class _Key(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    backend: str
+    weights_digest: str
+    layout_digest: str
+    latent_shape: tuple[int, int, int, int]
+    batch_size: int
+    targets: tuple[int, ...]
+    dtype: DTypeName
+    device: str
+    versions: dict[str, str]
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: str
+    key: _Key
+    relative_error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    files: dict[str, _File]
+    signature: str
+
+
+def publish_artifact(
+    folder: Path, manifest: ExportManifest, write: Callable[[Path], float]
+) -> StoredArtifact:
+    """Make an artifact: complete under its name, or not there.
+
+    Args:
+        folder: Its final name; one that is there is replaced.
+        manifest: What it is made from.
+        write: Writes the files into the folder that it is given, compares the graph with the eager model and
+            returns the relative error. What it raises leaves nothing behind.
+
+    Raises:
+        ExportError: `write` left no file, or a link or a folder.
+        ArtifactRefused: The folder above is a link, or others may write to it.
+        OutputError: The disk refused.
+    """
+    _private_parents(folder)
+    _remove_strays(folder)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    remove_tree(part)
+    make_folder(part)
+    part.chmod(0o700)
+    try:
+        relative_error = write(part)
+        files = _described(part)
+        document = _document(manifest, files, relative_error)
+        with writing(part):
+            (part / MANIFEST).write_bytes(document)
+            for path in part.iterdir():
+                path.chmod(0o600)
+        sync_tree(part)
+        _swap(part, folder)
+    finally:
+        if part.is_dir():
+            remove_tree(part)
+    logger.info("artifact: %s", folder)
+    return _stored(folder, _parse(folder, document))
+
+
+def open_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> Path:
+    """Make sure that an artifact may be run for `key`, and that every byte is what was published.
+
+    Args:
+        folder: The artifact.
+        key: What it has to be made from.
+        is_native: Whether loading it runs code. Such a one must have been built by this user, here.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ArtifactMissing: There is nothing.
+        ArtifactRefused: It is stale, foreign, damaged or not to be trusted.
+    """
+    found = inspect_artifact(folder, key, is_native=is_native)
+    for name, described in found.items():
+        if sha256_file(folder / name) != described.sha256:
+            raise ArtifactRefused(
+                f"{folder / name}: is not what was published: its sha256 differs; export it again"
+            )
+    return folder
+
+
+def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict[str, StoredFile]:
+    """All of `open_artifact`'s checks but the files' digests; returns what the manifest says of the files."""
+    if not folder.is_symlink() and not folder.exists():
+        raise ArtifactMissing(
+            f"backend {key.backend!r}: no graph is exported for this; {folder} is not there"
+        )
+    manifest = _read(folder)
+    _check_key(folder, _key_of(manifest), key)
+    if is_native and not is_signed(_signed_part(manifest), manifest.signature):
+        raise ArtifactRefused(
+            f"{folder}: holds native code that you did not build on this machine; export it yourself"
+        )
+    names = {path.name for path in folder.iterdir()}
+    if names != {*manifest.files, MANIFEST}:
+        different = sorted(names ^ {*manifest.files, MANIFEST})
+        raise ArtifactRefused(
+            f"{folder}: holds other files than its manifest says: {different}; export it again"
+        )
+    for name, described in manifest.files.items():
+        check_file(folder / name)
+        size_bytes = (folder / name).stat().st_size
+        if size_bytes != described.size_bytes:
+            raise ArtifactRefused(
+                f"{folder / name}: has {size_bytes} bytes of the {described.size_bytes} that were published; "
+                "export it again"
+            )
+    return {name: StoredFile(**described.model_dump()) for name, described in manifest.files.items()}
+
+
+def locate(key: ArtifactKey, *, label: str, root: Path | None) -> Path:
+    """Where the artifact for `key` is looked for: `root` itself when it is one, else the folder in it."""
+    if root is not None and (root / MANIFEST).is_file():
+        return root
+    return default_folder(key, label=label, root=root)
+
+
+def stored_artifacts(backend: str, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
+    """All readable artifacts of a backend in a folder, or in the user's cache, by name."""
+    root = folder or cache_folder() / "artifacts"
+    found = []
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if path.name.startswith("."):
+            continue
+        try:
+            manifest = _read(path)
+        except ArtifactRefused as error:
+            logger.warning("%s", error)
+            continue
+        if manifest.key.backend == backend:
+            found.append(_stored(path, manifest))
+    return tuple(found)
+
+
+def _check_key(folder: Path, found: ArtifactKey, wanted: ArtifactKey) -> None:
+    different = different_fields(found, wanted)
+    if different:
+        raise ArtifactRefused(
+            f"{folder}: is key {key_digest(found)[:12]}, wanted is {key_digest(wanted)[:12]}; "
+            + "; ".join(different)
+        )
+
+
+def _read(folder: Path) -> _Manifest:
+    check_folder(folder)
+    if not _is_sticky(folder.parent):
+        check_folder(folder.parent)
+    path = folder / MANIFEST
+    if not path.is_symlink() and not path.exists():
+        raise ArtifactRefused(f"{folder}: has no {MANIFEST}: half-written, or no artifact; export it again")
+    check_file(path)
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise ArtifactRefused(f"{path}: is larger than any manifest; export it again")
+    return _parse(folder, path.read_bytes())
+
+
+def _parse(folder: Path, document: bytes) -> _Manifest:
+    try:
+        manifest = _Manifest.model_validate_json(document)
+    except ValidationError as error:
+        raise ArtifactRefused(
+            f"{folder / MANIFEST}: is not a manifest ({error.error_count()} problems); export it again"
+        ) from error
+    unsafe = [name for name in manifest.files if Path(name).name != name or name == MANIFEST]
+    if manifest.format != _FORMAT or unsafe:
+        raise ArtifactRefused(
+            f"{folder / MANIFEST}: format {manifest.format!r}, files {unsafe}: not understood"
+        )
+    return manifest
+
+
+def _document(key: ArtifactKey, files: Mapping[str, StoredFile], relative_error: float) -> bytes:
+    manifest = _Manifest(
+        format=_FORMAT,
+        key=_Key(**key_as_json(key)),
+        relative_error=relative_error,
+        files={name: _File(**asdict(described)) for name, described in files.items()},
+        signature="",
+    )
+    signed = manifest.model_copy(update={"signature": sign(_signed_part(manifest))})
+    return (json.dumps(signed.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def _signed_part(manifest: _Manifest) -> bytes:
+    return json.dumps(manifest.model_dump(mode="json", exclude={"signature"}), sort_keys=True).encode()
+
+
+def _described(folder: Path) -> dict[str, StoredFile]:
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ExportError(f"{path.name}: an artifact holds plain files in one folder only")
+        found[path.name] = StoredFile(sha256=sha256_file(path), size_bytes=path.stat().st_size)
+    if not found or MANIFEST in found:
+        raise ExportError(f"the backend wrote {sorted(found)}; an artifact has one file or more of its own")
+    return found
+
+
+def _private_parents(folder: Path) -> None:
+    if folder.parent == cache_folder() / "artifacts":
+        private_folder(cache_folder())
+        private_folder(folder.parent)
+        return
+    make_folder(folder.parent)
+    if not _is_sticky(folder.parent):
+        check_folder(folder.parent)
+
+
+def _is_sticky(folder: Path) -> bool:
+    """Whether nobody but their owners may rename what is in a folder, such as `/tmp`."""
+    return not folder.is_symlink() and bool(folder.stat().st_mode & stat.S_ISVTX)
+
+
+def _swap(part: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    remove_tree(old)
+    if folder.exists():
+        rename_folder(folder, old)
+    rename_folder(part, folder)
+    remove_tree(old)
+
+
+def _remove_strays(folder: Path) -> None:
+    for path in folder.parent.glob(f".{folder.name}.*"):
+        stray = _STRAY.fullmatch(path.name)
+        if stray is not None and not is_running(int(stray["pid"])) and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _stored(folder: Path, manifest: _Manifest) -> StoredArtifact:
+    return StoredArtifact(
+        folder=folder,
+        manifest=_key_of(manifest),
+        size_bytes=sum(described.size_bytes for described in manifest.files.values()),
+        relative_error=manifest.relative_error,
+    )
+
+
+def _key_of(manifest: _Manifest) -> ArtifactKey:
+    return ArtifactKey(**manifest.key.model_dump())

@@ -1,0 +1,128 @@
+"""Who may have written a file: ownership, permissions and signatures of what is about to be executed.
+
+Owns the local key and the rules; what the files hold is `m2d_backends.artifact`'s. Exported native code runs
+as the user who loads it, so it is loaded only when that user built it on this machine and nobody else could
+have touched it since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from m2d.errors import ArtifactRefused
+from m2d.files import make_folder, publish, write_part
+
+KEY_FILE = "signing.key"
+_KEY_BYTES = 32
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def cache_folder() -> Path:
+    """Where m2d keeps what it can make again: `$M2D_CACHE`, else `m2d` in the user's cache folder."""
+    named = os.environ.get("M2D_CACHE")
+    if named:
+        return Path(named).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "m2d"
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only this user may enter; return `path`.
+
+    Raises:
+        ArtifactRefused: One that is there is somebody else's or a link.
+        OutputError: The disk refused.
+    """
+    if not path.is_symlink() and not path.exists():
+        make_folder(path)
+        path.chmod(0o700)
+    check_folder(path)
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Make sure that only this user can have put something into a folder.
+
+    Raises:
+        ArtifactRefused: It is a link, no folder, somebody else's, or others may write to it.
+    """
+    found = _lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a folder"
+        raise ArtifactRefused(f"{path}: is {what}; name the folder itself")
+    _check_owner(path, found)
+
+
+def check_file(path: Path) -> None:
+    """Make sure that only this user can have written a file, and that it has no second name.
+
+    Raises:
+        ArtifactRefused: It is a link, no plain file, hard-linked, somebody else's, or others may write to it.
+    """
+    found = _lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a plain file"
+        raise ArtifactRefused(f"{path}: is {what}; artifacts hold plain files only, export it again")
+    if found.st_nlink != 1:
+        raise ArtifactRefused(
+            f"{path}: has {found.st_nlink} names (hard links), so others may change it; export it again"
+        )
+    _check_owner(path, found)
+
+
+def sign(data: bytes) -> str:
+    """Sign `data` with this user's key, which is made when it is first needed.
+
+    Raises:
+        ArtifactRefused: The key's folder or file is not this user's alone.
+        OutputError: The disk refused.
+    """
+    return hmac.new(_key(), data, hashlib.sha256).hexdigest()
+
+
+def is_signed(data: bytes, signature: str) -> bool:
+    """Whether `signature` was made over `data` with this user's key."""
+    return hmac.compare_digest(sign(data).encode(), signature.encode())
+
+
+def _key() -> bytes:
+    path = private_folder(cache_folder()) / KEY_FILE
+    if not path.is_symlink() and not path.exists():
+        with publish(path, force=True) as part:
+            part.touch(mode=0o600)
+            write_part(part, secrets.token_bytes(_KEY_BYTES))
+    check_file(path)
+    # Reading it is enough to forge a signature.
+    if os.name != "nt" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ArtifactRefused(f"{path}: others may read this key; remove it and export again")
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise ArtifactRefused(f"{path}: {len(key)} bytes, a key has {_KEY_BYTES}; remove it and export again")
+    return key
+
+
+def _lstat(path: Path) -> os.stat_result:
+    try:
+        return path.lstat()
+    except OSError as error:
+        raise ArtifactRefused(f"{path}: cannot be looked at: {error.strerror}") from error
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    # Windows has neither owners nor modes in this sense.
+    if os.name == "nt":
+        return
+    if found.st_uid != os.getuid():
+        raise ArtifactRefused(
+            f"{path}: belongs to user {found.st_uid}, not to you ({os.getuid()}); export it yourself"
+        )
+    if found.st_mode & _OTHERS_WRITE:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ArtifactRefused(
+            f"{path}: others may write to it (mode {mode:03o}); chmod go-w does not undo what they may have "
+            "done: remove it and export it again"
+        )
