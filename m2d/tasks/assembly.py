@@ -1,12 +1,14 @@
 """Assembly: from latents to a film's scenes as they are written: decoded, matched in colour, measured.
 
-Owns the order (a scene is matched to the one before it as that is shown) and which frames are not decoded
-because they are there. P frames, F latent frames, C channels, H W height and width.
+Owns the order (a scene is matched to the one before it as that is shown) and which scenes are not decoded:
+those whose frames are there, and those that are copied as they are encoded. P frames, F latent frames, C
+channels, H W height and width, L levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +21,21 @@ from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
 from m2d.tasks.film import LoadedFilm, LoadedScene
 from m2d.video.joining import colour_jump, colour_map, recolour
+from m2d.video.packets import EncodedScene
 from m2d.video.provenance import MadeScene, frames_digest
 
 
 class Assembled(NamedTuple):
-    """All scenes of a film, and whether some were decoded in tiles, which gives other frames."""
+    """All scenes of a film.
+
+    Attributes:
+        scenes: In their order; those that were copied have no frames unless a neighbour needed them.
+        copies: Scene to what is shown of it, as it is encoded in the film that was gone on from.
+        is_tiled: Whether some were decoded in tiles, which gives other frames.
+    """
 
     scenes: tuple[MadeScene, ...]
+    copies: Mapping[int, EncodedScene]
     is_tiled: bool
 
 
@@ -46,7 +56,7 @@ def assemble(
     clock: Clock,
     stop: StopRequest,
 ) -> Assembled:
-    """Decode all scenes of a film.
+    """Decode the scenes of a film that are new, and what their joins need of the others.
 
     Args:
         scenes: All of them.
@@ -61,24 +71,84 @@ def assemble(
         Interrupted: A signal came.
         DecodingError: There is too little memory.
     """
-    given = film.scenes if film is not None else ()
+    given = {
+        number: scene
+        for number, scene in enumerate(film.scenes if film is not None else ())
+        if scene.run == runs[number]
+    }
+    copies = _copies(scenes, given)
     made: list[MadeScene] = []
     is_tiled = False
-    with clock.stage("decode", total=len(scenes)) as progress:
+    wanted = [number for number in range(len(scenes)) if _is_wanted(number, copies, num_scenes=len(scenes))]
+    with clock.stage("decode", total=len(wanted)) as progress:
         for number, scene in enumerate(scenes):
             if stop.reason:
                 raise Interrupted(f"{stop.reason}: all scenes are denoised; go on with --resume")
-            if number < len(given) and given[number].run == runs[number]:
+            before = made[-1] if made else None
+            if number not in wanted:
+                made.append(_taken_over(scene, given[number], latents[number], run=runs[number]))
+                continue
+            if number in given:
                 look = _look_again(given[number], latents[number], number, decoder)
                 _compare(look.frames_PHWC, given[number], number, clock)
             else:
-                before_PHWC = made[-1].frames_PHWC if made and scene.match_colour else None
+                before_PHWC = before.frames_PHWC if before is not None and scene.match_colour else None
                 look = _first_look(latents[number], number, decoder, before_PHWC=before_PHWC)
             is_tiled = is_tiled or decoder.rung == "tiled"
-            before = made[-1] if made else None
-            made.append(_made(scene, look, latents[number], run=runs[number], before=before))
+            one = _made(scene, look, latents[number], run=runs[number], before=before)
+            made.append(_as_told(one, given[number], number, copies) if number in copies else one)
             progress.advance()
-    return Assembled(tuple(made), is_tiled)
+    return Assembled(tuple(made), copies, is_tiled)
+
+
+def _copies(scenes: Sequence[ScenePlan], given: Mapping[int, LoadedScene]) -> dict[int, EncodedScene]:
+    """Scenes that are shown as they were: made before, and beginning with no blend of a new one."""
+    copies = {}
+    for number, scene in given.items():
+        if scene.encoded is None or scene.record is None:
+            continue
+        if scenes[number].join.num_frames and number - 1 not in given:
+            continue
+        closing = scenes[number + 1].join.num_frames if number + 1 < len(scenes) else 0
+        num_shown = scene.record.num_frames - closing
+        # What opens a crossfade is shown by the scene after it.
+        if num_shown <= len(scene.encoded):
+            copies[number] = scene.encoded.first(num_shown)
+    return copies
+
+
+def _is_wanted(number: int, copies: Mapping[int, EncodedScene], *, num_scenes: int) -> bool:
+    """Whether a scene's frames are needed: to be encoded, or to be joined with a neighbour's."""
+    around = range(max(number - 1, 0), min(number + 2, num_scenes))
+    return any(neighbour not in copies for neighbour in around)
+
+
+def _as_told(
+    made: MadeScene, given: LoadedScene, number: int, copies: Mapping[int, EncodedScene]
+) -> MadeScene:
+    """A copied scene that a neighbour needs: what is told of it is what the copy shows."""
+    assert given.record is not None
+    is_old_join = number == 0 or number - 1 in copies
+    jump = given.record.colour_jump if is_old_join else made.colour_jump
+    return replace(made, kept=given.record, colour_jump=jump)
+
+
+def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor, *, run: int) -> MadeScene:
+    """A scene that is copied, as the film tells of it."""
+    assert given.record is not None
+    return MadeScene(
+        prompt=scene.prompt,
+        negative_prompt=scene.negative_prompt,
+        guidance_scale=None if scene.seed is None else scene.guidance_scale,
+        seed=scene.seed,
+        run=run,
+        frames_PHWC=given.frames_PHWC,
+        latents_FCHW=latents_FCHW.numpy(),
+        join=scene.join,
+        colour_map_LC=given.colour_map_LC,
+        colour_jump=given.record.colour_jump,
+        kept=given.record,
+    )
 
 
 def _first_look(
@@ -104,6 +174,9 @@ def _look_again(given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: 
 def _made(
     scene: ScenePlan, look: _Look, latents_FCHW: Tensor, *, run: int, before: MadeScene | None
 ) -> MadeScene:
+    jump = None
+    if before is not None and before.frames_PHWC is not None:
+        jump = colour_jump(before.frames_PHWC, look.frames_PHWC, scene.join)
     return MadeScene(
         prompt=scene.prompt,
         negative_prompt=scene.negative_prompt,
@@ -114,7 +187,7 @@ def _made(
         latents_FCHW=latents_FCHW.numpy(),
         join=scene.join,
         colour_map_LC=look.colour_map_LC,
-        colour_jump=None if before is None else colour_jump(before.frames_PHWC, look.frames_PHWC),
+        colour_jump=jump,
     )
 
 

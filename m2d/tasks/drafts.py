@@ -51,12 +51,12 @@ def draw_draft(production: Production, backend: Backend, *, reporter: Reporter) 
     made = assemble(
         plan.scenes, latents, runs=quick.made_by, film=quick.film, decoder=decoder, clock=clock, stop=stop
     )
-    scenes = quick.kept(made.scenes)
+    scenes = quick.kept(made)
     path = run_folder_of(plan.output) / DRAFT
     make_folder(path.parent)
     sheet = sheet_png(
-        [scene.frames_PHWC for scene in scenes],
-        [scene.prompt for scene in scenes],
+        [scene.frames(upscale=plan.upscale) for scene in scenes],
+        [scene.made.prompt for scene in scenes],
         title=plan.title,
         facts=["draft", *facts_of(plan, plan.scenes)],
     )

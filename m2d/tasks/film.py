@@ -21,9 +21,18 @@ from m2d.model.source import ModelSource
 from m2d.recipe.plan import ScenePlan
 from m2d.tasks.journal_folder import has_journal, journal_folder_of
 from m2d.tasks.kept_frames import read_kept_frames
+from m2d.video.encode import encoding_id
 from m2d.video.footage import Footage, read_footage
+from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance, ProvenanceError, RunRecord, SceneRecord, build_run_record
+from m2d.video.provenance import (
+    Provenance,
+    ProvenanceError,
+    RunRecord,
+    SceneRecord,
+    build_run_record,
+    frames_digest,
+)
 from m2d.video.read import Film, probe, read_film
 from m2d.video.run_folder import LATENTS, RECORD, Run, RunFolderError, read_run, run_folder_of
 
@@ -44,6 +53,7 @@ class LoadedScene:
         record: What the film's provenance tells of it; None in a film that has none.
         latents_FCHW: As stored, float32; None when they are to be encoded from the frames.
         frames_PHWC: Its frames, when decoding the latents would not give them.
+        encoded: What is shown of it, as it is encoded in the film; None when that is to be made again.
         colour_map_LC: What its colours were sent through after decoding, uint8 (256, 3); None for nothing.
         frames_sha256: Digest of the frames it had when it was made; None when these are others.
     """
@@ -53,6 +63,7 @@ class LoadedScene:
     record: SceneRecord | None = None
     latents_FCHW: np.ndarray | None = None
     frames_PHWC: np.ndarray | None = None
+    encoded: EncodedScene | None = None
     colour_map_LC: np.ndarray | None = None
     frames_sha256: str | None = None
 
@@ -121,11 +132,11 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         InputError: It has no provenance, its size is none that the model can make, its latents are not what
             the provenance describes, or the run that wrote it has not finished.
     """
-    film = read_film(path)
-    provenance = film.info.provenance
+    provenance = read_provenance(path)
     if provenance is None:
         raise InputError(f"{path}: was not made by m2d; it can be extended, but has no scenes to go back to")
     plans = _scene_plans(path, provenance, source)
+    encoded, notes = _encoded(path, provenance)
     common: dict[str, Any] = {
         "title": provenance.title,
         "digest": provenance.digest(),
@@ -135,11 +146,14 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
     }
     run, reason = _run_of(path, provenance)
     if run is None:
-        return _from_frames(film, provenance, plans, reason=reason, **common)
-    _check_model(path, provenance, source)
-    _check_latents(path, run, plans, source)
-    scenes, notes = _from_latents(path, film, run, plans)
-    return LoadedFilm(scenes=scenes, runs=provenance.runs, notes=notes, **common)
+        film = _from_frames(path, provenance, plans, reason=reason, **common)
+    else:
+        _check_model(path, provenance, source)
+        _check_latents(path, run, plans, source)
+        scenes, lost = _from_latents(path, run, plans)
+        film = LoadedFilm(scenes=scenes, runs=provenance.runs, notes=lost, **common)
+    scenes = tuple(replace(scene, encoded=part) for scene, part in zip(film.scenes, encoded, strict=True))
+    return replace(film, scenes=scenes, notes=(*film.notes, *notes))
 
 
 def load_footage(
@@ -240,6 +254,15 @@ def _run_of(path: Path, provenance: Provenance) -> tuple[Run | None, str]:
     return None, reason
 
 
+def _encoded(path: Path, provenance: Provenance) -> tuple[Sequence[EncodedScene | None], tuple[str, ...]]:
+    """The film's scenes as they are encoded, or a note on why they will be encoded anew."""
+    try:
+        return read_scenes(path, provenance, encoding=encoding_id()), ()
+    except ForeignPackets as error:
+        note = f"all scenes are encoded anew, not copied from the film: {error}"
+        return [None] * len(provenance.scenes), (note,)
+
+
 def _check_model(path: Path, provenance: Provenance, source: ModelSource) -> None:
     makers = [provenance.runs[scene.run].model for scene in provenance.scenes]
     foreign = [model.name for model in makers if model is not None and model.digest != source.digest]
@@ -270,7 +293,7 @@ def _check_latents(path: Path, run: Run, plans: Sequence[ScenePlan], source: Mod
 
 
 def _from_latents(
-    path: Path, film: Film, run: Run, plans: Sequence[ScenePlan]
+    path: Path, run: Run, plans: Sequence[ScenePlan]
 ) -> tuple[tuple[LoadedScene, ...], tuple[str, ...]]:
     """Take all scenes from the run folder, and say which frames of footage are no longer there."""
     provenance = run.provenance
@@ -280,46 +303,59 @@ def _from_latents(
         if provenance.runs[record.run].kind == "footage"
     }
     kept = read_kept_frames(path, footage, height=provenance.video.height, width=provenance.video.width)
-    given = {number: _shown(film, record) for number, record in footage.items()} | kept
+    lost = sorted(set(footage) - set(kept))
+    given = dict(kept)
+    if lost:
+        film = read_film(path)
+        given |= {number: _shown(film, footage[number]) for number in lost}
     scenes = tuple(
         LoadedScene(
             plan=plan,
             run=record.run,
-            record=record,
+            record=_with_frames(record, given[number]) if number in lost else record,
             latents_FCHW=latents_FCHW,
             frames_PHWC=given.get(number),
             colour_map_LC=record.colour_map_LC,
-            frames_sha256=record.frames_sha256 if number not in footage or number in kept else None,
+            frames_sha256=None if number in lost else record.frames_sha256,
         )
         for number, (plan, record, latents_FCHW) in enumerate(
             zip(plans, provenance.scenes, run.latents_FCHW, strict=True)
         )
     )
-    lost = ", ".join(str(number + 1) for number in footage if number not in kept)
-    note = f"the frames of footage, scene {lost}, are not in {run_folder_of(path)}: taken from the film"
+    told = ", ".join(str(number + 1) for number in lost)
+    note = f"the frames of footage, scene {told}, are not in {run_folder_of(path)}: taken from the film"
     return scenes, (note,) if lost else ()
 
 
 def _from_frames(
-    film: Film, provenance: Provenance, plans: Sequence[ScenePlan], *, reason: str, **common: Any
+    path: Path, provenance: Provenance, plans: Sequence[ScenePlan], *, reason: str, **common: Any
 ) -> LoadedFilm:
     """Take all scenes from the film's frames, which its encoder has changed a little."""
+    film = read_film(path)
     record = _footage_record("the film's own frames", parent=provenance.digest())
-    return LoadedFilm(
-        scenes=tuple(
-            # Footage has neither seed nor guidance: nothing was denoised.
+    scenes = []
+    for plan, told in zip(plans, provenance.scenes, strict=True):
+        frames_PHWC = _shown(film, told)
+        scenes.append(
             LoadedScene(
+                # Footage has neither seed nor guidance: nothing was denoised.
                 plan=replace(plan, seed=None),
                 run=len(provenance.runs),
-                record=scene,
-                frames_PHWC=_shown(film, scene),
+                record=_with_frames(told, frames_PHWC),
+                frames_PHWC=frames_PHWC,
             )
-            for plan, scene in zip(plans, provenance.scenes, strict=True)
-        ),
+        )
+    return LoadedFilm(
+        scenes=tuple(scenes),
         runs=(*provenance.runs, record),
         notes=(f"going on from the film's frames, not from its latents: {reason}",),
         **common,
     )
+
+
+def _with_frames(record: SceneRecord, frames_PHWC: np.ndarray) -> SceneRecord:
+    """What is told of a scene whose frames are no longer those it was made of."""
+    return record.model_copy(update={"frames_sha256": frames_digest([frames_PHWC])})
 
 
 def _shown(film: Film, record: SceneRecord) -> np.ndarray:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from m2d.backend import Backend
 from m2d.errors import BackendUnavailable
 from m2d.files import remove_file
-from m2d.joins import CUT
 from m2d.model.decoding import SceneDecoder
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
@@ -32,9 +29,9 @@ from m2d.tasks.making import Making, SharedCodec, WindowEvent
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.previews import remove_previews, save_preview
 from m2d.tasks.records import facts_of, record_of, request_of
-from m2d.video.joining import join_scenes
+from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
+from m2d.video.encode import encoding_id
 from m2d.video.provenance import (
-    MadeScene,
     Provenance,
     RunKind,
     RunRecord,
@@ -111,12 +108,13 @@ class Production:
             made_by |= dict.fromkeys(plan.targets, index)
         return [made_by[number] for number in range(len(self.plan.scenes))]
 
-    def kept(self, scenes: Sequence[MadeScene]) -> list[MadeScene]:
-        """The scenes that are written; the first of them joins nothing."""
-        if self.keeps is None:
-            return list(scenes)
-        first, *rest = (scenes[number] for number in self.keeps)
-        return [replace(first, join=CUT, colour_jump=None), *rest]
+    def kept(self, assembled: Assembled) -> list[ShownScene]:
+        """The scenes that are written, as they are shown; the first of them joins nothing."""
+        kept = range(len(assembled.scenes)) if self.keeps is None else self.keeps
+        return shown_scenes(
+            [assembled.scenes[number] for number in kept],
+            {place: assembled.copies.get(number) for place, number in enumerate(kept)},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,10 +279,12 @@ def _publish(
     clock: Clock,
 ) -> ProductionResult:
     plan = production.plan
-    kept = production.kept(assembled.scenes)
     made = sorted({scene - production.first_kept for each in production.plans for scene in each.targets})
     with clock.stage("write"):
-        provenance = _provenance(production, records, assembled)
+        kept = encode_made(
+            production.kept(assembled), plan.output.absolute().parent, fps=plan.fps, upscale=plan.upscale
+        )
+        provenance = _provenance(production, records, kept, is_tiled=assembled.is_tiled)
         files = _files(production, kept, provenance)
         # From here on the film may replace the one it was made from: what is still needed must not be there.
         document = {
@@ -295,11 +295,11 @@ def _publish(
         journal.keep_made(document, files)
         write_film(
             plan.output,
-            _shown(kept),
+            [scene.encoded for scene in kept],
             fps=plan.fps,
             upscale=plan.upscale,
             title=plan.title,
-            scene_prompts=[scene.prompt for scene in kept],
+            scene_prompts=[scene.made.prompt for scene in kept],
             provenance=provenance,
             force=journal.may_replace,
         )
@@ -320,35 +320,34 @@ def _publish(
     )
 
 
-def _provenance(production: Production, records: Sequence[RunRecord], assembled: Assembled) -> Provenance:
+def _provenance(
+    production: Production, records: Sequence[RunRecord], kept: Sequence[ShownScene], *, is_tiled: bool
+) -> Provenance:
     plan, film = production.plan, production.film
     *earlier, last = records
-    if assembled.is_tiled:
+    if is_tiled:
         # The one way of decoding that gives other frames.
         last = last.model_copy(update={"parameters": {**last.parameters, "decoding": "tiled"}})
     return build_provenance(
         title=plan.title,
         runs=[*(film.runs if film is not None else ()), *earlier, last],
-        scenes=production.kept(assembled.scenes),
+        scenes=[scene.made for scene in kept],
         fps=plan.fps,
         upscale=plan.upscale,
         first_scene=plan.first_scene + production.first_kept,
         parents=[film.digest] if film is not None and film.digest is not None else [],
+        encoding=encoding_id(),
     )
 
 
-def _shown(scenes: Sequence[MadeScene]) -> list[np.ndarray]:
-    """What is seen of each scene, crossfades blended."""
-    return join_scenes([scene.frames_PHWC for scene in scenes], [scene.join for scene in scenes])
-
-
-def _files(production: Production, scenes: Sequence[MadeScene], provenance: Provenance) -> dict[str, bytes]:
+def _files(production: Production, kept: Sequence[ShownScene], provenance: Provenance) -> dict[str, bytes]:
     """What goes into the run folder, by name."""
     plan = production.plan
+    scenes = [scene.made for scene in kept]
     files = {
         LATENTS: latents_bytes([scene.latents_FCHW for scene in scenes if scene.latents_FCHW is not None]),
         SHEET: sheet_png(
-            _shown(scenes),
+            [scene.frames(upscale=plan.upscale) for scene in kept],
             [scene.prompt for scene in scenes],
             title=plan.title,
             facts=facts_of(plan, plan.scenes),
@@ -357,6 +356,6 @@ def _files(production: Production, scenes: Sequence[MadeScene], provenance: Prov
     footage = {
         number: scene.frames_PHWC
         for number, scene in enumerate(scenes)
-        if provenance.runs[scene.run].kind == "footage"
+        if provenance.runs[scene.run].kind == "footage" and scene.frames_PHWC is not None
     }
     return files | ({FRAMES: kept_frames_bytes(footage)} if footage else {})

@@ -1,27 +1,35 @@
-"""Turn frames into an H.264 stream with imageio-ffmpeg's encoder, so that equal frames give equal bytes.
+"""Turn frames into H.264 with imageio-ffmpeg's encoder, so that equal frames give equal packets.
 
-Owns the encoder process and its settings; chapters, tags and the file are the business of `write`.
+Every scene is encoded alone: what it becomes depends on its own frames and on nothing before or after it.
+Owns the encoder process and its settings; chapters, tags and the file are the business of `write`. P frames,
+H height, W width, C channels.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO
 
+import av
 import imageio_ffmpeg
 import numpy as np
 
 from m2d.errors import M2DError, OutputError
+from m2d.video.packets import EncodedScene, Packet
+from m2d.video.pixels import expected_luma, sketch_of
 from m2d.video.printable import printable
 
 # Flat colours and hard edges show every artefact, and films are small: finer than an eye can tell.
 CRF = 12
-STREAM_FORMAT = "nut"
+# Its packets are as an MP4 has them, and it can be written to a stream.
+STREAM_FORMAT = "matroska"
 # Area sampling keeps the chroma of an upscaled pixel its own; without the accurate flags the picture darkens
 # by one level each time it is written and read.
 _CONVERSION = (
@@ -29,30 +37,81 @@ _CONVERSION = (
     ":flags=area+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact,format=yuv420p,setsar=1"
     ",setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 )
+# One thread and no B-frames: the same bytes on every machine, and a film that begins at time zero and can be
+# taken apart without being encoded again.
+_CODEC = ("-c:v", "libx264", "-preset", "medium", "-crf", str(CRF), "-threads", "1", "-bf", "0", "-g", "250")
+_EXACT = ("-flags:v", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1")
 
 
 class EncoderFailed(OutputError):
     """The encoder ended before its work was done."""
 
 
-def encode_scenes(scenes: Sequence[np.ndarray], stream: IO[bytes], *, fps: Fraction, upscale: int) -> None:
-    """Write all scenes, one after the other, to `stream` as H.264 in a NUT container.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """How a film's frames become its picture.
 
-    Every scene begins with a key frame. No text of a user ever reaches the encoder's command line.
+    Attributes:
+        width: Width of the frames.
+        height: Height of the frames.
+        upscale: Integer factor, nearest neighbour.
+        fps: Frames per second.
+    """
+
+    width: int
+    height: int
+    upscale: int
+    fps: Fraction
+
+
+def encoding_id() -> str:
+    """The identity of how frames are encoded here: settings and encoder. Equal ones may share a film.
+
+    Raises:
+        M2DError: There is no encoder.
+    """
+    _encoder()
+    told = [imageio_ffmpeg.get_ffmpeg_version(), _CONVERSION, *_CODEC, *_EXACT, STREAM_FORMAT]
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+
+def encode_scene(frames: Iterable[np.ndarray], stream: IO[bytes], picture: Picture) -> EncodedScene:
+    """Encode one scene. No text of a user ever reaches the encoder's command line.
 
     Args:
-        scenes: uint8 RGB arrays PHWC of one size.
-        stream: A real file; it receives the bytes from its current position on.
-        fps: Frames per second.
-        upscale: Integer factor, nearest neighbour.
+        frames: uint8 RGB frames HWC, or an array PHWC.
+        stream: An empty real file, for what the encoder writes.
+        picture: Size and rate.
 
     Raises:
         EncoderFailed: It did, such as on a full disk.
         M2DError: There is no encoder.
     """
+    sketches: list[np.ndarray] = []
+
+    def sketched() -> Iterator[np.ndarray]:
+        for frame_HWC in frames:
+            sketches.append(sketch_of(expected_luma(frame_HWC)))
+            yield frame_HWC
+
+    _run_encoder(stream, _enlarged(sketched(), upscale=picture.upscale), picture)
+    stream.seek(0)
+    with av.open(stream, "r", format=STREAM_FORMAT) as container:
+        video = container.streams.video[0]
+        packets = tuple(Packet(bytes(each), each.is_keyframe) for each in container.demux(video) if each.size)
+        header = video.codec_context.extradata or b""
+    stream.seek(0)
+    if len(packets) != len(sketches):
+        raise EncoderFailed(f"the encoder made {len(packets)} of {len(sketches)} frames; try again")
+    return EncodedScene(
+        header=header, packets=packets, template=stream.read(), sketches_PHW=np.stack(sketches)
+    )
+
+
+def _run_encoder(stream: IO[bytes], frames: Iterator[bytes], picture: Picture) -> None:
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
-            _command(scenes, fps=fps, upscale=upscale),
+            _command(picture),
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=complaints,
@@ -60,7 +119,7 @@ def encode_scenes(scenes: Sequence[np.ndarray], stream: IO[bytes], *, fps: Fract
             process_group=0,
         )
         with process:
-            _feed(process, _enlarged(scenes, upscale=upscale))
+            _feed(process, frames)
         if process.returncode != 0:
             complaints.seek(0)
             raise EncoderFailed(
@@ -86,33 +145,19 @@ def _feed(process: subprocess.Popen[bytes], frames: Iterator[bytes]) -> None:
             process.stdin.close()
 
 
-def _enlarged(scenes: Sequence[np.ndarray], *, upscale: int) -> Iterator[bytes]:
-    for frames_PHWC in scenes:
-        for frame_HWC in frames_PHWC:
-            yield frame_HWC.repeat(upscale, axis=0).repeat(upscale, axis=1).tobytes()
+def _enlarged(frames: Iterable[np.ndarray], *, upscale: int) -> Iterator[bytes]:
+    for frame_HWC in frames:
+        yield frame_HWC.repeat(upscale, axis=0).repeat(upscale, axis=1).tobytes()
 
 
-def _command(scenes: Sequence[np.ndarray], *, fps: Fraction, upscale: int) -> list[str]:
-    height, width = scenes[0].shape[1:3]
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width * upscale}x{height * upscale}"]
-    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", str(CRF)]
-    # One thread and no B-frames: the same bytes on every machine, and a film that begins at time zero.
-    codec += ["-threads", "1", "-bf", "0", "-g", "250", "-force_key_frames", _scene_starts(scenes, fps=fps)]
-    exact = ["-flags:v", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1"]
+def _command(picture: Picture) -> list[str]:
+    size = f"{picture.width * picture.upscale}x{picture.height * picture.upscale}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size]
     return [
         *(_encoder(), "-hide_banner", "-nostdin", "-loglevel", "error"),
-        *(*source, "-framerate", str(fps), "-i", "pipe:0", "-an", "-vf", _CONVERSION),
-        *(*codec, *exact, "-f", STREAM_FORMAT, "pipe:1"),
+        *(*source, "-framerate", str(picture.fps), "-i", "pipe:0", "-an", "-vf", _CONVERSION),
+        *(*_CODEC, *_EXACT, "-f", STREAM_FORMAT, "pipe:1"),
     ]
-
-
-def _scene_starts(scenes: Sequence[np.ndarray], *, fps: Fraction) -> str:
-    first_frame, starts_s = 0, []
-    for frames_PHWC in scenes:
-        # Half a frame early, lest rounding makes the key frame come one late.
-        starts_s.append(f"{max((first_frame - 0.5) / fps, 0):.6f}")
-        first_frame += len(frames_PHWC)
-    return ",".join(starts_s)
 
 
 def _encoder() -> str:

@@ -6,6 +6,7 @@ is the business of `write`. P frames, H height, W width, C channels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,31 +64,59 @@ def join_scenes(scenes: Sequence[np.ndarray], joins: Sequence[Join]) -> list[np.
                 f"scene {index}: {len(frames_PHWC)} frames with crossfades of {opening} and {closing}; at"
                 f" least {opening + closing + 1} are needed, so that one is left unblended"
             )
-        rest_PHWC = frames_PHWC[opening : len(frames_PHWC) - closing]
-        if opening:
-            blend_PHWC = _blended(scenes[index - 1][-opening:], frames_PHWC[:opening])
-            rest_PHWC = np.concatenate([blend_PHWC, rest_PHWC])
-        shown.append(rest_PHWC)
+        before_PHWC = scenes[index - 1] if opening else None
+        shown.append(shown_frames(frames_PHWC, before_PHWC=before_PHWC, opening=opening, closing=closing))
     return shown
 
 
-def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray) -> float:
-    """How far the overall colour jumps from the last frame of one scene to the first of the next.
+def shown_frames(
+    frames_PHWC: np.ndarray, *, before_PHWC: np.ndarray | None, opening: int, closing: int
+) -> np.ndarray:
+    """What is shown of one scene; see `join_scenes`.
 
-    The distance between the two frames' histograms: by how many levels a pixel has to change, on average over
-    pixels and channels, to turn the colours of the one into those of the other (the Wasserstein distance, per
-    channel). A frame that is 5 levels brighter everywhere is 5 away. Where in the picture a colour is does
-    not count, so movement alone is 0; what enters or leaves counts by its area. A cut to another place is far
-    away by right: the measure tells what is seen at the boundary, not whether it was meant.
+    Args:
+        frames_PHWC: The scene, uint8.
+        before_PHWC: The scene before it; needed when there is something to blend.
+        opening: Frames it shares with the scene before it.
+        closing: Frames it shares with the scene after it, which shows them.
+
+    Raises:
+        ValueError: There is nothing to blend with.
+    """
+    rest_PHWC = frames_PHWC[opening : len(frames_PHWC) - closing]
+    if not opening:
+        return rest_PHWC
+    if before_PHWC is None:
+        raise ValueError(f"a crossfade of {opening} frames needs the scene before it")
+    blend_PHWC = _blended(before_PHWC[-opening:], frames_PHWC[:opening])
+    return np.concatenate([blend_PHWC, rest_PHWC])
+
+
+def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join = CUT) -> float:
+    """How far the overall colour jumps where one scene follows the other, as the film shows it.
+
+    Of two frames that follow each other, the distance of their histograms: by how many levels a pixel has to
+    change, on average over pixels and channels, to turn the colours of the one into those of the other (the
+    Wasserstein distance, per channel). A frame that is 5 levels brighter everywhere is 5 away. Where in the
+    picture a colour is does not count, so movement alone is 0; what enters or leaves counts by its area. A
+    cut to another place is far away by right: the measure tells what is seen, not whether it was meant.
+
+    A crossfade goes in steps, from the last frame of the earlier scene alone through the blended ones to the
+    first of the later one alone: its jump is the largest of them.
 
     Args:
         before_PHWC: The earlier scene, uint8.
         after_PHWC: The later scene, uint8.
+        join: How it follows.
 
     Returns:
         Levels, 0 (the same colours) to 255 (black to white).
     """
-    return float(np.mean(_distances(before_PHWC[-1], after_PHWC[0])))
+    overlap = join.num_frames
+    frames = [before_PHWC[-overlap - 1], after_PHWC[overlap]]
+    if overlap:
+        frames[1:1] = _blended(before_PHWC[-overlap:], after_PHWC[:overlap])
+    return max(float(np.mean(_distances(*pair))) for pair in itertools.pairwise(frames))
 
 
 def colour_map(scene_PHWC: np.ndarray, reference_PHWC: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 RED, BLUE = 0.2126, 0.0722
 _BLACK, _LUMA_STEPS, _GREY, _CHROMA_STEPS = 16, 219, 128, 224
 _IS_BT709, _IS_LIMITED = 1, 1
+SKETCH_SIDE = 32
 # bicubic, full_chroma_int, accurate_rnd, bitexact: the default conversion is darker by one level.
 _ACCURATE = 0x4 | 0x2000 | 0x40000 | 0x80000
 # Transfer curves of ITU-T H.273: SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG).
@@ -35,6 +36,13 @@ def expected_luma(frame_HWC: np.ndarray) -> np.ndarray:
     weights = np.array([RED, 1 - RED - BLUE, BLUE])
     luma_HW: np.ndarray = _BLACK + frame_HWC @ weights * (_LUMA_STEPS / 255)
     return luma_HW
+
+
+def sketch_of(luma_HW: np.ndarray) -> np.ndarray:
+    """A small picture of a brightness plane, float32: the means of at most 32 x 32 cells."""
+    rows, columns = (np.linspace(0, side, min(side, SKETCH_SIDE) + 1).astype(int) for side in luma_HW.shape)
+    sums = np.add.reduceat(np.add.reduceat(luma_HW, rows[:-1], axis=0), columns[:-1], axis=1)
+    return np.asarray(sums / np.outer(np.diff(rows), np.diff(columns)), dtype=np.float32)
 
 
 def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:

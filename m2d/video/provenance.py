@@ -24,7 +24,7 @@ from m2d.joins import CUT, Join, JoinKind
 from m2d.video.printable import REPLACEMENT, printable
 from m2d.video.privacy import last_part, local_names, refuse_private, without_folders
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LONGEST_TEXT_BYTES = 16 << 20
 RECORDED_PACKAGES = ("m2d", "torch", "diffusers", "transformers", "numpy", "av", "imageio-ffmpeg")
 
@@ -52,12 +52,17 @@ class ModelRecord(_Record):
 
 
 class VideoRecord(_Record):
-    """The film's size as the model made it, and by which factor the written picture is larger."""
+    """The film's size as the model made it, how many times larger it is written, and how it was encoded.
+
+    Attributes:
+        encoding: Identity of encoder and settings; empty when it is not told.
+    """
 
     width: Count
     height: Count
     upscale: Count
     fps: Annotated[float, Field(gt=0)]
+    encoding: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 class WindowRecord(_Record):
@@ -103,6 +108,7 @@ class SceneRecord(_Record):
             levels, 256 bytes each, in base64; None when they were not.
         colour_jump: How far the colours jump from the scene before it, in levels of 255; None for the first.
         frames_sha256: Digest of its frames before they were joined with others.
+        packets_sha256: Digest of what is shown of it, as it was encoded; None when it is not told.
     """
 
     prompt: str
@@ -118,6 +124,7 @@ class SceneRecord(_Record):
     colour_jump: float | None = None
     latents_sha256: Sha256 | None
     frames_sha256: Sha256
+    packets_sha256: Sha256 | None = None
 
     @property
     def colour_map_LC(self) -> np.ndarray | None:
@@ -134,18 +141,21 @@ class Provenance(_Record):
         runs: The runs that made the film, oldest first: its lineage.
         scenes: All scenes in the film's order.
         first_scene: Number, in the story, of the film's first scene; above 0 in a film of new scenes alone.
-        frames_sha256: `frames_digest` of all scenes, before joining and encoding.
         parents: Digests of the provenance of the films this one continues.
     """
 
-    m2d_provenance: Literal[2] = 2
+    m2d_provenance: Literal[3] = 3
     title: str
     runs: tuple[RunRecord, ...] = Field(min_length=1)
     video: VideoRecord
     scenes: tuple[SceneRecord, ...] = Field(min_length=1)
     first_scene: Index = 0
-    frames_sha256: Sha256
     parents: tuple[str, ...] = ()
+
+    @property
+    def frames_sha256(self) -> str:
+        """Digest over those of all scenes' frames, before joining and encoding."""
+        return film_digest([scene.frames_sha256 for scene in self.scenes])
 
     @property
     def last_run(self) -> RunRecord:
@@ -201,9 +211,11 @@ class MadeScene:
         negative_prompt: See `SceneRecord`, as for all fields of the same name.
         seed: The scene's own seed; None for footage.
         run: Index of the run that made it.
-        frames_PHWC: uint8 frames before joining, upscaling and encoding.
+        frames_PHWC: uint8 frames before joining, upscaling and encoding; None when `kept` tells of them.
         latents_FCHW: The denoised latents; None when the scene did not come from latents.
         colour_map_LC: uint8 (256, 3), as `SceneRecord` keeps it in text.
+        kept: What was told of it in a film that it is taken over from, frames as they are there.
+        packets_sha256: As in `SceneRecord`, once it is encoded.
     """
 
     prompt: str
@@ -211,11 +223,29 @@ class MadeScene:
     guidance_scale: float | None = None
     seed: int | None
     run: int = 0
-    frames_PHWC: np.ndarray
+    frames_PHWC: np.ndarray | None
     latents_FCHW: np.ndarray | None
     join: Join = CUT
     colour_map_LC: np.ndarray | None = None
     colour_jump: float | None = None
+    kept: SceneRecord | None = None
+    packets_sha256: str | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Its frames, those shared with its neighbours included."""
+        if self.kept is not None:
+            return self.kept.num_frames
+        assert self.frames_PHWC is not None
+        return len(self.frames_PHWC)
+
+    @property
+    def frames_sha256(self) -> str:
+        """See `SceneRecord`."""
+        if self.kept is not None:
+            return self.kept.frames_sha256
+        assert self.frames_PHWC is not None
+        return frames_digest([self.frames_PHWC])
 
 
 def build_run_record(
@@ -254,6 +284,7 @@ def build_provenance(
     upscale: int,
     first_scene: int = 0,
     parents: Sequence[str] = (),
+    encoding: str = "",
 ) -> Provenance:
     """Write down where a film comes from.
 
@@ -265,22 +296,22 @@ def build_provenance(
         upscale: Integer factor by which the written picture is larger than the frames.
         first_scene: Number, in the story, of the film's first scene.
         parents: Digests of the films this one continues.
+        encoding: Identity of how the scenes are encoded.
 
     Raises:
         PrivacyError: A path, host or user name is left in it.
-        ValueError: No scenes, no runs, or scenes of other runs.
+        ValueError: No scenes, no runs, scenes of other runs, or no frames that tell the film's size.
     """
     if not scenes or any(not 0 <= scene.run < len(runs) for scene in scenes):
         raise ValueError(f"{len(scenes)} scenes of runs {[scene.run for scene in scenes]}, got {len(runs)}")
-    height, width = scenes[0].frames_PHWC.shape[1:3]
+    height, width = next(scene.frames_PHWC.shape[1:3] for scene in scenes if scene.frames_PHWC is not None)
     document = {
         "m2d_provenance": SCHEMA_VERSION,
         "title": title,
         "runs": [run.model_dump(mode="json") for run in runs],
-        "video": {"width": width, "height": height, "upscale": upscale, "fps": fps},
+        "video": {"width": width, "height": height, "upscale": upscale, "fps": fps, "encoding": encoding},
         "scenes": _scene_records(scenes),
         "first_scene": first_scene,
-        "frames_sha256": frames_digest([scene.frames_PHWC for scene in scenes]),
         "parents": list(parents),
     }
     document = _through_json(document)
@@ -354,6 +385,11 @@ def frames_digest(scenes: Sequence[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def film_digest(scenes: Sequence[str]) -> str:
+    """One digest over those of a film's scenes: it grows with the film, and nothing is read again for it."""
+    return _digest_text("\n".join(scenes))
+
+
 def latents_digest(latents_FCHW: np.ndarray) -> str:
     """The sha256 over shape, dtype and values of one scene's latents, in hex."""
     digest = hashlib.sha256()
@@ -376,7 +412,6 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
     records: list[dict[str, JsonValue]] = []
     first_frame = 0
     for scene in scenes:
-        num_frames = scene.frames_PHWC.shape[0]
         latents = scene.latents_FCHW
         first_frame -= scene.join.num_frames
         records.append(
@@ -387,16 +422,17 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
                 "seed": scene.seed,
                 "run": scene.run,
                 "first_frame": first_frame,
-                "num_frames": num_frames,
+                "num_frames": scene.num_frames,
                 "join": scene.join.kind,
                 "overlap": scene.join.num_frames,
                 "colour_map": _text_of_map(scene.colour_map_LC),
                 "colour_jump": None if scene.colour_jump is None else round(scene.colour_jump, 2),
                 "latents_sha256": None if latents is None else latents_digest(latents),
-                "frames_sha256": frames_digest([scene.frames_PHWC]),
+                "frames_sha256": scene.frames_sha256,
+                "packets_sha256": scene.packets_sha256,
             }
         )
-        first_frame += num_frames
+        first_frame += scene.num_frames
     return records
 
 

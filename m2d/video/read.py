@@ -166,7 +166,7 @@ def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
         FilmError: Not a film, incomplete, too large, or of a format that is not read.
         ProvenanceError: The film's provenance is damaged or tells of another film.
     """
-    with _opened(path, limits or ReadLimits()) as (container, stream):
+    with opened_film(path, limits) as (container, stream):
         return _info(container, stream, size_bytes=path.stat().st_size)
 
 
@@ -178,7 +178,7 @@ def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
         ProvenanceError: The film's provenance is damaged or tells of another film.
     """
     limits = limits or ReadLimits()
-    with _opened(path, limits) as (container, stream):
+    with opened_film(path, limits) as (container, stream):
         info = _info(container, stream, size_bytes=path.stat().st_size)
         upscale = info.provenance.video.upscale if info.provenance else 1
         frames, timestamps_s = [], []
@@ -208,7 +208,7 @@ def film_frames(path: Path, *, limits: ReadLimits | None = None) -> Generator[Fi
         FilmError: Not a film, incomplete, too large, or of a format that is not read.
     """
     limits = limits or ReadLimits()
-    with _opened(path, limits) as (container, stream):
+    with opened_film(path, limits) as (container, stream):
         fps = _fps(container, stream)
         for index, picture in enumerate(_decoded(container, stream)):
             if index >= limits.num_frames:
@@ -219,7 +219,13 @@ def film_frames(path: Path, *, limits: ReadLimits | None = None) -> Generator[Fi
 
 
 @contextlib.contextmanager
-def _opened(path: Path, limits: ReadLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened_film(path: Path, limits: ReadLimits | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a film, with its picture track; what breaks while it is open is told as the film's fault.
+
+    Raises:
+        FilmError: Not a film, incomplete, too large, or of a format that is not read.
+    """
+    limits = limits or ReadLimits()
     _check_file(path, limits)
     # An absolute path is never taken for an address.
     with (

@@ -6,21 +6,24 @@ Owns the way from frames to a verified file under its final name. P frames, H he
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 from m2d.errors import InputError, OutputError
 from m2d.files import nameless_file, publish, write_part
-from m2d.video.encode import STREAM_FORMAT, encode_scenes
-from m2d.video.pixels import expected_luma, luma_of, sampled
+from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
+from m2d.video.packets import EncodedScene, cut_packets, read_packets
+from m2d.video.pixels import luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, seal_provenance
+from m2d.video.read import FilmError
 
 LONGEST_TITLE = 200
 LARGEST_SIDE = 8192
@@ -32,7 +35,7 @@ BRIGHTNESS_TOLERANCE = 5.0
 
 def write_film(
     path: Path,
-    scenes: Sequence[np.ndarray],
+    scenes: Sequence[np.ndarray | EncodedScene],
     *,
     fps: float | Fraction,
     upscale: int,
@@ -41,13 +44,15 @@ def write_film(
     provenance: Provenance | None,
     force: bool,
 ) -> None:
-    """Encode, tag, verify and publish a film; on any failure `path` is left as it was.
+    """Encode what is not encoded, tag, verify and publish a film; on any failure `path` is left as it was.
 
-    Equal arguments give equal bytes (with the same versions of the encoder and PyAV).
+    Equal arguments give equal bytes (with the same versions of the encoder and PyAV). Every packet is read
+    back and compared; what was encoded for this film is decoded, too.
 
     Args:
         path: The film's final name.
-        scenes: What is shown of each scene, uint8 RGB arrays PHWC, all of one size.
+        scenes: What is shown of each scene: uint8 RGB arrays PHWC, all of one size, or encoded scenes of that
+            size; at least one of them made for this film.
         fps: Frames per second.
         upscale: Integer factor, nearest neighbour: the written picture is this much larger than the frames.
         title: The film's title tag.
@@ -61,53 +66,97 @@ def write_film(
         ValueError: Scenes, prompts and provenance that do not fit together.
     """
     rate = Fraction(fps).limit_denominator(1001)
-    _check_scenes(scenes, scene_prompts=scene_prompts, upscale=upscale, fps=rate)
-    if provenance is not None:
-        _check_provenance(provenance, scenes, upscale=upscale)
-    tags = _tags(title, provenance)
-    chapters = _chapters(scenes, scene_prompts, fps=rate)
-    with publish(path, force=force) as part:
-        with nameless_file(path.parent) as stream:
-            encode_scenes(scenes, stream, fps=rate, upscale=upscale)
-            stream.seek(0)
-            film = _muxed(stream, fps=rate, tags=tags, chapters=chapters)
-        write_part(part, film)
-        _verify(path, part, scenes, upscale=upscale)
-
-
-def _check_scenes(
-    scenes: Sequence[np.ndarray], *, scene_prompts: Sequence[str], upscale: int, fps: Fraction
-) -> None:
     if not scenes or len(scenes) != len(scene_prompts):
         raise ValueError(f"{len(scenes)} scenes with {len(scene_prompts)} prompts; one prompt each is needed")
-    size = scenes[0].shape[1:]
-    for index, frames_PHWC in enumerate(scenes):
-        if frames_PHWC.dtype != np.uint8 or frames_PHWC.ndim != 4 or frames_PHWC.shape[3] != 3:
-            raise ValueError(
-                f"scene {index}: {frames_PHWC.dtype} {frames_PHWC.shape}; uint8 PHWC RGB is needed"
-            )
-        if frames_PHWC.shape[1:] != size or not len(frames_PHWC):
-            raise ValueError(
-                f"scene {index}: {frames_PHWC.shape}; at least one frame of size {size} is needed"
-            )
-    height, width = size[0] * upscale, size[1] * upscale
-    if upscale < 1 or height % 2 or width % 2 or max(height, width) > LARGEST_SIDE:
+    if provenance is not None:
+        _check_provenance(provenance, scenes, upscale=upscale)
+    with publish(path, force=force) as part:
+        encoded = encode_scenes(scenes, path.parent, fps=rate, upscale=upscale)
+        lengths = [len(scene) for scene in encoded]
+        film = _muxed(
+            encoded,
+            fps=rate,
+            tags=_tags(title, provenance),
+            chapters=_chapters(lengths, scene_prompts, fps=rate),
+        )
+        write_part(part, film)
+        _verify(path, part, encoded, upscale=upscale)
+
+
+def encode_scenes(
+    scenes: Sequence[np.ndarray | EncodedScene], folder: Path, *, fps: float | Fraction, upscale: int
+) -> list[EncodedScene]:
+    """Encode the scenes of a film that are not encoded yet.
+
+    Args:
+        scenes: As for `write_film`.
+        folder: Where the encoder's output may lie for a moment, in a file without a name.
+        fps: Frames per second.
+        upscale: See `write_film`.
+
+    Raises:
+        OutputError: The encoder failed, such as on a full disk.
+        InputError: A size or rate that H.264 cannot have.
+        ValueError: Scenes of several sizes, or no frames.
+    """
+    rate = Fraction(fps).limit_denominator(1001)
+    raw = [scene for scene in scenes if not isinstance(scene, EncodedScene)]
+    _check_frames(raw)
+    encoded = []
+    for scene in scenes:
+        if isinstance(scene, EncodedScene):
+            encoded.append(scene)
+            continue
+        picture = picture_of(*scene.shape[1:3], upscale=upscale, fps=rate)
+        with nameless_file(folder) as stream:
+            encoded.append(encode_scene(scene, stream, picture))
+    return encoded
+
+
+def picture_of(height: int, width: int, *, upscale: int, fps: Fraction) -> Picture:
+    """What frames of this size become.
+
+    Raises:
+        InputError: A size or rate that H.264 cannot have.
+    """
+    written_height, written_width = height * upscale, width * upscale
+    sides = (written_height, written_width)
+    if upscale < 1 or written_height % 2 or written_width % 2 or max(sides) > LARGEST_SIDE:
         raise InputError(
-            f"video.upscale: {upscale} makes {size[1]}x{size[0]} frames {width}x{height}; both must be even"
-            f" and at most {LARGEST_SIDE}: use {'an even' if upscale % 2 else 'a smaller'} factor"
+            f"video.upscale: {upscale} makes {width}x{height} frames {written_width}x{written_height};"
+            f" both must be even and at most {LARGEST_SIDE}: use"
+            f" {'an even' if upscale % 2 else 'a smaller'} factor"
         )
     if not 0 < fps <= FASTEST_FPS:
         raise InputError(
             f"video.fps: {fps} frames per second; more than 0 and at most {FASTEST_FPS} are allowed"
         )
+    return Picture(width=width, height=height, upscale=upscale, fps=fps)
 
 
-def _check_provenance(provenance: Provenance, scenes: Sequence[np.ndarray], *, upscale: int) -> None:
+def _check_frames(scenes: Sequence[np.ndarray]) -> None:
+    for index, frames_PHWC in enumerate(scenes):
+        if frames_PHWC.dtype != np.uint8 or frames_PHWC.ndim != 4 or frames_PHWC.shape[3] != 3:
+            raise ValueError(
+                f"scene {index}: {frames_PHWC.dtype} {frames_PHWC.shape}; uint8 PHWC RGB is needed"
+            )
+        size = scenes[0].shape[1:]
+        if frames_PHWC.shape[1:] != size or not len(frames_PHWC):
+            raise ValueError(
+                f"scene {index}: {frames_PHWC.shape}; at least one frame of size {size} is needed"
+            )
+
+
+def _check_provenance(
+    provenance: Provenance, scenes: Sequence[np.ndarray | EncodedScene], *, upscale: int
+) -> None:
     told = list(provenance.shown_frames)
-    if told != [len(frames_PHWC) for frames_PHWC in scenes]:
+    if told != [len(scene) for scene in scenes]:
         raise ValueError(f"the provenance tells of scenes of {told} frames, these are others")
-    height, width = scenes[0].shape[1:3]
-    provenance.check_film(num_frames=sum(told), width=width * upscale, height=height * upscale)
+    for scene in scenes:
+        if not isinstance(scene, EncodedScene):
+            height, width = (side * upscale for side in scene.shape[1:3])
+            provenance.check_film(num_frames=sum(told), width=width, height=height)
 
 
 def _tags(title: str, provenance: Provenance | None) -> dict[str, str]:
@@ -119,13 +168,11 @@ def _tags(title: str, provenance: Provenance | None) -> dict[str, str]:
     return {**tags, "comment": text, "m2d.recipe": text}
 
 
-def _chapters(
-    scenes: Sequence[np.ndarray], scene_prompts: Sequence[str], *, fps: Fraction
-) -> list[dict[str, Any]]:
+def _chapters(lengths: Sequence[int], scene_prompts: Sequence[str], *, fps: Fraction) -> list[dict[str, Any]]:
     chapters = []
     first_frame = 0
-    for number, (frames_PHWC, prompt) in enumerate(zip(scenes, scene_prompts, strict=True), start=1):
-        end_frame = first_frame + len(frames_PHWC)
+    for number, (length, prompt) in enumerate(zip(lengths, scene_prompts, strict=True), start=1):
+        end_frame = first_frame + length
         chapters.append(
             {
                 "id": number,
@@ -140,63 +187,82 @@ def _chapters(
 
 
 def _muxed(
-    stream: IO[bytes], *, fps: Fraction, tags: dict[str, str], chapters: list[dict[str, Any]]
+    scenes: Sequence[EncodedScene], *, fps: Fraction, tags: dict[str, str], chapters: list[dict[str, Any]]
 ) -> bytes:
+    template = next((scene.template for scene in scenes if scene.template), b"")
+    if not template or any(scene.header != scenes[0].header for scene in scenes):
+        raise ValueError("these scenes cannot share a film: none is new, or they were encoded differently")
     film = io.BytesIO()
     options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
     # To move the index to the front, the muxer reads the film a second time.
     with (
-        av.open(stream, "r", format=STREAM_FORMAT) as source,
+        av.open(io.BytesIO(template), "r", format=STREAM_FORMAT) as source,
         av.open(
             film, "w", format="mp4", options=options, io_open=lambda *_: io.BytesIO(film.getvalue())
         ) as target,
     ):
         target.metadata.update(tags)
         target.set_chapters(chapters)  # type: ignore[arg-type]  # plain dicts of the TypedDict's keys
-        _copy_packets(source, target, fps=fps)
+        _put_packets(scenes, target, target.add_stream_from_template(source.streams.video[0]), fps=fps)
     return film.getvalue()
 
 
-def _copy_packets(source: InputContainer, target: OutputContainer, *, fps: Fraction) -> None:
-    video = source.streams.video[0]
-    copy = target.add_stream_from_template(video)
-    for index, packet in enumerate(packet for packet in source.demux(video) if packet.size):
-        # Frames come in their order and evenly: the index is the time, free of the stream's rounding.
+def _put_packets(
+    scenes: Sequence[EncodedScene], target: OutputContainer, stream: VideoStream, *, fps: Fraction
+) -> None:
+    for index, (data, is_key) in enumerate(packet for scene in scenes for packet in scene.packets):
+        packet = av.Packet(data)
+        # Frames come in their order and evenly: the index is the time.
         packet.pts = packet.dts = index
         packet.duration = 1
         packet.time_base = 1 / fps
-        packet.stream = copy
+        packet.is_keyframe = is_key
+        packet.stream = stream
         target.mux(packet)
 
 
-def _verify(path: Path, part: Path, scenes: Sequence[np.ndarray], *, upscale: int) -> None:
-    expected = [frame_HWC for frames_PHWC in scenes for frame_HWC in frames_PHWC]
-    num_decoded = 0
+def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene], *, upscale: int) -> None:
+    """Compare every packet with what was given, and decode those that no film has held before."""
     try:
-        for luma_HW in _decoded_luma(part):
-            if num_decoded < len(expected):
-                _compare(path, luma_HW, expected[num_decoded], index=num_decoded, upscale=upscale)
-            num_decoded += 1
-    except av.FFmpegError as error:
+        header, packets = read_packets(part)
+        expected = [packet for scene in scenes for packet in scene.packets]
+        if len(packets) != len(expected):
+            raise OutputError(
+                f"{path}: {len(packets)} of {len(expected)} frames arrived in the file; nothing was kept"
+            )
+        changed = [
+            index for index, pair in enumerate(zip(packets, expected, strict=True)) if pair[0] != pair[1]
+        ]
+        if changed or header != scenes[0].header:
+            raise OutputError(
+                f"{path}: frame {changed[0] if changed else 0} arrived changed in the file; not kept"
+            )
+        first_frame = 0
+        for found, scene in zip(
+            cut_packets(header, packets, [len(each) for each in scenes]), scenes, strict=True
+        ):
+            if scene.sketches_PHW is not None:
+                _check_pictures(path, found, scene.sketches_PHW, first_frame=first_frame, upscale=upscale)
+            first_frame += len(scene)
+    except (av.FFmpegError, FilmError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: what was written cannot be decoded: {reason}; try again") from error
+
+
+def _check_pictures(
+    path: Path, scene: EncodedScene, sketches_PHW: np.ndarray, *, first_frame: int, upscale: int
+) -> None:
+    num_decoded = 0
+    for picture, sketch_HW in zip(scene.pictures(), sketches_PHW, strict=False):
+        found_HW = sketch_of(sampled(luma_of(picture), upscale=upscale))
+        error = float(np.abs(found_HW - sketch_HW).mean()) if found_HW.shape == sketch_HW.shape else 255.0
+        if error > BRIGHTNESS_TOLERANCE:
+            raise OutputError(
+                f"{path}: frame {first_frame + num_decoded} arrived changed in the file, by {error:.0f}"
+                " levels of 255; not kept"
+            )
+        num_decoded += 1
+    if num_decoded != len(sketches_PHW):
         raise OutputError(
-            f"{path}: what was written cannot be decoded: {error.strerror}; try again"
-        ) from error
-    if num_decoded != len(expected):
-        raise OutputError(
-            f"{path}: {num_decoded} of {len(expected)} frames arrived in the file; nothing was kept"
-        )
-
-
-def _decoded_luma(part: Path) -> Iterator[np.ndarray]:
-    with av.open(str(part.absolute()), format="mp4", options={"protocol_whitelist": "file"}) as container:
-        for frame in container.decode(video=0):
-            yield luma_of(frame)
-
-
-def _compare(path: Path, luma_HW: np.ndarray, frame_HWC: np.ndarray, *, index: int, upscale: int) -> None:
-    found_HW, wanted_HW = sampled(luma_HW, upscale=upscale), expected_luma(frame_HWC)
-    error = float(np.abs(found_HW - wanted_HW).mean()) if found_HW.shape == wanted_HW.shape else 255.0
-    if error > BRIGHTNESS_TOLERANCE:
-        raise OutputError(
-            f"{path}: frame {index} arrived changed in the file, by {error:.0f} levels of 255; not kept"
+            f"{path}: {num_decoded} of {len(sketches_PHW)} frames of a scene decode; nothing was kept"
         )

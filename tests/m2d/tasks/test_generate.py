@@ -27,7 +27,7 @@ from m2d.tasks.disk_space import predicted_bytes
 from m2d.tasks.generate import run
 from m2d.tasks.journal_folder import has_journal, journal_folder_of
 from m2d.tasks.production import ProductionOptions, ProductionResult
-from m2d.video.provenance import frames_digest
+from m2d.video.provenance import film_digest, frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.model.tiny_model import build_tiny_model
@@ -124,7 +124,7 @@ def test_the_stored_latents_decode_to_the_frames_the_film_was_made_of(
     decoded = [decode_scene(codec, torch.from_numpy(scene)) for scene in latents]
     provenance = read_film(plan.output).provenance
     assert provenance is not None
-    assert provenance.frames_sha256 == frames_digest(decoded)
+    assert provenance.frames_sha256 == film_digest([frames_digest([frames_PHWC]) for frames_PHWC in decoded])
 
 
 def test_a_scene_with_a_seed_of_its_own_has_its_own_noise(plan: RunPlan, source: ModelSource) -> None:

@@ -93,7 +93,9 @@ def test_colours_are_matched_to_the_scene_before_as_it_is_shown(
         assert np.array_equal(map_LC, colour_map(plain[index], made[index - 1]))
         assert colour_jump(made[index - 1], made[index]) <= colour_jump(made[index - 1], plain[index])
     told = [scene.colour_jump for scene in scenes[1:]]
-    jumps = [colour_jump(*pair) for pair in itertools.pairwise(made)]
+    joins = [scene.join for scene in studio.plan(scenes=JOINED).scenes[1:]]
+    pairs = zip(itertools.pairwise(made), joins, strict=True)
+    jumps = [colour_jump(*pair, join) for pair, join in pairs]
     assert scenes[0].colour_jump is None
     assert told == pytest.approx(jumps, abs=0.01)
 

@@ -160,7 +160,7 @@ def test_damaged_provenance_is_refused(studio: Studio, grown: ProductionResult) 
     for spoilt, told in (
         (text.replace("a moon", "a mood"), r"damaged\.mp4: .* is damaged: its sha256"),
         (text[:-20], "is not JSON"),
-        (text.replace('"m2d_provenance":2', '"m2d_provenance":3'), "provenance of version 3"),
+        (text.replace('"m2d_provenance":3', '"m2d_provenance":2'), "provenance of version 2"),
     ):
         with pytest.raises(ProvenanceError, match=told):
             studio.reproduce(retagged(film, spoilt))

@@ -44,7 +44,7 @@ def check(result: ProductionResult, straight: ProductionResult) -> None:
     assert names == ["latents.safetensors", "run.json", "sheet.png"]
 
 
-STOPS = [("load text encoder", 0), ("encode prompts", 1), ("denoise", 1), ("denoise", 3), ("decode", 3)]
+STOPS = [("load text encoder", 0), ("encode prompts", 1), ("denoise", 1), ("denoise", 3), ("decode", 2)]
 
 
 @pytest.mark.parametrize(("stage", "after"), STOPS)

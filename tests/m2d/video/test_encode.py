@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from m2d.video import encode
-from m2d.video.encode import EncoderFailed, encode_scenes
+from m2d.video.encode import EncoderFailed, Picture, encode_scene
 
-SCENES = [np.zeros((20, 64, 64, 3), np.uint8)]
+FRAMES = np.zeros((20, 64, 64, 3), np.uint8)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
 def encode_to(path: Path) -> None:
     with path.open("w+b") as stream:
-        encode_scenes(SCENES, stream, fps=Fraction(8), upscale=4)
+        encode_scene(FRAMES, stream, Picture(width=64, height=64, upscale=4, fps=Fraction(8)))
 
 
 def test_an_encoder_that_was_ended_is_reported_with_frames_still_to_be_written(

@@ -102,11 +102,11 @@ def test_every_changed_character_is_noticed() -> None:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[1]", "is a list, not a JSON object"),
-        ('{"m2d_provenance": 3}', "of version 3; this m2d reads version 2"),
+        ('{"m2d_provenance": 2}', "of version 2; this m2d reads version 3"),
         ('{"m2d_provenance": "\\u001b[31m"}', r"of version \[31m;"),
-        ('{"m2d_provenance": 2, "fps": NaN}', "not JSON"),
-        ('{"m2d_provenance": 2, "fps": 1e999}', "not plain JSON"),
-        ('{"m2d_provenance": 2}', "damaged"),
+        ('{"m2d_provenance": 3, "fps": NaN}', "not JSON"),
+        ('{"m2d_provenance": 3, "fps": 1e999}', "not plain JSON"),
+        ('{"m2d_provenance": 3}', "damaged"),
     ],
 )
 def test_text_that_is_no_provenance_is_refused(text: str, complaint: str) -> None:

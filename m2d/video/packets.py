@@ -1,0 +1,127 @@
+"""A scene as H.264 packets that stand for themselves: made once, copied from film to film, known by digest.
+
+Owns what an encoded scene is, its digest, and the way from its packets back to frames; `encode` makes them.
+P frames, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from m2d.errors import InputError
+from m2d.video.pixels import rgb_of
+from m2d.video.provenance import Provenance
+from m2d.video.read import opened_film
+
+
+class ForeignPackets(InputError):
+    """A film whose packets are not the ones that were written into it, or were encoded in another way."""
+
+
+class Packet(NamedTuple):
+    """One frame, encoded: units with their lengths (ISO 14496-15), and whether it needs no other frame."""
+
+    data: bytes
+    is_key: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedScene:
+    """What is shown of one scene, encoded without a look at any other.
+
+    Attributes:
+        header: What a decoder is told before the first packet (ISO 14496-15, `avcC`).
+        packets: One per frame, in the order they are shown; the first is a key frame.
+        template: The stream it was encoded into, which describes it to a muxer; empty when it was copied.
+        sketches_PHW: What its frames are to look like, for the check of what was written; None when it was
+            copied, and so is checked by its packets alone.
+    """
+
+    header: bytes
+    packets: tuple[Packet, ...]
+    template: bytes = b""
+    sketches_PHW: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """How many frames it shows."""
+        return len(self.packets)
+
+    def first(self, num_frames: int) -> EncodedScene:
+        """Its first frames, not encoded again: no packet needs a later one."""
+        sketches_PHW = None if self.sketches_PHW is None else self.sketches_PHW[:num_frames]
+        return replace(self, packets=self.packets[:num_frames], sketches_PHW=sketches_PHW)
+
+    def digest(self) -> str:
+        """The sha256 over header and packets, in hex."""
+        digest = hashlib.sha256(self.header)
+        for packet in self.packets:
+            digest.update(len(packet.data).to_bytes(8, "big") + packet.data)
+        return digest.hexdigest()
+
+    def frames(self, *, upscale: int) -> np.ndarray:
+        """Decode it: uint8 RGB frames PHWC at the size the model made."""
+        return np.stack([rgb_of(frame, upscale=upscale) for frame in self.pictures()])
+
+    def pictures(self) -> Iterator[VideoFrame]:
+        """Decode it, to the decoder's own frames.
+
+        Raises:
+            av.FFmpegError: Its packets are damaged.
+        """
+        decoder = av.CodecContext.create("h264", "r")
+        assert isinstance(decoder, VideoCodecContext)
+        decoder.extradata = self.header
+        for packet in self.packets:
+            yield from decoder.decode(av.Packet(packet.data))
+        yield from decoder.decode(None)
+
+
+def read_scenes(path: Path, provenance: Provenance, *, encoding: str) -> tuple[EncodedScene, ...]:
+    """Read the scenes of a film as they were encoded.
+
+    Args:
+        path: The film.
+        provenance: What it tells of its scenes.
+        encoding: How scenes are encoded now.
+
+    Raises:
+        ForeignPackets: They cannot stand beside scenes that are encoded now, and why.
+        FilmError: Not a film, or not a complete one.
+    """
+    if provenance.video.encoding != encoding:
+        raise ForeignPackets("it was encoded with other settings or another encoder")
+    header, packets = read_packets(path)
+    scenes = cut_packets(header, packets, provenance.shown_frames)
+    told = [scene.packets_sha256 for scene in provenance.scenes]
+    if len(packets) != provenance.num_frames or [scene.digest() for scene in scenes] != told:
+        raise ForeignPackets("its pictures were encoded again since it was written")
+    return scenes
+
+
+def read_packets(path: Path) -> tuple[bytes, list[Packet]]:
+    """The header and all packets of a film's picture track, in the order of the file.
+
+    Raises:
+        FilmError: Not a film, or not a complete one.
+    """
+    with opened_film(path) as (container, stream):
+        packets = [
+            Packet(bytes(packet), packet.is_keyframe) for packet in container.demux(stream) if packet.size
+        ]
+        return stream.codec_context.extradata or b"", packets
+
+
+def cut_packets(header: bytes, packets: Sequence[Packet], lengths: Sequence[int]) -> tuple[EncodedScene, ...]:
+    """Divide a film's packets into scenes of so many frames each."""
+    ends = np.cumsum(lengths)
+    parts = [packets[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    return tuple(EncodedScene(header=header, packets=tuple(part)) for part in parts)
