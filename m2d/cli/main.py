@@ -24,6 +24,7 @@ from m2d.cli.inspect import inspect
 from m2d.cli.puppet import app as puppet
 from m2d.cli.reroll import reroll
 from m2d.cli.train import train
+from m2d.cli.verify import verify
 from m2d.errors import EXIT_FAILED, M2DError
 
 EXIT_INTERRUPTED = 130
@@ -130,7 +131,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (init, check, generate, extend, reroll, inspect, board, doctor):
+for command in (init, check, generate, extend, reroll, inspect, board, verify, doctor):
     app.command()(command)
 # The list of commands has room for a few words each.
 app.command(short_help="Train one stage of a model.")(train)

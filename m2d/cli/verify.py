@@ -1,0 +1,148 @@
+"""`m2d verify`: whether the backends compute the same film."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from m2d.tasks.verify import BackendVerdict, VerifyReport
+
+
+def verify(
+    recipe: Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")],
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", metavar="NAME", help="Compare this one; may be repeated. Default: all."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
+    ] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Export what a backend needs and does not find.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
+) -> None:
+    """Compare backends with eager on a story, from the same noise.
+
+    Every step is compared for the same input, and the finished frames. Exits with 0 when all that ran are
+    within the tolerances, with 1 when one is not, with 3 when one that was asked for cannot run here.
+    """
+    from m2d.cli.console import make_reporter, write_result
+    from m2d.errors import EXIT_FAILED
+    from m2d.recipe.plan import Overrides
+    from m2d.registry import get_backend
+    from m2d.tasks.check import plan_recipe
+
+    overrides = Overrides(num_inference_steps=steps, device=device, dtype=dtype)
+    plan = plan_recipe(recipe, model=model, overrides=overrides)
+    names = backend or _available(plan.device)
+    reporter = make_reporter(quiet=quiet)
+    with reporter.stage("load libraries"):
+        from m2d.tasks import verify as task
+    report = task.run(
+        plan, names, find_backend=get_backend, reporter=reporter, required=backend is not None, export=export
+    )
+    if as_json:
+        write_result(json.dumps(_document(report), indent=2))
+    else:
+        _show(report)
+    raise typer.Exit(0 if report.all_same else EXIT_FAILED)
+
+
+def _available(device: str) -> list[str]:
+    """All backends that work on `device` and can be compared with eager."""
+    from m2d.errors import BackendUnavailable
+    from m2d.registry import available_backends
+
+    works = [status.name for status in available_backends(device) if status.unavailable_reason is None]
+    others = [name for name in works if name != "eager"]
+    if not others:
+        raise BackendUnavailable(
+            f"no backend but eager works on {device}, so there is nothing to compare; `m2d doctor` says what "
+            "the others need"
+        )
+    return others
+
+
+def _show(report: VerifyReport) -> None:
+    from m2d.cli.console import show_fields, show_heading, show_states
+
+    plan = report.plan
+    show_heading(f"{plan.title}: compared with eager on {plan.device} in {plan.dtype}")
+    show_states([(verdict.name, verdict.state == "same", _line(verdict)) for verdict in report.verdicts])
+    frames = (
+        f"pixels within {report.pixel_tolerance} of 255"
+        if report.pixel_tolerance is not None
+        else "frames are shown and not judged"
+    )
+    show_heading("Tolerances")
+    show_fields([("every step", f"relative error up to {report.step_tolerance:.2g}"), ("film", frames)])
+
+
+def _line(verdict: BackendVerdict) -> str:
+    worst, film = verdict.worst_step, verdict.film
+    if worst is None or film is None:
+        return f"not run: {verdict.problem}"
+    psnr = "equal frames" if math.isinf(film.psnr_db) else f"PSNR {film.psnr_db:.1f} dB"
+    return (
+        f"{verdict.state}; worst of {len(verdict.steps)} steps: {worst.relative_error:.1e} "
+        f"(step {worst.step}), cosine {worst.cosine:.7f}; "
+        f"film: {psnr}, largest pixel difference {film.max_pixel_difference}"
+    )
+
+
+def _document(report: VerifyReport) -> dict[str, Any]:
+    """The report as JSON values; windows are counted from 1, as steps are."""
+    plan = report.plan
+    return {
+        "title": plan.title,
+        "model": {"name": plan.source.name, "digest": plan.source.digest},
+        "device": plan.device,
+        "dtype": plan.dtype,
+        "num_inference_steps": plan.sampling.num_inference_steps,
+        "step_tolerance": report.step_tolerance,
+        "pixel_tolerance": report.pixel_tolerance,
+        "all_same": report.all_same,
+        "backends": [_backend_document(verdict) for verdict in report.verdicts],
+    }
+
+
+def _backend_document(verdict: BackendVerdict) -> dict[str, Any]:
+    steps = [_finite(asdict(step) | {"window": step.window + 1}) for step in verdict.steps]
+    return {
+        "name": verdict.name,
+        "state": verdict.state,
+        "problem": verdict.problem or None,
+        "max_relative_error": max(_column(steps, "relative_error"), default=None),
+        "steps": steps,
+        "film": None if verdict.film is None else _finite(asdict(verdict.film)),
+    }
+
+
+def _column(steps: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [step[name] for step in steps if step[name] is not None]
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no infinity: what is infinite becomes null."""
+    return {
+        name: None if isinstance(value, float) and math.isinf(value) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,100 @@
+"""A backend that remembers what it was asked and what it answered, so that another one can be asked the same.
+
+Owns the memory of calls; judges nothing.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from m2d.backend import Backend, BackendOptions, Denoiser
+from m2d.layout import SceneLayout
+from m2d.model.source import ModelSource
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preparation:
+    """What a denoiser was prepared for."""
+
+    source: ModelSource
+    layout: SceneLayout
+    options: BackendOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call of a denoiser and its answer, on the CPU.
+
+    Attributes:
+        preparation: What the denoiser was prepared for.
+        latents_BFCHW: As in `Denoiser.predict`; so are the others.
+        prompt_embeds_BLD: Prompts.
+        timesteps_BN: Timesteps.
+        velocity_BFCHW: The answer.
+    """
+
+    preparation: Preparation
+    latents_BFCHW: Tensor
+    prompt_embeds_BLD: Tensor
+    timesteps_BN: Tensor
+    velocity_BFCHW: Tensor
+
+    @property
+    def timestep(self) -> int:
+        """Of the targets; context has 0."""
+        return int(self.timesteps_BN.max())
+
+    def ask(self, denoiser: Denoiser) -> Tensor:
+        """Ask another denoiser the same; its velocity on the CPU."""
+        device = self.preparation.options.device
+        return denoiser.predict(
+            self.latents_BFCHW.to(device), self.prompt_embeds_BLD.to(device), self.timesteps_BN.to(device)
+        ).cpu()
+
+
+class RecordingBackend:
+    """Runs another backend. Its denoisers keep no context: every call computes all that it answers."""
+
+    name: ClassVar[str] = "recording"
+
+    def __init__(self, backend: Backend) -> None:
+        """Begin with no calls."""
+        self._backend = backend
+        self.calls: list[Call] = []
+
+    def unavailable_reason(self, device: str | None = None) -> str | None:
+        """Say why the backend cannot work here; see `m2d.backend.Backend`."""
+        return self._backend.unavailable_reason(device)
+
+    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
+        """Prepare the backend's denoiser, and listen; see `m2d.backend.Backend`."""
+        preparation = Preparation(source=source, layout=layout, options=options)
+        return _RecordingDenoiser(self._backend.prepare(source, layout, options), preparation, self.calls)
+
+    def release(self) -> None:
+        """Free the weights, not the calls; see `m2d.backend.Backend`."""
+        self._backend.release()
+
+
+class _RecordingDenoiser:
+    def __init__(self, denoiser: Denoiser, preparation: Preparation, calls: list[Call]) -> None:
+        self.layout, self.targets = denoiser.layout, denoiser.targets
+        self._denoiser, self._preparation, self._calls = denoiser, preparation, calls
+
+    def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+        velocity_BFCHW = self._denoiser.predict(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
+        self._calls.append(
+            Call(
+                preparation=self._preparation,
+                latents_BFCHW=latents_BFCHW.cpu(),
+                prompt_embeds_BLD=prompt_embeds_BLD.cpu(),
+                timesteps_BN=timesteps_BN.cpu(),
+                velocity_BFCHW=velocity_BFCHW.cpu(),
+            )
+        )
+        return velocity_BFCHW

@@ -1,0 +1,28 @@
+import json
+
+from tests.m2d.cli.conftest import Run
+
+
+def test_a_named_backend_is_compared_and_all_is_told_as_json(m2d: Run) -> None:
+    result = m2d("verify", "story.yaml", "--backend", "eager", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["all_same"], report["step_tolerance"], report["pixel_tolerance"]) == (True, 1e-5, 1)
+    (backend,) = report["backends"]
+    assert (backend["name"], backend["state"], backend["problem"]) == ("eager", "same", None)
+    assert [(step["window"], step["step"]) for step in backend["steps"]] == [(1, 1), (1, 2)]
+    assert backend["film"] == {"psnr_db": None, "max_pixel_difference": 0, "differing_share": 0.0}
+
+
+def test_the_table_tells_the_worst_step_and_the_tolerances(m2d: Run) -> None:
+    result = m2d("verify", "story.yaml", "--backend", "eager", "--steps", "1")
+    assert result.exit_code == 0, result.stderr
+    assert "same; worst of 1 steps: 0.0e+00 (step 1)" in result.stdout
+    assert "relative error up to 1e-05" in result.stdout
+
+
+def test_a_backend_nobody_knows_and_one_that_cannot_run_here_exit_differently(m2d: Run) -> None:
+    unknown = m2d("verify", "story.yaml", "--backend", "magic")
+    assert (unknown.exit_code, "backend: got 'magic'" in unknown.stderr) == (2, True)
+    unavailable = m2d("verify", "story.yaml", "--backend", "eager", "--device", "cuda:99")
+    assert (unavailable.exit_code, "cuda:99" in unavailable.stderr) == (3, True)

@@ -1,0 +1,167 @@
+"""Backends that are known to be right or wrong, compared with eager on a tiny film."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from m2d.backend import Backend, BackendOptions, Denoiser, StoredArtifact
+from m2d.errors import ArtifactMissing, BackendUnavailable
+from m2d.layout import SceneLayout
+from m2d.model.source import ModelSource
+from m2d.progress import SilentReporter
+from m2d.registry import get_backend
+from m2d.tasks import verify
+from m2d.tasks.verify import VerifyReport, film_difference
+from tests.m2d.tasks.studio import Studio, open_studio
+
+Change = Callable[[Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return open_studio(tmp_path_factory.mktemp("studio"))
+
+
+class ChangedBackend:
+    """Eager, with something done to every velocity."""
+
+    name: ClassVar[str] = "changed"
+
+    def __init__(self, change: Change, *, reason: str | None = None) -> None:
+        self._eager, self._change, self._reason = get_backend("eager"), change, reason
+
+    def unavailable_reason(self, device: str | None = None) -> str | None:
+        del device
+        return self._reason
+
+    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
+        return ChangedDenoiser(self._eager.prepare(source, layout, options), self._change)
+
+    def release(self) -> None:
+        self._eager.release()
+
+
+@dataclass(kw_only=True)
+class ExportedBackend(ChangedBackend):
+    """Runs nothing that was not exported before."""
+
+    exported: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(lambda velocity: velocity)
+
+    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
+        self.find(source, layout, options)
+        return super().prepare(source, layout, options)
+
+    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
+        del source, options
+        if layout.digest() not in self.exported:
+            raise ArtifactMissing("no graph; run: m2d export")
+        return Path()
+
+    def export(self, source: ModelSource, layout: SceneLayout, options: Any, *, out: Any = None) -> Any:
+        del source, options, out
+        self.exported.append(layout.digest())
+
+    def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
+        del folder
+        return ()
+
+
+class ChangedDenoiser:
+    def __init__(self, denoiser: Denoiser, change: Change) -> None:
+        self.layout, self.targets = denoiser.layout, denoiser.targets
+        self._denoiser, self._change = denoiser, change
+
+    def predict(self, *inputs: Tensor) -> Tensor:
+        return self._change(self._denoiser.predict(*inputs))
+
+
+def compare(
+    studio: Studio, backend: Backend, *, num_scenes: int = 1, required: bool = False, **options: Any
+) -> VerifyReport:
+    plan = studio.plan(num_scenes, **options.pop("story", {}))
+    find = {"eager": get_backend("eager"), "changed": backend}.__getitem__
+    reporter = SilentReporter()
+    return verify.run(plan, ["changed"], find_backend=find, reporter=reporter, required=required, **options)
+
+
+def test_a_backend_that_computes_the_same_is_the_same_in_every_window(studio: Studio) -> None:
+    report = compare(studio, ChangedBackend(lambda velocity: velocity), num_scenes=4)
+    (verdict,) = report.verdicts
+    assert (verdict.state, report.all_same) == ("same", True)
+    assert [(step.window, step.step) for step in verdict.steps] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert {step.relative_error for step in verdict.steps} == {0.0}
+    assert verdict.film is not None
+    assert (verdict.film.max_pixel_difference, verdict.film.psnr_db) == (0, float("inf"))
+
+
+@pytest.mark.parametrize(("factor", "state"), [(1 + 4e-6, "same"), (1 + 4e-5, "different")])
+def test_a_step_may_be_off_by_one_in_a_hundred_thousand(studio: Studio, factor: float, state: str) -> None:
+    report = compare(studio, ChangedBackend(lambda velocity: velocity * factor))
+    (verdict,) = report.verdicts
+    assert verdict.state == state
+    assert verdict.worst_step is not None
+    # Measured in float32, whose unit is 1.2e-7.
+    assert verdict.worst_step.relative_error == pytest.approx(factor - 1, abs=1.2e-7)
+    assert verdict.worst_step.cosine == pytest.approx(1)
+
+
+def test_half_precision_is_allowed_its_own_rounding_and_its_frames_are_not_judged(studio: Studio) -> None:
+    story = {"backend": {"dtype": "bfloat16"}}
+    report = compare(studio, ChangedBackend(lambda velocity: velocity * 1.02), story=story)
+    assert (report.step_tolerance, report.pixel_tolerance) == (2**-5, None)
+    assert report.verdicts[0].state == "same"
+    report = compare(studio, ChangedBackend(lambda velocity: velocity * 1.05), story=story)
+    assert report.verdicts[0].state == "different"
+
+
+def test_guidance_in_two_passes_counts_the_worse_of_both(studio: Studio) -> None:
+    calls: list[int] = []
+
+    def every_second_is_wrong(velocity: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return velocity * (1.5 if calls[-1] % 2 else 1.0)
+
+    story = {"sampling": {"cfg": "sequential"}}
+    report = compare(studio, ChangedBackend(every_second_is_wrong), story=story)
+    assert [step.relative_error for step in report.verdicts[0].steps] == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("wrong", [lambda v: v[:, 1:], lambda v: v * torch.nan], ids=["shape", "not finite"])
+def test_an_answer_of_another_shape_or_without_numbers_is_infinitely_wrong(wrong: Change) -> None:
+    velocity = torch.ones(1, 3, 4, 2, 2)
+    step = verify._step_difference(velocity, wrong(velocity), window=0, step=1)
+    assert (step.relative_error, step.cosine) == (float("inf"), 0.0)
+
+
+def test_a_backend_that_cannot_run_here_is_an_error_only_when_it_was_asked_for(studio: Studio) -> None:
+    backend = ChangedBackend(lambda velocity: velocity, reason="the package foo is not installed")
+    with pytest.raises(BackendUnavailable, match="backend 'changed': the package foo is not installed"):
+        compare(studio, backend, required=True)
+
+
+def test_a_missing_graph_is_told_or_exported(studio: Studio) -> None:
+    (verdict,) = compare(studio, ExportedBackend()).verdicts
+    assert (verdict.state, verdict.problem) == ("not run", "no graph; run: m2d export")
+    with pytest.raises(BackendUnavailable, match="no graph; run: m2d export"):
+        compare(studio, ExportedBackend(), required=True)
+    backend = ExportedBackend()
+    assert compare(studio, backend, export=True).verdicts[0].state == "same"
+    assert len(backend.exported) == 1
+
+
+def test_frames_are_compared_without_wrapping_around() -> None:
+    black, almost_white = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 250, np.uint8)
+    difference = film_difference(black, almost_white)
+    assert (difference.max_pixel_difference, difference.differing_share) == (250, 1.0)
+    assert difference.psnr_db == pytest.approx(20 * np.log10(255 / 250))
