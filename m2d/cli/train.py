@@ -52,7 +52,8 @@ def train(
         cache=cache,
     )
     report = run(plan, make_reporter(quiet=quiet))
-    write_result(plain_text(str(report.model)))
+    if report.is_main:
+        write_result(plain_text(str(report.model)))
 
 
 def _show_needs(recipe: Path, *, devices: int, strategy: str, model: str | None, init: str | None) -> None:

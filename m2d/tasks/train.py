@@ -5,56 +5,42 @@ Owns the order of things and the checks before the first step; the loop is `m2d.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import m2d
-from m2d.errors import BackendUnavailable, CheckpointError, InputError, OutputError
+from m2d.errors import InputError, OutputError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.lock import hold
 from m2d.model.checkpoint import BUILTIN_PUPPET
 from m2d.model.transformer import SceneTransformer
-from m2d.progress import Reporter
+from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
-from m2d.training.cache import EncodedStories, cache_root, encode_stories
+from m2d.training.cache import StoryLatents, cache_root
+from m2d.training.datasets import open_stories
 from m2d.training.export import export_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen
 from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.source import StorySource, open_source
+from m2d.training.resume import resume_latest, versions
+from m2d.training.sharding import place, wholes
 from m2d.training.start import Start, build_transformer, read_start, transformer_config
-from m2d.training.state import (
-    FOLDER,
-    TrainState,
-    find_checkpoint,
-    load_checkpoint,
-    read_facts,
-    versions,
-)
+from m2d.training.state import FOLDER, TrainState
 from m2d.training.trainer import Outcome, Trainer, TrainingSetup
 
 MODEL = "model"
-# Recipe fields that a resumed run may change: how long, how often, what it is called, where the weights once
-# came from. What is learned from a sample does not depend on them.
-_FREE_FIELDS = (
-    "title",
-    "model",
-    "init",
-    "transformer",
-    "steps",
-    "schedule",
-    "checkpoint",
-    "evaluation",
-    "log_every_steps",
-    "export_dtype",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +73,14 @@ class TrainingReport:
         step: Steps done.
         held_out_loss: Loss of the exported weights on stories never trained on.
         model: The model folder.
+        is_main: Whether this process is the one that talks.
     """
 
     outcome: Outcome
     step: int
     held_out_loss: float
     model: Path
+    is_main: bool = True
 
 
 def plan_training(
@@ -162,47 +150,67 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
     """
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
-    with StopRequest() as stop, hold(plan.run, what="training there"):
-        remove_leftovers(plan.run)
-        remove_leftovers(plan.run / FOLDER)
-        if not plan.resume and any((plan.run / FOLDER).glob("*")):
-            raise OutputError(
-                f"{plan.run}: holds a training; go on with --resume latest or choose another --out"
-            )
-        return _run(plan, reporter, stop)
+    processes = start_processes(plan.recipe.device)
+    reporter = reporter if processes.is_main else SilentReporter()
+    with StopRequest() as stop, _held(plan, processes), ExitStack() as stories:
+        report = _run(plan, processes, reporter, stop, opened=stories)
+    processes.leave()
+    return report
 
 
-def _run(plan: TrainingPlan, reporter: Reporter, stop: StopRequest) -> TrainingReport:
+@contextmanager
+def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
+    """Hold the run folder, by one process for all."""
+    with ExitStack() as stack:
+
+        def enter() -> str:
+            stack.enter_context(hold(plan.run, what="training there"))
+            remove_leftovers(plan.run)
+            remove_leftovers(plan.run / FOLDER)
+            if not plan.resume and any((plan.run / FOLDER).glob("*")):
+                raise OutputError(
+                    f"{plan.run}: holds a training; go on with --resume latest or choose another --out"
+                )
+            return ""
+
+        processes.on_main(enter)
+        yield
+
+
+def _run(
+    plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest, *, opened: ExitStack
+) -> TrainingReport:
     recipe = plan.recipe
-    device = _device(recipe.device)
     folder = _model_folder(recipe.model)
-    start, frozen = _load_parts(recipe, folder, device)
+    start, frozen = _load_parts(recipe, folder, processes.device)
     geometry = _scene_geometry(recipe, frozen, start)
-    stories = _encode(open_source(recipe.data, geometry), frozen, plan, reporter, stop)
+    stories = opened.enter_context(
+        _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
+    )
     layout = SceneLayout.build(
         recipe.mask,
         text_tokens=[frozen.max_text_tokens] * recipe.num_scenes,
         latent_frames=[geometry.num_latent_frames] * recipe.num_scenes,
         tokens_per_frame=geometry.tokens_per_frame,
     )
-    state = _new_state(recipe, start, device)
+    state = _new_state(recipe, start, processes)
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "transformer": start.config,
         "stories": stories.digest,
         "layout": layout.digest(),
-        "versions": versions(),
+        "versions": versions(processes),
     }
     if plan.resume:
-        _resume(plan.run, state, facts, reporter)
+        resume_latest(plan.run, state, facts=facts, processes=processes, reporter=reporter)
     setup = TrainingSetup(
         recipe=recipe,
         stories=stories,
         schedule=frozen.schedule,
         layout=layout,
-        device=device,
         run=plan.run,
         facts=facts,
+        processes=processes,
     )
     return _train_and_export(setup, state, plan=plan, folder=folder, reporter=reporter, stop=stop)
 
@@ -218,21 +226,32 @@ def _train_and_export(
 ) -> TrainingReport:
     trainer = Trainer(setup, state, reporter=reporter, stop=stop)
     outcome = trainer.run(max_minutes=plan.max_minutes)
-    average = state.average.model
-    assert isinstance(average, SceneTransformer)
-    export_model(average, recipe=plan.recipe, frozen=folder, path=plan.run / MODEL)
+    _export(setup, state, frozen=folder, path=plan.run / MODEL)
     return TrainingReport(
         outcome=outcome,
         step=state.step,
         held_out_loss=trainer.held_out_loss()["loss"],
         model=plan.run / MODEL,
+        is_main=setup.processes.is_main,
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable("device: cuda is not available here; set device: cpu, or train where it is")
-    return torch.device(name)
+def _export(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> None:
+    """Publish the averaged weights as a model folder, by one process, from the shares of all."""
+    average, processes = state.average.model, setup.processes
+    weights = average.state_dict()
+    values = wholes(weights.values())
+
+    def export() -> str:
+        whole: nn.Module = average
+        if processes.sharing == "fsdp2":
+            whole = SceneTransformer(**setup.facts["transformer"])
+            whole.load_state_dict(dict(zip(weights, values, strict=True)))
+        assert isinstance(whole, SceneTransformer)
+        export_model(whole, recipe=setup.recipe, frozen=frozen, path=path)
+        return ""
+
+    processes.on_main(export, meanwhile=lambda: deque(values, maxlen=0))
 
 
 def _model_folder(model: str) -> Path:
@@ -274,51 +293,47 @@ def _scene_geometry(recipe: TrainingRecipe, frozen: FrozenParts, start: Start) -
     return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)
 
 
-def _encode(
-    source: StorySource, frozen: FrozenParts, plan: TrainingPlan, reporter: Reporter, stop: StopRequest
-) -> EncodedStories:
-    return encode_stories(source, frozen, root=cache_root(plan.cache), reporter=reporter, stop=stop)
+@contextmanager
+def _encoded(
+    plan: TrainingPlan,
+    frozen: FrozenParts,
+    geometry: SceneGeometry,
+    *,
+    processes: Processes,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> Iterator[StoryLatents]:
+    """Encode in one process, then open in all."""
+    with ExitStack() as stack:
+        opened: list[StoryLatents] = []
+
+        def open_here() -> str:
+            stories = open_stories(
+                plan.recipe,
+                frozen,
+                geometry,
+                root=cache_root(plan.cache),
+                run=plan.run,
+                keeps_rejects=plan.resume or not processes.is_main,
+                reporter=reporter,
+                stop=stop,
+            )
+            opened.append(stack.enter_context(stories))
+            return ""
+
+        processes.on_main(open_here)
+        if not opened:
+            open_here()
+        yield opened[0]
 
 
-def _new_state(recipe: TrainingRecipe, start: Start, device: torch.device) -> TrainState:
-    model = build_transformer(start, seed=recipe.seed).to(device)
+def _new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
+    model = build_transformer(start, seed=recipe.seed)
+    average = copy.deepcopy(model)
+    place(model, processes)
+    place(average, processes)
     return TrainState(
         model=model,
-        average=AveragedModel(model, decay=recipe.ema_decay),
+        average=AveragedModel(model, decay=recipe.ema_decay, average=average),
         optimizer=ModelOptimizer(model, recipe.optimizer, muon_dtype=getattr(torch, recipe.precision)),
     )
-
-
-def _resume(run_folder: Path, state: TrainState, facts: Mapping[str, Any], reporter: Reporter) -> None:
-    found = find_checkpoint(run_folder)
-    for refused in found.refused:
-        reporter.warn(f"checkpoint refused: {refused}")
-    if found.path is None:
-        raise CheckpointError(
-            f"--resume latest: {run_folder} has no checkpoint that verifies; start anew without --resume"
-        )
-    saved = read_facts(found.path)
-    differing = _differences(saved, facts)
-    if differing:
-        raise CheckpointError(f"{found.path}: made by another training: {'; '.join(differing)}")
-    if saved["versions"] != facts["versions"]:
-        reporter.warn(
-            f"the checkpoint was made with {saved['versions']}, this is {facts['versions']}: the weights "
-            "will not be those of an uninterrupted run to the last bit"
-        )
-    load_checkpoint(found.path, state)
-    reporter.note(f"going on after step {state.step} from {found.path}")
-
-
-def _differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Name what differs between a checkpoint's facts and ours, other than the recipe's free fields."""
-    old, new = saved["recipe"], ours["recipe"]
-    fields = [
-        f"{field} was {old.get(field)!r} and is {new.get(field)!r}"
-        for field in sorted(old.keys() | new.keys())
-        if field not in _FREE_FIELDS and old.get(field) != new.get(field)
-    ]
-    parts = [
-        f"the {part} differ" for part in ("stories", "layout", "transformer") if saved[part] != ours[part]
-    ]
-    return fields + parts

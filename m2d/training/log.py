@@ -17,6 +17,7 @@ from torch import Tensor
 
 from m2d.files import write_bytes
 from m2d.training.objective import TrainingBatch
+from m2d.training.processes import ALONE, Processes
 
 FILE = "log.jsonl"
 NUM_BUCKETS = 5
@@ -50,59 +51,98 @@ def _line(event: dict[str, Any]) -> str:
     return json.dumps(event, ensure_ascii=True) + "\n"
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class LossMeter:
     """Means over the steps since the last reading.
 
     Attributes:
         num_timesteps: Timesteps of the noise schedule, which the buckets divide evenly.
+        processes: Who the samples were shared out over.
     """
 
     num_timesteps: int
+    processes: Processes = ALONE
     _errors: list[Tensor] = field(default_factory=list)
     _timesteps: list[Tensor] = field(default_factory=list)
     _is_target: list[Tensor] = field(default_factory=list)
-    _grad_norms: list[float] = field(default_factory=list)
-    _data_s: float = 0.0
-    _step_s: float = 0.0
 
-    def add(self, errors_BN: Tensor, batch: TrainingBatch, *, grad_norm: float) -> None:
-        """Take in one step's errors."""
+    def add(self, errors_BN: Tensor, batch: TrainingBatch) -> None:
+        """Take in the errors of some samples."""
         self._errors.append(errors_BN.detach())
         self._timesteps.append(batch.timesteps_BN)
         self._is_target.append(batch.is_target_BN)
-        self._grad_norms.append(grad_norm)
 
-    def add_time(self, *, data_s: float, step_s: float) -> None:
-        """Take in one step's durations: collecting the batch, and all of the step."""
+    def read(self) -> dict[str, Any]:
+        """Return the means and start over; all processes together.
+
+        `loss` is over all target scenes, `loss_conditional` over those of samples with clean context and
+        `loss_full` over the others; `loss_by_timestep` is over equal ranges of timesteps, low noise first,
+        `loss_by_scene` over the scenes' places in the story. A mean over nothing is None.
+        """
+        errors_BN = torch.cat(self._errors).cpu().double()
+        is_target_BN = torch.cat(self._is_target).cpu()
+        buckets_BN = torch.cat(self._timesteps).cpu() * NUM_BUCKETS // self.num_timesteps
+        is_conditional_BN = is_target_BN & ~is_target_BN.all(dim=1, keepdim=True)
+        places_N = torch.arange(errors_BN.shape[1])
+        groups = [is_target_BN, is_target_BN & ~is_conditional_BN, is_conditional_BN]
+        groups += [is_target_BN & (buckets_BN == bucket) for bucket in range(NUM_BUCKETS)]
+        groups += [is_target_BN & (places_N == place) for place in range(len(places_N))]
+        sums = torch.stack([torch.stack(((errors_BN * each).sum(), each.sum())) for each in groups])
+        means = [total / count if count else None for total, count in self.processes.sum(sums).tolist()]
+        self._errors, self._timesteps, self._is_target = [], [], []
+        return {
+            "loss": means[0],
+            "loss_full": means[1],
+            "loss_conditional": means[2],
+            "loss_by_timestep": means[3 : 3 + NUM_BUCKETS],
+            "loss_by_scene": means[3 + NUM_BUCKETS :],
+        }
+
+
+@dataclass(kw_only=True, slots=True)
+class SpeedMeter:
+    """How fast the steps since the last reading were.
+
+    Attributes:
+        batch_size: Samples of a step, on all processes.
+        tokens_per_sample: Text and video tokens.
+        flops_per_sample: Operations, forward and backward.
+        matrix_rate: Operations per second that matrix products reach here, of one process.
+        num_processes: How many worked.
+    """
+
+    batch_size: int
+    tokens_per_sample: int
+    flops_per_sample: int
+    matrix_rate: float
+    num_processes: int = 1
+    _num_steps: int = 0
+    _data_s: float = 0.0
+    _step_s: float = 0.0
+    _grad_norm: float = 0.0
+
+    def add(self, *, data_s: float, step_s: float, grad_norm: float) -> None:
+        """Take in one step: seconds until the batch was there, seconds in all, and its gradient's norm."""
+        self._num_steps += 1
         self._data_s += data_s
         self._step_s += step_s
+        self._grad_norm += grad_norm
 
     def read(self) -> dict[str, Any]:
         """Return the means and start over.
 
-        `loss` is over all target scenes, `loss_conditional` over those of samples with clean context and
-        `loss_full` over the others; `loss_by_timestep` is over equal ranges of timesteps, low noise first.
+        `mfu` is the share of the measured matrix rate that the model's own operations make up: recomputation,
+        the optimizer and everything else only cost time. `data_share` is the share of time spent on batches.
         """
-        errors_BN = torch.cat(self._errors).cpu()
-        is_target_BN = torch.cat(self._is_target).cpu()
-        buckets_BN = torch.cat(self._timesteps).cpu() * NUM_BUCKETS // self.num_timesteps
-        is_conditional_BN = is_target_BN & ~is_target_BN.all(dim=1, keepdim=True)
+        seconds = max(self._step_s, 1e-9)
+        samples_per_s = self._num_steps * self.batch_size / seconds
+        flops_per_s = samples_per_s * self.flops_per_sample
         values = {
-            "loss": _mean(errors_BN, is_target_BN),
-            "loss_full": _mean(errors_BN, is_target_BN & ~is_conditional_BN),
-            "loss_conditional": _mean(errors_BN, is_conditional_BN),
-            "loss_by_timestep": [
-                _mean(errors_BN, is_target_BN & (buckets_BN == bucket)) for bucket in range(NUM_BUCKETS)
-            ],
-            "grad_norm": sum(self._grad_norms) / len(self._grad_norms),
-            "samples_per_s": round(len(errors_BN) / max(self._step_s, 1e-9), 3),
-            "data_share": round(self._data_s / max(self._step_s, 1e-9), 4),
+            "grad_norm": self._grad_norm / max(self._num_steps, 1),
+            "samples_per_s": round(samples_per_s, 3),
+            "tokens_per_s": round(samples_per_s * self.tokens_per_sample, 1),
+            "mfu": round(flops_per_s / (self.matrix_rate * self.num_processes), 4),
+            "data_share": round(self._data_s / seconds, 4),
         }
-        self._errors, self._timesteps, self._is_target, self._grad_norms = [], [], [], []
-        self._data_s = self._step_s = 0.0
+        self._num_steps, self._data_s, self._step_s, self._grad_norm = 0, 0.0, 0.0, 0.0
         return values
-
-
-def _mean(errors_BN: Tensor, counts_BN: Tensor) -> float | None:
-    return float(errors_BN[counts_BN].mean()) if bool(counts_BN.any()) else None

@@ -65,7 +65,15 @@ def velocity_errors(
     return squared_BFCHW.reshape(len(squared_BFCHW), num_scenes, -1).mean(dim=2)
 
 
-def masked_loss(errors_BN: Tensor, is_target_BN: Tensor) -> Tensor:
-    """Average the errors of the target scenes: the batch's sum of Eq. 2 and Eq. 3, per target scene."""
+def masked_loss(errors_BN: Tensor, is_target_BN: Tensor, *, num_targets: Tensor | None = None) -> Tensor:
+    """Average the errors of the target scenes: the batch's sum of Eq. 2 and Eq. 3, per target scene.
+
+    Args:
+        errors_BN: Mean squared error of every scene.
+        is_target_BN: Those that count.
+        num_targets: Target scenes of the whole batch when this is a part of it: the parts' losses then add up
+            to the loss of the whole. None: this is all of it.
+    """
     weights_BN = is_target_BN.to(errors_BN.dtype)
-    return (errors_BN * weights_BN).sum() / weights_BN.sum()
+    total = weights_BN.sum() if num_targets is None else num_targets.to(errors_BN)
+    return (errors_BN * weights_BN).sum() / total

@@ -97,6 +97,11 @@ class Processes:
         self._tell(f"0\n{said}")
         return said
 
+    def leave(self) -> None:
+        """Say goodbye when all is done; a process that fails leaves it to the launcher to end the others."""
+        if self.count > 1:
+            dist.destroy_process_group()
+
     def _tell(self, text: str) -> None:
         data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device)
         dist.broadcast(torch.tensor([len(data)], device=self.device), src=0)
@@ -136,7 +141,7 @@ def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
         mixed_precision="no",
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
         ],
     )
     return Processes(

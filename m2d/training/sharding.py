@@ -5,6 +5,7 @@ Owns the use of torch's FSDP2 and DDP; the optimizers and checkpoints handle ten
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,12 +20,15 @@ from m2d.training.processes import Processes
 BLOCKS = "transformer_blocks"
 
 
-def shard(model: nn.Module, processes: Processes) -> None:
-    """Leave each process its share of the weights, in place; names stay. Does nothing unless under FSDP2."""
+def place(model: nn.Module, processes: Processes) -> None:
+    """Put a model where its processes compute, in place: whole, or under FSDP2 in shares; names stay."""
     if processes.sharing != "fsdp2":
+        model.to(processes.device)
         return
     # Resharded after forward everywhere: a pass without gradients has no backward pass that would do it, and
     # the next pass would take the average's old weights.
+    # Nothing of ours adds to a block's output in place, which is what torch warns of.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     options = {"reshard_after_forward": True, **_options(processes)}
     for block in model.get_submodule(BLOCKS).children():
         fully_shard(block, **options)

@@ -204,8 +204,3 @@ def _load_into(targets: Mapping[str, Tensor], path: Path) -> None:
 def _checkpoints(run: Path) -> list[Path]:
     """Return published checkpoints, newest first."""
     return sorted((run / FOLDER).glob("step-*"), reverse=True)
-
-
-def versions() -> dict[str, str]:
-    """Return what must stay the same for a resume to be identical to the bit."""
-    return {"torch": torch.__version__, "num_threads": str(torch.get_num_threads())}

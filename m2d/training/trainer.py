@@ -1,7 +1,7 @@
-"""The training loop: batches in, steps, checkpoints, log lines and held-out losses out.
+"""The training loop: steps, checkpoints, log lines and held-out losses, each when it is due.
 
-Owns when things happen and that nothing bad is saved; what is learned lives in `objective`, `sampling` and
-`optim`, what is kept in `state`.
+Owns when things happen and that a stop loses nothing; what a step does lives in `step`, what is kept in
+`state`.
 """
 
 # B batch, N scenes
@@ -10,82 +10,61 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
-from m2d.diffusion.velocity import VelocitySchedule
-from m2d.errors import Interrupted, M2DError
-from m2d.files import write_json
-from m2d.layout import SceneLayout
+from m2d.errors import Interrupted
 from m2d.progress import Reporter, StageProgress
 from m2d.stop import StopRequest
-from m2d.training.batches import BatchMaker, held_out_batches, make_sampler
-from m2d.training.cache import EncodedStories
-from m2d.training.log import LossMeter, TrainingLog
-from m2d.training.objective import TrainingBatch, masked_loss, velocity_errors
+from m2d.training.batches import held_out_batches
+from m2d.training.log import LossMeter, SpeedMeter, TrainingLog
+from m2d.training.observers import LogObserver, StepObserver
 from m2d.training.optim import learning_rate_scale
-from m2d.training.recipe import TrainingRecipe
-from m2d.training.sampling import BatchDraw
+from m2d.training.speed import flops_per_sample, matrix_rate
 from m2d.training.state import TrainState, save_checkpoint
+from m2d.training.step import DivergedError, Stepper, TrainingSetup
+
+__all__ = ["DivergedError", "Outcome", "Trainer", "TrainingSetup", "Watchers"]
 
 Outcome = Literal["finished", "out of time"]
 
 
-class DivergedError(M2DError):
-    """The loss or the gradient was not finite; the weights are those before the step."""
+class Watchers(NamedTuple):
+    """Who watches a training, besides the log."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingSetup:
-    """What stays the same throughout a run.
-
-    Attributes:
-        recipe: The knobs.
-        stories: Encoded stories, held-out ones included.
-        schedule: Noise levels of the model folder's scheduler.
-        layout: The layout of every sample.
-        device: Where the weights are.
-        run: The run folder.
-        facts: What checkpoints carry so that a resume can compare.
-    """
-
-    recipe: TrainingRecipe
-    stories: EncodedStories
-    schedule: VelocitySchedule
-    layout: SceneLayout
-    device: torch.device
-    run: Path
-    facts: Mapping[str, Any]
+    of_log: Sequence[LogObserver] = ()
+    of_steps: Sequence[StepObserver] = ()
 
 
 class Trainer:
     """Runs one stage from wherever its state stands."""
 
     def __init__(
-        self, setup: TrainingSetup, state: TrainState, *, reporter: Reporter, stop: StopRequest
+        self,
+        setup: TrainingSetup,
+        state: TrainState,
+        *,
+        reporter: Reporter,
+        stop: StopRequest,
+        watchers: Watchers = Watchers(),  # noqa: B008  # immutable
     ) -> None:
-        """Prepare to train `state`; reads and writes no file yet."""
-        recipe = setup.recipe
+        """Prepare to train `state`; reads and writes no file yet.
+
+        Raises:
+            InputError: The batch cannot be shared out over the processes.
+        """
         self.setup = setup
         self.state = state
         self.reporter = reporter
         self._stop = stop
-        self._schedule = setup.schedule.to(setup.device)
-        num_timesteps = setup.schedule.num_timesteps
-        self._sampler = make_sampler(recipe, setup.stories, num_timesteps=num_timesteps, held_out=False)
-        self._maker = BatchMaker(
-            stories=setup.stories, seed=recipe.seed, purpose="training noise", device=setup.device
-        )
-        if recipe.compile:
-            # In place: parameter names, and with them checkpoints, stay as they are.
-            for block in state.model.get_submodule("transformer_blocks").children():
-                block.compile()
-        self._meter = LossMeter(num_timesteps)
+        self._watchers = watchers
+        self._stepper = Stepper(setup, state)
+        self._num_timesteps = setup.schedule.num_timesteps
+        self._losses = LossMeter(num_timesteps=self._num_timesteps, processes=setup.processes)
+        self._speed = _speed_meter(setup, state)
         self._saved_at_s = time.monotonic()
         self._saved_step = -1
         self._shown_step = 0
@@ -96,104 +75,131 @@ class Trainer:
         Raises:
             Interrupted: SIGTERM or SIGINT came; a checkpoint was saved first.
             DivergedError: The loss or the gradient was not finite; the last checkpoint is from before.
+            OutputError: The disk refused; the last checkpoint is from before.
         """
-        recipe, state = self.setup.recipe, self.state
         deadline_s = time.monotonic() + max_minutes * 60 if max_minutes is not None else math.inf
-        log = TrainingLog(self.setup.run, resumed_at=state.step)
         self.state.model.train()
+        try:
+            self._run_until(deadline_s)
+        except Interrupted:
+            self._save()
+            raise
+        finally:
+            for watcher in self._watchers.of_log:
+                watcher.finish()
+        self._save()
+        return "finished" if self.state.step >= self.setup.recipe.steps else "out of time"
+
+    def held_out_loss(self) -> dict[str, Any]:
+        """Return the losses of the averaged weights on the held-out stories.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT came.
+        """
+        setup, processes = self.setup, self.setup.processes
+        meter = LossMeter(num_timesteps=self._num_timesteps, processes=processes)
+        batches = list(
+            held_out_batches(
+                setup.recipe, setup.stories, num_timesteps=self._num_timesteps, device=processes.device
+            )
+        )
+        with torch.no_grad():
+            for first in range(0, len(batches), processes.count):
+                self._stop_if_asked()
+                # All processes run a sharded model together: who has no batch left repeats one for nothing.
+                place = first + processes.index
+                batch = batches[min(place, len(batches) - 1)]
+                errors_BN = self._stepper.errors_of(self.state.average.model, batch)
+                is_mine = place < len(batches)
+                meter.add(errors_BN, replace(batch, is_target_BN=batch.is_target_BN & is_mine))
+        return meter.read()
+
+    def _run_until(self, deadline_s: float) -> None:
+        recipe, state = self.setup.recipe, self.state
+        log = self._open_log()
         with self.reporter.stage(f"train {recipe.stage}", total=recipe.steps) as progress:
             is_over = state.step >= recipe.steps
             while not is_over:
+                self._stop_if_asked()
                 self._do_step()
-                is_over = state.step >= recipe.steps or time.monotonic() >= deadline_s
-                self._do_chores(log, progress, is_last=is_over)
-                if self._stop.reason:
-                    self._save()
-                    raise Interrupted(
-                        f"{self._stop.reason} after step {state.step} of {recipe.steps}; saved in "
-                        f"{self.setup.run}, go on with --resume latest"
-                    )
-        self._save()
-        return "finished" if state.step >= recipe.steps else "out of time"
-
-    def held_out_loss(self) -> dict[str, Any]:
-        """Return the losses of the averaged weights on the held-out stories."""
-        meter = LossMeter(self._schedule.num_timesteps)
-        setup = self.setup
-        batches = held_out_batches(
-            setup.recipe, setup.stories, num_timesteps=self._schedule.num_timesteps, device=setup.device
-        )
-        with torch.no_grad():
-            for batch in batches:
-                meter.add(self._errors_of(self.state.average.model, batch), batch, grad_norm=0.0)
-        values = meter.read()
-        return {name: value for name, value in values.items() if name.startswith("loss")}
+                is_late = time.monotonic() >= deadline_s
+                is_due = time.monotonic() - self._saved_at_s >= recipe.checkpoint.every_s
+                is_over, is_due = self.setup.processes.agree([is_late, is_due])
+                is_over = is_over or state.step >= recipe.steps
+                self._do_chores(log, progress, is_last=is_over, is_save_due=is_due)
 
     def _do_step(self) -> None:
         started_s = time.perf_counter()
-        step = self.state.step
-        draw = self._sampler.draw(step)
-        batch = self._maker.make(draw, step=step)
-        data_s = time.perf_counter() - started_s
-        errors_BN = self._errors_of(self.state.model, batch)
-        loss = masked_loss(errors_BN, batch.is_target_BN)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        grad_norm = float(self.state.optimizer.clip_gradients())
-        self._refuse_non_finite(float(loss.detach()), grad_norm, draw)
-        scale = learning_rate_scale(self.setup.recipe.schedule, step=step, num_steps=self.setup.recipe.steps)
-        self.state.optimizer.step(rate_scale=scale)
-        self.state.average.update(step=step)
-        self.state.step = step + 1
-        self._meter.add(errors_BN, batch, grad_norm=grad_norm)
-        self._meter.add_time(data_s=data_s, step_s=time.perf_counter() - started_s)
+        figures = self._stepper.step(self._losses)
+        step_s = time.perf_counter() - started_s
+        self._speed.add(data_s=figures.data_s, step_s=step_s, grad_norm=figures.grad_norm)
+        for watcher in self._watchers.of_steps:
+            watcher.after_step(self.state)
 
-    def _do_chores(self, log: TrainingLog, progress: StageProgress, *, is_last: bool) -> None:
+    def _do_chores(
+        self, log: TrainingLog | None, progress: StageProgress, *, is_last: bool, is_save_due: bool
+    ) -> None:
         recipe, step = self.setup.recipe, self.state.step
         if step % recipe.log_every_steps == 0 or is_last:
-            values = self._meter.read()
-            log.write("train", step=step, **values)
+            values = self._figures()
+            self._tell(log, "train", values)
             detail = f"loss {values['loss']:.4f}, {values['samples_per_s']:.1f} samples/s"
             progress.advance(step - self._shown_step, detail=detail)
             self._shown_step = step
+        every_steps = recipe.checkpoint.every_steps
+        if is_save_due or (every_steps and step % every_steps == 0):
+            self._save()
         if step % recipe.evaluation.every_steps == 0 or is_last:
             values = self.held_out_loss()
-            log.write("held-out", step=step, **values)
+            self._tell(log, "held-out", values)
             self.reporter.note(f"step {step}: held-out loss {values['loss']:.4f}")
-        every_steps, every_s = recipe.checkpoint.every_steps, recipe.checkpoint.every_s
-        is_due = time.monotonic() - self._saved_at_s >= every_s
-        if is_due or (every_steps and step % every_steps == 0):
-            self._save()
 
-    def _errors_of(self, model: torch.nn.Module, batch: TrainingBatch) -> Tensor:
-        setup = self.setup
-        is_mixed = setup.recipe.precision == "bfloat16"
-        with torch.autocast(setup.device.type, torch.bfloat16, enabled=is_mixed):
-            return velocity_errors(model, batch, schedule=self._schedule, layout=setup.layout)
+    def _figures(self) -> dict[str, Any]:
+        recipe, step = self.setup.recipe, self.state.step
+        scale = learning_rate_scale(recipe.schedule, step=step - 1, num_steps=recipe.steps)
+        rate = {"stage": recipe.stage, "learning_rate": recipe.optimizer.lr * scale}
+        return {**self._losses.read(), **rate, **self._speed.read()}
+
+    def _open_log(self) -> TrainingLog | None:
+        if not self.setup.processes.is_main:
+            return None
+        return TrainingLog(self.setup.run, resumed_at=self.state.step)
+
+    def _tell(self, log: TrainingLog | None, kind: str, values: dict[str, Any]) -> None:
+        if log is None:
+            return
+        log.write(kind, step=self.state.step, **values)
+        for watcher in self._watchers.of_log:
+            watcher.log(kind, step=self.state.step, values=values)
+
+    def _stop_if_asked(self) -> None:
+        is_asked = self.setup.processes.agree([bool(self._stop.reason)])[0]
+        if is_asked:
+            raise Interrupted(
+                f"{self._stop.reason or 'a signal to another process'} after step {self.state.step} of "
+                f"{self.setup.recipe.steps}; saved in {self.setup.run}, go on with --resume latest"
+            )
 
     def _save(self) -> None:
         if self._saved_step == self.state.step:
             return
         setup = self.setup
-        save_checkpoint(setup.run, self.state, facts=setup.facts, keep=setup.recipe.checkpoint.keep)
+        save_checkpoint(
+            setup.run,
+            self.state,
+            facts=setup.facts,
+            keep=setup.recipe.checkpoint.keep,
+            processes=setup.processes,
+        )
         self._saved_step, self._saved_at_s = self.state.step, time.monotonic()
 
-    def _refuse_non_finite(self, loss: float, grad_norm: float, draw: BatchDraw) -> None:
-        if math.isfinite(loss) and math.isfinite(grad_norm):
-            return
-        step = self.state.step
-        report = self.setup.run / f"diverged-step-{step:08d}.json"
-        write_json(
-            report,
-            {
-                "step": step,
-                "seed": self.setup.recipe.seed,
-                "loss": repr(loss),
-                "grad_norm": repr(grad_norm),
-                "samples": draw.describe(),
-                "timesteps": draw.timesteps_BN.tolist(),
-            },
-        )
-        raise DivergedError(
-            f"step {step}: loss {loss}, gradient norm {grad_norm} are not finite; the weights were left as "
-            f"they were. Batch and seeds: {report}; lower the learning rate and go on with --resume latest"
-        )
+
+def _speed_meter(setup: TrainingSetup, state: TrainState) -> SpeedMeter:
+    recipe, processes = setup.recipe, setup.processes
+    return SpeedMeter(
+        batch_size=recipe.batch_size,
+        tokens_per_sample=setup.layout.num_tokens,
+        flops_per_sample=flops_per_sample(state.model, setup.layout),
+        matrix_rate=matrix_rate(processes.device, getattr(torch, recipe.precision)),
+        num_processes=processes.count,
+    )

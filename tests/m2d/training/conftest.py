@@ -166,7 +166,6 @@ def make_trainer(tmp_path: Path, encoded: EncodedStories) -> Callable[..., Train
                 latent_frames=[FRAMES] * recipe.num_scenes,
                 tokens_per_frame=4,
             ),
-            device=torch.device("cpu"),
             run=folder,
             facts={"recipe": recipe.model_dump(mode="json")},
         )

@@ -97,7 +97,7 @@ def test_sigterm_saves_within_one_step_and_is_resumable(
         trainer = make_trainer(make_recipe(), stop=stop)
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(
-            Interrupted, match=r"SIGTERM after step 1 of 8; saved in .*--resume latest"
+            Interrupted, match=r"SIGTERM after step 0 of 8; saved in .*--resume latest"
         ) as caught:
             trainer.run()
     assert caught.value.exit_code == 75

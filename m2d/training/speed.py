@@ -1,0 +1,69 @@
+"""How much of what the hardware can do a training uses: operations per sample over the measured matrix rate.
+
+Owns the counting and the measurement; the log divides one by the other. `requirements` counts the same by
+tracing the model, which is exact and takes seconds.
+"""
+
+# V video tokens, L all tokens
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+from torch import nn
+
+from m2d.layout import SceneLayout
+from m2d.training.sharding import BLOCKS
+
+# One multiplication and one addition per weight and row; the backward pass makes two products of each.
+_OPERATIONS, _PASSES = 2, 3
+# Large enough for the best rate, small enough to take a few milliseconds.
+_SIDES = {"cpu": 1024, "cuda": 8192}
+_TRIES = 5
+
+
+def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
+    """Count a sample's floating-point operations, forward and backward, recomputation left out.
+
+    Args:
+        model: A `SceneTransformer`, whole or sharded.
+        layout: The sample's.
+    """
+    matrices = {name: weight for name, weight in model.named_parameters() if weight.ndim >= 2}
+    products = sum(_rows(name, layout) * weight.numel() for name, weight in matrices.items())
+    width = matrices[f"{BLOCKS}.0.attn1.to_q.weight"].shape[0]
+    num_blocks = len(list(model.get_submodule(BLOCKS).children()))
+    last = layout.plan_for(tuple(range(layout.num_scenes)))
+    pairs = sum(
+        times * sum(map(len, call.queries)) * sum(map(len, call.keys))
+        for times, plan in ((num_blocks - 1, layout.plan()), (1, last))
+        for call in plan
+    )
+    # Queries times keys, and weights times values.
+    return _PASSES * _OPERATIONS * (products + 2 * pairs * width)
+
+
+def _rows(name: str, layout: SceneLayout) -> int:
+    """How many rows a weight is multiplied with; biases and norms count for nothing."""
+    if ".norm" in name or name.startswith(("norm_out", "time_embedding")):
+        return layout.num_scenes
+    if name.startswith("patch_embed.text_proj"):
+        return layout.num_text_tokens
+    return layout.num_tokens if name.startswith(BLOCKS) else layout.num_video_tokens
+
+
+@functools.lru_cache(maxsize=4)
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the operations per second of one large matrix product: the best of a few, once per process."""
+    side = _SIDES[device.type]
+    left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    return _OPERATIONS * side**3 / min(_seconds(left, right) for _ in range(_TRIES + 1))
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    started_s = time.perf_counter()
+    # Asking for a number waits for the device.
+    (left @ right)[0, 0].item()
+    return time.perf_counter() - started_s

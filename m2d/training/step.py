@@ -1,0 +1,177 @@
+"""One training step: this process's part of the batch, forward, backward, and the weights move.
+
+Owns the order of things within a step and that nothing that is not finite reaches the weights; when steps
+happen is `trainer`'s business.
+"""
+
+# B batch, N scenes
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from m2d.diffusion.velocity import VelocitySchedule
+from m2d.errors import InputError, M2DError
+from m2d.files import write_json
+from m2d.layout import SceneLayout
+from m2d.training.batches import BatchMaker, make_sampler
+from m2d.training.cache import StoryLatents
+from m2d.training.log import LossMeter
+from m2d.training.objective import TrainingBatch, masked_loss, velocity_errors
+from m2d.training.optim import learning_rate_scale
+from m2d.training.processes import ALONE, Processes
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.sampling import BatchDraw
+from m2d.training.sharding import BLOCKS, without_sync, wrap
+from m2d.training.state import TrainState
+
+
+class DivergedError(M2DError):
+    """The loss or the gradient was not finite; the weights are those before the step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSetup:
+    """What stays the same throughout a run.
+
+    Attributes:
+        recipe: The knobs.
+        stories: Encoded stories, held-out ones included.
+        schedule: Noise levels of the model folder's scheduler.
+        layout: The layout of every sample.
+        run: The run folder.
+        facts: What checkpoints carry so that a resume can compare.
+        processes: Who trains, and where.
+    """
+
+    recipe: TrainingRecipe
+    stories: StoryLatents
+    schedule: VelocitySchedule
+    layout: SceneLayout
+    run: Path
+    facts: Mapping[str, Any]
+    processes: Processes = ALONE
+
+
+class StepFigures(NamedTuple):
+    """What a step tells about itself: its loss, the gradient's norm, seconds until the batch was there."""
+
+    loss: float
+    grad_norm: float
+    data_s: float
+
+
+class Stepper:
+    """Does steps with one model."""
+
+    def __init__(self, setup: TrainingSetup, state: TrainState) -> None:
+        """Prepare the model: wrapped for its processes, checkpointed, compiled, as the recipe says.
+
+        Raises:
+            InputError: The batch cannot be shared out over the processes.
+        """
+        recipe, processes = setup.recipe, setup.processes
+        self._setup, self._state = setup, state
+        self._schedule = setup.schedule.to(processes.device)
+        self._parts = _parts_of_batch(recipe, processes)
+        self._sampler = make_sampler(
+            recipe, setup.stories, num_timesteps=setup.schedule.num_timesteps, held_out=False
+        )
+        self._maker = BatchMaker(
+            stories=setup.stories, seed=recipe.seed, purpose="training noise", device=processes.device
+        )
+        if recipe.gradient_checkpointing:
+            state.model.enable_gradient_checkpointing()
+        if recipe.compile:
+            # In place: parameter names, and with them checkpoints, stay as they are.
+            for block in state.model.get_submodule(BLOCKS).children():
+                block.compile()
+        self._model = wrap(state.model, processes)
+
+    def step(self, meter: LossMeter) -> StepFigures:
+        """Move the weights once.
+
+        Args:
+            meter: Is told the errors of this process's samples.
+
+        Raises:
+            DivergedError: The loss or the gradient was not finite; nothing has moved.
+        """
+        state, recipe = self._state, self._setup.recipe
+        draw = self._sampler.draw(state.step)
+        loss, data_s = self._add_gradients(draw, meter)
+        grad_norm = float(state.optimizer.clip_gradients())
+        self._refuse_non_finite(loss, grad_norm, draw)
+        scale = learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
+        state.optimizer.step(rate_scale=scale)
+        state.average.update(step=state.step)
+        state.step += 1
+        return StepFigures(loss, grad_norm, data_s)
+
+    def errors_of(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
+        """Return the errors (B, N) of a model in the recipe's precision."""
+        is_mixed = self._setup.recipe.precision == "bfloat16"
+        with torch.autocast(self._setup.processes.device.type, torch.bfloat16, enabled=is_mixed):
+            return velocity_errors(model, batch, schedule=self._schedule, layout=self._setup.layout)
+
+    def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> tuple[float, float]:
+        """Go through this process's microbatches; return the loss of the whole batch and seconds on data."""
+        processes = self._setup.processes
+        num_targets = draw.is_target_BN.sum()
+        data_s, losses = 0.0, []
+        for places in self._parts:
+            started_s = time.perf_counter()
+            batch = self._maker.make(draw.part(places), step=self._state.step, first=places.start)
+            data_s += time.perf_counter() - started_s
+            is_last = places is self._parts[-1]
+            with nullcontext() if is_last else without_sync(self._model):
+                errors_BN = self.errors_of(self._model, batch)
+                loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
+                # Gradients are averaged over the processes; the parts of a loss are to be added up.
+                (loss * processes.count).backward()  # type: ignore[no-untyped-call]  # torch's
+            meter.add(errors_BN, batch)
+            losses.append(loss.detach())
+        return float(processes.sum(torch.stack(losses).sum())), data_s
+
+    def _refuse_non_finite(self, loss: float, grad_norm: float, draw: BatchDraw) -> None:
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return
+        step, setup = self._state.step, self._setup
+        report = setup.run / f"diverged-step-{step:08d}.json"
+        if setup.processes.is_main:
+            write_json(
+                report,
+                {
+                    "step": step,
+                    "seed": setup.recipe.seed,
+                    "loss": repr(loss),
+                    "grad_norm": repr(grad_norm),
+                    "samples": draw.describe(),
+                    "timesteps": draw.timesteps_BN.tolist(),
+                },
+            )
+        raise DivergedError(
+            f"step {step}: loss {loss}, gradient norm {grad_norm} are not finite; the weights were left as "
+            f"they were. Batch and seeds: {report}; lower the learning rate and go on with --resume latest"
+        )
+
+
+def _parts_of_batch(recipe: TrainingRecipe, processes: Processes) -> list[slice]:
+    """The consecutive places of the batch that this process takes, by microbatches."""
+    size, rest = divmod(recipe.batch_size, processes.count * recipe.accumulate)
+    if rest:
+        raise InputError(
+            f"batch_size: {recipe.batch_size} samples cannot be shared evenly by {processes.count} processes "
+            f"with accumulate {recipe.accumulate}; use a multiple of {processes.count * recipe.accumulate}"
+        )
+    first = processes.index * recipe.accumulate
+    return [slice(part * size, (part + 1) * size) for part in range(first, first + recipe.accumulate)]
