@@ -10,8 +10,7 @@ Owns the order of things (scale, predict, guide, step) and which latents change;
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,9 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from m2d.diffusion.denoiser import ContextDenoiser, Denoiser
+from m2d.diffusion.denoiser import Denoiser
+from m2d.diffusion.passes import ModelPass, context_bytes, keep_context, model_passes
+from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.request import DenoiseRequest
 from m2d.diffusion.schedulers import check_scheduler, set_timesteps
+from m2d.diffusion.step_cache import SPEED_RULES, StepCache
 from m2d.diffusion.stepper import SceneStepper
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import BackendError, LayoutMismatch
@@ -29,7 +31,7 @@ from m2d.layout import SceneLayout
 
 __all__ = ["DenoiseRequest", "DenoiseState", "StepEvent", "denoise"]
 
-logger = logging.getLogger(__name__)
+_STEP_CACHE = "step_cache."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +76,7 @@ def denoise(
     *,
     on_step: Callable[[StepEvent], None] | None = None,
     resume: DenoiseState | None = None,
+    on_report: Callable[[DenoiseReport], None] | None = None,
 ) -> Tensor:
     """Denoise the target scenes of a story.
 
@@ -83,6 +86,7 @@ def denoise(
         request: What to denoise.
         on_step: Called after every step; what it raises ends the run.
         resume: Continue here instead of at step 1. It must come from the same request and scheduler.
+        on_report: Called once, after the last step.
 
     Returns:
         Clean latents of all scenes, float32 (1, F, C, H, W) on the request's device. Context scenes are the
@@ -99,7 +103,10 @@ def denoise(
     run = _Run(denoiser, scheduler, request)
     if resume is not None:
         run.restore(resume)
-    return run.latents_after_all_steps(on_step)
+    latents_BFCHW = run.latents_after_all_steps(on_step)
+    if on_report is not None:
+        on_report(run.report())
+    return latents_BFCHW
 
 
 class _FirstFrame(NamedTuple):
@@ -107,13 +114,6 @@ class _FirstFrame(NamedTuple):
 
     x0_BFCHW: Tensor
     noise_BFCHW: Tensor
-
-
-class _Branch(NamedTuple):
-    """One or both of guidance's predictions, as they pass through the model together."""
-
-    denoiser: Denoiser
-    prompts_BLD: Tensor
 
 
 class _Run:
@@ -132,7 +132,9 @@ class _Run:
         self._first_frames = {scene: self._first_frame(scene) for scene in request.first_frames}
         self._latents_BFCHW = self._initial_latents()
         self._steps_done = 0
-        self._branches: tuple[_Branch, ...] = ()
+        self._passes: tuple[ModelPass, ...] = ()
+        rule = SPEED_RULES[request.speed]
+        self._step_cache = None if rule is None else StepCache(rule, self._schedule)
 
     def restore(self, state: DenoiseState) -> None:
         latents_BFCHW = state.tensors.get("latents_BFCHW")
@@ -147,22 +149,20 @@ class _Run:
         self._latents_BFCHW = latents_BFCHW.to(device, copy=True)
         self._steps_done = state.steps_done
         for scene, stepper in self._steppers.items():
-            prefix = f"scene_{scene:03d}."
-            history = {
-                name.removeprefix(prefix): tensor.to(device)
-                for name, tensor in state.tensors.items()
-                if name.startswith(prefix)
-            }
-            stepper.restore(history)
+            stepper.restore(_named(state.tensors, f"scene_{scene:03d}.", device=device))
+        if self._step_cache is not None:
+            self._step_cache.restore(_named(state.tensors, _STEP_CACHE, device=device))
 
     def latents_after_all_steps(self, on_step: Callable[[StepEvent], None] | None) -> Tensor:
         total = len(self._timesteps)
         if self._steps_done < total:
-            self._branches = self._with_context(self._all_branches())
+            self._passes = keep_context(
+                model_passes(self._denoiser, self._request), self._request, self._latents_BFCHW
+            )
         for index in range(self._steps_done, total):
             timestep = self._timesteps[index]
             input_BFCHW = self._model_input(index)
-            velocity_BFCHW = self._predict(input_BFCHW, timestep)
+            velocity_BFCHW = self._velocity(input_BFCHW, timestep, is_last=index + 1 == total)
             if not torch.isfinite(velocity_BFCHW).all():
                 raise BackendError(
                     f"step {index + 1} of {total}: the predicted velocity is not finite in "
@@ -214,57 +214,43 @@ class _Run:
             input_BFCHW[:, frames] = stepper.model_input(input_BFCHW[:, frames], index=index)
         return input_BFCHW
 
+    def report(self) -> DenoiseReport:
+        return DenoiseReport(
+            context_bytes=context_bytes(self._passes),
+            speed=None if self._step_cache is None else self._step_cache.report(),
+        )
+
+    def _velocity(self, input_BFCHW: Tensor, timestep: int, *, is_last: bool) -> Tensor:
+        """As `_predict`, or foretold where the request's speed allows."""
+        if self._step_cache is None:
+            return self._predict(input_BFCHW, timestep)
+        frames = [self._request.layout.frame_span(scene).as_slice for scene in self._steppers]
+        return self._step_cache.velocity(
+            torch.cat([input_BFCHW[:, span] for span in frames], dim=1),
+            timestep,
+            compute=partial(self._predict, input_BFCHW, timestep),
+            is_last=is_last,
+        )
+
     def _predict(self, input_BFCHW: Tensor, timestep: int) -> Tensor:
         """Guided velocity of the target scenes, float32, their frames concatenated."""
         request, targets = self._request, self._request.conditioning.targets
         latents_BFCHW = input_BFCHW.to(request.dtype)
         timesteps_BN = request.conditioning.timesteps(timestep, device=request.device)[None]
         velocity_BFCHW = torch.cat(
-            [self._target_velocity(branch, latents_BFCHW, timesteps_BN) for branch in self._branches]
+            [self._target_velocity(each, latents_BFCHW, timesteps_BN) for each in self._passes]
         )
         if not request.is_guided:
             return velocity_BFCHW
         uncond_BFCHW, cond_BFCHW = velocity_BFCHW.chunk(2)
         return request.guidance.combine(uncond_BFCHW, cond_BFCHW, request.layout, scenes=targets)
 
-    def _all_branches(self) -> tuple[_Branch, ...]:
-        request = self._request
-        cond_BLD = request.prompt_embeds_BLD.to(request.device, request.dtype)
-        if not request.is_guided or request.negative_embeds_BLD is None:
-            return (_Branch(self._denoiser, cond_BLD),)
-        uncond_BLD = request.negative_embeds_BLD.to(request.device, request.dtype)
-        if request.guidance.mode == "sequential":
-            return _Branch(self._denoiser, uncond_BLD), _Branch(self._denoiser, cond_BLD)
-        return (_Branch(self._denoiser, torch.cat([uncond_BLD, cond_BLD])),)
-
-    def _with_context(self, branches: tuple[_Branch, ...]) -> tuple[_Branch, ...]:
-        """Let each branch keep the context under its own prompts, where that can be done and is wanted."""
-        request, denoiser = self._request, self._denoiser
-        wanted = request.keep_context and request.conditioning.context
-        if not wanted or not isinstance(denoiser, ContextDenoiser):
-            return branches
-        latents_BFCHW = self._latents_BFCHW.to(request.dtype)
-        kept = tuple(
-            _Branch(
-                denoiser.keep_context(
-                    latents_BFCHW.expand(len(prompts_BLD), -1, -1, -1, -1),
-                    prompts_BLD,
-                    targets=request.conditioning.targets,
-                ),
-                prompts_BLD,
-            )
-            for _, prompts_BLD in branches
-        )
-        logger.info("context: %.1f MB kept for all steps", _context_bytes(kept) / 1e6)
-        return kept
-
-    def _target_velocity(self, branch: _Branch, latents_BFCHW: Tensor, timesteps_BN: Tensor) -> Tensor:
-        denoiser, prompts_BLD = branch
-        batch = len(prompts_BLD)
-        velocity_BFCHW = denoiser.predict(
-            latents_BFCHW.expand(batch, -1, -1, -1, -1), prompts_BLD, timesteps_BN.expand(batch, -1)
+    def _target_velocity(self, of: ModelPass, latents_BFCHW: Tensor, timesteps_BN: Tensor) -> Tensor:
+        batch = len(of.prompts_BLD)
+        velocity_BFCHW = of.denoiser.predict(
+            latents_BFCHW.expand(batch, -1, -1, -1, -1), of.prompts_BLD, timesteps_BN.expand(batch, -1)
         ).float()
-        by_scene = _by_scene(velocity_BFCHW, self._request.layout, denoiser.targets)
+        by_scene = _by_scene(velocity_BFCHW, self._request.layout, of.denoiser.targets)
         return torch.cat([by_scene[scene] for scene in self._request.conditioning.targets], dim=1)
 
     def _step(self, velocity_BFCHW: Tensor, index: int) -> None:
@@ -282,6 +268,8 @@ class _Run:
         tensors = {"latents_BFCHW": self._latents_BFCHW.clone()}
         for scene, stepper in self._steppers.items():
             tensors |= {f"scene_{scene:03d}.{name}": part for name, part in stepper.history().items()}
+        if self._step_cache is not None:
+            tensors |= {_STEP_CACHE + name: part for name, part in self._step_cache.history().items()}
         return DenoiseState(steps_done=self._steps_done, tensors=tensors)
 
     def _x0(self, input_BFCHW: Tensor, velocity_BFCHW: Tensor, timestep: int) -> Tensor:
@@ -301,9 +289,13 @@ def _copy_with_timesteps(scheduler: Any, num_inference_steps: int) -> Any:
     return prepared
 
 
-def _context_bytes(branches: Sequence[_Branch]) -> int:
-    denoisers = [branch.denoiser for branch in branches]
-    return sum(each.context_bytes for each in denoisers if isinstance(each, ContextDenoiser))
+def _named(tensors: Mapping[str, Tensor], prefix: str, *, device: torch.device | str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor.to(device)
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _by_scene(frames_BFCHW: Tensor, layout: SceneLayout, scenes: tuple[int, ...]) -> dict[int, Tensor]:

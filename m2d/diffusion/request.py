@@ -15,6 +15,7 @@ from torch import Tensor
 
 from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.guidance import GuidanceRule
+from m2d.diffusion.step_cache import Speed
 from m2d.layout import SceneLayout
 
 
@@ -41,6 +42,7 @@ class DenoiseRequest:
         num_inference_steps: Denoising steps.
         keep_context: Whether clean context that no step changes is computed once, where the denoiser can;
             it takes memory, and gives the same latents up to rounding.
+        speed: How many steps are foretold instead of computed; `exact` is none.
         dtype: What the model computes in. Latents are stepped in float32 whatever it is.
         device: Where the model runs.
 
@@ -60,6 +62,7 @@ class DenoiseRequest:
     guidance: GuidanceRule
     num_inference_steps: int
     keep_context: bool = True
+    speed: Speed = "exact"
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 

@@ -99,6 +99,11 @@ class VelocitySchedule:
         alpha, sigma = self._levels(timesteps, noisy)
         return alpha * noisy - sigma * velocity
 
+    def velocity_of(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the velocity that leads from noisy latents to `x0`; the inverse of `x0`, shapes as there."""
+        alpha, sigma = self._levels(timesteps, noisy)
+        return (alpha * noisy - x0) / sigma
+
     def noise(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
         """Return the noise that a velocity implies for noisy latents; shapes as `add_noise`."""
         alpha, sigma = self._levels(timesteps, noisy)
