@@ -1,0 +1,267 @@
+"""A session of ONNX Runtime on exactly the execution provider that was asked for.
+
+Owns providers, session options and moving tensors in and out; ONNX Runtime by itself falls back to the CPU
+without a word when a provider does not load. What a graph may be is `m2d_backends.onnx_graph`'s.
+"""
+
+# B batch, F latent frames, C latent channels, H W latent size, L text tokens, D width, N scenes.
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2d.backend import BackendOptions
+from m2d.errors import BackendUnavailable, InputError
+from m2d_backends.onnx_graph import GRAPH_FILE, INPUT_NAMES, OUTPUT_NAME
+
+if TYPE_CHECKING:
+    from m2d_backends.baked import DenoiserInputs
+
+logger = logging.getLogger(__name__)
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+PROVIDERS: Mapping[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# The first with the opset 23 `Attention` operator.
+OLDEST_RUNTIME = (1, 23)
+# Both install a package `onnxruntime`; whichever came last overwrote parts of the other.
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionSettings:
+    """Where and how a graph is to run.
+
+    Attributes:
+        provider: The execution provider; there is no second choice.
+        device_index: Which CUDA device.
+        threads: Threads on the CPU.
+    """
+
+    provider: Provider
+    device_index: int
+    threads: int
+
+
+def settings_from(options: BackendOptions) -> SessionSettings:
+    """Read `provider` and `threads` of the options' `extra`.
+
+    Raises:
+        InputError: Values that are not possible, or a provider for another device than the options'.
+        BackendUnavailable: A dtype that the CPU provider cannot compute in.
+    """
+    kind, _, index = options.device.partition(":")
+    provider = options.extra.get("provider", kind)
+    threads = options.extra.get("threads", str(torch.get_num_threads()))
+    if provider not in get_args(Provider):
+        raise InputError(f"provider: got {provider!r}, allowed: {', '.join(get_args(Provider))}")
+    if (provider == "cpu") != (kind == "cpu"):
+        raise InputError(
+            f"provider: {provider} does not run on device {options.device!r}; give cpu for cpu, a CUDA "
+            "device for the others"
+        )
+    if not threads.isdecimal() or int(threads) < 1:
+        raise InputError(f"threads: got {threads!r}; use 1 or more")
+    if provider == "cpu" and options.dtype != "float32":
+        raise BackendUnavailable(
+            f"backend 'onnx': ONNX Runtime has no {options.dtype} kernels for the CPU; use float32 "
+            "there, or a CUDA device"
+        )
+    return SessionSettings(
+        provider=cast(Provider, provider), device_index=int(index or 0), threads=int(threads)
+    )
+
+
+def runtime_problem() -> str | None:
+    """Say why ONNX Runtime cannot be used at all, or None when it can. Imports nothing."""
+    for package in ("torch", "onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed; pip install 'm2d[onnx]'"
+    return distributions_problem(installed_distributions())
+
+
+def installed_distributions() -> dict[str, str]:
+    """Which of the packages that bring ONNX Runtime are installed, with their versions."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def distributions_problem(found: Mapping[str, str]) -> str | None:
+    """Say what is wrong with the installed packages, or None."""
+    if len(found) > 1:
+        return (
+            f"{' and '.join(sorted(found))} are both installed and overwrite each other's files; "
+            "pip uninstall both, then install the one you want"
+        )
+    for name, version in found.items():
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_RUNTIME:
+            return f"{name} {version} is too old; install {'.'.join(map(str, OLDEST_RUNTIME))} or newer"
+    return None
+
+
+def provider_problem(provider: Provider, available: list[str]) -> str | None:
+    """Say why a provider cannot be had from the runtime that is installed, or None when it may.
+
+    "May": a runtime lists what it was built with, also when the provider's libraries then fail to load.
+    """
+    if PROVIDERS[provider] in available:
+        return None
+    return (
+        f"this ONNX Runtime was built without {PROVIDERS[provider]} (it has {', '.join(available)}); "
+        "install onnxruntime-gpu in place of onnxruntime"
+    )
+
+
+class GraphSession:
+    """An exported graph, loaded and ready."""
+
+    def __init__(self, folder: Path, settings: SessionSettings) -> None:
+        """Load a graph that has been checked.
+
+        Raises:
+            BackendUnavailable: The provider did not load, or cannot run every node.
+        """
+        self._settings = settings
+        self._session: Any = _session(folder / GRAPH_FILE, settings)
+
+    def run(self, inputs: DenoiserInputs, output_shape: tuple[int, ...]) -> Tensor:
+        """Predict the velocity, a tensor of `output_shape` on the session's device."""
+        if self._settings.provider == "cpu":
+            return self._run_on_cpu(inputs)
+        return self._run_on_cuda(inputs, output_shape)
+
+    def _run_on_cpu(self, inputs: DenoiserInputs) -> Tensor:
+        feed = {
+            name: tensor.contiguous().numpy(force=True)
+            for name, tensor in zip(INPUT_NAMES, inputs, strict=True)
+        }
+        (velocity_BFCHW,) = self._session.run([OUTPUT_NAME], feed)
+        return torch.from_numpy(velocity_BFCHW)
+
+    def _run_on_cuda(self, inputs: DenoiserInputs, output_shape: tuple[int, ...]) -> Tensor:
+        """Let the graph read and write torch's own memory: nothing passes through the host."""
+        binding = self._session.io_binding()
+        device = torch.device("cuda", self._settings.device_index)
+        # Held until the run is over: the binding knows addresses only.
+        held = [tensor.to(device).contiguous() for tensor in inputs]
+        for name, tensor in zip(INPUT_NAMES, held, strict=True):
+            binding.bind_input(
+                name, "cuda", device.index, _element_type(tensor), list(tensor.shape), tensor.data_ptr()
+            )
+        velocity_BFCHW = torch.empty(output_shape, dtype=held[0].dtype, device=device)
+        binding.bind_output(
+            OUTPUT_NAME,
+            "cuda",
+            device.index,
+            _element_type(velocity_BFCHW),
+            list(output_shape),
+            velocity_BFCHW.data_ptr(),
+        )
+        # The runtime has a stream of its own: torch's must have written the inputs, and it the output.
+        torch.cuda.current_stream(device).synchronize()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return velocity_BFCHW
+
+
+def _element_type(tensor: Tensor) -> Any:
+    """As the runtime wants it: a NumPy type, or ONNX's number where NumPy has none."""
+    import onnx
+
+    if tensor.dtype == torch.bfloat16:
+        return int(onnx.TensorProto.BFLOAT16)
+    return {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}[tensor.dtype]
+
+
+def _session(path: Path, settings: SessionSettings) -> Any:
+    import onnxruntime
+
+    problem = provider_problem(settings.provider, onnxruntime.get_available_providers())
+    if problem is not None:
+        raise BackendUnavailable(f"backend 'onnx': {problem}")
+    wanted = PROVIDERS[settings.provider]
+    try:
+        session = onnxruntime.InferenceSession(
+            path,
+            sess_options=_session_options(settings),
+            providers=[wanted],
+            provider_options=[
+                {} if settings.provider == "cpu" else {"device_id": str(settings.device_index)}
+            ],
+            enable_fallback=0,
+        )
+    except _runtime_errors() as error:
+        raise BackendUnavailable(
+            f"backend 'onnx': {wanted} cannot run this graph: {_first_line(error)}"
+        ) from error
+    check_provider(wanted, session.get_providers())
+    logger.info("onnx: %s with %s", wanted, onnxruntime.__version__)
+    return session
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own exceptions share no base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
+        state.Fail,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+        state.EPFail,
+        state.InvalidArgument,
+        RuntimeError,
+        ValueError,
+    )
+
+
+def check_provider(wanted: str, got: list[str]) -> None:
+    """Make sure that a session runs on the provider asked for.
+
+    Raises:
+        BackendUnavailable: It runs on another: the provider's libraries did not load.
+    """
+    if not got or got[0] != wanted:
+        raise BackendUnavailable(
+            f"backend 'onnx': asked for {wanted}, ONNX Runtime gave {', '.join(got) or 'none'}: the "
+            "provider's libraries did not load; set its log level to see why, or choose another provider"
+        )
+
+
+def _session_options(settings: SessionSettings) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    # One graph, one branch: a second pool of threads would only wait.
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Errors only: they arrive as exceptions as well.
+    options.log_severity_level = 4
+    if settings.provider != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
