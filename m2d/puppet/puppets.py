@@ -33,7 +33,7 @@ BODY_RGB: tuple[Rgb, ...] = (
 )
 # Hats that no caption names and no model was trained on: what a fine-tuning can teach.
 NEW_HATS = ("crown",)
-CROWN_RGB: Rgb = (0.90, 0.05, 0.85)
+CROWN_RGB: Rgb = (0.88, 0.20, 0.18)
 _DARK: Rgb = (0.12, 0.10, 0.14)
 _CREAM: Rgb = (1.0, 0.98, 0.92)
 
