@@ -50,8 +50,8 @@ ROWS = {
 """A module has the row of its longest prefix here; only `m2d` itself stands for nothing below it."""
 
 SIDEWAYS = {("m2d.puppet", "m2d.model"), ("m2d.training", "m2d.data")}
-"""Packages that may import another of their own row: the puppet model is made of the model's parts, and training
-reads what the data package finds."""
+"""Packages that may import another of their own row: the puppet model is made of the model's parts, and
+training reads what the data package finds."""
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 TORCH_FREE = {"m2d.puppet.vocabulary", "m2d.puppet.captions", "m2d.recipe.plan"}

@@ -29,6 +29,14 @@ class Helper(StrEnum):
     READER = "reader"
 
 
+class DatasetFormat(StrEnum):
+    """How a dataset is described."""
+
+    CSV = "csv"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
 @app.command()
 def train(
     part: Annotated[Helper, typer.Argument(help="Which helper.")],
@@ -72,3 +80,34 @@ def pack(
         out=out,
     )
     write_result(plain_text(str(pack(plan, make_reporter(quiet=quiet)))))
+
+
+@app.command()
+def render(
+    stories: Annotated[int, typer.Option(min=1, help="How many stories.")],
+    out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    format: Annotated[DatasetFormat, typer.Option(help="How it is described.")] = DatasetFormat.JSONL,  # noqa: A002
+    scenes: Annotated[int, typer.Option(min=1, help="Scenes per story.")] = 3,
+    frames: Annotated[int, typer.Option(min=2, help="Frames per scene.")] = 9,
+    side: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
+    upscale: Annotated[int, typer.Option(min=1, help="How many times larger the files are.")] = 4,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which stories.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Write stories as MP4 files with a description that `m2d train` reads."""
+    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.tasks.render import RenderPlan, render
+
+    plan = RenderPlan(
+        out=out,
+        num_stories=stories,
+        num_scenes=scenes,
+        num_frames=frames,
+        side=side,
+        upscale=upscale,
+        fps=fps,
+        seed=seed,
+        file_format=format.value,
+    )
+    write_result(plain_text(str(render(plan, make_reporter(quiet=quiet)))))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from m2d.diffusion.noise import draw_noise
-from m2d.training.cache import EncodedStories
+from m2d.training.cache import StoryLatents
 from m2d.training.objective import TrainingBatch
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.sampling import BatchDraw, StageSampler
@@ -27,7 +27,7 @@ class BatchMaker:
     A sample's noise is its own, so that a batch can be shared out over processes and still be the same.
     """
 
-    stories: EncodedStories
+    stories: StoryLatents
     seed: int
     purpose: str
     device: torch.device
@@ -40,7 +40,7 @@ class BatchMaker:
             step: The training step.
             first: Place of the draw's first sample in the whole batch.
         """
-        latents_BFCHW, embeds_BLD = self.stories.gather(draw.stories_BN, draw.scenes_BN)
+        latents_BFCHW, embeds_BLD = self.stories.gather(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
         if bool(draw.drops_caption_B.any()):
             num_scenes = draw.stories_BN.shape[1]
             embeds_BLD[draw.drops_caption_B] = self.stories.empty_embeds_LD.repeat(num_scenes, 1)
@@ -59,20 +59,19 @@ class BatchMaker:
 
 
 def make_sampler(
-    recipe: TrainingRecipe, stories: EncodedStories, *, num_timesteps: int, held_out: bool
+    recipe: TrainingRecipe, stories: StoryLatents, *, num_timesteps: int, held_out: bool
 ) -> StageSampler:
     """Return the sampler of a recipe's stage, over the stories trained on or over the held-out ones."""
-    boundary = recipe.data.num_stories - recipe.data.held_out
+    boundary = stories.num_stories - recipe.data.held_out
     objective = recipe.objective.model_copy(update={"caption_dropout": 0.0}) if held_out else recipe.objective
-    scenes_per_story = stories.num_scenes if recipe.stage == "base" else 1
-    held_out_batch = min(
-        recipe.batch_size, recipe.evaluation.num_samples, recipe.data.held_out * scenes_per_story
-    )
+    counts = stories.scene_counts
+    num_held_out = sum(counts[boundary:]) if recipe.stage == "base" else recipe.data.held_out
+    held_out_batch = min(recipe.batch_size, recipe.evaluation.num_samples, num_held_out)
     return StageSampler(
         recipe.stage,
         objective=objective,
-        story_range=(boundary, recipe.data.num_stories) if held_out else (0, boundary),
-        scenes_per_story=stories.num_scenes,
+        story_range=(boundary, stories.num_stories) if held_out else (0, boundary),
+        scenes_per_story=counts,
         num_scenes=recipe.num_scenes,
         num_timesteps=num_timesteps,
         batch_size=held_out_batch if held_out else recipe.batch_size,
@@ -81,7 +80,7 @@ def make_sampler(
 
 
 def held_out_batches(
-    recipe: TrainingRecipe, stories: EncodedStories, *, num_timesteps: int, device: torch.device
+    recipe: TrainingRecipe, stories: StoryLatents, *, num_timesteps: int, device: torch.device
 ) -> Iterator[TrainingBatch]:
     """Yield the held-out batches: the same clips, timesteps and noise every time."""
     sampler = make_sampler(recipe, stories, num_timesteps=num_timesteps, held_out=True)

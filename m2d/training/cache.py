@@ -46,6 +46,32 @@ class SceneEncoder(Protocol):
         """Encode prompts to embeddings BLD."""
 
 
+class StoryLatents(Protocol):
+    """Encoded stories, as batches are made of them: all in memory, or read when they are needed."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of everything that `gather` may return."""
+
+    @property
+    def num_stories(self) -> int:
+        """Stories in all, held-out ones included."""
+
+    @property
+    def scene_counts(self) -> Sequence[int]:
+        """Scenes of every story."""
+
+    @property
+    def empty_embeds_LD(self) -> Tensor:
+        """Embedding of the empty prompt, float32."""
+
+    def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
+
+    def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
+        """Be told what will be gathered next, so that it can be made ready meanwhile."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedStories:
     """Encoded stories, mapped into memory.
@@ -64,8 +90,18 @@ class EncodedStories:
     num_stories: int
     num_scenes: int
 
-    def gather(self, stories_BN: Tensor, scenes_BN: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def scene_counts(self) -> tuple[int, ...]:
+        """Scenes of every story."""
+        return (self.num_scenes,) * self.num_stories
+
+    def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
+        """Do nothing: all of it is in memory."""
+
+    def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
+        # A scene of these stories is one clip, the same in every epoch.
+        del epoch
         batch_size = len(stories_BN)
         latents, embeds = [], []
         for story, scene in zip(stories_BN.flatten().tolist(), scenes_BN.flatten().tolist(), strict=True):

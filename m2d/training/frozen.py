@@ -26,7 +26,9 @@ from m2d.model.text import TextEncoder
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
-_KEYED_PARTS = ("vae", "text_encoder", "tokenizer")
+_CODEC_PARTS = ("vae",)
+_TEXT_PARTS = ("text_encoder", "tokenizer")
+_KEYED_PARTS = (*_CODEC_PARTS, *_TEXT_PARTS)
 _PARTS = (*_KEYED_PARTS, "scheduler")
 # More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread).
 _CLIPS_AT_ONCE = 8
@@ -43,6 +45,8 @@ class FrozenParts:
         schedule: Noise levels.
         max_text_tokens: Tokens that prompts are padded to.
         digest: Identity of codec, text encoder and tokenizer.
+        codec_digest: Identity of the codec alone: all that latents depend on.
+        text_digest: Identity of text encoder, tokenizer and `max_text_tokens`: all that embeddings depend on.
     """
 
     codec: AutoencoderKLCogVideoX
@@ -50,6 +54,8 @@ class FrozenParts:
     schedule: VelocitySchedule
     max_text_tokens: int
     digest: str
+    codec_digest: str
+    text_digest: str
 
     @property
     def latent_channels(self) -> int:
@@ -99,13 +105,15 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
         text=text,
         schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(folder))),
         max_text_tokens=max_text_tokens,
-        digest=_digest(folder, max_text_tokens=max_text_tokens),
+        digest=_digest(folder, _KEYED_PARTS, max_text_tokens=max_text_tokens),
+        codec_digest=_digest(folder, _CODEC_PARTS, max_text_tokens=0),
+        text_digest=_digest(folder, _TEXT_PARTS, max_text_tokens=max_text_tokens),
     )
 
 
-def _digest(folder: Path, *, max_text_tokens: int) -> str:
+def _digest(folder: Path, parts: Sequence[str], *, max_text_tokens: int) -> str:
     digest = hashlib.sha256(f"{max_text_tokens}\n".encode())
-    for part in _KEYED_PARTS:
+    for part in parts:
         for path in sorted(file for file in (folder / part).rglob("*") if file.is_file()):
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()

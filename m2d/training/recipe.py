@@ -13,6 +13,8 @@ Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 TrackerName = Literal["tensorboard", "wandb"]
+BUILTIN_PUPPET = "builtin:puppet"
+_PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats"})
 LoraPart = Literal["attention", "feed_forward", "modulation"]
 
 
@@ -24,25 +26,70 @@ class DataRecipe(_Part):
     """Where the stories come from.
 
     Attributes:
-        source: `builtin:puppet` renders stories of the embedded world.
-        num_stories: Stories in all, held-out ones included.
-        seed: Seed of the stories themselves.
+        source: `builtin:puppet` renders stories of the embedded world; anything else is the path of a
+            dataset's description (`docs/data.md`).
+        num_stories: Stories in all, held-out ones included; needed for the puppet theatre. Of a dataset, the
+            first so many of its groups are taken; all when it is not given.
+        seed: Seed of the stories themselves; of a dataset, of the choice of clips.
         held_out: The last so many stories are never trained on; the held-out loss is measured on them.
         hats: Of the puppet theatre: hats that are drawn as another one, such as `{party hat: crown}`.
+        format: `csv`, `json` or `jsonl`; by the file's ending when it is not given.
+        root: Folder that the dataset's paths start from; the description's own when it is not given.
+        caption_field: Column or key of the captions.
+        sampling: `fps` takes frames at `video.fps`; `official` by stride, as Mask2DiT's own script.
+        fit: `cover` fills the picture and cuts what stands out; `official` pads narrow videos with black.
+        variants: Clips per shot that take turns from epoch to epoch, encoded before the training and kept; 0:
+            a new clip in every epoch, encoded when it is needed.
+        workers: Processes that decode ahead. 0: one that decodes when a batch is asked for. The batches are
+            the same.
+        time_limit_s: A video that takes longer to decode is rejected.
+        max_rejected: Share of videos that may be broken; more end the training.
     """
 
-    source: Literal["builtin:puppet"]
-    num_stories: int = Field(ge=2)
+    source: str = Field(min_length=1)
+    num_stories: int | None = Field(default=None, ge=2)
     seed: int = Field(default=1, ge=0)
     held_out: int = Field(default=64, ge=1)
     hats: dict[str, str] = Field(default_factory=dict)
+    format: Literal["csv", "json", "jsonl"] | None = None
+    root: str | None = None
+    caption_field: str = Field(default="caption", min_length=1)
+    sampling: Literal["fps", "official"] = "fps"
+    fit: Literal["cover", "official"] = "cover"
+    variants: int = Field(default=1, ge=0)
+    workers: int = Field(default=0, ge=0, le=64)
+    time_limit_s: float = Field(default=20.0, gt=0)
+    max_rejected: float = Field(default=0.2, ge=0, le=1)
+
+    @property
+    def is_puppet(self) -> bool:
+        """Whether the stories are rendered, not read."""
+        return self.source == BUILTIN_PUPPET
 
     @model_validator(mode="after")
     def _leaves_stories_to_train_on(self) -> Self:
-        if self.held_out >= self.num_stories:
+        if self.num_stories is not None and self.held_out >= self.num_stories:
             raise ValueError(
                 f"held_out: {self.held_out} leaves nothing of {self.num_stories} stories; use less"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_source(self) -> Self:
+        if self.source.startswith("builtin:") and not self.is_puppet:
+            raise ValueError(f"source: {self.source!r} is not known; use {BUILTIN_PUPPET} or a path")
+        if self.is_puppet and self.num_stories is None:
+            raise ValueError("num_stories: missing; say how many stories of the puppet theatre to render")
+        # Fields at their default are allowed: checkpoints keep recipes with all fields written out.
+        others = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in _PUPPET_FIELDS and getattr(self, name) != field.default
+        ]
+        if self.is_puppet and others:
+            raise ValueError(f"{others[0]}: is for datasets of videos; remove it from {BUILTIN_PUPPET}")
+        if not self.is_puppet and self.hats:
+            raise ValueError(f"hats: are those of {BUILTIN_PUPPET}; remove it")
         return self
 
 

@@ -9,6 +9,7 @@ and makes all scenes but one clean context in a share of the samples (Eq. 2).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ class BatchDraw:
         timesteps_BN: Timestep per scene, int64; 0 for clean context.
         is_target_BN: Scenes that are noised and that the loss is taken over.
         drops_caption_B: Samples whose captions are replaced by the empty prompt.
+        epoch: How often every sample has come before; decides which clip of a shot is taken.
     """
 
     stories_BN: Tensor
@@ -36,6 +38,7 @@ class BatchDraw:
     timesteps_BN: Tensor
     is_target_BN: Tensor
     drops_caption_B: Tensor
+    epoch: int = 0
 
     def part(self, places: slice) -> BatchDraw:
         """Return some of the samples."""
@@ -45,6 +48,7 @@ class BatchDraw:
             timesteps_BN=self.timesteps_BN[places],
             is_target_BN=self.is_target_BN[places],
             drops_caption_B=self.drops_caption_B[places],
+            epoch=self.epoch,
         )
 
     def describe(self) -> list[str]:
@@ -64,7 +68,7 @@ class StageSampler:
         *,
         objective: ObjectiveRecipe,
         story_range: tuple[int, int],
-        scenes_per_story: int,
+        scenes_per_story: int | Sequence[int],
         num_scenes: int,
         num_timesteps: int,
         batch_size: int,
@@ -74,7 +78,7 @@ class StageSampler:
 
         Args:
             story_range: First story and one past the last.
-            scenes_per_story: Scenes that every story has.
+            scenes_per_story: Scenes of every story, or of each story from the first of all on.
             num_scenes: Scenes per sample.
 
         Raises:
@@ -84,7 +88,7 @@ class StageSampler:
         self._objective = objective
         self._first_story, stop = story_range
         self._num_stories = stop - self._first_story
-        self._scenes_per_story = scenes_per_story
+        self._counts_S = _counts(scenes_per_story, story_range)
         self._num_scenes = num_scenes
         self._num_timesteps = num_timesteps
         self._batch_size = batch_size
@@ -101,7 +105,7 @@ class StageSampler:
     @property
     def num_samples(self) -> int:
         """Samples in an epoch."""
-        return self._num_stories * (self._scenes_per_story if self._stage == "base" else 1)
+        return int(self._counts_S.sum()) if self._stage == "base" else self._num_stories
 
     def draw(self, step: int) -> BatchDraw:
         """Return the batch of `step`, the same whatever was drawn before."""
@@ -119,6 +123,7 @@ class StageSampler:
             timesteps_BN=torch.where(is_target_BN, timesteps_B[:, None], 0),
             is_target_BN=is_target_BN,
             drops_caption_B=drops_caption_B,
+            epoch=epoch,
         )
 
     def _draw_epoch(self, epoch: int) -> Tensor:
@@ -127,18 +132,19 @@ class StageSampler:
         samples_E = torch.randperm(self.num_samples, generator=order)
         slots_N = torch.arange(self._num_scenes)
         if self._stage == "base":
-            stories_EN = (samples_E // self._scenes_per_story)[:, None]
-            scenes_EN = (samples_E % self._scenes_per_story)[:, None]
+            ends_S = self._counts_S.cumsum(0)
+            stories_EN = torch.searchsorted(ends_S, samples_E, right=True)[:, None]
+            scenes_EN = samples_E[:, None] - (ends_S - self._counts_S)[stories_EN]
         elif self._stage == "pretrain":
             # Distinct offsets into one shuffled order give every sample n different stories.
             offsets_N = torch.randperm(self._num_stories, generator=order)[: self._num_scenes]
             places_EN = (torch.arange(self._num_stories)[:, None] + offsets_N) % self._num_stories
             stories_EN = samples_E[places_EN]
-            scenes_EN = torch.randint(self._scenes_per_story, stories_EN.shape, generator=order)
+            scenes_EN = _draw_below(self._counts_S[stories_EN], order)
         else:
-            starts = self._scenes_per_story - self._num_scenes + 1
             stories_EN = samples_E[:, None].expand(-1, self._num_scenes)
-            scenes_EN = torch.randint(starts, (self.num_samples, 1), generator=order) + slots_N
+            starts_E1 = self._counts_S[samples_E[:, None]] - self._num_scenes + 1
+            scenes_EN = _draw_below(starts_E1, order) + slots_N
         return torch.stack((stories_EN, scenes_EN), dim=-1)
 
     def _draw_timesteps(self, draws: torch.Generator) -> Tensor:
@@ -161,10 +167,10 @@ class StageSampler:
 
     def _check(self) -> None:
         needed = self._num_scenes if self._stage == "sft" else 1
-        if self._scenes_per_story < needed:
+        fewest = int(self._counts_S.min())
+        if fewest < needed:
             raise DatasetError(
-                f"num_scenes: {self._num_scenes}, but the stories have {self._scenes_per_story} scenes; "
-                f"use at most {self._scenes_per_story}"
+                f"num_scenes: {self._num_scenes}, but the stories have {fewest} scenes; use at most {fewest}"
             )
         if self._stage == "pretrain" and self._num_stories < self._num_scenes:
             raise DatasetError(
@@ -176,3 +182,18 @@ class StageSampler:
                 f"batch_size: {self._batch_size} is more than the {self.num_samples} samples there are; "
                 "use a smaller batch or more stories"
             )
+
+
+def _counts(scenes_per_story: int | Sequence[int], story_range: tuple[int, int]) -> Tensor:
+    first, stop = story_range
+    if isinstance(scenes_per_story, int):
+        return torch.full((stop - first,), scenes_per_story, dtype=torch.int64)
+    return torch.tensor(scenes_per_story[first:stop], dtype=torch.int64)
+
+
+def _draw_below(limits: Tensor, draws: torch.Generator) -> Tensor:
+    """Draw a whole number below each of `limits`."""
+    first = int(limits.flatten()[0])
+    if bool((limits == first).all()):
+        return torch.randint(first, limits.shape, generator=draws)
+    return (torch.rand(limits.shape, generator=draws, dtype=torch.float64) * limits).long()

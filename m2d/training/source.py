@@ -58,6 +58,8 @@ def open_source(data: DataRecipe, geometry: SceneGeometry) -> StorySource:
     """
     from m2d.puppet.dataset import PuppetStories, wardrobe_with
 
+    # A rule of the recipe.
+    assert data.num_stories is not None
     return PuppetStories(
         num_stories=data.num_stories,
         seed=data.seed,

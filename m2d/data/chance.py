@@ -1,0 +1,20 @@
+"""Draws without a state: a number is named by what it is for, so that nothing drawn before changes it."""
+
+from __future__ import annotations
+
+import hashlib
+
+_BITS = 53
+
+
+def draw_unit(*name: object) -> float:
+    """Return the number in [0, 1) that belongs to `name`, such as `(seed, "clip", epoch, story, scene)`."""
+    digest = hashlib.sha256("\0".join(map(str, name)).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> (64 - _BITS)) / (1 << _BITS)
+
+
+def draw_below(limit: int, *name: object) -> int:
+    """Return the whole number in 0..limit-1 that belongs to `name`."""
+    if limit < 1:
+        raise ValueError(f"nothing to draw below {limit}")
+    return min(int(draw_unit(*name) * limit), limit - 1)

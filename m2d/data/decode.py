@@ -1,0 +1,204 @@
+"""What worker processes do: look through a whole video, or read the frames of one clip.
+
+Owns no policy: a video that breaks is told by its reason, and what follows is decided by the parent process.
+P frames, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from m2d.data.facts import VideoFacts
+from m2d.files import sha256_file
+from m2d.video.cover import Turn, cover, turn_of
+from m2d.video.pixels import display_matrix, is_high_dynamic_range, rgb_of
+from m2d.video.read import FilmError, ReadLimits, opened_film
+
+Fit = Literal["cover", "official"]
+_LIMITS = ReadLimits()
+# Longest against shortest time between frames; containers that keep milliseconds make 33 and 34 of a
+# thirtieth.
+_STEADY_STEPS = 1.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broken:
+    """A video, or a clip of one, that cannot be used; `reason` says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRequest:
+    """A clip to read.
+
+    Attributes:
+        video: The file.
+        identity: What `file_identity` said when the video was scanned.
+        frames: Frames by index, ascending.
+        height: In pixels.
+        width: In pixels.
+        fit: `cover` fills the size; `official` keeps the short side and pads narrow videos with black.
+    """
+
+    video: Path
+    identity: str
+    frames: tuple[int, ...]
+    height: int
+    width: int
+    fit: Fit
+
+
+def file_identity(path: Path) -> str:
+    """Tell a file's content from another's without reading it: any write changes it.
+
+    Raises:
+        OSError: There is no such file.
+    """
+    stat = path.stat()
+    return f"{stat.st_dev} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+
+
+def scan_video(path: Path) -> VideoFacts | Broken:
+    """Decode all of a video and return what it is, or why it cannot be used."""
+    try:
+        return _scan(path)
+    except (FilmError, OSError, MemoryError) as error:
+        return Broken(reason=_reason(path, error))
+
+
+def read_clip(request: ClipRequest) -> np.ndarray | Broken:
+    """Read a clip: uint8 RGB, PHWC, or why it cannot be read."""
+    path = request.video
+    try:
+        if file_identity(path) != request.identity:
+            return Broken(reason="was changed after it was scanned; start again")
+        pictures = _pictures(request)
+    except (FilmError, OSError, MemoryError) as error:
+        return Broken(reason=_reason(path, error))
+    missing = sorted(set(request.frames) - pictures.keys())
+    if missing:
+        return Broken(reason=f"frame {missing[0]} is missing, which was there when it was scanned")
+    return np.stack([pictures[index] for index in request.frames])
+
+
+def _scan(path: Path) -> VideoFacts | Broken:
+    sha256 = sha256_file(path) if path.is_file() else ""
+    told_s: list[float] = []
+    notes: list[str] = []
+    with opened_film(path, _LIMITS) as (_, stream):
+        fps = stream.average_rate or stream.guessed_rate
+        told_frames, width, height = stream.frames, stream.width, stream.height
+        for frame in _decoded(path):
+            if not told_s:
+                notes = _notes(path, frame)
+            told_s.append(float("nan") if frame.time is None else frame.time)
+    if not fps or len(told_s) < 2:
+        return Broken(reason=f"{_frames_in_words(len(told_s))}; give a video, not a still picture")
+    if told_frames and told_frames != len(told_s):
+        return Broken(reason=f"{_frames_in_words(len(told_s))} of the {told_frames} that it tells of")
+    times_s = _times_s(np.array(told_s), fps=float(fps))
+    steps_s = np.diff(times_s)
+    is_steady = bool(steps_s.max() <= _STEADY_STEPS * steps_s.min())
+    return VideoFacts(
+        sha256=sha256,
+        num_frames=len(told_s),
+        # What a file tells of its rate may be anything.
+        fps=float((len(told_s) - 1) / times_s[-1]) if times_s[-1] > 0 else float(fps),
+        times_s=() if is_steady else tuple(map(float, times_s)),
+        width=width,
+        height=height,
+        notes=(*notes, *([] if is_steady else ["its frame rate varies: frames are taken by their times"])),
+    )
+
+
+def _decoded(path: Path) -> Iterator[VideoFrame]:
+    """Decode strictly: a decoder left to itself paints over what it cannot read."""
+    with opened_film(path, _LIMITS) as (container, stream):
+        stream.codec_context.options = {"err_detect": "+explode+crccheck+bitstream+buffer"}
+        for index, frame in enumerate(container.decode(stream)):
+            if frame.is_corrupt:
+                raise FilmError(f"{path}: frame {index} is damaged; copy or download it again")
+            if (frame.width, frame.height) != (stream.width, stream.height):
+                raise FilmError(f"{path}: its size changes to {frame.width}x{frame.height} on the way")
+            if index >= _LIMITS.num_frames:
+                raise FilmError(f"{path}: longer than {_LIMITS.num_frames} frames; cut it first")
+            yield frame
+
+
+def _notes(path: Path, frame: VideoFrame) -> list[str]:
+    turn = turn_of(display_matrix(frame))
+    if turn is None:
+        raise FilmError(f"{path}: asks to be turned by no right angle; write it upright first")
+    notes = [] if turn == Turn() else [f"{turn}, as it asks"]
+    if is_high_dynamic_range(frame):
+        notes.append("its high dynamic range is taken for plain levels")
+    return notes
+
+
+def _times_s(told_s: np.ndarray, *, fps: float) -> np.ndarray:
+    # Some files of raw streams tell no times at all.
+    if np.isnan(told_s).any():
+        return np.arange(len(told_s)) / fps
+    # A film that was put together badly may step back in time; players then show what comes next at once.
+    times_s: np.ndarray = np.maximum.accumulate(told_s - told_s[0])
+    return times_s
+
+
+def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:
+    wanted, last = set(request.frames), max(request.frames)
+    pictures: dict[int, np.ndarray] = {}
+    with opened_film(request.video, _LIMITS) as (_, stream):
+        told = stream.sample_aspect_ratio
+        pixel_aspect = told if told and told > 0 else 1
+    for index, frame in enumerate(_decoded(request.video)):
+        if index in wanted:
+            pictures[index] = _fitted(frame, request, pixel_aspect=float(pixel_aspect))
+        if index == last:
+            break
+    return pictures
+
+
+def _fitted(frame: VideoFrame, request: ClipRequest, *, pixel_aspect: float) -> np.ndarray:
+    from fractions import Fraction
+
+    turn = turn_of(display_matrix(frame)) or Turn()
+    picture_HWC = rgb_of(frame, upscale=1)
+    if request.fit == "official":
+        return _official(np.ascontiguousarray(turn.apply(picture_HWC)), request.height, request.width)
+    shape = cover(
+        width=frame.width,
+        height=frame.height,
+        pixel_aspect=Fraction(pixel_aspect).limit_denominator(1000),
+        turn=turn,
+        target_width=request.width,
+        target_height=request.height,
+    )
+    return shape.apply(picture_HWC)
+
+
+def _official(picture_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The short side made the target's short side, then the middle cut out; what is missing is black."""
+    picture = Image.fromarray(picture_HWC)
+    scale = min(height, width) / min(picture.width, picture.height)
+    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    scaled = picture.resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    # A box that reaches over the edge is filled with black.
+    return np.asarray(scaled.crop((left, top, left + width, top + height)))
+
+
+def _frames_in_words(count: int) -> str:
+    return f"holds {count} frame{'' if count == 1 else 's'} that can be decoded"
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return text.removeprefix(f"{path}: ")

@@ -1,0 +1,107 @@
+"""`sft.json`: a list of shot groups, in the official fields.
+
+Owns reading and writing the list. Of the official fields `values[].url` and the caption are read; frames,
+rate and size are measured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from m2d.data.csv_format import WrittenClip
+from m2d.data.problems import Problems
+from m2d.data.shots import Shot, ShotGroup
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def read_json(text: str, *, name: str, root: Path, caption_field: str, problems: Problems) -> list[ShotGroup]:
+    """Read a list of groups.
+
+    Args:
+        text: The file's text.
+        name: The file as the user named it; starts every place.
+        root: Folder that relative paths start from.
+        caption_field: The captions' key.
+        problems: Receives what is wrong.
+    """
+    groups = []
+    try:
+        for place, item in _items(text, name=name):
+            groups += _group(item, place=place, root=root, caption_field=caption_field, problems=problems)
+    except json.JSONDecodeError as error:
+        problems.add(f"{name}:{error.lineno}", f"not valid JSON: {error.msg.lower()}")
+    return groups
+
+
+def write_json_groups(groups: Sequence[Sequence[WrittenClip]]) -> str:
+    """Return the official list of `groups`."""
+    document = [
+        {
+            "prefix": f"story-{number:06d}",
+            "values": [
+                {
+                    "vid": Path(clip.path).stem,
+                    "width": clip.width,
+                    "height": clip.height,
+                    "duration": clip.num_frames / clip.fps,
+                    "fps": clip.fps,
+                    "url": clip.path,
+                    "caption": clip.caption,
+                }
+                for clip in clips
+            ],
+        }
+        for number, clips in enumerate(groups)
+    ]
+    return f"{json.dumps(document, indent=2, ensure_ascii=False)}\n"
+
+
+def _items(text: str, *, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the list's items with their places; the standard reader would keep no lines."""
+    decoder = json.JSONDecoder()
+    offset = _skip(text, 0)
+    if text[offset : offset + 1] != "[":
+        raise json.JSONDecodeError("expected a list of groups, starting with [", text, offset)
+    offset = _skip(text, offset + 1)
+    line, counted = 1, 0
+    while text[offset : offset + 1] != "]":
+        line, counted = line + text.count("\n", counted, offset), offset
+        item, offset = decoder.raw_decode(text, offset)
+        yield f"{name}:{line}", item
+        offset = _skip(text, offset)
+        if text[offset : offset + 1] == ",":
+            offset = _skip(text, offset + 1)
+        elif text[offset : offset + 1] != "]":
+            raise json.JSONDecodeError("expected , or ]", text, offset)
+    end = _skip(text, offset + 1)
+    if end < len(text):
+        raise json.JSONDecodeError("something follows the list", text, end)
+
+
+def _skip(text: str, offset: int) -> int:
+    match = _SPACE.match(text, offset)
+    return match.end() if match else offset
+
+
+def _group(item: Any, *, place: str, root: Path, caption_field: str, problems: Problems) -> list[ShotGroup]:
+    values = item.get("values") if isinstance(item, dict) else None
+    if not isinstance(values, list) or not values:
+        problems.add(place, "a group without values; it needs a list of shots named values")
+        return []
+    shots = []
+    for number, value in enumerate(values):
+        field = f"values[{number}]"
+        caption = value.get(caption_field) if isinstance(value, dict) else None
+        if not isinstance(caption, str):
+            problems.add(place, f"{field}.{caption_field}: {caption!r} is no text; give every shot a caption")
+            continue
+        video = problems.video(place, f"{field}.url", value.get("url"), root=root)
+        if video is not None:
+            shots.append(Shot(video=video, caption=caption, place=f"{place}: {field}"))
+    # A group with a hole would pass unrelated shots for neighbours; the problem ends the reading anyway.
+    return [ShotGroup(shots=tuple(shots), place=place)] if len(shots) == len(values) else []

@@ -1,0 +1,133 @@
+"""Our own format, JSON Lines: a story per line, whose shots may be stretches of longer videos.
+
+Owns reading and writing the lines; `docs/data.md` describes them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m2d.data.csv_format import WrittenClip
+from m2d.data.problems import Problems
+from m2d.data.shots import Shot, ShotGroup
+
+VERSION = 1
+_STORY_KEYS = frozenset({"m2d", "story", "scenes"})
+# Told for the reader's sake; measured when it matters.
+_TOLD_KEYS = frozenset({"fps", "width", "height", "num_frames", "relevance", "caption_by"})
+_SCENE_KEYS = frozenset({"video", "start_s", "end_s", "sha256"}) | _TOLD_KEYS
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def read_jsonl(
+    text: str, *, name: str, root: Path, caption_field: str, problems: Problems
+) -> list[ShotGroup]:
+    """Read stories, one per line.
+
+    Args:
+        text: The file's text.
+        name: The file as the user named it; starts every place.
+        root: Folder that relative paths start from.
+        caption_field: The captions' key.
+        problems: Receives what is wrong.
+    """
+    groups = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        place = f"{name}:{number}"
+        if not line.strip():
+            continue
+        try:
+            story = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.add(place, f"not valid JSON: {error.msg.lower()} at column {error.colno}")
+            continue
+        groups += _group(story, place=place, root=root, caption_field=caption_field, problems=problems)
+    return groups
+
+
+def write_jsonl(groups: Sequence[Sequence[WrittenClip]]) -> str:
+    """Return a line for each of `groups`."""
+    lines = []
+    for number, clips in enumerate(groups):
+        scenes = [
+            {
+                "video": clip.path,
+                "caption": clip.caption,
+                "sha256": clip.sha256,
+                "fps": clip.fps,
+                "width": clip.width,
+                "height": clip.height,
+                "num_frames": clip.num_frames,
+            }
+            for clip in clips
+        ]
+        story = {"m2d": VERSION, "story": f"story-{number:06d}", "scenes": scenes}
+        lines.append(f"{json.dumps(story, ensure_ascii=False)}\n")
+    return "".join(lines)
+
+
+def _group(story: Any, *, place: str, root: Path, caption_field: str, problems: Problems) -> list[ShotGroup]:
+    if not isinstance(story, dict) or not isinstance(story.get("scenes"), list) or not story["scenes"]:
+        problems.add(place, "no story; a line is an object with a list of scenes")
+        return []
+    if story.get("m2d") != VERSION:
+        problems.add(place, f"m2d: {story.get('m2d')!r}; this version reads {VERSION}")
+        return []
+    _refuse_unknown(story, _STORY_KEYS, place, problems)
+    shots = []
+    for number, scene in enumerate(story["scenes"]):
+        shot = _shot(scene, f"scenes[{number}]", place, root, caption_field, problems)
+        shots += [] if shot is None else [shot]
+    complete = len(shots) == len(story["scenes"])
+    return [ShotGroup(shots=tuple(shots), place=place)] if complete else []
+
+
+def _shot(
+    scene: Any, field: str, place: str, root: Path, caption_field: str, problems: Problems
+) -> Shot | None:
+    if not isinstance(scene, dict):
+        problems.add(place, f"{field}: {scene!r} is no scene; give an object with video and {caption_field}")
+        return None
+    captions = {key for key in scene if key.startswith("caption")} | {caption_field}
+    _refuse_unknown(scene, _SCENE_KEYS | captions, f"{place}: {field}", problems)
+    if not isinstance(scene.get(caption_field), str):
+        problems.add(place, f"{field}.{caption_field}: {scene.get(caption_field)!r} is no text")
+        return None
+    start_s, end_s = scene.get("start_s", 0.0), scene.get("end_s")
+    if not _is_span(start_s, end_s):
+        problems.add(place, f"{field}: start_s {start_s!r}, end_s {end_s!r}; use 0 <= start_s < end_s")
+        return None
+    sha256 = scene.get("sha256")
+    if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        problems.add(place, f"{field}.sha256: {sha256!r}; 64 hexadecimal digits are needed")
+        return None
+    video = problems.video(place, f"{field}.video", scene.get("video"), root=root)
+    if video is None:
+        return None
+    return Shot(
+        video=video,
+        caption=scene[caption_field],
+        place=f"{place}: {field}",
+        start_s=float(start_s),
+        end_s=None if end_s is None else float(end_s),
+        sha256=sha256,
+    )
+
+
+def _is_span(start_s: Any, end_s: Any) -> bool:
+    times = [start_s] if end_s is None else [start_s, end_s]
+    if any(isinstance(time, bool) or not isinstance(time, int | float) for time in times):
+        return False
+    is_finite = all(math.isfinite(time) and time >= 0 for time in times)
+    return is_finite and (end_s is None or start_s < end_s)
+
+
+def _refuse_unknown(item: dict[str, Any], known: frozenset[str], place: str, problems: Problems) -> None:
+    unknown = sorted(item.keys() - known)
+    if unknown:
+        problems.add(place, f"unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -1,0 +1,104 @@
+"""From a dataset's file to its shot groups, in whichever of the three formats it is.
+
+Owns the choice of the format, the file's limits and the check of captions; the formats have modules of their
+own.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from m2d.data.csv_format import read_csv
+from m2d.data.json_format import read_json
+from m2d.data.jsonl_format import read_jsonl
+from m2d.data.problems import Problems
+from m2d.data.shots import Shot, ShotGroup
+from m2d.errors import DatasetError
+
+Format = Literal["csv", "json", "jsonl"]
+_MOST_BYTES = 1 << 30
+_READERS: dict[str, Callable[..., list[ShotGroup]]] = {
+    "csv": read_csv,
+    "json": read_json,
+    "jsonl": read_jsonl,
+}
+
+
+def read_groups(
+    path: Path, *, file_format: Format | None, root: Path | None, caption_field: str
+) -> list[ShotGroup]:
+    """Read a dataset's description; no video is opened, but each must be there.
+
+    Args:
+        path: `pretrain.csv`, `sft.json` or our JSON Lines.
+        file_format: None: by the file's ending.
+        root: Folder that relative paths start from; None: the description's own.
+        caption_field: Column or key of the captions.
+
+    Raises:
+        DatasetError: The file cannot be read, or something in it is wrong; all problems with their places.
+    """
+    chosen = file_format or path.suffix.lower().removeprefix(".")
+    if chosen not in _READERS:
+        raise DatasetError(
+            f"{path}: the ending {path.suffix!r} tells no format; set data.format to csv, json or jsonl"
+        )
+    problems = Problems()
+    groups = _READERS[chosen](
+        _read_text(path),
+        name=str(path),
+        root=path.parent if root is None else root,
+        caption_field=caption_field,
+        problems=problems,
+    )
+    problems.refuse()
+    if not groups:
+        raise DatasetError(f"{path}: holds no shot; give a dataset with at least one")
+    return groups
+
+
+def check_captions(
+    groups: Sequence[ShotGroup], *, count_tokens: Callable[[str], int], max_tokens: int
+) -> None:
+    """Make sure, before any work is done, that the text encoder takes every caption.
+
+    Raises:
+        DatasetError: Captions of more tokens, all of them with their places.
+    """
+    problems = Problems()
+    counts: dict[str, int] = {}
+    for shot in shots_of(groups):
+        if shot.caption not in counts:
+            counts[shot.caption] = count_tokens(shot.caption)
+        count = counts[shot.caption]
+        if count > max_tokens:
+            problems.add(
+                shot.place,
+                f"caption {shot.caption[:40]!r}: {count} tokens, the end token included; the model takes at "
+                f"most {max_tokens}; shorten it by {count - max_tokens}",
+            )
+    problems.refuse()
+
+
+def shots_of(groups: Sequence[ShotGroup]) -> list[Shot]:
+    """All shots, in order."""
+    return [shot for group in groups for shot in group.shots]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        # A pipe or a device could block or never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DatasetError(f"{path}: is not a file; give a CSV, JSON or JSONL file")
+        if path.stat().st_size > _MOST_BYTES:
+            raise DatasetError(f"{path}: larger than {_MOST_BYTES} bytes; divide it")
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: does not exist; give a CSV, JSON or JSONL file") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,116 @@
+"""Worker processes that decode, each with a time limit per video.
+
+A decoder that hangs or crashes takes its process with it, not the training: the process is replaced,
+and the video is told as broken. Owns the processes; `m2d.data.decode` is what runs in them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import TimeoutError as OutOfTime
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from m2d.data.decode import Broken
+from m2d.errors import DatasetError
+
+if TYPE_CHECKING:
+    from pebble import ProcessFuture, ProcessPool
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+# Decoders leak a little; a process that is new now and then gives it back.
+_VIDEOS_PER_PROCESS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Pending(Generic[Result]):
+    """A result that is on its way."""
+
+    _future: ProcessFuture[Result | Broken]
+    _time_limit_s: float
+
+    def result(self) -> Result | Broken:
+        """Wait for it."""
+        from pebble import ProcessExpired
+
+        try:
+            return self._future.result()
+        except OutOfTime:
+            return Broken(reason=f"is not decoded after {self._time_limit_s:g} s; its process was ended")
+        except ProcessExpired as error:
+            return Broken(reason=f"crashes the decoder (exit code {error.exitcode})")
+
+
+class DecoderPool:
+    """A number of worker processes; they start with the first video and end with the context."""
+
+    def __init__(self, *, num_workers: int, time_limit_s: float) -> None:
+        """Remember what to start; no process starts yet.
+
+        Args:
+            num_workers: Processes, at least one.
+            time_limit_s: Time for one video; a process that takes longer is killed.
+        """
+        self.num_workers = max(num_workers, 1)
+        self._time_limit_s = time_limit_s
+        self._pool: ProcessPool | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; the next video would start new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves it unannotated
+            pool.join()
+
+    def submit(self, work: Callable[[Argument], Result | Broken], argument: Argument) -> Pending[Result]:
+        """Have `work`, a module's function, done to `argument` by a process that is free.
+
+        Raises:
+            DatasetError: The package that runs the processes is not installed.
+        """
+        if self._pool is None:
+            self._pool = _start(self.num_workers)
+        return Pending(
+            self._pool.schedule(work, args=(argument,), timeout=self._time_limit_s), self._time_limit_s
+        )
+
+    def map(
+        self, work: Callable[[Argument], Result | Broken], arguments: Iterable[Argument]
+    ) -> Iterator[tuple[Argument, Result | Broken]]:
+        """Yield each argument with its result, in order, while the next ones are being worked on."""
+        waiting: deque[tuple[Argument, Pending[Result]]] = deque()
+        for argument in arguments:
+            waiting.append((argument, self.submit(work, argument)))
+            if len(waiting) > 2 * self.num_workers:
+                first, pending = waiting.popleft()
+                yield first, pending.result()
+        for first, pending in waiting:
+            yield first, pending.result()
+
+
+def _start(num_workers: int) -> Any:
+    try:
+        from pebble import ProcessPool
+    except ImportError as error:
+        raise DatasetError(
+            "videos are decoded in processes of their own, which needs the package pebble; "
+            "pip install 'm2d[data]'"
+        ) from error
+    # Not forked: threads and CUDA do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPool(max_workers=num_workers, max_tasks=_VIDEOS_PER_PROCESS, context=context)

@@ -1,0 +1,102 @@
+"""The list of videos that a training does without, each with its reason: `rejected.jsonl` in the run folder.
+
+Owns the file and the limit on how many there may be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2d.errors import DatasetError
+from m2d.files import write_bytes
+
+FILE = "rejected.jsonl"
+MOST_NAMED = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reject:
+    """One video or shot that is not used.
+
+    Attributes:
+        video: The file.
+        place: Where the dataset names it.
+        reason: Why.
+        is_broken: Whether the file itself is at fault; otherwise it does not suit the recipe.
+    """
+
+    video: Path
+    place: str
+    reason: str
+    is_broken: bool
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.video}: {self.reason}"
+
+
+def write_rejects(run: Path, rejects: Iterable[Reject]) -> None:
+    """Write the list; an empty one, too, so that nobody takes an older one for it.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    lines = [
+        json.dumps(
+            {
+                "video": str(reject.video),
+                "place": reject.place,
+                "kind": "broken" if reject.is_broken else "unsuitable",
+                "reason": reject.reason,
+            }
+        )
+        for reject in sorted(rejects, key=lambda reject: (reject.place, str(reject.video)))
+    ]
+    write_bytes(run / FILE, "".join(f"{line}\n" for line in lines).encode("ascii"))
+
+
+def read_broken(run: Path) -> dict[Path, str]:
+    """Return the broken videos of an earlier list, so that a resumed training does without the same ones.
+
+    Raises:
+        DatasetError: The list is damaged.
+    """
+    path = run / FILE
+    if not path.is_file():
+        return {}
+    broken = {}
+    for number, line in enumerate(path.read_text("ascii").splitlines(), start=1):
+        try:
+            told = json.loads(line)
+            if told["kind"] == "broken":
+                broken[Path(told["video"])] = str(told["reason"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path}:{number}: is damaged; remove the file to scan anew") from error
+    return broken
+
+
+def check_share(
+    broken: Mapping[Path, str], *, num_videos: int, largest_share: float, listed_in: Path
+) -> None:
+    """Refuse a dataset with too many broken videos.
+
+    Raises:
+        DatasetError: Too many, or all; the first are named.
+    """
+    share = len(broken) / max(num_videos, 1)
+    if share <= largest_share and len(broken) < num_videos:
+        return
+    named = [f"{video}: {reason}" for video, reason in list(broken.items())[:MOST_NAMED]]
+    more = [f"and {len(broken) - MOST_NAMED} more"] if len(broken) > MOST_NAMED else []
+    raise DatasetError(
+        "\n".join(
+            [
+                f"{len(broken)} of {num_videos} videos cannot be used; at most {largest_share:.0%} may be "
+                f"(data.max_rejected). All of them are listed in {listed_in}",
+                *named,
+                *more,
+            ]
+        )
+    )

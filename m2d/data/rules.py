@@ -1,0 +1,132 @@
+"""Which frames of a shot a training sample takes.
+
+Owns the two sampling rules as pure functions of a shot's facts and one drawn number; reads no video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from m2d.data.facts import VideoFacts
+from m2d.data.shots import Shot
+
+Sampling = Literal["fps", "official"]
+# A rate that is off by less is a camera's rounding, not another rate.
+_SAME_RATE = 0.01
+# Half of a thousandth of a second: what containers round times to.
+_ROUNDING_S = 5e-4
+_LARGEST_STRIDE = 3
+_KEPT_SHARE, _TRIMMED_SHARE = 0.95, 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """The frames of a video that a shot has: `first` up to, not with, `stop`."""
+
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return max(self.stop - self.first, 0)
+
+
+def span_of(shot: Shot, facts: VideoFacts) -> Span:
+    """The frames shown between a shot's start and end."""
+    times_s = facts.frame_times_s()
+    stop_s = np.inf if shot.end_s is None else shot.end_s - _ROUNDING_S
+    first, stop = np.searchsorted(times_s, [shot.start_s - _ROUNDING_S, stop_s])
+    return Span(first=int(first), stop=int(stop))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FpsRule:
+    """Frames at the rate the model shows them: the same step of time in all scenes of all samples.
+
+    Attributes:
+        fps: Frames per second.
+        num_frames: Frames taken.
+    """
+
+    fps: int
+    num_frames: int
+
+    def unsuitable(self, facts: VideoFacts, span: Span) -> str:
+        """Say why no clip can be taken; empty when one can."""
+        if facts.fps < self.fps * (1 - _SAME_RATE):
+            return (
+                f"shows {facts.fps:.4g} frames per second, {self.fps} are asked for; "
+                "frames would be shown twice, lower video.fps"
+            )
+        if not self._num_starts(facts, span):
+            needed_s = (self.num_frames - 1) / self.fps
+            return (
+                f"has {len(span)} frames at {facts.fps:.4g} per second; {self.num_frames} at {self.fps} per "
+                f"second take {needed_s:.2f} s"
+            )
+        return ""
+
+    def pick(self, facts: VideoFacts, span: Span, *, draw: float) -> tuple[int, ...]:
+        """Return the frames nearest to steps of 1/fps from a drawn start, by index in the video."""
+        times_s = facts.frame_times_s()
+        start = span.first + int(draw * self._num_starts(facts, span))
+        wanted_s = times_s[start] + np.arange(self.num_frames) / self.fps
+        between_s = (times_s[1:] + times_s[:-1]) / 2
+        # A hair early, so that what lies in the middle, but for rounding, is always the earlier frame.
+        nearest = np.searchsorted(between_s, wanted_s - 1e-9)
+        return tuple(int(index) for index in np.minimum(nearest, span.stop - 1))
+
+    def _num_starts(self, facts: VideoFacts, span: Span) -> int:
+        if not len(span):
+            return 0
+        times_s = facts.frame_times_s()[span.first : span.stop]
+        # The last frame stays until it ends; half of that away it is still the nearest.
+        last_s = times_s[-1] - (self.num_frames - 1) / self.fps + 0.5 / facts.fps
+        return int(np.searchsorted(times_s, last_s - _ROUNDING_S))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfficialRule:
+    """Frames by stride, as Mask2DiT's own training script takes them, whatever the video's rate.
+
+    Attributes:
+        num_frames: Frames taken.
+        is_trimmed: As its pretraining: stride 3, away from both ends. Otherwise as its SFT: the largest
+            stride up to 3 that fits, anywhere.
+    """
+
+    num_frames: int
+    is_trimmed: bool
+
+    def unsuitable(self, facts: VideoFacts, span: Span) -> str:
+        """Say why no clip can be taken; empty when one can."""
+        if not facts.is_steady:
+            return "has a variable frame rate, which strides of frames make jerky; use data.sampling: fps"
+        if self.is_trimmed and len(span) * 0.9 // _LARGEST_STRIDE < self.num_frames:
+            return (
+                f"has {len(span)} frames; {self.num_frames} at stride 3 in the middle nine tenths need "
+                f"{int(np.ceil(self.num_frames * _LARGEST_STRIDE / 0.9))}"
+            )
+        if len(span) < self.num_frames:
+            return f"has {len(span)} frames; {self.num_frames} are needed"
+        return ""
+
+    def pick(self, facts: VideoFacts, span: Span, *, draw: float) -> tuple[int, ...]:
+        """Return frames at one stride from a drawn start, by index in the video."""
+        del facts
+        if self.is_trimmed:
+            stride, kept = _LARGEST_STRIDE, int(_KEPT_SHARE * len(span))
+            earliest, latest = int(_TRIMMED_SHARE * kept), kept - self._reach(stride)
+        else:
+            stride = next(s for s in range(_LARGEST_STRIDE, 0, -1) if self._reach(s) <= len(span))
+            earliest, latest = 0, len(span) - self._reach(stride)
+        start = span.first + earliest + int(draw * (latest - earliest + 1))
+        return tuple(range(start, start + self._reach(stride), stride))
+
+    def _reach(self, stride: int) -> int:
+        return (self.num_frames - 1) * stride + 1
+
+
+ClipRule = FpsRule | OfficialRule

@@ -1,0 +1,256 @@
+"""Stories of a dataset of videos, encoded: all before the training, or sample by sample as they are needed.
+
+Owns the way from a draw to latents and embeddings. Which frames a clip has is `m2d.data.library`'s to say;
+decoding is done by `m2d.data.pool`'s processes, encoding here, clip by clip: what a clip becomes depends on
+nothing beside it.
+"""
+
+# B batch, N scenes, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2d.data.decode import Broken, read_clip
+from m2d.data.library import Clip, StoryLibrary
+from m2d.data.pool import DecoderPool
+from m2d.data.rejects import FILE, check_share, write_rejects
+from m2d.errors import Interrupted
+from m2d.model.codec import from_pixels
+from m2d.progress import Reporter
+from m2d.stop import StopRequest
+from m2d.training.content_store import ContentStore, content_key
+
+
+class ClipEncoder(Protocol):
+    """The frozen codec and text encoder, with an identity each."""
+
+    @property
+    def codec_digest(self) -> str:
+        """Identity of all that latents depend on."""
+
+    @property
+    def text_digest(self) -> str:
+        """Identity of all that embeddings depend on."""
+
+    def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
+        """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts to embeddings BLD."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipPolicy:
+    """How clips are chosen and kept.
+
+    Attributes:
+        variants: Clips per shot that take turns from epoch to epoch, all encoded before the training; 0: a
+            new one in every epoch, encoded when it is needed and not kept.
+        is_ahead: Whether the next batch may be encoded while one is trained on.
+        held_out: The last so many stories, which are never trained on and never stand in.
+        largest_share: Share of videos that may be broken.
+        run: Run folder, for the list of rejected videos.
+    """
+
+    variants: int
+    is_ahead: bool
+    held_out: int
+    largest_share: float
+    run: Path
+
+
+class EncodedClips:
+    """A dataset's stories, as batches are made of them."""
+
+    def __init__(
+        self,
+        library: StoryLibrary,
+        encoder: ClipEncoder,
+        store: ContentStore,
+        pool: DecoderPool,
+        *,
+        policy: ClipPolicy,
+    ) -> None:
+        """Take everything that is needed; `prepare` encodes."""
+        self._library = library
+        self._encoder = encoder
+        self._store = store
+        self._pool = pool
+        self._policy = policy
+        # Batches are made ahead in one thread while another evaluates.
+        self._lock = threading.RLock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode") if policy.is_ahead else None
+        self._expected: Future[object] | None = None
+        self.num_stories = library.num_stories
+        self.scene_counts = library.scene_counts
+        self.num_scenes = max(library.scene_counts)
+        self.empty_embeds_LD = self._embeds("").float()
+        parts = (library.digest, encoder.codec_digest, encoder.text_digest, policy.variants)
+        self.digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+
+    def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32.
+
+        Args:
+            stories_BN: Story of every slot.
+            scenes_BN: Scene within the story.
+            epoch: Which of a shot's clips.
+
+        Raises:
+            DatasetError: Too many videos have turned out to be broken.
+        """
+        if self._expected is not None:
+            # What goes wrong ahead is told where the batch is asked for.
+            self._expected.result()
+            self._expected = None
+        with self._lock:
+            clips, latents = self._encoded(stories_BN, scenes_BN, epoch=epoch)
+            embeds = [self._embeds(clip.shot.caption) for clip in clips]
+        batch_size = len(stories_BN)
+        latents_BFCHW = torch.cat(latents).view(batch_size, -1, *latents[0].shape[1:])
+        embeds_BLD = torch.cat(embeds).view(batch_size, -1, embeds[0].shape[-1])
+        return latents_BFCHW.float(), embeds_BLD.float()
+
+    def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
+        """Encode what the next `gather` will ask for, meanwhile; without workers, do nothing."""
+        if self._thread is not None:
+            self._expected = self._thread.submit(self._warm, stories_BN, scenes_BN, epoch)
+
+    def prepare(self, *, reporter: Reporter, stop: StopRequest) -> None:
+        """Encode all captions and, unless they are chosen anew in every epoch, all clips.
+
+        Raises:
+            Interrupted: A stop was asked for; what is encoded stays.
+            DatasetError: Too many videos turned out to be broken.
+        """
+        self.check()
+        captions = list(dict.fromkeys(shot.caption for shot in self._library.shots()))
+        with reporter.stage("encode captions", total=len(captions)) as progress:
+            for caption in captions:
+                self._embeds(caption)
+                progress.advance()
+                _stop_if_asked(stop)
+        clips = [clip for clip in self._all_clips() if not self._store.has(self._clip_key(clip))]
+        by_request = {clip.request: clip for clip in clips}
+        with reporter.stage("encode clips", total=len(by_request)) as progress:
+            for request, frames_PHWC in self._pool.map(read_clip, by_request):
+                if isinstance(frames_PHWC, Broken):
+                    self._reject({request.video: frames_PHWC.reason})
+                else:
+                    self._encode(by_request[request], frames_PHWC)
+                progress.advance()
+                _stop_if_asked(stop)
+
+    def check(self) -> None:
+        """Write the list of rejected videos and refuse too many.
+
+        Raises:
+            DatasetError: More than the policy's share.
+        """
+        write_rejects(self._policy.run, self._library.rejects)
+        check_share(
+            self._library.broken,
+            num_videos=self._library.num_videos,
+            largest_share=self._policy.largest_share,
+            listed_in=self._policy.run / FILE,
+        )
+
+    def close(self) -> None:
+        """End the decoding processes and what is done ahead."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+        self._pool.close()
+
+    def _warm(self, stories_BN: Tensor, scenes_BN: Tensor, epoch: int) -> None:
+        with self._lock:
+            self._encoded(stories_BN, scenes_BN, epoch=epoch)
+
+    def _all_clips(self) -> list[Clip]:
+        return [
+            self._library.clip(story, scene, epoch=epoch)
+            for epoch in range(self._policy.variants)
+            for story, count in enumerate(self.scene_counts)
+            for scene in range(count)
+            if self._library.is_sound(story, scene)
+        ]
+
+    def _encoded(
+        self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int
+    ) -> tuple[list[Clip], list[Tensor]]:
+        """The clips of a batch, none of them broken, and their latents."""
+        ready: dict[str, Tensor] = {}
+        while True:
+            clips = self._resolved(stories_BN, scenes_BN, epoch=epoch)
+            keys = [self._clip_key(clip) for clip in clips]
+            wanted = dict(zip(keys, clips, strict=True))
+            for key in wanted.keys() - ready.keys():
+                found = self._store.get(key)
+                if found is not None:
+                    ready[key] = found
+            missing = {clip.request: key for key, clip in wanted.items() if key not in ready}
+            if not missing:
+                return clips, [ready[key] for key in keys]
+            broken = {}
+            for request, frames_PHWC in self._pool.map(read_clip, missing):
+                if isinstance(frames_PHWC, Broken):
+                    broken[request.video] = frames_PHWC.reason
+                else:
+                    key = missing[request]
+                    ready[key] = self._encode(wanted[key], frames_PHWC)
+            if broken:
+                self._reject(broken)
+
+    def _resolved(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int) -> list[Clip]:
+        if self._policy.variants:
+            epoch %= self._policy.variants
+        boundary = self.num_stories - self._policy.held_out
+        clips = []
+        for stories_N, scenes_N in zip(stories_BN.tolist(), scenes_BN.tolist(), strict=True):
+            is_held_out = stories_N[0] >= boundary
+            slots = self._library.resolve(
+                stories_N,
+                scenes_N,
+                story_range=(boundary, self.num_stories) if is_held_out else (0, boundary),
+            )
+            clips += [self._library.clip(story, scene, epoch=epoch) for story, scene in slots]
+        return clips
+
+    def _encode(self, clip: Clip, frames_PHWC: np.ndarray) -> Tensor:
+        latents_FCHW = self._encoder.encode_frames(from_pixels(frames_PHWC)[None])[0].half()
+        self._store.put(self._clip_key(clip), latents_FCHW, on_disk=self._policy.variants > 0)
+        return latents_FCHW
+
+    def _embeds(self, caption: str) -> Tensor:
+        # One by one: a caption's neighbours in a batch would be felt in the last bits.
+        key = content_key("caption", caption, self._encoder.text_digest)
+        embeds_LD = self._store.get(key)
+        if embeds_LD is None:
+            embeds_LD = self._encoder.encode_prompts([caption])[0].half()
+            self._store.put(key, embeds_LD)
+        return embeds_LD
+
+    def _clip_key(self, clip: Clip) -> str:
+        request = clip.request
+        how = (request.height, request.width, request.fit)
+        return content_key("clip", clip.sha256, request.frames, how, self._encoder.codec_digest)
+
+    def _reject(self, broken: Mapping[Path, str]) -> None:
+        for video, reason in broken.items():
+            self._library.reject(video, reason)
+        self.check()
+
+
+def _stop_if_asked(stop: StopRequest) -> None:
+    if stop.reason:
+        raise Interrupted(f"{stop.reason} while encoding; what is done stays: run the same command again")

@@ -1,0 +1,162 @@
+"""From a recipe's `data` to encoded stories: the puppet theatre's shards, or a dataset of videos.
+
+Owns the order of things: description, captions, scan, stories, encoding. Everything wrong with the
+description is told before a video is opened, and everything wrong with the videos before anything is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from m2d.data.decode import Broken
+from m2d.data.facts import VideoFacts
+from m2d.data.library import ClipSize, StoryLibrary
+from m2d.data.metadata import check_captions, read_groups, shots_of
+from m2d.data.pool import DecoderPool
+from m2d.data.rejects import FILE, read_broken
+from m2d.data.rules import ClipRule, FpsRule, OfficialRule
+from m2d.data.scan import Scanned, scan_videos
+from m2d.data.shots import ShotGroup
+from m2d.errors import DatasetError
+from m2d.geometry import SceneGeometry
+from m2d.progress import Reporter
+from m2d.stop import StopRequest
+from m2d.training.cache import StoryLatents, encode_stories
+from m2d.training.clips import ClipPolicy, EncodedClips
+from m2d.training.content_store import ContentStore
+from m2d.training.frozen import FrozenParts
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.source import open_source
+
+_MEMORY_BYTES = 1 << 30
+
+
+@contextmanager
+def open_stories(
+    recipe: TrainingRecipe,
+    frozen: FrozenParts,
+    geometry: SceneGeometry,
+    *,
+    root: Path,
+    run: Path,
+    keeps_rejects: bool,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> Iterator[StoryLatents]:
+    """Encode what is not encoded yet, and hold the stories open while the block runs.
+
+    Args:
+        recipe: The training.
+        frozen: Codec and text encoder.
+        geometry: Size of every scene.
+        root: Folder of all caches.
+        run: Run folder; receives the list of rejected videos.
+        keeps_rejects: Whether the list that is there already holds, as in a resumed training.
+        reporter: Is told what takes long and what is left out.
+        stop: Ends the encoding when it is asked for.
+
+    Raises:
+        DatasetError: The dataset is wrong, too much of it is broken, or it is too small.
+        Interrupted: A stop was asked for; what was encoded stays.
+    """
+    if recipe.data.is_puppet:
+        source = open_source(recipe.data, geometry)
+        yield encode_stories(source, frozen, root=root, reporter=reporter, stop=stop)
+        return
+    groups = _read(recipe, frozen)
+    data = recipe.data
+    with DecoderPool(num_workers=data.workers, time_limit_s=data.time_limit_s) as pool:
+        videos = [shot.video for shot in shots_of(groups)]
+        scanned = scan_videos(videos, pool=pool, memory=root / "scans", reporter=reporter, stop=stop)
+        library = _library(recipe, groups, _sound(scanned, run, keeps_rejects), geometry)
+        policy = ClipPolicy(
+            variants=data.variants,
+            is_ahead=data.workers > 0,
+            held_out=data.held_out,
+            largest_share=data.max_rejected,
+            run=run,
+        )
+        store = ContentStore(root / "content", memory_bytes=_MEMORY_BYTES)
+        stories = EncodedClips(library, frozen, store, pool, policy=policy)
+        _check_held_out(recipe, stories)
+        stories.prepare(reporter=reporter, stop=stop)
+        _tell(library, scanned, run, reporter)
+        try:
+            yield stories
+        finally:
+            stories.close()
+
+
+def _read(recipe: TrainingRecipe, frozen: FrozenParts) -> list[ShotGroup]:
+    data = recipe.data
+    groups = read_groups(
+        Path(data.source),
+        file_format=data.format,
+        root=None if data.root is None else Path(data.root),
+        caption_field=data.caption_field,
+    )[: data.num_stories]
+    check_captions(groups, count_tokens=frozen.text.count_tokens, max_tokens=frozen.max_text_tokens)
+    return groups
+
+
+def _sound(scanned: dict[Path, Scanned], run: Path, keeps_rejects: bool) -> dict[Path, Scanned]:
+    """The scan, with what an earlier list of this run has already rejected."""
+    if not keeps_rejects:
+        return scanned
+    earlier = {
+        video: Scanned(identity=scanned[video].identity, found=Broken(reason=reason))
+        for video, reason in read_broken(run).items()
+        if video in scanned
+    }
+    return scanned | earlier
+
+
+def _library(
+    recipe: TrainingRecipe,
+    groups: list[ShotGroup],
+    scanned: dict[Path, Scanned],
+    geometry: SceneGeometry,
+) -> StoryLibrary:
+    rule: ClipRule = FpsRule(fps=recipe.video.fps, num_frames=geometry.num_frames)
+    if recipe.data.sampling == "official":
+        rule = OfficialRule(num_frames=geometry.num_frames, is_trimmed=recipe.stage != "sft")
+    return StoryLibrary(
+        groups,
+        scanned,
+        rule=rule,
+        size=ClipSize(height=geometry.height, width=geometry.width, fit=recipe.data.fit),
+        least_scenes=recipe.num_scenes if recipe.stage == "sft" else 1,
+        seed=recipe.data.seed,
+    )
+
+
+def _check_held_out(recipe: TrainingRecipe, stories: EncodedClips) -> None:
+    if recipe.data.held_out >= stories.num_stories:
+        stories.check()
+        raise DatasetError(
+            f"{recipe.data.source}: data.held_out: {recipe.data.held_out} leaves nothing of the "
+            f"{stories.num_stories} stories that suit the recipe; use less, or see {FILE} in the run folder"
+        )
+    if recipe.stage == "pretrain" and recipe.data.held_out < recipe.num_scenes:
+        raise DatasetError(
+            f"data.held_out: {recipe.data.held_out} stories cannot give {recipe.num_scenes} different ones "
+            f"per sample; hold out at least {recipe.num_scenes}"
+        )
+
+
+def _tell(library: StoryLibrary, scanned: dict[Path, Scanned], run: Path, reporter: Reporter) -> None:
+    notes: dict[str, int] = {}
+    for each in scanned.values():
+        for note in each.found.notes if isinstance(each.found, VideoFacts) else ():
+            notes[note] = notes.get(note, 0) + 1
+    for note, count in sorted(notes.items()):
+        reporter.note(f"{count} videos: {note}")
+    rejects = library.rejects
+    if rejects:
+        broken = len(library.broken)
+        reporter.warn(
+            f"{broken} videos are broken and {len(rejects) - broken} shots do not suit the recipe; "
+            f"all are listed with the reason in {run / FILE}"
+        )
