@@ -20,7 +20,8 @@ from av.video.stream import VideoStream
 
 from m2d.errors import InputError
 from m2d.video.boxes import MOV_FORMATS, ends_early, is_mov
-from m2d.video.pixels import rgb_of
+from m2d.video.cover import Turn, turn_of
+from m2d.video.pixels import display_matrix, rgb_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, is_provenance, parse_provenance
 
@@ -121,7 +122,8 @@ class Film:
     """A decoded film.
 
     Attributes:
-        frames_PHWC: uint8 RGB; at the size the model made when the provenance tells the upscale factor.
+        frames_PHWC: uint8 RGB; at the size the model made when the provenance tells the upscale factor. A
+            film of somebody else's is turned by right angles as it asks to be, as phones' films do.
         timestamps_s: When each frame is shown, (P,).
         info: What the film says about itself.
     """
@@ -182,9 +184,11 @@ def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
         info = _info(container, stream, size_bytes=path.stat().st_size)
         upscale = info.provenance.video.upscale if info.provenance else 1
         frames, timestamps_s = [], []
-        held_bytes = 0
+        held_bytes, turn = 0, Turn()
         for index, frame in enumerate(_decoded(container, stream)):
-            frames.append(rgb_of(frame, upscale=upscale))
+            if index == 0 and info.provenance is None:
+                turn = turn_of(display_matrix(frame)) or Turn()
+            frames.append(turn.apply(rgb_of(frame, upscale=upscale)))
             timestamps_s.append(_time_s(frame, index=index, fps=info.fps))
             held_bytes += frames[-1].nbytes
             if index >= limits.num_frames or held_bytes > limits.decoded_bytes:
@@ -260,6 +264,9 @@ def _check_file(path: Path, limits: ReadLimits) -> None:
 
 
 def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> VideoStream:
+    # First, because an index whose end is missing tells of no codec, of no size, or of no picture at all.
+    if container.format.name.split(",")[0] in MOV_FORMATS and ends_early(path):
+        raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
     stream = next((video for video in container.streams.video if not _is_cover(video)), None)
     if stream is None:
         others = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
@@ -277,8 +284,6 @@ def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> 
         raise FilmError(
             f"{path}: {stream.frames} frames; at most {limits.num_frames} are allowed, cut it first"
         )
-    if container.format.name.split(",")[0] in MOV_FORMATS and ends_early(path):
-        raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
     return stream
 
 

@@ -190,7 +190,13 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _check_file(path: Path, *, digest: object) -> None:
     if not path.is_file():
         raise RunFolderError(f"{path}: is missing; the run folder is incomplete")
-    if sha256_file(path) != digest:
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: cannot be read: {error.strerror}; restore it or remove the folder"
+        ) from error
+    if found != digest:
         raise RunFolderError(f"{path}: was changed since it was written; restore it or remove the folder")
 
 

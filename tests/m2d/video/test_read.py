@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import imageio_ffmpeg
+import numpy as np
 import pytest
 
 from m2d.joins import Join
@@ -175,6 +176,30 @@ def test_cut_off_film_is_refused(film: WriteFilm, tmp_path: Path, share: float) 
     short.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(FilmError, match=r"short\.mp4: is cut off"):
         read_film(short)
+
+
+def test_film_cut_off_anywhere_in_its_index_is_called_cut_off(tmp_path: Path) -> None:
+    whole, short = tmp_path / "whole.mp4", tmp_path / "short.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10:duration=1", whole)
+    data = whole.read_bytes()
+    for size_bytes in range(data.rindex(b"moov"), len(data), 7):
+        short.write_bytes(data[:size_bytes])
+        with pytest.raises(FilmError, match=r"short\.mp4: is cut off"):
+            read_film(short)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_film_of_a_phone_is_upright(tmp_path: Path, degrees: int) -> None:
+    plain, tagged, turned = (tmp_path / f"{name}.mp4" for name in ("plain", "tagged", "turned"))
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=0.4", "-qp", "0", plain)
+    ffmpeg("-display_rotation", str(degrees), "-i", plain, "-c", "copy", tagged)
+    # Without the tag, as the frames are shown.
+    ffmpeg("-i", tagged, "-qp", "0", turned)
+    frames_PHWC = read_film(tagged).frames_PHWC
+    assert frames_PHWC.shape == ((2, 64, 48, 3) if degrees in (90, 270) else (2, 48, 64, 3))
+    assert np.array_equal(frames_PHWC, np.rot90(read_film(plain).frames_PHWC, degrees // 90, axes=(1, 2)))
+    difference = np.abs(frames_PHWC.astype(int) - read_film(turned).frames_PHWC)
+    assert difference.mean() < 2
 
 
 def test_cut_off_film_with_its_index_at_the_end_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,18 @@ def test_changed_latents_are_noticed(film: Path) -> None:
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(RunFolderError, match=r"latents\.safetensors: was changed since it was written"):
+        read_run(film)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no file at hand that nobody can read")
+def test_latents_that_the_disk_does_not_give_are_told_with_its_reason(film: Path) -> None:
+    latents = run_folder_of(film) / "latents.safetensors"
+    latents.unlink()
+    # Not even root reads the first page of a process.
+    latents.symlink_to("/proc/self/mem")
+    with pytest.raises(
+        RunFolderError, match=r"latents\.safetensors: cannot be read: Input/output error; resto"
+    ):
         read_run(film)
 
 
