@@ -20,7 +20,9 @@ from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
 from m2d.training.cache import EncodedStories, encode_stories
 from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.processes import ALONE, Processes
 from m2d.training.recipe import TrainingRecipe
+from m2d.training.sharding import place
 from m2d.training.state import TrainState
 from m2d.training.trainer import Trainer, TrainingSetup
 
@@ -114,6 +116,45 @@ def tiny_model() -> SceneTransformer:
     return model
 
 
+def tiny_stories(root: Path) -> EncodedStories:
+    return encode_stories(
+        FakeStories(), FakeEncoder(), root=root, reporter=SilentReporter(), stop=StopRequest()
+    )
+
+
+def tiny_state(recipe: TrainingRecipe, processes: Processes = ALONE) -> TrainState:
+    model, average = tiny_model(), tiny_model()
+    place(model, processes)
+    place(average, processes)
+    return TrainState(
+        model=model,
+        average=AveragedModel(model, decay=recipe.ema_decay, average=average),
+        optimizer=ModelOptimizer(model, recipe.optimizer),
+    )
+
+
+def tiny_setup(
+    recipe: TrainingRecipe, stories: EncodedStories, *, run: Path, processes: Processes = ALONE
+) -> TrainingSetup:
+    run.mkdir(exist_ok=True, parents=True)
+    return TrainingSetup(
+        recipe=recipe,
+        stories=stories,
+        schedule=VelocitySchedule.from_scheduler(
+            CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+        ),
+        layout=SceneLayout.build(
+            recipe.mask,
+            text_tokens=[TEXT_TOKENS] * recipe.num_scenes,
+            latent_frames=[FRAMES] * recipe.num_scenes,
+            tokens_per_frame=4,
+        ),
+        run=run,
+        facts={"recipe": recipe.model_dump(mode="json")},
+        processes=processes,
+    )
+
+
 @pytest.fixture
 def fake_stories() -> FakeStories:
     return FakeStories()
@@ -136,9 +177,7 @@ def make_model() -> Callable[[], SceneTransformer]:
 
 @pytest.fixture
 def encoded(tmp_path: Path) -> EncodedStories:
-    return encode_stories(
-        FakeStories(), FakeEncoder(), root=tmp_path / "cache", reporter=SilentReporter(), stop=StopRequest()
-    )
+    return tiny_stories(tmp_path / "cache")
 
 
 @pytest.fixture
@@ -146,29 +185,7 @@ def make_trainer(tmp_path: Path, encoded: EncodedStories) -> Callable[..., Train
     """Return a maker of trainers: `make(recipe, run name)`, with a fresh state."""
 
     def make(recipe: TrainingRecipe, run: str = "run", *, stop: StopRequest | None = None) -> Trainer:
-        model = tiny_model()
-        state = TrainState(
-            model=model,
-            average=AveragedModel(model, decay=recipe.ema_decay),
-            optimizer=ModelOptimizer(model, recipe.optimizer),
-        )
-        folder = tmp_path / run
-        folder.mkdir(exist_ok=True)
-        setup = TrainingSetup(
-            recipe=recipe,
-            stories=encoded,
-            schedule=VelocitySchedule.from_scheduler(
-                CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
-            ),
-            layout=SceneLayout.build(
-                recipe.mask,
-                text_tokens=[TEXT_TOKENS] * recipe.num_scenes,
-                latent_frames=[FRAMES] * recipe.num_scenes,
-                tokens_per_frame=4,
-            ),
-            run=folder,
-            facts={"recipe": recipe.model_dump(mode="json")},
-        )
-        return Trainer(setup, state, reporter=SilentReporter(), stop=stop or StopRequest())
+        setup = tiny_setup(recipe, encoded, run=tmp_path / run)
+        return Trainer(setup, tiny_state(recipe), reporter=SilentReporter(), stop=stop or StopRequest())
 
     return make

@@ -1,0 +1,94 @@
+"""What the tests of several processes run under a launcher: tiny trainings, one after the other.
+
+Usage: python -m tests.m2d.training.two_processes FOLDER. Each case leaves its run in a folder of its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from m2d.errors import M2DError
+from m2d.progress import SilentReporter
+from m2d.stop import StopRequest
+from m2d.training.processes import Processes, Sharing, start_processes
+from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
+from m2d.training.trainer import Trainer
+from tests.m2d.faults import FaultyDisk, refuse
+from tests.m2d.training.conftest import tiny_recipe, tiny_setup, tiny_state, tiny_stories
+
+COMMON: dict[str, Any] = {
+    "log_every_steps": 1,
+    "schedule": {"name": "constant", "warmup_steps": 2},
+    "evaluation": {"every_steps": 25, "num_samples": 6},
+}
+SAVING = {"accumulate": 2, "gradient_checkpointing": True}
+
+
+class Case(NamedTuple):
+    """A training: how it is shared, after how many steps it stops each time, and its recipe's changes."""
+
+    sharing: Sharing
+    stops: tuple[int, ...]
+    changes: dict[str, Any]
+
+
+CASES = {
+    "ddp": Case("ddp", (50,), {}),
+    "fsdp2": Case("fsdp2", (50,), {}),
+    "ddp-saving": Case("ddp", (8,), SAVING),
+    "fsdp2-saving": Case("fsdp2", (8,), SAVING),
+    "fsdp2-stopped": Case("fsdp2", (3, 5, 8), SAVING),
+}
+
+
+def train(case: Case, folder: Path, run: Path, processes: Processes) -> None:
+    processes = dataclasses.replace(processes, sharing=case.sharing)
+    stories = tiny_stories(folder / f"cache-{processes.index}")
+    for stop in case.stops:
+        recipe = tiny_recipe(steps=stop, **COMMON, **case.changes)
+        state = tiny_state(recipe, processes)
+        path = find_checkpoint(run).path
+        if path is not None:
+            load_checkpoint(path, state)
+        setup = tiny_setup(recipe, stories, run=run, processes=processes)
+        Trainer(setup, state, reporter=SilentReporter(), stop=StopRequest()).run()
+
+
+def refuse_a_save(folder: Path, processes: Processes) -> None:
+    """Let the disk of the process that writes be full, and write down what each process says then."""
+    processes = dataclasses.replace(processes, sharing="fsdp2")
+    with pytest.MonkeyPatch.context() as patch:
+        if processes.is_main:
+            FaultyDisk(at=6, fault=refuse(errno.ENOSPC)).install(patch)
+        try:
+            save_checkpoint(
+                folder / "refused",
+                tiny_state(tiny_recipe(), processes),
+                facts={},
+                keep=1,
+                processes=processes,
+            )
+        except M2DError as error:
+            complaint = f"{error.exit_code}: {error}"
+    (folder / f"complaint-{processes.index}.txt").write_text(complaint)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    processes = start_processes("cpu")
+    (folder / f"sharing-{processes.index}.txt").write_text(processes.sharing)
+    for name, case in CASES.items():
+        train(case, folder, folder / name, processes)
+    refuse_a_save(folder, processes)
+    processes.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
