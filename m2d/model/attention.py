@@ -163,9 +163,12 @@ class SceneAttnProcessor:
             queried_BQD = plan.target_rows(tokens_BLD[:, sum(plan.text_sizes) :])
             query_rotary = None if rotary_VR2 is None else plan.target_rows(rotary_VR2, dim=0)
 
-        q_BQNK = _split_heads(attn, attn.to_q(queried_BQD), norm=attn.norm_q)
-        k_BLNK = _split_heads(attn, attn.to_k(tokens_BLD), norm=attn.norm_k)
-        v_BLNK = _split_heads(attn, attn.to_v(tokens_BLD), norm=None)
+        if queried_BQD is tokens_BLD:
+            q_BQNK, k_BLNK, v_BLNK = project(attn, tokens_BLD, has_queries=True)
+            assert q_BQNK is not None
+        else:
+            _, k_BLNK, v_BLNK = project(attn, tokens_BLD, has_queries=False)
+            q_BQNK = _split_heads(attn, attn.to_q(queried_BQD), norm=attn.norm_q)
 
         queries = _cut(q_BQNK, plan.query_text_sizes, plan.query_video_sizes, query_rotary)
         keys = _cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
@@ -176,24 +179,54 @@ class SceneAttnProcessor:
         hidden_BQD: Tensor = attn.to_out[0](attended_BQNK.flatten(2))
         return attn.to_out[1](hidden_BQD)  # type: ignore[no-any-return]  # untyped module list
 
+    def attend(self, q_BQNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
+        """Let every query see every key; (B, Q, N, K)."""
+        return dispatch_attention_fn(  # type: ignore[no-any-return]  # diffusers is untyped
+            q_BQNK,
+            k_BLNK,
+            v_BLNK,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+
     def _run(
         self, plan: BlockPlan, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
     ) -> Tensor:
         sizes = (*plan.query_text_sizes, *plan.query_video_sizes)
         served: dict[int, Tensor] = {}
         for call in plan.calls:
-            out_BQNK = dispatch_attention_fn(
+            out_BQNK = self.attend(
                 _join([queries[index] for index in call.queries]),
                 _join([keys[index] for index in call.keys]),
                 _join([values[index] for index in call.keys]),
-                backend=self._attention_backend,
-                parallel_config=self._parallel_config,
             )
             if len(plan.calls) == 1:
-                return out_BQNK  # type: ignore[no-any-return]  # diffusers is untyped
+                return out_BQNK
             pieces = out_BQNK.split_with_sizes([sizes[index] for index in call.queries], dim=1)
             served.update(zip(call.queries, pieces, strict=True))
         return _join([served[index] for index in range(len(sizes))])
+
+
+def project(
+    attn: Attention, tokens_BLD: Tensor, *, has_queries: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Make queries, keys and values of tokens, cut into heads and normalized, not rotated.
+
+    Args:
+        attn: The block's projections and norms.
+        tokens_BLD: Normalized tokens.
+        has_queries: Whether queries are wanted; without, the first result is None.
+    """
+    if has_queries and attn.fused_projections:
+        q_BLD, k_BLD, v_BLD = attn.to_qkv(tokens_BLD).chunk(3, dim=-1)
+    else:
+        q_BLD = attn.to_q(tokens_BLD) if has_queries else None
+        k_BLD, v_BLD = attn.to_k(tokens_BLD), attn.to_v(tokens_BLD)
+    return (
+        None if q_BLD is None else _split_heads(attn, q_BLD, norm=attn.norm_q),
+        _split_heads(attn, k_BLD, norm=attn.norm_k),
+        _split_heads(attn, v_BLD, norm=None),
+    )
 
 
 def _split_heads(attn: Attention, projected_BLD: Tensor, *, norm: torch.nn.Module | None) -> Tensor:

@@ -69,6 +69,25 @@ def apply_rotary(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
     return rotated_BVNR2.flatten(-2).to(x_BVNK.dtype)
 
 
+def rotate_into(out_BVNK: Tensor, x_BVNK: Tensor, rotary_VR2: Tensor | None) -> None:
+    """Write `apply_rotary` of queries or keys where they are wanted; for eager inference.
+
+    Args:
+        out_BVNK: Where to; `x_BVNK` itself is fine.
+        x_BVNK: What is rotated.
+        rotary_VR2: The table; None copies.
+    """
+    if rotary_VR2 is None:
+        out_BVNK.copy_(x_BVNK)
+        return
+    angles = torch.view_as_complex(rotary_VR2)[:, None]
+    pairs = torch.view_as_complex(torch.unflatten(x_BVNK.float(), -1, (-1, 2)))
+    if x_BVNK.dtype == torch.float32:
+        torch.mul(pairs, angles, out=torch.view_as_complex(torch.unflatten(out_BVNK, -1, (-1, 2))))
+    else:
+        out_BVNK.copy_(torch.view_as_real(pairs.mul_(angles)).flatten(-2))
+
+
 # Arrays, not tensors: a tensor made under a tracer must not outlive it in a cache.
 @lru_cache(maxsize=16)
 def _table(

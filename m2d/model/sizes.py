@@ -92,7 +92,7 @@ def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
                 f"{place}: {key} is {ours}, but {name} has {other_key} {theirs}; get both from one model"
             )
     geometry = ModelGeometry(
-        spatial_compression=_spatial_compression(path),
+        spatial_compression=spatial_compression_of(path),
         temporal_compression=_whole_number(
             vae, "temporal_compression_ratio", place=path / "vae" / "config.json"
         ),
@@ -111,7 +111,7 @@ def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
 
 def _cogvideox_settings(path: Path) -> ModelSettings:
     transformer, place = read_config(path, "transformer"), path / "transformer" / "config.json"
-    scale = _spatial_compression(path)
+    scale = spatial_compression_of(path)
     return ModelSettings(
         num_scenes=_DEFAULT_SCENES,
         default_num_frames=_whole_number(transformer, "sample_frames", place=place),
@@ -139,7 +139,12 @@ def _check_defaults(path: Path, geometry: ModelGeometry) -> None:
         raise CheckpointError(f"{path}: the model cannot make its own default size: {error}") from error
 
 
-def _spatial_compression(path: Path) -> int:
+def spatial_compression_of(path: Path) -> int:
+    """Pixels per latent along height and width, from a model folder's codec.
+
+    Raises:
+        CheckpointError: Its config does not say.
+    """
     channels = read_config(path, "vae").get("block_out_channels")
     if not isinstance(channels, list) or not channels:
         raise CheckpointError(

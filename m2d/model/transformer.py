@@ -14,23 +14,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.normalization import CogVideoXLayerNormZero
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 
 from m2d.layout import SceneLayout
 from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, block_plan
 from m2d.model.context_cache import ContextCache, Rows
+from m2d.model.modulation import gate, gate_both, modulate, modulations, normalize_both
 from m2d.model.rotary import rotary_table
 from m2d.model.sincos import sincos_positions
-
-
-class Modulation(NamedTuple):
-    """What adaLN makes of the timesteps for one stream, a row per scene."""
-
-    shift_BND: Tensor
-    scale_BND: Tensor
-    gate_BND: Tensor
+from m2d.model.streams import can_stream, run_streamed
 
 
 class PositionTables(NamedTuple):
@@ -76,8 +69,10 @@ class SceneBlock(nn.Module):
         Returns:
             Text and video tokens. With targets: the text as it came in and the targets' video tokens alone.
         """
-        text, video = _modulations(self.norm1, temb_BNE)
-        normed_BLD = _normalize_both(self.norm1.norm, text_BTD, video_BVD, text, video, plan)
+        if can_stream(plan, video_BVD):
+            return run_streamed(self, text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, context)
+        text, video = modulations(self.norm1, temb_BNE)
+        normed_BLD = normalize_both(self.norm1.norm, text_BTD, video_BVD, text, video, plan)
         # Not through `Attention.forward`: it drops, with a warning, what its processor does not take.
         attended_BQD = self.attn1.processor(
             self.attn1, normed_BLD, plan=plan, rotary_VR2=rotary_VR2, context=context
@@ -85,20 +80,20 @@ class SceneBlock(nn.Module):
         if plan.targets is not None:
             return text_BTD, self._finish_targets(video_BVD, attended_BQD, temb_BNE, video.gate_BND, plan)
 
-        text_BTD, video_BVD = _gate_both(text_BTD, video_BVD, attended_BQD, text, video, plan)
-        text, video = _modulations(self.norm2, temb_BNE)
-        normed_BLD = _normalize_both(self.norm2.norm, text_BTD, video_BVD, text, video, plan)
-        return _gate_both(text_BTD, video_BVD, self.ff(normed_BLD), text, video, plan)
+        text_BTD, video_BVD = gate_both(text_BTD, video_BVD, attended_BQD, text, video, plan)
+        text, video = modulations(self.norm2, temb_BNE)
+        normed_BLD = normalize_both(self.norm2.norm, text_BTD, video_BVD, text, video, plan)
+        return gate_both(text_BTD, video_BVD, self.ff(normed_BLD), text, video, plan)
 
     def _finish_targets(
         self, video_BVD: Tensor, attended_BQD: Tensor, temb_BNE: Tensor, gate_BND: Tensor, plan: BlockPlan
     ) -> Tensor:
         lengths = plan.target_tokens
         video_BQD = plan.target_rows(video_BVD)
-        video_BQD = _gate(video_BQD, attended_BQD, plan.target_scenes(gate_BND), lengths)
-        _, video = _modulations(self.norm2, plan.target_scenes(temb_BNE))
-        normed_BQD = _modulate(self.norm2.norm(video_BQD), video.shift_BND, video.scale_BND, lengths)
-        return _gate(video_BQD, self.ff(normed_BQD), video.gate_BND, lengths)
+        video_BQD = gate(video_BQD, attended_BQD, plan.target_scenes(gate_BND), lengths)
+        _, video = modulations(self.norm2, plan.target_scenes(temb_BNE))
+        normed_BQD = modulate(self.norm2.norm(video_BQD), video.shift_BND, video.scale_BND, lengths)
+        return gate(video_BQD, self.ff(normed_BQD), video.gate_BND, lengths)
 
 
 class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # diffusers is untyped
@@ -241,7 +236,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         temb_BNE = plan.target_scenes(temb_BNE)
         shift_BND, scale_BND = self.norm_out.linear(temb_BNE).chunk(2, dim=-1)
         normed_BVD = self.norm_out.norm(self.norm_final(video_BVD))
-        normed_BVD = _modulate(normed_BVD, shift_BND, scale_BND, plan.target_tokens)
+        normed_BVD = modulate(normed_BVD, shift_BND, scale_BND, plan.target_tokens)
         return self._unpatchify(self.proj_out(normed_BVD), *size)
 
     def _unpatchify(self, patches_BVX: Tensor, height: int, width: int) -> Tensor:
@@ -295,65 +290,3 @@ def _refuse_unsupported(config: Any) -> None:
             raise ValueError(
                 f"{key}: {config[key]} is not supported ({why}); use a CogVideoX 1.0 text-to-video model"
             )
-
-
-def _modulations(norm: CogVideoXLayerNormZero, temb_BNE: Tensor) -> tuple[Modulation, Modulation]:
-    """Text's and video's modulation; the layer's output holds the video's first."""
-    chunks = norm.linear(temb_BNE).chunk(6, dim=-1)
-    return Modulation(*chunks[3:]), Modulation(*chunks[:3])
-
-
-def _normalize_both(
-    norm: nn.Module, text_BTD: Tensor, video_BVD: Tensor, text: Modulation, video: Modulation, plan: BlockPlan
-) -> Tensor:
-    normed_text = _modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
-    normed_video = _modulate(norm(video_BVD), video.shift_BND, video.scale_BND, plan.video_tokens)
-    return torch.cat([normed_text, normed_video], dim=1)
-
-
-def _gate_both(
-    text_BTD: Tensor,
-    video_BVD: Tensor,
-    update_BLD: Tensor,
-    text: Modulation,
-    video: Modulation,
-    plan: BlockPlan,
-) -> tuple[Tensor, Tensor]:
-    update_text, update_video = update_BLD.split_with_sizes((text_BTD.shape[1], video_BVD.shape[1]), dim=1)
-    return (
-        _gate(text_BTD, update_text, text.gate_BND, plan.text_sizes),
-        _gate(video_BVD, update_video, video.gate_BND, plan.video_tokens),
-    )
-
-
-def _modulate(tokens_BLD: Tensor, shift_BND: Tensor, scale_BND: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """`shift + tokens * (1 + scale)`, each scene's tokens with its own row."""
-    factor_BND = 1 + scale_BND
-    if len(set(lengths)) == 1:
-        tokens_BNXD = torch.unflatten(tokens_BLD, 1, (len(lengths), -1))
-        return torch.addcmul(shift_BND[:, :, None], tokens_BNXD, factor_BND[:, :, None]).flatten(1, 2)
-    scenes = zip(
-        tokens_BLD.split_with_sizes(lengths, 1),
-        shift_BND.chunk(len(lengths), 1),
-        factor_BND.chunk(len(lengths), 1),
-        strict=True,
-    )
-    return torch.cat([torch.addcmul(shift, tokens, factor) for tokens, shift, factor in scenes], dim=1)
-
-
-def _gate(tokens_BLD: Tensor, update_BLD: Tensor, gate_BND: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """`tokens + update * gate`, each scene's tokens with its own row."""
-    if len(set(lengths)) == 1:
-        shape = (len(lengths), -1)
-        tokens_BNXD, update_BNXD = (
-            torch.unflatten(tokens_BLD, 1, shape),
-            torch.unflatten(update_BLD, 1, shape),
-        )
-        return torch.addcmul(tokens_BNXD, update_BNXD, gate_BND[:, :, None]).flatten(1, 2)
-    scenes = zip(
-        tokens_BLD.split_with_sizes(lengths, 1),
-        update_BLD.split_with_sizes(lengths, 1),
-        gate_BND.chunk(len(lengths), 1),
-        strict=True,
-    )
-    return torch.cat([torch.addcmul(tokens, update, gate) for tokens, update, gate in scenes], dim=1)

@@ -1,0 +1,275 @@
+"""Runs a block scene by scene: for inference at large sizes, with the least memory moved and held.
+
+Owns the order of the work and the one buffer of keys and values; computes what the joined form in
+`m2d.model.transformer` does. Activations are never joined: every scene's queries, attention output and feed
+forward exist on their own, one after the other. Keys and values lie in one buffer, `[slot | all video]`, of
+which a call that sees a run of videos reads just that part, with the texts it sees copied in front. Writes in
+place, so it is for no graph: neither a gradient's nor a compiled or an exported one.
+"""
+
+# B batch, N scenes or heads, S tokens of a segment or a scene, T text tokens, V video tokens, Q query tokens,
+# D width, E width of the timestep embedding, K head dim, R = K/2.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from m2d.layout import Span
+from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, SegmentCall, project
+from m2d.model.modulation import Modulation, modulate, modulations
+from m2d.model.rotary import rotate_into
+
+if TYPE_CHECKING:
+    from m2d.model.transformer import SceneBlock
+
+SMALLEST_SCENE = 512
+"""Video tokens of a scene from which on this form pays; below, its many small operations cost more."""
+
+
+def can_stream(plan: BlockPlan, tokens: Tensor) -> bool:
+    """Whether a block may, and should, run scene by scene."""
+    is_graph = torch.compiler.is_compiling() or torch.is_grad_enabled()
+    device = tokens.device.type
+    is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return not is_graph and not is_cast and min(plan.video_tokens) >= SMALLEST_SCENE
+
+
+def run_streamed(
+    block: SceneBlock,
+    text_BTD: Tensor,
+    video_BVD: Tensor,
+    temb_BNE: Tensor,
+    rotary_VR2: Tensor | None,
+    plan: BlockPlan,
+    context: BlockContext | None,
+) -> tuple[Tensor, Tensor]:
+    """Run a block; arguments and results are those of `SceneBlock.forward`."""
+    text, video = modulations(block.norm1, temb_BNE)
+    served = _attend(block, text_BTD, video_BVD, (text, video), rotary_VR2, plan, context)
+    video_BQD = _add_attention(block, video_BVD, served, video.gate_BND, plan)
+    if plan.targets is None:
+        num_texts = len(plan.text_sizes)
+        update_BTD = _project_out(block.attn1, served[:num_texts])
+        text_BTD = _add(text_BTD, update_BTD, text.gate_BND, plan.text_sizes)
+    del served
+    text, video = modulations(block.norm2, plan.target_scenes(temb_BNE))
+    _feed_forward(block, video_BQD, video, plan.target_tokens)
+    if plan.targets is None:
+        _feed_forward(block, text_BTD, text, plan.text_sizes, is_whole=True)
+    return text_BTD, video_BQD
+
+
+class _KeyRows(NamedTuple):
+    """Keys and values of the texts, and of all video behind a slot for texts."""
+
+    text_k: Sequence[Tensor]
+    text_v: Sequence[Tensor]
+    k_BSNK: Tensor
+    v_BSNK: Tensor
+    slot: int
+
+    def segments(self, plan: BlockPlan) -> tuple[list[Tensor], list[Tensor]]:
+        """All segments' keys and all segments' values."""
+        keys, values = (
+            rows[:, self.slot :].split_with_sizes(plan.video_sizes, dim=1)
+            for rows in (self.k_BSNK, self.v_BSNK)
+        )
+        return [*self.text_k, *keys], [*self.text_v, *values]
+
+    @contextmanager
+    def joined(self, texts: Sequence[int], run: Span) -> Iterator[tuple[Tensor, Tensor]]:
+        """Lend some texts and a run of video rows as one piece, by writing the texts in front of the run.
+
+        A run that does not start at the slot has other video's rows there; they are put back.
+        """
+        length = sum(self.text_k[index].shape[1] for index in texts)
+        if not length:
+            yield self.k_BSNK[:, run.start : run.stop], self.v_BSNK[:, run.start : run.stop]
+            return
+        borrowed = slice(run.start - length, run.start)
+        is_video = run.start > self.slot
+        pairs = ((self.k_BSNK, self.text_k), (self.v_BSNK, self.text_v))
+        kept = [rows[:, borrowed].clone() for rows, _ in pairs] if is_video else []
+        for rows, pieces in pairs:
+            start = borrowed.start
+            for index in texts:
+                rows[:, start : start + pieces[index].shape[1]] = pieces[index]
+                start += pieces[index].shape[1]
+        yield self.k_BSNK[:, borrowed.start : run.stop], self.v_BSNK[:, borrowed.start : run.stop]
+        for (rows, _), rows_before in zip(pairs, kept, strict=False):
+            rows[:, borrowed] = rows_before
+
+
+def _attend(
+    block: SceneBlock,
+    text_BTD: Tensor,
+    video_BVD: Tensor,
+    modulation: tuple[Modulation, Modulation],
+    rotary_VR2: Tensor | None,
+    plan: BlockPlan,
+    context: BlockContext | None,
+) -> list[Tensor]:
+    """Every query segment's attention output, BSNK, in the plan's order."""
+    queries, rows = _project(block, text_BTD, video_BVD, modulation, rotary_VR2, plan)
+    processor: SceneAttnProcessor = block.attn1.processor
+    sizes = (*plan.query_text_sizes, *plan.query_video_sizes)
+    keys, values = rows.segments(plan)
+    if context is not None:
+        joined = context.join(keys, values)
+        keys, values = list(joined[0]), list(joined[1])
+    served: dict[int, Tensor] = {}
+    for call in plan.calls:
+        query_BQNK = _join([queries[index] for index in call.queries])
+        run = _video_run(call, plan, rows.slot)
+        if run is None:
+            k_BSNK, v_BSNK = (_join([rows_of[index] for index in call.keys]) for rows_of in (keys, values))
+            out_BQNK = processor.attend(query_BQNK, k_BSNK, v_BSNK)
+        else:
+            texts = [index for index in call.keys if index < len(plan.text_sizes)]
+            with rows.joined(texts, run) as (k_BSNK, v_BSNK):
+                out_BQNK = processor.attend(query_BQNK, k_BSNK, v_BSNK)
+        pieces = out_BQNK.split_with_sizes([sizes[index] for index in call.queries], dim=1)
+        served.update(zip(call.queries, pieces, strict=True))
+    return [served[index] for index in range(len(sizes))]
+
+
+def _project(
+    block: SceneBlock,
+    text_BTD: Tensor,
+    video_BVD: Tensor,
+    modulation: tuple[Modulation, Modulation],
+    rotary_VR2: Tensor | None,
+    plan: BlockPlan,
+) -> tuple[list[Tensor], _KeyRows]:
+    """Queries of the query segments, and keys and values of all."""
+    attn, norm, (text, video) = block.attn1, block.norm1.norm, modulation
+    normed_BTD = modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
+    q_BTNK, k_BTNK, v_BTNK = project(attn, normed_BTD, has_queries=plan.targets is None)
+    queries = [] if q_BTNK is None else list(q_BTNK.split_with_sizes(plan.text_sizes, dim=1))
+    slot = _slot_size(plan)
+    shape = (video_BVD.shape[0], slot + video_BVD.shape[1], *k_BTNK.shape[2:])
+    rows = _KeyRows(
+        text_k=k_BTNK.split_with_sizes(plan.text_sizes, dim=1),
+        text_v=v_BTNK.split_with_sizes(plan.text_sizes, dim=1),
+        k_BSNK=k_BTNK.new_empty(shape),
+        v_BSNK=v_BTNK.new_empty(shape),
+        slot=slot,
+    )
+    normed_BVD = norm(video_BVD)
+    targets = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
+    for scene, span in enumerate(_spans(plan.video_tokens)):
+        tokens_BSD = _modulate_scene(normed_BVD[:, span.as_slice], video, scene)
+        q_BSNK, k_BSNK, v_BSNK = project(attn, tokens_BSD, has_queries=scene in targets)
+        place = slice(slot + span.start, slot + span.stop)
+        table = None if rotary_VR2 is None else rotary_VR2[span.as_slice]
+        rotate_into(rows.k_BSNK[:, place], k_BSNK, table)
+        rows.v_BSNK[:, place] = v_BSNK
+        if q_BSNK is not None:
+            if table is not None:
+                rotate_into(q_BSNK, q_BSNK, table)
+            queries += _cut_scene(q_BSNK, span, plan)
+    return queries, rows
+
+
+def _cut_scene(q_BSNK: Tensor, span: Span, plan: BlockPlan) -> Sequence[Tensor]:
+    """Cut a scene into its video segments."""
+    sizes = [len(each) for each in _spans(plan.video_sizes) if span.start <= each.start < span.stop]
+    return q_BSNK.split_with_sizes(sizes, dim=1)
+
+
+def _video_run(call: SegmentCall, plan: BlockPlan, slot: int) -> Span | None:
+    """The rows of the buffer that a call's video keys are, when they are one run; None otherwise."""
+    num_texts, num_segments = len(plan.text_sizes), len(plan.text_sizes) + len(plan.video_sizes)
+    videos = [index for index in call.keys if index >= num_texts]
+    is_run = bool(videos) and videos == list(range(videos[0], videos[-1] + 1)) and videos[-1] < num_segments
+    if not is_run:
+        return None
+    spans = _spans(plan.video_sizes)
+    return Span(slot + spans[videos[0] - num_texts].start, slot + spans[videos[-1] - num_texts].stop)
+
+
+def _slot_size(plan: BlockPlan) -> int:
+    """Rows of the largest set of texts that a call sees."""
+    return max(
+        sum(plan.text_sizes[index] for index in call.keys if index < len(plan.text_sizes))
+        for call in plan.calls
+    )
+
+
+def _add_attention(
+    block: SceneBlock, video_BVD: Tensor, served: list[Tensor], gate_BND: Tensor, plan: BlockPlan
+) -> Tensor:
+    """The query scenes' video tokens with attention's update; takes the video's outputs out of `served`."""
+    scenes = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
+    sources, places = _spans(plan.video_tokens), _spans(plan.target_tokens)
+    segments = _spans(plan.query_video_sizes)
+    num_texts = len(plan.query_text_sizes)
+    shape = (video_BVD.shape[0], sum(plan.target_tokens), video_BVD.shape[2])
+    video_BQD = video_BVD.new_empty(shape)
+    for scene, place in zip(scenes, places, strict=True):
+        own = [i for i, span in enumerate(segments) if place.start <= span.start < place.stop]
+        update_BSD = _project_out(block.attn1, [served[num_texts + index] for index in own])
+        before_BSD = video_BVD[:, sources[scene].as_slice]
+        out_BSD = video_BQD[:, place.as_slice]
+        torch.addcmul(before_BSD, update_BSD, gate_BND[:, scene : scene + 1], out=out_BSD)
+    return video_BQD
+
+
+def _project_out(attn: Attention, pieces: Sequence[Tensor]) -> Tensor:
+    hidden_BSD: Tensor = attn.to_out[0](_join(pieces).flatten(2))
+    return attn.to_out[1](hidden_BSD)  # type: ignore[no-any-return]  # untyped module list
+
+
+def _add(tokens_BLD: Tensor, update_BLD: Tensor, gate_BND: Tensor, lengths: Sequence[int]) -> Tensor:
+    added_BLD = torch.empty_like(tokens_BLD)
+    for scene, span in enumerate(_spans(lengths)):
+        rows = span.as_slice
+        torch.addcmul(
+            tokens_BLD[:, rows],
+            update_BLD[:, rows],
+            gate_BND[:, scene : scene + 1],
+            out=added_BLD[:, rows],
+        )
+    return added_BLD
+
+
+def _feed_forward(
+    block: SceneBlock,
+    tokens_BLD: Tensor,
+    modulation: Modulation,
+    lengths: Sequence[int],
+    *,
+    is_whole: bool = False,
+) -> None:
+    """Feed forward and add, in place; one scene at a time, or the whole at once where it is small."""
+    normed_BLD = block.norm2.norm(tokens_BLD)
+    if is_whole:
+        normed_BLD = modulate(normed_BLD, modulation.shift_BND, modulation.scale_BND, tuple(lengths))
+        whole_BLD = block.ff(normed_BLD)
+    for scene, span in enumerate(_spans(lengths)):
+        rows = span.as_slice
+        if is_whole:
+            update_BSD = whole_BLD[:, rows]
+        else:
+            update_BSD = block.ff(_modulate_scene(normed_BLD[:, rows], modulation, scene))
+        tokens_BLD[:, rows].addcmul_(update_BSD, modulation.gate_BND[:, scene : scene + 1])
+
+
+def _modulate_scene(normed_BSD: Tensor, modulation: Modulation, scene: int) -> Tensor:
+    row = slice(scene, scene + 1)
+    return torch.addcmul(modulation.shift_BND[:, row], normed_BSD, 1 + modulation.scale_BND[:, row])
+
+
+def _spans(lengths: Sequence[int]) -> list[Span]:
+    ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
+    return [Span(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+def _join(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
