@@ -1,0 +1,117 @@
+"""A disk that is really full: what was there is intact, and the run goes on once there is room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from m2d.errors import OutputError
+from m2d.progress import SilentReporter, StageProgress
+from m2d.tasks.journal_folder import journal_folder_of
+from m2d.tasks.production import ProductionResult
+from m2d.video.read import read_film
+from tests.m2d.tasks.studio import Studio, contents, open_studio
+
+DISK_BYTES = 8 << 20
+ASKED = ("a fish", "a bird")
+CHUNK = bytes(1 << 16)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return open_studio(tmp_path_factory.mktemp("studio"))
+
+
+@pytest.fixture(scope="module")
+def two(studio: Studio) -> Path:
+    return studio.generate(2, name="two").film
+
+
+@pytest.fixture(scope="module")
+def straight(studio: Studio, two: Path) -> ProductionResult:
+    """The run on a disk with room."""
+    return studio.extend(two, *ASKED, out=studio.path("straight"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    size = f"size={DISK_BYTES}"
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("no program to mount a small disk with")
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+class Filling(SilentReporter):
+    """Fills the disk to its last byte when a stage begins, as another program might, but for some bytes."""
+
+    def __init__(self, filler: Path, stage: str, *, left_bytes: int) -> None:
+        self._filler, self._stage, self._left_bytes = filler, stage, left_bytes
+
+    @contextmanager
+    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
+        if name == self._stage and not self._filler.exists():
+            self._fill()
+        with super().stage(name, total=total) as progress:
+            yield progress
+
+    def _fill(self) -> None:
+        with self._filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(CHUNK)
+            except OSError:
+                file.truncate(max(0, file.tell() - self._left_bytes))
+
+
+MOMENTS = [("denoise", 0), ("denoise", 4 << 12), ("decode", 0), ("write", 4 << 12), ("write", 12 << 12)]
+"""Stages with how many bytes, in whole pages, are left then: the more, the later a write fails."""
+
+
+@pytest.mark.parametrize(("stage", "left_bytes"), MOMENTS)
+@pytest.mark.parametrize("in_place", [False, True], ids=["new file", "in place"])
+def test_a_disk_that_fills_up_leaves_the_old_film_and_a_run_to_go_on_with(
+    stage: str,
+    left_bytes: int,
+    in_place: bool,
+    studio: Studio,
+    two: Path,
+    straight: ProductionResult,
+    disk: Path,
+) -> None:
+    film = disk / "film.mp4"
+    film.write_bytes(two.read_bytes())
+    film.with_suffix(".m2d").mkdir()
+    for name, data in contents(two.with_suffix(".m2d")).items():
+        (film.with_suffix(".m2d") / name).write_bytes(data)
+    before = contents(disk)
+    out, filler = film if in_place else disk / "longer.mp4", disk / "filler"
+    reporter = Filling(filler, stage, left_bytes=left_bytes)
+    with pytest.raises(OutputError, match="No space left on device") as raised:
+        studio.extend(film, *ASKED, out=out, force=in_place, reporter=reporter)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
+    filler.unlink()
+    kept = contents(disk)
+    assert {name: kept[name] for name in before} == before
+    assert in_place or not out.exists()
+    has_run = journal_folder_of(out).exists()
+    again = {"resume": True} if has_run else {"force": in_place}
+    result = studio.extend(film, *ASKED, out=out, **again)
+    assert result.film.read_bytes() == straight.film.read_bytes()
+    assert len(read_film(out).frames_PHWC) == straight.provenance.num_frames
+    assert [name for name in os.listdir(disk) if name.startswith(".")] == []
