@@ -324,6 +324,12 @@ def checks_of(report: Mapping[str, Any]) -> list[Check]:
             bound="at most",
             target=TIME_TARGET,
         ),
+        Check(
+            name="time, 12th to 1st, a command each",
+            value=times["a_run_each"]["last_to_first"],
+            bound="at most",
+            target=TIME_TARGET,
+        ),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +70,7 @@ def extend(
     --out names it and --force is given.
     """
     from m2d.cli.console import make_reporter
-    from m2d.cli.results import show_film, write_film_result
+    from m2d.cli.results import show_film, show_headline, write_film_result
     from m2d.recipe.plan import Overrides
     from m2d.registry import get_backend
 
@@ -98,6 +99,7 @@ def extend(
         overrides=overrides,
         options=ProductionOptions(force=force, resume=resume, save_previews=save_previews),
         preview=preview,
+        on_plan=partial(show_headline, quiet=quiet),
     )
     show_film(result, spent_s=time.monotonic() - began_s, quiet=quiet)
     write_film_result(result, as_json=as_json)

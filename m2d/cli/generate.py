@@ -39,7 +39,11 @@ def generate(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILM", help="Make a film of m2d again from what it says of itself."),
+        typer.Option(
+            "--from",
+            metavar="FILM",
+            help="Make a film of m2d again, as NAME-again.mp4, from what it says of itself.",
+        ),
     ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")
@@ -88,7 +92,7 @@ class _Run:
 
     def generate(self, recipe: Path, *, model: str | None, overrides: Overrides, preview: bool) -> None:
         from m2d.cli.console import make_reporter
-        from m2d.cli.results import show_film, write_film_result
+        from m2d.cli.results import show_film, show_headline, write_film_result
         from m2d.registry import get_backend
         from m2d.tasks.check import plan_recipe
         from m2d.tasks.outputs import check_outputs
@@ -99,9 +103,10 @@ class _Run:
         # Before the import below, which takes seconds: what is in the way should be told at once.
         check_outputs(plan.output, force=self.force, resume=self.resume)
         backend = get_backend(plan.backend)
-        self._show_headline(
+        show_headline(
             f"{plan.title}: {len(plan.scenes)} scenes, {plan.source.name} with {plan.backend} "
-            f"on {plan.device}"
+            f"on {plan.device}",
+            quiet=self.quiet,
         )
         with reporter.stage("load libraries"):
             from m2d.tasks import generate as task
@@ -140,10 +145,3 @@ class _Run:
         from m2d.tasks.production import ProductionOptions
 
         return ProductionOptions(force=self.force, resume=self.resume, save_previews=self.save_previews)
-
-    def _show_headline(self, text: str) -> None:
-        from m2d.cli.console import show_gap, show_heading
-
-        if not self.quiet:
-            show_heading(text, stderr=True)
-            show_gap()

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from m2d.tasks.production import ProductionResult
+
+# More of them would not fit into a line.
+MOST_JOINS = 5
+
+
+def show_headline(text: str, *, quiet: bool) -> None:
+    """Show on stderr what is going to be made."""
+    from m2d.cli.console import show_gap, show_heading
+
+    if not quiet:
+        show_heading(text, stderr=True)
+        show_gap()
 
 
 def show_film(result: ProductionResult, *, spent_s: float, quiet: bool) -> None:
@@ -86,9 +99,18 @@ def _beside(result: ProductionResult) -> list[str]:
 
 def _joins(result: ProductionResult) -> str:
     """Every boundary with its colour jump, such as `cut 12.1, crossfade 3.4 levels of colour jump`."""
-    told = [
-        f"{scene.join} {scene.colour_jump:.1f}"
-        for scene in result.provenance.scenes[1:]
-        if scene.colour_jump is not None
-    ]
+    scenes = [scene for scene in result.provenance.scenes[1:] if scene.colour_jump is not None]
+    if len(scenes) > MOST_JOINS:
+        return _joins_at_a_glance(result)
+    told = [f"{scene.join} {scene.colour_jump:.1f}" for scene in scenes]
     return f"{', '.join(told)} levels of colour jump" if told else ""
+
+
+def _joins_at_a_glance(result: ProductionResult) -> str:
+    """How many there are of each kind, and the largest colour jump: `9 cut, 2 crossfade; ...`."""
+    scenes = list(enumerate(result.provenance.scenes, start=1))[1:]
+    counts = Counter(scene.join for _, scene in scenes)
+    jumps = [(scene.colour_jump, number) for number, scene in scenes if scene.colour_jump is not None]
+    largest, number = max(jumps)
+    counted = ", ".join(f"{count} {join}" for join, count in counts.items())
+    return f"{counted}; colours jump by {largest:.1f} levels at most, into scene {number}"

@@ -56,10 +56,17 @@ def _size_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPat
         "height": geometry.default_height,
         "width": geometry.default_width,
     }
+    asked: list[tuple[KeyPath, int | None, int]] = [
+        (("video", name), getattr(recipe.video, name), default) for name, default in trained.items()
+    ]
+    asked += [
+        (("scenes", index, "frames"), scene.frames, geometry.default_num_frames)
+        for index, scene in enumerate(recipe.scenes)
+    ]
     return [
-        (("video", name), f"{wanted}, but the model was trained with {default}; other sizes look worse")
-        for name, default in trained.items()
-        if (wanted := getattr(recipe.video, name)) not in (None, default)
+        (key_path, f"{wanted}, but the model was trained with {default}; other sizes look worse")
+        for key_path, wanted, default in asked
+        if wanted not in (None, default)
     ]
 
 

@@ -33,6 +33,7 @@ from m2d.tasks.production import (
     ProductionOptions,
     ProductionResult,
     announce,
+    headline,
     produce,
 )
 from m2d.tasks.published import finish_published
@@ -71,6 +72,7 @@ def run(
     overrides: Overrides,
     options: ProductionOptions,
     preview: bool = False,
+    on_plan: Callable[[str], None] | None = None,
 ) -> ProductionResult:
     """Append the scenes.
 
@@ -81,6 +83,7 @@ def run(
         overrides: What the command line changes; without `out`, the film goes beside the old one.
         options: How it is run.
         preview: Whether a draft's contact sheet is drawn first.
+        on_plan: Is told in one line what is going to be made, as soon as that is known.
 
     Raises:
         M2DError: As `plan_extension` and `produce`.
@@ -93,6 +96,8 @@ def run(
         if finished is not None:
             return finished
     production = plan_extension(extension, overrides=replace(overrides, out=output), resume=options.resume)
+    if on_plan is not None:
+        on_plan(headline(production))
     announce(production, reporter)
     backend = find_backend(production.plan.backend)
     if preview:

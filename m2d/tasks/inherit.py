@@ -123,7 +123,7 @@ def plan_on(
         )
     except RecipeError as error:
         raise RecipeError(_as_flags(error.problems, num_scenes=len(recipe.scenes))) from error
-    return replace(plan, warnings=_own_warnings(plan))
+    return replace(plan, warnings=_own_warnings(plan, keeps_lengths=film is not None and bool(film.chosen)))
 
 
 def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
@@ -209,13 +209,13 @@ def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> 
     return full
 
 
-def _own_warnings(plan: RunPlan) -> tuple[str, ...]:
-    """Sizes and cast are the film's, and its maker was warned of them."""
+def _own_warnings(plan: RunPlan, *, keeps_lengths: bool) -> tuple[str, ...]:
+    """Sizes and cast are the film's, and its maker was warned of them; so are lengths of re-rolled scenes."""
     own = []
     for warning in plan.warnings:
         place, _, message = warning.removeprefix(f"{COMMAND_LINE.path}: ").partition(": ")
         match = _SCENE_FIELD.fullmatch(place)
-        if match is not None:
+        if match is not None and not (keeps_lengths and match["name"] == "frames"):
             own.append(f"{_flag(match, num_scenes=len(plan.recipe.scenes))}: {message}")
     return tuple(own)
 

@@ -165,6 +165,17 @@ class ProductionResult:
         return self.provenance.frames_sha256
 
 
+def headline(production: Production) -> str:
+    """What is going to be made, in one line: `A walk: scene 4 of 4, builtin:puppet with eager on cpu`."""
+    plan = production.plan
+    first = production.first_kept
+    made = sorted({scene - first + 1 for each in production.plans for scene in each.targets})
+    scenes = f"scene{'s' if len(made) > 1 else ''} {', '.join(map(str, made))}"
+    total = len(plan.scenes) - first
+    name = Path(plan.source.name).name
+    return f"{plan.title}: {scenes} of {total}, {name} with {plan.backend} on {plan.device}"
+
+
 def announce(production: Production, reporter: Reporter) -> None:
     """Tell what was found out before any work."""
     for note in production.notes:

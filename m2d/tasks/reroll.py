@@ -26,6 +26,7 @@ from m2d.tasks.production import (
     ProductionOptions,
     ProductionResult,
     announce,
+    headline,
     produce,
 )
 from m2d.tasks.published import finish_published
@@ -58,6 +59,7 @@ def run(
     overrides: Overrides,
     options: ProductionOptions,
     preview: bool = False,
+    on_plan: Callable[[str], None] | None = None,
 ) -> ProductionResult:
     """Make the scenes anew; see `m2d.tasks.extend.run` for arguments.
 
@@ -72,6 +74,8 @@ def run(
             return finished
     production = plan_reroll(reroll, overrides=replace(overrides, out=output))
     assert production.film is not None
+    if on_plan is not None:
+        on_plan(headline(production))
     announce(production, reporter)
     for message in _stale(production.film, reroll.scenes):
         reporter.note(message)

@@ -5,6 +5,8 @@ Owns the verdict and its words; the journal's files are read in `journal_kept`, 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,10 @@ from m2d.tasks.journal_folder import (
 from m2d.tasks.journal_kept import Kept, find_kept
 from m2d.tasks.outputs import check_replaceable
 from m2d.video.run_folder import RECORD, run_folder_of
+
+# `differences` names what differs by where it stands in the journal's header.
+_OF_A_RUN = re.compile(r"runs\[\d+\]\.")
+_RECIPE = re.compile(r"runs\[\d+\]\.recipe\.")
 
 
 class Opened(NamedTuple):
@@ -109,9 +115,15 @@ def _check_same(film: Path, header: Header, wanted: Header) -> None:
     differing = differences(header.request, wanted.request) or differences(*steps)
     if differing:
         raise InputError(
-            f"{film}: the unfinished run is of another request: {listed(differing)}; "
+            f"{film}: the unfinished run is of another request: {listed(_as_asked(differing))}; "
             "ask for the same, or discard it with --force, without --resume"
         )
+
+
+def _as_asked(differing: Sequence[str]) -> list[str]:
+    """Differences by the names a recipe has for them; what follows from those is not told again."""
+    asked = [_RECIPE.sub("", difference) for difference in differing if _RECIPE.match(difference)]
+    return asked or [_OF_A_RUN.sub("", difference) for difference in differing]
 
 
 def _warn_of_versions(header: Header, wanted: Header, reporter: Reporter) -> None:

@@ -110,7 +110,8 @@ def describe_run(provenance: Provenance, run: RunLineage) -> str:
     """One line on what a run made, from what, and what is left of it."""
     if run.kind == "footage":
         film = printable(str(run.record.parameters.get("film", "another film")), limit=LONGEST_NAME)
-        parts = [f"{name_scenes(provenance, run.made)} taken from {film}"]
+        taken = f"{name_scenes(provenance, run.made)} taken from {film}"
+        parts = [taken if run.made else f"went on from {film}, none of which is in this film"]
     else:
         parts = _describe_windows(provenance, run.record.windows)
     if not parts:

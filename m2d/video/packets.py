@@ -80,6 +80,8 @@ class EncodedScene:
         decoder = av.CodecContext.create("h264", "r")
         assert isinstance(decoder, VideoCodecContext)
         decoder.extradata = self.header
+        # These pictures are small: threads would cost more than they save.
+        decoder.thread_count = 1
         for packet in self.packets:
             yield from decoder.decode(av.Packet(packet.data))
         yield from decoder.decode(None)

@@ -32,6 +32,7 @@ _LINE, _FOOTER_GAP, _FOOTER = 25, 44, 40
 _GROUND, _RULE = (20, 22, 27), (44, 48, 57)
 _BRIGHT, _PLAIN, _QUIET, _ACCENT = (238, 236, 230), (198, 200, 205), (124, 129, 140), (222, 178, 108)
 _SMOOTHING = 4
+_QUICK = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,10 +192,13 @@ def _fitted(frame: Image.Image) -> Image.Image:
 
 def _png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    # A film's sheet is drawn anew with every scene that is added: better quick than a third smaller.
+    picture.save(file, "PNG", compress_level=_QUICK)
     return file.getvalue()
 
 
+# Drawn once: a long film has a row for every scene.
+@functools.cache
 def _rounded(size: tuple[int, int]) -> Image.Image:
     large = Image.new("L", (size[0] * _SMOOTHING, size[1] * _SMOOTHING), 0)
     box = (0, 0, large.width - 1, large.height - 1)

@@ -87,6 +87,7 @@ def report(**changes: float) -> dict[str, object]:
         "kept": 1.0,
         "relative": 1.0,
         "time": 1.0,
+        "each": 1.0,
     } | changes
     shown = {name: {"value": figures[name]} for name in ("on_stage", "colour", "setting")}
     return {
@@ -96,7 +97,10 @@ def report(**changes: float) -> dict[str, object]:
             "background_levels": {"colours": figures["colours"]},
         },
         "reroll": {"others_identical": figures["kept"], "relative": figures["relative"]},
-        "time": {"one_run": {"last_to_first": figures["time"]}},
+        "time": {
+            "one_run": {"last_to_first": figures["time"]},
+            "a_run_each": {"last_to_first": figures["each"]},
+        },
     }
 
 
@@ -111,6 +115,7 @@ def report(**changes: float) -> dict[str, object]:
         ("kept", 0.99, "re-roll keeps others"),
         ("relative", 1.11, "re-roll drift"),
         ("time", 1.11, "time, 12th to 1st"),
+        ("each", 1.11, "time, 12th to 1st, a command each"),
     ],
 )
 def test_every_target_can_be_missed(figure: str, value: float, missed: str) -> None:

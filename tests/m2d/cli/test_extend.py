@@ -51,6 +51,7 @@ def test_a_film_goes_on_and_stays_as_it_is(m2d: Run, folder: Path) -> None:
     assert "\x1b" not in result.output
     assert [line for line in result.stderr.splitlines() if line.startswith(("error", "warning"))] == []
     assert "20 frames, 2.5 s, 32x32" in result.stderr
+    assert " of 4, tiny with eager on cpu" in result.stderr
     chapters = [chapter.title for chapter in read_film(folder / LONGER).chapters]
     assert chapters[2:] == [
         "3. Snowfield at dusk. Actor1 (round red body, wool cap) jumps.",

@@ -258,6 +258,12 @@ def test_a_story_that_is_probably_not_meant_so_gets_a_warning() -> None:
     ]
 
 
+def test_a_scene_of_a_length_the_model_was_not_trained_with_gets_a_warning() -> None:
+    recipe = Recipe.model_validate({"title": "x", "scenes": ("a", {"prompt": "b", "frames": 13}, "c")})
+    (warning,) = plan_story(recipe, cast(Any, FakeSource())).warnings
+    assert warning.endswith("scenes[1].frames: 13, but the model was trained with 9; other sizes look worse")
+
+
 def test_a_plan_needs_no_places() -> None:
     recipe = Recipe.model_validate({"title": "x", "scenes": ("a",) * 4, "video": {"height": 7}})
     with pytest.raises(RecipeError, match=r"recipe: video\.height: 7 is not"):

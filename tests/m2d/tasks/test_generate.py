@@ -232,7 +232,7 @@ def test_a_run_stopped_before_it_kept_anything_is_no_obstacle_to_a_new_one(plan:
 
 def test_another_story_is_not_resumed_and_names_what_differs(plan: RunPlan, source: ModelSource) -> None:
     stopped(plan, Stopping(stage_to_stop="decode", after=1), Interrupted)
-    told = r"another request: runs\[0\]\.recipe\.sampling\.seed was 3 and is 4"
+    told = r"another request: sampling\.seed was 3 and is 4; ask for the same"
     with pytest.raises(InputError, match=told):
         resumed(planned(source, seed=4))
 
@@ -299,6 +299,7 @@ def test_what_is_written_down_of_a_run_holds_none_of_the_storys_words_twice(plan
         "scheduler",
         "num_inference_steps",
         "cfg",
+        "speed",
         "guidance_scales",
         "backend",
         "device",

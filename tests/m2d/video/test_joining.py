@@ -246,3 +246,13 @@ def test_the_jump_never_grows(seed: int, other_seed: int, gain: float, shift: in
     reference = noise(1, seed=other_seed, height=6, width=7)
     matched = match(scene, reference)
     assert colour_jump(reference, matched) <= colour_jump(reference, scene) + 1e-9
+
+
+def test_a_crossfades_jump_is_its_largest_step_as_the_film_shows_it() -> None:
+    before, after = np.repeat(even(10), 4, axis=0), np.repeat(even(50), 4, axis=0)
+    fade = Join(kind="crossfade", num_frames=3)
+    shown = np.concatenate(join_scenes([before, after], [CUT, fade]))
+    steps = [colour_jump(shown[:index], shown[index:]) for index in range(1, len(shown))]
+    assert colour_jump(before, after, fade) == pytest.approx(max(steps)) == pytest.approx(10)
+    # Frames that the film shows apart from each other do not count.
+    assert colour_jump(before, after) == pytest.approx(40)
