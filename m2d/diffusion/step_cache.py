@@ -18,9 +18,10 @@ step is left out while that rate, over the time since the last computed step, st
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -75,6 +76,23 @@ class SpeedReport:
     num_steps: int
     num_skipped: int
     errors: tuple[float, ...]
+
+    def to_json(self) -> str:
+        """Write it down; `from_json` reads exactly this."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**(fields | {"errors": tuple(fields["errors"])}))
+
+    def __str__(self) -> str:
+        told = f"{self.num_skipped} of {self.num_steps} steps foretold"
+        if not self.errors:
+            return told
+        mean = sum(self.errors) / len(self.errors)
+        return f"{told}; where computed, that would have been {mean:.1%} off, at most {max(self.errors):.1%}"
 
 
 class StepCache:

@@ -6,8 +6,8 @@ Imports no torch; what needs a tokenizer or a word list gets it passed in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,11 @@ _CONTAINER_BYTES = 8_000
 _FLAGS = {
     "sampling.seed": "--seed",
     "sampling.num_inference_steps": "--steps",
+    "sampling.speed": "--speed",
     "backend.name": "--backend",
     "backend.device": "--device",
     "backend.dtype": "--dtype",
+    "backend.options": "--backend-option",
 }
 
 
@@ -49,14 +51,19 @@ class Overrides:
     Attributes:
         out: Any path, unlike the recipe's `output`.
         seed: The story's seed; scenes with a seed of their own keep it.
+        artifacts: Where exported graphs are; no part of a recipe, which goes to other machines.
+        backend_options: Added to the recipe's, unless another backend is named: then in their place.
     """
 
     out: Path | None = None
     seed: int | None = None
     num_inference_steps: int | None = None
+    speed: str | None = None
     backend: str | None = None
     device: str | None = None
     dtype: str | None = None
+    artifacts: Path | None = None
+    backend_options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +138,7 @@ class RunPlan:
         output: The film; relative paths belong to the working directory.
         predicted_size_bytes: A rough guess.
         warnings: What the user probably wants to change, with its place in the recipe.
+        artifacts: Folder of exported graphs; None is the user's cache.
     """
 
     title: str
@@ -149,6 +157,12 @@ class RunPlan:
     predicted_size_bytes: int
     first_scene: int = 0
     warnings: tuple[str, ...] = ()
+    artifacts: Path | None = None
+
+    @property
+    def backend_options(self) -> dict[str, str]:
+        """What only the backend knows, as texts: `true` and `false` for what is on or off."""
+        return {name: _option_text(value) for name, value in self.recipe.backend.options.items()}
 
     @property
     def layout(self) -> SceneLayout:
@@ -235,6 +249,7 @@ def plan_story(
         output=overrides.out or Path(recipe.output or default_output(recipe.title)),
         predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale),
         first_scene=film.first_scene if film is not None else 0,
+        artifacts=overrides.artifacts,
         warnings=story_warnings(
             recipe,
             geometry,
@@ -252,11 +267,19 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     Raises:
         RecipeError: A value that no recipe may have; the message names the flag.
     """
-    sampling = {"seed": overrides.seed, "num_inference_steps": overrides.num_inference_steps}
+    sampling = {
+        "seed": overrides.seed,
+        "num_inference_steps": overrides.num_inference_steps,
+        "speed": overrides.speed,
+    }
     backend = {"name": overrides.backend, "device": overrides.device, "dtype": overrides.dtype}
     document = recipe.model_dump()
     document["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
+    if overrides.backend not in (None, recipe.backend.name):
+        # They are another backend's.
+        document["backend"]["options"] = {}
     document["backend"] |= {key: value for key, value in backend.items() if value is not None}
+    document["backend"]["options"] = {**document["backend"]["options"], **overrides.backend_options}
     problems = []
     try:
         changed = Recipe.model_validate(document)
@@ -270,6 +293,10 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     if problems:
         raise RecipeError(problems)
     return changed
+
+
+def _option_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _as_flag(problem: Problem) -> Problem:

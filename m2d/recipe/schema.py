@@ -30,12 +30,15 @@ from m2d.recipe.text_tree import KeyPath, show
 
 SchedulerName = Literal["ddim", "dpm", "dpm++", "euler", "unipc"]
 GuidanceMode = Literal["batched", "sequential"]
+Speed = Literal["exact", "balanced", "fast"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
 MAX_NUM_FRAMES = 10_000
 NumFrames = Annotated[int, Field(ge=1, le=MAX_NUM_FRAMES)]
+OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+OptionValue = bool | int | FiniteFloat | Annotated[str, Field(max_length=200)]
 
 
 class FieldProblem(NamedTuple):
@@ -121,6 +124,9 @@ class Sampling(_Part):
     Attributes:
         scheduler: None takes the model folder's own.
         cfg: Whether guidance's two predictions run in one batch or one after the other (less memory).
+        speed: How many steps are foretold instead of computed; all but `exact` change the film a little.
+        keep_context: Whether scenes that are given, and that no step changes (masks `causal` and `window:k`),
+            are computed once; it takes memory.
     """
 
     scheduler: SchedulerName | None = None
@@ -129,6 +135,8 @@ class Sampling(_Part):
     negative_prompt: NegativePrompt = ""
     seed: Seed = 0
     cfg: GuidanceMode = "batched"
+    speed: Speed = "exact"
+    keep_context: bool = True
 
 
 class Video(_Part):
@@ -152,11 +160,16 @@ class Video(_Part):
 
 
 class BackendChoice(_Part):
-    """What runs the transformer, and where."""
+    """What runs the transformer, and where.
+
+    Attributes:
+        options: What only this backend knows, by name; the backend says what it does not know.
+    """
 
     name: BackendName = "eager"
     device: DeviceName = "cpu"
     dtype: DtypeName = "float32"
+    options: Annotated[Mapping[OptionName, OptionValue], Field(max_length=20)] = {}
 
 
 class Recipe(_Part):

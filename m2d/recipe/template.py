@@ -55,6 +55,8 @@ sampling:
   negative_prompt: ""        # what to steer away from
   seed: 7                    # the same seed on the same machine gives the same film
   cfg: batched               # sequential needs less memory
+  speed: exact               # balanced and fast leave steps out, and say how wrong that may be
+  keep_context: true         # scenes that are given are computed once where the mask allows; takes memory
 
 video:
   num_frames: 9              # per scene; the model says which numbers it can make (puppets know 9 best)
@@ -72,6 +74,7 @@ backend:
   name: eager                # `m2d doctor` lists what works here
   device: cpu                # cpu, cuda, cuda:0, mps or xpu
   dtype: float32             # float32, bfloat16 or float16
+  # options: {scope: whole}  # what only one backend knows, here compile
 
 # A file name in the working directory; --out takes any path.
 output: {output}

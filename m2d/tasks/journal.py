@@ -100,6 +100,11 @@ class Journal:
         return MappingProxyType(self._kept.windows)
 
     @property
+    def told(self) -> Mapping[int, str]:
+        """What `keep_window` was told of each of them."""
+        return MappingProxyType(self._kept.told)
+
+    @property
     def step(self) -> StepRecord | None:
         """Where the window after the finished ones was when it was last kept; None: at its beginning."""
         return self._kept.step
@@ -132,12 +137,13 @@ class Journal:
         self._kept.step = record
         self._kept_at_s = time.monotonic()
 
-    def keep_window(self, window: int, latents_FCHW: Mapping[int, Tensor]) -> None:
+    def keep_window(self, window: int, latents_FCHW: Mapping[int, Tensor], *, told: str = "") -> None:
         """Keep the latents of a finished window.
 
         Args:
             window: Index of the window; they are finished in their order.
             latents_FCHW: Film scene to its latents, float32.
+            told: What else the film's record needs of it.
 
         Raises:
             OutputError: The disk refused; what was kept before still counts.
@@ -150,9 +156,10 @@ class Journal:
                     f"scene {scene}: {latents.dtype} {tuple(latents.shape)}; float32 FCHW is needed"
                 )
         kept_FCHW = on_cpu(latents_FCHW)
-        data = window_bytes(self._header, window, kept_FCHW)
+        data = window_bytes(self._header, window, kept_FCHW, told=told)
         write_tensors(window_path(self._folder, window), data)
         self._kept.windows[window] = kept_FCHW
+        self._kept.told[window] = told
         self._kept.step = None
         self._kept_at_s = time.monotonic()
 

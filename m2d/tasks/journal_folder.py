@@ -192,7 +192,7 @@ def write_tensors(path: Path, data: bytes) -> None:
     write_bytes(path, data.replace(_digest_field(_NO_DIGEST), _digest_field(digest), 1))
 
 
-def unsealed_facts(header: Header, **facts: int) -> dict[str, str]:
+def unsealed_facts(header: Header, **facts: int | str) -> dict[str, str]:
     """The metadata to serialize tensors with, for `write_tensors`: whose they are, and what they are."""
     told = {name: str(value) for name, value in facts.items()}
     return {**told, "journal": header.journal, "sha256": _NO_DIGEST}

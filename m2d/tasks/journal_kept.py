@@ -69,11 +69,13 @@ class Kept:
 
     Attributes:
         windows: Finished windows, from the first on without a gap: film scene to latents, float32 FCHW.
+        told: What else was told of them, for the film's record.
         step: Where the window after them was when it was last kept.
         made: What was about to be written.
     """
 
     windows: dict[int, Mapping[int, Tensor]] = field(default_factory=dict)
+    told: dict[int, str] = field(default_factory=dict)
     step: StepRecord | None = None
     made: Made | None = None
 
@@ -123,7 +125,7 @@ def _find_windows(folder: Path, header: Header, found: Found) -> None:
         path = window_path(folder, index)
         if is_there(path):
             with _noting_damage(found, path):
-                windows[index] = _read_window(path, header, index=index)
+                windows[index], found.kept.told[index] = _read_window(path, header, index=index)
         if index not in windows:
             break
     # A window was made from those before it: without them, it may not be what they would lead to now.
@@ -165,10 +167,10 @@ def _noting_damage(found: Found, path: Path) -> Iterator[None]:
         found.useless.append(path)
 
 
-def window_bytes(header: Header, index: int, latents_FCHW: Mapping[int, Tensor]) -> bytes:
-    """Serialize a window's latents, film scene to FCHW, for `write_tensors`."""
+def window_bytes(header: Header, index: int, latents_FCHW: Mapping[int, Tensor], *, told: str = "") -> bytes:
+    """Serialize a window's latents, film scene to FCHW, and what is told of it, for `write_tensors`."""
     tensors = {f"{_SCENE}{scene:03d}": latents for scene, latents in latents_FCHW.items()}
-    data: bytes = save_safetensors(tensors, unsealed_facts(header, window=index))
+    data: bytes = save_safetensors(tensors, unsealed_facts(header, window=index, told=told))
     return data
 
 
@@ -179,11 +181,12 @@ def step_bytes(header: Header, record: StepRecord) -> bytes:
     return data
 
 
-def _read_window(path: Path, header: Header, *, index: int) -> Mapping[int, Tensor]:
+def _read_window(path: Path, header: Header, *, index: int) -> tuple[Mapping[int, Tensor], str]:
     facts, tensors = _read_tensors(path, header)
     if facts.get("window") != str(index):
         raise DamagedFileError(f"{path}: is of window {facts.get('window')}")
-    return {int(name.removeprefix(_SCENE)): latents for name, latents in sorted(tensors.items())}
+    latents = {int(name.removeprefix(_SCENE)): each for name, each in sorted(tensors.items())}
+    return latents, facts.get("told", "")
 
 
 def _read_step(path: Path, header: Header) -> StepRecord:

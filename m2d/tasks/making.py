@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,9 @@ from m2d.backend import Backend, BackendOptions, Denoiser
 from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
 from m2d.diffusion.guidance import GuidanceRule
+from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.schedulers import scheduler_from_config
+from m2d.diffusion.step_cache import SpeedReport
 from m2d.errors import Interrupted
 from m2d.model.checkpoint import ModelSource, load_codec, load_text, read_scheduler_config
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
@@ -91,6 +94,7 @@ class Making:
     _latents: dict[int, Tensor] = field(default_factory=dict)
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
     _embeds: dict[tuple[torch.dtype, str], Tensor] = field(default_factory=dict)
+    _speeds: dict[int, SpeedReport] = field(default_factory=dict)
 
     def make(self, plans: Sequence[RunPlan], film: LoadedFilm | None) -> dict[int, Tensor]:
         """Run all windows of all plans, except those that the journal has.
@@ -116,8 +120,14 @@ class Making:
         total = sum(plan.sampling.num_inference_steps for plan, _ in windows[len(done) :])
         for index in range(len(done)):
             self._take(done[index])
+            self._recall(index)
         self._run_windows(windows, first=len(done), total=total)
         return self._latents
+
+    @property
+    def speeds(self) -> Mapping[int, SpeedReport]:
+        """What a speed other than `exact` left out of each window, in the order they are run."""
+        return self._speeds
 
     def release(self) -> None:
         """Give up the transformer: decoding needs its room."""
@@ -179,15 +189,12 @@ class Making:
                 made = self._denoise(*windows[index], index=index, progress=progress)
                 self._take(made)
                 if self.journal is not None:
-                    self.journal.keep_window(index, made)
+                    told = self._speeds[index].to_json() if index in self._speeds else ""
+                    self.journal.keep_window(index, made, told=told)
             self._stop_if_asked()
 
     def _prepare(self, plan: RunPlan, part: WindowPlan) -> Denoiser:
-        targets = tuple(part.window.scenes.index(scene) for scene in part.window.targets)
-        options = BackendOptions(
-            device=plan.device, dtype=plan.dtype, targets=targets if part.window.context else None
-        )
-        return self.backend.prepare(plan.source, part.layout, options)
+        return self.backend.prepare(plan.source, part.layout, window_options(plan, part))
 
     def _denoise(
         self, plan: RunPlan, part: WindowPlan, *, index: int, progress: StageProgress
@@ -214,12 +221,27 @@ class Making:
             self._request(plan, part),
             on_step=on_step,
             resume=resume,
+            on_report=partial(self._hear, index),
         ).cpu()
         return {
             scene: latents_BFCHW[0, part.layout.frame_span(place).as_slice].clone()
             for place, scene in enumerate(scenes)
             if scene in part.window.targets
         }
+
+    def _hear(self, index: int, report: DenoiseReport) -> None:
+        """Pass on what a window tells of how it was denoised."""
+        if report.context_bytes:
+            self.clock.reporter.note(f"context was computed once: {report.context_bytes / 1e6:.1f} MB")
+        if report.speed is not None:
+            self._speeds[index] = report.speed
+            self.clock.reporter.note(str(report.speed))
+
+    def _recall(self, index: int) -> None:
+        """What a window of an earlier process told."""
+        told = self.journal.told.get(index) if self.journal is not None else None
+        if told:
+            self._speeds[index] = SpeedReport.from_json(told)
 
     def _resumed_state(self, index: int) -> DenoiseState | None:
         step = self.journal.step if self.journal is not None else None
@@ -247,6 +269,8 @@ class Making:
             first_frames=self._first_frames(plan, part),
             guidance=_guidance(plan, part),
             num_inference_steps=plan.sampling.num_inference_steps,
+            keep_context=plan.sampling.keep_context,
+            speed=plan.sampling.speed,
             dtype=_dtype(plan),
             device=plan.device,
         )
@@ -299,6 +323,21 @@ def _texts(plan: RunPlan, part: WindowPlan) -> list[str]:
     scenes = [plan.scenes[scene] for scene in part.window.scenes]
     negatives = [scene.negative_prompt for scene in scenes] if _is_guided(plan, part) else []
     return [*(scene.prompt for scene in scenes), *negatives]
+
+
+def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
+    """How a window's denoiser is to run: what `prepare` is given, and what a graph is exported for."""
+    targets = tuple(part.window.scenes.index(scene) for scene in part.window.targets)
+    is_batched = _is_guided(plan, part) and plan.sampling.cfg == "batched"
+    return BackendOptions(
+        device=plan.device,
+        dtype=plan.dtype,
+        targets=targets if part.window.context else None,
+        latent_size=(plan.scene_geometry.latent_height, plan.scene_geometry.latent_width),
+        batch_size=2 if is_batched else 1,
+        artifacts=plan.artifacts,
+        extra=plan.backend_options,
+    )
 
 
 def _guidance(plan: RunPlan, part: WindowPlan) -> GuidanceRule:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from m2d.diffusion.step_cache import SpeedReport
 from m2d.recipe.plan import RunPlan, ScenePlan
 from m2d.tasks.film import LoadedFilm, LoadedScene
 from m2d.video.provenance import (
@@ -53,6 +54,35 @@ def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_ne
     }
 
 
+def with_speeds(
+    records: Sequence[RunRecord], plans: Sequence[RunPlan], speeds: Mapping[int, SpeedReport]
+) -> list[RunRecord]:
+    """Write down what was left out of each run, and how wrong that was where it is known.
+
+    Args:
+        records: One per run.
+        plans: Theirs.
+        speeds: By the windows of all runs, counted through.
+    """
+    told, first = [], 0
+    for record, plan in zip(records, plans, strict=True):
+        windows = range(first, first + len(plan.windows))
+        first += len(plan.windows)
+        reports = [speeds[window] for window in windows if window in speeds]
+        parameters = {**record.parameters, **_speed_parameters(reports)}
+        told.append(record.model_copy(update={"parameters": parameters}) if reports else record)
+    return told
+
+
+def _speed_parameters(reports: Sequence[SpeedReport]) -> dict[str, Any]:
+    errors = [error for report in reports for error in report.errors]
+    return {
+        "num_steps_foretold": sum(report.num_skipped for report in reports),
+        "foretold_error_mean": sum(errors) / len(errors) if errors else None,
+        "foretold_error_max": max(errors, default=None),
+    }
+
+
 def facts_of(plan: RunPlan, scenes: Sequence[ScenePlan]) -> list[str]:
     """Short texts on how a film was made."""
     seeds = sorted({scene.seed for scene in scenes if scene.seed is not None})
@@ -82,6 +112,7 @@ def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
         "scheduler": plan.sampling.scheduler or "the model's own",
         "num_inference_steps": plan.sampling.num_inference_steps,
         "cfg": plan.sampling.cfg,
+        "speed": plan.sampling.speed,
         "guidance_scales": [scene.guidance_scale for scene in made],
         "backend": plan.backend,
         "device": plan.device,
