@@ -24,6 +24,7 @@ from m2d_backends.onnx_graph import (
     BATCH,
     GRAPH_FILE,
     INPUT_NAMES,
+    MAX_BATCH,
     OUTPUT_NAME,
     WEIGHTS_FILE,
     GraphFacts,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 logger = logging.getLogger(__name__)
-
-MAX_BATCH = 2
-"""Guidance runs a prompt and its negative as one batch of two."""
 
 # A protobuf message ends at 2 GiB; weights beside the graph also load without being copied through it.
 EXTERNAL_ABOVE_BYTES = 1 << 30

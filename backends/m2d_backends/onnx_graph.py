@@ -29,6 +29,9 @@ WEIGHTS_FILE = "weights.bin"
 INPUT_NAMES = ("latents", "prompt_embeds", "timesteps")
 OUTPUT_NAME = "velocity"
 BATCH = "batch"
+OPSETS: Mapping[str, Opset] = {"18": 18, "23": 23}
+MAX_BATCH = 2
+"""Guidance runs a prompt and its negative as one batch of two."""
 # Opset 23 has the operator; before, each call is spelled out around its one softmax.
 ATTENTION_OPERATOR: Mapping[int, str] = {18: "Softmax", 23: "Attention"}
 # Slice assignments become these: one more pass over the tensor for each, where a plan needs none.
@@ -76,7 +79,7 @@ def read_graph(folder: Path) -> onnx.ModelProto:
             operators, weights anywhere but in its own weights file, control flow, an attention mask.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # publishes no types
 
     path = folder / GRAPH_FILE
     _refuse_odd_file(path)
@@ -156,7 +159,8 @@ def size_bytes(tensor: onnx.TensorProto) -> int:
     """Size of a constant's values."""
     import onnx
 
-    return prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return prod(tensor.dims) * item_bytes
 
 
 def _num_inputs(node: onnx.NodeProto) -> int:
@@ -184,9 +188,7 @@ def _misplaced_weights(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
     import onnx
 
     external = [
-        tensor
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL  # type: ignore[comparison-overlap]  # int enum
+        tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL
     ]
     if not external:
         return

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -34,7 +33,7 @@ from m2d_backends.artifact import (
 )
 from m2d_backends.devices import device_problem
 from m2d_backends.graph_denoiser import GraphDenoiser
-from m2d_backends.onnx_graph import Opset, read_graph
+from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, Opset, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,
     provider_problem,
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OPTIONS = ("provider", "threads", "opset")
-OPSETS: Mapping[str, Opset] = {"18": 18, "23": 23}
-MAX_BATCH = 2
 # The same float32 arithmetic in another order.
 MAX_ERROR = 1e-5
 _PARITY_SEED = 5

@@ -4,8 +4,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from m2d_backends.onnx_export import MAX_BATCH
-from m2d_backends.onnx_graph import BATCH, GRAPH_FILE, INPUT_NAMES, OUTPUT_NAME, WEIGHTS_FILE
+from m2d_backends.onnx_graph import BATCH, GRAPH_FILE, INPUT_NAMES, MAX_BATCH, OUTPUT_NAME, WEIGHTS_FILE
 
 from tests.backends.m2d_backends.tiny_graphs import LAYOUT, SMALL_BYTES, UNEQUAL, TinyGraph, tiny_graph
 
