@@ -67,10 +67,17 @@ def _checks(inspection: Inspection, provenance: Provenance) -> list[tuple[str, s
         "absent": "not beside the film",
         "unusable": inspection.run_folder.problem,
     }
+    changed = ", ".join(str(number + 1) for number in inspection.changed_scenes)
+    pictures = {
+        "as written": "those that were written, to the byte",
+        "changed": f"changed or encoded again since they were written: scene {changed}",
+        "unknown": "not compared: the film does not tell their digests",
+    }
     return [
         ("verified", f"all {provenance.num_frames} frames decode; provenance intact"),
+        ("pictures", pictures[inspection.pictures]),
         ("latents", latents[inspection.run_folder.latents]),
-        ("frames", f"sha256 {provenance.frames_sha256[:16]}, before encoding: pixels are not compared"),
+        ("frames", f"sha256 {provenance.frames_sha256[:16]}, as the model made them, before encoding"),
     ]
 
 
@@ -140,6 +147,11 @@ def _document(inspection: Inspection) -> dict[str, Any]:
             {"title": chapter.title, "start_s": chapter.start_s, "end_s": chapter.end_s}
             for chapter in info.chapters
         ],
+        "frames_sha256": provenance.frames_sha256 if provenance else None,
+        "pictures": {
+            "state": inspection.pictures,
+            "changed_scenes": [number + 1 for number in inspection.changed_scenes],
+        },
         "latents": {"state": run_folder.latents, "problem": run_folder.problem},
         "timings_s": dict(run_folder.timings_s),
         "scenes": _scene_documents(info, provenance) if provenance else [],

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.errors import InputError
+from m2d.video.packets import cut_packets, read_packets
 from m2d.video.provenance import Provenance
 from m2d.video.read import FilmInfo, read_film
 from m2d.video.run_folder import read_run, run_folder_of
 
 LatentsState = Literal["present", "absent", "unusable"]
+PicturesState = Literal["as written", "changed", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,29 +44,47 @@ class Inspection:
         info: What the film says, provenance included.
         num_decoded_frames: Frames that really decode; with provenance, exactly those it tells of.
         run_folder: What is beside the film.
+        pictures: Whether its pictures are those that were written with its provenance, to the byte; unknown
+            when that is not told, as in films of others and in m2d's oldest.
+        changed_scenes: Scenes from 0 whose pictures are others.
     """
 
     info: FilmInfo
     num_decoded_frames: int
     run_folder: RunFolderState
+    pictures: PicturesState
+    changed_scenes: tuple[int, ...]
 
 
 def inspect_film(path: Path) -> Inspection:
     """Decode a film and compare it with what it says about itself.
 
-    The provenance's digests are those of the frames before they were encoded: of the film's own pixels only
-    their number and size can be compared.
+    The provenance tells of each scene's frames before they were encoded, for comparing runs, and of its
+    encoded pictures, for comparing the film itself. A film that was encoded again is no error: it is told.
 
     Raises:
         FilmError: Not a film, incomplete, too large, or of a format that is not read.
         ProvenanceError: The film's provenance is damaged or tells of another film.
     """
     film = read_film(path)
+    is_told = film.provenance is not None and all(scene.packets_sha256 for scene in film.provenance.scenes)
+    changed = _changed_scenes(path, film.provenance) if film.provenance is not None and is_told else ()
     return Inspection(
         info=film.info,
         num_decoded_frames=len(film.frames_PHWC),
         run_folder=inspect_run_folder(path, film.provenance),
+        pictures="unknown" if not is_told else "changed" if changed else "as written",
+        changed_scenes=changed,
     )
+
+
+def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:
+    header, packets = read_packets(path)
+    if len(packets) != provenance.num_frames:
+        return tuple(range(len(provenance.scenes)))
+    found = cut_packets(header, packets, provenance.shown_frames)
+    pairs = enumerate(zip(found, provenance.scenes, strict=True))
+    return tuple(number for number, (scene, told) in pairs if scene.digest() != told.packets_sha256)
 
 
 def inspect_run_folder(film: Path, provenance: Provenance | None) -> RunFolderState:
