@@ -246,7 +246,7 @@ def test_sigterm_leaves_a_run_that_resume_finishes_without_being_told_again(m2d:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75
     assert stderr.splitlines()[-1] == "error: SIGTERM: what is done is kept; go on with --resume"
     assert not (folder / LONGER).exists()

@@ -240,7 +240,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen[str]:
 def interrupted(process: subprocess.Popen[str]) -> str:
     """Press Ctrl-C. Returns the last line of stderr."""
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=600)
     assert stdout == ""
     assert "Traceback" not in stderr
     return stderr.splitlines()[-1]

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 # No window, no sandbox (which root cannot have), and no service that would look for a network.
 _FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
@@ -75,7 +75,7 @@ class Chromium:
     ) -> None:
         os.close(self._commands)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+            self._process.wait(60)
         self._process.kill()
         self._process.wait()
         os.close(self._answers)
