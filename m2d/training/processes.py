@@ -27,7 +27,7 @@ from m2d.errors import (
     M2DError,
 )
 
-Sharing = Literal["none", "ddp", "fsdp2", "deepspeed"]
+Sharing = Literal["none", "ddp", "fsdp2"]
 # The first process may encode a whole dataset while the others wait; launchers end them all when one fails.
 _LONGEST_WAIT = timedelta(hours=24)
 _CPU = torch.device("cpu")
@@ -155,13 +155,10 @@ def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
 
 
 def _sharing(accelerator: Accelerator) -> Sharing:
-    kind = str(accelerator.distributed_type.value)
-    if kind == "DEEPSPEED":
-        return "deepspeed"
     if accelerator.num_processes == 1:
         return "none"
-    # Accelerate knows FSDP on accelerators only; torch does it on CPUs, too.
-    return "fsdp2" if kind == "FSDP" or _is_set("ACCELERATE_USE_FSDP") else "ddp"
+    # Accelerate knows FSDP on accelerators only; torch does it on CPUs, too: its variable says what is meant.
+    return "fsdp2" if _is_set("ACCELERATE_USE_FSDP") else "ddp"
 
 
 def _refuse_unknown_sharding() -> None:
@@ -171,8 +168,12 @@ def _refuse_unknown_sharding() -> None:
             f"fsdp_version: {version} is not supported; set fsdp_version: 2, as in "
             "recipes/training/accelerate-fsdp2.yaml"
         )
-    if _is_set("ACCELERATE_USE_MEGATRON_LM"):
-        raise BackendUnavailable("distributed_type: MEGATRON_LM is not supported; use FSDP or DEEPSPEED")
+    for engine in ("DEEPSPEED", "MEGATRON_LM"):
+        if _is_set(f"ACCELERATE_USE_{engine}"):
+            raise BackendUnavailable(
+                f"distributed_type: {engine} is not supported; FSDP2 shards weights, gradients and optimizer "
+                "state, too: use recipes/training/accelerate-fsdp2.yaml"
+            )
 
 
 def _is_set(name: str) -> bool:

@@ -3,19 +3,26 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from m2d.errors import Interrupted
+from m2d.errors import InputError, Interrupted
 from m2d.files import sha256_file
+from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
+from m2d.training.batches import BatchMaker
+from m2d.training.cache import EncodedStories
 from m2d.training.log import read_log
+from m2d.training.objective import TrainingBatch
+from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.state import find_checkpoint, load_checkpoint
-from m2d.training.trainer import DivergedError, Trainer
+from m2d.training.state import TrainState, find_checkpoint, load_checkpoint
+from m2d.training.trainer import DivergedError, Trainer, Watchers
+from tests.m2d.training.conftest import tiny_setup, tiny_state
 
 MakeTrainer = Callable[..., Trainer]
 MakeRecipe = Callable[..., TrainingRecipe]
@@ -34,14 +41,19 @@ def _run_until(trainer: Trainer, step: int) -> None:
     trainer._save()
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize(("optimizer", "accumulate"), [("muon", 1), ("adamw", 2)])
 @pytest.mark.parametrize("stops", [(4,), (1, 2), (1, 2, 3, 4, 5, 6, 7)])
 def test_an_interrupted_training_ends_with_the_same_bits(
-    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path, stops: tuple[int, ...], optimizer: str
+    make_trainer: MakeTrainer,
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    stops: tuple[int, ...],
+    optimizer: str,
+    accumulate: int,
 ) -> None:
     # 20 training stories in batches of 4: step 5 starts the second epoch.
     rates = {"lr": 1e-3, "matrix_lr": 3e-3 if optimizer == "muon" else None}
-    recipe = make_recipe(optimizer={"name": optimizer, **rates})
+    recipe = make_recipe(optimizer={"name": optimizer, **rates}, accumulate=accumulate)
     make_trainer(recipe, "straight").run()
     for stop in (*stops, recipe.steps):
         trainer = make_trainer(recipe, "stopped")
@@ -166,3 +178,136 @@ def test_weights_stay_float32_in_mixed_precision(make_trainer: MakeTrainer, make
     state = trainer.state
     tensors = [*state.model.parameters(), *state.optimizer.state_tensors().values()]
     assert {tensor.dtype for tensor in tensors} <= {torch.float32, torch.int64}
+
+
+class _Died(Exception):
+    pass
+
+
+def test_a_training_that_dies_between_microbatches_goes_on_to_the_same_bits(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(accumulate=2, checkpoint={"every_steps": 2})
+    make_trainer(recipe, "straight").run()
+    make, calls = BatchMaker.make, []
+
+    def die_at_the_twelfth(*args: Any, **named: Any) -> TrainingBatch:
+        calls.append(named["step"])
+        if len(calls) == 12:
+            raise _Died
+        return make(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchMaker, "make", die_at_the_twelfth)
+        with pytest.raises(_Died):
+            # Two held-out batches of one call each come after step 4: the twelfth is within a later step.
+            make_trainer(recipe, "stopped").run()
+    path = find_checkpoint(tmp_path / "stopped").path
+    assert path is not None
+    trainer = make_trainer(recipe, "stopped")
+    load_checkpoint(path, trainer.state)
+    assert 0 < trainer.state.step < recipe.steps
+    trainer.run()
+    assert _digests(tmp_path / "stopped") == _digests(tmp_path / "straight")
+
+
+def test_recomputing_activations_changes_no_bit(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    make_trainer(make_recipe(steps=3), "plain").run()
+    make_trainer(make_recipe(steps=3, gradient_checkpointing=True), "recomputed").run()
+    assert _digests(tmp_path / "recomputed") == _digests(tmp_path / "plain")
+
+
+def test_microbatches_learn_what_the_whole_batch_does(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    for name, accumulate in (("whole", 1), ("parts", 4)):
+        make_trainer(make_recipe(accumulate=accumulate, log_every_steps=1), name).run()
+    whole, parts = (
+        [event["loss"] for event in read_log(tmp_path / name) if event["event"] == "train"]
+        for name in ("whole", "parts")
+    )
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_signal_during_an_evaluation_ends_it_and_loses_no_step(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = StopRequest()
+    trainer = make_trainer(make_recipe(evaluation={"every_steps": 3, "num_samples": 8}), stop=stop)
+    evaluate, seen = trainer.held_out_loss, []
+
+    def evaluate_with_a_signal() -> dict[str, Any]:
+        seen.append(trainer.state.step)
+        monkeypatch.setattr(StopRequest, "reason", "SIGTERM")
+        return evaluate()
+
+    monkeypatch.setattr(trainer, "held_out_loss", evaluate_with_a_signal)
+    with pytest.raises(Interrupted, match="SIGTERM after step 3 of 8"):
+        trainer.run()
+    assert seen == [3]
+    assert (find_checkpoint(tmp_path / "run").path or Path()).name == "step-00000003"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_reaches_no_weight(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path, value: float
+) -> None:
+    trainer = make_trainer(make_recipe())
+    before = {name: weight.clone() for name, weight in trainer.state.model.state_dict().items()}
+    trainer.state.model.get_parameter("proj_out.bias").register_hook(lambda grad: grad.fill_(value))
+    with pytest.raises(DivergedError, match=r"step 0: loss 0\.\d+, gradient norm (nan|inf) are not finite"):
+        trainer.run()
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.state.model.state_dict().items())
+    assert find_checkpoint(tmp_path / "run").path is None
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(
+    encoded: EncodedStories, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    setup = tiny_setup(make_recipe(), encoded, run=tmp_path / "run", processes=Processes(count=3))
+    with pytest.raises(InputError, match="batch_size: 4 samples cannot be shared evenly by 3 processes"):
+        Trainer(setup, tiny_state(make_recipe()), reporter=SilentReporter(), stop=StopRequest())
+
+
+class _Watcher:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+
+    def log(self, kind: str, *, step: int, values: Mapping[str, Any]) -> None:
+        assert values["loss"] > 0
+        self.events.append((kind, step))
+
+    def finish(self) -> None:
+        self.events.append(("finish", 0))
+
+    def after_step(self, state: TrainState) -> None:
+        self.events.append(("step", state.step))
+
+
+def test_watchers_are_told_what_the_log_is_and_shown_every_step(
+    encoded: EncodedStories, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    watcher, recipe = _Watcher(), make_recipe(steps=3, log_every_steps=2)
+    setup = tiny_setup(recipe, encoded, run=tmp_path / "run")
+    watchers = Watchers(of_log=[watcher], of_steps=[watcher])
+    state, stop = tiny_state(recipe), StopRequest()
+    Trainer(setup, state, reporter=SilentReporter(), stop=stop, watchers=watchers).run()
+    train, held_out = ("train", 3), ("held-out", 3)
+    steps = [("step", 1), ("step", 2), ("train", 2), ("step", 3)]
+    assert watcher.events == [*steps, train, held_out, ("finish", 0)]
+
+
+def test_the_log_tells_losses_by_branch_scene_and_noise_and_how_fast_it_went(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    make_trainer(make_recipe(steps=8, log_every_steps=8)).run()
+    event = next(event for event in read_log(tmp_path / "run") if event["event"] == "train")
+    assert event["stage"] == "sft"
+    assert (len(event["loss_by_scene"]), len(event["loss_by_timestep"])) == (3, 5)
+    # Only the last scene is denoised in conditional samples, so the first's mean is over the full ones alone.
+    assert event["loss_by_scene"][0] is not None
+    assert 0 < event["mfu"] < 1
+    assert event["tokens_per_s"] == pytest.approx(event["samples_per_s"] * 3 * (4 + 2 * 4), rel=0.01)
+    assert 0 < event["data_share"] < 1
