@@ -19,9 +19,9 @@ import torch
 from benchmarks.accounting import count_block
 from benchmarks.cases import CASES, MID, TINY, TINY_LONG
 from benchmarks.machine import attention_kernels, describe_machine, roofline
-from benchmarks.pair import compare
 from benchmarks.trials import Bench, Trial, largest_difference
 from m2d.files import write_json
+from m2d.tasks.pairing import compare
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 SEED = 0

@@ -1,6 +1,6 @@
 """The comparisons: which two computations a trial times, on what, and what it has to reach.
 
-Owns the list of trials; timing is `benchmarks.pair`'s.
+Owns the list of trials; timing is `m2d.tasks.pairing`'s.
 """
 
 # B batch, N scenes, L tokens, A heads, K head dim.

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.pair import Comparison, Ratios, compare
+from m2d.tasks.pairing import Comparison, Ratios, compare
 
 
 def comparison(*, median: float, noise: tuple[float, float, float], pairs: int = 9) -> Comparison:

@@ -1,0 +1,143 @@
+"""Bench: how long one denoising step of a story takes on each backend, against eager in the same run.
+
+Owns what is timed: the story's first call of the transformer, with real prompts and noise. How runs are
+paired and what may be claimed of them is `m2d.tasks.pairing`'s. Keeps nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+
+from m2d.backend import Backend, Denoiser
+from m2d.errors import BackendUnavailable, InputError
+from m2d.progress import Reporter
+from m2d.recipe.plan import RunPlan
+from m2d.stop import StopRequest
+from m2d.tasks.clock import Clock
+from m2d.tasks.making import Making, SharedCodec
+from m2d.tasks.pairing import Comparison, compare
+from m2d.tasks.recording import Call, RecordingBackend
+
+REFERENCE = "eager"
+FEWEST_PAIRS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendTiming:
+    """One backend against eager.
+
+    Attributes:
+        name: The backend.
+        comparison: Its time over eager's.
+        relative_difference: Largest difference of the two results, as a share of the largest result.
+    """
+
+    name: str
+    comparison: Comparison
+    relative_difference: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchReport:
+    """What was timed.
+
+    Attributes:
+        plan: The story.
+        num_tokens: Of the call that was timed.
+        batch_size: Of that call.
+        versions: Of the libraries.
+        timings: One per backend.
+    """
+
+    plan: RunPlan
+    num_tokens: int
+    batch_size: int
+    versions: Mapping[str, str]
+    timings: tuple[BackendTiming, ...]
+
+
+def run(
+    plan: RunPlan,
+    names: Sequence[str],
+    *,
+    find_backend: Callable[[str], Backend],
+    reporter: Reporter,
+    num_pairs: int = 9,
+) -> BenchReport:
+    """Time one step of a story on backends.
+
+    Args:
+        plan: From `plan_recipe`; its backend is not looked at.
+        names: The backends; eager's own name times eager against itself, which shows the noise.
+        find_backend: Gives a backend by its name.
+        reporter: Is told about stages.
+        num_pairs: Paired runs of each.
+
+    Raises:
+        InputError: Fewer pairs than a median needs.
+        UnknownBackend: A name nobody knows.
+        BackendUnavailable: A backend cannot run on the plan's device.
+        M2DError: As `m2d generate`.
+    """
+    if num_pairs < FEWEST_PAIRS:
+        raise InputError(f"--pairs: {num_pairs} is below {FEWEST_PAIRS}, too few for a median")
+    backends = {name: find_backend(name) for name in names}
+    reference = find_backend(REFERENCE)
+    _check_available([reference, *backends.values()], plan)
+    call = _first_call(plan, reference, reporter)
+    eager = _denoiser(call, reference)
+    timings = []
+    for name, backend in backends.items():
+        with reporter.stage(f"{name}: {num_pairs} pairs"):
+            timings.append(_time(name, call, _denoiser(call, backend), eager, num_pairs))
+        if backend is not reference:
+            backend.release()
+    reference.release()
+    return BenchReport(
+        plan=plan,
+        num_tokens=call.preparation.layout.num_tokens,
+        batch_size=len(call.latents_BFCHW),
+        versions={name: metadata.version(name) for name in ("m2d", "torch", "diffusers")},
+        timings=tuple(timings),
+    )
+
+
+def _first_call(plan: RunPlan, backend: Backend, reporter: Reporter) -> Call:
+    """Run a single step of the story, and keep the first call of its transformer."""
+    short = replace(plan, sampling=plan.sampling.model_copy(update={"num_inference_steps": 1}))
+    recording = RecordingBackend(backend)
+    codec = SharedCodec(plan.source, device=plan.device)
+    with reporter.stage("first step"):
+        # Never entered: it hears no signal, and Ctrl-C ends the run as it ends any program.
+        making = Making(backend=recording, codec=codec, clock=Clock(reporter), stop=StopRequest())
+        making.make([short], None)
+        making.release()
+    return recording.calls[0]
+
+
+def _denoiser(call: Call, backend: Backend) -> Denoiser:
+    preparation = call.preparation
+    return backend.prepare(preparation.source, preparation.layout, preparation.options)
+
+
+def _time(name: str, call: Call, denoiser: Denoiser, eager: Denoiser, num_pairs: int) -> BackendTiming:
+    device = call.preparation.options.device
+    tensors = (call.latents_BFCHW, call.prompt_embeds_BLD, call.timesteps_BN)
+    inputs = [tensor.to(device) for tensor in tensors]
+    ours, expected = denoiser.predict(*inputs).float(), eager.predict(*inputs).float()
+    comparison = compare(
+        lambda: denoiser.predict(*inputs), lambda: eager.predict(*inputs), num_pairs=num_pairs, device=device
+    )
+    difference = float((ours - expected).abs().max() / expected.abs().max())
+    return BackendTiming(name=name, comparison=comparison, relative_difference=difference)
+
+
+def _check_available(backends: Sequence[Backend], plan: RunPlan) -> None:
+    for backend in backends:
+        reason = backend.unavailable_reason(plan.device)
+        if reason is not None:
+            raise BackendUnavailable(
+                f"backend {backend.name!r}: {reason}; `m2d doctor` shows what works here"
+            )
