@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from m2d.cli.bench import bench
 from m2d.cli.board import board
 from m2d.cli.check import check
 from m2d.cli.doctor import doctor
@@ -131,7 +132,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (init, check, generate, extend, reroll, inspect, board, verify, doctor):
+for command in (init, check, generate, extend, reroll, inspect, board, verify, bench, doctor):
     app.command()(command)
 # The list of commands has room for a few words each.
 app.command(short_help="Train one stage of a model.")(train)
