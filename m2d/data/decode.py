@@ -26,6 +26,8 @@ _LIMITS = ReadLimits()
 # Longest against shortest time between frames; containers that keep milliseconds make 33 and 34 of a
 # thirtieth.
 _STEADY_STEPS = 1.5
+# A display matrix's one, and how far from it a right angle may be written.
+_ONE, _SAME_PLACE = 1 << 16, 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +136,9 @@ def _decoded(path: Path) -> Iterator[VideoFrame]:
 
 
 def _notes(path: Path, frame: VideoFrame) -> list[str]:
-    turn = turn_of(display_matrix(frame))
-    if turn is None:
+    matrix = display_matrix(frame)
+    turn = turn_of(matrix)
+    if turn is None or any(abs(part / _ONE - round(part / _ONE)) > _SAME_PLACE for part in matrix[:2]):
         raise FilmError(f"{path}: asks to be turned by no right angle; write it upright first")
     notes = [] if turn == Turn() else [f"{turn}, as it asks"]
     if is_high_dynamic_range(frame):

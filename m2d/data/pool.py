@@ -7,9 +7,11 @@ and the video is told as broken. Owns the processes; `m2d.data.decode` is what r
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as OutOfTime
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -43,6 +45,10 @@ class Pending(Generic[Result]):
             return Broken(reason=f"is not decoded after {self._time_limit_s:g} s; its process was ended")
         except ProcessExpired as error:
             return Broken(reason=f"crashes the decoder (exit code {error.exitcode})")
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "the processes that decode videos end as soon as they start; is there memory for them?"
+            ) from error
 
 
 class DecoderPool:
@@ -113,4 +119,12 @@ def _start(num_workers: int) -> Any:
         ) from error
     # Not forked: threads and CUDA do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    return ProcessPool(max_workers=num_workers, max_tasks=_VIDEOS_PER_PROCESS, context=context)
+    return ProcessPool(
+        max_workers=num_workers, max_tasks=_VIDEOS_PER_PROCESS, initializer=_stand_apart, context=context
+    )
+
+
+def _stand_apart() -> None:
+    # Signals to the training's whole group are the training's to answer; it ends these processes itself.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

@@ -94,7 +94,6 @@ class EncodedClips:
         self._expected: Future[object] | None = None
         self.num_stories = library.num_stories
         self.scene_counts = library.scene_counts
-        self.num_scenes = max(library.scene_counts)
         self.empty_embeds_LD = self._embeds("").float()
         parts = (library.digest, encoder.codec_digest, encoder.text_digest, policy.variants)
         self.digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
