@@ -17,8 +17,10 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from m2d.layout import SceneLayout, Segment, Span
+from m2d.model import kernels
 from m2d.model.rotary import apply_rotary
 
 
@@ -136,6 +138,8 @@ class SceneAttnProcessor:
     # What diffusers' `set_attention_backend` sets. Named, so that no environment variable chooses the kernel.
     _attention_backend: AttentionBackendName | None = AttentionBackendName.NATIVE
     _parallel_config = None
+    # One of torch's own kernels, and no other; None leaves the choice to torch.
+    kernel: SDPBackend | None = None
 
     def __call__(
         self,
@@ -181,6 +185,9 @@ class SceneAttnProcessor:
 
     def attend(self, q_BQNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
         """Let every query see every key; (B, Q, N, K)."""
+        if self.kernel is not None and self._attention_backend == AttentionBackendName.NATIVE:
+            q_BNQK, k_BNLK, v_BNLK = (x.transpose(1, 2) for x in (q_BQNK, k_BLNK, v_BLNK))
+            return kernels.attend(q_BNQK, k_BNLK, v_BNLK, self.kernel).transpose(1, 2)
         return dispatch_attention_fn(  # type: ignore[no-any-return]  # diffusers is untyped
             q_BQNK,
             k_BLNK,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock, CogVideoXTransformer3DModel
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from m2d.layout import SceneLayout
 from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, block_plan
@@ -162,6 +163,23 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             )
 
         return self.finish(video_BVD, temb_BNE, last_plan, size=latents_BFCHW.shape[3:])
+
+    def pin_attention_kernel(self, kernel: SDPBackend | None) -> None:
+        """Make every block's attention run by one of torch's kernels, or fail; None leaves it to torch."""
+        for block in self.transformer_blocks:
+            block.attn1.processor.kernel = kernel
+
+    @torch.no_grad()
+    def fuse_qkv_projections(self) -> None:
+        """Compute queries, keys and values in one product, from copies of the weights: for inference."""
+        for block in self.transformer_blocks:
+            block.attn1.fuse_projections(fuse=True)
+
+    def unfuse_qkv_projections(self) -> None:
+        """Undo `fuse_qkv_projections`; drops the copies."""
+        for block in self.transformer_blocks:
+            block.attn1.fused_projections = False
+            del block.attn1.to_qkv
 
     def _run_block(
         self, block: nn.Module, *inputs: Tensor | BlockPlan | BlockContext | None
