@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_a_disk_that_fills_up_leaves_the_old_film_and_a_run_to_go_on_with(
     assert {name: kept[name] for name in before} == before
     assert in_place or not out.exists()
     has_run = journal_folder_of(out).exists()
-    again = {"resume": True} if has_run else {"force": in_place}
+    again: dict[str, Any] = {"resume": True} if has_run else {"force": in_place}
     result = studio.extend(film, *ASKED, out=out, **again)
     assert result.film.read_bytes() == straight.film.read_bytes()
     assert len(read_film(out).frames_PHWC) == straight.provenance.num_frames
