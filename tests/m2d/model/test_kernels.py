@@ -23,7 +23,7 @@ def test_a_kernel_that_cannot_run_is_noticed_and_never_replaced() -> None:
     assert can_run(SDPBackend.MATH, cpu, torch.float32, 16)
     assert not can_run(SDPBackend.CUDNN_ATTENTION, cpu, torch.float32, 16)
     q = torch.randn(1, 1, 4, 16)
-    with pytest.raises(RuntimeError, match="(?i)kernel|backend"):
+    with pytest.raises(RuntimeError, match=r"(?i)kernel|backend"):
         attend(q, q, q, SDPBackend.CUDNN_ATTENTION)
 
 
@@ -35,7 +35,7 @@ def test_every_kernel_gives_the_same_velocity() -> None:
     model.pin_attention_kernel(SDPBackend.MATH)
     assert max_error(model(*inputs, layout=layout), want) <= 1e-6 * max(1.0, want.abs().max().item())
     model.pin_attention_kernel(SDPBackend.CUDNN_ATTENTION)
-    with pytest.raises(RuntimeError, match="(?i)kernel|backend"):
+    with pytest.raises(RuntimeError, match=r"(?i)kernel|backend"):
         model(*inputs, layout=layout)
 
 
