@@ -157,6 +157,7 @@ class EagerBackend:
         import torch
 
         from m2d.model.checkpoint import load_transformer
+        from m2d.model.kernels import choose_kernel
 
         key = _Key(source.path, options.device, options.dtype)
         if self._transformer is None or key != self._key:
@@ -165,6 +166,9 @@ class EagerBackend:
             dtype: torch.dtype = getattr(torch, options.dtype)
             transformer = load_transformer(source, device=options.device, dtype=dtype)
             self._transformer = transformer.eval().requires_grad_(False)
+            kernel = choose_kernel(transformer.device, dtype, transformer.config.attention_head_dim)
+            transformer.pin_attention_kernel(kernel)
             self._key = key
             logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
+            logger.info("eager: attention by %s", "torch's choice" if kernel is None else kernel.name)
         return self._transformer
