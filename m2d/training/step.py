@@ -131,8 +131,10 @@ class Stepper:
         for places in self._parts:
             started_s = time.perf_counter()
             batch = self._maker.make(draw.part(places), step=self._state.step, first=places.start)
-            data_s += time.perf_counter() - started_s
             is_last = places is self._parts[-1]
+            if is_last:
+                self._expect_next()
+            data_s += time.perf_counter() - started_s
             with nullcontext() if is_last else without_sync(self._model):
                 errors_BN = self.errors_of(self._model, batch)
                 loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
@@ -141,6 +143,11 @@ class Stepper:
             meter.add(errors_BN, batch)
             losses.append(loss.detach())
         return float(processes.sum(torch.stack(losses).sum())), data_s
+
+    def _expect_next(self) -> None:
+        """Tell the stories what the next step begins with, to be made ready while this one is computed."""
+        draw = self._sampler.draw(self._state.step + 1).part(self._parts[0])
+        self._setup.stories.expect(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
 
     def _refuse_non_finite(self, loss: float, grad_norm: float, draw: BatchDraw) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
