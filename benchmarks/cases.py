@@ -114,7 +114,7 @@ def make_transformer(
     """Make a transformer with random weights, ready for inference; equal for equal seeds on one device."""
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
-        model = SceneTransformer(
+        model: SceneTransformer = SceneTransformer(
             num_attention_heads=case.num_heads,
             attention_head_dim=64,
             in_channels=case.channels,
@@ -131,7 +131,8 @@ def make_transformer(
             # As CogVideoX-5B has it.
             attention_bias=True,
         )
-    return model.to(dtype).eval().requires_grad_(False)
+    model.to(dtype).eval().requires_grad_(False)
+    return model  # type: ignore[no-any-return]  # diffusers is untyped
 
 
 def make_inputs(

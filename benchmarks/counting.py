@@ -48,11 +48,11 @@ class Counts:
     moved_by: Mapping[str, int]
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     """Sees every operation; storages are counted while anything holds them."""
 
     def __init__(self, held: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.moved: dict[str, int] = {}
         self.attention_flops = self.matmul_flops = self.live = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in held}

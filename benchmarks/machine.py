@@ -40,7 +40,7 @@ def describe_machine(device: str) -> dict[str, object]:
             "card": properties.name,
             "capability": f"sm_{properties.major}{properties.minor}",
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch
         }
     return facts
 

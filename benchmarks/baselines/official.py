@@ -69,10 +69,10 @@ class OfficialAttnProcessor:
 
     def _fold(self, x_BALK: Tensor) -> Tensor:
         """(B, A, N*S, K) to (B*N, A, S, K)."""
-        return x_BALK.unflatten(2, (self.num_scenes, -1)).transpose(1, 2).flatten(0, 1)
+        return torch.unflatten(x_BALK, 2, (self.num_scenes, -1)).transpose(1, 2).flatten(0, 1)
 
     def _unfold(self, x_XASK: Tensor) -> Tensor:
-        return x_XASK.unflatten(0, (-1, self.num_scenes)).transpose(1, 2).flatten(2, 3)
+        return torch.unflatten(x_XASK, 0, (-1, self.num_scenes)).transpose(1, 2).flatten(2, 3)
 
 
 class OfficialBlock(nn.Module):

@@ -175,8 +175,8 @@ class SceneAttnProcessor:
             q_BQNK = _split_heads(attn, attn.to_q(queried_BQD), norm=attn.norm_q)
 
         queries = _cut(q_BQNK, plan.query_text_sizes, plan.query_video_sizes, query_rotary)
-        keys = _cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
-        values = _cut(v_BLNK, plan.text_sizes, plan.video_sizes, None)
+        keys: Sequence[Tensor] = _cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
+        values: Sequence[Tensor] = _cut(v_BLNK, plan.text_sizes, plan.video_sizes, None)
         if context is not None:
             keys, values = context.join(keys, values)
         attended_BQNK = self._run(plan, queries, keys, values)

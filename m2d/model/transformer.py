@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock, CogVideoXTransformer3DModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
@@ -166,20 +167,23 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
 
     def pin_attention_kernel(self, kernel: SDPBackend | None) -> None:
         """Make every block's attention run by one of torch's kernels, or fail; None leaves it to torch."""
-        for block in self.transformer_blocks:
-            block.attn1.processor.kernel = kernel
+        for attn in self._attentions():
+            attn.processor.kernel = kernel
 
     @torch.no_grad()
     def fuse_qkv_projections(self) -> None:
         """Compute queries, keys and values in one product, from copies of the weights: for inference."""
-        for block in self.transformer_blocks:
-            block.attn1.fuse_projections(fuse=True)
+        for attn in self._attentions():
+            attn.fuse_projections(fuse=True)
 
     def unfuse_qkv_projections(self) -> None:
         """Undo `fuse_qkv_projections`; drops the copies."""
-        for block in self.transformer_blocks:
-            block.attn1.fused_projections = False
-            del block.attn1.to_qkv
+        for attn in self._attentions():
+            attn.fused_projections = False
+            del attn.to_qkv
+
+    def _attentions(self) -> list[Attention]:
+        return [module for module in self.modules() if isinstance(module, Attention)]
 
     def _run_block(
         self, block: nn.Module, *inputs: Tensor | BlockPlan | BlockContext | None

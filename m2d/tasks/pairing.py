@@ -113,7 +113,7 @@ def _timed(run: Callable[[], object], device: str) -> float:
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch
     torch.cuda.synchronize(device)
     begin.record()
     run()
