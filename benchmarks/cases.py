@@ -132,7 +132,7 @@ def make_transformer(
             attention_bias=True,
         )
     model.to(dtype).eval().requires_grad_(False)
-    return model  # type: ignore[no-any-return]  # diffusers is untyped
+    return model
 
 
 def make_inputs(
