@@ -23,6 +23,7 @@ from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import InputError, M2DError
 from m2d.files import write_json
 from m2d.layout import SceneLayout
+from m2d.model.transformer import SceneTransformer
 from m2d.training.batches import BatchMaker, make_sampler
 from m2d.training.cache import StoryLatents
 from m2d.training.log import LossMeter
@@ -90,6 +91,7 @@ class Stepper:
             stories=setup.stories, seed=recipe.seed, purpose="training noise", device=processes.device
         )
         if recipe.gradient_checkpointing:
+            assert isinstance(state.model, SceneTransformer)
             state.model.enable_gradient_checkpointing()
         if recipe.compile:
             # In place: parameter names, and with them checkpoints, stay as they are.
