@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -170,8 +171,6 @@ def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:
 
 
 def _fitted(frame: VideoFrame, request: ClipRequest, *, pixel_aspect: float) -> np.ndarray:
-    from fractions import Fraction
-
     turn = turn_of(display_matrix(frame)) or Turn()
     picture_HWC = rgb_of(frame, upscale=1)
     if request.fit == "official":

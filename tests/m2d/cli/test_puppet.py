@@ -46,3 +46,13 @@ def test_a_missing_recipe_is_bad_input(m2d: Run) -> None:
     result = m2d("puppet", "train", "codec", "nowhere.yaml", "--out", "runs/codec")
     assert result.exit_code == 2
     assert "nowhere.yaml" in result.stderr
+
+
+def test_stories_are_rendered_with_their_description(m2d: Run, folder: Path) -> None:
+    result = m2d("puppet", "render", "--stories", "2", "--out", "data", "--format", "csv", "--side", "16", "-q")
+    assert (result.exit_code, result.stdout) == (0, "data/pretrain.csv\n"), result.stderr
+    assert len((folder / "data" / "pretrain.csv").read_text().splitlines()) == 7
+    assert len(list((folder / "data" / "videos").iterdir())) == 6
+    again = m2d("puppet", "render", "--stories", "2", "--out", "data", "--format", "csv", "-q")
+    assert again.exit_code == 2
+    assert "data/pretrain.csv: exists already; choose another --out" in again.stderr
