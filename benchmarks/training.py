@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel as PlainAverage
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from m2d.tasks.pairing import compare
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.files import write_json
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
+from m2d.tasks.pairing import compare
 from m2d.training.cache import STORIES_PER_SHARD, EncodedStories
 from m2d.training.log import LossMeter
 from m2d.training.optim import AveragedModel, ModelOptimizer
@@ -95,7 +95,8 @@ class Sizes:
             temporal_compression_ratio=2,
             use_rotary_positional_embeddings=True,
         )
-        return model.train()
+        model.train()
+        return model
 
     def stories(self) -> EncodedStories:
         """Random latents and prompts, in float16 as the cache keeps them."""
@@ -160,7 +161,8 @@ def plain_step(sizes: Sizes) -> Callable[[], object]:
     latents_SNFCHW = torch.cat([shard[0] for shard in stories.shards]).float()
     embeds_SNLD = torch.cat([shard[1] for shard in stories.shards]).float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=True)
-    average = PlainAverage(model, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
+    ema = get_ema_multi_avg_fn(DECAY)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    average = PlainAverage(model, multi_avg_fn=ema)
     batch, scenes, frames = sizes.batch_size, sizes.num_scenes, sizes.latent_shape[0]
 
     def step() -> None:
@@ -197,7 +199,8 @@ def _plain_loss(
     velocity = schedule.velocity(latents, noise, times_BF)
     predicted = model(noisy, embeds, times_BN, layout=layout)
     errors_BF = (predicted - velocity).square().mean(dim=(2, 3, 4))
-    return (errors_BF * is_target_BF).sum() / is_target_BF.sum()
+    loss: Tensor = (errors_BF * is_target_BF).sum() / is_target_BF.sum()
+    return loss
 
 
 def measure(sizes: Sizes, *, num_pairs: int) -> dict[str, Any]:
