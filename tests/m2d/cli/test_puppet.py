@@ -49,10 +49,11 @@ def test_a_missing_recipe_is_bad_input(m2d: Run) -> None:
 
 
 def test_stories_are_rendered_with_their_description(m2d: Run, folder: Path) -> None:
-    result = m2d("puppet", "render", "--stories", "2", "--out", "data", "--format", "csv", "--side", "16", "-q")
+    words = ("puppet", "render", "--stories", "2", "--out", "data", "--format", "csv", "--side", "16", "-q")
+    result = m2d(*words)
     assert (result.exit_code, result.stdout) == (0, "data/pretrain.csv\n"), result.stderr
     assert len((folder / "data" / "pretrain.csv").read_text().splitlines()) == 7
     assert len(list((folder / "data" / "videos").iterdir())) == 6
-    again = m2d("puppet", "render", "--stories", "2", "--out", "data", "--format", "csv", "-q")
+    again = m2d(*words)
     assert again.exit_code == 2
     assert "data/pretrain.csv: exists already; choose another --out" in again.stderr
