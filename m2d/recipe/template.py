@@ -74,7 +74,7 @@ backend:
   name: eager                # `m2d doctor` lists what works here
   device: cpu                # cpu, cuda, cuda:0, mps or xpu
   dtype: float32             # float32, bfloat16 or float16
-  # options: {scope: whole}  # what only one backend knows, here compile
+  # options: {{scope: whole}}  # what only one backend knows, here compile
 
 # A file name in the working directory; --out takes any path.
 output: {output}
