@@ -41,6 +41,10 @@ def extend(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the new scenes.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
+    speed: Annotated[
+        str | None,
+        typer.Option("--speed", metavar="NAME", help="exact, or with steps left out: balanced, fast."),
+    ] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", metavar="NAME", help="What runs the transformer.")
     ] = None,
@@ -77,7 +81,13 @@ def extend(
     began_s = time.monotonic()
     joined, cuts_s = parse_join(join), parse_cuts(cuts)
     overrides = Overrides(
-        out=out, seed=seed, num_inference_steps=steps, backend=backend, device=device, dtype=dtype
+        out=out,
+        seed=seed,
+        num_inference_steps=steps,
+        speed=speed,
+        backend=backend,
+        device=device,
+        dtype=dtype,
     )
     reporter = make_reporter(quiet=quiet)
     with reporter.stage("load libraries"):

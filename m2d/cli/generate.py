@@ -27,6 +27,10 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The story's seed.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
+    speed: Annotated[
+        str | None,
+        typer.Option("--speed", metavar="NAME", help="exact, or with steps left out: balanced, fast."),
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option("--backend", metavar="NAME", help="What runs the transformer; see `m2d doctor`."),
@@ -67,7 +71,13 @@ def generate(
     from m2d.recipe.plan import Overrides
 
     overrides = Overrides(
-        out=out, seed=seed, num_inference_steps=steps, backend=backend, device=device, dtype=dtype
+        out=out,
+        seed=seed,
+        num_inference_steps=steps,
+        speed=speed,
+        backend=backend,
+        device=device,
+        dtype=dtype,
     )
     run = _Run(force=force, resume=resume, save_previews=save_previews, quiet=quiet, as_json=as_json)
     if (recipe is None) == (source is None):

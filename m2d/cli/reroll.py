@@ -33,6 +33,10 @@ def reroll(
         str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
+    speed: Annotated[
+        str | None,
+        typer.Option("--speed", metavar="NAME", help="exact, or with steps left out: balanced, fast."),
+    ] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", metavar="NAME", help="What runs the transformer.")
     ] = None,
@@ -65,7 +69,9 @@ def reroll(
     from m2d.registry import get_backend
 
     began_s = time.monotonic()
-    overrides = Overrides(out=out, num_inference_steps=steps, backend=backend, device=device, dtype=dtype)
+    overrides = Overrides(
+        out=out, num_inference_steps=steps, speed=speed, backend=backend, device=device, dtype=dtype
+    )
     reporter = make_reporter(quiet=quiet)
     with reporter.stage("load libraries"):
         from m2d.tasks import reroll as task

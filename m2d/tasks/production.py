@@ -28,7 +28,7 @@ from m2d.tasks.kept_frames import FRAMES, kept_frames_bytes
 from m2d.tasks.making import Making, SharedCodec, WindowEvent
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.previews import remove_previews, save_preview
-from m2d.tasks.records import facts_of, record_of, request_of
+from m2d.tasks.records import facts_of, record_of, request_of, with_speeds
 from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
 from m2d.video.encode import encoding_id
 from m2d.video.provenance import (
@@ -246,6 +246,7 @@ def produce(
             clock=clock,
             stop=stop,
         )
+        records = with_speeds(records, production.plans, making.speeds)
         return _publish(production, records, assembled, journal=journal, clock=clock)
 
 
