@@ -5,8 +5,6 @@ Owns the order of things and the checks before the first step; the loop is `m2d.
 
 from __future__ import annotations
 
-import copy
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import m2d
 from m2d.errors import InputError, OutputError
@@ -22,21 +19,20 @@ from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.lock import hold
 from m2d.model.checkpoint import BUILTIN_PUPPET
-from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
+from m2d.tasks.training_state import new_state, publish_model
+from m2d.tasks.training_watchers import open_watchers
 from m2d.training.cache import StoryLatents, cache_root
 from m2d.training.datasets import open_stories
-from m2d.training.export import export_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen
-from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.lora import frozen_digest
 from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import resume_latest, versions
-from m2d.training.sharding import place, wholes
-from m2d.training.start import Start, build_transformer, read_start, transformer_config
+from m2d.training.start import Start, read_start, transformer_config
 from m2d.training.state import FOLDER, TrainState
 from m2d.training.trainer import Outcome, Trainer, TrainingSetup
 
@@ -193,7 +189,7 @@ def _run(
         latent_frames=[geometry.num_latent_frames] * recipe.num_scenes,
         tokens_per_frame=geometry.tokens_per_frame,
     )
-    state = _new_state(recipe, start, processes)
+    state = new_state(recipe, start, processes)
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "transformer": start.config,
@@ -201,6 +197,8 @@ def _run(
         "layout": layout.digest(),
         "versions": versions(processes),
     }
+    if recipe.lora is not None:
+        facts["frozen"] = frozen_digest(state.model)
     if plan.resume:
         resume_latest(plan.run, state, facts=facts, processes=processes, reporter=reporter)
     setup = TrainingSetup(
@@ -224,9 +222,12 @@ def _train_and_export(
     reporter: Reporter,
     stop: StopRequest,
 ) -> TrainingReport:
-    trainer = Trainer(setup, state, reporter=reporter, stop=stop)
+    watchers = open_watchers(setup, model_folder=folder, reporter=reporter)
+    trainer = Trainer(setup, state, reporter=reporter, stop=stop, watchers=watchers)
     outcome = trainer.run(max_minutes=plan.max_minutes)
-    _export(setup, state, frozen=folder, path=plan.run / MODEL)
+    why_no_curves = publish_model(setup, state, frozen=folder, path=plan.run / MODEL)
+    if why_no_curves:
+        reporter.warn(f"the model card has no curves: {why_no_curves}")
     return TrainingReport(
         outcome=outcome,
         step=state.step,
@@ -234,24 +235,6 @@ def _train_and_export(
         model=plan.run / MODEL,
         is_main=setup.processes.is_main,
     )
-
-
-def _export(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> None:
-    """Publish the averaged weights as a model folder, by one process, from the shares of all."""
-    average, processes = state.average.model, setup.processes
-    weights = average.state_dict()
-    values = wholes(weights.values())
-
-    def export() -> str:
-        whole: nn.Module = average
-        if processes.sharing == "fsdp2":
-            whole = SceneTransformer(**setup.facts["transformer"])
-            whole.load_state_dict(dict(zip(weights, values, strict=True)))
-        assert isinstance(whole, SceneTransformer)
-        export_model(whole, recipe=setup.recipe, frozen=frozen, path=path)
-        return ""
-
-    processes.on_main(export, meanwhile=lambda: deque(values, maxlen=0))
 
 
 def _model_folder(model: str) -> Path:
@@ -325,15 +308,3 @@ def _encoded(
         if not opened:
             open_here()
         yield opened[0]
-
-
-def _new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
-    model = build_transformer(start, seed=recipe.seed)
-    average = copy.deepcopy(model)
-    place(model, processes)
-    place(average, processes)
-    return TrainState(
-        model=model,
-        average=AveragedModel(model, decay=recipe.ema_decay, average=average),
-        optimizer=ModelOptimizer(model, recipe.optimizer, muon_dtype=getattr(torch, recipe.precision)),
-    )

@@ -6,12 +6,14 @@ arXiv 2106.09685), attached through diffusers; merging and loading are diffusers
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2d.errors import BackendUnavailable
 from m2d.model.transformer import SceneTransformer
@@ -53,6 +55,29 @@ def add_lora(model: SceneTransformer, recipe: LoraRecipe, *, seed: int = 0) -> N
             ),
             adapter_name=_ADAPTER,
         )
+
+
+def keep_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the matrices that do not move in `dtype`, in place; autocast would turn them into it anyway."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            module.to(dtype)
+
+
+def copy_sharing_frozen(model: SceneTransformer) -> SceneTransformer:
+    """Return a copy that has weights of its own where they move, and the same ones where they do not."""
+    shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+    return copy.deepcopy(model, shared)
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) over the weights that do not move: what the adapters are adapters of."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if not weight.requires_grad:
+            digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def lora_weights(model: SceneTransformer) -> dict[str, Tensor]:

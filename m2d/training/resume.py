@@ -94,6 +94,8 @@ def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     for part, of in (("stories", "clips, captions, codec or text encoder"), ("layout", "sizes or mask")):
         if saved[part] != ours[part]:
             found.append(f"{part} was {saved[part][:12]} and is {ours[part][:12]} (other {of})")
+    if saved.get("frozen") != ours.get("frozen"):
+        found.append("the frozen weights that the adapters belong to differ (other init)")
     return found
 
 

@@ -32,17 +32,21 @@ def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
         layout: The sample's.
     """
     matrices = {name: weight for name, weight in model.named_parameters() if weight.ndim >= 2}
-    products = sum(_rows(name, layout) * weight.numel() for name, weight in matrices.items())
-    width = matrices[f"{BLOCKS}.0.attn1.to_q.weight"].shape[0]
-    num_blocks = len(list(model.get_submodule(BLOCKS).children()))
+    # A frozen weight has no gradient of its own.
+    products = sum(
+        (_PASSES if weight.requires_grad else _PASSES - 1) * _rows(name, layout) * weight.numel()
+        for name, weight in matrices.items()
+    )
+    blocks = list(model.get_submodule(BLOCKS).children())
+    width = blocks[0].get_parameter("norm1.norm.weight").numel()
     last = layout.plan_for(tuple(range(layout.num_scenes)))
     pairs = sum(
         times * sum(map(len, call.queries)) * sum(map(len, call.keys))
-        for times, plan in ((num_blocks - 1, layout.plan()), (1, last))
+        for times, plan in ((len(blocks) - 1, layout.plan()), (1, last))
         for call in plan
     )
     # Queries times keys, and weights times values.
-    return _PASSES * _OPERATIONS * (products + 2 * pairs * width)
+    return _OPERATIONS * (products + _PASSES * 2 * pairs * width)
 
 
 def _rows(name: str, layout: SceneLayout) -> int:

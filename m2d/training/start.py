@@ -75,7 +75,13 @@ def read_start(folder: Path) -> Start:
         found = find_checkpoint(folder).path
         if found is None:
             raise CheckpointError(f"init: {folder} has no checkpoint that verifies; train that run first")
-        config = read_facts(found).get("transformer")
+        facts = read_facts(found)
+        if facts.get("recipe", {}).get("lora") is not None:
+            raise CheckpointError(
+                f"init: {folder} is a training of adapters, whose checkpoints hold nothing else; give its "
+                f"model folder, {folder / 'model'}"
+            )
+        config = facts.get("transformer")
         if config is None:
             raise CheckpointError(f"init: {found} is no transformer's training; give a run of `m2d train`")
         return Start(config, load_average(found))

@@ -80,8 +80,8 @@ def save_checkpoint(
     """
     path = run / FOLDER / f"step-{state.step:08d}"
     files = {
-        _WEIGHTS: _in_order(state.model.state_dict()),
-        _EMA: _in_order(state.average.model.state_dict()),
+        _WEIGHTS: _in_order(_kept(state.model, of=state.model)),
+        _EMA: _in_order(_kept(state.average.model, of=state.model)),
         _OPTIMIZER: _in_order(state.optimizer.state_tensors()),
     }
     values = wholes(tensor for tensors in files.values() for tensor in tensors.values())
@@ -97,6 +97,12 @@ def save_checkpoint(
         return str(path)
 
     return Path(processes.on_main(write, meanwhile=lambda: _exhaust(values)))
+
+
+def _kept(model: nn.Module, *, of: nn.Module) -> dict[str, Tensor]:
+    """A model's state, without the weights that are frozen in `of`: a resumed run reads them anew."""
+    frozen = {name for name, weight in of.named_parameters() if not weight.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
 def _publish(
@@ -176,8 +182,8 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     Raises:
         CheckpointError: The weights have other names or shapes than this model's.
     """
-    _load_into(state.model.state_dict(), path / _WEIGHTS)
-    _load_into(state.average.model.state_dict(), path / _EMA)
+    _load_into(_kept(state.model, of=state.model), path / _WEIGHTS)
+    _load_into(_kept(state.average.model, of=state.model), path / _EMA)
     with safe_open(path / _OPTIMIZER, framework="pt") as file:
         state.optimizer.load_state_tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
     state.step = int(read_facts(path)["step"])

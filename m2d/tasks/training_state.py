@@ -1,0 +1,92 @@
+"""The state that a training starts with, and the model folder that it leaves.
+
+Owns what moves and what stays: all weights, or adapters on weights that every copy shares.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from m2d.model.transformer import SceneTransformer
+from m2d.training.card import CardFacts
+from m2d.training.export import export_model
+from m2d.training.log import read_log
+from m2d.training.lora import add_lora, copy_sharing_frozen, keep_frozen_in
+from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.processes import Processes
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.sharding import place, wholes
+from m2d.training.start import Start, build_transformer
+from m2d.training.state import TrainState
+from m2d.training.step import TrainingSetup
+
+
+def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
+    """Build the state before the first step, placed where the processes compute.
+
+    Raises:
+        CheckpointError: The weights do not fit the config.
+        BackendUnavailable: PEFT or bitsandbytes is not installed, or cannot work there.
+    """
+    model = build_transformer(start, seed=recipe.seed)
+    precision: torch.dtype = getattr(torch, recipe.precision)
+    if recipe.lora is not None:
+        add_lora(model, recipe.lora, seed=recipe.seed)
+        keep_frozen_in(model, precision)
+    if processes.sharing == "fsdp2":
+        # Shards are each model's own.
+        average = copy.deepcopy(model)
+        place(average, processes)
+        place(model, processes)
+    else:
+        # Placed before it is copied, so that both go on sharing what does not move.
+        place(model, processes)
+        average = copy_sharing_frozen(model)
+    return TrainState(
+        model=model,
+        average=AveragedModel(model, decay=recipe.ema_decay, average=average),
+        optimizer=ModelOptimizer(model, recipe.optimizer, muon_dtype=precision),
+    )
+
+
+def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> str:
+    """Publish the averaged weights as a model folder, by one process, from the shares of all.
+
+    Returns:
+        Why the model card has no curves, or an empty string.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    average, processes, recipe = state.average.model, setup.processes, setup.recipe
+    weights = average.state_dict()
+    values = wholes(weights.values())
+
+    def export() -> str:
+        whole: nn.Module = average
+        if processes.sharing == "fsdp2":
+            whole = _without_weights(setup)
+            whole.load_state_dict(dict(zip(weights, values, strict=True)))
+        assert isinstance(whole, SceneTransformer)
+        card = CardFacts(
+            facts=setup.facts,
+            events=read_log(setup.run),
+            step=state.step,
+            has_adapters=recipe.lora is not None,
+        )
+        return export_model(whole, recipe=recipe, frozen=frozen, path=path, card=card) or ""
+
+    return processes.on_main(export, meanwhile=lambda: deque(values, maxlen=0))
+
+
+def _without_weights(setup: TrainingSetup) -> SceneTransformer:
+    """A model that takes the weights of the one in training."""
+    model: SceneTransformer = SceneTransformer(**setup.facts["transformer"])
+    if setup.recipe.lora is not None:
+        add_lora(model, setup.recipe.lora)
+    return model

@@ -1,0 +1,121 @@
+"""Who watches a training: the recipe's trackers, and films of its stories.
+
+Owns opening them before the first step, so that what cannot work is told before hours are spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from m2d.errors import InputError
+from m2d.geometry import ModelGeometry
+from m2d.model.components import read_config
+from m2d.model.sizes import spatial_compression_of
+from m2d.model.source import ModelSource
+from m2d.model.transformer import SceneTransformer
+from m2d.progress import Reporter
+from m2d.tasks.validation import FOLDER, SourceInTraining, make_validation_films, plan_validation
+from m2d.training.recipe import ValidationRecipe
+from m2d.training.state import TrainState
+from m2d.training.step import TrainingSetup
+from m2d.training.trackers import Trackers
+from m2d.training.trainer import Watchers
+
+
+def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporter) -> Watchers:
+    """Open what the recipe asks for.
+
+    Args:
+        setup: Of the training.
+        model_folder: Has codec, text encoder, tokenizer and scheduler.
+        reporter: Is told about the films.
+
+    Raises:
+        BackendUnavailable: A tracker's package is not installed.
+        RecipeError: A story that the model cannot make.
+        InputError: Films cannot be made while weights are sharded.
+    """
+    recipe, is_main = setup.recipe, setup.processes.is_main
+    trackers = (
+        [Trackers(recipe.trackers, run=setup.run, title=recipe.title, config=setup.facts)]
+        if recipe.trackers and is_main
+        else []
+    )
+    if recipe.validation is None:
+        return Watchers(of_log=trackers)
+    if setup.processes.sharing == "fsdp2":
+        raise InputError(
+            "validation: films need all weights on one device, which fsdp2 shares out; leave validation out, "
+            "or make films of the checkpoints' models"
+        )
+    source = _source(setup, model_folder)
+    # Wrong stories are told now.
+    plan_validation(source, recipe.validation.stories, folder=setup.run, device="cpu")
+    films = _Films(recipe.validation, setup=setup, source=source, reporter=reporter)
+    return Watchers(of_log=trackers, of_steps=[films])
+
+
+class _Films:
+    """Makes films of the averaged weights every so many steps; the other processes wait."""
+
+    def __init__(
+        self,
+        recipe: ValidationRecipe,
+        *,
+        setup: TrainingSetup,
+        source: ModelSource,
+        reporter: Reporter,
+    ) -> None:
+        self._recipe, self._setup, self._source = recipe, setup, source
+        self._reporter = reporter
+
+    def after_step(self, state: TrainState) -> None:
+        """Make the films when they are due.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT came while a film was made; the trainer saves and ends.
+        """
+        if state.step % self._recipe.every_steps == 0:
+            self._setup.processes.on_main(lambda: self._make(state))
+
+    def _make(self, state: TrainState) -> str:
+        transformer, setup = state.average.model, self._setup
+        assert isinstance(transformer, SceneTransformer)
+        source = SourceInTraining(
+            transformer=transformer,
+            **{field.name: getattr(self._source, field.name) for field in fields(ModelSource)},
+        )
+        folder = setup.run / FOLDER / f"step-{state.step:08d}"
+        plans = plan_validation(
+            source, self._recipe.stories, folder=folder, device=setup.processes.device.type
+        )
+        is_mixed = setup.recipe.precision == "bfloat16"
+        for sheet in make_validation_films(plans, is_mixed=is_mixed, reporter=self._reporter).values():
+            self._reporter.note(f"step {state.step}: {sheet}")
+        return ""
+
+
+def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
+    """The model in training as the planning of stories sees it."""
+    recipe, config = setup.recipe, setup.facts["transformer"]
+    video = recipe.video
+    geometry = ModelGeometry(
+        spatial_compression=spatial_compression_of(folder),
+        temporal_compression=int(read_config(folder, "vae")["temporal_compression_ratio"]),
+        patch_size=int(config["patch_size"]),
+        latent_channels=int(config["in_channels"]),
+        max_text_tokens=int(config["max_text_seq_length"]),
+        default_height=video.height,
+        default_width=video.width,
+        default_num_frames=video.num_frames,
+        default_fps=video.fps,
+        num_scenes=recipe.num_scenes,
+    )
+    return ModelSource(
+        name=recipe.title,
+        path=folder,
+        geometry=geometry,
+        is_puppet=recipe.data.source == "builtin:puppet",
+        mask=recipe.mask,
+    )
