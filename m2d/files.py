@@ -217,7 +217,8 @@ def make_folder(path: Path) -> None:
                     "move it or choose another output"
                 ) from error
             # Another process has been quicker. It may have removed the folder again since, as locks do.
-            return make_folder(path)
+            make_folder(path)
+            return
         _sync_folder(path.parent)
 
 
