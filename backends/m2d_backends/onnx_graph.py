@@ -160,7 +160,8 @@ def size_bytes(tensor: onnx.TensorProto) -> int:
     import onnx
 
     item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return prod(tensor.dims) * item_bytes
+    num_items: int = prod(tensor.dims)
+    return num_items * item_bytes
 
 
 def _num_inputs(node: onnx.NodeProto) -> int:
