@@ -1,0 +1,39 @@
+"""A backend's own options: `name: value` texts from a recipe or a command line, checked against a model.
+
+Owns the message for what a backend does not know; which options there are is each backend's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from m2d.errors import InputError
+
+
+class ExtraOptions(BaseModel):
+    """Base of a backend's own options: frozen, and nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Parsed = TypeVar("Parsed", bound=ExtraOptions)
+
+
+def parse_extra(backend: str, model: type[Parsed], extra: Mapping[str, str]) -> Parsed:
+    """Read the options that only one backend knows.
+
+    Raises:
+        InputError: An option it does not know or a value it cannot take; all of them, with what is allowed.
+    """
+    try:
+        return model.model_validate(dict(extra))
+    except ValidationError as error:
+        known = ", ".join(model.model_fields) or "none"
+        wrong = [
+            f"backend {backend!r}: option {'.'.join(map(str, each['loc']))}={each['input']!r}: {each['msg']}"
+            for each in error.errors()
+        ]
+        raise InputError("; ".join(wrong) + f"; its options: {known}") from error

@@ -1,0 +1,73 @@
+"""Whether a graph computes what the eager model computes: the gate before an artifact is published.
+
+Owns the inputs, the measure and the limits; who runs the graph is the caller's.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from m2d.backend import DTypeName
+from m2d.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from m2d_backends.baked import BakedTransformer
+
+# Largest difference as a share of the largest output. float32: the project's promise for every backend.
+# The others round to 2^-8 and 2^-11 of a value in each of some hundred operations, of which a few add up.
+RELATIVE_ERRORS: dict[DTypeName, float] = {"float32": 1e-5, "bfloat16": 4e-2, "float16": 5e-3}
+_SEEDS = (11, 12)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference between two tensors as a share of the largest expected value; NaN counts as inf."""
+    error = (actual.float() - expected.float()).abs().max() / expected.float().abs().max()
+    return float(error) if bool(error.isfinite()) else float("inf")
+
+
+def check_parity(
+    baked: BakedTransformer,
+    run: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    batch_size: int,
+    dtype: DTypeName,
+    backend: str,
+) -> float:
+    """Compare a graph with the model it was traced from, on random inputs.
+
+    Args:
+        baked: The model.
+        run: Runs the graph.
+        batch_size: Batch to compare with.
+        dtype: What both compute in.
+        backend: For the message.
+
+    Returns:
+        The largest relative error.
+
+    Raises:
+        ExportError: It is above the limit, or the graph returns another shape.
+    """
+    import torch
+
+    largest = 0.0
+    for seed in _SEEDS:
+        inputs = baked.example_inputs(batch_size, getattr(torch, dtype), baked.transformer.device, seed)
+        with torch.inference_mode():
+            expected, actual = baked(*inputs), run(*inputs)
+        if actual.shape != expected.shape:
+            raise ExportError(
+                f"backend {backend!r}: the graph returns {tuple(actual.shape)}, eager {tuple(expected.shape)}"
+            )
+        largest = max(largest, relative_error(actual, expected))
+    if largest > RELATIVE_ERRORS[dtype]:
+        raise ExportError(
+            f"backend {backend!r}: the graph differs from the eager model by {largest:.1e} of its largest "
+            f"output, {RELATIVE_ERRORS[dtype]:.0e} is allowed in {dtype}; nothing was published"
+        )
+    return largest

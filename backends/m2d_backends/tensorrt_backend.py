@@ -1,0 +1,327 @@
+"""The TensorRT backend: one engine per layout and size, built from the same ONNX graph that runs elsewhere.
+
+Owns exporting, finding and preparing engines. No engine is ever loaded that this user did not build on this
+machine, and none is rebuilt behind their back: a stale one is refused with both keys.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
+
+from m2d.backend import BackendOptions, StoredArtifact
+from m2d.errors import ArtifactRefused, BackendUnavailable, InputError
+from m2d.layout import SceneLayout
+from m2d_backends import devices
+from m2d_backends.artifact import (
+    ArtifactKey,
+    default_folder,
+    inspect_artifact,
+    label_of,
+    locate,
+    make_key,
+    open_artifact,
+    package_versions,
+    publish_artifact,
+    stored_artifacts,
+)
+from m2d_backends.extra_options import parse_extra
+from m2d_backends.graph_denoiser import GraphDenoiser
+from m2d_backends.onnx_graph import (
+    GRAPH_FILE,
+    MAX_BATCH,
+    OPSETS,
+    WEIGHTS_FILE,
+    read_graph,
+    structure_digest,
+)
+from m2d_backends.parity import check_parity
+from m2d_backends.tensorrt_build import BuiltEngine, build_engine, refit_engine, serialize_refitted
+from m2d_backends.tensorrt_engine import Engine, EngineCall
+from m2d_backends.tensorrt_plan import (
+    NOT_YET_RUN,
+    DeviceFacts,
+    TensorFacts,
+    TensorRTOptions,
+    device_problem,
+    driver_major,
+    expected_tensors,
+    graph_opset,
+    input_shapes,
+    key_versions,
+    profiles,
+    version_of,
+)
+
+if TYPE_CHECKING:
+    from m2d.model.source import ModelSource
+
+logger = logging.getLogger(__name__)
+
+PLAN_FILE = "engine.plan"
+TIMING_FILE = "timing.cache"
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+
+
+class TensorRTBackend:
+    """Runs engines that `m2d export --backend tensorrt` built. It cannot train: engines have no gradients."""
+
+    name: ClassVar[str] = "tensorrt"
+    notice: ClassVar[str] = NOT_YET_RUN
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._loaded: tuple[Path, ArtifactKey, EngineCall] | None = None
+        self._denoisers: WeakSet[GraphDenoiser] = WeakSet()
+
+    def unavailable_reason(self, device: str | None = None) -> str | None:
+        """Say why engines cannot be built or run here, or on `device`; see `m2d.backend.Backend`."""
+        reason = None if device is None else device_problem(device)
+        return reason or library_problem() or (None if device is None else devices.device_problem(device))
+
+    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphDenoiser:
+        """Load the engine for a layout, verified first; see `m2d.backend.Backend`."""
+        self._require(options.device)
+        key = self._key(source, layout, options)
+        folder = self._folder(key, source, layout, options)
+        if self._loaded is None or self._loaded[:2] != (folder, key):
+            # Let go of the old one first: two engines of a large model do not fit where one does.
+            self.release()
+            open_artifact(folder, key, is_native=True)
+            self._loaded = (folder, key, _load(folder, source, layout, key, options))
+            logger.info("tensorrt: %s", folder)
+        # The engine takes one or two as they come: batches are cut to what is asked for, never filled up.
+        denoiser = GraphDenoiser(self._loaded[2], layout, replace(key, batch_size=options.batch_size))
+        self._denoisers.add(denoiser)
+        return denoiser
+
+    def release(self) -> None:
+        """Let go of the loaded engine; see `m2d.backend.Backend`."""
+        for denoiser in list(self._denoisers):
+            denoiser.release()
+        self._denoisers.clear()
+        self._loaded = None
+
+    def export(
+        self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None
+    ) -> StoredArtifact:
+        """Build the engine for a layout and compare it with eager; see `m2d.backend.ExportingBackend`."""
+        self._require(options.device)
+        key = self._key(source, layout, options)
+        root = out or options.artifacts
+        relatives = [each for each in self.stored(root) if _is_relative(each.manifest, key)]
+        folder = default_folder(key, label=label_of(source, layout), root=root)
+        return publish_artifact(
+            folder, key, lambda part: _write(part, source, layout, key, options, relatives=relatives)
+        )
+
+    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
+        """Return the folder of the engine that `prepare` would run; see `m2d.backend.ExportingBackend`."""
+        self._require(options.device)
+        key = self._key(source, layout, options)
+        folder = self._folder(key, source, layout, options)
+        inspect_artifact(folder, key, is_native=True)
+        return folder
+
+    def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
+        """List engines; see `m2d.backend.ExportingBackend`."""
+        return stored_artifacts(self.name, folder)
+
+    def _require(self, device: str) -> None:
+        reason = self.unavailable_reason(device)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+
+    def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
+        if options.batch_size > MAX_BATCH:
+            raise InputError(f"batch_size: got {options.batch_size}, an engine takes {MAX_BATCH} at most")
+        facts = device_facts(options.device)
+        versions = key_versions(
+            parse_extra(self.name, TensorRTOptions, options.extra),
+            tensorrt=str(_library().__version__),
+            driver_major=facts.driver_major,
+            opset=graph_opset(options.dtype, head_dim=_head_dim(source), capability=facts.capability),
+            makers=package_versions("m2d", "torch"),
+        )
+        largest = replace(options, batch_size=MAX_BATCH)
+        return make_key(self.name, source, layout, largest, versions=versions, device=facts.label)
+
+    def _folder(
+        self, key: ArtifactKey, source: ModelSource, layout: SceneLayout, options: BackendOptions
+    ) -> Path:
+        return locate(key, label=label_of(source, layout), root=options.artifacts)
+
+
+def library_problem() -> str | None:
+    """Say why the library cannot be used, or None when it can."""
+    for package in ("torch", "onnx", "onnxscript", "tensorrt"):
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed; pip install 'm2d[tensorrt]'"
+    try:
+        version_of(str(_library().__version__))
+    except ImportError as error:
+        return f"tensorrt is installed, but its libraries do not load: {error}"
+    except BackendUnavailable as error:
+        return str(error).removeprefix("backend 'tensorrt': ")
+    return None
+
+
+def device_facts(device: str) -> DeviceFacts:
+    """What an engine is bound to."""
+    import torch
+
+    try:
+        driver = _DRIVER_FILE.read_text("ascii", "replace")
+    except OSError:
+        driver = ""
+    return DeviceFacts(
+        name=torch.cuda.get_device_name(device),
+        capability=torch.cuda.get_device_capability(device),
+        driver_major=driver_major(driver),
+    )
+
+
+def _load(
+    folder: Path, source: ModelSource, layout: SceneLayout, key: ArtifactKey, options: BackendOptions
+) -> EngineCall:
+    import torch
+
+    trt = _library()
+    settings = parse_extra("tensorrt", TensorRTOptions, options.extra)
+    with torch.cuda.device(options.device):
+        engine = Engine(trt, (folder / PLAN_FILE).read_bytes(), _tensors(source, layout, key))
+        if settings.refit == "identical":
+            read_graph(folder)
+            refit_engine(trt, engine.native, folder / GRAPH_FILE)
+        engine.start(is_streaming=settings.weight_streaming)
+    return EngineCall(engine, _output_shape(layout, key), options.device)
+
+
+def _write(
+    part: Path,
+    source: ModelSource,
+    layout: SceneLayout,
+    key: ArtifactKey,
+    options: BackendOptions,
+    *,
+    relatives: Sequence[StoredArtifact],
+) -> float:
+    """Write an engine into `part`, and return its relative error."""
+    import torch
+
+    from m2d.model.checkpoint import load_transformer
+    from m2d_backends.baked import BakedTransformer
+    from m2d_backends.onnx_export import export_graph
+
+    settings = parse_extra("tensorrt", TensorRTOptions, options.extra)
+    transformer = load_transformer(source, device=options.device, dtype=getattr(torch, options.dtype))
+    transformer.requires_grad_(False)
+    baked = BakedTransformer(transformer, layout, latent_shape=key.latent_shape, targets=key.targets).eval()
+    export_graph(baked, part, opset=OPSETS[key.versions["opset"]])
+    expected = _tensors(source, layout, key)
+    with torch.cuda.device(options.device):
+        built = build(_library(), part, key, settings, expected=expected, relatives=relatives)
+    (part / PLAN_FILE).write_bytes(built.plan)
+    (part / TIMING_FILE).write_bytes(built.timing_cache)
+    run = _load(part, source, layout, key, options)
+    errors = [
+        check_parity(baked, run, batch_size=batch, dtype=key.dtype, backend="tensorrt")
+        for batch in range(1, MAX_BATCH + 1)
+    ]
+    if settings.refit == "none":
+        # The engine holds its own weights: the graph was a step on the way.
+        for name in (GRAPH_FILE, WEIGHTS_FILE):
+            (part / name).unlink(missing_ok=True)
+    return max(errors)
+
+
+def build(
+    trt: Any,
+    part: Path,
+    key: ArtifactKey,
+    settings: TensorRTOptions,
+    *,
+    expected: tuple[TensorFacts, ...],
+    relatives: Sequence[StoredArtifact],
+) -> BuiltEngine:
+    """Build the engine of the graph in `part`, or refit one that differs in its weights alone.
+
+    Args:
+        trt: The module `tensorrt`.
+        part: Holds the graph.
+        key: Of the engine to be.
+        settings: Level and flags.
+        expected: Inputs and output that it is to have.
+        relatives: Engines of the same library and device. They are verified before they are used.
+    """
+    timings = b""
+    for each in relatives:
+        try:
+            open_artifact(each.folder, each.manifest, is_native=True)
+        except ArtifactRefused as error:
+            # Only its timings or its kernels are lost: building goes on without them.
+            logger.warning("tensorrt: not used for this build: %s", error)
+            continue
+        timings = timings or (each.folder / TIMING_FILE).read_bytes()
+        if settings.refit == "weights" and _differs_in_weights_alone(each, key, part):
+            engine = Engine(trt, (each.folder / PLAN_FILE).read_bytes(), expected)
+            refit_engine(trt, engine.native, part / GRAPH_FILE)
+            logger.info("tensorrt: %s refitted", each.folder)
+            return BuiltEngine(serialize_refitted(trt, engine.native), timings)
+    return build_engine(
+        trt,
+        part / GRAPH_FILE,
+        profiles=profiles(expected),
+        options=settings,
+        version=version_of(str(trt.__version__)),
+        timing_cache=timings,
+    )
+
+
+def _is_relative(made: ArtifactKey, key: ArtifactKey) -> bool:
+    """Whether kernels that were timed for one engine are those of another."""
+    return made.device == key.device and made.versions.get("tensorrt") == key.versions["tensorrt"]
+
+
+def _differs_in_weights_alone(made: StoredArtifact, key: ArtifactKey, part: Path) -> bool:
+    if replace(made.manifest, weights_digest=key.weights_digest) != key:
+        return False
+    return structure_digest(read_graph(made.folder)) == structure_digest(read_graph(part))
+
+
+def _tensors(source: ModelSource, layout: SceneLayout, key: ArtifactKey) -> tuple[TensorFacts, ...]:
+    shapes = input_shapes(
+        key.latent_shape,
+        num_text_tokens=layout.num_text_tokens,
+        text_width=int(_config(source)["text_embed_dim"]),
+        num_scenes=layout.num_scenes,
+    )
+    return expected_tensors(shapes, _output_shape(layout, key), key.dtype)
+
+
+def _output_shape(layout: SceneLayout, key: ArtifactKey) -> tuple[int, ...]:
+    return (sum(layout.latent_frames[scene] for scene in key.targets), *key.latent_shape[1:])
+
+
+def _head_dim(source: ModelSource) -> int:
+    return int(_config(source)["attention_head_dim"])
+
+
+def _config(source: ModelSource) -> Mapping[str, Any]:
+    from m2d.model.transformer import SceneTransformer
+
+    config: Mapping[str, Any] = SceneTransformer.load_config(source.path / "transformer")
+    return config
+
+
+def _library() -> Any:
+    import tensorrt
+
+    return tensorrt
