@@ -346,7 +346,7 @@ def test_a_negative_prompt_may_say_anything(m2d: Run, folder: Path) -> None:
 def test_help_names_the_ways_to_go_on(m2d: Run) -> None:
     told = " ".join(m2d("generate", "--help").stdout.split())
     for text in (
-        "Make a film of m2d again from what it says of itself.",
+        "Make a film of m2d again, as NAME-again.mp4, from what it says of itself.",
         "First draw a contact sheet of a quick draft.",
         "Draw the current estimate while denoising.",
         "Go on with an unfinished run.",
