@@ -74,7 +74,7 @@ class TensorRTBackend:
     """Runs engines that `m2d export --backend tensorrt` built. It cannot train: engines have no gradients."""
 
     name: ClassVar[str] = "tensorrt"
-    notice: ClassVar[str] = NOT_YET_RUN
+    not_yet_run: ClassVar[str] = NOT_YET_RUN
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
@@ -92,8 +92,9 @@ class TensorRTBackend:
         key = self._key(source, layout, options)
         folder = self._folder(key, source, layout, options)
         if self._loaded is None or self._loaded[:2] != (folder, key):
-            # Let go of the old one first: two engines of a large model do not fit where one does.
-            self.release()
+            # Let go of the old one first: two engines of a large model do not fit where one does. Denoisers
+            # that are still held keep theirs.
+            self._loaded = None
             open_artifact(folder, key, is_native=True)
             self._loaded = (folder, key, _load(folder, source, layout, key, options))
             logger.info("tensorrt: %s", folder)

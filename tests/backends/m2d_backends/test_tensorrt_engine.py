@@ -166,4 +166,4 @@ def test_without_the_library_the_backend_says_what_is_missing(tmp_path, monkeypa
 def test_engines_are_exported_and_never_trained_through():
     assert isinstance(TensorRTBackend(), ExportingBackend)
     assert not isinstance(TensorRTBackend(), TrainableBackend)
-    assert "no engine has been built or run on hardware yet" in TensorRTBackend.notice
+    assert "no engine has been built or run on hardware yet" in TensorRTBackend.not_yet_run
