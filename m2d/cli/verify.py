@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from m2d.tasks.verify import BackendVerdict, VerifyReport
+    from m2d.recipe.schema import Speed
+    from m2d.tasks.verify import BackendVerdict, FilmDifference, VerifyReport
 
 
 def verify(
@@ -25,6 +26,10 @@ def verify(
         str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
+    speed: Annotated[
+        list[str] | None,
+        typer.Option("--speed", metavar="NAME", help="Compare balanced or fast with exact, too; repeatable."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1.")
     ] = None,
@@ -52,18 +57,40 @@ def verify(
 
     overrides = Overrides(num_inference_steps=steps, device=device, dtype=dtype)
     plan = plan_recipe(recipe, model=model, overrides=overrides)
-    names = backend or _available(plan.device)
+    # A speed alone is compared on eager, whatever else works here.
+    names = backend or ([] if speed else _available(plan.device))
     reporter = make_reporter(quiet=quiet)
     with reporter.stage("load libraries"):
         from m2d.tasks import verify as task
     report = task.run(
-        plan, names, find_backend=get_backend, reporter=reporter, required=backend is not None, export=export
+        plan,
+        names,
+        find_backend=get_backend,
+        reporter=reporter,
+        required=backend is not None,
+        export=export,
+        speeds=parse_speeds(speed or []),
     )
     if as_json:
         write_result(json.dumps(_document(report), indent=2))
     else:
         _show(report)
     raise typer.Exit(0 if report.all_same else EXIT_FAILED)
+
+
+def parse_speeds(names: Sequence[str]) -> list[Speed]:
+    """Read speeds that can be compared with exact.
+
+    Raises:
+        InputError: Any other name.
+    """
+    from m2d.errors import InputError
+
+    known: dict[str, Speed] = {"balanced": "balanced", "fast": "fast"}
+    for name in names:
+        if name not in known:
+            raise InputError(f"--speed: got {name!r}; balanced and fast can be compared with exact")
+    return [known[name] for name in names]
 
 
 def _available(device: str) -> list[str]:
@@ -86,7 +113,11 @@ def _show(report: VerifyReport) -> None:
 
     plan = report.plan
     show_heading(f"{plan.title}: compared with eager on {plan.device} in {plan.dtype}")
-    show_states([(verdict.name, verdict.state == "same", _line(verdict)) for verdict in report.verdicts])
+    if report.verdicts:
+        show_states([(verdict.name, verdict.state == "same", _line(verdict)) for verdict in report.verdicts])
+    if report.speeds:
+        show_heading("Speeds, compared with exact; shown, not judged")
+        show_fields([(name, _film(film)) for name, film in report.speeds.items()])
     frames = (
         f"pixels within {report.pixel_tolerance} of 255"
         if report.pixel_tolerance is not None
@@ -100,12 +131,16 @@ def _line(verdict: BackendVerdict) -> str:
     worst, film = verdict.worst_step, verdict.film
     if worst is None or film is None:
         return f"not run: {verdict.problem}"
-    psnr = "equal frames" if math.isinf(film.psnr_db) else f"PSNR {film.psnr_db:.1f} dB"
     return (
         f"{verdict.state}; worst of {len(verdict.steps)} steps: {worst.relative_error:.1e} "
         f"(step {worst.step}), cosine {worst.cosine:.7f}; "
-        f"film: {psnr}, largest pixel difference {film.max_pixel_difference}"
+        f"film: {_film(film)}"
     )
+
+
+def _film(film: FilmDifference) -> str:
+    psnr = "equal frames" if math.isinf(film.psnr_db) else f"PSNR {film.psnr_db:.1f} dB"
+    return f"{psnr}, largest pixel difference {film.max_pixel_difference}"
 
 
 def _document(report: VerifyReport) -> dict[str, Any]:
@@ -120,6 +155,7 @@ def _document(report: VerifyReport) -> dict[str, Any]:
         "step_tolerance": report.step_tolerance,
         "pixel_tolerance": report.pixel_tolerance,
         "all_same": report.all_same,
+        "speeds": {name: _finite(asdict(film)) for name, film in report.speeds.items()},
         "backends": [_backend_document(verdict) for verdict in report.verdicts],
     }
 

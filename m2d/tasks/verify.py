@@ -10,7 +10,7 @@ shows what becomes of that. No film is written.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from m2d.backend import Backend, ExportingBackend
+from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, BackendUnavailable, ExportError, InputError
 from m2d.model.decoding import SceneDecoder
 from m2d.progress import Reporter
@@ -113,12 +114,14 @@ class VerifyReport:
         step_tolerance: Largest relative error allowed of a step.
         pixel_tolerance: Largest pixel difference allowed; None where frames are not judged.
         verdicts: One per backend.
+        speeds: What each speed makes of eager's film; shown, and not judged.
     """
 
     plan: RunPlan
     step_tolerance: float
     pixel_tolerance: int | None
     verdicts: tuple[BackendVerdict, ...]
+    speeds: Mapping[Speed, FilmDifference]
 
     @property
     def all_same(self) -> bool:
@@ -141,16 +144,19 @@ def run(
     reporter: Reporter,
     required: bool,
     export: bool = False,
+    speeds: Sequence[Speed] = (),
 ) -> VerifyReport:
     """Compare backends with eager.
 
     Args:
-        plan: From `plan_recipe`; its backend is not looked at.
+        plan: From `plan_recipe`; its backend is not looked at, nor its speed: steps are compared when all are
+            computed.
         names: The backends.
         find_backend: Gives a backend by its name.
         reporter: Is told about stages and steps.
         required: Whether a backend that cannot run is an error; otherwise the report says why.
         export: Whether graphs that a backend needs and does not find are exported.
+        speeds: Compare eager's film at these with the exact one, too.
 
     Raises:
         UnknownBackend: A name nobody knows.
@@ -158,6 +164,7 @@ def run(
         M2DError: As `m2d generate`, for eager.
     """
     backends = {name: find_backend(name) for name in names}
+    plan = _at_speed(plan, "exact")
     _check_available([find_backend(REFERENCE), *(backends.values() if required else ())], plan)
     reference = _record(plan, find_backend(REFERENCE), reporter)
     verdicts = []
@@ -172,11 +179,16 @@ def run(
             verdicts.append(BackendVerdict(name=name, state="not run", problem=str(error)))
         finally:
             backend.release()
+    differences = {
+        speed: _speed_difference(plan, speed, find_backend(REFERENCE), reference, reporter)
+        for speed in speeds
+    }
     return VerifyReport(
         plan=plan,
         step_tolerance=STEP_TOLERANCES[plan.dtype],
         pixel_tolerance=_pixel_tolerance(plan),
         verdicts=tuple(verdicts),
+        speeds=differences,
     )
 
 
@@ -264,6 +276,17 @@ def _export_missing(backend: Backend, calls: Sequence[Call], reporter: Reporter)
         except ArtifactMissing:
             with reporter.stage(f"{backend.name}: export"):
                 backend.export(*of)
+
+
+def _speed_difference(
+    plan: RunPlan, speed: Speed, backend: Backend, reference: _Film, reporter: Reporter
+) -> FilmDifference:
+    with reporter.stage(f"{speed}: film"):
+        return film_difference(reference.frames_PHWC, _frames(_at_speed(plan, speed), backend, reporter))
+
+
+def _at_speed(plan: RunPlan, speed: Speed) -> RunPlan:
+    return replace(plan, sampling=plan.sampling.model_copy(update={"speed": speed}))
 
 
 def _answers(backend: Backend, calls: Sequence[Call], reporter: Reporter) -> list[Tensor]:

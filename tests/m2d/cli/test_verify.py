@@ -26,3 +26,14 @@ def test_a_backend_nobody_knows_and_one_that_cannot_run_here_exit_differently(m2
     assert (unknown.exit_code, "backend: got 'magic'" in unknown.stderr) == (2, True)
     unavailable = m2d("verify", "story.yaml", "--backend", "eager", "--device", "cuda:99")
     assert (unavailable.exit_code, "cuda:99" in unavailable.stderr) == (3, True)
+
+
+def test_a_speed_is_compared_alone_and_only_those_that_leave_something_out(m2d: Run) -> None:
+    result = m2d("verify", "story.yaml", "--speed", "balanced", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    # Two steps are too few to leave one out.
+    assert report["speeds"]["balanced"]["max_pixel_difference"] == 0
+    assert report["backends"] == []
+    wrong = m2d("verify", "story.yaml", "--speed", "exact")
+    assert (wrong.exit_code, "--speed: got 'exact'" in wrong.stderr) == (2, True)

@@ -160,6 +160,16 @@ def test_a_missing_graph_is_told_or_exported(studio: Studio) -> None:
     assert len(backend.exported) == 1
 
 
+def test_speeds_are_compared_with_the_exact_film_whatever_the_storys_own(studio: Studio) -> None:
+    plan = studio.plan(1, sampling={"num_inference_steps": 4, "speed": "fast"})
+    options: Any = {"find_backend": get_backend, "reporter": SilentReporter(), "required": False}
+    report = verify.run(plan, ["eager"], speeds=("fast",), **options)
+    # All steps are compared, though the story would leave some out.
+    assert [step.step for step in report.verdicts[0].steps] == [1, 2, 3, 4]
+    assert report.all_same
+    assert list(report.speeds) == ["fast"]
+
+
 def test_frames_are_compared_without_wrapping_around() -> None:
     black, almost_white = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 250, np.uint8)
     difference = film_difference(black, almost_white)
