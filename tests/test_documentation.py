@@ -132,7 +132,8 @@ def test_the_recipe_of_the_page_on_films_can_be_made_by_the_puppet_theatre() -> 
     loaded = parse_document(text, Recipe, name="films.md")
     source = resolve_model(loaded.value.model)
     plan = plan_story(loaded.value, source, places=loaded.places, known_words=KNOWN_WORDS)
-    assert plan.warnings == ()
+    # It shows a length of a scene's own, which m2d remarks on.
+    assert [warning for warning in plan.warnings if "scenes[3].frames: 13" not in warning] == []
     assert {scene.join.kind for scene in plan.scenes} == {"cut", "continue", "crossfade"}
 
 

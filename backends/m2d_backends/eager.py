@@ -16,6 +16,7 @@ from m2d.backend import BackendOptions
 from m2d.errors import BackendError, BackendUnavailable, InputError, LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d_backends.devices import device_problem
+from m2d_backends.extra_options import ExtraOptions, parse_extra
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,7 @@ class EagerDenoiser:
         """Predict the target scenes' velocity; see `m2d.backend.Denoiser`."""
         import torch
 
-        self._check_loaded()
-        self._check_layout(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
+        self.check(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         targets = None if len(self.targets) == self.layout.num_scenes else self.targets
         with torch.inference_mode():
             return self._transformer(  # type: ignore[no-any-return]  # nn.Module.__call__
@@ -86,6 +86,11 @@ class EagerDenoiser:
                 targets=targets if self._context is None else None,
                 context=self._context,
             )
+
+    def check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
+        """Make sure that `predict` can run these inputs; raises what it raises."""
+        self._check_loaded()
+        self._check_layout(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
 
     def _check_loaded(self) -> None:
         if self._transformer.device.type == "meta":
@@ -137,7 +142,8 @@ class EagerBackend:
         reason = self.unavailable_reason(options.device)
         if reason is not None:
             raise BackendUnavailable(f"backend {self.name!r}: {reason}")
-        return EagerDenoiser(self._loaded(source, options), layout, options.targets)
+        parse_extra(self.name, ExtraOptions, options.extra)
+        return EagerDenoiser(self.load(source, options), layout, options.targets)
 
     def release(self) -> None:
         """Empty the loaded transformer; see `m2d.backend.Backend`."""
@@ -153,7 +159,8 @@ class EagerBackend:
         """Return the model itself: eager training needs no preparation."""
         return model
 
-    def _loaded(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
+    def load(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
+        """Load the transformer, or return the one that is loaded for the same folder, device and dtype."""
         import torch
 
         from m2d.model.checkpoint import load_transformer

@@ -47,6 +47,7 @@ def _show(report: DoctorReport) -> None:
             for device, problem in backend.problem_on.items()
         ]
     )
+    show_fields([("more", "`m2d backends doctor` lists exported graphs")])
     show_heading("Model and encoder")
     encoder = (
         f"ffmpeg {report.encoder}" if report.encoder else "no encoder found; install imageio-ffmpeg again"

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from m2d.cli.backend_options import parse_options
+
 
 def extend(
     film: Annotated[Path, typer.Argument(metavar="FILM", help="A film of m2d, or any other.")],
@@ -54,6 +56,14 @@ def extend(
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
     ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option("--artifacts", metavar="DIR", help="Where exported graphs are, instead of m2d's cache."),
+    ] = None,
+    backend_option: Annotated[
+        list[str] | None,
+        typer.Option("--backend-option", metavar="NAME=VALUE", help="The backend's own; may be repeated."),
+    ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")
     ] = False,
@@ -88,6 +98,8 @@ def extend(
         backend=backend,
         device=device,
         dtype=dtype,
+        artifacts=artifacts,
+        backend_options=parse_options(backend_option),
     )
     reporter = make_reporter(quiet=quiet)
     with reporter.stage("load libraries"):

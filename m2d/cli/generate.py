@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2d.cli.backend_options import parse_options
+
 if TYPE_CHECKING:
     from m2d.recipe.plan import Overrides
     from m2d.tasks.production import ProductionOptions
@@ -40,6 +42,14 @@ def generate(
     ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
+    ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option("--artifacts", metavar="DIR", help="Where exported graphs are, instead of m2d's cache."),
+    ] = None,
+    backend_option: Annotated[
+        list[str] | None,
+        typer.Option("--backend-option", metavar="NAME=VALUE", help="The backend's own; may be repeated."),
     ] = None,
     source: Annotated[
         Path | None,
@@ -78,6 +88,8 @@ def generate(
         backend=backend,
         device=device,
         dtype=dtype,
+        artifacts=artifacts,
+        backend_options=parse_options(backend_option),
     )
     run = _Run(force=force, resume=resume, save_previews=save_previews, quiet=quiet, as_json=as_json)
     if (recipe is None) == (source is None):

@@ -14,10 +14,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from m2d.cli.backends import app as backends
 from m2d.cli.bench import bench
 from m2d.cli.board import board
 from m2d.cli.check import check
 from m2d.cli.doctor import doctor
+from m2d.cli.export import export
 from m2d.cli.extend import extend
 from m2d.cli.generate import generate
 from m2d.cli.init import init
@@ -136,6 +138,8 @@ for command in (init, check, generate, extend, reroll, inspect, board, verify, b
     app.command()(command)
 # The list of commands has room for a few words each.
 app.command(short_help="Train one stage of a model.")(train)
+app.command(short_help="Bake a story's layout into a graph.")(export)
+app.add_typer(backends, name="backends", short_help="List what runs the model, and its graphs.")
 app.add_typer(puppet, name="puppet", short_help="Make the embedded model's parts.")
 
 

@@ -102,6 +102,11 @@ def examine() -> DoctorReport:
     )
 
 
+def device_names() -> tuple[str, ...]:
+    """Devices that are worth asking a backend about: the CPU, and CUDA's or `cuda` when there is none."""
+    return tuple(device.name for device in _devices())
+
+
 def _devices() -> tuple[Device, ...]:
     import torch
 

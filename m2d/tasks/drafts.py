@@ -40,7 +40,7 @@ def draw_draft(production: Production, backend: Backend, *, reporter: Reporter) 
     """
     quick = replace(production, runs=tuple(replace(run, plan=_as_draft(run.plan)) for run in production.runs))
     plan, clock = quick.plan, Clock(reporter)
-    check_backend(plan, backend)
+    check_backend(quick.plans, backend)
     # Never entered: it hears no signal.
     stop = StopRequest()
     codec = SharedCodec(plan.source, device=plan.device)

@@ -22,6 +22,7 @@ from m2d.stop import StopRequest
 from m2d.tasks.assembly import Assembled, assemble
 from m2d.tasks.clock import Clock
 from m2d.tasks.disk_space import check_disk_space
+from m2d.tasks.export import check_graphs
 from m2d.tasks.film import LoadedFilm
 from m2d.tasks.journal import Journal, open_journal
 from m2d.tasks.kept_frames import FRAMES, kept_frames_bytes
@@ -207,7 +208,7 @@ def produce(
     """
     plan = production.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
-    check_backend(plan, backend)
+    check_backend(production.plans, backend)
     records = [record_of(run.kind, run.plan) for run in production.runs]
     clock = Clock(reporter)
     with (
@@ -250,15 +251,18 @@ def produce(
         return _publish(production, records, assembled, journal=journal, clock=clock)
 
 
-def check_backend(plan: RunPlan, backend: Backend) -> None:
-    """Make sure that the backend can run a plan here.
+def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
+    """Make sure that the backend can run plans here, and has the graphs that they need.
 
     Raises:
-        BackendUnavailable: It cannot.
+        BackendUnavailable: It cannot, or a graph has to be exported first: the message says how.
+        ArtifactRefused: A graph is stale, foreign, damaged or not to be trusted.
     """
+    plan = plans[-1]
     reason = backend.unavailable_reason(plan.device)
     if reason is not None:
         raise BackendUnavailable(f"backend {plan.backend!r}: {reason}; `m2d doctor` shows what works here")
+    check_graphs(plans, backend)
 
 
 def _preview_saver(plan: RunPlan, codec: SharedCodec) -> Callable[[WindowEvent], None]:

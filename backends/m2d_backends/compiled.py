@@ -1,0 +1,196 @@
+"""The compile backend: the eager model through torch.compile, with everything about a layout static.
+
+Owns what is compiled, where compiled code is kept and how long compiling took; the computation is the eager
+backend's. Nothing falls back: code that cannot be compiled in one piece is an error.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from m2d.backend import BackendOptions
+from m2d.errors import BackendError
+from m2d.layout import SceneLayout
+from m2d_backends.eager import EagerBackend, EagerDenoiser
+from m2d_backends.extra_options import ExtraOptions, parse_extra
+from m2d_backends.trust import cache_folder, private_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from m2d.model.source import ModelSource
+    from m2d.model.transformer import SceneTransformer
+
+logger = logging.getLogger(__name__)
+
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+# A block is compiled once for every plan it runs: two for each layout. A long story has many windows.
+_MAX_PLANS = 256
+
+
+class CompileOptions(ExtraOptions):
+    """What `--backend-option` takes.
+
+    Attributes:
+        scope: `blocks` compiles one block and runs all with it: seconds. `whole` compiles the whole graph
+            with the layout baked in: longer, and fused across blocks.
+    """
+
+    scope: Literal["blocks", "whole"] = "blocks"
+
+
+class CompiledDenoiser:
+    """A compiled transformer bound to one layout and its target scenes; see `m2d.backend.Denoiser`."""
+
+    def __init__(
+        self, eager: EagerDenoiser, transformer: SceneTransformer, *, scope: Literal["blocks", "whole"]
+    ) -> None:
+        """Bind `transformer`, whose blocks are compiled already when the scope is `blocks`."""
+        self.layout = eager.layout
+        self.targets = eager.targets
+        self.compile_s: float | None = None
+        self._eager = eager
+        self._transformer = transformer
+        self._is_whole = scope == "whole"
+        self._whole: dict[tuple[int, ...], nn.Module] = {}
+
+    def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+        """Predict the target scenes' velocity; the first call compiles."""
+        import torch
+
+        inputs = (latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
+        self._eager.check(*inputs)
+        began_s = time.monotonic()
+        # Contiguous: an expanded batch would be another, slower, graph.
+        latents, embeds, timesteps = (tensor.contiguous() for tensor in inputs)
+        inputs = (latents, embeds, timesteps)
+        with compiling(), torch.inference_mode():
+            velocity = (
+                self._whole_for(latents_BFCHW)(*inputs) if self._is_whole else self._eager.predict(*inputs)
+            )
+        if self.compile_s is None:
+            self.compile_s = time.monotonic() - began_s
+            logger.info("compile: compiled once in %.1f s, kept in %s", self.compile_s, compile_cache())
+        return velocity
+
+    def _whole_for(self, latents_BFCHW: Tensor) -> nn.Module:
+        import torch
+
+        from m2d_backends.baked import BakedTransformer
+
+        frames, channels, height, width = shape = tuple(latents_BFCHW.shape[1:])
+        if shape not in self._whole:
+            baked = BakedTransformer(
+                self._transformer,
+                self.layout,
+                latent_shape=(frames, channels, height, width),
+                targets=self.targets,
+            )
+            compiled: nn.Module = torch.compile(baked.eval(), fullgraph=True, dynamic=False)  # type: ignore[assignment]  # typed as a plain callable
+            self._whole[shape] = compiled
+        return self._whole[shape]
+
+
+class CompileBackend:
+    """Runs the transformer through torch.compile; trains through it, too."""
+
+    name: ClassVar[str] = "compile"
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._eager = EagerBackend()
+        self._compiled: SceneTransformer | None = None
+
+    def unavailable_reason(self, device: str | None = None) -> str | None:
+        """Say why compiling cannot work here, or on `device`; see `m2d.backend.Backend`."""
+        return self._eager.unavailable_reason(device) or compiler_problem(device or "cpu")
+
+    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> CompiledDenoiser:
+        """Load the transformer and get it ready to be compiled by the first call."""
+        scope = parse_extra(self.name, CompileOptions, options.extra).scope
+        self._check(options.device)
+        options = replace(options, extra={})
+        denoiser = self._eager.prepare(source, layout, options)
+        transformer = self._eager.load(source, options)
+        if scope == "blocks" and transformer is not self._compiled:
+            transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
+            self._compiled = transformer
+        return CompiledDenoiser(denoiser, transformer, scope=scope)
+
+    def release(self) -> None:
+        """Empty the loaded transformer; see `m2d.backend.Backend`. Compiled code stays on disk."""
+        self._compiled = None
+        self._eager.release()
+
+    def wrap(self, model: SceneTransformer) -> SceneTransformer:
+        """Compile the model's blocks in place; gradients flow through them."""
+        model.compile_repeated_blocks(fullgraph=True, dynamic=False)
+        return model
+
+    def _check(self, device: str) -> None:
+        from m2d.errors import BackendUnavailable
+
+        reason = self.unavailable_reason(device)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+
+
+def compiler_problem(device: str) -> str | None:
+    """Say what torch lacks to compile for a device, or None."""
+    if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed, which compiles for CUDA"
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
+    if any(shutil.which(name) for name in names):
+        return None
+    return (
+        f"no C++ compiler is found (looked for {', '.join(names)}); install one, such as Debian's "
+        "package g++, or name yours in CXX"
+    )
+
+
+def compile_cache() -> str:
+    """Where compiled code is kept: torch's own variable, or a folder that only this user may enter.
+
+    Raises:
+        ArtifactRefused: Others may write to the folder: what is in it is native code.
+    """
+    named = os.environ.get(_CACHE_VARIABLE)
+    if named:
+        return named
+    private_folder(cache_folder())
+    return str(private_folder(cache_folder() / "inductor"))
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Let torch compile into m2d's cache, for as many layouts as a story has.
+
+    Raises:
+        BackendError: Something cannot be compiled in one piece.
+    """
+    import torch
+    import torch._dynamo
+
+    before = os.environ.get(_CACHE_VARIABLE)
+    os.environ[_CACHE_VARIABLE] = compile_cache()
+    try:
+        with torch._dynamo.config.patch(
+            recompile_limit=_MAX_PLANS, accumulated_recompile_limit=4 * _MAX_PLANS
+        ):
+            yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise BackendError(f"backend 'compile': torch cannot compile this model: {first_line}") from error
+    finally:
+        if before is None:
+            del os.environ[_CACHE_VARIABLE]

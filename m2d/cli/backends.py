@@ -1,0 +1,70 @@
+"""`m2d backends`: what can run a model here, why the rest cannot, and which graphs are exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from m2d.backend import StoredArtifact
+    from m2d.tasks.backends import BackendFacts
+
+app = typer.Typer(no_args_is_help=True, help="What runs the transformer, and what it has exported.")
+AsJson = Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")]
+
+
+@app.command("list")
+def list_backends(as_json: AsJson = False) -> None:
+    """List the installed backends and the graphs in m2d's cache. Imports no library to find out."""
+    from m2d.tasks.backends import examine
+
+    _report(examine(), as_json=as_json)
+
+
+@app.command("doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Show where each backend can run, and what has not been tried on hardware. Always exits with 0."""
+    from m2d.tasks.backends import examine
+    from m2d.tasks.doctor import device_names
+
+    _report(examine(device_names()), as_json=as_json)
+
+
+def _report(found: Sequence[BackendFacts], *, as_json: bool) -> None:
+    from m2d.cli.console import show_heading, show_states, write_result
+
+    if as_json:
+        write_result(json.dumps([asdict(facts) for facts in found], indent=2, default=str))
+        return
+    show_heading("Backends")
+    show_states([row for facts in found for row in _rows(facts)])
+    artifacts = [artifact for facts in found for artifact in facts.artifacts]
+    if artifacts:
+        show_heading("Exported graphs")
+        show_states([(artifact.folder.name, True, _text(artifact)) for artifact in artifacts])
+
+
+def _rows(facts: BackendFacts) -> list[tuple[str, bool, str]]:
+    can = ", ".join(word for word, does in (("trains", facts.trains), ("exports", facts.exports)) if does)
+    told = "; ".join(filter(None, (can, facts.caveat)))
+    if facts.problem is not None or not facts.problem_on:
+        return [(facts.name, facts.problem is None, facts.problem or told)]
+    return [
+        (f"{facts.name} on {device}", problem is None, problem or told)
+        for device, problem in facts.problem_on.items()
+    ]
+
+
+def _text(artifact: StoredArtifact) -> str:
+    from m2d.cli.console import format_size
+
+    manifest = artifact.manifest
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    return (
+        f"{manifest.device}, {format_size(artifact.size_bytes)}, {versions}; "
+        f"differs from eager by {artifact.relative_error:.1e}"
+    )

@@ -1,0 +1,208 @@
+"""`m2d export`: a story's layout becomes a graph that another program, or the next run, executes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2d.cli.backend_options import parse_options
+
+if TYPE_CHECKING:
+    from m2d.backend import BackendOptions
+    from m2d.tasks.export import ExportedGraph, GraphRequest, StoryShape
+
+
+def export(
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="What runs the graph: aot, onnx or tensorrt.")
+    ],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="STORY", help="Export all graphs that a story needs.")
+    ] = None,
+    scenes: Annotated[
+        int | None, typer.Option("--scenes", metavar="N", help="Without a recipe: scenes of the story.")
+    ] = None,
+    frames: Annotated[
+        str | None, typer.Option("--frames", metavar="N", help="Frames of every scene: 49, or 49,25 each.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 480x720.")
+    ] = None,
+    mask: Annotated[str, typer.Option("--mask", metavar="NAME", help="Attention mask.")] = "mask2dit",
+    context: Annotated[
+        int, typer.Option("--context", metavar="N", help="The first N scenes are clean context.")
+    ] = 0,
+    targets: Annotated[
+        str | None, typer.Option("--targets", metavar="N,N", help="Scenes that are made, from 1.")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", help="2 for guidance in one batch, else 1.")
+    ] = 2,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Where it will run: cpu, cuda, cuda:1.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
+    ] = None,
+    backend_option: Annotated[
+        list[str] | None,
+        typer.Option("--backend-option", metavar="NAME=VALUE", help="The backend's own; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder, instead of m2d's cache.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Export again what is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
+) -> None:
+    """Bake a story's layout into a graph for a backend.
+
+    Give a recipe, or --scenes, --frames and --size. Every graph is compared with the eager model before it is
+    published. The folders go to stdout.
+    """
+    from m2d.cli.console import make_reporter
+    from m2d.registry import get_backend
+
+    extra = parse_options(backend_option)
+    flags = _Flags(scenes=scenes, frames=frames, size=size, mask=mask, context=context, targets=targets)
+    flags.check(recipe)
+    writer = get_backend(backend)
+    reporter = make_reporter(quiet=quiet)
+    with reporter.stage("load libraries"):
+        from m2d.tasks import export as task
+    if recipe is not None:
+        requests = _of_recipe(recipe, backend=backend, model=model, device=device, dtype=dtype, extra=extra)
+    else:
+        options = _options(device=device, dtype=dtype, batch=batch, extra=extra)
+        requests = (_of_shape(flags.shape(), model=model, options=options),)
+    _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flags:
+    """A story as the command line describes it."""
+
+    scenes: int | None
+    frames: str | None
+    size: str | None
+    mask: str
+    context: int
+    targets: str | None
+
+    def check(self, recipe: Path | None) -> None:
+        """Raise InputError unless there is a recipe or all of a story's shape, and not both."""
+        from m2d.errors import InputError
+
+        shape = {"--scenes": self.scenes, "--frames": self.frames, "--size": self.size}
+        given = [name for name, value in shape.items() if value is not None]
+        others = {"--context": self.context, "--targets": self.targets}
+        given_others = [name for name, value in others.items() if value]
+        if recipe is not None and (given or given_others):
+            told = ", ".join(given + given_others)
+            raise InputError(f"--recipe, {told}: both given; the recipe says what its story is like")
+        if recipe is None and len(given) < len(shape):
+            missing = ", ".join(name for name in shape if name not in given)
+            raise InputError(f"{missing}: missing; give a story with --recipe, or all of {', '.join(shape)}")
+        if len(given_others) > 1:
+            raise InputError("--context, --targets: both given; --targets alone says which scenes are made")
+
+    def shape(self) -> StoryShape:
+        """Read the numbers. Raises InputError for what is none."""
+        from m2d.errors import InputError
+        from m2d.tasks.export import StoryShape
+
+        scenes = self.scenes or 0
+        if not 0 <= self.context < max(scenes, 1):
+            raise InputError(f"--context {self.context}: of {scenes} scenes, at least one is made")
+        made = _numbers("--targets", self.targets) if self.targets else ()
+        targets = tuple(sorted({number - 1 for number in made})) or tuple(range(self.context, scenes))
+        return StoryShape(
+            num_scenes=scenes,
+            frames=_numbers("--frames", self.frames or ""),
+            size=_size(self.size or ""),
+            mask=self.mask,
+            targets=targets,
+        )
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    from m2d.errors import InputError
+
+    if not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", text):
+        raise InputError(f"{flag} {text!r}: use a number, or one per scene such as 49,25")
+    return tuple(int(part) for part in text.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    from m2d.errors import InputError
+
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    if found is None:
+        raise InputError(f"--size {text!r}: use HEIGHTxWIDTH in pixels, such as 480x720")
+    return int(found[1]), int(found[2])
+
+
+def _options(*, device: str | None, dtype: str | None, batch: int, extra: dict[str, str]) -> BackendOptions:
+    from m2d.backend import BackendOptions
+
+    return BackendOptions(
+        device=device or "cpu",
+        # Checked there, with the names that are allowed.
+        dtype=dtype or "float32",  # type: ignore[arg-type]
+        batch_size=batch,
+        extra=extra,
+    )
+
+
+def _of_recipe(
+    recipe: Path,
+    *,
+    backend: str,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    extra: dict[str, str],
+) -> tuple[GraphRequest, ...]:
+    from m2d.recipe.plan import Overrides
+    from m2d.tasks.check import plan_recipe
+    from m2d.tasks.export import graphs_of
+
+    overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
+    return graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])
+
+
+def _of_shape(shape: StoryShape, *, model: str | None, options: BackendOptions) -> GraphRequest:
+    from m2d.model.source import BUILTIN_PUPPET, resolve_model
+    from m2d.tasks.export import graph_of
+
+    return graph_of(resolve_model(model or BUILTIN_PUPPET), shape, options)
+
+
+def _show(made: Sequence[ExportedGraph], *, as_json: bool) -> None:
+    from m2d.cli.console import plain_text, write_result
+
+    if not as_json:
+        write_result("\n".join(plain_text(str(each.folder)) for each in made))
+        return
+    document = [
+        {
+            "folder": str(each.folder),
+            "graph": each.request.label,
+            "was_there": each.artifact is None,
+            "size_bytes": None if each.artifact is None else each.artifact.size_bytes,
+            "relative_error": None if each.artifact is None else each.artifact.relative_error,
+        }
+        for each in made
+    ]
+    write_result(json.dumps(document, indent=2))

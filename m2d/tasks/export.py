@@ -1,0 +1,221 @@
+"""Export: the graphs that a story needs, written beforehand for backends that run nothing else.
+
+Owns which graphs these are and the command that makes them; writing one is the backend's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from m2d.backend import Backend, BackendOptions, ExportingBackend, StoredArtifact
+from m2d.errors import ArtifactMissing, ArtifactRefused, BackendUnavailable, InputError
+from m2d.layout import SceneLayout
+from m2d.model.source import ModelSource
+from m2d.progress import Reporter
+from m2d.recipe.plan import RunPlan
+from m2d.tasks.making import window_options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphRequest:
+    """One graph: what a backend is asked to export, and later to run.
+
+    Attributes:
+        source: The model.
+        layout: The window's scenes and who may attend to whom.
+        options: With size, batch and targets.
+    """
+
+    source: ModelSource
+    layout: SceneLayout
+    options: BackendOptions
+
+    @property
+    def label(self) -> str:
+        """In short, for people, height before width: `3 scenes of 480x720, mask2dit, making 3`."""
+        height, width = self.options.latent_size or (0, 0)
+        step = self.source.geometry.spatial_compression
+        scenes = self.layout.num_scenes
+        targets = self.options.targets
+        told = "" if targets is None else f", making {', '.join(str(scene + 1) for scene in targets)}"
+        return (
+            f"{scenes} scene{'s' * (scenes > 1)} of {height * step}x{width * step}, {self.layout.mask}{told}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedGraph:
+    """A graph that was asked for.
+
+    Attributes:
+        request: What was asked.
+        folder: Where it is.
+        artifact: What was written; None when a fitting one was there already.
+    """
+
+    request: GraphRequest
+    folder: Path
+    artifact: StoredArtifact | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryShape:
+    """A story as a command line describes it, without a recipe.
+
+    Attributes:
+        num_scenes: Scenes of a window.
+        frames: Frames of every scene, or one number for all.
+        size: Height and width in pixels.
+        mask: Who may attend to whom.
+        targets: Scenes that are made, from 0; None for all.
+    """
+
+    num_scenes: int
+    frames: tuple[int, ...]
+    size: tuple[int, int]
+    mask: str
+    targets: tuple[int, ...] | None = None
+
+
+def graphs_of(plans: Iterable[RunPlan]) -> tuple[GraphRequest, ...]:
+    """The graphs that runs need, each once, in the order of the windows."""
+    wanted: dict[tuple[object, ...], GraphRequest] = {}
+    for plan in plans:
+        for part in plan.windows:
+            options = window_options(plan, part)
+            named = (part.layout.digest(), options.targets, options.batch_size, options.latent_size)
+            wanted.setdefault(named, GraphRequest(source=plan.source, layout=part.layout, options=options))
+    return tuple(wanted.values())
+
+
+def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) -> GraphRequest:
+    """The graph of a story that no recipe describes.
+
+    Args:
+        source: The model.
+        shape: The story.
+        options: How it runs; size and targets are taken from the story.
+
+    Raises:
+        InputError: Numbers that do not go together, an unknown mask, or a size the model cannot make.
+    """
+    frames = shape.frames * shape.num_scenes if len(shape.frames) == 1 else shape.frames
+    if shape.num_scenes < 1 or len(frames) != shape.num_scenes:
+        raise InputError(
+            f"--frames: {len(frames)} numbers for {shape.num_scenes} scenes; give one, or one each"
+        )
+    height, width = shape.size
+    scenes = [source.geometry.scene(num_frames=count, height=height, width=width) for count in frames]
+    layout = SceneLayout.build(
+        shape.mask,
+        text_tokens=[source.geometry.max_text_tokens] * len(scenes),
+        latent_frames=[scene.num_latent_frames for scene in scenes],
+        tokens_per_frame=scenes[0].tokens_per_frame,
+    )
+    outside = [scene + 1 for scene in shape.targets or () if not 0 <= scene < shape.num_scenes]
+    if outside:
+        raise InputError(f"--targets: {outside}; the story has scenes 1 to {shape.num_scenes}")
+    everything = shape.targets is not None and len(shape.targets) == shape.num_scenes
+    sized = replace(
+        options,
+        latent_size=(scenes[0].latent_height, scenes[0].latent_width),
+        targets=None if everything else shape.targets,
+    )
+    return GraphRequest(source=source, layout=layout, options=sized)
+
+
+def run(
+    requests: Sequence[GraphRequest],
+    backend: Backend,
+    *,
+    reporter: Reporter,
+    out: Path | None = None,
+    force: bool = False,
+) -> tuple[ExportedGraph, ...]:
+    """Export graphs, except those that are there already.
+
+    Args:
+        requests: From `graphs_of` or `graph_of`.
+        backend: What writes them.
+        reporter: Is told about every graph.
+        out: Folder of the artifacts; None is the user's cache.
+        force: Whether a fitting artifact is made again.
+
+    Raises:
+        InputError: The backend exports nothing.
+        BackendUnavailable: It cannot work here.
+        ExportError: A graph cannot be made, or does not compute what eager computes.
+    """
+    if not isinstance(backend, ExportingBackend):
+        raise InputError(f"--backend: {backend.name} runs the model itself and has nothing to export")
+    reason = backend.unavailable_reason(requests[0].options.device)
+    if reason is not None:
+        raise BackendUnavailable(f"backend {backend.name!r}: {reason}; `m2d doctor` shows what works here")
+    made = []
+    for request in requests:
+        request = replace(request, options=replace(request.options, artifacts=out))
+        there = None if force else _there(backend, request)
+        if there is not None:
+            made.append(ExportedGraph(request=request, folder=there, artifact=None))
+            continue
+        with reporter.stage(f"export {request.label}"):
+            artifact = backend.export(request.source, request.layout, request.options, out=out)
+        made.append(ExportedGraph(request=request, folder=artifact.folder, artifact=artifact))
+    backend.release()
+    return tuple(made)
+
+
+def check_graphs(plans: Iterable[RunPlan], backend: Backend) -> None:
+    """Make sure, before any work is done, that a backend has every graph that runs need.
+
+    Raises:
+        ArtifactMissing: It has not; the message holds the commands that export what is missing.
+        ArtifactRefused: One is stale, foreign, damaged or not to be trusted; the same.
+    """
+    if not isinstance(backend, ExportingBackend):
+        return
+    problems: list[tuple[ArtifactMissing | ArtifactRefused, GraphRequest]] = []
+    for request in graphs_of(plans):
+        try:
+            backend.find(request.source, request.layout, request.options)
+        except (ArtifactMissing, ArtifactRefused) as error:
+            problems.append((error, request))
+    if not problems:
+        return
+    lines = [str(error) for error, _ in problems]
+    lines += ["export first:", *(f"  {command_for(request, backend.name)}" for _, request in problems)]
+    refused = any(isinstance(error, ArtifactRefused) for error, _ in problems)
+    raise (ArtifactRefused if refused else ArtifactMissing)("\n".join(lines)) from problems[0][0]
+
+
+def command_for(request: GraphRequest, backend: str) -> str:
+    """The command that exports a graph."""
+    geometry, layout, options = request.source.geometry, request.layout, request.options
+    height, width = (side * geometry.spatial_compression for side in options.latent_size or (0, 0))
+    frames = [geometry.num_frames(count) for count in layout.latent_frames]
+    words = ["m2d", "export", "--backend", backend, "--model", request.source.name]
+    words += ["--scenes", str(layout.num_scenes)]
+    words += ["--frames", ",".join(map(str, frames if len(set(frames)) > 1 else frames[:1]))]
+    words += ["--size", f"{height}x{width}", "--mask", layout.mask, "--batch", str(options.batch_size)]
+    if options.targets is not None:
+        words += ["--targets", ",".join(str(scene + 1) for scene in options.targets)]
+    if options.device != "cpu":
+        words += ["--device", options.device]
+    if options.dtype != "float32":
+        words += ["--dtype", options.dtype]
+    for name, value in options.extra.items():
+        words += ["--backend-option", f"{name}={value}"]
+    if options.artifacts is not None:
+        words += ["--out", str(options.artifacts)]
+    return shlex.join(words)
+
+
+def _there(backend: ExportingBackend, request: GraphRequest) -> Path | None:
+    try:
+        return backend.find(request.source, request.layout, request.options)
+    except (ArtifactMissing, ArtifactRefused):
+        # What is stale or damaged is replaced: that is what the command is for.
+        return None
