@@ -170,8 +170,7 @@ def run(
     verdicts = []
     for name, backend in backends.items():
         try:
-            if export:
-                _export_missing(backend, reference.calls, reporter)
+            _find_graphs(backend, reference.calls, reporter, export=export)
             verdicts.append(_verdict(plan, backend, reference, reporter))
         except (BackendError, ExportError, InputError) as error:
             if required:
@@ -266,14 +265,22 @@ def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Report
     return BackendVerdict(name=backend.name, state="same" if is_same else "different", steps=steps, film=film)
 
 
-def _export_missing(backend: Backend, calls: Sequence[Call], reporter: Reporter) -> None:
+def _find_graphs(backend: Backend, calls: Sequence[Call], reporter: Reporter, *, export: bool) -> None:
+    """Make sure that the graphs a backend needs are there, or can be exported.
+
+    Raises:
+        ArtifactMissing: One is not, and none is to be made.
+    """
     if not isinstance(backend, ExportingBackend):
         return
     for preparation, _ in groupby(calls, key=lambda call: call.preparation):
         of = (preparation.source, preparation.layout, preparation.options)
         try:
             backend.find(*of)
-        except ArtifactMissing:
+        except ArtifactMissing as error:
+            if not export:
+                command = f"m2d export --backend {backend.name} --recipe STORY"
+                raise ArtifactMissing(f"{error}; run `{command}`, or add --export here") from error
             with reporter.stage(f"{backend.name}: export"):
                 backend.export(*of)
 

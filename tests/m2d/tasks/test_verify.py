@@ -65,7 +65,7 @@ class ExportedBackend(ChangedBackend):
     def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
         del source, options
         if layout.digest() not in self.exported:
-            raise ArtifactMissing("no graph; run: m2d export")
+            raise ArtifactMissing("no graph")
         return Path()
 
     def export(self, source: ModelSource, layout: SceneLayout, options: Any, *, out: Any = None) -> Any:
@@ -152,8 +152,11 @@ def test_a_backend_that_cannot_run_here_is_an_error_only_when_it_was_asked_for(s
 
 def test_a_missing_graph_is_told_or_exported(studio: Studio) -> None:
     (verdict,) = compare(studio, ExportedBackend()).verdicts
-    assert (verdict.state, verdict.problem) == ("not run", "no graph; run: m2d export")
-    with pytest.raises(BackendUnavailable, match="no graph; run: m2d export"):
+    told = "no graph; run `m2d export --backend changed --recipe STORY`, or add --export here"
+    assert (verdict.state, verdict.problem) == ("not run", told)
+    with pytest.raises(
+        BackendUnavailable, match="no graph; run `m2d export --backend changed --recipe STORY`"
+    ):
         compare(studio, ExportedBackend(), required=True)
     backend = ExportedBackend()
     assert compare(studio, backend, export=True).verdicts[0].state == "same"
