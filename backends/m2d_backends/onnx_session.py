@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from m2d.backend import BackendOptions
 from m2d.errors import BackendUnavailable, InputError
 from m2d_backends.onnx_graph import GRAPH_FILE, INPUT_NAMES, OUTPUT_NAME
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from m2d_backends.baked import DenoiserInputs
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ def settings_from(options: BackendOptions) -> SessionSettings:
         InputError: Values that are not possible, or a provider for another device than the options'.
         BackendUnavailable: A dtype that the CPU provider cannot compute in.
     """
+    import torch
+
     kind, _, index = options.device.partition(":")
     provider = options.extra.get("provider", kind)
     threads = options.extra.get("threads", str(torch.get_num_threads()))
@@ -150,6 +152,8 @@ class GraphSession:
         return self._run_on_cuda(inputs, output_shape)
 
     def _run_on_cpu(self, inputs: DenoiserInputs) -> Tensor:
+        import torch
+
         feed = {
             name: tensor.contiguous().numpy(force=True)
             for name, tensor in zip(INPUT_NAMES, inputs, strict=True)
@@ -159,6 +163,8 @@ class GraphSession:
 
     def _run_on_cuda(self, inputs: DenoiserInputs, output_shape: tuple[int, ...]) -> Tensor:
         """Let the graph read and write torch's own memory: nothing passes through the host."""
+        import torch
+
         binding = self._session.io_binding()
         device = torch.device("cuda", self._settings.device_index)
         # Held until the run is over: the binding knows addresses only.
@@ -186,6 +192,7 @@ class GraphSession:
 def _element_type(tensor: Tensor) -> Any:
     """As the runtime wants it: a NumPy type, or ONNX's number where NumPy has none."""
     import onnx
+    import torch
 
     if tensor.dtype == torch.bfloat16:
         return int(onnx.TensorProto.BFLOAT16)

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,9 +100,14 @@ def save_lora(model: SceneTransformer, folder: Path) -> Path:
     CogVideoXPipeline.save_lora_weights(
         str(folder),
         transformer_lora_layers=lora_weights(model),
-        transformer_lora_adapter_metadata=model.peft_config[_ADAPTER].to_dict(),
+        transformer_lora_adapter_metadata=_in_order(model.peft_config[_ADAPTER].to_dict()),
     )
     return folder / FILE
+
+
+def _in_order(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn sets into sorted lists: the same adapters give the same file."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
 def merge_lora(model: SceneTransformer) -> None:

@@ -62,8 +62,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 def backends() -> Iterator[object]:
     """Every backend that prepares any layout by itself; all but the oracle's own compile first, for long.
 
-    Those that run exported graphs have one for each layout and refuse all others: their own tests hold them to
-    the same figures.
+    Those that run exported graphs have one for each layout and refuse all others: their own tests hold them
+    to the same figures.
     """
     for status in available_backends("cpu"):
         if not isinstance(get_backend(status.name), ExportingBackend):

@@ -77,6 +77,17 @@ def test_one_graph_serves_every_batch(source, exported, batch, batch_size):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
+def test_the_same_call_twice_gives_the_same_bits_and_leaves_its_inputs_alone(source, exported):
+    backend = OnnxBackend()
+    given = inputs(2)
+    copies = [tensor.clone() for tensor in given]
+    first = backend.prepare(source, LAYOUT, options(exported))
+    before = first.predict(*given)
+    backend.prepare(source, LAYOUT, options(exported, extra={"threads": "1"})).predict(*inputs(1))
+    assert torch.equal(first.predict(*given), before), "an earlier denoiser goes on as it did"
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(given, copies, strict=True))
+
+
 def test_a_graph_is_found_and_listed_with_its_error(source, exported):
     backend = OnnxBackend()
     (stored,) = backend.stored(exported)

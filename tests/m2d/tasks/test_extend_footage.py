@@ -177,7 +177,7 @@ def test_a_stop_is_resumed_without_repeating_what_was_asked(
         ({"context_prompts": ("a day",)}, r'film\.scenes\[0\]\.prompt was "a red day" and is ""'),
         ({"cuts_s": (1.25,)}, r"film\.cuts_s\[0\] was 1\.0 and is 1\.25"),
         ({"only_new": True}, "only_new was false and is true"),
-        ({"overrides": {"seed": 8}}, r"runs\[0\]\.recipe\.sampling\.seed was 0 and is 8"),
+        ({"overrides": {"seed": 8}}, r"request: sampling\.seed was 0 and is 8"),
     ):
         with pytest.raises(InputError, match=told):
             studio.extend(holiday, resume=True, **asked, **change)

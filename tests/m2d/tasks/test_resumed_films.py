@@ -153,7 +153,7 @@ def test_another_request_is_not_resumed(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"overrides": {"seed": 8}}, r"recipe\.sampling\.seed was 5 and is 8"),
+        ({"overrides": {"seed": 8}}, r"request: sampling\.seed was 5 and is 8"),
         ({"overrides": {"num_inference_steps": 3}}, r"num_inference_steps was 2 and is 3"),
         ({"only_new": True}, "only_new was false and is true"),
     ],
