@@ -9,8 +9,6 @@ that there is one forward pass to be right about; serializing the graph is each 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +16,7 @@ from m2d.errors import InputError, LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d.model.attention import block_plan
 from m2d.model.transformer import SceneTransformer
-
-
-class DenoiserInputs(NamedTuple):
-    """What a denoiser is called with, in the order in which every exported graph takes it."""
-
-    latents_BFCHW: Tensor
-    prompt_embeds_BLD: Tensor
-    timesteps_BN: Tensor
+from m2d_backends.denoiser_inputs import DenoiserInputs
 
 
 class BakedTransformer(nn.Module):

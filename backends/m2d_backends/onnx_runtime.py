@@ -171,7 +171,7 @@ class _GraphCall:
         self._output_shape = output_shape
 
     def __call__(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
-        from m2d_backends.baked import DenoiserInputs
+        from m2d_backends.denoiser_inputs import DenoiserInputs
 
         inputs = DenoiserInputs(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         return self._session.run(inputs, (latents_BFCHW.shape[0], *self._output_shape))

@@ -25,7 +25,7 @@ from m2d_backends.onnx_graph import GRAPH_FILE, INPUT_NAMES, OUTPUT_NAME
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from m2d_backends.baked import DenoiserInputs
+    from m2d_backends.denoiser_inputs import DenoiserInputs
 
 logger = logging.getLogger(__name__)
 
