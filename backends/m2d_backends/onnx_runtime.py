@@ -31,6 +31,7 @@ from m2d_backends.artifact import (
     publish_artifact,
     stored_artifacts,
 )
+from m2d_backends.artifact_key import key_digest
 from m2d_backends.devices import device_problem
 from m2d_backends.graph_denoiser import GraphDenoiser
 from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, Opset, read_graph
@@ -66,13 +67,15 @@ class OnnxBackend:
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
-        self._prepared: dict[tuple[Path, str], tuple[GraphSession, WeakSet[GraphDenoiser]]] = {}
+        self._prepared: dict[tuple[Path, str, str], tuple[GraphSession, WeakSet[GraphDenoiser]]] = {}
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why ONNX Runtime cannot run here, or on `device`; see `m2d.backend.Backend`."""
         reason = runtime_problem()
         if reason is not None or device in (None, "cpu"):
             return reason
+        if not str(device).startswith("cuda"):
+            return device_problem(str(device))
         import onnxruntime
 
         reason = provider_problem("cuda", onnxruntime.get_available_providers())
@@ -84,7 +87,8 @@ class OnnxBackend:
         settings = settings_from(options)
         key = self._key(source, layout, options)
         folder = self._folder(source, layout, options, key)
-        place = (folder, repr(settings))
+        # The key is part of it: a graph that is loaded for one story or model must not serve another.
+        place = (folder, key_digest(key), repr(settings))
         if place not in self._prepared:
             open_artifact(folder, key, is_native=False)
             read_graph(folder)
