@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+import torch
 from hypothesis import settings
 
 # No time limit per example: a busy machine would fail tests that are right. The same examples in every run.
 settings.register_profile("m2d", deadline=None, derandomize=True)
 settings.load_profile("m2d")
+
+NUM_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def threads_as_they_were() -> Iterator[None]:
+    """Another number of threads rounds differently: one test's must not change the bits of the next."""
+    torch.set_num_threads(NUM_THREADS)
+    yield
+    torch.set_num_threads(NUM_THREADS)
