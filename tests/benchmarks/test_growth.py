@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from benchmarks import growth
-from benchmarks.growth import Films, Stopwatch, background, checks_of, drift, middle_gap, prompt_of, recipe_of
+from benchmarks.growth import (
+    Films,
+    Stopwatch,
+    background,
+    checks_of,
+    drift,
+    middle_gaps,
+    prompt_of,
+    recipe_of,
+)
 from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.reader import Reading
@@ -50,7 +59,9 @@ def test_background_ignores_actors_and_sees_a_tint() -> None:
 
 
 def test_the_middle_scene_is_compared_with_both_neighbours() -> None:
-    assert middle_gap(reading((0.0,), (0.3,), (0.1,))) == pytest.approx((0.3 + 0.2) / 2)
+    gaps = middle_gaps(reading((0.0,), (0.3,), (0.1,), (0.5,), (0.5,), (0.4,)))
+    assert gaps.amounts_S.tolist() == pytest.approx([0.3 + 0.2, 0.1])
+    assert gaps.counts_S.tolist() == [2, 2]
 
 
 def test_a_stopwatch_tells_how_long_each_unit_took(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +107,7 @@ def report(**changes: float) -> dict[str, object]:
             "drift": {"all": figures["all"]},
             "background_levels": {"colours": figures["colours"]},
         },
-        "reroll": {"others_identical": figures["kept"], "relative": figures["relative"]},
+        "reroll": {"others_identical": figures["kept"], "relative": {"value": figures["relative"]}},
         "time": {
             "one_run": {"last_to_first": figures["time"]},
             "a_run_each": {"last_to_first": figures["each"]},

@@ -41,6 +41,7 @@ class Shelf:
         return self.problem
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
+        del source, layout, options
         raise AssertionError("nothing is run here")
 
     def release(self) -> None: ...
@@ -109,7 +110,7 @@ def test_a_story_is_not_begun_without_its_graphs_and_the_commands_are_told(studi
 def test_a_stale_graph_is_refused_with_what_differs_and_the_command(studio: Studio) -> None:
     plan = studio.plan(3)
     with pytest.raises(
-        ArtifactRefused, match="is key aaa, wanted is bbb(.|\n)*m2d export --backend shelf"
+        ArtifactRefused, match=r"is key aaa, wanted is bbb(.|\n)*m2d export --backend shelf"
     ) as raised:
         check_graphs([plan], Shelf(stale={plan.layout.digest()}))
     assert raised.value.exit_code == 2
@@ -126,6 +127,7 @@ def test_the_command_asks_for_exactly_the_graph_that_is_missing(
     asked: list[export.GraphRequest] = []
 
     def run(requests: Any, backend: Backend, **_: Any) -> tuple[()]:
+        del backend
         asked.extend(requests)
         return ()
 
