@@ -21,6 +21,49 @@ STARTUP: dict[str, Any] = {
 }
 
 
+SPEED: dict[str, Any] = {
+    "trials": [
+        {
+            "name": "compiled / official",
+            "target": 0.82,
+            "ratios": {"median": 0.905},
+            "verdict": "faster",
+            "is_kept": False,
+        },
+        {
+            "name": "kept context / without",
+            "target": 0.5,
+            "ratios": {"median": 0.99},
+            "verdict": "within the noise",
+            "is_kept": False,
+        },
+        {"name": "a scale", "target": None, "ratios": {"median": 1.1}, "verdict": "slower", "is_kept": True},
+    ],
+    "machine": {"processor": "Some CPU", "threads": 2, "versions": {"torch": "2.13.0"}},
+}
+ADAPTER: dict[str, Any] = {
+    "checks": [
+        {"name": "steps", "value": 300, "bound": "at most", "target": 300, "holds": True},
+        {
+            "name": "scenes that show the new hat",
+            "value": 0.95,
+            "bound": "at least",
+            "target": 0.9,
+            "holds": True,
+        },
+        {
+            "name": "lost on other stories, worst of 8 figures (hat)",
+            "value": 0.041,
+            "bound": "at most",
+            "target": 0.03,
+            "holds": False,
+        },
+    ],
+    "machine": "Linux x86_64, 2 threads",
+    "versions": {"torch": "2.13.0"},
+}
+
+
 def check(name: str, value: float | None, bound: str, target: float, holds: bool) -> dict[str, Any]:
     return {"name": name, "value": value, "bound": bound, "target": target, "holds": holds}
 
@@ -70,6 +113,22 @@ def test_a_missed_figure_is_shown_as_missed() -> None:
     rows = figures_block({"quality": QUALITY}).splitlines()
     assert "| Action as prompted | 71.0% | at least 80% | **missed** |" in rows
     assert "| Hat as prompted | nothing to measure | at least 90% | **missed** |" in rows
+
+
+def test_speeds_are_shares_and_those_without_a_target_have_no_row() -> None:
+    block = figures_block({"speed": SPEED})
+    rows = block.splitlines()
+    assert "| compiled / official | 0.905 | at most 0.82 | **missed** |" in rows
+    assert "| kept context / without | 0.990 (within the noise) | at most 0.50 | **missed** |" in rows
+    assert "a scale" not in block
+    assert "Some CPU, 2 threads, torch 2.13.0" in block
+
+
+def test_an_adapter_s_gains_and_losses_stand_side_by_side() -> None:
+    rows = figures_block({"adapter": ADAPTER}).splitlines()
+    assert "| Steps of the training | 300 | at most 300 | kept |" in rows
+    assert "| Scenes that show the new hat | 95.0% | at least 90% | kept |" in rows
+    assert "| What the other stories lost, worst figure | 4.1% | at most 3% | **missed** |" in rows
 
 
 def test_what_was_not_measured_has_no_row() -> None:
