@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+
+from m2d.cli.options import ReportJsonFlag
 
 if TYPE_CHECKING:
     from m2d.backend import StoredArtifact
     from m2d.tasks.backends import BackendFacts
 
 app = typer.Typer(no_args_is_help=True, help="What runs the transformer, and what it has exported.")
-AsJson = Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")]
+AsJson = ReportJsonFlag
 
 
 @app.command("list")

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from m2d.cli.options import DeviceOption, DtypeOption, ModelOption, QuietFlag, ReportJsonFlag, StoryArgument
 
 if TYPE_CHECKING:
     from m2d.tasks.bench import BackendTiming, BenchReport
 
 
 def bench(
-    recipe: Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")],
+    recipe: StoryArgument,
     backend: Annotated[
         list[str] | None,
         typer.Option("--backend", metavar="NAME", help="Time this one; may be repeated. Default: eager."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
-    ] = None,
+    model: ModelOption = None,
     pairs: Annotated[int, typer.Option("--pairs", metavar="N", help="Paired runs of each backend.")] = 9,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
-    ] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: ReportJsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Time one denoising step on backends, against eager in the same run.
 

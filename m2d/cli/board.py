@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2d.cli.options import QuietFlag, ResultJsonFlag
+
 if TYPE_CHECKING:
     from m2d.tasks.board import BoardResult
 
@@ -21,10 +23,8 @@ def board(
         typer.Option("--out", "-o", metavar="PAGE", help="The page; NAME.html or FOLDER/board.html if left."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
-    ] = False,
+    as_json: ResultJsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Write a storyboard as one HTML page.
 

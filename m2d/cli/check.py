@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from m2d.cli.options import ModelOption, StoryArgument
 
 if TYPE_CHECKING:
     from m2d.recipe.plan import RunPlan, ScenePlan, WindowPlan
@@ -22,10 +23,8 @@ _COLUMNS = ("made", "tokens", "attention per layer")
 
 
 def check(
-    recipe: Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")],
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
-    ] = None,
+    recipe: StoryArgument,
+    model: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
 ) -> None:
     """Show what a story will do.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from m2d.cli.options import ReportJsonFlag
 
 if TYPE_CHECKING:
     from m2d.tasks.doctor import DoctorReport, ModelReport
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
+    as_json: ReportJsonFlag = False,
 ) -> None:
     """Show what works on this machine.
 

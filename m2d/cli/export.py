@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2d.cli.backend_options import parse_options
+from m2d.cli.options import BackendSettings, DtypeOption, ModelOption, QuietFlag, ResultJsonFlag
 
 if TYPE_CHECKING:
     from m2d.backend import BackendOptions
@@ -44,27 +45,18 @@ def export(
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", help="2 for guidance in one batch, else 1.")
     ] = 2,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
-    ] = None,
+    model: ModelOption = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Where it will run: cpu, cuda, cuda:1.")
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
-    ] = None,
-    backend_option: Annotated[
-        list[str] | None,
-        typer.Option("--backend-option", metavar="NAME=VALUE", help="The backend's own; may be repeated."),
-    ] = None,
+    dtype: DtypeOption = None,
+    backend_option: BackendSettings = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder, instead of m2d's cache.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Export again what is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
-    ] = False,
+    as_json: ResultJsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Bake a story's layout into a graph for a backend.
 

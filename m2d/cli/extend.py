@@ -10,6 +10,22 @@ from typing import Annotated
 import typer
 
 from m2d.cli.backend_options import parse_options
+from m2d.cli.options import (
+    ArtifactsOption,
+    BackendOption,
+    BackendSettings,
+    DeviceOption,
+    DtypeOption,
+    ForceFlag,
+    ModelOption,
+    PreviewFlag,
+    QuietFlag,
+    ResultJsonFlag,
+    ResumeFlag,
+    SavePreviewsFlag,
+    SpeedOption,
+    StepsOption,
+)
 
 
 def extend(
@@ -38,44 +54,21 @@ def extend(
         list[str] | None,
         typer.Option("--context-prompt", metavar="TEXT", help="What happens in a scene of another film."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
-    ] = None,
+    model: ModelOption = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the new scenes.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
-    speed: Annotated[
-        str | None,
-        typer.Option("--speed", metavar="NAME", help="exact, or with steps left out: balanced, fast."),
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option("--backend", metavar="NAME", help="What runs the transformer.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
-    ] = None,
-    artifacts: Annotated[
-        Path | None,
-        typer.Option("--artifacts", metavar="DIR", help="Where exported graphs are, instead of m2d's cache."),
-    ] = None,
-    backend_option: Annotated[
-        list[str] | None,
-        typer.Option("--backend-option", metavar="NAME=VALUE", help="The backend's own; may be repeated."),
-    ] = None,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")
-    ] = False,
-    save_previews: Annotated[
-        bool, typer.Option("--save-previews", help="Draw the current estimate while denoising.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing film.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
-    ] = False,
+    steps: StepsOption = None,
+    speed: SpeedOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    artifacts: ArtifactsOption = None,
+    backend_option: BackendSettings = None,
+    preview: PreviewFlag = False,
+    save_previews: SavePreviewsFlag = False,
+    resume: ResumeFlag = False,
+    force: ForceFlag = False,
+    as_json: ResultJsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Append a scene to a film for every --prompt.
 

@@ -6,10 +6,19 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from m2d.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    QuietFlag,
+    ReportJsonFlag,
+    StepsOption,
+    StoryArgument,
+)
 
 if TYPE_CHECKING:
     from m2d.recipe.schema import Speed
@@ -17,32 +26,24 @@ if TYPE_CHECKING:
 
 
 def verify(
-    recipe: Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")],
+    recipe: StoryArgument,
     backend: Annotated[
         list[str] | None,
         typer.Option("--backend", metavar="NAME", help="Compare this one; may be repeated. Default: all."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")] = None,
+    model: ModelOption = None,
+    steps: StepsOption = None,
     speed: Annotated[
         list[str] | None,
         typer.Option("--speed", metavar="NAME", help="Compare balanced or fast with exact, too; repeatable."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Where it runs: cpu, cuda, cuda:1.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16 or float16.")
-    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     export: Annotated[
         bool, typer.Option("--export", help="Export what a backend needs and does not find.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
-    ] = False,
+    as_json: ReportJsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Compare backends with eager on a story, from the same noise.
 
