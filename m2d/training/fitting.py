@@ -122,16 +122,12 @@ def _loop(
 
 def _step(fit: Fit, recipe: FitRecipe, state: TrainState) -> Tensor:
     loss = fit.loss_at(state.step)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-    norm = state.optimizer.clip_gradients()
-    figures = float(loss.detach()), float(norm)
-    if not all(map(math.isfinite, figures)):
-        raise M2DError(
-            f"{fit.name}, step {state.step}: loss {figures[0]}, gradient norm {figures[1]} are not finite"
-        )
-    state.optimizer.step(
-        rate_scale=learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
-    )
+    state.optimizer.backward(loss)
+    value = float(loss.detach())
+    scale = learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
+    norm = state.optimizer.step(rate_scale=scale) if math.isfinite(value) else math.nan
+    if not math.isfinite(norm):
+        raise M2DError(f"{fit.name}, step {state.step}: loss {value}, gradient norm {norm} are not finite")
     state.average.update(step=state.step)
     # A module's running statistics (batch norm) are taken as they are: only weights are averaged.
     for average, buffer in zip(state.average.model.buffers(), state.model.buffers(), strict=True):

@@ -8,16 +8,18 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.training.muon import Muon
+from m2d.training.processes import Processes
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
-from m2d.training.sharding import is_sharded, like, local, whole
+from m2d.training.sharding import is_sharded, like, local, whole, wrap
 
 # Within a block, attention and feed-forward matrices; the adaLN modulations (norm1.linear, norm2.linear) are
 # left to AdamW: their rows are shifts, scales and gates, not a map between feature spaces.
@@ -51,6 +53,33 @@ def learning_rate_scale(schedule: ScheduleRecipe, *, step: int, num_steps: int) 
     return floor + (1 - floor) * min(left, 1.0)
 
 
+class Optimizer(Protocol):
+    """Turns losses into gradients and gradients into moved weights, wherever these lie."""
+
+    def attach(self, model: nn.Module, processes: Processes) -> nn.Module:
+        """Return what is called instead of the model so that all processes' gradients come together."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of the step; over the processes they are averaged."""
+
+    def step(self, *, rate_scale: float) -> float:
+        """Clip the gradients, move the weights at `rate_scale` times their peak rates, drop the gradients.
+
+        Returns:
+            The norm that the gradients had; when it is not finite, no weight has moved.
+        """
+
+    def state_tensors(self) -> Mapping[str, Tensor]:
+        """Return all of the state as tensors named `weight/part`."""
+
+    def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over what `state_tensors` returned, as whole tensors, after the weights were loaded.
+
+        Raises:
+            CheckpointError: A tensor belongs to no weight of this model.
+        """
+
+
 class ModelOptimizer:
     """One or two torch optimizers over a model's weights, whose state is named after the weights."""
 
@@ -67,7 +96,7 @@ class ModelOptimizer:
             name for name, p in self._named.items() if recipe.name == "muon" and is_block_matrix(name, p)
         }
         others = [p for name, p in self._named.items() if name not in by_muon]
-        self._optimizers: list[torch.optim.Optimizer] = [_adamw(others, recipe)]
+        self._optimizers: list[torch.optim.Optimizer] = [make_adamw(others, recipe)]
         if recipe.matrix_lr is not None:
             muon = Muon(
                 [self._named[name] for name in self._named if name in by_muon],
@@ -80,12 +109,27 @@ class ModelOptimizer:
         self._peak_rates = [optimizer.param_groups[0]["lr"] for optimizer in self._optimizers]
         self._grad_clip = recipe.grad_clip
 
-    def clip_gradients(self) -> Tensor:
-        """Scale the gradients down to the recipe's norm; return the norm they had, a scalar."""
-        return whole(torch.nn.utils.clip_grad_norm_(self._named.values(), self._grad_clip, foreach=True))
+    def attach(self, model: nn.Module, processes: Processes) -> nn.Module:
+        """Return what is called instead of the model so that all processes' gradients come together."""
+        return wrap(model, processes)
 
-    def step(self, *, rate_scale: float) -> None:
-        """Move the weights at `rate_scale` times their peak rates and drop the gradients."""
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of the step."""
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+
+    def step(self, *, rate_scale: float) -> float:
+        """Clip the gradients, move the weights at `rate_scale` times their peak rates, drop the gradients.
+
+        Returns:
+            The norm that the gradients had; when it is not finite, no weight has moved.
+        """
+        clipped = torch.nn.utils.clip_grad_norm_(self._named.values(), self._grad_clip, foreach=True)
+        norm = float(whole(clipped))
+        if math.isfinite(norm):
+            self._move(rate_scale)
+        return norm
+
+    def _move(self, rate_scale: float) -> None:
         for optimizer, peak in zip(self._optimizers, self._peak_rates, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate_scale
             optimizer.step()
@@ -127,7 +171,12 @@ class ModelOptimizer:
             owners[param].state[param][part] = int(value) if is_count else state
 
 
-def _adamw(weights: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+def make_adamw(weights: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """Return AdamW, with moments in 8 bits where the recipe says so.
+
+    Raises:
+        BackendUnavailable: 8 bits are not to be had for these weights.
+    """
     if recipe.name == "adamw8bit":
         _check_eight_bits(weights)
         from bitsandbytes.optim import AdamW8bit

@@ -26,7 +26,7 @@ from m2d.training.folder import (
     remove_folder,
     verify_folder,
 )
-from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.optim import AveragedModel, Optimizer
 from m2d.training.processes import ALONE, Processes
 from m2d.training.sharding import like, wholes
 from m2d.training.tensor_file import write_tensors
@@ -49,7 +49,7 @@ class TrainState:
 
     model: nn.Module
     average: AveragedModel
-    optimizer: ModelOptimizer
+    optimizer: Optimizer
     step: int = 0
 
 

@@ -32,7 +32,7 @@ from m2d.training.optim import learning_rate_scale
 from m2d.training.processes import ALONE, Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.sampling import BatchDraw
-from m2d.training.sharding import BLOCKS, without_sync, wrap
+from m2d.training.sharding import BLOCKS, without_sync
 from m2d.training.state import TrainState
 
 
@@ -97,7 +97,7 @@ class Stepper:
             # In place: parameter names, and with them checkpoints, stay as they are.
             for block in state.model.get_submodule(BLOCKS).children():
                 block.compile()
-        self._model = wrap(state.model, processes)
+        self._model = state.optimizer.attach(state.model, processes)
 
     def step(self, meter: LossMeter) -> StepFigures:
         """Move the weights once.
@@ -111,10 +111,9 @@ class Stepper:
         state, recipe = self._state, self._setup.recipe
         draw = self._sampler.draw(state.step)
         loss, data_s = self._add_gradients(draw, meter)
-        grad_norm = float(state.optimizer.clip_gradients())
-        self._refuse_non_finite(loss, grad_norm, draw)
         scale = learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
-        state.optimizer.step(rate_scale=scale)
+        grad_norm = state.optimizer.step(rate_scale=scale) if math.isfinite(loss) else math.nan
+        self._refuse_non_finite(loss, grad_norm, draw)
         state.average.update(step=state.step)
         state.step += 1
         return StepFigures(loss, grad_norm, data_s)
@@ -141,7 +140,7 @@ class Stepper:
                 errors_BN = self.errors_of(self._model, batch)
                 loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
                 # Gradients are averaged over the processes; the parts of a loss are to be added up.
-                (loss * processes.count).backward()  # type: ignore[no-untyped-call]  # torch's
+                self._state.optimizer.backward(loss * processes.count)
             meter.add(errors_BN, batch)
             losses.append(loss.detach())
         return float(processes.sum(torch.stack(losses).sum())), data_s
