@@ -28,6 +28,7 @@ from m2d.training.cache import StoryLatents, cache_root
 from m2d.training.datasets import open_stories
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen
+from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.lora import frozen_digest
 from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
@@ -147,6 +148,8 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
     processes = start_processes(plan.recipe.device)
+    # Before stories are encoded, which can take hours.
+    refuse_for_deepspeed(plan.recipe, processes.sharing)
     reporter = reporter if processes.is_main else SilentReporter()
     with StopRequest() as stop, _held(plan, processes), ExitStack() as stories:
         report = _run(plan, processes, reporter, stop, opened=stories)

@@ -20,10 +20,11 @@ from m2d.training.lora import add_lora, copy_sharing_frozen, keep_frozen_in
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.sharding import place, wholes
+from m2d.training.sharding import place, stored, wholes
 from m2d.training.start import Start, build_transformer
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
+from m2d.training.zero import ZeroOptimizer
 
 
 def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
@@ -31,14 +32,15 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
 
     Raises:
         CheckpointError: The weights do not fit the config.
-        BackendUnavailable: PEFT or bitsandbytes is not installed, or cannot work there.
+        BackendUnavailable: PEFT or bitsandbytes is not installed, or cannot work there; or DeepSpeed
+            cannot do what the recipe asks for.
     """
     model = build_transformer(start, seed=recipe.seed)
     precision: torch.dtype = getattr(torch, recipe.precision)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, seed=recipe.seed)
         keep_frozen_in(model, precision)
-    if processes.sharing == "fsdp2":
+    if processes.shares_weights:
         # Shards are each model's own.
         average = copy.deepcopy(model)
         place(average, processes)
@@ -50,7 +52,9 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
     return TrainState(
         model=model,
         average=AveragedModel(model, decay=recipe.ema_decay, average=average),
-        optimizer=ModelOptimizer(model, recipe.optimizer, muon_dtype=precision),
+        optimizer=ZeroOptimizer(model, average, recipe, processes=processes)
+        if processes.uses_deepspeed
+        else ModelOptimizer(model, recipe.optimizer, muon_dtype=precision),
     )
 
 
@@ -64,12 +68,12 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
         OutputError: The disk refused.
     """
     average, processes, recipe = state.average.model, setup.processes, setup.recipe
-    weights = average.state_dict()
+    weights = stored(average)
     values = wholes(weights.values())
 
     def export() -> str:
         whole: nn.Module = average
-        if processes.sharing == "fsdp2":
+        if processes.shares_weights:
             whole = _without_weights(setup)
             whole.load_state_dict(dict(zip(weights, values, strict=True)))
         assert isinstance(whole, SceneTransformer)

@@ -44,10 +44,10 @@ def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporte
     )
     if recipe.validation is None:
         return Watchers(of_log=trackers)
-    if setup.processes.sharing == "fsdp2":
+    if setup.processes.shares_weights:
         raise InputError(
-            "validation: films need all weights on one device, which fsdp2 shares out; leave validation out, "
-            "or make films of the checkpoints' models"
+            f"validation: films need all weights on one device, which {setup.processes.sharing} shares out; "
+            "leave validation out, or make films of the checkpoints' models"
         )
     source = _source(setup, model_folder)
     # Wrong stories are told now.

@@ -19,7 +19,7 @@ from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.training.muon import Muon
 from m2d.training.processes import Processes
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
-from m2d.training.sharding import is_sharded, like, local, whole, wrap
+from m2d.training.sharding import Stored, is_sharded, like, local, whole, wrap
 
 # Within a block, attention and feed-forward matrices; the adaLN modulations (norm1.linear, norm2.linear) are
 # left to AdamW: their rows are shifts, scales and gates, not a map between feature spaces.
@@ -69,7 +69,7 @@ class Optimizer(Protocol):
             The norm that the gradients had; when it is not finite, no weight has moved.
         """
 
-    def state_tensors(self) -> Mapping[str, Tensor]:
+    def state_tensors(self) -> Mapping[str, Stored]:
         """Return all of the state as tensors named `weight/part`."""
 
     def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:

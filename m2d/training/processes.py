@@ -26,8 +26,11 @@ from m2d.errors import (
     Interrupted,
     M2DError,
 )
+from m2d.training.deepspeed_start import prepare_deepspeed
+from m2d.training.launcher import Sharing, asked_sharing
 
-Sharing = Literal["none", "ddp", "fsdp2"]
+__all__ = ["ALONE", "Processes", "Sharing", "start_processes"]
+
 # The first process may encode a whole dataset while the others wait; launchers end them all when one fails.
 _LONGEST_WAIT = timedelta(hours=24)
 _CPU = torch.device("cpu")
@@ -46,7 +49,8 @@ class Processes:
         count: How many there are.
         index: Which one this is, from 0.
         device: Where this one computes.
-        sharing: What they share: nothing (one process), gradients (`ddp`), or weights, too.
+        sharing: What they share: nothing (one process), gradients as sums (`ddp`), gradients and moments in
+            shares (`zero2`), or weights in shares, too (`fsdp2`, `zero3`).
         accelerator: Accelerate's view of them: plugins, wrappers, trackers; None: it was not needed.
     """
 
@@ -60,6 +64,16 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this is the one that writes files and talks."""
         return self.index == 0
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether no process has all weights."""
+        return self.sharing in ("fsdp2", "zero3")
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Whether DeepSpeed shares things out."""
+        return self.sharing in ("zero2", "zero3")
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of every process's `values`; only called by all of them together."""
@@ -134,7 +148,10 @@ def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("device: cuda is not available here; set device: cpu, or train where it is")
-    _refuse_unknown_sharding()
+    # Read before anything starts: a wish that cannot be met ends here.
+    asked = asked_sharing(os.environ)
+    if asked in ("zero2", "zero3"):
+        prepare_deepspeed(device)
     # Precision is the recipe's business: autocast around forward and backward, weights in float32.
     accelerator = Accelerator(
         cpu=device == "cpu",
@@ -149,32 +166,7 @@ def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
         index=accelerator.process_index,
         # Accelerate numbers CPUs by process; torch knows one.
         device=_CPU if device == "cpu" else accelerator.device,
-        sharing=_sharing(accelerator),
+        # Accelerate knows FSDP and DeepSpeed on accelerators only; both work on CPUs, too.
+        sharing=asked if accelerator.num_processes > 1 else "none",
         accelerator=accelerator,
     )
-
-
-def _sharing(accelerator: Accelerator) -> Sharing:
-    if accelerator.num_processes == 1:
-        return "none"
-    # Accelerate knows FSDP on accelerators only; torch does it on CPUs, too: its variable says what is meant.
-    return "fsdp2" if _is_set("ACCELERATE_USE_FSDP") else "ddp"
-
-
-def _refuse_unknown_sharding() -> None:
-    version = os.environ.get("FSDP_VERSION", "1")
-    if _is_set("ACCELERATE_USE_FSDP") and version != "2":
-        raise BackendUnavailable(
-            f"fsdp_version: {version} is not supported; set fsdp_version: 2, as in "
-            "recipes/training/accelerate-fsdp2.yaml"
-        )
-    for engine in ("DEEPSPEED", "MEGATRON_LM"):
-        if _is_set(f"ACCELERATE_USE_{engine}"):
-            raise BackendUnavailable(
-                f"distributed_type: {engine} is not supported; FSDP2 shards weights, gradients and optimizer "
-                "state, too: use recipes/training/accelerate-fsdp2.yaml"
-            )
-
-
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("true", "1")

@@ -1,6 +1,7 @@
 """How a model's weights lie on the processes, and how whole tensors come out of and go into them.
 
-Owns the use of torch's FSDP2 and DDP; the optimizers and checkpoints handle tensors that may be shards.
+Owns the use of torch's FSDP2 and DDP; `zero` owns that of DeepSpeed. The optimizers and checkpoints handle
+tensors that may be shards.
 """
 
 from __future__ import annotations
@@ -10,18 +11,27 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from m2d.training.processes import Processes
+from m2d.training.zero_shares import Spread, is_zero_share, share_of, spread_weight, whole_like
 
 BLOCKS = "transformer_blocks"
 
 
+Stored = Tensor | Spread
+"""What a checkpoint holds, as it lies on the processes."""
+
+
 def place(model: nn.Module, processes: Processes) -> None:
     """Put a model where its processes compute, in place: whole, or under FSDP2 in shares; names stay."""
+    if processes.sharing == "zero3":
+        # Shared out from where it is, weight by weight, when the optimizer is made.
+        return
     if processes.sharing != "fsdp2":
         model.to(processes.device)
         return
@@ -56,9 +66,30 @@ def without_sync(model: nn.Module) -> AbstractContextManager[None]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Stored) -> Tensor:
     """Return all of a tensor; a sharded one is gathered, by all processes together."""
+    if isinstance(tensor, Spread):
+        return tensor.gather()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def outline(tensor: Stored) -> Tensor:
+    """Return a tensor of the whole one's shape and type, whose values may be missing."""
+    return tensor.like if isinstance(tensor, Spread) else tensor
+
+
+def whole_shape(tensor: Tensor) -> torch.Size:
+    """Return the shape of all of a tensor that may be sharded."""
+    return whole_like(tensor).shape
+
+
+@torch.no_grad()
+def put(value: Tensor, target: Stored) -> None:
+    """Overwrite a tensor with a whole value; every process keeps its own part."""
+    if isinstance(target, Spread):
+        target.put(value)
+    else:
+        target.copy_(like(value, target))
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
@@ -78,6 +109,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """Return what lies here of a tensor; changes to it change the tensor."""
+    if is_zero_share(tensor):
+        return share_of(tensor)
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -90,10 +123,19 @@ def whole_from(part: Tensor, target: Tensor) -> Tensor:
     ).full_tensor()
 
 
-def wholes(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+def wholes(tensors: Iterable[Stored]) -> Iterator[Tensor]:
     """Yield whole tensors on the CPU, one at a time."""
     for tensor in tensors:
-        yield whole(tensor.detach()).cpu()
+        yield whole(tensor).detach().cpu()
+
+
+def stored(model: nn.Module) -> dict[str, Stored]:
+    """Return a model's weights and buffers by name, as they lie on the processes."""
+    tensors = model.state_dict(keep_vars=True)
+    return {
+        name: spread_weight(tensor) if is_zero_share(tensor) else tensor.detach()
+        for name, tensor in tensors.items()
+    }
 
 
 def _options(processes: Processes) -> dict[str, Any]:

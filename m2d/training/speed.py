@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from m2d.layout import SceneLayout
-from m2d.training.sharding import BLOCKS
+from m2d.training.sharding import BLOCKS, whole_shape
 
 # One multiplication and one addition per weight and row; the backward pass makes two products of each.
 _OPERATIONS, _PASSES = 2, 3
@@ -31,14 +31,16 @@ def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
         model: A `SceneTransformer`, whole or sharded.
         layout: The sample's.
     """
-    matrices = {name: weight for name, weight in model.named_parameters() if weight.ndim >= 2}
+    weights = dict(model.named_parameters())
+    sizes = {name: whole_shape(weight) for name, weight in weights.items()}
     # A frozen weight has no gradient of its own.
     products = sum(
-        (_PASSES if weight.requires_grad else _PASSES - 1) * _rows(name, layout) * weight.numel()
-        for name, weight in matrices.items()
+        (_PASSES if weights[name].requires_grad else _PASSES - 1) * _rows(name, layout) * size.numel()
+        for name, size in sizes.items()
+        if len(size) >= 2
     )
     blocks = list(model.get_submodule(BLOCKS).children())
-    width = blocks[0].get_parameter("norm1.norm.weight").numel()
+    width = whole_shape(blocks[0].get_parameter("norm1.norm.weight")).numel()
     last = layout.plan_for(tuple(range(layout.num_scenes)))
     pairs = sum(
         times * sum(map(len, call.queries)) * sum(map(len, call.keys))

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from m2d.training.folder import (
 )
 from m2d.training.optim import AveragedModel, Optimizer
 from m2d.training.processes import ALONE, Processes
-from m2d.training.sharding import like, wholes
+from m2d.training.sharding import Stored, outline, put, stored, wholes
 from m2d.training.tensor_file import write_tensors
 
 FOLDER = "checkpoints"
@@ -99,19 +98,20 @@ def save_checkpoint(
     return Path(processes.on_main(write, meanwhile=lambda: _exhaust(values)))
 
 
-def _kept(model: nn.Module, *, of: nn.Module) -> dict[str, Tensor]:
+def _kept(model: nn.Module, *, of: nn.Module) -> dict[str, Stored]:
     """A model's state, without the weights that are frozen in `of`: a resumed run reads them anew."""
     frozen = {name for name, weight in of.named_parameters() if not weight.requires_grad}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+    return {name: tensor for name, tensor in stored(model).items() if name not in frozen}
 
 
 def _publish(
-    path: Path, files: Mapping[str, Mapping[str, Tensor]], values: Iterator[Tensor], facts: Mapping[str, Any]
+    path: Path, files: Mapping[str, Mapping[str, Stored]], values: Iterator[Tensor], facts: Mapping[str, Any]
 ) -> None:
     make_folder(path.parent)
     with publish_folder(path, replace=True) as part:
         for name, tensors in files.items():
-            write_tensors(part / name, tensors, islice(values, len(tensors)))
+            outlines = {key: outline(tensor) for key, tensor in tensors.items()}
+            write_tensors(part / name, outlines, islice(values, len(tensors)))
         write_part(part / _STATE, canonical_json(dict(facts)).encode("ascii"))
 
 
@@ -130,9 +130,9 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _in_order(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Put tensors in an order that depends on nothing but themselves; large items first: all are aligned."""
-    return dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    return dict(sorted(tensors.items(), key=lambda item: (-outline(item[1]).element_size(), item[0])))
 
 
 def _exhaust(values: Iterator[Tensor]) -> None:
@@ -189,12 +189,11 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     state.step = int(read_facts(path)["step"])
 
 
-@torch.no_grad()
-def _load_into(targets: Mapping[str, Tensor], path: Path) -> None:
+def _load_into(targets: Mapping[str, Stored], path: Path) -> None:
     """Copy a file's tensors into a model's, one at a time; each process keeps its own part."""
     with safe_open(path, framework="pt") as file:
         saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        ours = {name: tuple(tensor.shape) for name, tensor in targets.items()}
+        ours = {name: tuple(outline(tensor).shape) for name, tensor in targets.items()}
         differing = [
             f"{name} was {saved.get(name, 'missing')} and is {ours.get(name, 'missing')}"
             for name in sorted(saved.keys() | ours.keys())
@@ -204,7 +203,7 @@ def _load_into(targets: Mapping[str, Tensor], path: Path) -> None:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise CheckpointError(f"{path}: made by another model: {'; '.join(differing[:3])}{more}")
         for name, target in targets.items():
-            target.copy_(like(file.get_tensor(name), target))
+            put(file.get_tensor(name), target)
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ export_dtype: float32
 """
 ALONE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+SHARED = {
+    "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+    "zero3": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+    },
+}
 
 
 def _launch(launcher: list[str], words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -49,20 +59,34 @@ def _launch(launcher: list[str], words: list[str], **variables: str) -> subproce
 
 
 @pytest.mark.long
-def test_launched_trainings_leave_the_same_model_folder_and_talk_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shared",
+    [
+        ["fsdp2"],
+        pytest.param(
+            ["zero2", "zero3"],
+            marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed"),
+        ),
+    ],
+    ids=["torch", "deepspeed"],
+)
+def test_launched_trainings_leave_the_same_model_folder_and_talk_once(
+    tmp_path: Path, shared: list[str]
+) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(RECIPE.format(model=build_tiny_model(tmp_path / "parts")))
     common = [str(recipe), "--cache", str(tmp_path / "cache"), "--threads", "1", "-q"]
-    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     losses, weights = {}, {}
-    for name, launcher, variables in (("alone", ALONE, {}), ("ddp", TWO, {}), ("fsdp2", TWO, sharded)):
+    cases: list[tuple[str, list[str], dict[str, str]]] = [("alone", ALONE, {}), ("ddp", TWO, {})]
+    cases += [(name, TWO, SHARED[name]) for name in shared]
+    for name, launcher, variables in cases:
         done = _launch(launcher, [*common, "--out", str(tmp_path / name)], **variables)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count(str(tmp_path / name / "model")) == 1
         losses[name] = [event["loss"] for event in read_log(tmp_path / name)]
         path = tmp_path / name / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
         weights[name] = load_file(path)
-    for name in ("ddp", "fsdp2"):
+    for name in ("ddp", *shared):
         assert losses[name] == pytest.approx(losses["alone"], rel=1e-4)
         assert {key: value.shape for key, value in weights[name].items()} == {
             key: value.shape for key, value in weights["alone"].items()

@@ -25,6 +25,7 @@ from m2d.training.recipe import TrainingRecipe
 from m2d.training.sharding import place
 from m2d.training.state import TrainState
 from m2d.training.trainer import Trainer, TrainingSetup
+from m2d.training.zero import ZeroOptimizer
 
 TEXT_TOKENS, TEXT_WIDTH, CHANNELS, FRAMES, SIDE = 4, 8, 4, 2, 4
 
@@ -129,7 +130,9 @@ def tiny_state(recipe: TrainingRecipe, processes: Processes = ALONE) -> TrainSta
     return TrainState(
         model=model,
         average=AveragedModel(model, decay=recipe.ema_decay, average=average),
-        optimizer=ModelOptimizer(model, recipe.optimizer),
+        optimizer=ZeroOptimizer(model, average, recipe, processes=processes)
+        if processes.uses_deepspeed
+        else ModelOptimizer(model, recipe.optimizer),
     )
 
 

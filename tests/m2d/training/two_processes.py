@@ -1,6 +1,7 @@
 """What the tests of several processes run under a launcher: tiny trainings, one after the other.
 
-Usage: python -m tests.m2d.training.two_processes FOLDER. Each case leaves its run in a folder of its name.
+Usage: python -m tests.m2d.training.two_processes FOLDER [deepspeed]. Each case leaves its run in a folder of
+its name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
 from m2d.training.processes import Processes, Sharing, start_processes
+from m2d.training.sharding import stored, whole
+from m2d.training.speed import flops_per_sample
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.trainer import Trainer
 from tests.m2d.faults import FaultyDisk, refuse
@@ -45,6 +48,18 @@ CASES = {
     "ddp-saving": Case("ddp", (8,), SAVING),
     "fsdp2-saving": Case("fsdp2", (8,), SAVING),
     "fsdp2-stopped": Case("fsdp2", (3, 5, 8), SAVING),
+}
+ADAMW = {"optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}}
+# DDP comes first: ZeRO-3 replaces torch's linear layers for the rest of the process.
+DEEPSPEED_CASES = {"ddp-bfloat16": Case("ddp", (8,), {**ADAMW, "precision": "bfloat16"})} | {
+    f"{sharing}{suffix}": Case(sharing, stops, {**ADAMW, **changes})
+    for sharing in ("zero2", "zero3")
+    for suffix, stops, changes in (
+        ("", (50,), {}),
+        ("-saving", (8,), SAVING),
+        ("-stopped", (3, 5, 8), SAVING),
+        ("-bfloat16", (8,), {"precision": "bfloat16"}),
+    )
 }
 
 
@@ -80,15 +95,60 @@ def refuse_a_save(folder: Path, processes: Processes) -> None:
     (folder / f"complaint-{processes.index}.txt").write_text(complaint)
 
 
-def main(folder: Path) -> None:
+def carry(folder: Path, processes: Processes) -> None:
+    """Take a checkpoint from one way of sharing to the next, and save it again each time."""
+    path = find_checkpoint(folder / "zero3").path
+    for sharing in ("zero2", "zero3"):
+        ours = dataclasses.replace(processes, sharing=sharing)
+        state = tiny_state(tiny_recipe(**ADAMW), ours)
+        assert path is not None
+        load_checkpoint(path, state)
+        path = save_checkpoint(folder / f"carried-{sharing}", state, facts={}, keep=1, processes=ours)
+        setup = tiny_setup(
+            tiny_recipe(), tiny_stories(folder / f"cache-{processes.index}"), run=folder, processes=ours
+        )
+        flops = flops_per_sample(state.model, setup.layout)
+        (folder / f"flops-{sharing}-{processes.index}.txt").write_text(str(flops))
+
+
+def diverge(folder: Path, processes: Processes) -> None:
+    """Let a gradient be infinite in the second process, and write down what each process says then."""
+    run = folder / f"diverged-{processes.sharing}"
+    recipe = tiny_recipe(**COMMON, **ADAMW)
+    state = tiny_state(recipe, processes)
+    setup = tiny_setup(
+        recipe, tiny_stories(folder / f"cache-{processes.index}"), run=run, processes=processes
+    )
+    trainer = Trainer(setup, state, reporter=SilentReporter(), stop=StopRequest())
+    before = [whole(tensor).clone() for tensor in stored(state.model).values()]
+    if not processes.is_main:
+        # Through the loss's own backward pass: the loss itself stays finite.
+        state.model.get_submodule("proj_out").register_full_backward_hook(
+            lambda _, grads, __: tuple(grad * torch.inf if grad is not None else None for grad in grads)
+        )
+    try:
+        trainer.run()
+    except M2DError as error:
+        complaint = f"{type(error).__name__}: {error}"
+    after = [whole(tensor) for tensor in stored(state.model).values()]
+    moved = not all(map(torch.equal, before, after))
+    (folder / f"diverged-{processes.sharing}-{processes.index}.txt").write_text(f"moved {moved}\n{complaint}")
+
+
+def main(folder: Path, words: list[str]) -> None:
     torch.set_num_threads(1)
     processes = start_processes("cpu")
     (folder / f"sharing-{processes.index}.txt").write_text(processes.sharing)
-    for name, case in CASES.items():
+    for name, case in (DEEPSPEED_CASES if words else CASES).items():
         train(case, folder, folder / name, processes)
-    refuse_a_save(folder, processes)
+    if words:
+        carry(folder, processes)
+        for sharing in ("zero2", "zero3"):
+            diverge(folder, dataclasses.replace(processes, sharing=sharing))
+    else:
+        refuse_a_save(folder, processes)
     processes.leave()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
