@@ -18,6 +18,8 @@ from m2d.model.components import read_config
 from m2d.model.known_sizes import known_model
 from m2d.model.source import BUILTIN_PUPPET, resolve_model
 from m2d.recipe.loader import load_document
+from m2d.training.launcher import Sharing as Strategy
+from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.requirements import (
     BFLOAT16_BYTES,
@@ -31,7 +33,7 @@ from m2d.training.requirements import (
 )
 from m2d.training.start import transformer_config
 
-_SHARDING: Mapping[str, Sharding] = {
+_SHARDING: Mapping[Strategy, Sharding] = {
     "ddp": "none",
     "zero2": "gradients",
     "zero3": "all",
@@ -102,16 +104,20 @@ def training_needs(
 
     Raises:
         RecipeError: The recipe is wrong.
+        BackendUnavailable: The recipe asks for something that DeepSpeed cannot do.
         InputError: An unknown strategy, a batch that cannot be shared out, or a size the model cannot make.
         CheckpointError: Neither a model folder nor a published model.
     """
-    if strategy not in _SHARDING:
+    kind = next((kind for kind in _SHARDING if kind == strategy), None)
+    if kind is None:
         raise InputError(f"--strategy {strategy}: allowed: {', '.join(_SHARDING)}")
     recipe = load_document(path, TrainingRecipe)
     changes = {name: value for name, value in (("model", model), ("init", init)) if value is not None}
     if changes.get("init", "random") != "random":
         changes["transformer"] = None  # type: ignore[assignment]  # the sizes are those of the weights
     recipe = recipe.model_copy(update=changes)
+    if num_devices > 1:
+        refuse_for_deepspeed(recipe, kind)
     parts = num_devices * recipe.accumulate
     if recipe.batch_size % parts:
         raise InputError(
@@ -132,7 +138,7 @@ def training_needs(
         memory=memory_per_device(
             needs,
             optimizer=recipe.optimizer.name,
-            sharding=_SHARDING[strategy],
+            sharding=_SHARDING[kind],
             num_devices=num_devices,
             is_checkpointed=recipe.gradient_checkpointing,
             frozen_bytes_per_weight=BFLOAT16_BYTES if is_half else FLOAT32_BYTES,

@@ -163,7 +163,8 @@ def memory_per_device(
         needs: Of one micro-batch.
         optimizer: Whose state is kept.
         sharding: `none` (one device, DDP); `gradients`: these and the optimizer's state are shared out
-            (ZeRO-2); `all`: weights and average, too (ZeRO-3, FSDP2).
+            (ZeRO-2, whose optimizer moves a copy of its share of the weights); `all`: weights and average,
+            too (ZeRO-3, FSDP2).
         num_devices: How many share.
         is_checkpointed: Whether activations are recomputed.
         frozen_bytes_per_weight: How weights that do not move are kept.
@@ -172,8 +173,9 @@ def memory_per_device(
     by_weights, by_gradients = share
     frozen = needs.num_parameters - needs.num_trained
     weights = needs.num_trained * FLOAT32_BYTES + frozen * frozen_bytes_per_weight
+    copied = needs.num_trained * FLOAT32_BYTES if sharding == "gradients" else 0
     return DeviceMemory(
-        weights=-(-weights // by_weights),
+        weights=-(-weights // by_weights) - (-copied // num_devices),
         gradients=-(-needs.num_trained * FLOAT32_BYTES // by_gradients),
         optimizer=-(-_state_bytes(needs, optimizer) // by_gradients),
         average=-(-needs.num_trained * FLOAT32_BYTES // by_weights),

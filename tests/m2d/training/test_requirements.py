@@ -142,7 +142,7 @@ def test_each_sharding_shares_out_what_it_says() -> None:
     weights = needs.num_parameters * 4
     share = -(-weights // 8)
     assert on_device("none", 8) == (weights, weights, 2 * weights, weights)
-    assert on_device("gradients", 8) == (weights, share, -(-2 * weights // 8), weights)
+    assert on_device("gradients", 8) == (weights + share, share, -(-2 * weights // 8), weights)
     assert on_device("all", 8) == (share, share, -(-2 * weights // 8), share)
 
 
