@@ -27,7 +27,7 @@ from m2d.tasks.training_watchers import open_watchers
 from m2d.training.cache import StoryLatents, cache_root
 from m2d.training.datasets import open_stories
 from m2d.training.folder import remove_leftovers
-from m2d.training.frozen import FrozenParts, load_frozen
+from m2d.training.frozen import FrozenParts, load_frozen, noise_config
 from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.lora import frozen_digest
 from m2d.training.processes import Processes, start_processes
@@ -198,6 +198,7 @@ def _run(
         "transformer": start.config,
         "stories": stories.digest,
         "layout": layout.digest(),
+        "scheduler": noise_config(folder),
         "versions": versions(processes),
     }
     if recipe.lora is not None:

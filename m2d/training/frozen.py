@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ _PARTS = (*_KEYED_PARTS, "scheduler")
 # More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread).
 _CLIPS_AT_ONCE = 8
 _PROMPTS_AT_ONCE = 64
+# Of a scheduler's config, what decides the noise levels; the rest is for sampling.
+_NOISE_KEYS = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
+    *("rescale_betas_zero_snr", "snr_shift_scale"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +114,17 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
         codec_digest=_digest(folder, _CODEC_PARTS, max_text_tokens=0),
         text_digest=_digest(folder, _TEXT_PARTS, max_text_tokens=max_text_tokens),
     )
+
+
+def noise_config(folder: Path) -> dict[str, Any]:
+    """Return what decides the noise levels of a model folder's scheduler, defaults written out.
+
+    Raises:
+        CheckpointError: The config is missing or not supported.
+        SchedulerError: It is for another prediction than velocity.
+    """
+    config = scheduler_from_config(read_scheduler_config(folder)).config
+    return {key: config[key] for key in _NOISE_KEYS if key in config}
 
 
 def _digest(folder: Path, parts: Sequence[str], *, max_text_tokens: int) -> str:

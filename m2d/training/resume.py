@@ -6,30 +6,32 @@ Owns the comparison of a checkpoint's facts with a run's; what a checkpoint hold
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
 
 from m2d.errors import CheckpointError
 from m2d.progress import Reporter
+from m2d.training.optim import learning_rate_scale
 from m2d.training.processes import Processes
-from m2d.training.recipe import TrainingRecipe
+from m2d.training.recipe import ScheduleRecipe, TrainingRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, read_facts
 
-# Recipe fields that a resumed run may change: how long, how often, what it is called, where the weights once
-# came from, what fits into memory. What is learned from a sample does not depend on them.
+# Recipe fields, and parts of some, that decide nothing of what is learned: a resumed run may change them and
+# ends with the same bits. What a model folder holds is compared by content, wherever it lies.
 FREE_FIELDS = (
     "title",
     "model",
     "init",
     "transformer",
-    "steps",
-    "accumulate",
+    # How videos are decoded, not which frames; what was rejected once stays rejected.
+    "data.workers",
+    "data.time_limit_s",
+    "data.max_rejected",
     "gradient_checkpointing",
-    "schedule",
     "checkpoint",
     "evaluation",
     "validation",
@@ -37,6 +39,9 @@ FREE_FIELDS = (
     "log_every_steps",
     "export_dtype",
 )
+# Fields that a resumed run may change on purpose and is told about where it matters: how long a training is,
+# how it cools down, what fits into memory.
+TOLD_FIELDS = ("steps", "schedule", "accumulate")
 # What runs had that said nothing about it.
 _EARLIER = {"num_processes": "1"}
 
@@ -74,29 +79,76 @@ def resume_latest(
     differing = differences(saved, facts)
     if differing:
         raise CheckpointError(f"{path}: made by another training: {'; '.join(differing)}")
-    if _EARLIER | saved["versions"] != facts["versions"]:
+    for change in changes(saved, facts):
         reporter.warn(
-            f"the checkpoint was made with {saved['versions']}, this is {facts['versions']}: the weights "
-            "will not be those of an uninterrupted run to the last bit"
+            f"{change}: the weights will not be those of an uninterrupted run of this recipe to the last bit"
         )
     load_checkpoint(path, state)
     reporter.note(f"going on after step {state.step} from {path}")
 
 
 def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Name what differs between a checkpoint's facts and ours, other than the recipe's free fields."""
-    old, new = (
-        {field: value for field, value in recipe.items() if field not in FREE_FIELDS}
-        for recipe in (_with_defaults(saved["recipe"]), ours["recipe"])
-    )
-    found = _differing(old, new)
-    found += _differing({"transformer": saved["transformer"]}, {"transformer": ours["transformer"]})
+    """Name what makes a checkpoint with these facts another training's than ours."""
+    old, new = _with_defaults(saved["recipe"]), ours["recipe"]
+    found = [
+        str(each) for each in _differing(old, new) if not _is_within(each.field, FREE_FIELDS + TOLD_FIELDS)
+    ]
+    for part in ("transformer", "scheduler"):
+        # Checkpoints from before the scheduler was written down say nothing of it.
+        if part in saved:
+            found += map(str, _differing({part: saved[part]}, {part: ours.get(part)}))
     for part, of in (("stories", "clips, captions, codec or text encoder"), ("layout", "sizes or mask")):
         if saved[part] != ours[part]:
             found.append(f"{part} was {saved[part][:12]} and is {ours[part][:12]} (other {of})")
     if saved.get("frozen") != ours.get("frozen"):
         found.append("the frozen weights that the adapters belong to differ (other init)")
     return found
+
+
+def changes(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Name what may differ, but shows in the weights: versions, microbatches, rates of steps done."""
+    old, new = _with_defaults(saved["recipe"]), ours["recipe"]
+    found = [str(each) for each in _differing(old, new) if each.field == "accumulate"]
+    first = _first_other_rate(old, new, num_steps=int(saved["step"]))
+    if first is not None:
+        fields = [str(each) for each in _differing(old, new) if _is_within(each.field, ("steps", "schedule"))]
+        found.append(
+            f"{', '.join(fields)}, by which step {first} had another learning rate than it would now"
+        )
+    if _EARLIER | saved["versions"] != ours["versions"]:
+        found.append(f"the checkpoint was made with {saved['versions']}, this is {ours['versions']}")
+    return found
+
+
+class _Difference(NamedTuple):
+    field: str
+    was: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} was {self.was!r} and is {self.now!r}"
+
+
+def _is_within(field: str, fields: Sequence[str]) -> bool:
+    return any(field == name or field.startswith(f"{name}.") for name in fields)
+
+
+def _first_other_rate(old: Mapping[str, Any], new: Mapping[str, Any], *, num_steps: int) -> int | None:
+    """The first of the steps done whose learning rate the new recipe would have scaled otherwise."""
+    lengths, schedules = zip(
+        *((recipe["steps"], ScheduleRecipe.model_validate(recipe["schedule"])) for recipe in (old, new)),
+        strict=True,
+    )
+    if lengths[0] == lengths[1] and schedules[0] == schedules[1]:
+        return None
+    for step in range(num_steps):
+        was, now = (
+            learning_rate_scale(schedule, step=step, num_steps=length)
+            for schedule, length in zip(schedules, lengths, strict=True)
+        )
+        if was != now:
+            return step
+    return None
 
 
 def _find(run: Path) -> str:
@@ -117,12 +169,12 @@ def _with_defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
         return dict(recipe)
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any], *, prefix: str = "") -> list[_Difference]:
     found = []
     for name in sorted(old.keys() | new.keys()):
         was, now, field = old.get(name), new.get(name), f"{prefix}{name}"
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             found += _differing(was, now, prefix=f"{field}.")
         elif was != now:
-            found.append(f"{field} was {was!r} and is {now!r}")
+            found.append(_Difference(field, was, now))
     return found

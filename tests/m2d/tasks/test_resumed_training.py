@@ -172,7 +172,7 @@ def test_workers_change_no_bit_of_a_training(trainings: Trainings, straight: dic
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("workers", [[0], [2]], ids=["alone", "workers"])
+@pytest.mark.parametrize("workers", [[0], [2], [2, 0]], ids=["alone", "workers", "in-turns"])
 @pytest.mark.parametrize(
     "stops",
     [

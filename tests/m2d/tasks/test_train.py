@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,18 @@ def test_resuming_with_another_recipe_names_the_fields(recipe: Path, tmp_path: P
     _train(recipe, tmp_path / "run", cache)
     recipe.write_text(recipe.read_text().replace("batch_size: 4", "batch_size: 5"))
     with pytest.raises(CheckpointError, match="another training: batch_size was 4 and is 5"):
+        _train(recipe, tmp_path / "run", cache, resume="latest")
+
+
+def test_resuming_with_another_noise_schedule_names_it(
+    recipe: Path, tmp_path: Path, cache: Path, model: Path
+) -> None:
+    _train(recipe, tmp_path / "run", cache)
+    other = shutil.copytree(model, tmp_path / "other")
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace('"snr_shift_scale": 1.0', '"snr_shift_scale": 3.0'))
+    recipe.write_text(BASE.format(model=other))
+    with pytest.raises(CheckpointError, match=r"training: scheduler.snr_shift_scale was 1.0 and is 3.0$"):
         _train(recipe, tmp_path / "run", cache, resume="latest")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.resume import differences
+from m2d.training.resume import changes, differences
 
 MakeRecipe = Callable[..., TrainingRecipe]
 
@@ -17,28 +17,92 @@ def _facts(recipe: TrainingRecipe, **changes: Any) -> dict[str, Any]:
         "transformer": {"num_layers": 2, "patch_size": 2},
         "stories": "a" * 64,
         "layout": "b" * 64,
+        "versions": {"torch": "2", "num_threads": "1", "num_processes": "1"},
+        "step": 5,
     }
     return {**facts, **changes}
 
 
-def test_what_may_change_makes_no_other_training(make_recipe: MakeRecipe) -> None:
-    longer = make_recipe(title="longer", steps=99, accumulate=2, checkpoint={"keep": 1})
-    assert differences(_facts(make_recipe()), _facts(longer)) == []
+VIDEOS = {"source": "films/sft.json", "held_out": 4, "workers": 0}
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    "free",
+    [
+        {"title": "another name"},
+        {"model": "moved/elsewhere", "init": "moved/elsewhere", "transformer": None},
+        {"data": {**VIDEOS, "workers": 8, "time_limit_s": 60.0, "max_rejected": 0.5}},
+        {"gradient_checkpointing": True},
+        {"checkpoint": {"every_steps": 10, "every_s": 9.0, "keep": 1}},
+        {"evaluation": {"every_steps": 1, "num_samples": 1}, "log_every_steps": 1},
+        {"validation": {"stories": ["story.yaml"]}, "trackers": ["tensorboard"]},
+        {"export_dtype": "float32"},
+    ],
+    ids=lambda free: next(iter(free)),
+)
+def test_what_decides_no_weight_may_change_and_is_not_worth_a_word(
+    make_recipe: MakeRecipe, free: dict[str, Any]
+) -> None:
+    saved, ours = _facts(make_recipe(data=VIDEOS)), _facts(make_recipe(**{"data": VIDEOS, **free}))
+    assert differences(saved, ours) == []
+    assert changes(saved, ours) == []
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        ({"steps": 99}, []),
+        # The last quarter of the steps cools down: step 5 is not in it of eight steps, and is of six.
+        ({"steps": 6}, ["steps was 8 and is 6, by which step 5 had another learning rate than it would now"]),
+        (
+            {"schedule": {"name": "wsd", "warmup_steps": 4}},
+            [
+                "schedule.warmup_steps was 2 and is 4, by which step 0 had another learning rate than it "
+                "would now"
+            ],
+        ),
+        ({"accumulate": 2}, ["accumulate was 1 and is 2"]),
+    ],
+)
+def test_what_may_change_on_purpose_is_told_where_steps_done_would_have_been_others(
+    make_recipe: MakeRecipe, free: dict[str, Any], expected: list[str]
+) -> None:
+    saved, ours = _facts(make_recipe(), step=6), _facts(make_recipe(**free))
+    assert differences(saved, ours) == []
+    assert changes(saved, ours) == expected
+
+
+def test_another_machines_versions_are_told(make_recipe: MakeRecipe) -> None:
+    saved = _facts(make_recipe(), versions={"torch": "2", "num_threads": "8"})
+    (told,) = changes(saved, _facts(make_recipe()))
+    assert told.startswith("the checkpoint was made with {'torch': '2', 'num_threads': '8'}, this is")
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
     [
         ({"batch_size": 8}, "batch_size was 4 and is 8"),
         ({"objective": {"caption_dropout": 0.5}}, "objective.caption_dropout was 0.1 and is 0.5"),
         ({"optimizer": {"name": "adamw", "lr": 1e-3}}, "optimizer.name was 'muon' and is 'adamw'"),
         ({"mask": "causal"}, "mask was 'mask2dit' and is 'causal'"),
+        ({"seed": 6}, "seed was 5 and is 6"),
+        ({"precision": "bfloat16"}, "precision was 'float32' and is 'bfloat16'"),
+        ({"compile": True}, "compile was False and is True"),
+        ({"device": "cuda"}, "device was 'cpu' and is 'cuda'"),
+        ({"ema_decay": 0.5}, "ema_decay was 0.999 and is 0.5"),
+        ({"lora": {"rank": 4}}, "lora was None and is {"),
+        ({"stage": "pretrain", "objective": {}}, "stage was 'sft' and is 'pretrain'"),
+        ({"data": {**VIDEOS, "held_out": 5}}, "data.held_out was 4 and is 5"),
+        ({"data": {**VIDEOS, "variants": 2}}, "data.variants was 1 and is 2"),
+        ({"data": {**VIDEOS, "sampling": "official"}}, "data.sampling was 'fps' and is 'official'"),
+        ({"data": {**VIDEOS, "seed": 2}}, "data.seed was 1 and is 2"),
     ],
 )
 def test_another_recipe_names_the_field(
-    make_recipe: MakeRecipe, changes: dict[str, Any], expected: str
+    make_recipe: MakeRecipe, other: dict[str, Any], expected: str
 ) -> None:
-    assert expected in differences(_facts(make_recipe()), _facts(make_recipe(**changes)))
+    found = differences(_facts(make_recipe(data=VIDEOS)), _facts(make_recipe(**{"data": VIDEOS, **other})))
+    assert any(each.startswith(expected) for each in found)
 
 
 def test_another_model_or_other_stories_are_named(make_recipe: MakeRecipe) -> None:
@@ -48,6 +112,17 @@ def test_another_model_or_other_stories_are_named(make_recipe: MakeRecipe) -> No
         "transformer.num_layers was 2 and is 3",
         "stories was aaaaaaaaaaaa and is cccccccccccc (other clips, captions, codec or text encoder)",
     ]
+
+
+def test_another_noise_schedule_is_another_training(make_recipe: MakeRecipe) -> None:
+    saved, ours = (_facts(make_recipe(), scheduler={"snr_shift_scale": shift}) for shift in (1.0, 3.0))
+    assert differences(saved, ours) == ["scheduler.snr_shift_scale was 1.0 and is 3.0"]
+
+
+def test_a_checkpoint_from_before_the_scheduler_was_written_down_is_this_trainings(
+    make_recipe: MakeRecipe,
+) -> None:
+    assert differences(_facts(make_recipe()), _facts(make_recipe(), scheduler={"beta_start": 1e-4})) == []
 
 
 def test_a_checkpoint_from_before_a_field_was_added_is_this_trainings(make_recipe: MakeRecipe) -> None:
