@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from m2d.diffusion.noise import generator
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import InputError, M2DError
 from m2d.files import write_json
@@ -97,6 +98,7 @@ class Stepper:
             # In place: parameter names, and with them checkpoints, stay as they are.
             for block in state.model.get_submodule(BLOCKS).children():
                 block.compile()
+        self._has_dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in state.model.modules())
         self._model = state.optimizer.attach(state.model, processes)
 
     def step(self, meter: LossMeter) -> StepFigures:
@@ -136,7 +138,7 @@ class Stepper:
             if is_last:
                 self._expect_next()
             data_s += time.perf_counter() - started_s
-            with nullcontext() if is_last else without_sync(self._model):
+            with self._seeded_dropout(places), nullcontext() if is_last else without_sync(self._model):
                 errors_BN = self.errors_of(self._model, batch)
                 loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
                 # Gradients are averaged over the processes; the parts of a loss are to be added up.
@@ -144,6 +146,19 @@ class Stepper:
             meter.add(errors_BN, batch)
             losses.append(loss.detach())
         return float(processes.sum(torch.stack(losses).sum())), data_s
+
+    @contextmanager
+    def _seeded_dropout(self, places: slice) -> Iterator[None]:
+        """Let what modules draw for themselves belong to (seed, step, place in the batch), too."""
+        if not self._has_dropout:
+            yield
+            return
+        device, seed = self._setup.processes.device, self._setup.recipe.seed
+        draws = generator(seed, purpose="dropout", step=self._state.step, scene=places.start)
+        # Dropout layers take torch's own generators and no other.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(draws.initial_seed())
+            yield
 
     def _expect_next(self) -> None:
         """Tell the stories what the next step begins with, to be made ready while this one is computed."""

@@ -109,6 +109,17 @@ def test_a_resumed_training_of_adapters_ends_with_the_same_weights(
     assert all(weight.equal(expected[name]) for name, weight in adapters.items())
 
 
+def test_dropout_of_adapters_resumes_to_the_same_bits(model: Path, cache: Path, tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, model, lora={"rank": 2, "dropout": 0.5}, steps=2)
+    weights = []
+    for name, limits in (("straight", []), ("stopped", [0.0])):
+        for number, limit in enumerate([*limits, None]):
+            train(recipe, tmp_path / name, cache, max_minutes=limit, resume="latest" if number else None)
+        newest = sorted((tmp_path / name / "checkpoints").iterdir())[-1]
+        weights.append((newest / "weights.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 def test_adapters_of_other_weights_are_not_gone_on_with(
     model: Path, cache: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
