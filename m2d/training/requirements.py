@@ -124,7 +124,7 @@ def measure_needs(work: Workload) -> ModelNeeds:
     """
     two, three = (_trace(work, num_blocks=count) for count in (2, 3))
     num_blocks = int(work.config["num_layers"])
-    counts = _count_parameters(work)
+    counts = two.counts.extended(three.counts, num_more=num_blocks - 2)
     matrix_flops = two.matrix_flops + (num_blocks - 2) * (three.matrix_flops - two.matrix_flops)
     attention_flops = _ATTENTION_PASSES * num_blocks * attention_flops_per_block(work)
     tokens = work.layout.num_tokens * work.batch_size
@@ -192,12 +192,17 @@ def _state_bytes(needs: ModelNeeds, optimizer: OptimizerKind) -> int:
 class _Trace:
     kept_bytes: int
     matrix_flops: int
+    counts: _Counts
 
 
 class _Counts(NamedTuple):
     all: int
     trained: int
     in_matrices: int
+
+    def extended(self, by_one: _Counts, *, num_more: int) -> _Counts:
+        """With more blocks, given what one more makes of it."""
+        return _Counts(*(few + num_more * (more - few) for few, more in zip(self, by_one, strict=True)))
 
 
 class _KeptStorages:
@@ -218,6 +223,7 @@ class _KeptStorages:
 
 def _trace(work: Workload, *, num_blocks: int) -> _Trace:
     model = _build(work, num_blocks=num_blocks)
+    counts = _count_parameters(model)
     with FakeTensorMode():
         _pretend_on_cpu(model)
         kept = _KeptStorages(model)
@@ -227,9 +233,9 @@ def _trace(work: Workload, *, num_blocks: int) -> _Trace:
             with mixed:
                 loss = model(*_inputs(work), layout=work.layout).square().mean()
             loss.backward()
-        counts = counter.get_flop_counts()["Global"]
-    matrix_flops = sum(count for op, count in counts.items() if "attention" not in str(op))
-    return _Trace(kept_bytes=sum(kept.sizes_bytes.values()), matrix_flops=matrix_flops)
+        flops = counter.get_flop_counts()["Global"]
+    matrix_flops = sum(count for op, count in flops.items() if "attention" not in str(op))
+    return _Trace(kept_bytes=sum(kept.sizes_bytes.values()), matrix_flops=matrix_flops, counts=counts)
 
 
 def _build(work: Workload, *, num_blocks: int) -> SceneTransformer:
@@ -252,8 +258,7 @@ def _pretend_on_cpu(model: nn.Module) -> None:
             module.register_buffer(name, torch.empty(values.shape, dtype=values.dtype))
 
 
-def _count_parameters(work: Workload) -> _Counts:
-    model = _build(work, num_blocks=int(work.config["num_layers"]))
+def _count_parameters(model: nn.Module) -> _Counts:
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return _Counts(
         all=sum(weight.numel() for weight in model.parameters()),
