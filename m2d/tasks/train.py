@@ -186,6 +186,8 @@ def _run(
     stories = opened.enter_context(
         _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
     )
+    # All prompts are encoded: its memory is the transformer's now.
+    frozen.text.release()
     layout = SceneLayout.build(
         recipe.mask,
         text_tokens=[frozen.max_text_tokens] * recipe.num_scenes,

@@ -19,9 +19,9 @@ from torch import Tensor
 from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.files import sha256_file
-from m2d.model.checkpoint import check_components, load_codec, load_text, read_scheduler_config
+from m2d.model.checkpoint import check_components, load_codec, read_scheduler_config
 from m2d.model.codec import encode_scenes, spatial_compression
-from m2d.model.text import TextEncoder
+from m2d.training.late_text import LateTextEncoder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
@@ -46,7 +46,7 @@ class FrozenParts:
 
     Attributes:
         codec: The VAE.
-        text: Tokenizer and text encoder.
+        text: Tokenizer and text encoder; the latter is loaded when a prompt is encoded.
         schedule: Noise levels.
         max_text_tokens: Tokens that prompts are padded to.
         digest: Identity of codec, text encoder and tokenizer.
@@ -55,7 +55,7 @@ class FrozenParts:
     """
 
     codec: AutoencoderKLCogVideoX
-    text: TextEncoder
+    text: LateTextEncoder
     schedule: VelocitySchedule
     max_text_tokens: int
     digest: str
@@ -70,7 +70,7 @@ class FrozenParts:
     @property
     def text_width(self) -> int:
         """Width of a prompt token's embedding."""
-        return int(self.text.model.config.d_model)
+        return self.text.width
 
     @property
     def compression(self) -> tuple[int, int]:
@@ -95,7 +95,7 @@ class FrozenParts:
 
 
 def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:
-    """Load codec, text encoder, tokenizer and noise schedule of a model folder, which may lack a transformer.
+    """Load codec, tokenizer and noise schedule of a model folder, which may lack a transformer.
 
     Raises:
         CheckpointError: A part is missing or cannot be read; all missing ones are named.
@@ -103,11 +103,9 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
     """
     check_components(folder, _PARTS)
     codec = load_codec(folder, device=device, dtype=torch.float32)
-    text = load_text(folder, device=device, dtype=torch.float32, max_tokens=max_text_tokens)
-    text.model.requires_grad_(False)
     return FrozenParts(
         codec=codec.requires_grad_(False),
-        text=text,
+        text=LateTextEncoder(folder, max_tokens=max_text_tokens, device=device),
         schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(folder))),
         max_text_tokens=max_text_tokens,
         digest=_digest(folder, _KEYED_PARTS, max_text_tokens=max_text_tokens),
