@@ -7,7 +7,7 @@ accounting is `m2d.training.requirements`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from m2d.training.requirements import (
     memory_per_device,
 )
 from m2d.training.start import transformer_config
+from m2d.training.state import FOLDER as CHECKPOINTS
+from m2d.training.state import read_facts
 
 _SHARDING: Mapping[Strategy, Sharding] = {
     "ddp": "none",
@@ -147,7 +149,21 @@ def training_needs(
 
 
 def _sizes(recipe: TrainingRecipe) -> _Sizes:
-    name = recipe.model if recipe.init == "random" else recipe.init
+    """Find the transformer's sizes: those of `init`, or `model`'s when `init` is yet to be trained."""
+    if recipe.init == "random":
+        return _sizes_of(recipe.model, recipe)
+    checkpoints = sorted((Path(recipe.init) / CHECKPOINTS).glob("step-*"))
+    if checkpoints:
+        sizes = _sizes_of(recipe.model, recipe)
+        config = read_facts(checkpoints[-1]).get("transformer", sizes.config)
+        return replace(sizes, config=config, origin=f"run folder {recipe.init}")
+    if recipe.init != BUILTIN_PUPPET and not Path(recipe.init).is_dir() and known_model(recipe.init) is None:
+        sizes = _sizes_of(recipe.model, recipe)
+        return replace(sizes, origin=f"{sizes.origin}; {recipe.init}, where it starts, is not there yet")
+    return _sizes_of(recipe.init, recipe)
+
+
+def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
     published = known_model(name)
     if name != BUILTIN_PUPPET and not Path(name).is_dir() and published is not None:
         return _Sizes(

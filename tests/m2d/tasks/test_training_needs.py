@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from m2d.errors import CheckpointError, InputError
+from m2d.model.known_sizes import KNOWN_MODELS
 from m2d.tasks.training_needs import training_needs
 from tests.m2d.training.conftest import tiny_recipe
 
@@ -47,6 +49,24 @@ def test_the_embedded_model_is_planned_from_its_folder(tmp_path: Path) -> None:
     needs = training_needs(path)
     assert needs.origin == "model folder builtin:puppet"
     assert needs.model.tokens == 4 * 3 * (36 + 5 * 16)
+
+
+def test_a_start_that_is_yet_to_be_trained_has_the_models_sizes(tmp_path: Path) -> None:
+    needs = training_needs(cogvideox(tmp_path, init="runs/pretrain"))
+    assert round(needs.model.num_parameters / 1e9, 2) == 5.57
+    assert needs.origin == (
+        "published sizes of models/CogVideoX-5b, which is not on this machine; runs/pretrain, where it starts, "
+        "is not there yet"
+    )
+
+
+def test_a_start_that_was_trained_has_its_own_sizes(tmp_path: Path) -> None:
+    config = {**KNOWN_MODELS["cogvideox-2b"].transformer, "num_layers": 3}
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000007"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(json.dumps({"step": 7, "transformer": config}))
+    needs = training_needs(cogvideox(tmp_path, init=str(tmp_path / "run")))
+    assert (needs.model.num_blocks, needs.origin) == (3, f"run folder {tmp_path / 'run'}")
 
 
 def test_more_devices_share_the_batch_and_what_their_strategy_shares(tmp_path: Path) -> None:
