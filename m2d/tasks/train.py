@@ -187,7 +187,7 @@ def _run(
         _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
     )
     # All prompts are encoded: its memory is the transformer's now.
-    frozen.text.release()
+    frozen.release_text()
     layout = SceneLayout.build(
         recipe.mask,
         text_tokens=[frozen.max_text_tokens] * recipe.num_scenes,

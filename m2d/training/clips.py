@@ -49,6 +49,9 @@ class ClipEncoder(Protocol):
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts to embeddings BLD."""
 
+    def release_text(self) -> None:
+        """Let go of the text encoder's weights until the next prompt that is encoded."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipPolicy:
@@ -140,6 +143,8 @@ class EncodedClips:
                 self._embeds(caption)
                 progress.advance()
                 _stop_if_asked(stop)
+        # The codec needs its memory now.
+        self._encoder.release_text()
         clips = [clip for clip in self._all_clips() if not self._store.has(self._clip_key(clip))]
         by_request = {clip.request: clip for clip in clips}
         with reporter.stage("encode clips", total=len(by_request)) as progress:

@@ -93,6 +93,10 @@ class FrozenParts:
             [self.text.encode(prompts[start : start + _PROMPTS_AT_ONCE]).cpu() for start in starts]
         )
 
+    def release_text(self) -> None:
+        """Let go of the text encoder's weights until the next prompt that is encoded."""
+        self.text.release()
+
 
 def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:
     """Load codec, tokenizer and noise schedule of a model folder, which may lack a transformer.

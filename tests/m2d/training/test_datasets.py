@@ -152,6 +152,22 @@ def test_what_is_encoded_is_shared_by_stages_and_never_made_twice(
         stories.gather(torch.tensor([[0, 4, 5]]), torch.tensor([[0, 0, 0]]))
 
 
+def test_the_text_encoder_is_gone_when_clips_are_encoded(
+    rendered: Path, frozen: FrozenParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_there, encode = [], FrozenParts.encode_frames
+
+    def watch(self: FrozenParts, frames_BPCHW: torch.Tensor) -> torch.Tensor:
+        was_there.append(self.text.is_loaded)
+        return encode(self, frames_BPCHW)
+
+    monkeypatch.setattr(FrozenParts, "encode_frames", watch)
+    frozen.text.encode(["park"])
+    recipe = _recipe(rendered / "pretrain.csv", "base", num_stories=4)
+    with _opened(recipe, frozen, tmp_path / "cache", tmp_path):
+        assert was_there == [False] * 4
+
+
 @pytest.fixture
 def broken(tmp_path: Path, rendered: Path) -> Callable[..., Path]:
     """Copy the videos and break one of every kind asked for, each in a story of its own."""
