@@ -55,8 +55,8 @@ def test_a_start_that_is_yet_to_be_trained_has_the_models_sizes(tmp_path: Path) 
     needs = training_needs(cogvideox(tmp_path, init="runs/pretrain"))
     assert round(needs.model.num_parameters / 1e9, 2) == 5.57
     assert needs.origin == (
-        "published sizes of models/CogVideoX-5b, which is not on this machine; runs/pretrain, where it starts, "
-        "is not there yet"
+        "published sizes of models/CogVideoX-5b, which is not on this machine; "
+        "runs/pretrain, where it starts, is not there yet"
     )
 
 

@@ -1,0 +1,92 @@
+"""What a training recipe says in its header is what `m2d train --plan` says, and fits the card it names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from m2d.tasks.training_needs import TrainingNeeds, training_needs
+
+FOLDER = Path(__file__).parents[3] / "recipes" / "training"
+GIB = 2**30
+# Of a card's memory: the rest is for the allocator's gaps, kernels' working memory and CUDA itself.
+LARGEST_SHARE = 0.85
+ON_GPUS = sorted(
+    path for path in FOLDER.glob("*.yaml") if re.search(r"^device: cuda$", path.read_text(), re.M)
+)
+
+
+class Promise(NamedTuple):
+    """What a header says."""
+
+    num_cards: int
+    card_gib: int
+    options: str
+    figures: dict[str, str]
+    pflops: str
+
+
+def promise_of(recipe: Path) -> Promise:
+    lines = [line[1:].strip() for line in recipe.read_text(encoding="ascii").splitlines() if line[:1] == "#"]
+    header = " ".join(lines)
+    card = re.search(r"(?:one (\d+) GB GPU|(\d+) GPUs of (\d+) GB)\. `--plan(.*?)` says: ", header)
+    assert card is not None, header
+    names = ("weights", "gradients", "optimizer", "average", "activations", "together")
+    figures = re.search(", ".join(rf"{name} ([\d.]+)" for name in names) + " GiB", header)
+    pflops = re.search(r"; ([\d.]+) PFLOP a step\.", header)
+    assert figures is not None, header
+    assert pflops is not None, header
+    return Promise(
+        num_cards=int(card[2] or 1),
+        card_gib=int(card[1] or card[3]),
+        options=card[4].strip(),
+        figures=dict(zip(names, figures.groups(), strict=True)),
+        pflops=pflops[1],
+    )
+
+
+def needs_of(recipe: Path, promise: Promise) -> TrainingNeeds:
+    if promise.num_cards == 1:
+        assert promise.options == ""
+        return training_needs(recipe)
+    assert promise.options == f"--devices {promise.num_cards} --strategy fsdp2"
+    return training_needs(recipe, num_devices=promise.num_cards, strategy="fsdp2")
+
+
+def test_there_are_recipes_for_every_card() -> None:
+    names = {path.stem for path in ON_GPUS}
+    assert names == {
+        "puppet-large",
+        *(f"cogvideox-{size}-lora-{card}gb" for size in ("2b", "5b") for card in (24, 48, 80)),
+        *(f"cogvideox-5b-{stage}" for stage in ("pretrain", "sft")),
+    }
+
+
+@pytest.mark.parametrize("recipe", ON_GPUS, ids=lambda path: path.stem)
+def test_a_recipe_needs_what_its_header_says_and_fits_the_card_it_names(recipe: Path) -> None:
+    promise = promise_of(recipe)
+    needs = needs_of(recipe, promise)
+    memory = needs.memory
+    sizes = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "average": memory.average,
+        "activations": memory.activations,
+        "together": memory.total,
+    }
+    assert promise.figures == {name: f"{size_bytes / GIB:.2f}" for name, size_bytes in sizes.items()}
+    assert promise.pflops == f"{needs.flops_per_step / 1e15:.2f}"
+    assert memory.total <= LARGEST_SHARE * promise.card_gib * GIB
+
+
+@pytest.mark.parametrize("recipe", ON_GPUS, ids=lambda path: path.stem)
+def test_a_header_gives_the_command_for_its_own_recipe(recipe: Path) -> None:
+    text = recipe.read_text(encoding="ascii")
+    stage = re.search(r"^stage: (\w+)$", text, re.M)
+    assert stage is not None
+    assert f"--stage {stage[1]} recipes/training/{recipe.name} --out runs/{recipe.stem}\n" in text
+    assert ("accelerate launch" in text) == (promise_of(recipe).num_cards > 1)
