@@ -1,16 +1,17 @@
 """The state that a training starts with, and the model folder that it leaves.
 
-Owns what moves and what stays: all weights, or adapters on weights that every copy shares.
+Owns what moves and what stays (all weights, or adapters on weights that every copy shares), and how one
+process gets hold of all averaged weights, however they lie.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from m2d.model.transformer import SceneTransformer
 from m2d.training.card import CardFacts
@@ -67,25 +68,49 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
     Raises:
         OutputError: The disk refused.
     """
-    average, processes, recipe = state.average.model, setup.processes, setup.recipe
-    weights = stored(average)
-    values = wholes(weights.values())
+    recipe = setup.recipe
 
-    def export() -> str:
-        whole: nn.Module = average
-        if processes.shares_weights:
-            whole = _without_weights(setup)
-            whole.load_state_dict(dict(zip(weights, values, strict=True)))
-        assert isinstance(whole, SceneTransformer)
+    def export(average: SceneTransformer) -> str:
         card = CardFacts(
             facts=setup.facts,
             events=read_log(setup.run),
             step=state.step,
             has_adapters=recipe.lora is not None,
         )
-        return export_model(whole, recipe=recipe, frozen=frozen, path=path, card=card) or ""
+        return export_model(average, recipe=recipe, frozen=frozen, path=path, card=card) or ""
 
-    return processes.on_main(export, meanwhile=lambda: deque(values, maxlen=0))
+    return use_average(setup, state, export)
+
+
+def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneTransformer], str]) -> str:
+    """Have the main process use the averaged weights, all of them; all processes call this together.
+
+    Args:
+        setup: Of the training.
+        state: Its state, which stays as it is.
+        use: Gets the transformer, ready to run: the averaged model itself or, where weights are sharded, a
+            copy in the CPU's memory that is gone afterwards.
+
+    Returns:
+        What `use` returned, in every process.
+    """
+    average = state.average.model
+    if not setup.processes.shares_weights:
+        assert isinstance(average, SceneTransformer)
+        return setup.processes.on_main(lambda: use(average))
+    weights = stored(average)
+    values = wholes(weights.values())
+
+    def gather_and_use() -> str:
+        try:
+            whole = _without_weights(setup)
+            whole.load_state_dict(dict(zip(weights, values, strict=True)))
+            return use(whole.requires_grad_(False).eval())
+        finally:
+            # The others wait for their shards to be taken, whatever has happened here.
+            deque(values, maxlen=0)
+
+    return setup.processes.on_main(gather_and_use, meanwhile=lambda: deque(values, maxlen=0))
 
 
 def _without_weights(setup: TrainingSetup) -> SceneTransformer:

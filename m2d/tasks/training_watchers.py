@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from m2d.errors import InputError
 from m2d.geometry import ModelGeometry
 from m2d.model.components import read_config
 from m2d.model.sizes import spatial_compression_of
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter
+from m2d.tasks.training_state import use_average
 from m2d.tasks.validation import FOLDER, SourceInTraining, make_validation_films, plan_validation
 from m2d.training.recipe import ValidationRecipe
 from m2d.training.state import TrainState
@@ -34,7 +34,6 @@ def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporte
     Raises:
         BackendUnavailable: A tracker's package is not installed.
         RecipeError: A story that the model cannot make.
-        InputError: Films cannot be made while weights are sharded.
     """
     recipe, is_main = setup.recipe, setup.processes.is_main
     trackers = (
@@ -44,11 +43,6 @@ def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporte
     )
     if recipe.validation is None:
         return Watchers(of_log=trackers)
-    if setup.processes.shares_weights:
-        raise InputError(
-            f"validation: films need all weights on one device, which {setup.processes.sharing} shares out; "
-            "leave validation out, or make films of the checkpoints' models"
-        )
     source = _source(setup, model_folder)
     # Wrong stories are told now.
     plan_validation(source, recipe.validation.stories, folder=setup.run, device="cpu")
@@ -57,7 +51,7 @@ def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporte
 
 
 class _Films:
-    """Makes films of the averaged weights every so many steps; the other processes wait."""
+    """Makes films of the averaged weights every so many steps; the other processes give theirs and wait."""
 
     def __init__(
         self,
@@ -77,22 +71,21 @@ class _Films:
             Interrupted: SIGTERM or SIGINT came while a film was made; the trainer saves and ends.
         """
         if state.step % self._recipe.every_steps == 0:
-            self._setup.processes.on_main(lambda: self._make(state))
+            use_average(self._setup, state, lambda average: self._make(average, step=state.step))
 
-    def _make(self, state: TrainState) -> str:
-        transformer, setup = state.average.model, self._setup
-        assert isinstance(transformer, SceneTransformer)
+    def _make(self, transformer: SceneTransformer, *, step: int) -> str:
+        setup = self._setup
         source = SourceInTraining(
-            transformer=transformer,
+            transformer=transformer.to(setup.processes.device),
             **{field.name: getattr(self._source, field.name) for field in fields(ModelSource)},
         )
-        folder = setup.run / FOLDER / f"step-{state.step:08d}"
+        folder = setup.run / FOLDER / f"step-{step:08d}"
         plans = plan_validation(
             source, self._recipe.stories, folder=folder, device=setup.processes.device.type
         )
         is_mixed = setup.recipe.precision == "bfloat16"
         for sheet in make_validation_films(plans, is_mixed=is_mixed, reporter=self._reporter).values():
-            self._reporter.note(f"step {state.step}: {sheet}")
+            self._reporter.note(f"step {step}: {sheet}")
         return ""
 
 

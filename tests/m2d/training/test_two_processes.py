@@ -15,7 +15,8 @@ from m2d.files import sha256_file
 from m2d.training.log import read_log
 from m2d.training.processes import ALONE
 from m2d.training.state import find_checkpoint
-from tests.m2d.training.two_processes import CASES, train
+from m2d.video.run_folder import read_run
+from tests.m2d.training.two_processes import CASES, make_films, train
 
 ROOT = Path(__file__).parents[3]
 # Machines that run tests are busy with other things.
@@ -91,3 +92,13 @@ def test_a_full_disk_of_one_process_ends_all_of_them_in_the_same_words(runs: Pat
     assert "No space left on device" in first
     assert second == first.replace("2: ", "2: process 0 failed: ", 1)
     assert find_checkpoint(runs / "refused").path is None
+
+
+def test_films_of_a_sharded_training_are_those_of_one_process(runs: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    make_films(tmp_path, ALONE)
+    films = [sorted((folder / "run" / "validation").glob("*/*.mp4")) for folder in (runs / "films", tmp_path)]
+    assert [[film.parent.name for film in each] for each in films] == [["step-00000003"]] * 2
+    shared, alone = (read_run(each[0]).provenance for each in films)
+    assert shared.frames_sha256 == alone.frames_sha256
+    assert shared.runs[0].model.digest == alone.runs[0].model.digest

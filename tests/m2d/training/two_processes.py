@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +19,28 @@ import torch
 from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
+from m2d.tasks.training_state import new_state
+from m2d.tasks.training_watchers import open_watchers
 from m2d.training.processes import Processes, Sharing, start_processes
-from m2d.training.sharding import stored, whole
+from m2d.training.sharding import local, stored, whole
 from m2d.training.speed import flops_per_sample
+from m2d.training.start import read_start
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.trainer import Trainer
 from tests.m2d.faults import FaultyDisk, refuse
+from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.training.conftest import tiny_recipe, tiny_setup, tiny_state, tiny_stories
 
 COMMON: dict[str, Any] = {
     "log_every_steps": 1,
     "schedule": {"name": "constant", "warmup_steps": 2},
     "evaluation": {"every_steps": 25, "num_samples": 6},
+}
+STORY = {
+    "title": "Some balls",
+    "scenes": ["a red ball", "a blue ball"],
+    "sampling": {"num_inference_steps": 2, "guidance_scale": 2.0, "seed": 5},
+    "video": {"num_frames": 5, "height": 16, "width": 16},
 }
 SAVING = {"accumulate": 2, "gradient_checkpointing": True}
 
@@ -135,6 +146,33 @@ def diverge(folder: Path, processes: Processes) -> None:
     (folder / f"diverged-{processes.sharing}-{processes.index}.txt").write_text(f"moved {moved}\n{complaint}")
 
 
+def make_films(folder: Path, processes: Processes) -> None:
+    """Make a film of the averaged weights, which are others than the model's, after a step."""
+    folder.mkdir(exist_ok=True)
+    model = build_tiny_model(folder / f"model-{processes.index}")
+    story = folder / f"balls-{processes.index}.yaml"
+    story.write_text(json.dumps(STORY), encoding="utf-8")
+    recipe = tiny_recipe(
+        model=str(model),
+        init=str(model),
+        transformer=None,
+        video={"num_frames": 9, "height": 32, "width": 32},
+        validation={"stories": [str(story)], "every_steps": 3},
+    )
+    start = read_start(model)
+    state = new_state(recipe, start, processes)
+    with torch.no_grad():
+        for weight in state.average.model.parameters():
+            local(weight).mul_(0.9)
+    stories = tiny_stories(folder / f"cache-{processes.index}")
+    setup = tiny_setup(recipe, stories, run=folder / "run", processes=processes)
+    setup = dataclasses.replace(setup, facts={"transformer": start.config})
+    watchers = open_watchers(setup, model_folder=model, reporter=SilentReporter())
+    for state.step in (2, 3):
+        for watcher in watchers.of_steps:
+            watcher.after_step(state)
+
+
 def main(folder: Path, words: list[str]) -> None:
     torch.set_num_threads(1)
     processes = start_processes("cpu")
@@ -145,8 +183,10 @@ def main(folder: Path, words: list[str]) -> None:
         carry(folder, processes)
         for sharing in ("zero2", "zero3"):
             diverge(folder, dataclasses.replace(processes, sharing=sharing))
+        make_films(folder / "films", dataclasses.replace(processes, sharing="zero3"))
     else:
         refuse_a_save(folder, processes)
+        make_films(folder / "films", dataclasses.replace(processes, sharing="fsdp2"))
     processes.leave()
 
 
