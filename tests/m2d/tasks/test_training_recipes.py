@@ -8,9 +8,14 @@ from typing import NamedTuple
 
 import pytest
 
+from m2d.recipe.loader import parse_document
 from m2d.tasks.training_needs import TrainingNeeds, training_needs
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.resume import FREE_FIELDS, TOLD_FIELDS
 
-FOLDER = Path(__file__).parents[3] / "recipes" / "training"
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "recipes" / "training"
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 GIB = 2**30
 # Of a card's memory: the rest is for the allocator's gaps, kernels' working memory and CUDA itself.
 LARGEST_SHARE = 0.85
@@ -81,6 +86,27 @@ def test_a_recipe_needs_what_its_header_says_and_fits_the_card_it_names(recipe: 
     assert promise.figures == {name: f"{size_bytes / GIB:.2f}" for name, size_bytes in sizes.items()}
     assert promise.pflops == f"{needs.flops_per_step / 1e15:.2f}"
     assert memory.total <= LARGEST_SHARE * promise.card_gib * GIB
+
+
+def test_the_page_on_training_says_what_the_headers_say() -> None:
+    told = re.findall(r"^\| `([\w-]+)\.yaml` \| (\d) of (\d+) GB \| ([\d.]+) \|$", PAGE, re.M)
+    promises = {path.stem: promise_of(path) for path in ON_GPUS}
+    assert {name: (int(count), int(card), total) for name, count, card, total in told} == {
+        name: (promise.num_cards, promise.card_gib, promise.figures["together"])
+        for name, promise in promises.items()
+    }
+
+
+def test_the_page_on_training_begins_with_a_correct_recipe() -> None:
+    text = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[0]
+    recipe = parse_document(text, TrainingRecipe, name="training.md").value
+    assert recipe.data.source == "data/sft.json"
+
+
+@pytest.mark.parametrize("field", [*FREE_FIELDS, *TOLD_FIELDS])
+def test_the_page_on_training_names_every_field_that_a_resume_may_change(field: str) -> None:
+    # The sizes of a new transformer go with `init`.
+    assert field == "transformer" or f"`{field}`" in PAGE.split("## Stopping and going on")[1]
 
 
 @pytest.mark.parametrize("recipe", ON_GPUS, ids=lambda path: path.stem)
