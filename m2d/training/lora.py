@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from m2d.errors import BackendUnavailable
 from m2d.model.transformer import SceneTransformer
 from m2d.training.recipe import LoraPart, LoraRecipe
+from m2d.training.sharding import whole
 
 # The name that diffusers' `load_lora_weights` looks for in a folder.
 FILE = "pytorch_lora_weights.safetensors"
@@ -72,12 +73,16 @@ def copy_sharing_frozen(model: SceneTransformer) -> SceneTransformer:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) over the weights that do not move: what the adapters are adapters of."""
+    """SHA-256 (hex) over the weights that do not move: what the adapters are adapters of.
+
+    Sharded weights are gathered one at a time, by all processes together.
+    """
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         if not weight.requires_grad:
             digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            values = whole(weight.detach()).cpu().contiguous()
+            digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from m2d.training.log import read_log
 from m2d.training.processes import ALONE
 from m2d.training.state import find_checkpoint
 from m2d.video.run_folder import read_run
-from tests.m2d.training.two_processes import CASES, make_films, train
+from tests.m2d.training.two_processes import CASES, digest_of_frozen, make_films, train
 
 ROOT = Path(__file__).parents[3]
 # Machines that run tests are busy with other things.
@@ -102,3 +102,8 @@ def test_films_of_a_sharded_training_are_those_of_one_process(runs: Path, tmp_pa
     shared, alone = (read_run(each[0]).provenance for each in films)
     assert shared.frames_sha256 == alone.frames_sha256
     assert shared.runs[0].model.digest == alone.runs[0].model.digest
+
+
+def test_adapters_of_sharded_weights_know_which_weights_they_belong_to(runs: Path, tmp_path: Path) -> None:
+    digests = {(runs / f"frozen-{index}.txt").read_text() for index in (0, 1)}
+    assert digests == {digest_of_frozen(tmp_path, ALONE)}

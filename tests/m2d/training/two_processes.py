@@ -21,6 +21,7 @@ from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
 from m2d.tasks.training_state import new_state
 from m2d.tasks.training_watchers import open_watchers
+from m2d.training.lora import frozen_digest
 from m2d.training.processes import Processes, Sharing, start_processes
 from m2d.training.sharding import local, stored, whole
 from m2d.training.speed import flops_per_sample
@@ -173,6 +174,19 @@ def make_films(folder: Path, processes: Processes) -> None:
             watcher.after_step(state)
 
 
+def digest_of_frozen(folder: Path, processes: Processes) -> str:
+    """What a checkpoint of adapters says about the weights that they belong to."""
+    model = build_tiny_model(folder / f"adapted-{processes.index}")
+    recipe = tiny_recipe(
+        model=str(model),
+        init=str(model),
+        transformer=None,
+        lora={"rank": 2},
+        optimizer={"name": "adamw", "lr": 1e-3},
+    )
+    return frozen_digest(new_state(recipe, read_start(model), processes).model)
+
+
 def main(folder: Path, words: list[str]) -> None:
     torch.set_num_threads(1)
     processes = start_processes("cpu")
@@ -186,7 +200,9 @@ def main(folder: Path, words: list[str]) -> None:
         make_films(folder / "films", dataclasses.replace(processes, sharing="zero3"))
     else:
         refuse_a_save(folder, processes)
-        make_films(folder / "films", dataclasses.replace(processes, sharing="fsdp2"))
+        sharded = dataclasses.replace(processes, sharing="fsdp2")
+        make_films(folder / "films", sharded)
+        (folder / f"frozen-{processes.index}.txt").write_text(digest_of_frozen(folder, sharded))
     processes.leave()
 
 
