@@ -295,6 +295,14 @@ class TrainingRecipe(_Part):
         return self
 
     @model_validator(mode="after")
+    def _adapters_have_their_optimizer(self) -> Self:
+        if self.lora is not None and self.optimizer.name == "muon":
+            raise ValueError(
+                "optimizer.name: muon moves whole matrices, and lora trains two thin ones for each; use adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _transformer_has_one_origin(self) -> Self:
         if self.init == "random" and self.transformer is None:
             raise ValueError("transformer: missing, but init is 'random'; give the transformer's sizes")

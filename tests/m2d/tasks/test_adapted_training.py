@@ -141,6 +141,12 @@ def test_a_run_of_adapters_is_no_start_but_its_model_is(
     assert train(recipe, tmp_path / "run", cache, init=str(trained.model)).step == 1
 
 
+def test_adapters_with_an_optimizer_for_whole_matrices_are_refused(model: Path, tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, model, optimizer={"name": "muon", "lr": 1e-3, "matrix_lr": 3e-3})
+    with pytest.raises(RecipeError, match="muon moves whole matrices, and lora trains two thin ones"):
+        plan_training(recipe)
+
+
 def story(folder: Path, **changes: Any) -> str:
     document = {
         "title": "Some balls",

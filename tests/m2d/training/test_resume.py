@@ -90,7 +90,7 @@ def test_another_machines_versions_are_told(make_recipe: MakeRecipe) -> None:
         ({"compile": True}, "compile was False and is True"),
         ({"device": "cuda"}, "device was 'cpu' and is 'cuda'"),
         ({"ema_decay": 0.5}, "ema_decay was 0.999 and is 0.5"),
-        ({"lora": {"rank": 4}}, "lora was None and is {"),
+        ({"lora": {"rank": 4}, "optimizer": {"name": "adamw", "lr": 1e-3}}, "lora was None and is {"),
         ({"stage": "pretrain", "objective": {}}, "stage was 'sft' and is 'pretrain'"),
         ({"data": {**VIDEOS, "held_out": 5}}, "data.held_out was 4 and is 5"),
         ({"data": {**VIDEOS, "variants": 2}}, "data.variants was 1 and is 2"),
