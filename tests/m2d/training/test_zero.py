@@ -22,7 +22,15 @@ from m2d.training.speed import flops_per_sample
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.zero import engine_config
 from tests.m2d.training.conftest import tiny_recipe, tiny_setup, tiny_state, tiny_stories
-from tests.m2d.training.two_processes import ADAMW, DEEPSPEED_CASES, SAVING, Case, train
+from tests.m2d.training.two_processes import (
+    ADAMW,
+    DEEPSPEED_CASES,
+    SAVING,
+    Case,
+    film_made_in,
+    make_films,
+    train,
+)
 
 ROOT = Path(__file__).parents[3]
 # Machines that run tests are busy with other things.
@@ -164,3 +172,10 @@ def test_an_infinite_gradient_of_one_process_moves_no_weight_of_any(runs: Path, 
         assert moved == "moved False"
         assert complaint.startswith("DivergedError: step 0: loss 0.")
         assert "gradient norm inf are not finite; the weights were left as they were" in complaint
+
+
+@needs_deepspeed
+def test_films_of_shared_out_weights_are_those_of_one_process(runs: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    make_films(tmp_path, ALONE)
+    assert film_made_in(runs / "films") == film_made_in(tmp_path)

@@ -28,6 +28,7 @@ from m2d.training.speed import flops_per_sample
 from m2d.training.start import read_start
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.trainer import Trainer
+from m2d.video.run_folder import read_run
 from tests.m2d.faults import FaultyDisk, refuse
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.training.conftest import tiny_recipe, tiny_setup, tiny_state, tiny_stories
@@ -159,6 +160,7 @@ def make_films(folder: Path, processes: Processes) -> None:
         transformer=None,
         video={"num_frames": 9, "height": 32, "width": 32},
         validation={"stories": [str(story)], "every_steps": 3},
+        **ADAMW,
     )
     start = read_start(model)
     state = new_state(recipe, start, processes)
@@ -172,6 +174,13 @@ def make_films(folder: Path, processes: Processes) -> None:
     for state.step in (2, 3):
         for watcher in watchers.of_steps:
             watcher.after_step(state)
+
+
+def film_made_in(folder: Path) -> tuple[str, str | None, str]:
+    """What `make_films` left: the step, and digests of the frames and of the weights that made them."""
+    (film,) = (folder / "run" / "validation").glob("*/*.mp4")
+    made = read_run(film).provenance
+    return film.parent.name, made.frames_sha256, made.runs[0].model.digest
 
 
 def digest_of_frozen(folder: Path, processes: Processes) -> str:
