@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
-from m2d.diffusion.denoiser import Denoiser
+from m2d.diffusion.denoiser import ContextDenoiser, Denoiser
 from m2d.errors import InputError
 from m2d.layout import SceneLayout
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "BackendOptions",
+    "ContextDenoiser",
     "DTypeName",
     "Denoiser",
     "ExportManifest",

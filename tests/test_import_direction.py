@@ -38,6 +38,7 @@ ROWS = {
     "m2d.diffusion": 2,
     "m2d.puppet": 2,
     "m2d.backend": 3,
+    "m2d.backend_checks": 3,
     "m2d.registry": 4,
     "m2d.recipe.plan": 4,
     "m2d.training": 5,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from m2d.backend import BackendOptions, ExportManifest
+from m2d.backend_checks import chosen_targets
 from m2d.errors import InputError
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
@@ -63,17 +64,13 @@ def make_key(
             f"latent_size: got {height}x{width} in patches of {patch}, the layout has "
             f"{layout.tokens_per_frame} tokens per frame"
         )
-    everything = tuple(range(layout.num_scenes))
-    targets = everything if options.targets is None else options.targets
-    if not set(targets) <= set(everything):
-        raise InputError(f"targets: got scenes {list(targets)}, the layout has 0 to {layout.num_scenes - 1}")
     return ArtifactKey(
         backend=backend,
         weights_digest=source.digest,
         layout_digest=layout.digest(),
         latent_shape=(sum(layout.latent_frames), source.geometry.latent_channels, height, width),
         batch_size=options.batch_size,
-        targets=targets,
+        targets=chosen_targets(layout, options.targets),
         dtype=options.dtype,
         device=device or f"{options.device} {platform.machine()}",
         versions=dict(versions),

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import InputError, LayoutMismatch
+from m2d.backend_checks import chosen_targets
+from m2d.errors import LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d.model.attention import block_plan
 from m2d.model.transformer import SceneTransformer
@@ -52,12 +53,7 @@ class BakedTransformer(nn.Module):
         """
         super().__init__()
         check_latent_shape(transformer, layout, latent_shape)
-        everything = tuple(range(layout.num_scenes))
-        self.targets = everything if targets is None else targets
-        if not self.targets or not set(self.targets) <= set(everything):
-            raise InputError(
-                f"targets: got scenes {list(self.targets)}, the layout has 0 to {layout.num_scenes - 1}"
-            )
+        self.targets = chosen_targets(layout, targets)
         self.layout = layout
         self.latent_shape = latent_shape
         self.transformer = transformer

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from m2d.backend import BackendOptions
-from m2d.errors import BackendError, BackendUnavailable, InputError, LayoutMismatch
+from m2d.backend_checks import check_inputs, chosen_targets
+from m2d.errors import BackendError, BackendUnavailable
 from m2d.layout import SceneLayout
 from m2d_backends.devices import device_problem
 from m2d_backends.extra_options import ExtraOptions, parse_extra
@@ -40,13 +41,8 @@ class EagerDenoiser:
         context: ContextCache | None = None,
     ) -> None:
         """Bind `transformer`; `targets` are ascending scene numbers, None for all."""
-        everything = tuple(range(layout.num_scenes))
         self.layout = layout
-        self.targets = everything if targets is None else targets
-        if not set(self.targets) <= set(everything):
-            raise InputError(
-                f"targets: got scenes {list(self.targets)}, the layout has 0 to {layout.num_scenes - 1}"
-            )
+        self.targets = chosen_targets(layout, targets)
         self._transformer = transformer
         self._context = context
 
@@ -90,28 +86,12 @@ class EagerDenoiser:
     def check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
         """Make sure that `predict` can run these inputs; raises what it raises."""
         self._check_loaded()
-        self._check_layout(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
+        patch_size = int(self._transformer.config.patch_size)
+        check_inputs(self.layout, latents_BFCHW, prompt_embeds_BLD, timesteps_BN, patch_size=patch_size)
 
     def _check_loaded(self) -> None:
         if self._transformer.device.type == "meta":
             raise BackendError("the weights of this denoiser were released; prepare another one")
-
-    def _check_layout(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
-        patch = int(self._transformer.config.patch_size)
-        height, width = latents_BFCHW.shape[-2:]
-        found = {
-            "latent frames": (latents_BFCHW.shape[1], sum(self.layout.latent_frames)),
-            "tokens per frame": ((height // patch) * (width // patch), self.layout.tokens_per_frame),
-            "text tokens": (prompt_embeds_BLD.shape[1], self.layout.num_text_tokens),
-            "timesteps": (timesteps_BN.shape[1], self.layout.num_scenes),
-        }
-        wrong = [
-            f"{name}: got {got}, the layout has {own}" for name, (got, own) in found.items() if got != own
-        ]
-        if wrong:
-            raise LayoutMismatch(
-                f"this denoiser was prepared for layout {self.layout.digest()[:12]}; " + "; ".join(wrong)
-            )
 
 
 class _Key(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from m2d.backend_checks import refuse_differences
 from m2d.errors import BackendError, LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d_backends.artifact_key import ArtifactKey
@@ -69,16 +70,13 @@ class GraphDenoiser:
             "text tokens": (prompt_embeds_BLD.shape[1], self.layout.num_text_tokens),
             "timesteps": (timesteps_BN.shape[1], self.layout.num_scenes),
         }
-        wrong = [
-            f"{name}: got {got}, the layout has {own}" for name, (got, own) in found.items() if got != own
-        ]
         dtype = str(latents_BFCHW.dtype).removeprefix("torch.")
         if dtype != self._key.dtype:
-            wrong.append(f"dtype: got {dtype}, the graph computes in {self._key.dtype}")
-        if wrong:
             raise LayoutMismatch(
-                f"this denoiser was prepared for layout {self.layout.digest()[:12]}; " + "; ".join(wrong)
+                f"this denoiser was prepared for layout {self.layout.digest()[:12]}; dtype: got {dtype}, the "
+                f"graph computes in {self._key.dtype}"
             )
+        refuse_differences(self.layout, found)
 
 
 def _filled(tensors: list[Tensor], size: int) -> list[Tensor]:
