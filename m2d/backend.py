@@ -50,6 +50,8 @@ class BackendOptions:
         latent_size: Height and width of the latents to come. An exported graph is made for one size; other
             backends take any and need not be told.
         batch_size: Largest batch of the calls to come; an exported graph is made for one.
+        timesteps: All timesteps of the calls to come, besides the 0 of context; None when they are not known.
+            A backend that keeps tables of them needs to be told.
         artifacts: Folder of exported graphs; None is the user's cache.
         extra: What only one backend knows, as `name: value`; it refuses what it does not know.
 
@@ -62,6 +64,7 @@ class BackendOptions:
     targets: tuple[int, ...] | None = None
     latent_size: tuple[int, int] | None = None
     batch_size: int = 1
+    timesteps: tuple[int, ...] | None = None
     artifacts: Path | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from m2d.backend import BackendOptions
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
-from m2d_backends.eager import EagerBackend, EagerDenoiser
-from m2d_backends.extra_options import ExtraOptions, parse_extra
+from m2d_backends.eager import EagerBackend, EagerDenoiser, EagerOptions
+from m2d_backends.extra_options import parse_extra
 from m2d_backends.trust import cache_folder, private_folder
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _MAX_PLANS = 256
 
 
-class CompileOptions(ExtraOptions):
+class CompileOptions(EagerOptions):
     """What `--backend-option` takes.
 
     Attributes:
+        timestep_tables: As eager's.
         scope: `blocks` compiles one block and runs all with it: seconds. `whole` compiles the whole graph
             with the layout baked in: longer, and fused across blocks.
     """
@@ -119,7 +120,7 @@ class CompileBackend:
         """Load the transformer and get it ready to be compiled by the first call."""
         scope = parse_extra(self.name, CompileOptions, options.extra).scope
         self._check(options.device)
-        options = replace(options, extra={})
+        options = replace(options, extra={name: of for name, of in options.extra.items() if name != "scope"})
         denoiser = self._eager.prepare(source, layout, options)
         transformer = self._eager.load(source, options)
         if scope == "blocks" and transformer is not self._compiled:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from m2d.backend import BackendOptions
 from m2d.backend_checks import check_inputs, chosen_targets
-from m2d.errors import BackendError, BackendUnavailable
+from m2d.errors import BackendError, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d_backends.devices import device_problem
 from m2d_backends.extra_options import ExtraOptions, parse_extra
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from m2d.model.transformer import SceneTransformer
 
 logger = logging.getLogger(__name__)
+
+
+class EagerOptions(ExtraOptions):
+    """What `--backend-option` takes.
+
+    Attributes:
+        timestep_tables: Keep what the adaptive norms make of the run's timesteps, and not their weights.
+    """
+
+    timestep_tables: bool = False
 
 
 class EagerDenoiser:
@@ -88,6 +98,8 @@ class EagerDenoiser:
         self._check_loaded()
         patch_size = int(self._transformer.config.patch_size)
         check_inputs(self.layout, latents_BFCHW, prompt_embeds_BLD, timesteps_BN, patch_size=patch_size)
+        if self._transformer.timestep_rows is not None:
+            self._transformer.timestep_rows.check(timesteps_BN)
 
     def _check_loaded(self) -> None:
         if self._transformer.device.type == "meta":
@@ -98,6 +110,7 @@ class _Key(NamedTuple):
     path: Path
     device: str
     dtype: str
+    table_timesteps: tuple[int, ...] | None
 
 
 class EagerBackend:
@@ -122,7 +135,6 @@ class EagerBackend:
         reason = self.unavailable_reason(options.device)
         if reason is not None:
             raise BackendUnavailable(f"backend {self.name!r}: {reason}")
-        parse_extra(self.name, ExtraOptions, options.extra)
         return EagerDenoiser(self.load(source, options), layout, options.targets)
 
     def release(self) -> None:
@@ -140,13 +152,17 @@ class EagerBackend:
         return model
 
     def load(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
-        """Load the transformer, or return the one that is loaded for the same folder, device and dtype."""
+        """Load the transformer, or return the one that is loaded for the same folder, device, dtype and tables.
+
+        Raises:
+            InputError: Options it does not know, or tables for timesteps that nobody named.
+        """
         import torch
 
         from m2d.model.checkpoint import load_transformer
         from m2d.model.kernels import choose_kernel
 
-        key = _Key(source.path, options.device, options.dtype)
+        key = _Key(source.path, options.device, options.dtype, self._table_timesteps(options))
         if self._transformer is None or key != self._key:
             # Let go of the old one first: two 5B transformers do not fit where one does.
             self._transformer = self._key = None
@@ -158,4 +174,29 @@ class EagerBackend:
             self._key = key
             logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
             logger.info("eager: attention by %s", "torch's choice" if kernel is None else kernel.name)
+            if key.table_timesteps is not None:
+                _keep_tables(transformer, key.table_timesteps)
         return self._transformer
+
+    def _table_timesteps(self, options: BackendOptions) -> tuple[int, ...] | None:
+        """The timesteps to keep tables of; None keeps the weights."""
+        if not parse_extra(self.name, EagerOptions, options.extra).timestep_tables:
+            return None
+        if options.timesteps is None:
+            raise InputError(
+                f"backend {self.name!r}: timestep_tables: the timesteps of the run are not known here; use it "
+                "for making films, or set BackendOptions.timesteps"
+            )
+        return tuple(sorted({0, *options.timesteps}))
+
+
+def _keep_tables(transformer: SceneTransformer, timesteps: tuple[int, ...]) -> None:
+    from m2d.model.timestep_tables import held_bytes, use_timestep_tables
+
+    freed = use_timestep_tables(transformer, timesteps)
+    logger.info(
+        "eager: tables of %d timesteps in place of weights: %.1f MB less, %.1f MB are left",
+        len(timesteps),
+        freed / 1e6,
+        held_bytes(transformer) / 1e6,
+    )

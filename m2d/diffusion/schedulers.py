@@ -6,6 +6,7 @@ make a sampler correct for velocity prediction at zero terminal SNR. Does not ru
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -149,6 +150,17 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
         scheduler.num_inference_steps = num_inference_steps
         if hasattr(scheduler, "sigmas"):
             scheduler.sigmas = torch.cat([scheduler.sigmas[:num_inference_steps], scheduler.sigmas[-1:]])
+
+
+def timesteps_of(scheduler: Any, num_inference_steps: int) -> tuple[int, ...]:
+    """The timesteps of a run, from the last one (pure noise) down; leaves `scheduler` as it is.
+
+    Raises:
+        SchedulerError: As `set_timesteps`.
+    """
+    prepared = copy.deepcopy(scheduler)
+    set_timesteps(prepared, num_inference_steps)
+    return tuple(int(timestep) for timestep in prepared.timesteps)
 
 
 def _construct(class_name: str, config: Mapping[str, Any]) -> Any:

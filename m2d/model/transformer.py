@@ -26,6 +26,7 @@ from m2d.model.modulation import gate, gate_both, modulate, modulations, normali
 from m2d.model.rotary import rotary_table
 from m2d.model.sincos import sincos_positions
 from m2d.model.streams import can_stream, run_streamed
+from m2d.model.timestep_tables import TimestepRows
 
 
 class PositionTables(NamedTuple):
@@ -111,6 +112,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         _refuse_unsupported(self.config)
         stock_blocks: nn.ModuleList = self.get_submodule("transformer_blocks")
         self.transformer_blocks = nn.ModuleList(SceneBlock(block) for block in stock_blocks)
+        self.timestep_rows: TimestepRows | None = None
 
     def forward(
         self,
@@ -226,7 +228,12 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         return PositionTables(None, positions_VD)
 
     def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
-        """Embed every scene's timestep: temb_BNE, after its activation."""
+        """Embed every scene's timestep: temb_BNE, after its activation.
+
+        With tables in place of the layers that take it, it is the tables' rows instead, BN.
+        """
+        if self.timestep_rows is not None:
+            return self.timestep_rows(timesteps_BN)  # type: ignore[no-any-return]  # nn.Module.__call__
         sinusoids = self.time_proj(timesteps_BN.flatten()).to(dtype)
         temb_BNE: Tensor = torch.unflatten(self.time_embedding(sinusoids), 0, timesteps_BN.shape)
         # Every adaptive norm starts with this activation: taken once here.

@@ -9,9 +9,9 @@ denoising itself is `m2d.diffusion.denoise`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.diffusion.report import DenoiseReport
-from m2d.diffusion.schedulers import scheduler_from_config
+from m2d.diffusion.schedulers import scheduler_from_config, timesteps_of
 from m2d.diffusion.step_cache import SpeedReport
 from m2d.errors import Interrupted
 from m2d.model.checkpoint import ModelSource, load_codec, load_text, read_scheduler_config
@@ -194,7 +194,9 @@ class Making:
             self._stop_if_asked()
 
     def _prepare(self, plan: RunPlan, part: WindowPlan) -> Denoiser:
-        return self.backend.prepare(plan.source, part.layout, window_options(plan, part))
+        timesteps = timesteps_of(_scheduler(plan), plan.sampling.num_inference_steps)
+        options = replace(window_options(plan, part), timesteps=timesteps)
+        return self.backend.prepare(plan.source, part.layout, options)
 
     def _denoise(
         self, plan: RunPlan, part: WindowPlan, *, index: int, progress: StageProgress
@@ -217,7 +219,7 @@ class Making:
 
         latents_BFCHW = denoise(
             self._prepare(plan, part),
-            scheduler_from_config(read_scheduler_config(plan.source), plan.sampling.scheduler),
+            _scheduler(plan),
             self._request(plan, part),
             on_step=on_step,
             resume=resume,
@@ -338,6 +340,10 @@ def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
         artifacts=plan.artifacts,
         extra=plan.backend_options,
     )
+
+
+def _scheduler(plan: RunPlan) -> Any:
+    return scheduler_from_config(read_scheduler_config(plan.source), plan.sampling.scheduler)
 
 
 def _guidance(plan: RunPlan, part: WindowPlan) -> GuidanceRule:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from m2d_backends.devices import device_problem
-from m2d_backends.eager import EagerBackend
+from m2d_backends.eager import EagerBackend, EagerDenoiser
 
 from m2d.backend import BackendOptions, TrainableBackend
-from m2d.errors import BackendUnavailable, InputError
+from m2d.errors import BackendError, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import ModelSource, resolve_model
-from tests.m2d.model.tiny_model import build_tiny_model, tiny_transformer
+from tests.m2d.model.tiny_model import LATENT_CHANNELS, TEXT_WIDTH, build_tiny_model, tiny_transformer
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=(3, 2), latent_frames=(2, 1), tokens_per_frame=4)
 
@@ -78,3 +78,45 @@ def test_a_device_nobody_has_is_named(device):
 
 def test_the_cpu_is_always_there():
     assert device_problem("cpu") is None
+
+
+TABLES = {"timestep_tables": "true"}
+
+
+def with_tables(backend: EagerBackend, source: ModelSource, *timesteps: int) -> EagerDenoiser:
+    return backend.prepare(source, LAYOUT, BackendOptions(timesteps=timesteps, extra=TABLES))
+
+
+def velocity(denoiser: EagerDenoiser, *timesteps: int) -> torch.Tensor:
+    stream = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 3, LATENT_CHANNELS, 4, 4, generator=stream)
+    return denoiser.predict(latents, torch.ones(2, 5, TEXT_WIDTH), torch.tensor(timesteps).expand(2, -1))
+
+
+def test_tables_of_a_run_s_timesteps_and_context_s_take_the_place_of_weights(source):
+    denoiser = with_tables(EagerBackend(), source, 999, 499)
+    plain = EagerBackend().prepare(source, LAYOUT, BackendOptions())
+    assert "transformer_blocks.0.norm1.linear.weight" not in dict(denoiser._transformer.named_parameters())
+    for timesteps in ((999, 999), (0, 499)):
+        assert torch.equal(velocity(denoiser, *timesteps), velocity(plain, *timesteps))
+    with pytest.raises(BackendError, match=r"timesteps \[500\] are not in .* tables, which hold \[0, 499, 999\]"):
+        velocity(denoiser, 0, 500)
+
+
+def test_tables_for_nobody_knows_which_timesteps_are_refused(source):
+    with pytest.raises(InputError, match="timestep_tables: the timesteps of the run are not known here"):
+        EagerBackend().prepare(source, LAYOUT, BackendOptions(extra=TABLES))
+    with pytest.raises(InputError, match="backend 'eager': option timestep_tables='much'"):
+        EagerBackend().prepare(source, LAYOUT, BackendOptions(extra={"timestep_tables": "much"}))
+
+
+def test_tables_are_kept_for_the_same_run_and_made_anew_for_another(source):
+    backend = EagerBackend()
+    first = with_tables(backend, source, 999, 499)
+    assert with_tables(backend, source, 999, 499)._transformer is first._transformer
+    other = with_tables(backend, source, 999)
+    assert other._transformer is not first._transformer
+    assert torch.equal(velocity(other, 0, 999), velocity(first, 0, 999))
+    backend.release()
+    with pytest.raises(BackendError, match="released; prepare another one"):
+        velocity(other, 0, 999)
