@@ -9,13 +9,16 @@ that there is one forward pass to be right about; serializing the graph is each 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from m2d.backend_checks import chosen_targets
 from m2d.errors import LayoutMismatch
 from m2d.layout import SceneLayout
-from m2d.model.attention import block_plan
+from m2d.model.attention import BlockContext, block_plan
+from m2d.model.context_cache import ContextCache, Rows
 from m2d.model.transformer import SceneTransformer
 from m2d_backends.denoiser_inputs import DenoiserInputs
 
@@ -38,6 +41,7 @@ class BakedTransformer(nn.Module):
         *,
         latent_shape: tuple[int, int, int, int],
         targets: tuple[int, ...] | None = None,
+        context: ContextCache | None = None,
     ) -> None:
         """Burn in one layout.
 
@@ -46,6 +50,7 @@ class BakedTransformer(nn.Module):
             layout: The only story it will run.
             latent_shape: (F, C, H, W) of all scenes together.
             targets: Scenes whose velocity is wanted, ascending; None for all.
+            context: Kept for these targets: its scenes are not computed again.
 
         Raises:
             LayoutMismatch: A latent shape that is not the layout's.
@@ -57,8 +62,9 @@ class BakedTransformer(nn.Module):
         self.layout = layout
         self.latent_shape = latent_shape
         self.transformer = transformer
-        self._plan = block_plan(layout)
-        self._last_plan = block_plan(layout, self.targets)
+        self._context = context
+        self._plan = block_plan(layout) if context is None else context.part.plan
+        self._last_plan = block_plan(layout, self.targets) if context is None else context.part.last_plan
         tables = transformer.position_tables(layout, latent_shape, device=transformer.device)
         self.register_buffer("rotary_VR2", tables.rotary_VR2, persistent=False)
         self.register_buffer("positions_VD", tables.positions_VD, persistent=False)
@@ -69,10 +75,14 @@ class BakedTransformer(nn.Module):
         text_BTD = transformer.embed_text(prompt_embeds_BLD)
         video_BVD = transformer.embed_video(latents_BFCHW, self.positions_VD)
         temb_BNE = transformer.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
-        *first_blocks, last_block = transformer.transformer_blocks
-        for block in first_blocks:
-            text_BTD, video_BVD = block(text_BTD, video_BVD, temb_BNE, self.rotary_VR2, self._plan)
-        _, video_BVD = last_block(text_BTD, video_BVD, temb_BNE, self.rotary_VR2, self._last_plan)
+        rows = Rows(text_BTD, video_BVD, temb_BNE, self.rotary_VR2)
+        kept: Sequence[BlockContext | None] = [None] * len(transformer.transformer_blocks)
+        if self._context is not None:
+            rows, kept = self._context.part.pick(rows), self._context.blocks
+        text_BTD, video_BVD, temb_BNE, rotary_VR2 = rows
+        plans = [self._plan] * (len(kept) - 1) + [self._last_plan]
+        for block, plan, outside in zip(transformer.transformer_blocks, plans, kept, strict=True):
+            text_BTD, video_BVD = block(text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, outside)
         height, width = self.latent_shape[2:]
         velocity_BFCHW: Tensor = transformer.finish(
             video_BVD, temb_BNE, self._last_plan, size=(height, width)

@@ -84,6 +84,22 @@ class CompiledDenoiser:
             logger.info("compile: compiled once in %.1f s, kept in %s", self.compile_s, compile_cache())
         return velocity
 
+    @property
+    def context_bytes(self) -> int:
+        """Memory of the kept context; see `m2d.diffusion.denoiser.ContextDenoiser`."""
+        return self._eager.context_bytes
+
+    def keep_context(
+        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, *, targets: tuple[int, ...]
+    ) -> CompiledDenoiser:
+        """Compute clean context once; see `m2d.diffusion.denoiser.ContextDenoiser`."""
+        import torch
+
+        # It runs once, uncompiled: compiling would take longer than it does.
+        with torch.compiler.set_stance("force_eager"):
+            kept = self._eager.keep_context(latents_BFCHW, prompt_embeds_BLD, targets=targets)
+        return CompiledDenoiser(kept, self._transformer, scope="whole" if self._is_whole else "blocks")
+
     def _whole_for(self, latents_BFCHW: Tensor) -> nn.Module:
         import torch
 
@@ -96,6 +112,7 @@ class CompiledDenoiser:
                 self.layout,
                 latent_shape=(frames, channels, height, width),
                 targets=self.targets,
+                context=self._eager.context,
             )
             compiled: nn.Module = torch.compile(baked.eval(), fullgraph=True, dynamic=False)  # type: ignore[assignment]  # typed as a plain callable
             self._whole[shape] = compiled
@@ -134,7 +151,15 @@ class CompileBackend:
         self._eager.release()
 
     def wrap(self, model: SceneTransformer) -> SceneTransformer:
-        """Compile the model's blocks in place; gradients flow through them."""
+        """Compile the model's blocks in place; gradients flow through them.
+
+        From here on this process compiles for as many plans as `compiling` allows: training has many layouts,
+        and torch gives up after eight.
+        """
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = _MAX_PLANS
+        torch._dynamo.config.accumulated_recompile_limit = 4 * _MAX_PLANS
         model.compile_repeated_blocks(fullgraph=True, dynamic=False)
         return model
 

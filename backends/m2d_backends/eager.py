@@ -57,6 +57,11 @@ class EagerDenoiser:
         self._context = context
 
     @property
+    def context(self) -> ContextCache | None:
+        """The kept context; None when nothing is."""
+        return self._context
+
+    @property
     def context_bytes(self) -> int:
         """Memory of the kept context; see `m2d.diffusion.denoiser.ContextDenoiser`."""
         return 0 if self._context is None else self._context.size_bytes
@@ -152,7 +157,7 @@ class EagerBackend:
         return model
 
     def load(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
-        """Load the transformer, or return the one that is loaded for the same folder, device, dtype and tables.
+        """Load the transformer, or return the one loaded for the same folder, device, dtype and tables.
 
         Raises:
             InputError: Options it does not know, or tables for timesteps that nobody named.
@@ -184,8 +189,8 @@ class EagerBackend:
             return None
         if options.timesteps is None:
             raise InputError(
-                f"backend {self.name!r}: timestep_tables: the timesteps of the run are not known here; use it "
-                "for making films, or set BackendOptions.timesteps"
+                f"backend {self.name!r}: timestep_tables: the timesteps of the run are not known here; use "
+                "it for making films, or set BackendOptions.timesteps"
             )
         return tuple(sorted({0, *options.timesteps}))
 
