@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2d.cli.backend_options import parse_options
 from m2d.cli.options import (
+    ArtifactsOption,
+    BackendSettings,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -39,6 +42,8 @@ def verify(
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    artifacts: ArtifactsOption = None,
+    backend_option: BackendSettings = None,
     export: Annotated[
         bool, typer.Option("--export", help="Export what a backend needs and does not find.")
     ] = False,
@@ -47,8 +52,10 @@ def verify(
 ) -> None:
     """Compare backends with eager on a story, from the same noise.
 
-    Every step is compared for the same input, and the finished frames. Exits with 0 when all that ran are
-    within the tolerances, with 1 when one is not, with 3 when one that was asked for cannot run here.
+    Every step is compared for the same input, and the finished frames. Eager computes everything in every
+    step; where others compute clean context once (masks causal and window:k), that is compared, too, and
+    with --backend eager its own. --backend-option is for a single --backend. Exits with 0 when all that ran
+    are within the tolerances, with 1 when one is not, with 3 when one that was asked for cannot run here.
     """
     from m2d.cli.console import make_reporter, write_result
     from m2d.errors import EXIT_FAILED
@@ -56,7 +63,13 @@ def verify(
     from m2d.registry import get_backend
     from m2d.tasks.check import plan_recipe
 
-    overrides = Overrides(num_inference_steps=steps, device=device, dtype=dtype)
+    overrides = Overrides(
+        num_inference_steps=steps,
+        device=device,
+        dtype=dtype,
+        artifacts=artifacts,
+        **_settings(backend or [], parse_options(backend_option)),
+    )
     plan = plan_recipe(recipe, model=model, overrides=overrides)
     # A speed alone is compared on eager, whatever else works here.
     names = backend or ([] if speed else _available(plan.device))
@@ -77,6 +90,17 @@ def verify(
     else:
         _show(report)
     raise typer.Exit(0 if report.all_same else EXIT_FAILED)
+
+
+def _settings(names: Sequence[str], options: dict[str, str]) -> dict[str, Any]:
+    """What the command line says of one backend's options, as overrides; without any, the recipe's hold."""
+    from m2d.errors import InputError
+
+    if not options:
+        return {}
+    if len(names) != 1:
+        raise InputError(f"--backend-option: is for one --backend, got {len(names)} of them")
+    return {"backend": names[0], "backend_options": options}
 
 
 def parse_speeds(names: Sequence[str]) -> list[Speed]:
@@ -136,6 +160,7 @@ def _line(verdict: BackendVerdict) -> str:
         f"{verdict.state}; worst of {len(verdict.steps)} steps: {worst.relative_error:.1e} "
         f"(step {worst.step}), cosine {worst.cosine:.7f}; "
         f"film: {_film(film)}"
+        + (f"; context computed once: {verdict.context_bytes / 1e6:.1f} MB" * bool(verdict.context_bytes))
     )
 
 
@@ -168,6 +193,7 @@ def _backend_document(verdict: BackendVerdict) -> dict[str, Any]:
         "state": verdict.state,
         "problem": verdict.problem or None,
         "max_relative_error": max(_column(steps, "relative_error"), default=None),
+        "context_bytes": verdict.context_bytes,
         "steps": steps,
         "film": None if verdict.film is None else _finite(asdict(verdict.film)),
     }

@@ -1,4 +1,4 @@
-"""Tables in place of the layers that are given the timestep and nothing else: for a run, whose timesteps are few.
+"""Tables in place of the layers that are given the timestep and nothing else, for the few timesteps of a run.
 
 Owns making the tables and looking rows up. In CogVideoX-5B these layers, the linear parts of all adaptive
 norms, hold 0.8 of 5.6 billion weights; what they make of the 51 timesteps of a run is a tenth of that.

@@ -164,6 +164,11 @@ class RunPlan:
         """What only the backend knows, as texts: `true` and `false` for what is on or off."""
         return {name: _option_text(value) for name, value in self.recipe.backend.options.items()}
 
+    def without_backend_options(self) -> RunPlan:
+        """The same run, for a backend other than the recipe's own, whose options are not this one's."""
+        settings = self.recipe.backend.model_copy(update={"options": {}})
+        return replace(self, recipe=self.recipe.model_copy(update={"backend": settings}))
+
     @property
     def layout(self) -> SceneLayout:
         """The layout of the first window: of the whole story when it fits into one."""

@@ -69,7 +69,7 @@ def run(
     """Time one step of a story on backends.
 
     Args:
-        plan: From `plan_recipe`; its backend is not looked at.
+        plan: From `plan_recipe`. Its backend's options are that backend's alone, and never the reference's.
         names: The backends; eager's own name times eager against itself, which shows the noise.
         find_backend: Gives a backend by its name.
         reporter: Is told about stages.
@@ -86,12 +86,13 @@ def run(
     backends = {name: find_backend(name) for name in names}
     reference = find_backend(REFERENCE)
     _check_available([reference, *backends.values()], plan)
-    call = _first_call(plan, reference, reporter)
-    eager = _denoiser(call, reference)
+    call = _first_call(plan.without_backend_options(), reference, reporter)
+    eager = _denoiser(call, reference, {})
     timings = []
     for name, backend in backends.items():
+        extra = plan.backend_options if name == plan.backend else {}
         with reporter.stage(f"{name}: {num_pairs} pairs"):
-            timings.append(_time(name, call, _denoiser(call, backend), eager, num_pairs))
+            timings.append(_time(name, call, _denoiser(call, backend, extra), eager, num_pairs))
         if backend is not reference:
             backend.release()
     reference.release()
@@ -117,9 +118,10 @@ def _first_call(plan: RunPlan, backend: Backend, reporter: Reporter) -> Call:
     return recording.calls[0]
 
 
-def _denoiser(call: Call, backend: Backend) -> Denoiser:
+def _denoiser(call: Call, backend: Backend, extra: Mapping[str, str]) -> Denoiser:
     preparation = call.preparation
-    return backend.prepare(preparation.source, preparation.layout, preparation.options)
+    options = replace(preparation.options, extra=extra)
+    return backend.prepare(preparation.source, preparation.layout, options)
 
 
 def _time(name: str, call: Call, denoiser: Denoiser, eager: Denoiser, num_pairs: int) -> BackendTiming:

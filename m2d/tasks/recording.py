@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from m2d.backend import Backend, BackendOptions, Denoiser
+from m2d.backend import Backend, BackendOptions, ContextDenoiser, Denoiser
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
 
@@ -55,6 +56,40 @@ class Call:
         return denoiser.predict(
             self.latents_BFCHW.to(device), self.prompt_embeds_BLD.to(device), self.timesteps_BN.to(device)
         ).cpu()
+
+
+class Respondent:
+    """Answers recorded calls as the denoising loop has them answered: with clean context computed once."""
+
+    def __init__(self, denoiser: Denoiser, *, keep_context: bool) -> None:
+        """Take a denoiser, which keeps the context of the calls where it can and `keep_context` allows."""
+        self._denoiser = denoiser
+        self._keeps = keep_context
+        self._kept: list[tuple[Tensor, Denoiser]] = []
+
+    @property
+    def context_bytes(self) -> int:
+        """Memory of the context that is kept; 0 when nothing is."""
+        denoisers = [denoiser for _, denoiser in self._kept]
+        return sum(each.context_bytes for each in denoisers if isinstance(each, ContextDenoiser))
+
+    def answer(self, call: Call) -> Tensor:
+        """The velocity on the CPU."""
+        return call.ask(self._denoiser_for(call))
+
+    def _denoiser_for(self, call: Call) -> Denoiser:
+        options, denoiser = call.preparation.options, self._denoiser
+        # Without targets there is no context.
+        if not self._keeps or options.targets is None or not isinstance(denoiser, ContextDenoiser):
+            return denoiser
+        # Guidance in two passes has two kinds of prompts, each with a context of its own.
+        for prompts_BLD, kept in self._kept:
+            if torch.equal(prompts_BLD, call.prompt_embeds_BLD):
+                return kept
+        inputs = (call.latents_BFCHW.to(options.device), call.prompt_embeds_BLD.to(options.device))
+        keeping = denoiser.keep_context(*inputs, targets=options.targets)
+        self._kept.append((call.prompt_embeds_BLD, keeping))
+        return keeping
 
 
 class RecordingBackend:

@@ -2,7 +2,8 @@
 
 Owns what is compared and what counts as the same. Every backend answers eager's own calls (same latents,
 prompts and timesteps), which shows how far one step is off; and it makes the film from the same noise, which
-shows what becomes of that. No film is written.
+shows what becomes of that. Eager computes everything in every step; where a backend computes clean context
+once, as it does in a run, that is compared, too. No film is written.
 """
 
 # B batch, F latent frames, C channels, H W height and width, P frames
@@ -12,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from m2d.backend import Backend, ExportingBackend
+from m2d.backend import Backend, BackendOptions, ExportingBackend
 from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, BackendUnavailable, ExportError, InputError
 from m2d.model.decoding import SceneDecoder
@@ -28,7 +29,7 @@ from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
 from m2d.tasks.making import Making, SharedCodec
-from m2d.tasks.recording import Call, RecordingBackend
+from m2d.tasks.recording import Call, Preparation, RecordingBackend, Respondent
 
 REFERENCE = "eager"
 State = Literal["same", "different", "not run"]
@@ -91,6 +92,7 @@ class BackendVerdict:
         problem: Why it did not run, and what to do about it.
         steps: Differences of all steps.
         film: Difference of the films.
+        context_bytes: Largest memory of context that was computed once in a window; 0 when none was.
     """
 
     name: str
@@ -98,6 +100,7 @@ class BackendVerdict:
     problem: str = ""
     steps: tuple[StepDifference, ...] = ()
     film: FilmDifference | None = None
+    context_bytes: int = 0
 
     @property
     def worst_step(self) -> StepDifference | None:
@@ -149,8 +152,8 @@ def run(
     """Compare backends with eager.
 
     Args:
-        plan: From `plan_recipe`; its backend is not looked at, nor its speed: steps are compared when all are
-            computed.
+        plan: From `plan_recipe`. Its backend's options are that backend's alone, and never the reference's.
+            Its speed is not looked at: steps are compared when all are computed.
         names: The backends.
         find_backend: Gives a backend by its name.
         reporter: Is told about stages and steps.
@@ -166,12 +169,14 @@ def run(
     backends = {name: find_backend(name) for name in names}
     plan = _at_speed(plan, "exact")
     _check_available([find_backend(REFERENCE), *(backends.values() if required else ())], plan)
-    reference = _record(plan, find_backend(REFERENCE), reporter)
+    plain = plan.without_backend_options()
+    reference = _record(plain, find_backend(REFERENCE), reporter)
     verdicts = []
     for name, backend in backends.items():
+        own = plan if name == plan.backend else plain
         try:
-            _find_graphs(backend, reference.calls, reporter, export=export)
-            verdicts.append(_verdict(plan, backend, reference, reporter))
+            _find_graphs(own, backend, reference.calls, reporter, export=export)
+            verdicts.append(_verdict(own, backend, reference, reporter))
         except (BackendError, ExportError, InputError) as error:
             if required:
                 raise
@@ -179,7 +184,7 @@ def run(
         finally:
             backend.release()
     differences = {
-        speed: _speed_difference(plan, speed, find_backend(REFERENCE), reference, reporter)
+        speed: _speed_difference(plain, speed, find_backend(REFERENCE), reference, reporter)
         for speed in speeds
     }
     return VerifyReport(
@@ -255,17 +260,26 @@ def _record(plan: RunPlan, backend: Backend, reporter: Reporter) -> _Film:
 
 
 def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Reporter) -> BackendVerdict:
-    steps = step_differences(reference.calls, _answers(backend, reference.calls, reporter))
+    answers = _answers(plan, backend, reference.calls, reporter)
+    steps = step_differences(reference.calls, answers.velocities)
     with reporter.stage(f"{backend.name}: film"):
         film = film_difference(reference.frames_PHWC, _frames(plan, backend, reporter))
     allowed = _pixel_tolerance(plan)
     is_same = all(step.relative_error <= STEP_TOLERANCES[plan.dtype] for step in steps) and (
         allowed is None or film.max_pixel_difference <= allowed
     )
-    return BackendVerdict(name=backend.name, state="same" if is_same else "different", steps=steps, film=film)
+    return BackendVerdict(
+        name=backend.name,
+        state="same" if is_same else "different",
+        steps=steps,
+        film=film,
+        context_bytes=answers.context_bytes,
+    )
 
 
-def _find_graphs(backend: Backend, calls: Sequence[Call], reporter: Reporter, *, export: bool) -> None:
+def _find_graphs(
+    plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter, *, export: bool
+) -> None:
     """Make sure that the graphs a backend needs are there, or can be exported.
 
     Raises:
@@ -274,7 +288,7 @@ def _find_graphs(backend: Backend, calls: Sequence[Call], reporter: Reporter, *,
     if not isinstance(backend, ExportingBackend):
         return
     for preparation, _ in groupby(calls, key=lambda call: call.preparation):
-        of = (preparation.source, preparation.layout, preparation.options)
+        of = (preparation.source, preparation.layout, _options(preparation, plan))
         try:
             backend.find(*of)
         except ArtifactMissing as error:
@@ -296,15 +310,28 @@ def _at_speed(plan: RunPlan, speed: Speed) -> RunPlan:
     return replace(plan, sampling=plan.sampling.model_copy(update={"speed": speed}))
 
 
-def _answers(backend: Backend, calls: Sequence[Call], reporter: Reporter) -> list[Tensor]:
+class _Answers(NamedTuple):
+    velocities: Sequence[Tensor]
+    context_bytes: int
+
+
+def _answers(plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter) -> _Answers:
+    """What a backend answers, with its own options and with context kept, as it would be in a run."""
     answers = []
+    context_bytes = 0
     with reporter.stage(f"{backend.name}: steps", total=len(calls)) as progress:
         for preparation, of_window in groupby(calls, key=lambda call: call.preparation):
-            denoiser = backend.prepare(preparation.source, preparation.layout, preparation.options)
+            denoiser = backend.prepare(preparation.source, preparation.layout, _options(preparation, plan))
+            respondent = Respondent(denoiser, keep_context=plan.sampling.keep_context)
             for call in of_window:
-                answers.append(call.ask(denoiser))
+                answers.append(respondent.answer(call))
                 progress.advance()
-    return answers
+            context_bytes = max(context_bytes, respondent.context_bytes)
+    return _Answers(answers, context_bytes)
+
+
+def _options(preparation: Preparation, plan: RunPlan) -> BackendOptions:
+    return replace(preparation.options, extra=plan.backend_options)
 
 
 def _frames(plan: RunPlan, backend: Backend, reporter: Reporter) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from tests.m2d.cli.conftest import Run
 
@@ -37,3 +38,24 @@ def test_a_speed_is_compared_alone_and_only_those_that_leave_something_out(m2d: 
     assert report["backends"] == []
     wrong = m2d("verify", "story.yaml", "--speed", "exact")
     assert (wrong.exit_code, "--speed: got 'exact'" in wrong.stderr) == (2, True)
+
+
+def test_options_of_the_one_backend_that_is_compared_are_its_own(m2d: Run) -> None:
+    tabled = m2d("verify", "story.yaml", "--backend", "eager", "--backend-option", "timestep_tables=true")
+    assert tabled.exit_code == 0, tabled.stderr
+    unknown = m2d("verify", "story.yaml", "--backend", "eager", "--backend-option", "warp=9")
+    assert (unknown.exit_code, "its options: timestep_tables" in unknown.stderr) == (2, True)
+    for names in ((), ("--backend", "eager", "--backend", "compile")):
+        result = m2d("verify", "story.yaml", *names, "--backend-option", "timestep_tables=true")
+        assert result.exit_code == 2
+        assert "--backend-option: is for one --backend" in result.stderr
+
+
+def test_context_that_was_computed_once_is_told(m2d: Run, folder: Path) -> None:
+    story = (folder / "story.yaml").read_text().replace("  - Actor1 jumps.\n", "  - Actor1 jumps.\n" * 2)
+    (folder / "story.yaml").write_text(story + "mask: causal\n")
+    result = m2d("verify", "story.yaml", "--backend", "eager", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["backends"][0]["context_bytes"] > 0
+    told = m2d("verify", "story.yaml", "--backend", "eager", "--steps", "1")
+    assert "context computed once: 0.1 MB" in " ".join(told.stdout.split())

@@ -116,7 +116,7 @@ def test_the_layers_memory_is_given_back(plain: SceneTransformer) -> None:
     gc.collect()
     assert [storage() for storage in storages] == [None, None]
     assert held_bytes(transformer) == before - freed
-    # Weights and biases of 2 layers' two norms and of the last one, width 32, embedding 16; the rows' numbers.
+    # Weights and biases of 2 layers' two norms and of the last one, width 32, embedding 16; the rows.
     num_outputs = 2 * 2 * 6 * 32 + 2 * 32
     assert freed == num_outputs * (16 + 1) * 4 - num_outputs * len(TIMESTEPS) * 4 - len(TIMESTEPS) * 8
 

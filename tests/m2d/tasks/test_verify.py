@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from m2d_backends.eager import EagerBackend, EagerDenoiser
 from torch import Tensor
 
 from m2d.backend import Backend, BackendOptions, Denoiser, StoredArtifact
@@ -19,7 +21,7 @@ from m2d.model.source import ModelSource
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend
 from m2d.tasks import verify
-from m2d.tasks.verify import VerifyReport, film_difference
+from m2d.tasks.verify import BackendVerdict, VerifyReport, film_difference
 from tests.m2d.tasks.studio import Studio, open_studio
 
 Change = Callable[[Tensor], Tensor]
@@ -178,3 +180,71 @@ def test_frames_are_compared_without_wrapping_around() -> None:
     difference = film_difference(black, almost_white)
     assert (difference.max_pixel_difference, difference.differing_share) == (250, 1.0)
     assert difference.psnr_db == pytest.approx(20 * np.log10(255 / 250))
+
+
+def verified(studio: Studio, num_scenes: int, name: str = "eager", **story: Any) -> BackendVerdict:
+    plan = studio.plan(num_scenes, **story)
+    options: Any = {"find_backend": get_backend, "reporter": SilentReporter(), "required": True}
+    (verdict,) = verify.run(plan, [name], **options).verdicts
+    return verdict
+
+
+@pytest.mark.parametrize("cfg", ["batched", "sequential"])
+def test_context_that_is_computed_once_is_compared_with_context_that_is_computed_anew(
+    studio: Studio, cfg: str
+) -> None:
+    verdict = verified(studio, 4, mask="causal", sampling={"cfg": cfg})
+    assert verdict.state == "same"
+    # Two scenes; blocks, keys and values, both predictions, tokens of a scene, width, bytes.
+    assert verdict.context_bytes == 2 * 2 * 2 * 2 * (2 * 2 * 2) * 32 * 4
+    errors = {step.window: step.relative_error for step in verdict.steps}
+    # What is kept was summed in another order: the comparison really is of two ways.
+    assert errors[0] == 0.0
+    assert 0.0 < errors[1] <= 1e-6
+
+
+@pytest.mark.parametrize(
+    "story", [{"mask": "mask2dit"}, {"mask": "causal", "sampling": {"keep_context": False}}]
+)
+def test_context_is_computed_anew_where_it_has_to_be_or_is_wanted(
+    studio: Studio, story: dict[str, Any]
+) -> None:
+    verdict = verified(studio, 4, **story)
+    assert (verdict.state, verdict.context_bytes) == ("same", 0)
+    assert {step.relative_error for step in verdict.steps} == {0.0}
+
+
+class Forgetful(EagerBackend):
+    """Keeps the context of other prompts than it was given."""
+
+    name: ClassVar[str] = "changed"
+
+    def prepare(self, *asked: Any) -> EagerDenoiser:
+        class Denoiser(EagerDenoiser):
+            def keep_context(self, latents: Tensor, prompts: Tensor, *, targets: Any) -> EagerDenoiser:
+                return super().keep_context(latents, torch.zeros_like(prompts), targets=targets)
+
+        right = super().prepare(*asked)
+        return Denoiser(right._transformer, right.layout, right.targets)
+
+
+def test_context_that_is_kept_wrongly_is_noticed(studio: Studio) -> None:
+    (verdict,) = compare(studio, Forgetful(), num_scenes=4, story={"mask": "causal"}).verdicts
+    assert verdict.state == "different"
+    assert [step.relative_error > 1e-5 for step in verdict.steps] == [False, False, True, True]
+
+
+def test_a_backend_has_the_recipe_s_options_and_the_reference_and_others_have_not(studio: Studio) -> None:
+    tables = {"name": "eager", "options": {"timestep_tables": True}}
+    assert verified(studio, 4, backend=tables).state == "same"
+    unknown = {"name": "changed", "options": {"warp": 9}}
+    asked: list[BackendOptions] = []
+
+    class Listening(ChangedBackend):
+        def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
+            asked.append(options)
+            return super().prepare(source, layout, dataclasses.replace(options, extra={}))
+
+    report = compare(studio, Listening(lambda velocity: velocity), story={"backend": unknown})
+    assert report.all_same
+    assert {options.extra["warp"] for options in asked} == {"9"}
