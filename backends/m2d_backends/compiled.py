@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from m2d.backend import BackendOptions
@@ -185,14 +186,17 @@ def compiler_problem(device: str) -> str | None:
 
 
 def compile_cache() -> str:
-    """Where compiled code is kept: torch's own variable, or a folder that only this user may enter.
+    """Where compiled code is kept: the folder that the user names in torch's variable, or one in m2d's cache.
 
     Raises:
         ArtifactRefused: Others may write to the folder: what is in it is native code.
     """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     named = os.environ.get(_CACHE_VARIABLE)
-    if named:
-        return named
+    # Importing torch's compiler sets the variable to its own choice: in /tmp, under a name anybody can guess.
+    if named and Path(named) != Path(default_cache_dir()).absolute():
+        return str(private_folder(Path(named)))
     private_folder(cache_folder())
     return str(private_folder(cache_folder() / "inductor"))
 
@@ -220,3 +224,5 @@ def compiling() -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[_CACHE_VARIABLE]
+        else:
+            os.environ[_CACHE_VARIABLE] = before
