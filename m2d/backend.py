@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from m2d.model.transformer import SceneTransformer
 
 __all__ = [
+    "ARTIFACT_MANIFEST",
     "Backend",
     "BackendOptions",
     "ContextDenoiser",
@@ -34,6 +35,9 @@ __all__ = [
     "StoredArtifact",
     "TrainableBackend",
 ]
+
+ARTIFACT_MANIFEST = "manifest.json"
+"""In the folder of every exported graph, and in no other: it says what the graph was made from."""
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 

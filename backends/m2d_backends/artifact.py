@@ -19,8 +19,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from m2d.backend import DTypeName, ExportManifest, StoredArtifact
-from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError
+from m2d.backend import ARTIFACT_MANIFEST, DTypeName, ExportManifest, StoredArtifact
+from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
 from m2d.files import is_running, make_folder, remove_tree, rename_folder, sha256_file, sync_tree, writing
 from m2d_backends.artifact_key import (
     ArtifactKey,
@@ -48,7 +48,7 @@ __all__ = [
     "stored_artifacts",
 ]
 
-MANIFEST = "manifest.json"
+MANIFEST = ARTIFACT_MANIFEST
 _FORMAT = "m2d.artifact/1"
 _MAX_MANIFEST_BYTES = 1 << 20
 _STRAY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(part|old)")
@@ -105,9 +105,12 @@ def publish_artifact(
 
     Raises:
         ExportError: `write` left no file, or a link or a folder.
+        InputError: The folder above is an artifact itself.
         ArtifactRefused: The folder above is a link, or others may write to it.
         OutputError: The disk refused.
     """
+    if (folder.parent / MANIFEST).exists():
+        raise InputError(f"{folder.parent}: is an artifact itself; name the folder that it is in")
     _private_parents(folder)
     _remove_strays(folder)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")

@@ -37,6 +37,7 @@ from m2d_backends.graph_denoiser import GraphDenoiser
 from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, Opset, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,
+    chosen_provider,
     provider_problem,
     runtime_problem,
     settings_from,
@@ -140,6 +141,8 @@ class OnnxBackend:
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
         _check_extra(options)
+        # No graph is for one provider; but it is told before anybody exports one for it.
+        chosen_provider(options)
         if options.batch_size > MAX_BATCH:
             raise InputError(f"batch_size: got {options.batch_size}, a graph takes {MAX_BATCH} at most")
         opset = options.extra.get("opset", "23")

@@ -66,16 +66,9 @@ def settings_from(options: BackendOptions) -> SessionSettings:
     """
     import torch
 
-    kind, _, index = options.device.partition(":")
-    provider = options.extra.get("provider", kind)
+    provider = chosen_provider(options)
+    index = options.device.partition(":")[2]
     threads = options.extra.get("threads", str(torch.get_num_threads()))
-    if provider not in get_args(Provider):
-        raise InputError(f"provider: got {provider!r}, allowed: {', '.join(get_args(Provider))}")
-    if (provider == "cpu") != (kind == "cpu"):
-        raise InputError(
-            f"provider: {provider} does not run on device {options.device!r}; give cpu for cpu, a CUDA "
-            "device for the others"
-        )
     if not threads.isdecimal() or int(threads) < 1:
         raise InputError(f"threads: got {threads!r}; use 1 or more")
     if provider == "cpu" and options.dtype != "float32":
@@ -83,9 +76,25 @@ def settings_from(options: BackendOptions) -> SessionSettings:
             f"backend 'onnx': ONNX Runtime has no {options.dtype} kernels for the CPU; use float32 "
             "there, or a CUDA device"
         )
-    return SessionSettings(
-        provider=cast(Provider, provider), device_index=int(index or 0), threads=int(threads)
-    )
+    return SessionSettings(provider=provider, device_index=int(index or 0), threads=int(threads))
+
+
+def chosen_provider(options: BackendOptions) -> Provider:
+    """Read `provider` of the options' `extra`; by default the device's kind.
+
+    Raises:
+        InputError: One that is not known, or not one for the options' device.
+    """
+    kind = options.device.partition(":")[0]
+    provider = options.extra.get("provider", kind)
+    if provider not in get_args(Provider):
+        raise InputError(f"provider: got {provider!r}, allowed: {', '.join(get_args(Provider))}")
+    if (provider == "cpu") != (kind == "cpu"):
+        raise InputError(
+            f"provider: {provider} does not run on device {options.device!r}; give cpu for cpu, a CUDA "
+            "device for the others"
+        )
+    return cast(Provider, provider)
 
 
 def runtime_problem() -> str | None:

@@ -90,7 +90,8 @@ def use_timestep_tables(transformer: SceneTransformer, timesteps: Iterable[int])
     temb_RE = transformer.embed_timesteps(padded_R[None], dtype=transformer.dtype)[0]
     for norm in _adaptive_norms(transformer):
         # A copy: a view would hold the padding's rows.
-        norm.linear = TimestepTable(norm.linear(temb_RE)[: len(known_R)].clone())
+        made_RX: Tensor = norm.get_submodule("linear")(temb_RE)
+        norm.linear = TimestepTable(made_RX[: len(known_R)].clone())
     transformer.timestep_rows = rows
     return before - held_bytes(transformer)
 
@@ -101,6 +102,7 @@ def held_bytes(module: nn.Module) -> int:
 
 
 def _adaptive_norms(transformer: SceneTransformer) -> Iterator[nn.Module]:
-    for block in transformer.transformer_blocks:
-        yield from (block.norm1, block.norm2)
-    yield transformer.norm_out
+    for block in range(len(transformer.transformer_blocks)):
+        for name in ("norm1", "norm2"):
+            yield transformer.get_submodule(f"transformer_blocks.{block}.{name}")
+    yield transformer.get_submodule("norm_out")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from m2d.backend import Backend, BackendOptions, ExportingBackend, StoredArtifact
+from m2d.backend import ARTIFACT_MANIFEST, Backend, BackendOptions, ExportingBackend, StoredArtifact
 from m2d.errors import ArtifactMissing, ArtifactRefused, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
@@ -209,7 +209,8 @@ def command_for(request: GraphRequest, backend: str) -> str:
     for name, value in options.extra.items():
         words += ["--backend-option", f"{name}={value}"]
     if options.artifacts is not None:
-        words += ["--out", str(options.artifacts)]
+        is_artifact = (options.artifacts / ARTIFACT_MANIFEST).is_file()
+        words += ["--out", str(options.artifacts.parent if is_artifact else options.artifacts)]
     return shlex.join(words)
 
 

@@ -99,7 +99,9 @@ def test_tables_of_a_run_s_timesteps_and_context_s_take_the_place_of_weights(sou
     assert "transformer_blocks.0.norm1.linear.weight" not in dict(denoiser._transformer.named_parameters())
     for timesteps in ((999, 999), (0, 499)):
         assert torch.equal(velocity(denoiser, *timesteps), velocity(plain, *timesteps))
-    with pytest.raises(BackendError, match=r"timesteps \[500\] are not in .* tables, which hold \[0, 499, 999\]"):
+    with pytest.raises(
+        BackendError, match=r"timesteps \[500\] are not in .* tables, which hold \[0, 499, 999\]"
+    ):
         velocity(denoiser, 0, 500)
 
 
