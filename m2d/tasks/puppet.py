@@ -93,7 +93,7 @@ class PackPlan:
         text_recipe: Recipe of the text encoder's run.
         text_run: Its run folder; None takes the base's text encoder.
         base: Model folder that everything comes from for which there is no run.
-        reader_run: The reader's run folder, or None to leave the reader out.
+        reader_run: The reader's run folder; None takes the base's reader, if there is one.
         transformer: Model folder whose transformer is taken, or None for a folder to train one from.
         out: The new model folder; an existing one is replaced as a whole.
     """
@@ -131,6 +131,8 @@ def pack(plan: PackPlan, reporter: Reporter) -> Path:
         _scheduler().save_pretrained(part / "scheduler")
         if plan.reader_run is not None:
             _write_reader(part, plan.reader_run)
+        elif plan.base is not None and (plan.base / READER_FILE).is_file():
+            write_bytes(part / READER_FILE, (plan.base / READER_FILE).read_bytes())
         write_settings(part, _settings(codec_recipe))
         if plan.transformer is not None:
             # Scenes and sizes are those that the transformer was trained on.

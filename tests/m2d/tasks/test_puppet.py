@@ -258,3 +258,10 @@ def test_a_codec_with_its_base_s_encoder_keeps_the_scale_of_the_latents(
 def test_without_a_base_every_part_needs_a_run(made: PackPlan, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--text: missing; give a run folder, or --base"):
         pack(replace(made, out=tmp_path / "model", text_run=None), SilentReporter())
+
+
+def test_a_folder_packed_on_itself_keeps_its_reader(made: PackPlan, tmp_path: Path) -> None:
+    out = pack(replace(made, out=tmp_path / "model"), SilentReporter())
+    before = (out / READER_FILE).read_bytes()
+    pack(replace(made, out=out, base=out, codec_run=None, text_run=None, reader_run=None), SilentReporter())
+    assert (out / READER_FILE).read_bytes() == before
