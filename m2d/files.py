@@ -133,6 +133,17 @@ def write_part(part: Path, data: bytes) -> None:
         file.write(data)
 
 
+def copy_to_part(part: Path, source: IO[bytes]) -> None:
+    """Copy what is left to read of `source` to the temporary name that `publish` gave, bit by bit.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with _reporting(part), PartFile(part) as file:
+        while chunk := source.read(HASH_CHUNK_BYTES):
+            file.write(chunk)
+
+
 @contextlib.contextmanager
 def nameless_file(folder: Path) -> Iterator[IO[bytes]]:
     """Open a scratch file on the disk of `folder` that has no name and so can never be left behind.

@@ -22,7 +22,8 @@ import imageio_ffmpeg
 import numpy as np
 
 from m2d.errors import M2DError, OutputError
-from m2d.video.packets import EncodedScene, Packet
+from m2d.video.packet_store import Packet
+from m2d.video.packets import EncodedScene
 from m2d.video.pixels import expected_luma, sketch_of
 from m2d.video.printable import printable
 

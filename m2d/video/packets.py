@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -18,20 +17,17 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from m2d.errors import InputError
+from m2d.video.packet_store import Packet, PacketStore
 from m2d.video.pixels import rgb_of
 from m2d.video.provenance import Provenance
 from m2d.video.read import opened_film
 
+# The packets of larger films stay on disk.
+LARGEST_HELD_BYTES = 64 << 20
+
 
 class ForeignPackets(InputError):
     """A film whose packets are not the ones that were written into it, or were encoded in another way."""
-
-
-class Packet(NamedTuple):
-    """One frame, encoded: units with their lengths (ISO 14496-15), and whether it needs no other frame."""
-
-    data: bytes
-    is_key: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +43,7 @@ class EncodedScene:
     """
 
     header: bytes
-    packets: tuple[Packet, ...]
+    packets: Sequence[Packet]
     template: bytes = b""
     sketches_PHW: np.ndarray | None = None
 
@@ -70,6 +66,22 @@ class EncodedScene:
     def frames(self, *, upscale: int) -> np.ndarray:
         """Decode it: uint8 RGB frames PHWC at the size the model made."""
         return np.stack([rgb_of(frame, upscale=upscale) for frame in self.pictures()])
+
+    def picked(self, indices: Sequence[int], *, upscale: int) -> list[np.ndarray]:
+        """Decode some of its frames, uint8 RGB HWC each, holding no others.
+
+        Args:
+            indices: Ascending; one may come more than once.
+            upscale: See `frames`.
+        """
+        wanted = set(indices)
+        last = max(wanted)
+        found = {
+            index: rgb_of(picture, upscale=upscale)
+            for index, picture in enumerate(self.first(last + 1).pictures())
+            if index in wanted
+        }
+        return [found[index] for index in indices]
 
     def pictures(self) -> Iterator[VideoFrame]:
         """Decode it, to the decoder's own frames.
@@ -109,12 +121,18 @@ def read_scenes(path: Path, provenance: Provenance, *, encoding: str) -> tuple[E
     return scenes
 
 
-def read_packets(path: Path) -> tuple[bytes, list[Packet]]:
+def read_packets(path: Path) -> tuple[bytes, Sequence[Packet]]:
     """The header and all packets of a film's picture track, in the order of the file.
+
+    Those of a large film are left on disk.
 
     Raises:
         FilmError: Not a film, or not a complete one.
     """
+    if path.is_file() and path.stat().st_size > LARGEST_HELD_BYTES:
+        left = _left_on_disk(path)
+        if left is not None:
+            return left
     with opened_film(path) as (container, stream):
         packets = [
             Packet(bytes(packet), packet.is_keyframe) for packet in container.demux(stream) if packet.size
@@ -122,8 +140,28 @@ def read_packets(path: Path) -> tuple[bytes, list[Packet]]:
         return stream.codec_context.extradata or b"", packets
 
 
+def _left_on_disk(path: Path) -> tuple[bytes, PacketStore] | None:
+    """Where the packets of a film are; None when its file holds them in another form, as those of others."""
+    with opened_film(path) as (container, stream):
+        # Closed when the last of its packets is given up: the film may get another file meanwhile.
+        file = path.open("rb")
+        store = PacketStore(file)
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.pos is None or packet.pos < 0:
+                return None
+            store.note(packet.pos, packet.size, is_key=packet.is_keyframe)
+            if store[len(store) - 1].data != bytes(packet):
+                return None
+        return stream.codec_context.extradata or b"", store
+
+
 def cut_packets(header: bytes, packets: Sequence[Packet], lengths: Sequence[int]) -> tuple[EncodedScene, ...]:
     """Divide a film's packets into scenes of so many frames each."""
-    ends = np.cumsum(lengths)
+    ends = np.cumsum(lengths).tolist()
     parts = [packets[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-    return tuple(EncodedScene(header=header, packets=tuple(part)) for part in parts)
+    return tuple(
+        EncodedScene(header=header, packets=part if isinstance(part, PacketStore) else tuple(part))
+        for part in parts
+    )

@@ -6,10 +6,11 @@ Owns the way from frames to a verified file under its final name. P frames, H he
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from m2d.errors import InputError, OutputError
-from m2d.files import nameless_file, publish, write_part
+from m2d.files import copy_to_part, nameless_file, publish, writing
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
 from m2d.video.packets import EncodedScene, cut_packets, read_packets
 from m2d.video.pixels import luma_of, sampled, sketch_of
@@ -73,13 +74,13 @@ def write_film(
     with publish(path, force=force) as part:
         encoded = encode_scenes(scenes, path.parent, fps=rate, upscale=upscale)
         lengths = [len(scene) for scene in encoded]
-        film = _muxed(
-            encoded,
-            fps=rate,
-            tags=_tags(title, provenance),
-            chapters=_chapters(lengths, scene_prompts, fps=rate),
-        )
-        write_part(part, film)
+        chapters = _chapters(lengths, scene_prompts, fps=rate)
+        # The muxer goes back and forth in it, which the part is not open for; and a film may be large.
+        with nameless_file(path.parent) as film:
+            with writing(path):
+                _mux(encoded, film, fps=rate, tags=_tags(title, provenance), chapters=chapters)
+                film.seek(0)
+            copy_to_part(part, film)
         _verify(path, part, encoded, upscale=upscale)
 
 
@@ -186,25 +187,57 @@ def _chapters(lengths: Sequence[int], scene_prompts: Sequence[str], *, fps: Frac
     return chapters
 
 
-def _muxed(
-    scenes: Sequence[EncodedScene], *, fps: Fraction, tags: dict[str, str], chapters: list[dict[str, Any]]
-) -> bytes:
+class _SecondReader(io.RawIOBase):
+    """Reads a file that is being written, from a place of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        written_at = self._file.tell()
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.seek(0, io.SEEK_END)}[whence]
+        self._file.seek(written_at)
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        written_at = self._file.tell()
+        self._file.seek(self._at)
+        data = self._file.read(size)
+        self._file.seek(written_at)
+        self._at += len(data)
+        return data
+
+
+def _mux(
+    scenes: Sequence[EncodedScene],
+    film: IO[bytes],
+    *,
+    fps: Fraction,
+    tags: dict[str, str],
+    chapters: list[dict[str, Any]],
+) -> None:
     template = next((scene.template for scene in scenes if scene.template), b"")
     if not template or any(scene.header != scenes[0].header for scene in scenes):
         raise ValueError("these scenes cannot share a film: none is new, or they were encoded differently")
-    film = io.BytesIO()
     options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
     # To move the index to the front, the muxer reads the film a second time.
     with (
         av.open(io.BytesIO(template), "r", format=STREAM_FORMAT) as source,
-        av.open(
-            film, "w", format="mp4", options=options, io_open=lambda *_: io.BytesIO(film.getvalue())
-        ) as target,
+        av.open(film, "w", format="mp4", options=options, io_open=lambda *_: _SecondReader(film)) as target,
     ):
         target.metadata.update(tags)
         target.set_chapters(chapters)  # type: ignore[arg-type]  # plain dicts of the TypedDict's keys
         _put_packets(scenes, target, target.add_stream_from_template(source.streams.video[0]), fps=fps)
-    return film.getvalue()
 
 
 def _put_packets(
@@ -225,33 +258,44 @@ def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene], *, upscale: 
     """Compare every packet with what was given, and decode those that no film has held before."""
     try:
         header, packets = read_packets(part)
-        expected = [packet for scene in scenes for packet in scene.packets]
-        if len(packets) != len(expected):
+        num_expected = sum(map(len, scenes))
+        if len(packets) != num_expected:
             raise OutputError(
-                f"{path}: {len(packets)} of {len(expected)} frames arrived in the file; nothing was kept"
+                f"{path}: {len(packets)} of {num_expected} frames arrived in the file; nothing was kept"
             )
-        changed = [
-            index for index, pair in enumerate(zip(packets, expected, strict=True)) if pair[0] != pair[1]
-        ]
-        if changed or header != scenes[0].header:
-            raise OutputError(
-                f"{path}: frame {changed[0] if changed else 0} arrived changed in the file; not kept"
-            )
+        expected = itertools.chain.from_iterable(scene.packets for scene in scenes)
+        pairs = enumerate(zip(packets, expected, strict=True))
+        changed = next((index for index, (found, given) in pairs if found != given), None)
+        if changed is not None or header != scenes[0].header:
+            raise OutputError(f"{path}: frame {changed or 0} arrived changed in the file; not kept")
         first_frame = 0
         for found, scene in zip(
             cut_packets(header, packets, [len(each) for each in scenes]), scenes, strict=True
         ):
             if scene.sketches_PHW is not None:
-                _check_pictures(path, found, scene.sketches_PHW, first_frame=first_frame, upscale=upscale)
+                check_pictures(path, found, scene.sketches_PHW, first_frame=first_frame, upscale=upscale)
             first_frame += len(scene)
     except (av.FFmpegError, FilmError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path}: what was written cannot be decoded: {reason}; try again") from error
 
 
-def _check_pictures(
+def check_pictures(
     path: Path, scene: EncodedScene, sketches_PHW: np.ndarray, *, first_frame: int, upscale: int
 ) -> None:
+    """Decode a scene, and compare what it shows with what it is to show.
+
+    Args:
+        path: The film, for messages.
+        scene: As it was read back.
+        sketches_PHW: See `EncodedScene`.
+        first_frame: Its first frame's number in the film, for messages.
+        upscale: Integer factor by which the written picture is larger than the frames.
+
+    Raises:
+        OutputError: A frame is missing or another one.
+        av.FFmpegError: It cannot be decoded.
+    """
     num_decoded = 0
     for picture, sketch_HW in zip(scene.pictures(), sketches_PHW, strict=False):
         found_HW = sketch_of(sampled(luma_of(picture), upscale=upscale))

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
@@ -142,7 +143,7 @@ def write_plain(path: Path, scenes: list[np.ndarray], **given: object) -> None:
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
-@pytest.mark.parametrize("where", ["encode_scene", "_muxed", "write_part", "_verify"])
+@pytest.mark.parametrize("where", ["encode_scene", "_mux", "copy_to_part", "_verify"])
 def test_interrupted_anywhere_the_old_film_is_kept_and_nothing_else(
     film: WriteFilm, monkeypatch: pytest.MonkeyPatch, where: str, failure: type[BaseException]
 ) -> None:
@@ -215,9 +216,11 @@ def test_encoder_that_fails_is_quoted(
 def test_file_that_changed_on_the_disk_is_found_out(
     film: WriteFilm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(
-        write, "write_part", lambda part, data: files.write_part(part, data[: len(data) // 2])
-    )
+    def halved(part: Path, source: IO[bytes]) -> None:
+        data = source.read()
+        files.write_part(part, data[: len(data) // 2])
+
+    monkeypatch.setattr(write, "copy_to_part", halved)
     with pytest.raises(OutputError, match=r"cannot be decoded|frames arrived"):
         film()
     assert names(tmp_path) == []
