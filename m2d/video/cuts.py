@@ -92,7 +92,7 @@ def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) ->
             f"--cuts: {outside[0]:g} is not in the film, which ends at {end_s:.2f} s; give seconds between 0"
             " and that"
         )
-    places = [nearest_frame(times_s, cut_s) for cut_s in cuts_s]
+    places = nearest_frames(times_s, np.array(cuts_s, dtype=float)).tolist()
     for cut_s, place, before in zip(cuts_s, places, [0, *places], strict=False):
         if place <= before:
             raise InputError(
@@ -119,11 +119,15 @@ def check_cuts(cuts_s: Sequence[float]) -> None:
         before_s = cut_s
 
 
-def nearest_frame(times_s: np.ndarray, time_s: float) -> int:
-    """The frame shown nearest to `time_s`; of two equally near, the earlier.
+def nearest_frames(times_s: np.ndarray, wanted_s: np.ndarray) -> np.ndarray:
+    """The frames shown nearest to the wanted times; of equally near ones, the first.
 
     Args:
-        times_s: Ascending, (P,).
-        time_s: In seconds.
+        times_s: When each frame is shown, ascending, (P,).
+        wanted_s: Any times.
     """
-    return int(np.argmin(np.abs(times_s - time_s)))
+    after = np.minimum(np.searchsorted(times_s, wanted_s), len(times_s) - 1)
+    before = np.maximum(after - 1, 0)
+    is_after = np.abs(times_s[after] - wanted_s) < np.abs(times_s[before] - wanted_s)
+    # Several frames may have one time.
+    return np.searchsorted(times_s, times_s[np.where(is_after, after, before)])

@@ -10,22 +10,24 @@ import collections
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from m2d.video.cover import Cover, Turn, cover, turn_of
-from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, nearest_frame, place_cuts, without_flashes
+from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, nearest_frames, place_cuts, without_flashes
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
-from m2d.video.read import FilmError, FilmFrame, FilmInfo, film_frames, probe
+from m2d.video.read import FilmError, FilmFrame, FilmInfo, ReadLimits, film_frames, probe
 
 # A rate that is off by less is a camera's rounding, not another rate.
 _SAME_RATE = 0.01
 # Longest against shortest time between frames; containers that keep milliseconds make 33 and 34 of a
 # thirtieth.
 _STEADY_STEPS = 1.5
+# Hours, since none of it is held: four at 60 frames per second.
+_LIMITS = ReadLimits(size_bytes=64 << 30, num_frames=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,15 +46,59 @@ class FootageScene:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Footage:
-    """The last scenes of a film.
+class FootageStream:
+    """All scenes of a film at one rate and size, to be decoded frame by frame.
 
     Attributes:
-        scenes: In the film's order.
+        path: The film.
+        picks: For every scene the film's frames that show it, ascending, by their numbers from 0.
+        spans_s: Where every scene begins and ends.
+        shape: What is done to every picture.
+        upscale: Pixels of the film, along a side, for one of the picture's.
+    """
+
+    path: Path
+    picks: tuple[np.ndarray, ...]
+    spans_s: tuple[tuple[float, float], ...]
+    shape: Cover
+    upscale: int = 1
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all scenes."""
+        return sum(map(len, self.picks))
+
+    def frames(self, scenes: range) -> Generator[np.ndarray]:
+        """Decode some scenes, one frame after the other: uint8 RGB HWC.
+
+        Raises:
+            FilmError: The film is not what it was.
+        """
+        wanted = collections.deque(np.concatenate(self.picks[scenes.start : scenes.stop]).tolist())
+        with contextlib.closing(film_frames(self.path, limits=_LIMITS)) as frames:
+            for index, frame in enumerate(frames):
+                if wanted and index == wanted[0]:
+                    picture_HWC = self.shape.apply(frame.rgb(upscale=self.upscale))
+                while wanted and index == wanted[0]:
+                    wanted.popleft()
+                    yield picture_HWC
+                if not wanted:
+                    return
+        raise FilmError(f"{self.path}: was changed while it was read; wait until nobody writes it")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Footage:
+    """A film as scenes.
+
+    Attributes:
+        scenes: The last scenes' clips, in the film's order.
+        whole: All scenes.
         notes: What was done to the film, in plain words.
     """
 
     scenes: tuple[FootageScene, ...]
+    whole: FootageStream
     notes: tuple[str, ...]
 
 
@@ -65,15 +111,24 @@ class _Scene:
     times_s: np.ndarray
     end_s: float
 
+    @property
+    def span_s(self) -> tuple[float, float]:
+        """Where it begins and ends."""
+        return float(self.times_s[0]), self.end_s
+
     def num_there(self, *, fps: int) -> int:
         """How many frames at `fps` per second it holds, counted from its end."""
         # Half a step before the first frame, that one is still the nearest and not yet taken.
         return math.floor(float(self.times_s[-1] - self.times_s[0]) * fps + 0.5) + 1
 
-    def picked(self, *, fps: int, num_frames: int) -> list[int]:
+    def num_shown(self, *, fps: int) -> int:
+        """How many frames at `fps` per second show all of it, so that scenes keep their places in the film."""
+        return max(round(self.end_s * fps) - round(float(self.times_s[0]) * fps), 1)
+
+    def picked(self, *, fps: int, num_frames: int) -> np.ndarray:
         """The film's frames nearest to `num_frames` times that end with the scene's last frame."""
         wanted_s = self.times_s[-1] - np.arange(num_frames)[::-1] / fps
-        return [self.first_frame + nearest_frame(self.times_s, float(time_s)) for time_s in wanted_s]
+        return self.first_frame + nearest_frames(self.times_s, wanted_s)
 
 
 def read_footage(
@@ -86,13 +141,14 @@ def read_footage(
     cuts_s: Sequence[float] | None,
     max_scenes: int,
 ) -> Footage:
-    """Take the last scenes of a film, of each its last frames.
+    """Cut a film into scenes, and take of each of the last ones its last frames.
 
     Frames are taken by their times, so a varying frame rate does not matter: a scene's last frame and, from
     there backwards, the frames shown nearest to every 1/fps seconds. Before a scene that is too short for all
     of them its first frame is held; a scene with less than half of them is refused.
 
-    The film is decoded twice, frame by frame, and only what is taken is held in memory.
+    The film is decoded twice, frame by frame, and only what is taken is held in memory. `Footage.whole` decodes
+    it once more.
 
     Args:
         path: The film.
@@ -113,21 +169,27 @@ def read_footage(
         raise ValueError(
             f"{max_scenes} scenes of {num_frames} frames of {width}x{height} at {fps}: none at 0"
         )
-    info = probe(path)
+    info = probe(path, limits=_LIMITS)
     shape, shape_notes = _shape(path, info, height=height, width=width)
     scenes = _scenes(path, info, cuts_s=cuts_s)
     taken = scenes[-max_scenes:]
     _check_lengths(path, taken, fps=fps, num_frames=num_frames)
-    picks = [scene.picked(fps=fps, num_frames=num_frames) for scene in taken]
-    pictures = _pictures(path, {index for picked in picks for index in picked}, info=info, shape=shape)
-    clips = [
-        FootageScene(
-            frames_PHWC=np.stack([pictures[index] for index in picked]),
-            start_s=float(scene.times_s[0]),
-            end_s=scene.end_s,
+    clips = _clips(
+        FootageStream(
+            path=path,
+            picks=tuple(scene.picked(fps=fps, num_frames=num_frames) for scene in taken),
+            spans_s=tuple(scene.span_s for scene in taken),
+            shape=shape,
+            upscale=_upscale(info),
         )
-        for scene, picked in zip(taken, picks, strict=True)
-    ]
+    )
+    whole = FootageStream(
+        path=path,
+        picks=tuple(scene.picked(fps=fps, num_frames=scene.num_shown(fps=fps)) for scene in scenes),
+        spans_s=tuple(scene.span_s for scene in scenes),
+        shape=shape,
+        upscale=_upscale(info),
+    )
     notes = (
         _scenes_note(scenes, taken, is_told=cuts_s is not None),
         *_rate_notes(scenes, fps=fps),
@@ -135,11 +197,23 @@ def read_footage(
         *shape_notes,
         *(["its sound is left out"] if info.has_sound else []),
     )
-    return Footage(scenes=tuple(clips), notes=notes)
+    return Footage(scenes=clips, whole=whole, notes=notes)
+
+
+def _clips(stream: FootageStream) -> tuple[FootageScene, ...]:
+    with contextlib.closing(stream.frames(range(len(stream.picks)))) as frames:
+        return tuple(
+            FootageScene(
+                frames_PHWC=np.stack(list(itertools.islice(frames, len(picked)))),
+                start_s=start_s,
+                end_s=end_s,
+            )
+            for picked, (start_s, end_s) in zip(stream.picks, stream.spans_s, strict=True)
+        )
 
 
 def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cover, list[str]]:
-    with contextlib.closing(film_frames(path)) as frames:
+    with contextlib.closing(film_frames(path, limits=_LIMITS)) as frames:
         first = next(frames, None)
     if first is None:
         raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
@@ -187,7 +261,7 @@ def _looked_through(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.n
     told_s: list[float] = []
 
     def frames() -> Iterator[FilmFrame]:
-        with contextlib.closing(film_frames(path)) as decoded:
+        with contextlib.closing(film_frames(path, limits=_LIMITS)) as decoded:
             for frame in decoded:
                 told_s.append(frame.time_s)
                 yield frame
@@ -217,17 +291,6 @@ def _check_lengths(path: Path, scenes: Sequence[_Scene], *, fps: int, num_frames
             )
 
 
-def _pictures(path: Path, wanted: set[int], *, info: FilmInfo, shape: Cover) -> dict[int, np.ndarray]:
-    pictures: dict[int, np.ndarray] = {}
-    with contextlib.closing(film_frames(path)) as frames:
-        for index, frame in enumerate(itertools.islice(frames, max(wanted) + 1)):
-            if index in wanted:
-                pictures[index] = shape.apply(frame.rgb(upscale=_upscale(info)))
-    if len(pictures) < len(wanted):
-        raise FilmError(f"{path}: was changed while it was read; wait until nobody writes it")
-    return pictures
-
-
 def _upscale(info: FilmInfo) -> int:
     return info.provenance.video.upscale if info.provenance else 1
 
@@ -237,7 +300,8 @@ def _scenes_note(scenes: Sequence[_Scene], taken: Sequence[_Scene], *, is_told: 
     if len(scenes) == 1:
         return f"taken as one scene: {spans}" if is_told else f"no cut found, taken as one scene: {spans}"
     known = "given" if is_told else "found"
-    last = f", the last {len(taken)} taken" if len(taken) < len(scenes) else ""
+    are = "one is" if len(taken) == 1 else f"{len(taken)} are"
+    last = f", the last {are} context" if len(taken) < len(scenes) else ""
     return f"{len(scenes)} scenes {known}{last}: {spans}"
 
 
@@ -260,10 +324,12 @@ def _length_notes(taken: Sequence[_Scene], *, fps: int, num_frames: int) -> list
     lengths = [scene.num_there(fps=fps) for scene in taken]
     notes = []
     if max(lengths) > num_frames:
-        notes.append(f"at most the last {num_frames} frames ({num_frames / fps:.1f} s) of a scene are taken")
+        notes.append(
+            f"at most the last {num_frames} frames ({num_frames / fps:.1f} s) of a scene are context"
+        )
     for scene, length in zip(taken, lengths, strict=True):
         if length < num_frames:
-            notes.append(f"{scene.name} is {num_frames - length} frames short: its first frame is held")
+            notes.append(f"{scene.name} is {num_frames - length} frames short as context: its first is held")
     return notes
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2d.errors import InputError
-from m2d.video.cuts import find_cuts, nearest_frame, place_cuts, without_flashes
+from m2d.video.cuts import find_cuts, nearest_frames, place_cuts, without_flashes
 
 
 def shot(seed: int, *, num_frames: int, pan: int = 0) -> np.ndarray:
@@ -105,5 +105,6 @@ def test_cuts_that_the_film_does_not_have_are_refused(cuts_s: list[float], compl
 
 
 def test_of_two_frames_equally_near_the_earlier_is_taken() -> None:
-    assert nearest_frame(np.array([0.0, 1.0, 2.0]), 0.5) == 0
-    assert nearest_frame(np.array([0.0, 1.0, 2.0]), 9.0) == 2
+    times_s = np.array([0.0, 1.0, 1.0, 2.0])
+    wanted_s = np.array([-1.0, 0.5, 0.6, 1.0, 1.4, 9.0])
+    assert nearest_frames(times_s, wanted_s).tolist() == [0, 0, 1, 1, 1, 3]

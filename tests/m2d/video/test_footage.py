@@ -99,7 +99,7 @@ def test_a_scene_ends_with_its_last_frame_and_is_resampled_backwards(
     rate_notes = [note for note in taken.notes if "frames per second" in note]
     assert rate_notes == ([] if film_fps == 8 else [f"resampled from {film_fps} to 8 frames per second"])
     assert ("frames are shown more than once: the film has fewer per second" in taken.notes) == (film_fps < 8)
-    assert "at most the last 5 frames (0.6 s) of a scene are taken" in taken.notes
+    assert "at most the last 5 frames (0.6 s) of a scene are context" in taken.notes
 
 
 def test_frames_of_a_varying_rate_are_taken_by_their_times(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_the_last_scenes_are_taken(tmp_path: Path) -> None:
         [25, 26, 27, 28, 29],
         [35, 36, 37, 38, 39],
     ]
-    assert taken.notes[0] == "4 scenes given, the last 2 taken: 2.5-3.8 s, 3.8-5.0 s"
+    assert taken.notes[0] == "4 scenes given, the last 2 are context: 2.5-3.8 s, 3.8-5.0 s"
 
 
 def test_scenes_are_found_where_the_film_cuts(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_scenes_are_found_where_the_film_cuts(tmp_path: Path) -> None:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(place, format="rgb24")))
         container.mux(stream.encode())
     taken = footage(tmp_path / "film.mp4", cuts_s=None, height=64, width=96)
-    assert taken.notes[0] == "3 scenes found, the last 2 taken: 1.0-2.5 s, 2.5-3.8 s"
+    assert taken.notes[0] == "3 scenes found, the last 2 are context: 1.0-2.5 s, 2.5-3.8 s"
     for scene, place in zip(taken.scenes, places[1:], strict=True):
         assert np.abs(scene.frames_PHWC.astype(int) - place).mean() < 12
 
@@ -165,7 +165,7 @@ def test_before_a_short_scene_its_first_frame_is_held(tmp_path: Path) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(14, 8))
     taken = footage(path, cuts_s=(1.25,), num_frames=8)
     assert numbers(taken.scenes[1].frames_PHWC) == [10, 10, 10, 10, 10, 11, 12, 13]
-    assert taken.notes[-1] == "scene 2 of 2 (1.2-1.8 s) is 4 frames short: its first frame is held"
+    assert taken.notes[-1] == "scene 2 of 2 (1.2-1.8 s) is 4 frames short as context: its first is held"
 
 
 def test_scene_with_less_than_half_of_the_frames_is_refused(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_film_that_shrinks_while_it_is_read_is_refused(
     short = numbered(tmp_path / "short.mp4", even_times(12, 8))
     real = footage_module.film_frames
     calls = iter([long, long, short])
-    monkeypatch.setattr(footage_module, "film_frames", lambda _: real(next(calls)))
+    monkeypatch.setattr(footage_module, "film_frames", lambda _, limits: real(next(calls), limits=limits))
     with pytest.raises(FilmError, match=r"film\.mp4: was changed while it was read"):
         footage(long)
 
@@ -300,3 +300,22 @@ def test_film_that_shrinks_while_it_is_read_is_refused(
 def test_request_for_nothing_is_a_wrong_call(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 scenes of 5 frames of 24x16 at 8"):
         footage(tmp_path / "film.mp4", max_scenes=0)
+
+
+@pytest.mark.parametrize(("rate", "factor"), [(24, 3), (16, 2), (8, 1), (4, 0.5)])
+def test_all_scenes_are_there_frame_by_frame_each_up_to_its_last_one(
+    rate: int, factor: float, tmp_path: Path
+) -> None:
+    """Three scenes of one, half a and one and a half seconds, at eight frames per second."""
+    path = numbered(tmp_path / "film.mp4", even_times(3 * rate, rate))
+    whole = footage(path, cuts_s=(1.0, 1.5)).whole
+    assert [len(picked) for picked in whole.picks] == [8, 4, 12]
+    # The file tells times in milliseconds.
+    assert np.abs(np.array(whole.spans_s) - [(0.0, 1.0), (1.0, 1.5), (1.5, 3.0)]).max() <= 0.001
+    parts = [numbers(np.stack(list(whole.frames(range(index, index + 1))))) for index in range(3)]
+    ends = [rate, 3 * rate // 2, 3 * rate]
+    assert [part[-1] for part in parts] == [(end - 1) % 50 for end in ends]
+    for part, end in zip(parts, ends, strict=True):
+        wanted = [max(end - 1 - factor * back, 0) for back in range(len(part))][::-1]
+        assert max(abs(found - want % 50) for found, want in zip(part, wanted, strict=True)) <= 0.5
+    assert numbers(np.stack(list(whole.frames(range(3))))) == [number for part in parts for number in part]
