@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from m2d.model.checkpoint import ModelSource
 
 # Measured on H.264 films of the puppet theatre, which range from a third to three times of this.
-_BYTES_PER_WRITTEN_PIXEL = 0.05
+BYTES_PER_WRITTEN_PIXEL = 0.05
 _CONTAINER_BYTES = 8_000
 
 _FLAGS = {
@@ -75,7 +75,8 @@ class ScenePlan:
         negative_prompt: What it is steered away from; may be empty.
         guidance_scale: 1 is no guidance.
         seed: Seed of this scene's noise; None for footage, which has none.
-        geometry: Its sizes; height and width are those of the whole film.
+        geometry: Its sizes, as the model sees it; height and width are those of the whole film.
+        film_frames: Frames it has in the film when the model is given another number of them: footage.
         join: How it follows the scene before it.
         match_colour: Whether its colours are corrected towards the scene before it.
         num_prompt_tokens: Tokens of `prompt`; None when no counter was at hand.
@@ -86,14 +87,15 @@ class ScenePlan:
     guidance_scale: float = 1.0
     seed: int | None = None
     geometry: SceneGeometry
+    film_frames: int | None = None
     join: Join = CUT
     match_colour: bool = False
     num_prompt_tokens: int | None = None
 
     @property
     def num_frames(self) -> int:
-        """Pixel frames."""
-        return self.geometry.num_frames
+        """Pixel frames in the film."""
+        return self.geometry.num_frames if self.film_frames is None else self.film_frames
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -379,4 +381,4 @@ def _predicted_size_bytes(scenes: Sequence[ScenePlan], *, upscale: int) -> int:
     num_pixels = sum(
         scene.num_frames * scene.geometry.height * scene.geometry.width * upscale**2 for scene in scenes
     )
-    return _CONTAINER_BYTES + round(num_pixels * _BYTES_PER_WRITTEN_PIXEL)
+    return _CONTAINER_BYTES + round(num_pixels * BYTES_PER_WRITTEN_PIXEL)

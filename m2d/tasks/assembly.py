@@ -19,7 +19,7 @@ from m2d.model.decoding import SceneDecoder
 from m2d.recipe.plan import ScenePlan
 from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
-from m2d.tasks.film import LoadedFilm, LoadedScene
+from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.joining import colour_jump, colour_map, recolour
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance import MadeScene, frames_digest
@@ -60,7 +60,7 @@ def assemble(
 
     Args:
         scenes: All of them.
-        latents: Latents FCHW of each.
+        latents: Latents FCHW of each; footage that no model was given has none.
         runs: Index of the run that made each.
         film: The film that was gone on from: what its frames were, and those that no latents give.
         decoder: Decodes one scene.
@@ -76,6 +76,7 @@ def assemble(
         for number, scene in enumerate(film.scenes if film is not None else ())
         if scene.run == runs[number]
     }
+    upscale = film.upscale if film is not None else 1
     copies = _copies(scenes, given)
     made: list[MadeScene] = []
     is_tiled = False
@@ -85,17 +86,19 @@ def assemble(
             if stop.reason:
                 raise Interrupted(f"{stop.reason}: all scenes are denoised; go on with --resume")
             before = made[-1] if made else None
-            if number not in wanted:
-                made.append(_taken_over(scene, given[number], latents[number], run=runs[number]))
+            if number not in wanted or _is_absent(number, given, copies):
+                made.append(_taken_over(scene, given[number], latents.get(number), run=runs[number]))
                 continue
-            if number in given:
+            if number in given and (given[number].is_clipped or given[number].is_bare):
+                look = _Look(_ends(given[number], upscale=upscale), None)
+            elif number in given:
                 look = _look_again(given[number], latents[number], number, decoder)
                 _compare(look.frames_PHWC, given[number], number, clock)
             else:
                 before_PHWC = before.frames_PHWC if before is not None and scene.match_colour else None
                 look = _first_look(latents[number], number, decoder, before_PHWC=before_PHWC)
             is_tiled = is_tiled or decoder.rung == "tiled"
-            one = _made(scene, look, latents[number], run=runs[number], before=before)
+            one = _made(scene, look, latents.get(number), run=runs[number], before=before)
             made.append(_as_told(one, given[number], number, copies) if number in copies else one)
             progress.advance()
     return Assembled(tuple(made), copies, is_tiled)
@@ -117,6 +120,11 @@ def _copies(scenes: Sequence[ScenePlan], given: Mapping[int, LoadedScene]) -> di
     return copies
 
 
+def _is_absent(number: int, given: Mapping[int, LoadedScene], copies: Mapping[int, EncodedScene]) -> bool:
+    """Whether nothing of a scene is at hand, as in a draft that goes on from footage."""
+    return number in given and number not in copies and given[number].is_bare
+
+
 def _is_wanted(number: int, copies: Mapping[int, EncodedScene], *, num_scenes: int) -> bool:
     """Whether a scene's frames are needed: to be encoded, or to be joined with a neighbour's."""
     around = range(max(number - 1, 0), min(number + 2, num_scenes))
@@ -130,12 +138,21 @@ def _as_told(
     assert given.record is not None
     is_old_join = number == 0 or number - 1 in copies
     jump = given.record.colour_jump if is_old_join else made.colour_jump
-    return replace(made, kept=given.record, colour_jump=jump)
+    # What a model was given once of footage in passing comes from the film again the next time.
+    latents_FCHW = None if given.is_bare else made.latents_FCHW
+    return replace(made, kept=given.record, colour_jump=jump, latents_FCHW=latents_FCHW)
 
 
-def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor, *, run: int) -> MadeScene:
+def _ends(given: LoadedScene, *, upscale: int) -> np.ndarray:
+    """Of footage, what neighbours need: its first frame, and the clip that it ends with."""
+    clip_PHWC = given.clip(upscale=upscale)
+    if given.encoded is None:
+        return clip_PHWC
+    return np.concatenate([np.stack(given.encoded.picked([0], upscale=upscale)), clip_PHWC])
+
+
+def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | None, *, run: int) -> MadeScene:
     """A scene that is copied, as the film tells of it."""
-    assert given.record is not None
     return MadeScene(
         prompt=scene.prompt,
         negative_prompt=scene.negative_prompt,
@@ -143,10 +160,10 @@ def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor, *, r
         seed=scene.seed,
         run=run,
         frames_PHWC=given.frames_PHWC,
-        latents_FCHW=latents_FCHW.numpy(),
+        latents_FCHW=None if latents_FCHW is None or given.is_bare else latents_FCHW.numpy(),
         join=scene.join,
         colour_map_LC=given.colour_map_LC,
-        colour_jump=given.record.colour_jump,
+        colour_jump=None if given.record is None else given.record.colour_jump,
         kept=given.record,
     )
 
@@ -172,7 +189,7 @@ def _look_again(given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: 
 
 
 def _made(
-    scene: ScenePlan, look: _Look, latents_FCHW: Tensor, *, run: int, before: MadeScene | None
+    scene: ScenePlan, look: _Look, latents_FCHW: Tensor | None, *, run: int, before: MadeScene | None
 ) -> MadeScene:
     jump = None
     if before is not None and before.frames_PHWC is not None:
@@ -184,7 +201,7 @@ def _made(
         seed=scene.seed,
         run=run,
         frames_PHWC=look.frames_PHWC,
-        latents_FCHW=latents_FCHW.numpy(),
+        latents_FCHW=None if latents_FCHW is None else latents_FCHW.numpy(),
         join=scene.join,
         colour_map_LC=look.colour_map_LC,
         colour_jump=jump,

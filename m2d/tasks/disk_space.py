@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 from m2d.files import check_free_space
 from m2d.recipe.plan import RunPlan
-from m2d.tasks.film import LoadedFilm
 from m2d.tasks.journal_folder import files_of, journal_folder_of
-from m2d.video.sheet import FRAME_WIDTH, FRAMES_PER_SCENE
+from m2d.tasks.loaded import LoadedFilm
+from m2d.video.sheet import FRAME_WIDTH, FRAMES_PER_SCENE, MOST_ROWS
 
 _LATENT_BYTES = 4
 # Of puppet films; even areas of photographs need twice as much, and a sheet is small beside its film then.
 _SHEET_BYTES_PER_PIXEL = 0.5
+_FILM_COPIES = 2
 # In the journal, as what is about to be written, and in the run folder.
 _KEPT_COPIES = 2
 # Between two steps, one file replaces another; in each are the latents of a window, and as much again of what
@@ -52,7 +53,14 @@ def predicted_bytes(plans: Sequence[RunPlan], film: LoadedFilm | None) -> int:
         if scene.frames_PHWC is not None
     )
     kept = whole + frames + _sheet_bytes(plan)
-    return plan.predicted_size_bytes + windows + _STEP_COPIES * step + _KEPT_COPIES * kept
+    return _film_bytes(plan, film) + windows + _STEP_COPIES * step + _KEPT_COPIES * kept
+
+
+def _film_bytes(plan: RunPlan, film: LoadedFilm | None) -> int:
+    """The film, what the muxer wrote before that was copied, and what is taken over from another film."""
+    stream = film.stream if film is not None else None
+    taken = 0.0 if stream is None else stream.num_frames / plan.num_frames
+    return round((_FILM_COPIES + min(taken, 1.0)) * plan.predicted_size_bytes)
 
 
 def _latents_bytes(plan: RunPlan, scenes: Sequence[int]) -> int:
@@ -64,4 +72,4 @@ def _latents_bytes(plan: RunPlan, scenes: Sequence[int]) -> int:
 def _sheet_bytes(plan: RunPlan) -> int:
     shape = plan.scene_geometry
     row_pixels = FRAMES_PER_SCENE * FRAME_WIDTH * FRAME_WIDTH * shape.height // shape.width
-    return round(len(plan.scenes) * row_pixels * _SHEET_BYTES_PER_PIXEL)
+    return round(min(len(plan.scenes), MOST_ROWS) * row_pixels * _SHEET_BYTES_PER_PIXEL)

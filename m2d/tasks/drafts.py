@@ -5,20 +5,23 @@ Owns how quick a draft is and where its sheet goes. A draft keeps nothing that a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from m2d.backend import Backend
-from m2d.files import make_folder, write_bytes
+from m2d.files import make_folder, nameless_file, write_bytes
 from m2d.model.decoding import SceneDecoder
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
 from m2d.tasks.assembly import assemble
 from m2d.tasks.clock import Clock
+from m2d.tasks.loaded import LoadedFilm
 from m2d.tasks.making import Making, SharedCodec
 from m2d.tasks.production import Production, check_backend
 from m2d.tasks.records import facts_of
+from m2d.tasks.taking import take_over
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 
@@ -38,31 +41,57 @@ def draw_draft(production: Production, backend: Backend, *, reporter: Reporter) 
     Raises:
         M2DError: As `produce`, but for what concerns the journal.
     """
-    quick = replace(production, runs=tuple(replace(run, plan=_as_draft(run.plan)) for run in production.runs))
+    runs = tuple(replace(run, plan=_as_draft(run.plan)) for run in production.runs)
+    quick = replace(production, runs=runs, keeps=_shown(production))
     plan, clock = quick.plan, Clock(reporter)
     check_backend(quick.plans, backend)
     # Never entered: it hears no signal.
     stop = StopRequest()
-    codec = SharedCodec(plan.source, device=plan.device)
-    making = Making(backend=backend, codec=codec, clock=clock, stop=stop)
-    latents = making.make([run.plan for run in quick.runs], quick.film)
-    making.release()
-    decoder = SceneDecoder(codec, reporter=reporter)
-    made = assemble(
-        plan.scenes, latents, runs=quick.made_by, film=quick.film, decoder=decoder, clock=clock, stop=stop
-    )
-    scenes = quick.kept(made)
+    film = quick.film
+    with nameless_file(plan.output.absolute().parent) as scratch:
+        if film is not None and _needs_taken(film, quick.plans):
+            taken = take_over(film, scratch, output=plan.output, clock=clock, stop=stop)
+            quick = replace(quick, film=taken)
+        sheet = _drawn(quick, backend, clock=clock, stop=stop)
     path = run_folder_of(plan.output) / DRAFT
     make_folder(path.parent)
-    sheet = sheet_png(
-        [scene.frames(upscale=plan.upscale) for scene in scenes],
-        [scene.made.prompt for scene in scenes],
-        title=plan.title,
-        facts=["draft", *facts_of(plan, plan.scenes)],
-    )
     write_bytes(path, sheet)
     reporter.note(f"draft: {path}")
     return path
+
+
+def _drawn(quick: Production, backend: Backend, *, clock: Clock, stop: StopRequest) -> bytes:
+    plan = quick.plan
+    codec = SharedCodec(plan.source, device=plan.device)
+    making = Making(backend=backend, codec=codec, clock=clock, stop=stop)
+    latents = making.make(quick.plans, quick.film)
+    making.release()
+    decoder = SceneDecoder(codec, reporter=clock.reporter)
+    made = assemble(
+        plan.scenes, latents, runs=quick.made_by, film=quick.film, decoder=decoder, clock=clock, stop=stop
+    )
+    return sheet_png(
+        [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(made)],
+        title=plan.title,
+        facts=["draft", *facts_of(plan, plan.scenes)],
+    )
+
+
+def _needs_taken(film: LoadedFilm, plans: Sequence[RunPlan]) -> bool:
+    """Whether a window is given a scene that can only be decoded once it is taken over."""
+    context = {scene for plan in plans for part in plan.windows for scene in part.window.context}
+    return film.stream is not None and any(
+        film.scenes[scene].is_bare for scene in context if scene < len(film.scenes)
+    )
+
+
+def _shown(production: Production) -> range | None:
+    """The scenes on the sheet; those of a film that is only taken over with the real run are not at hand."""
+    film = production.film
+    if film is None or film.stream is None:
+        return production.keeps
+    untaken = [number for number, scene in enumerate(film.scenes) if scene.is_bare]
+    return range(max(production.first_kept, max(untaken, default=-1) + 1), len(production.plan.scenes))
 
 
 def _as_draft(plan: RunPlan) -> RunPlan:

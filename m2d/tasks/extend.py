@@ -23,9 +23,11 @@ from m2d.recipe.fields import NegativePrompt
 from m2d.recipe.plan import ExistingFilm, Overrides
 from m2d.recipe.schema import Recipe
 from m2d.tasks.drafts import draw_draft
-from m2d.tasks.film import LoadedFilm, load_film, load_footage, read_provenance
+from m2d.tasks.film import load_film, read_provenance
+from m2d.tasks.footage import load_footage
 from m2d.tasks.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
 from m2d.tasks.journal_folder import DamagedFileError, read_request
+from m2d.tasks.loaded import LoadedFilm
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.production import (
     PlannedRun,
@@ -155,7 +157,13 @@ def _footage(extension: Extension, source: ModelSource) -> LoadedFilm:
             tokenizer.check_length(prompts[-1])
         except PromptTooLong as error:
             raise InputError(f"--context-prompt {number}: {error}") from error
-    return load_footage(extension.film, source, cuts_s=extension.cuts_s, prompts=prompts)
+    return load_footage(
+        extension.film,
+        source,
+        cuts_s=extension.cuts_s,
+        prompts=prompts,
+        only_context=extension.only_new,
+    )
 
 
 def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:

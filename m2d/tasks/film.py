@@ -1,14 +1,14 @@
-"""A film that a run goes on from: its scenes as latents or as frames, and what it tells of them.
+"""A film of m2d that a run goes on from: its scenes as latents or as frames, and what it tells of them.
 
-Owns where a scene comes from: the run folder, or the film's own frames when that is gone. Footage that m2d
-did not make is cut into scenes by `m2d.video.footage`. Computes nothing: what is frames here is encoded by
-`making`. P frames, F latent frames, C channels, H W height and width.
+Owns where a scene comes from: the run folder, or the film's own frames when that is gone. Computes nothing:
+what is frames here is encoded by `making`. P frames, F latent frames, C channels, H W height and width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,90 +19,32 @@ from m2d.geometry import GeometryError
 from m2d.joins import Join
 from m2d.model.source import ModelSource
 from m2d.recipe.plan import ScenePlan
+from m2d.tasks.footage import footage_record
 from m2d.tasks.journal_folder import has_journal, journal_folder_of
 from m2d.tasks.kept_frames import read_kept_frames
+from m2d.tasks.loaded import LoadedFilm, LoadedScene
+from m2d.video.bands import read_bands
+from m2d.video.cover import Turn, cover
 from m2d.video.encode import encoding_id
-from m2d.video.footage import Footage, read_footage
+from m2d.video.footage import FootageStream
 from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
 from m2d.video.printable import printable
-from m2d.video.provenance import (
-    Provenance,
-    ProvenanceError,
-    RunRecord,
-    SceneRecord,
-    build_run_record,
-    frames_digest,
+from m2d.video.provenance import Provenance, ProvenanceError, SceneRecord, frames_digest
+from m2d.video.read import probe
+from m2d.video.run_folder import (
+    LATENTS,
+    RECORD,
+    Run,
+    RunFolderError,
+    read_run,
+    read_sheet,
+    run_folder_of,
 )
-from m2d.video.read import Film, probe, read_film
-from m2d.video.run_folder import LATENTS, RECORD, Run, RunFolderError, read_run, run_folder_of
-
-_LONGEST_TITLE = 200
+from m2d.video.spans import read_spans
 
 
 class ModelMismatch(InputError):
     """A film whose latents belong to another model."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedScene:
-    """One scene of a film; of latents and frames at least one is there.
-
-    Attributes:
-        plan: Its prompt, seed, sizes and join.
-        run: Index of the run that made it.
-        record: What the film's provenance tells of it; None in a film that has none.
-        latents_FCHW: As stored, float32; None when they are to be encoded from the frames.
-        frames_PHWC: Its frames, when decoding the latents would not give them.
-        encoded: What is shown of it, as it is encoded in the film; None when that is to be made again.
-        colour_map_LC: What its colours were sent through after decoding, uint8 (256, 3); None for nothing.
-        frames_sha256: Digest of the frames it had when it was made; None when these are others.
-    """
-
-    plan: ScenePlan
-    run: int
-    record: SceneRecord | None = None
-    latents_FCHW: np.ndarray | None = None
-    frames_PHWC: np.ndarray | None = None
-    encoded: EncodedScene | None = None
-    colour_map_LC: np.ndarray | None = None
-    frames_sha256: str | None = None
-
-    @property
-    def maker(self) -> int:
-        """Index of the run that knows how it was made, also when its frames are all that is left."""
-        return self.run if self.record is None else self.record.run
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedFilm:
-    """A film.
-
-    Attributes:
-        title: Its title.
-        scenes: In their order.
-        runs: The runs that made them; the last may be `footage`.
-        digest: Of its provenance; None when it has none.
-        first_scene: Number of its first scene in its story.
-        fps: Frames per second.
-        upscale: Factor by which the written picture is larger than the frames.
-        cuts_s: Where the scenes of footage were said to begin; None when nobody said it.
-        notes: What was done to it, for the user.
-    """
-
-    title: str
-    scenes: tuple[LoadedScene, ...]
-    runs: tuple[RunRecord, ...]
-    digest: str | None
-    first_scene: int
-    fps: int
-    upscale: int
-    cuts_s: tuple[float, ...] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def plans(self) -> tuple[ScenePlan, ...]:
-        """The scenes as a run's plan knows them."""
-        return tuple(scene.plan for scene in self.scenes)
 
 
 def read_provenance(path: Path) -> Provenance | None:
@@ -151,58 +93,16 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         _check_model(path, provenance, source)
         _check_latents(path, run, plans, source)
         scenes, lost = _from_latents(path, run, plans)
-        film = LoadedFilm(scenes=scenes, runs=provenance.runs, notes=lost, **common)
+        rows = read_bands(read_sheet(path))
+        film = LoadedFilm(scenes=scenes, runs=provenance.runs, rows=rows, notes=lost, **common)
     scenes = tuple(replace(scene, encoded=part) for scene, part in zip(film.scenes, encoded, strict=True))
-    return replace(film, scenes=scenes, notes=(*film.notes, *notes))
-
-
-def load_footage(
-    path: Path, source: ModelSource, *, cuts_s: Sequence[float] | None, prompts: Sequence[str]
-) -> LoadedFilm:
-    """Load any other film: its last scenes, as many as the model takes as context.
-
-    Args:
-        path: The film.
-        source: The model that is to go on from it; fps, size and length of a scene are its own.
-        cuts_s: Where scenes begin, in seconds; None finds them.
-        prompts: What happens in these scenes; fewer leave the first of them without.
-
-    Raises:
-        FilmError: Not a film, not a complete one, or one too short.
-        InputError: More prompts than scenes, or cuts that are not in the film.
-    """
-    geometry = source.geometry
-    size = {"height": geometry.default_height, "width": geometry.default_width}
-    footage = read_footage(
-        path,
-        fps=geometry.default_fps,
-        num_frames=geometry.default_num_frames,
-        cuts_s=cuts_s,
-        max_scenes=max(geometry.num_scenes - 1, 1),
-        **size,
-    )
-    num_scenes = len(footage.scenes)
-    if len(prompts) > num_scenes:
-        raise InputError(
-            f"--context-prompt: {len(prompts)} prompts for {num_scenes} scenes of {path}; give at most "
-            "one each"
-        )
-    told = [""] * (num_scenes - len(prompts)) + list(prompts)
-    shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
-    return LoadedFilm(
-        title=" ".join(printable(path.stem, limit=_LONGEST_TITLE).split()) or "Film",
-        scenes=tuple(
-            LoadedScene(plan=ScenePlan(prompt=prompt, geometry=shape), run=0, frames_PHWC=scene.frames_PHWC)
-            for prompt, scene in zip(told, footage.scenes, strict=True)
-        ),
-        runs=(_footage_record(printable(path.name), spans=_spans(footage)),),
-        digest=None,
-        first_scene=0,
-        fps=geometry.default_fps,
-        upscale=1,
-        cuts_s=None if cuts_s is None else tuple(cuts_s),
-        notes=footage.notes,
-    )
+    untaken = [
+        number
+        for number, scene in enumerate(scenes)
+        if scene.encoded is None and (scene.is_bare or scene.is_clipped)
+    ]
+    stream = _stream(path, provenance, untaken) if untaken else None
+    return replace(film, scenes=scenes, stream=stream, notes=(*film.notes, *notes))
 
 
 def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> list[ScenePlan]:
@@ -211,11 +111,11 @@ def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> lis
     for record in provenance.scenes:
         try:
             shape = source.geometry.scene(
-                num_frames=record.num_frames, height=video.height, width=video.width
+                num_frames=_num_given(record), height=video.height, width=video.width
             )
         except GeometryError as error:
             raise InputError(
-                f"{path}: {source.name} cannot go on from scenes of {record.num_frames} frames of "
+                f"{path}: {source.name} cannot go on from scenes of {_num_given(record)} frames of "
                 f"{video.width}x{video.height}: {' '.join(str(error).split())}"
             ) from error
         plans.append(
@@ -225,6 +125,7 @@ def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> lis
                 guidance_scale=1.0 if record.guidance_scale is None else record.guidance_scale,
                 seed=record.seed,
                 geometry=shape,
+                film_frames=None if record.clip_frames is None else record.num_frames,
                 join=Join(kind=record.join, num_frames=record.overlap),
                 match_colour=record.colour_map is not None,
             )
@@ -277,6 +178,8 @@ def _check_model(path: Path, provenance: Provenance, source: ModelSource) -> Non
 def _check_latents(path: Path, run: Run, plans: Sequence[ScenePlan], source: ModelSource) -> None:
     """Digests confirm that latents are the run's; only this confirms that the model can take them."""
     for number, (plan, latents_FCHW) in enumerate(zip(plans, run.latents_FCHW, strict=True), start=1):
+        if latents_FCHW is None:
+            continue
         shape = plan.geometry
         wanted = (
             shape.num_latent_frames,
@@ -296,18 +199,20 @@ def _from_latents(
     path: Path, run: Run, plans: Sequence[ScenePlan]
 ) -> tuple[tuple[LoadedScene, ...], tuple[str, ...]]:
     """Take all scenes from the run folder, and say which frames of footage are no longer there."""
-    provenance = run.provenance
+    provenance, video = run.provenance, run.provenance.video
     footage = {
         number: record
         for number, record in enumerate(provenance.scenes)
-        if provenance.runs[record.run].kind == "footage"
+        # A scene without latents is only what the film shows, unless a clip of it was kept.
+        if provenance.runs[record.run].kind == "footage" and record.latents_sha256 is not None
     }
-    kept = read_kept_frames(path, footage, height=provenance.video.height, width=provenance.video.width)
+    kept = read_kept_frames(path, footage, height=video.height, width=video.width)
     lost = sorted(set(footage) - set(kept))
-    given = dict(kept)
-    if lost:
-        film = read_film(path)
-        given |= {number: _shown(film, footage[number]) for number in lost}
+    shown = read_spans(path, [_span(footage[number]) for number in lost], upscale=video.upscale)
+    given = kept | {
+        number: _clip_of(frames_PHWC, footage[number])
+        for number, frames_PHWC in zip(lost, shown, strict=True)
+    }
     scenes = tuple(
         LoadedScene(
             plan=plan,
@@ -331,11 +236,18 @@ def _from_frames(
     path: Path, provenance: Provenance, plans: Sequence[ScenePlan], *, reason: str, **common: Any
 ) -> LoadedFilm:
     """Take all scenes from the film's frames, which its encoder has changed a little."""
-    film = read_film(path)
-    record = _footage_record("the film's own frames", parent=provenance.digest())
+    record = footage_record("the film's own frames", parent=provenance.digest())
+    # Footage that only a clip is given of may be of any length: that is looked for when it is needed.
+    wanted = [number for number, told in enumerate(provenance.scenes) if told.clip_frames is None]
+    spans = [_span(provenance.scenes[number]) for number in wanted]
+    shown = dict(zip(wanted, read_spans(path, spans, upscale=provenance.video.upscale), strict=True))
     scenes = []
-    for plan, told in zip(plans, provenance.scenes, strict=True):
-        frames_PHWC = _shown(film, told)
+    for number, (plan, told) in enumerate(zip(plans, provenance.scenes, strict=True)):
+        frames_PHWC = shown.get(number)
+        if frames_PHWC is None:
+            bare = told.model_copy(update={"latents_sha256": None, "clip_sha256": None})
+            scenes.append(LoadedScene(plan=plan, run=told.run, record=bare))
+            continue
         scenes.append(
             LoadedScene(
                 # Footage has neither seed nor guidance: nothing was denoised.
@@ -354,20 +266,48 @@ def _from_frames(
 
 
 def _with_frames(record: SceneRecord, frames_PHWC: np.ndarray) -> SceneRecord:
-    """What is told of a scene whose frames are no longer those it was made of."""
-    return record.model_copy(update={"frames_sha256": frames_digest([frames_PHWC])})
+    """What is told of a scene when what a model is given of it is no longer what it was made of."""
+    name = "frames_sha256" if record.clip_frames is None else "clip_sha256"
+    return record.model_copy(update={name: frames_digest([frames_PHWC])})
 
 
-def _shown(film: Film, record: SceneRecord) -> np.ndarray:
-    """A scene's frames in the film; those of a crossfade are blended, and stay the same if blended again."""
-    return film.frames_PHWC[record.first_frame : record.first_frame + record.num_frames]
+def _num_given(record: SceneRecord) -> int:
+    """Frames that a model is given of a scene."""
+    return record.num_frames if record.clip_frames is None else record.clip_frames
 
 
-def _footage_record(name: str, **parameters: Any) -> RunRecord:
-    return build_run_record(
-        kind="footage", recipe={}, parameters={"film": name, **parameters}, model=None, windows=[]
+def _span(record: SceneRecord) -> range:
+    """A scene's frames in the film; those of a crossfade are blended, and stay the same if blended again.
+
+    Of a scene that only a clip is given of: those of the clip, or one that is held before them.
+    """
+    end = record.first_frame + record.num_frames
+    return range(end - min(_num_given(record), record.num_frames), end)
+
+
+def _clip_of(frames_PHWC: np.ndarray, record: SceneRecord) -> np.ndarray:
+    missing = _num_given(record) - len(frames_PHWC)
+    return np.concatenate([frames_PHWC[:1].repeat(missing, axis=0), frames_PHWC]) if missing else frames_PHWC
+
+
+def _stream(path: Path, provenance: Provenance, scenes: Sequence[int]) -> FootageStream:
+    """Some scenes of a film of m2d, as it shows them."""
+    video = provenance.video
+    size = {"width": video.width, "height": video.height}
+    spans = [
+        range(record.first_frame, record.first_frame + (record.num_frames if number in scenes else 0))
+        for number, record in enumerate(provenance.scenes)
+    ]
+    return FootageStream(
+        path=path,
+        picks=tuple(np.arange(span.start, span.stop) for span in spans),
+        spans_s=tuple((span.start / video.fps, span.stop / video.fps) for span in spans),
+        shape=cover(
+            **size,
+            pixel_aspect=Fraction(1),
+            turn=Turn(),
+            target_width=video.width,
+            target_height=video.height,
+        ),
+        upscale=video.upscale,
     )
-
-
-def _spans(footage: Footage) -> list[list[float]]:
-    return [[round(scene.start_s, 3), round(scene.end_s, 3)] for scene in footage.scenes]

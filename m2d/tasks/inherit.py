@@ -23,7 +23,7 @@ from m2d.recipe.explain import explain
 from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
-from m2d.tasks.film import LoadedFilm
+from m2d.tasks.loaded import LoadedFilm
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
 

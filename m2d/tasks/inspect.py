@@ -5,6 +5,7 @@ Owns the comparison of a film with its provenance and of its run folder with the
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Literal
 from m2d.errors import InputError
 from m2d.video.packets import cut_packets, read_packets
 from m2d.video.provenance import Provenance
-from m2d.video.read import FilmInfo, read_film
+from m2d.video.read import FilmError, FilmInfo, film_frames, probe
 from m2d.video.run_folder import read_run, run_folder_of
 
 LatentsState = Literal["present", "absent", "unusable"]
@@ -66,16 +67,29 @@ def inspect_film(path: Path) -> Inspection:
         FilmError: Not a film, incomplete, too large, or of a format that is not read.
         ProvenanceError: The film's provenance is damaged or tells of another film.
     """
-    film = read_film(path)
-    is_told = film.provenance is not None and all(scene.packets_sha256 for scene in film.provenance.scenes)
-    changed = _changed_scenes(path, film.provenance) if film.provenance is not None and is_told else ()
+    info = probe(path)
+    provenance = info.provenance
+    num_frames = _num_decoded(path)
+    if provenance is not None:
+        provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
+    is_told = provenance is not None and all(scene.packets_sha256 for scene in provenance.scenes)
+    changed = _changed_scenes(path, provenance) if provenance is not None and is_told else ()
     return Inspection(
-        info=film.info,
-        num_decoded_frames=len(film.frames_PHWC),
-        run_folder=inspect_run_folder(path, film.provenance),
+        info=info,
+        num_decoded_frames=num_frames,
+        run_folder=inspect_run_folder(path, provenance),
         pictures="unknown" if not is_told else "changed" if changed else "as written",
         changed_scenes=changed,
     )
+
+
+def _num_decoded(path: Path) -> int:
+    """Decode all frames, holding none."""
+    with contextlib.closing(film_frames(path)) as frames:
+        num_frames = sum(1 for _ in frames)
+    if not num_frames:
+        raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
+    return num_frames
 
 
 def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Frames that no latents give, kept beside a film without loss: those of footage.
+"""Frames that no latents give, kept beside a film without loss: what a model is given of footage.
 
 Owns `frames.safetensors` in the run folder. Every scene in it is believed only if its frames have the digest
 that the film's provenance tells. P frames, H height, W width, C channels.
@@ -52,15 +52,23 @@ def read_kept_frames(
                 for scene, record in records.items()
                 if _key(scene) in there
                 # A small claim in the film must not make a large file be read.
-                and file.get_slice(_key(scene)).get_shape() == [record.num_frames, height, width, 3]
+                and file.get_slice(_key(scene)).get_shape() == [_num_kept(record), height, width, 3]
             }
     except (SafetensorError, OSError):
         return {}
     return {
         scene: frames_PHWC
         for scene, frames_PHWC in found.items()
-        if frames_PHWC.dtype == np.uint8 and frames_digest([frames_PHWC]) == records[scene].frames_sha256
+        if frames_PHWC.dtype == np.uint8 and frames_digest([frames_PHWC]) == _digest_of(records[scene])
     }
+
+
+def _num_kept(record: SceneRecord) -> int:
+    return record.num_frames if record.clip_frames is None else record.clip_frames
+
+
+def _digest_of(record: SceneRecord) -> str | None:
+    return record.frames_sha256 if record.clip_frames is None else record.clip_sha256
 
 
 def _key(scene: int) -> str:

@@ -8,7 +8,7 @@ denoising itself is `m2d.diffusion.denoise`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,8 @@ from m2d.progress import StageProgress
 from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
-from m2d.tasks.film import LoadedFilm, LoadedScene
 from m2d.tasks.journal import Journal
+from m2d.tasks.loaded import LoadedFilm
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
@@ -104,16 +104,17 @@ class Making:
             film: What the first one goes on from.
 
         Returns:
-            Latents FCHW of every scene of the film, float32 on the CPU.
+            Latents FCHW of the scenes of the film, float32 on the CPU; of all but footage that no window is
+            given.
 
         Raises:
             Interrupted: A signal came; the journal holds the step before.
         """
-        scenes = film.scenes if film is not None else ()
-        given = {number: scene.frames_PHWC for number, scene in enumerate(scenes)}
-        self._frames = {number: frames for number, frames in given.items() if frames is not None}
-        self._latents = self._given_latents(scenes)
         windows = [(plan, part) for plan in plans for part in plan.windows]
+        if film is not None:
+            given = {number: scene.frames_PHWC for number, scene in enumerate(film.scenes)}
+            self._frames = {number: frames for number, frames in given.items() if frames is not None}
+            self._latents = self._given_latents(film, needed=_needed(windows))
         done = self.journal.windows_done if self.journal is not None else {}
         if len(done) < len(windows):
             self._encode_prompts(windows[len(done) :])
@@ -134,20 +135,25 @@ class Making:
         self.backend.release()
         _free_cached()
 
-    def _given_latents(self, scenes: Sequence[LoadedScene]) -> dict[int, Tensor]:
-        """Latents FCHW of the film's scenes; what came as frames is encoded."""
-        stored = {number: scene.latents_FCHW for number, scene in enumerate(scenes)}
+    def _given_latents(self, film: LoadedFilm, *, needed: Set[int]) -> dict[int, Tensor]:
+        """Latents FCHW of the film's scenes; what came as frames is encoded, and bare footage if needed."""
+        stored = {number: scene.latents_FCHW for number, scene in enumerate(film.scenes)}
         latents = {
             number: torch.from_numpy(np.array(latents_FCHW, np.float32))
             for number, latents_FCHW in stored.items()
             if latents_FCHW is not None
         }
-        missing = [number for number in stored if number not in latents]
+        missing = [
+            number
+            for number, scene in enumerate(film.scenes)
+            if number not in latents and (number in needed or not scene.is_bare)
+        ]
         if not missing:
             return latents
         with self.clock.stage("encode frames", total=len(missing)) as progress:
             for number in missing:
                 self._stop_if_asked()
+                self._frames[number] = film.scenes[number].clip(upscale=film.upscale)
                 latents[number] = self._encoded(self._frames[number])
                 progress.advance()
         return latents
@@ -313,6 +319,17 @@ class Making:
         with sliced(self.codec()):
             frames_PHWC: np.ndarray = decode_scene(self.codec(), self._latents[scene])[-1:]
         return frames_PHWC
+
+
+def _needed(windows: Sequence[tuple[RunPlan, WindowPlan]]) -> set[int]:
+    """Scenes of the film that windows are given before they are made anew."""
+    needed: set[int] = set()
+    made: set[int] = set()
+    for plan, part in windows:
+        before = {scene - 1 for scene in part.window.targets if plan.scenes[scene].join.kind == "continue"}
+        needed |= {*part.window.context, *before} - made
+        made |= set(part.window.targets)
+    return needed
 
 
 def _free_cached() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from m2d.backend import Backend
 from m2d.errors import BackendUnavailable
-from m2d.files import remove_file
+from m2d.files import nameless_file, remove_file
 from m2d.model.decoding import SceneDecoder
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
@@ -23,19 +25,22 @@ from m2d.tasks.assembly import Assembled, assemble
 from m2d.tasks.clock import Clock
 from m2d.tasks.disk_space import check_disk_space
 from m2d.tasks.export import check_graphs
-from m2d.tasks.film import LoadedFilm
 from m2d.tasks.journal import Journal, open_journal
 from m2d.tasks.kept_frames import FRAMES, kept_frames_bytes
+from m2d.tasks.loaded import LoadedFilm
 from m2d.tasks.making import Making, SharedCodec, WindowEvent
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.previews import remove_previews, save_preview
 from m2d.tasks.records import facts_of, record_of, request_of, with_speeds
 from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
+from m2d.tasks.taking import take_over
 from m2d.video.encode import encoding_id
 from m2d.video.provenance import (
+    MadeScene,
     Provenance,
     RunKind,
     RunRecord,
+    SceneRecord,
     build_provenance,
     seal_provenance,
 )
@@ -222,11 +227,15 @@ def produce(
             force=options.force,
             reporter=reporter,
         ) as journal,
+        nameless_file(plan.output.absolute().parent) as scratch,
     ):
         check_disk_space(production.plans, production.film)
         if not journal.resumed and (run_folder_of(plan.output) / PREVIEWS).is_dir():
             # Of a film that this one replaces.
             remove_previews(run_folder_of(plan.output) / PREVIEWS)
+        if production.film is not None:
+            taken = take_over(production.film, scratch, output=plan.output, clock=clock, stop=stop)
+            production = replace(production, film=taken)
         codec = SharedCodec(plan.source, device=plan.device)
         making = Making(
             backend=backend,
@@ -356,22 +365,30 @@ def _provenance(
     )
 
 
+def _kept_frames(scene: MadeScene, told: SceneRecord) -> np.ndarray | None:
+    """What is kept of footage: what a model was given of it."""
+    if told.clip_frames is None or scene.frames_PHWC is None:
+        return scene.frames_PHWC
+    return None if told.clip_sha256 is None else scene.frames_PHWC[-told.clip_frames :]
+
+
 def _files(production: Production, kept: Sequence[ShownScene], provenance: Provenance) -> dict[str, bytes]:
     """What goes into the run folder, by name."""
     plan = production.plan
     scenes = [scene.made for scene in kept]
     files = {
-        LATENTS: latents_bytes([scene.latents_FCHW for scene in scenes if scene.latents_FCHW is not None]),
+        LATENTS: latents_bytes([scene.latents_FCHW for scene in scenes]),
         SHEET: sheet_png(
-            [scene.frames(upscale=plan.upscale) for scene in kept],
-            [scene.prompt for scene in scenes],
+            [scene.on_sheet(upscale=plan.upscale) for scene in kept],
             title=plan.title,
             facts=facts_of(plan, plan.scenes),
+            known={} if production.film is None else production.film.rows,
         ),
     }
     footage = {
-        number: scene.frames_PHWC
-        for number, scene in enumerate(scenes)
-        if provenance.runs[scene.run].kind == "footage" and scene.frames_PHWC is not None
+        number: frames_PHWC
+        for number, (scene, told) in enumerate(zip(scenes, provenance.scenes, strict=True))
+        if provenance.runs[told.run].kind == "footage"
+        and (frames_PHWC := _kept_frames(scene, told)) is not None
     }
     return files | ({FRAMES: kept_frames_bytes(footage)} if footage else {})

@@ -11,7 +11,7 @@ from typing import Any
 
 from m2d.diffusion.step_cache import SpeedReport
 from m2d.recipe.plan import RunPlan, ScenePlan
-from m2d.tasks.film import LoadedFilm, LoadedScene
+from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.provenance import (
     ModelRecord,
     RunKind,
@@ -124,6 +124,7 @@ def _film_request(film: LoadedFilm) -> dict[str, Any]:
     return {
         "digest": film.digest,
         "cuts_s": None if film.cuts_s is None else list(film.cuts_s),
+        "file_sha256": film.file_sha256,
         "scenes": [{"prompt": scene.plan.prompt, "sha256": _digest_of(scene)} for scene in film.scenes],
     }
 
@@ -132,5 +133,7 @@ def _digest_of(scene: LoadedScene) -> str:
     """Of what the scene came as: latents that are encoded from frames may differ with the versions."""
     if scene.latents_FCHW is not None:
         return latents_digest(scene.latents_FCHW)
-    assert scene.frames_PHWC is not None
-    return frames_digest([scene.frames_PHWC])
+    if scene.frames_PHWC is not None:
+        return frames_digest([scene.frames_PHWC])
+    # Of footage that no model is given; what it is follows from its file, and from where it was cut.
+    return f"{scene.plan.num_frames} frames" if scene.record is None else scene.record.frames_sha256

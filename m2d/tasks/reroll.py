@@ -17,8 +17,9 @@ from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, ScenePlan
 from m2d.tasks.drafts import draw_draft
-from m2d.tasks.film import LoadedFilm, load_film, read_provenance
+from m2d.tasks.film import load_film, read_provenance
 from m2d.tasks.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
+from m2d.tasks.loaded import LoadedFilm
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.production import (
     PlannedRun,
@@ -171,7 +172,7 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
         **kept,
         "prompt": prompt,
         "seed": (seed_before + 1) % (MAX_SEED + 1) if reroll.seed is None else reroll.seed,
-        "frames": loaded.plan.num_frames,
+        "frames": loaded.plan.geometry.num_frames,
         # The join stays the film's own.
         "join": None,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from m2d.joins import CUT
 from m2d.video.joining import shown_frames
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance import MadeScene
+from m2d.video.sheet import SheetScene
 from m2d.video.write import encode_scenes
 
 
@@ -44,11 +46,20 @@ class ShownScene:
             raise ValueError("a scene that is not encoded yet")
         return self.copied
 
-    def frames(self, *, upscale: int) -> np.ndarray:
-        """Its frames, PHWC; of a copy as its encoder left them."""
+    def on_sheet(self, *, upscale: int) -> SheetScene:
+        """What a contact sheet needs of it; of a copy, frames as its encoder left them."""
+        frames_PHWC = self.frames_PHWC
+        return SheetScene(
+            prompt=self.made.prompt,
+            num_frames=len(self.encoded) if frames_PHWC is None else len(frames_PHWC),
+            picked=partial(self._picked, upscale=upscale),
+            key=self.made.packets_sha256 or "",
+        )
+
+    def _picked(self, indices: Sequence[int], *, upscale: int) -> list[np.ndarray]:
         if self.frames_PHWC is not None:
-            return self.frames_PHWC
-        return self.encoded.frames(upscale=upscale)
+            return [self.frames_PHWC[index] for index in indices]
+        return self.encoded.picked(indices, upscale=upscale)
 
 
 def shown_scenes(scenes: Sequence[MadeScene], copies: Mapping[int, EncodedScene | None]) -> list[ShownScene]:

@@ -92,7 +92,7 @@ def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) ->
             f"--cuts: {outside[0]:g} is not in the film, which ends at {end_s:.2f} s; give seconds between 0"
             " and that"
         )
-    places = nearest_frames(times_s, np.array(cuts_s, dtype=float)).tolist()
+    places = [int(place) for place in nearest_frames(times_s, np.array(cuts_s, dtype=float))]
     for cut_s, place, before in zip(cuts_s, places, [0, *places], strict=False):
         if place <= before:
             raise InputError(

@@ -74,15 +74,16 @@ class FootageStream:
         Raises:
             FilmError: The film is not what it was.
         """
-        wanted = collections.deque(np.concatenate(self.picks[scenes.start : scenes.stop]).tolist())
+        wanted = itertools.chain.from_iterable(self.picks[scenes.start : scenes.stop])
+        following = next(wanted, None)
         with contextlib.closing(film_frames(self.path, limits=_LIMITS)) as frames:
             for index, frame in enumerate(frames):
-                if wanted and index == wanted[0]:
+                if index == following:
                     picture_HWC = self.shape.apply(frame.rgb(upscale=self.upscale))
-                while wanted and index == wanted[0]:
-                    wanted.popleft()
+                while index == following:
                     yield picture_HWC
-                if not wanted:
+                    following = next(wanted, None)
+                if following is None:
                     return
         raise FilmError(f"{self.path}: was changed while it was read; wait until nobody writes it")
 
@@ -122,7 +123,7 @@ class _Scene:
         return math.floor(float(self.times_s[-1] - self.times_s[0]) * fps + 0.5) + 1
 
     def num_shown(self, *, fps: int) -> int:
-        """How many frames at `fps` per second show all of it, so that scenes keep their places in the film."""
+        """How many frames at `fps` per second show all of it, so that scenes keep their places."""
         return max(round(self.end_s * fps) - round(float(self.times_s[0]) * fps), 1)
 
     def picked(self, *, fps: int, num_frames: int) -> np.ndarray:
@@ -147,8 +148,8 @@ def read_footage(
     there backwards, the frames shown nearest to every 1/fps seconds. Before a scene that is too short for all
     of them its first frame is held; a scene with less than half of them is refused.
 
-    The film is decoded twice, frame by frame, and only what is taken is held in memory. `Footage.whole` decodes
-    it once more.
+    The film is decoded twice, frame by frame, and only what is taken is held in memory. `Footage.whole`
+    decodes it once more.
 
     Args:
         path: The film.

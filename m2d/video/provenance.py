@@ -33,6 +33,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+# A small claim in a film must not make much work.
+ClipLength = Annotated[int, Field(ge=1, le=1000)]
 RunKind = Literal["generate", "extend", "reroll", "footage"]
 
 
@@ -109,6 +111,9 @@ class SceneRecord(_Record):
         colour_jump: How far the colours jump from the scene before it, in levels of 255; None for the first.
         frames_sha256: Digest of its frames before they were joined with others.
         packets_sha256: Digest of what is shown of it, as it was encoded; None when it is not told.
+        clip_frames: Frames of the clip that a model is given in place of footage of another length: its last
+            ones, the first of them held when it has fewer. None when the model is given all of it.
+        clip_sha256: Digest of that clip when it is kept beside the film; None when it comes from the film.
     """
 
     prompt: str
@@ -125,6 +130,8 @@ class SceneRecord(_Record):
     latents_sha256: Sha256 | None
     frames_sha256: Sha256
     packets_sha256: Sha256 | None = None
+    clip_frames: ClipLength | None = None
+    clip_sha256: Sha256 | None = None
 
     @property
     def colour_map_LC(self) -> np.ndarray | None:
@@ -211,7 +218,8 @@ class MadeScene:
         negative_prompt: See `SceneRecord`, as for all fields of the same name.
         seed: The scene's own seed; None for footage.
         run: Index of the run that made it.
-        frames_PHWC: uint8 frames before joining, upscaling and encoding; None when `kept` tells of them.
+        frames_PHWC: uint8 frames before joining, upscaling and encoding; None when `kept` tells of them. Of
+            footage that only a clip is given of, some of its frames, that clip last.
         latents_FCHW: The denoised latents; None when the scene did not come from latents.
         colour_map_LC: uint8 (256, 3), as `SceneRecord` keeps it in text.
         kept: What was told of it in a film that it is taken over from, frames as they are there.
@@ -373,6 +381,23 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+class FramesDigest:
+    """The `frames_digest` of one scene whose frames come one after the other."""
+
+    def __init__(self, *, num_frames: int, height: int, width: int) -> None:
+        """Expect so many frames of this size."""
+        self._digest = hashlib.sha256()
+        _add_shape(self._digest, np.dtype(np.uint8), (num_frames, height, width, 3))
+
+    def add(self, frame_HWC: np.ndarray) -> None:
+        """Take up the next frame, uint8 RGB."""
+        self._digest.update(np.ascontiguousarray(frame_HWC).data)
+
+    def hexdigest(self) -> str:
+        """The digest of the frames so far."""
+        return self._digest.hexdigest()
+
+
 def frames_digest(scenes: Sequence[np.ndarray]) -> str:
     """The sha256 over the raw RGB frames of all scenes, in hex.
 
@@ -430,6 +455,8 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
                 "latents_sha256": None if latents is None else latents_digest(latents),
                 "frames_sha256": scene.frames_sha256,
                 "packets_sha256": scene.packets_sha256,
+                "clip_frames": None if scene.kept is None else scene.kept.clip_frames,
+                "clip_sha256": None if scene.kept is None else scene.kept.clip_sha256,
             }
         )
         first_frame += scene.num_frames
@@ -443,9 +470,13 @@ def _text_of_map(map_LC: np.ndarray | None) -> str | None:
 
 
 def _add_array(digest: Any, array: np.ndarray) -> None:
-    # Shape and type first: the same bytes in another shape are another film.
-    digest.update(f"{array.dtype.str}{array.shape}".encode("ascii"))
+    _add_shape(digest, array.dtype, array.shape)
     digest.update(np.ascontiguousarray(array).data)
+
+
+def _add_shape(digest: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    # Shape and type first: the same bytes in another shape are another film.
+    digest.update(f"{dtype.str}{shape}".encode("ascii"))
 
 
 def _digest_text(text: str) -> str:

@@ -38,12 +38,12 @@ class Run:
     Attributes:
         provenance: Equal to what the film carries.
         timings_s: Seconds per stage.
-        latents_FCHW: Per scene, as denoised.
+        latents_FCHW: Per scene, as denoised; None for footage that was never encoded.
     """
 
     provenance: Provenance
     timings_s: Mapping[str, float]
-    latents_FCHW: tuple[np.ndarray, ...]
+    latents_FCHW: tuple[np.ndarray | None, ...]
 
 
 def run_folder_of(film: Path) -> Path:
@@ -143,18 +143,34 @@ def read_run(film: Path) -> Run:
     provenance = parse_provenance(json.dumps(record["provenance"]))
     path = folder / LATENTS
     _check_file(path, digest=record["files"].get(LATENTS))
-    latents = _read_latents(path, num_scenes=len(provenance.scenes))
-    for index, (scene, latents_FCHW) in enumerate(zip(provenance.scenes, latents, strict=True)):
-        if latents_digest(latents_FCHW) != scene.latents_sha256:
+    told = [scene.latents_sha256 for scene in provenance.scenes]
+    latents = _read_latents(path, wanted=[digest is not None for digest in told])
+    for index, (digest, latents_FCHW) in enumerate(zip(told, latents, strict=True)):
+        if latents_FCHW is not None and latents_digest(latents_FCHW) != digest:
             raise RunFolderError(
                 f"{path}: the latents of scene {index} are not those of the film; restore them"
             )
     return Run(provenance=provenance, timings_s=record["timings_s"], latents_FCHW=latents)
 
 
-def latents_bytes(latents_FCHW: Sequence[np.ndarray]) -> bytes:
-    """The bytes of `latents.safetensors`: one float array per scene."""
-    tensors = {_key(index): np.ascontiguousarray(latents) for index, latents in enumerate(latents_FCHW)}
+def read_sheet(film: Path) -> bytes:
+    """The contact sheet that was written with the run beside `film`; empty when it is not that any more."""
+    folder = run_folder_of(film)
+    try:
+        digest = _read_record(folder / RECORD)["files"].get(SHEET)
+        data = (folder / SHEET).read_bytes()
+    except (RunFolderError, OSError):
+        return b""
+    return data if hashlib.sha256(data).hexdigest() == digest else b""
+
+
+def latents_bytes(latents_FCHW: Sequence[np.ndarray | None]) -> bytes:
+    """The bytes of `latents.safetensors`: one float array per scene that has latents."""
+    tensors = {
+        _key(index): np.ascontiguousarray(latents)
+        for index, latents in enumerate(latents_FCHW)
+        if latents is not None
+    }
     data: bytes = save_safetensors(tensors)
     return data
 
@@ -200,13 +216,13 @@ def _check_file(path: Path, *, digest: object) -> None:
         raise RunFolderError(f"{path}: was changed since it was written; restore it or remove the folder")
 
 
-def _read_latents(path: Path, *, num_scenes: int) -> tuple[np.ndarray, ...]:
+def _read_latents(path: Path, *, wanted: Sequence[bool]) -> tuple[np.ndarray | None, ...]:
     try:
         tensors: dict[str, np.ndarray] = load_safetensors(path.read_bytes())
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path}: is not a file of latents; restore it or remove the folder") from error
-    if sorted(tensors) != [_key(index) for index in range(num_scenes)]:
-        raise RunFolderError(f"{path}: holds {len(tensors)} scenes, the film {num_scenes}; restore it")
+    if set(tensors) != {_key(index) for index, is_wanted in enumerate(wanted) if is_wanted}:
+        raise RunFolderError(f"{path}: holds {len(tensors)} scenes, the film {sum(wanted)}; restore it")
     if any(latents.ndim != 4 or latents.dtype.kind != "f" for latents in tensors.values()):
         raise RunFolderError(f"{path}: holds something other than FCHW float latents; restore it")
-    return tuple(tensors[_key(index)] for index in range(num_scenes))
+    return tuple(tensors.get(_key(index)) for index in range(len(wanted)))

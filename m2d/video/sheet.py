@@ -6,18 +6,24 @@ Owns the picture's look; equal arguments give equal bytes. P frames, H height, W
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from m2d.files import write_bytes
+from m2d.video.bands import Band, join_bands, make_band
 from m2d.video.printable import printable
 
 FRAMES_PER_SCENE = 5
+# As many scenes as a recipe may have; programs refuse to open much larger pictures.
+MOST_ROWS = 500
 FRAME_WIDTH = 208
 LONGEST_PROMPT = 600
 MOST_LINES = 12
@@ -32,23 +38,39 @@ _LINE, _FOOTER_GAP, _FOOTER = 25, 44, 40
 _GROUND, _RULE = (20, 22, 27), (44, 48, 57)
 _BRIGHT, _PLAIN, _QUIET, _ACCENT = (238, 236, 230), (198, 200, 205), (124, 129, 140), (222, 178, 108)
 _SMOOTHING = 4
+# Counted up when rows come to look otherwise: older ones are drawn again then.
+_LOOK = 1
 _QUICK = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    number: int
-    lines: tuple[str, ...]
-    frames: tuple[Image.Image, ...]
+class SheetScene:
+    """One scene of a sheet.
 
-    @property
-    def height(self) -> int:
-        text_height = _LINE * (len(self.lines) + 1) + 12
-        return max(self.frames[0].height, text_height)
+    Attributes:
+        prompt: Drawn beside its frames.
+        num_frames: Its frames.
+        picked: Gives some of its frames by their numbers, ascending: uint8 RGB HWC.
+        key: Names what it shows; empty when it is drawn in any case.
+    """
 
-    @property
-    def strip_width(self) -> int:
-        return sum(frame.width + _GAP for frame in self.frames) - _GAP
+    prompt: str
+    num_frames: int
+    picked: Callable[[Sequence[int]], Sequence[np.ndarray]]
+    key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """What all rows of a sheet share, in pixels."""
+
+    column: int
+    width: int
+    frame_height: int
+
+    def row_height(self, lines: Sequence[str]) -> int:
+        """A row and the gap below it."""
+        return max(self.frame_height, _LINE * (len(lines) + 1) + 12) + _ROW_GAP
 
 
 def write_sheet(
@@ -74,18 +96,61 @@ def write_sheet(
         OutputError: `path` exists or cannot be written.
         ValueError: Scenes and prompts do not fit together.
     """
-    write_bytes(path, sheet_png(scenes, prompts, title=title, facts=facts), force=force)
+    write_bytes(path, sheet_png(held_scenes(scenes, prompts), title=title, facts=facts), force=force)
 
 
-def sheet_png(
-    scenes: Sequence[np.ndarray], prompts: Sequence[str], *, title: str, facts: Sequence[str]
-) -> bytes:
-    """The contact sheet as the bytes of a PNG file; arguments as for `write_sheet`.
+def held_scenes(scenes: Sequence[np.ndarray], prompts: Sequence[str]) -> list[SheetScene]:
+    """Scenes of a sheet from uint8 RGB arrays PHWC, and their prompts.
 
     Raises:
         ValueError: Scenes and prompts do not fit together.
     """
-    return _png(draw_sheet(scenes, prompts, title=title, facts=facts))
+    if not scenes or len(scenes) != len(prompts):
+        raise ValueError(f"{len(scenes)} scenes with {len(prompts)} prompts; one prompt each is needed")
+    return [
+        SheetScene(
+            prompt=prompt,
+            num_frames=len(frames_PHWC),
+            picked=functools.partial(_picked_from, frames_PHWC),
+        )
+        for frames_PHWC, prompt in zip(scenes, prompts, strict=True)
+    ]
+
+
+def sheet_png(
+    scenes: Sequence[SheetScene],
+    *,
+    title: str,
+    facts: Sequence[str],
+    known: Mapping[str, Band] = MappingProxyType({}),
+) -> bytes:
+    """Draw a contact sheet, a row per scene with its prompt on the left: the bytes of a PNG file.
+
+    A row that was drawn before is taken from there, so that the sheet of a film that grows costs what is new.
+
+    Args:
+        scenes: At least one; of more than `MOST_ROWS` the last ones are shown.
+        title: The film's title.
+        facts: Short texts for the footer, such as `seed 7`.
+        known: Rows of older sheets, from `read_bands`.
+
+    Raises:
+        ValueError: No scene, or one without frames.
+    """
+    if not scenes or any(not scene.num_frames for scene in scenes):
+        raise ValueError(
+            f"{len(scenes)} scenes; at least one is needed, and a scene without frames cannot be drawn"
+        )
+    first = max(len(scenes) - MOST_ROWS, 0)
+    shown = scenes[first:]
+    layout = _layout_of(shown)
+    rows = [
+        _row_band(scene, number, layout, known=known) for number, scene in enumerate(shown, start=first + 1)
+    ]
+    num_frames = sum(scene.num_frames for scene in scenes)
+    head = _head(layout, title=title, num_scenes=len(scenes), num_rows=len(rows), num_frames=num_frames)
+    bands = [make_band(np.asarray(head)), *rows, make_band(np.asarray(_footer(layout, facts)))]
+    return join_bands(bands, width=layout.width)
 
 
 def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str) -> bytes:
@@ -117,82 +182,94 @@ def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str
     return _png(strip)
 
 
-def draw_sheet(
-    scenes: Sequence[np.ndarray], prompts: Sequence[str], *, title: str, facts: Sequence[str]
-) -> Image.Image:
-    """The contact sheet as a picture, a row per scene, prompts on the left; arguments as for `write_sheet`.
-
-    Raises:
-        ValueError: Scenes and prompts do not fit together.
-    """
-    if not scenes or len(scenes) != len(prompts):
-        raise ValueError(f"{len(scenes)} scenes with {len(prompts)} prompts; one prompt each is needed")
-    column = _WIDE if max(map(len, prompts)) > _PARAGRAPH else _NARROW
-    rows = [
-        _Row(number=number, lines=_wrapped(prompt, column=column), frames=_strip(frames_PHWC))
-        for number, (frames_PHWC, prompt) in enumerate(zip(scenes, prompts, strict=True), start=1)
-    ]
-    top = _MARGIN + 62
-    bottom = top + sum(row.height for row in rows) + _ROW_GAP * (len(rows) - 1)
-    width = 2 * _MARGIN + column + _TEXT_GAP + max(row.strip_width for row in rows)
-    sheet = Image.new("RGB", (width, bottom + _FOOTER_GAP + _FOOTER + _MARGIN // 2), _GROUND)
-    _draw_head(sheet, title=title, num_scenes=len(rows), num_frames=sum(len(scene) for scene in scenes))
-    for row in rows:
-        _draw_row(sheet, row, top=top, column=column)
-        top += row.height + _ROW_GAP
-    _draw_footer(sheet, facts, top=bottom + _FOOTER_GAP)
-    return sheet
+def _layout_of(scenes: Sequence[SheetScene]) -> _Layout:
+    column = _WIDE if max(len(scene.prompt) for scene in scenes) > _PARAGRAPH else _NARROW
+    # All scenes of a film are of one size.
+    frame_HWC = scenes[-1].picked([0])[0]
+    width, height = _fitted_size(frame_HWC.shape[1], frame_HWC.shape[0])
+    most = min(FRAMES_PER_SCENE, max(scene.num_frames for scene in scenes))
+    strip_width = most * (width + _GAP) - _GAP
+    return _Layout(
+        column=column,
+        width=2 * _MARGIN + column + _TEXT_GAP + strip_width,
+        frame_height=height,
+    )
 
 
-def _draw_head(sheet: Image.Image, *, title: str, num_scenes: int, num_frames: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    count = f"{num_scenes} scene{'s' * (num_scenes != 1)}, {num_frames} frames"
-    draw.text((sheet.width - _MARGIN, _MARGIN + 20), count, font=_font(16), fill=_QUIET, anchor="rs")
-    room = sheet.width - 2 * _MARGIN - _font(16).getlength(count) - _TEXT_GAP
+def _row_band(scene: SheetScene, number: int, layout: _Layout, *, known: Mapping[str, Band]) -> Band:
+    key = ""
+    if scene.key:
+        drawn = [_LOOK, scene.key, scene.prompt, number, layout.column, layout.width, layout.frame_height]
+        key = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
+    if key in known:
+        return known[key]
+    lines = _wrapped(scene.prompt, column=layout.column)
+    row = Image.new("RGB", (layout.width, layout.row_height(lines)), _GROUND)
+    draw = ImageDraw.Draw(row)
+    # Letters reach above the row's top.
+    draw.text((_MARGIN, -3), f"{number}", font=_font(28), fill=_ACCENT)
+    for index, line in enumerate(lines):
+        draw.text((_MARGIN, 44 + index * _LINE), line, font=_font(17), fill=_PLAIN)
+    left = _MARGIN + layout.column + _TEXT_GAP
+    for frame in _strip(scene):
+        row.paste(frame, (left, 0), _rounded(frame.size))
+        left += frame.width + _GAP
+    return make_band(np.asarray(row), key=key)
+
+
+def _head(layout: _Layout, *, title: str, num_scenes: int, num_rows: int, num_frames: int) -> Image.Image:
+    head = Image.new("RGB", (layout.width, _MARGIN + 62), _GROUND)
+    draw = ImageDraw.Draw(head)
+    left_out = f", the last {num_rows} shown" if num_rows < num_scenes else ""
+    count = f"{num_scenes} scene{'s' * (num_scenes != 1)}, {num_frames} frames{left_out}"
+    draw.text((head.width - _MARGIN, _MARGIN + 20), count, font=_font(16), fill=_QUIET, anchor="rs")
+    room = head.width - 2 * _MARGIN - _font(16).getlength(count) - _TEXT_GAP
     shown = _shortened(printable(title, limit=LONGEST_TITLE) or "Untitled", font=_font(34), room=room)
     draw.text((_MARGIN, _MARGIN + 20), shown, font=_font(34), fill=_BRIGHT, anchor="ls")
+    return head
 
 
-def _draw_row(sheet: Image.Image, row: _Row, *, top: int, column: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, top - 3), f"{row.number}", font=_font(28), fill=_ACCENT)
-    for index, line in enumerate(row.lines):
-        draw.text((_MARGIN, top + 44 + index * _LINE), line, font=_font(17), fill=_PLAIN)
-    left = _MARGIN + column + _TEXT_GAP
-    for frame in row.frames:
-        sheet.paste(frame, (left, top), _rounded(frame.size))
-        left += frame.width + _GAP
-
-
-def _draw_footer(sheet: Image.Image, facts: Sequence[str], *, top: int) -> None:
-    draw = ImageDraw.Draw(sheet)
-    draw.line([(_MARGIN, top), (sheet.width - _MARGIN, top)], fill=_RULE)
-    room = sheet.width - 2 * _MARGIN
+def _footer(layout: _Layout, facts: Sequence[str]) -> Image.Image:
+    # The last row's gap is above it.
+    top = _FOOTER_GAP - _ROW_GAP
+    footer = Image.new("RGB", (layout.width, top + _FOOTER + _MARGIN // 2), _GROUND)
+    draw = ImageDraw.Draw(footer)
+    draw.line([(_MARGIN, top), (footer.width - _MARGIN, top)], fill=_RULE)
+    room = footer.width - 2 * _MARGIN
     shown = [printable(fact, limit=LONGEST_FACT) for fact in facts[:MOST_FACTS]]
     text = _shortened("   \u00b7   ".join(shown), font=_font(15), room=room)
     draw.text((_MARGIN, top + 28), text, font=_font(15), fill=_QUIET, anchor="lm")
+    return footer
 
 
-def _strip(frames_PHWC: np.ndarray) -> tuple[Image.Image, ...]:
-    if not len(frames_PHWC):
-        raise ValueError("a scene without frames cannot be drawn")
-    count = min(FRAMES_PER_SCENE, len(frames_PHWC))
-    chosen = np.linspace(0, len(frames_PHWC) - 1, count).round().astype(int)
-    return tuple(_fitted(Image.fromarray(frames_PHWC[index])) for index in chosen)
+def _strip(scene: SheetScene) -> list[Image.Image]:
+    count = min(FRAMES_PER_SCENE, scene.num_frames)
+    chosen = np.linspace(0, scene.num_frames - 1, count).round().astype(int)
+    return [
+        _fitted(Image.fromarray(frame_HWC)) for frame_HWC in scene.picked([int(index) for index in chosen])
+    ]
+
+
+def _picked_from(frames_PHWC: np.ndarray, indices: Sequence[int]) -> list[np.ndarray]:
+    return [frames_PHWC[index] for index in indices]
+
+
+def _fitted_size(width: int, height: int) -> tuple[int, int]:
+    factor = FRAME_WIDTH // width
+    if factor >= 1:
+        # Whole factors only: pixels stay square and sharp.
+        return width * factor, height * factor
+    return FRAME_WIDTH, max(1, round(height * FRAME_WIDTH / width))
 
 
 def _fitted(frame: Image.Image) -> Image.Image:
-    factor = FRAME_WIDTH // frame.width
-    if factor >= 1:
-        # Whole factors only: pixels stay square and sharp.
-        return frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.NEAREST)
-    height = max(1, round(frame.height * FRAME_WIDTH / frame.width))
-    return frame.resize((FRAME_WIDTH, height), Image.Resampling.LANCZOS)
+    size = _fitted_size(frame.width, frame.height)
+    is_enlarged = size[0] >= frame.width
+    return frame.resize(size, Image.Resampling.NEAREST if is_enlarged else Image.Resampling.LANCZOS)
 
 
 def _png(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    # A film's sheet is drawn anew with every scene that is added: better quick than a third smaller.
     picture.save(file, "PNG", compress_level=_QUICK)
     return file.getvalue()
 

@@ -180,11 +180,16 @@ def _chapters(lengths: Sequence[int], scene_prompts: Sequence[str], *, fps: Frac
                 "start": round(1000 * first_frame / fps),
                 "end": round(1000 * end_frame / fps),
                 "time_base": Fraction(1, 1000),
-                "metadata": {"title": f"{number}. {printable(prompt, limit=LONGEST_TITLE)}"},
+                "metadata": {"title": _chapter_title(number, printable(prompt, limit=LONGEST_TITLE))},
             }
         )
         first_frame = end_frame
     return chapters
+
+
+def _chapter_title(number: int, prompt: str) -> str:
+    # Footage may have no prompt.
+    return f"{number}. {prompt}" if prompt else f"Scene {number}"
 
 
 class _SecondReader(io.RawIOBase):

@@ -16,7 +16,8 @@ import torch
 from m2d.errors import InputError
 from m2d.model.checkpoint import load_codec
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
-from m2d.tasks.film import load_film, load_footage
+from m2d.tasks.film import load_film
+from m2d.tasks.footage import load_footage
 from m2d.tasks.production import ProductionResult
 from m2d.video.provenance import frames_digest
 from m2d.video.read import read_film
@@ -67,12 +68,13 @@ def test_its_last_scenes_are_context_at_the_models_rate_and_size_and_this_is_sai
 ) -> None:
     film = read_film(longer.film)
     assert longer.film.name == "holiday-extended.mp4"
-    assert film.frames_PHWC.shape == (27, 32, 32, 3)
+    assert film.frames_PHWC.shape == (25, 32, 32, 3)
     assert longer.notes == (
         "2 scenes given: 0.0-1.0 s, 1.0-2.0 s",
         "resampled from 24 to 8 frames per second",
         "cropped 8 pixels left and right",
         "scaled from 48x48 to 32x32 pixels",
+        "all of it is written: 2 scenes, 16 frames, 2.0 s, less than 0.1 MB; --only-new leaves it out",
     )
     red, blue, new = longer.provenance.scenes
     assert [scene.prompt for scene in (red, blue, new)] == ["a red day", "a blue day", "a dog"]
@@ -82,7 +84,7 @@ def test_its_last_scenes_are_context_at_the_models_rate_and_size_and_this_is_sai
     assert footage.parameters == {"film": "holiday.mp4", "spans": [[0.0, 1.0], [1.0, 2.0]]}
     assert footage.model is None
     assert longer.provenance.title == "holiday"
-    assert [tuple(frame[0, 0].round(-1)) for frame in film.frames_PHWC[[0, 9]]] == [
+    assert [tuple(frame[0, 0].round(-1)) for frame in film.frames_PHWC[[0, 8]]] == [
         (200, 60, 40),
         (30, 90, 220),
     ]
@@ -149,8 +151,11 @@ def test_frames_of_footage_that_are_gone_come_from_the_film_again(
     assert len(told.notes) == 1
     assert told.notes[0].startswith("the frames of footage, scene ")
     assert "taken from the film" in told.notes[0]
-    shown = frames_digest([read_film(longer.film).frames_PHWC[9:18]])
-    assert frames_of(result.provenance)[1] == shown
+    shown_PHWC = read_film(longer.film).frames_PHWC[8:16]
+    # The clip is a frame longer than the scene: its first is held.
+    clip_PHWC = np.concatenate([shown_PHWC[:1], shown_PHWC])
+    assert result.provenance.scenes[1].clip_sha256 == frames_digest([clip_PHWC])
+    assert frames_of(result.provenance)[:2] == frames_of(longer.provenance)[:2]
 
 
 def test_footage_that_is_replaced_leaves_no_frames_behind(studio: Studio, longer: ProductionResult) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from m2d.errors import OutputError
-from m2d.video.sheet import draw_sheet, sheet_png, strip_png, write_sheet
+from m2d.video import sheet as sheet_module
+from m2d.video.bands import read_bands
+from m2d.video.sheet import SheetScene, held_scenes, sheet_png, strip_png, write_sheet
 
 COLOURS = ((200, 60, 50), (60, 180, 80), (70, 90, 220))
 
 
 def plain_scenes(*, size: tuple[int, int] = (16, 16), num_frames: int = 9) -> list[np.ndarray]:
     return [np.full((num_frames, *size, 3), colour, np.uint8) for colour in COLOURS]
+
+
+def draw_sheet(scenes: list[np.ndarray], prompts: list[str], *, title: str, facts: list[str]) -> Image.Image:
+    return Image.open(io.BytesIO(sheet_png(held_scenes(scenes, prompts), title=title, facts=facts)))
 
 
 def colours_of(sheet: Image.Image) -> set[tuple[int, int, int]]:
@@ -27,7 +35,7 @@ def colours_of(sheet: Image.Image) -> set[tuple[int, int, int]]:
 def test_equal_stories_give_equal_bytes(tmp_path: Path) -> None:
     prompts = ["Actor1 walks right.", "Actor1 jumps.", "Actor1 waves."]
     write_sheet(tmp_path / "sheet.png", plain_scenes(), prompts, title="First snow", facts=["seed 7"])
-    again = sheet_png(plain_scenes(), prompts, title="First snow", facts=["seed 7"])
+    again = sheet_png(held_scenes(plain_scenes(), prompts), title="First snow", facts=["seed 7"])
     assert (tmp_path / "sheet.png").read_bytes() == again
     assert Image.open(io.BytesIO(again)).format == "PNG"
 
@@ -77,6 +85,48 @@ def test_scene_without_prompt_or_frames_is_a_wrong_call() -> None:
         draw_sheet(plain_scenes(), ["a"], title="t", facts=[])
     with pytest.raises(ValueError, match="a scene without frames"):
         draw_sheet([np.zeros((0, 4, 4, 3), np.uint8)], ["a"], title="t", facts=[])
+
+
+def counted(picks: list[int], *, key: str, prompt: str = "a") -> SheetScene:
+    """A scene that notes what is asked of it."""
+
+    def picked(indices: Sequence[int]) -> list[np.ndarray]:
+        picks.extend(indices)
+        return [plain_scenes()[0][0] for _ in indices]
+
+    return SheetScene(prompt=prompt, num_frames=9, picked=picked, key=key)
+
+
+def test_a_row_that_was_drawn_before_is_taken_from_the_older_sheet() -> None:
+    picks: list[int] = []
+    scenes = [counted(picks, key=name) for name in ("one", "two", "three")]
+    before = sheet_png(scenes[:2], title="t", facts=["f"])
+    picks.clear()
+    grown = sheet_png(scenes, title="t", facts=["f"], known=read_bands(before))
+    # One look for the size, and the new row.
+    assert picks == [0, 0, 2, 4, 6, 8]
+    assert grown == sheet_png(scenes, title="t", facts=["f"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": "other"}, {"key": ""}, {"prompt": "b"}, {"prompt": "wide " * 50}, {"number": 1}]
+)
+def test_a_row_that_would_look_otherwise_is_drawn_anew(change: dict[str, Any]) -> None:
+    picks: list[int] = []
+    before = sheet_png([counted(picks, key="one")], title="t", facts=[])
+    number = change.pop("number", 0)
+    scenes = [counted([], key="first")] * number + [counted(picks, **{"key": "one", **change})]
+    picks.clear()
+    drawn = sheet_png(scenes, title="t", facts=[], known=read_bands(before))
+    assert picks == [0, 0, 2, 4, 6, 8]
+    assert drawn == sheet_png(scenes, title="t", facts=[])
+
+
+def test_of_more_scenes_than_fit_the_last_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheet_module, "MOST_ROWS", 2)
+    sheet = draw_sheet(plain_scenes(), ["a", "b", "c"], title="t", facts=[])
+    assert COLOURS[0] not in colours_of(sheet)
+    assert set(COLOURS[1:]) <= colours_of(sheet)
 
 
 def test_existing_sheet_is_refused_without_force(tmp_path: Path) -> None:

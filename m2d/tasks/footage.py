@@ -1,0 +1,116 @@
+"""A film that m2d did not make, as scenes to go on from: all of it, or no more than a model is given.
+
+Owns what becomes of its scenes; cutting and resampling is `m2d.video.footage`'s, and `taking` encodes them. P
+frames, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from m2d.errors import InputError
+from m2d.files import sha256_file
+from m2d.model.source import ModelSource
+from m2d.recipe.plan import BYTES_PER_WRITTEN_PIXEL, ScenePlan
+from m2d.tasks.loaded import LoadedFilm, LoadedScene
+from m2d.video.footage import FootageStream, read_footage
+from m2d.video.printable import printable
+from m2d.video.provenance import RunRecord, build_run_record
+
+_LONGEST_TITLE = 200
+_MINUTES_FROM_S = 100.0
+
+
+def load_footage(
+    path: Path,
+    source: ModelSource,
+    *,
+    cuts_s: Sequence[float] | None,
+    prompts: Sequence[str],
+    only_context: bool = False,
+) -> LoadedFilm:
+    """Load any film: its last scenes, as many as the model takes as context, and where all others are.
+
+    Args:
+        path: The film.
+        source: The model that is to go on from it; fps, size and length of a clip are its own.
+        cuts_s: Where scenes begin, in seconds; None finds them.
+        prompts: What happens in the scenes; fewer leave the first of them without.
+        only_context: Whether nothing of it is written, so that its other scenes are not needed.
+
+    Raises:
+        FilmError: Not a film, not a complete one, or one too short.
+        InputError: More prompts than scenes, or cuts that are not in the film.
+    """
+    geometry = source.geometry
+    size = {"height": geometry.default_height, "width": geometry.default_width}
+    footage = read_footage(
+        path,
+        fps=geometry.default_fps,
+        num_frames=geometry.default_num_frames,
+        cuts_s=cuts_s,
+        max_scenes=max(geometry.num_scenes - 1, 1),
+        **size,
+    )
+    whole = footage.whole
+    num_scenes, num_clips = len(whole.picks), len(footage.scenes)
+    if len(prompts) > num_scenes:
+        raise InputError(
+            f"--context-prompt: {len(prompts)} prompts for {num_scenes} scenes of {path}; give at most "
+            "one each"
+        )
+    told = [""] * (num_scenes - len(prompts)) + list(prompts)
+    clips = [None] * (num_scenes - num_clips) + [scene.frames_PHWC for scene in footage.scenes]
+    shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
+    first = num_scenes - num_clips if only_context else 0
+    return LoadedFilm(
+        title=" ".join(printable(path.stem, limit=_LONGEST_TITLE).split()) or "Film",
+        scenes=tuple(
+            LoadedScene(
+                plan=ScenePlan(
+                    prompt=told[number],
+                    geometry=shape,
+                    film_frames=None if only_context else len(whole.picks[number]),
+                ),
+                run=0,
+                frames_PHWC=clips[number],
+            )
+            for number in range(first, num_scenes)
+        ),
+        runs=(footage_record(printable(path.name), spans=_spans(whole)[first:]),),
+        digest=None,
+        first_scene=first,
+        fps=geometry.default_fps,
+        upscale=1,
+        cuts_s=None if cuts_s is None else tuple(cuts_s),
+        stream=None if only_context else whole,
+        file_sha256=None if only_context else sha256_file(path),
+        notes=footage.notes
+        if only_context
+        else (*footage.notes, _whole_note(whole, fps=geometry.default_fps)),
+    )
+
+
+def footage_record(name: str, **parameters: Any) -> RunRecord:
+    """The run that stands for scenes of another film."""
+    told: Mapping[str, Any] = {"film": name, **parameters}
+    return build_run_record(kind="footage", recipe={}, parameters=told, model=None, windows=[])
+
+
+def _spans(whole: FootageStream) -> list[list[float]]:
+    return [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
+
+
+def _whole_note(whole: FootageStream, *, fps: int) -> str:
+    num_scenes, length_s = len(whole.picks), whole.num_frames / fps
+    size_bytes = (
+        whole.num_frames * whole.shape.target_width * whole.shape.target_height * BYTES_PER_WRITTEN_PIXEL
+    )
+    length = f"{length_s / 60:.0f} min" if length_s >= _MINUTES_FROM_S else f"{length_s:.1f} s"
+    size = f"about {size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else "less than 0.1 MB"
+    return (
+        f"all of it is written: {num_scenes} scene{'s' if num_scenes > 1 else ''}, "
+        f"{whole.num_frames:,} frames, {length}, {size}; --only-new leaves it out"
+    )
