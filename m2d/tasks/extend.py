@@ -97,7 +97,9 @@ def run(
         finished = finish_published(output, kind="extend", prompts=extension.prompts, reporter=reporter)
         if finished is not None:
             return finished
-    production = plan_extension(extension, overrides=replace(overrides, out=output), resume=options.resume)
+    production = plan_extension(
+        extension, overrides=replace(overrides, out=output), resume=options.resume, reporter=reporter
+    )
     if on_plan is not None:
         on_plan(headline(production))
     announce(production, reporter)
@@ -107,12 +109,15 @@ def run(
     return produce(production, backend, reporter=reporter, options=options)
 
 
-def plan_extension(extension: Extension, *, overrides: Overrides, resume: bool = False) -> Production:
+def plan_extension(
+    extension: Extension, *, overrides: Overrides, reporter: Reporter, resume: bool = False
+) -> Production:
     """Load the film and resolve the run.
 
     Args:
         extension: What is asked for.
         overrides: What the command line changes; `out` is the output.
+        reporter: Is told while footage is looked through, which takes its time.
         resume: Whether what is not asked for is what the unfinished run was asked.
 
     Raises:
@@ -131,7 +136,10 @@ def plan_extension(extension: Extension, *, overrides: Overrides, resume: bool =
             "leave them out"
         )
     source = model_of(provenance, model=extension.model)
-    film = load_film(extension.film, source) if provenance is not None else _footage(extension, source)
+    if provenance is not None:
+        film = load_film(extension.film, source)
+    else:
+        film = _footage(extension, source, reporter=reporter)
     if recipe is None:
         scenes = [
             {"prompt": prompt, "frames": extension.frames, "join": extension.join}
@@ -144,7 +152,7 @@ def plan_extension(extension: Extension, *, overrides: Overrides, resume: bool =
     return Production(runs=(PlannedRun(kind="extend", plan=plan),), film=film, keeps=keeps)
 
 
-def _footage(extension: Extension, source: ModelSource) -> LoadedFilm:
+def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -> LoadedFilm:
     tokenizer = load_tokenizer(source)
     prompts = []
     for number, prompt in enumerate(extension.context_prompts, start=1):
@@ -157,13 +165,14 @@ def _footage(extension: Extension, source: ModelSource) -> LoadedFilm:
             tokenizer.check_length(prompts[-1])
         except PromptTooLong as error:
             raise InputError(f"--context-prompt {number}: {error}") from error
-    return load_footage(
-        extension.film,
-        source,
-        cuts_s=extension.cuts_s,
-        prompts=prompts,
-        only_context=extension.only_new,
-    )
+    with reporter.stage("look through the film"):
+        return load_footage(
+            extension.film,
+            source,
+            cuts_s=extension.cuts_s,
+            prompts=prompts,
+            only_context=extension.only_new,
+        )
 
 
 def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:

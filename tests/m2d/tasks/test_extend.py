@@ -12,6 +12,7 @@ import pytest
 
 from m2d.errors import InputError, OutputError, RecipeError, UnknownBackend
 from m2d.model.source import ModelSource, resolve_model
+from m2d.progress import SilentReporter
 from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan
 from m2d.tasks.extend import Extension, plan_extension
 from m2d.tasks.film import ModelMismatch, load_film
@@ -185,7 +186,7 @@ def plan_of(studio: Studio, film: Path, **asked: Any) -> RunPlan:
     overrides = Overrides(out=studio.path("planned"), **asked.pop("overrides", {}))
     asked.pop("out", None)
     extension = Extension(film=film, prompts=("a fish",), model=studio.source.name, **asked)
-    return plan_extension(extension, overrides=overrides).plan
+    return plan_extension(extension, overrides=overrides, reporter=SilentReporter()).plan
 
 
 def test_somebody_new_joins_the_cast_by_being_described(studio: Studio) -> None:
