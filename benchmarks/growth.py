@@ -13,7 +13,7 @@ Every film is made by the tasks behind `m2d generate`, `m2d extend` and `m2d rer
   unprompted properties of the new scene are compared with its neighbours', where 1 is as far as in joint
   generation.
 - time: twelve scenes appended to a film in one run, each scene's denoising and decoding against the first's;
-  and by a run each, loading and writing included, which also decodes and encodes the scenes before again.
+  and by a command each, `m2d extend` from its start to its end, with all that it loads, reads and writes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import argparse
 import itertools
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -260,7 +261,7 @@ class Stopwatch(SilentReporter):
 
 
 def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
-    """Append twelve scenes to a film: in one run, and one run each."""
+    """Append twelve scenes to a film: in one run, and by one command each."""
     prompts = [prompt_of(story, number % len(story.scenes)) for number in range(NUM_TIMED)]
     # What the first run imports and allocates is not a scene's cost.
     films.extend(films.generate(story, num_scenes=NUM_JOINT, name="warm-up").film, prompts[0])
@@ -269,23 +270,44 @@ def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
         watch = Stopwatch()
         films.extend(film, *prompts, reporter=watch)
         steps = watch.unit_seconds("denoise")
-        decoded = watch.unit_seconds("decode")[NUM_JOINT:]
+        # Of the scenes before, those that a new one joins are decoded, too.
+        decoded = watch.unit_seconds("decode")[-NUM_TIMED:]
         at_once = [
             sum(steps[number * films.steps : (number + 1) * films.steps]) + decoded[number]
             for number in range(NUM_TIMED)
         ]
-    with clock.stage("time, a run each", total=NUM_TIMED) as progress:
+    with clock.stage("time, a command each", total=NUM_TIMED) as progress:
         film = films.generate(story, num_scenes=NUM_JOINT, name="one-by-one").film
+        # What the system has to read from disk once is not a scene's cost.
+        run_command(films.generate(story, num_scenes=NUM_JOINT, name="warm-command").film, prompts[0], films)
         each = []
         for prompt in prompts:
-            began_s = time.perf_counter()
-            films.extend(film, prompt)
-            each.append(time.perf_counter() - began_s)
+            each.append(run_command(film, prompt, films))
             progress.advance()
     return {
         "one_run": {"seconds_per_scene": _rounded(at_once), "last_to_first": _growth(at_once)},
-        "a_run_each": {"seconds_per_run": _rounded(each), "last_to_first": _growth(each)},
+        "a_command_each": {"seconds_per_command": _rounded(each), "last_to_first": _growth(each)},
     }
+
+
+def run_command(film: Path, prompt: str, films: Films) -> float:
+    """Append a scene in place with `m2d extend`, a process of its own; return the seconds it took.
+
+    Raises:
+        RuntimeError: The command failed.
+    """
+    asked = ["--prompt", prompt, "--model", films.source.name, "--out", str(film), "--force", "--quiet"]
+    began_s = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-m", "m2d", "extend", str(film), *asked],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    spent_s = time.perf_counter() - began_s
+    if ended.returncode:
+        raise RuntimeError(f"m2d extend failed with {ended.returncode}: {ended.stderr.strip()}")
+    return spent_s
 
 
 def _growth(seconds: Sequence[float]) -> float:
@@ -330,7 +352,7 @@ def checks_of(report: Mapping[str, Any]) -> list[Check]:
         ),
         Check(
             name="time, 12th to 1st, a command each",
-            value=times["a_run_each"]["last_to_first"],
+            value=times["a_command_each"]["last_to_first"],
             bound="at most",
             target=TIME_TARGET,
         ),

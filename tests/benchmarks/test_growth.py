@@ -110,7 +110,7 @@ def report(**changes: float) -> dict[str, object]:
         "reroll": {"others_identical": figures["kept"], "relative": {"value": figures["relative"]}},
         "time": {
             "one_run": {"last_to_first": figures["time"]},
-            "a_run_each": {"last_to_first": figures["each"]},
+            "a_command_each": {"last_to_first": figures["each"]},
         },
     }
 
