@@ -1,12 +1,15 @@
 """What `kill -9` leaves: films whose making is killed at random moments, gone on with, and compared.
 
-Run: `python -m benchmarks.kills [--kills N] [--model NAME]`. Writes `benchmarks/results/kills.json` and fails
-when any film differs by a bit from the one of an undisturbed run, when something broken ever had a film's
-name, or when anything is left over.
+Run: `python -m benchmarks.kills [--kills N] [--stops N] [--count N] [--model NAME]`. Writes
+`benchmarks/results/kills.json` as it goes, and fails when any film differs by a bit from the one of an
+undisturbed run, when something broken ever had a film's name, or when anything is left over. What was tried
+is in `kills.part.jsonl` beside it until all of it was: the same command goes on there, and `--count` ends it
+after so many trials (exit code 75: there is more to do).
 
 Every stage of a run gets its share of the kills, at a moment drawn evenly over the time it takes. Python is
 killed alone, as the system does when memory runs out, or with its encoder. Some of the runs that go on are
-killed again.
+killed again. `stops` are SIGTERM and Ctrl-C at random moments of the real commands: each has to leave a run
+that can be resumed, with exit code 75.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import itertools
+import json
 import platform
 import random
 import shutil
@@ -22,8 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,12 +36,15 @@ import torch
 
 from benchmarks.child import BEGIN, END, FINISH, Child
 from benchmarks.small_films import CASES, STAGES, FilmState, Prepared, complete, prepare
+from benchmarks.stops import Stop, prepare_stops, report_of_stops, stop_often
+from m2d.errors import EXIT_RESUMABLE
 from m2d.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 MODEL = "builtin:puppet"
 TASKS = ("generate", "extend")
-NUM_KILLS = 100
+NUM_KILLS, NUM_STOPS = 100, 60
+STOP = "stop"
 SEED = 1109
 SHARES: Mapping[str, int] = {
     BEGIN: 6,
@@ -155,19 +162,28 @@ def aims(count: int) -> list[str]:
     return [list(SHARES)[bisect.bisect_right(ends, place)] for place in places]
 
 
-def kill_often(cases: Sequence[Prepared], folder: Path, *, count: int, seed: int = SEED) -> Iterator[Kill]:
+def kill_often(
+    cases: Sequence[Prepared],
+    folder: Path,
+    *,
+    count: int,
+    seed: int = SEED,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[Kill]:
     """Kill `count` times, the cases taking turns.
 
     Args:
         cases: What is made.
         folder: For the films.
-        count: Kills.
+        count: Kills in all; every one of them has its stage and its moment.
         seed: Of all that is random.
+        numbers: Only these of them.
     """
-    task = cases[0].case.task
-    for number, aim in enumerate(aims(count)):
+    task, stages = cases[0].case.task, aims(count)
+    for number in range(count) if numbers is None else numbers:
         draw = random.Random(f"{seed} {task} {number}")
-        yield kill_and_go_on(draw.choice(cases), folder / f"{task}-{number}", aim=aim, draw=draw)
+        aim, case = stages[number], draw.choice(cases)
+        yield kill_and_go_on(case, folder / f"{task}-{number}", aim=aim, draw=draw)
 
 
 def report_of(kills: Sequence[Kill]) -> dict[str, Any]:
@@ -193,46 +209,153 @@ def _line(kill: Kill) -> str:
     )
 
 
+@dataclass(kw_only=True, slots=True)
+class Tried:
+    """What was tried so far, by its number; in a file, so that it can be gone on with.
+
+    Attributes:
+        path: A line of JSON for what was asked, then one for every trial.
+        asked: All that the trials depend on.
+        kills: Task to number to kill.
+        stops: Number to stop.
+    """
+
+    path: Path
+    asked: Mapping[str, Any]
+    kills: dict[str, dict[int, Kill]] = field(default_factory=lambda: {task: {} for task in TASKS})
+    stops: dict[int, Stop] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Take up what an earlier run of the same trials left, or begin."""
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        if not lines or json.loads(lines[0]) != self.asked:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(f"{json.dumps(self.asked)}\n")
+            return
+        for line in lines[1:]:
+            what, number, found = json.loads(line)
+            found = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
+            }
+            if what == STOP:
+                self.stops[number] = Stop(**found)
+            else:
+                self.kills[what][number] = Kill(**found)
+
+    def add(self, what: str, number: int, found: Kill | Stop) -> None:
+        """Take up one more."""
+        if isinstance(found, Stop):
+            self.stops[number] = found
+        else:
+            self.kills[what][number] = found
+        with self.path.open("a") as file:
+            file.write(f"{json.dumps([what, number, asdict(found)])}\n")
+
+    @property
+    def wrong(self) -> int:
+        """Trials with losses."""
+        kills = [kill for each in self.kills.values() for kill in each.values()]
+        return sum(bool(found.wrong) for found in [*kills, *self.stops.values()])
+
+    @property
+    def num_tried(self) -> int:
+        """Trials so far."""
+        return sum(map(len, self.kills.values())) + len(self.stops)
+
+
+def try_all(
+    tried: Tried, scratch: Path, *, words: argparse.Namespace, on_trial: Callable[[Mapping[str, Any]], object]
+) -> None:
+    """Try what was not tried yet, as much as was asked for.
+
+    Args:
+        tried: Grows.
+        scratch: An empty folder.
+        words: The command line's.
+        on_trial: Is told after each how long undisturbed runs take.
+    """
+    left = words.count if words.count is not None else words.kills * len(TASKS) + words.stops
+    missing = {
+        task: [number for number in range(words.kills) if number not in tried.kills[task]] for task in TASKS
+    }
+    undisturbed: dict[str, Any] = {}
+    if any(missing.values()):
+        prepared = prepare(CASES, scratch, model=words.model)
+        undisturbed |= {name: each.spans_s for name, each in prepared.items()}
+        for task in TASKS:
+            cases = [each for each in prepared.values() if each.case.task == task]
+            numbers = missing[task][:left]
+            left -= len(numbers)
+            killed = kill_often(cases, scratch, count=words.kills, numbers=numbers)
+            for number, kill in zip(numbers, killed, strict=True):
+                tried.add(task, number, kill)
+                on_trial(undisturbed)
+    numbers = [number for number in range(words.stops) if number not in tried.stops][:left]
+    if numbers:
+        commands = prepare_stops(scratch / "stops", model=words.model)
+        undisturbed |= {f"m2d {name}": round(each.span_s, 3) for name, each in commands.items()}
+        stopped = stop_often(commands, scratch / "stops", numbers=numbers, seed=SEED)
+        for number, stop in zip(numbers, stopped, strict=True):
+            tried.add(STOP, number, stop)
+            on_trial(undisturbed)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill, write the figures and tell whether nothing was lost."""
+    """Kill and stop, write the figures and tell whether nothing was lost."""
+    words = _words(arguments)
+    # Before anything is computed: threads do not survive a fork.
+    torch.set_num_threads(1)
+    asked = {"kills": words.kills, "stops": words.stops, "seed": SEED, "model": words.model}
+    versions = {name: version(name) for name in ("m2d", "torch", "diffusers")}
+    tried = Tried(path=words.out.with_suffix(".part.jsonl"), asked={**asked, "versions": versions})
+    tried.read()
+    total = words.kills * len(TASKS) + words.stops
+    began_s = time.monotonic()
+
+    def write(undisturbed: Mapping[str, Any]) -> None:
+        report = {
+            "what": "kill -9, SIGTERM and Ctrl-C at random moments, then going on; films and folders against "
+            "undisturbed runs",
+            "nothing_lost": not tried.wrong,
+            "is_complete": tried.num_tried == total,
+            "tasks": {task: report_of(_in_order(each)) for task, each in tried.kills.items()},
+            "signals": report_of_stops(_in_order(tried.stops)),
+            "undisturbed_s": dict(undisturbed),
+            "seed": SEED,
+            "model": Path(words.model).name,
+            "last_run_s": round(time.monotonic() - began_s),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "versions": versions,
+            "python": platform.python_version(),
+        }
+        write_json(words.out, report)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try_all(tried, Path(scratch), words=words, on_trial=write)
+    told = f"{words.out}: {tried.num_tried} of {total} trials, {tried.wrong} with losses\n"
+    sys.stdout.write(told)
+    if tried.wrong:
+        return 1
+    if tried.num_tried < total:
+        return EXIT_RESUMABLE
+    tried.path.unlink()
+    return 0
+
+
+def _words(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=NUM_KILLS, help="for each of generate and extend")
+    parser.add_argument("--stops", type=int, default=NUM_STOPS, help="signals to the real commands")
+    parser.add_argument("--count", type=int, help="trials at most in this run; the next one goes on")
     parser.add_argument("--model", default=MODEL, help="a model's folder or name")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    words = parser.parse_args(arguments)
-    # Before anything is computed: threads do not survive a fork.
-    torch.set_num_threads(1)
-    began_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = prepare(CASES, Path(scratch), model=words.model)
-        kills = {
-            task: list(
-                kill_often(
-                    [each for each in prepared.values() if each.case.task == task],
-                    Path(scratch),
-                    count=words.kills,
-                )
-            )
-            for task in TASKS
-        }
-    wrong = [kill for each in kills.values() for kill in each if kill.wrong]
-    report = {
-        "what": "kill -9 at random moments, then going on; films and folders against undisturbed runs",
-        "nothing_lost": not wrong,
-        "tasks": {task: report_of(each) for task, each in kills.items()},
-        "undisturbed_s": {name: each.spans_s for name, each in prepared.items()},
-        "seed": SEED,
-        "model": Path(words.model).name,
-        "spent_s": round(time.monotonic() - began_s),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in ("m2d", "torch", "diffusers")},
-        "python": platform.python_version(),
-    }
-    write_json(words.out, report)
-    sys.stdout.write(f"{words.out}: {sum(map(len, kills.values()))} kills, {len(wrong)} with losses\n")
-    return 1 if wrong else 0
+    return parser.parse_args(arguments)
+
+
+def _in_order(found: Mapping[int, Any]) -> list[Any]:
+    return [found[number] for number in sorted(found)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs killed at random moments lose nothing: the benchmark itself, with as many kills as there is time for.
+"""Runs that are killed or stopped at random moments lose nothing: the benchmark itself, cut short.
 
 In a process of its own: it forks, which a process with threads must not.
 """
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.kills import STOP, Tried
+from benchmarks.stops import Stop
+
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.long)])
-def test_films_are_the_same_after_kills_at_random_moments(kills: int, tmp_path: Path) -> None:
-    report = tmp_path / "kills.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.kills", "--kills", str(kills), "--out", str(report)],
+def kill(out: Path, *asked: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.kills", "--out", str(out), *asked],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -28,9 +29,50 @@ def test_films_are_the_same_after_kills_at_random_moments(kills: int, tmp_path: 
         timeout=3600,
         check=False,
     )
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.long)])
+def test_films_are_the_same_after_kills_at_random_moments(kills: int, tmp_path: Path) -> None:
+    report = tmp_path / "kills.json"
+    done = kill(report, "--kills", str(kills), "--stops", "0")
     assert report.exists(), done.stderr
-    tasks = json.loads(report.read_text())["tasks"]
+    found = json.loads(report.read_text())
+    assert found["is_complete"]
+    tasks = found["tasks"]
     lost = [line for task in tasks.values() for line in task["all"] if "WRONG" in line]
     assert lost == []
     assert {name: task["kills"] for name, task in tasks.items()} == {"extend": kills, "generate": kills}
     assert done.returncode == 0
+
+
+@pytest.mark.long
+def test_commands_that_are_stopped_leave_a_run_that_gives_the_same_film(tmp_path: Path) -> None:
+    """In two parts: what was tried before is not tried again."""
+    report = tmp_path / "kills.json"
+    asked = ("--kills", "0", "--stops", "8")
+    assert kill(report, *asked, "--count", "3").returncode == 75
+    first = json.loads(report.read_text())
+    assert (first["is_complete"], first["signals"]["stops"]) == (False, 3)
+    assert kill(report, *asked).returncode == 0
+    found = json.loads(report.read_text())
+    assert (found["is_complete"], found["nothing_lost"]) == (True, True)
+    assert found["signals"]["all"][:3] == first["signals"]["all"]
+    assert found["signals"]["codes"] == {"75": 8}
+    assert found["signals"]["signals"] == {"SIGTERM": 4, "SIGINT": 4}
+    assert not report.with_suffix(".part.jsonl").exists()
+
+
+def test_what_other_trials_left_is_not_taken_for_these(tmp_path: Path) -> None:
+    path = tmp_path / "kills.part.jsonl"
+    stop = Stop(
+        command="extend", sent="SIGINT", after_s=0.5, stage="denoise", code=75, too_late=1, wrong=("x",)
+    )
+    first = Tried(path=path, asked={"kills": 3})
+    first.read()
+    first.add(STOP, 4, stop)
+    again = Tried(path=path, asked={"kills": 3})
+    again.read()
+    assert (again.stops, again.num_tried, again.wrong) == ({4: stop}, 1, 1)
+    other = Tried(path=path, asked={"kills": 4})
+    other.read()
+    assert other.num_tried == 0
