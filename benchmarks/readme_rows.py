@@ -122,7 +122,7 @@ def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         holds=background["holds"],
     )
     said = "Re-rolled scene's unprompted properties, where joint generation is 100 %"
-    yield _share_row(said, checks["re-roll drift"], {})
+    yield _share_row(said, checks["re-roll drift"], report["reroll"]["relative"])
     kept = checks["re-roll keeps others"]
     yield Row(
         what="Other scenes' frames after a re-roll",
@@ -131,6 +131,8 @@ def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         holds=kept["holds"],
     )
     yield _share_row("Time of the 12th added scene, where the 1st is 100 %", checks["time, 12th to 1st"], {})
+    said = "The same for `m2d extend` as a whole, a command for each scene"
+    yield _share_row(said, checks["time, 12th to 1st, a command each"], {})
 
 
 def _kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
