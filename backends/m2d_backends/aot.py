@@ -36,6 +36,7 @@ from m2d_backends.devices import device_problem
 from m2d_backends.eager import EagerBackend
 from m2d_backends.extra_options import ExtraOptions, parse_extra
 from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
+from m2d_backends.onednn import bake_onednn, can_use_onednn
 from m2d_backends.parity import check_parity
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def _compile(baked: BakedTransformer, package: Path, key: ArtifactKey) -> None:
     with compiling(), torch.no_grad():
         try:
             program = torch.export.export(baked, tuple(inputs), strict=False)
+            if can_use_onednn(baked.transformer.device.type):
+                bake_onednn(program.graph_module)
             aoti_compile_and_package(program, package_path=str(package))
         except (torch._dynamo.exc.UserError, torch._inductor.exc.CppCompileError) as error:
             first_line = str(error).strip().splitlines()[0]
