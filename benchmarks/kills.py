@@ -254,8 +254,8 @@ class Tried:
     @property
     def wrong(self) -> int:
         """Trials with losses."""
-        kills = [kill for each in self.kills.values() for kill in each.values()]
-        return sum(bool(found.wrong) for found in [*kills, *self.stops.values()])
+        kills = sum(bool(kill.wrong) for each in self.kills.values() for kill in each.values())
+        return kills + sum(bool(stop.wrong) for stop in self.stops.values())
 
     @property
     def num_tried(self) -> int:
