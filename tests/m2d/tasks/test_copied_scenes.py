@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from m2d.tasks.production import ProductionResult
+from m2d.video import sheet
+from m2d.video.bands import Band, make_band
 from m2d.video.provenance import Provenance, seal_provenance
 from m2d.video.read import probe, read_film
 from m2d.video.run_folder import run_folder_of
@@ -126,3 +128,25 @@ def encoded_otherwise(film: Path, made: ProductionResult) -> None:
     document = json.loads(record.read_text("utf-8"))
     document["provenance"] = json.loads(seal_provenance(told))
     record.write_text(json.dumps(document), "utf-8")
+
+
+def test_the_sheet_of_a_longer_film_draws_no_more_than_that_of_a_shorter_one(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def counted(pixels_HWC: np.ndarray, *, key: str = "") -> Band:
+        drawn.append(key)
+        return make_band(pixels_HWC, key=key)
+
+    film = studio.generate(3, name="sheet").film
+    monkeypatch.setattr(sheet, "make_band", counted)
+    for _ in range(3):
+        film = studio.extend(film, PROMPTS[5]).film
+        # Head, footer and the new scene's row.
+        assert len(drawn) == 3
+        drawn.clear()
+    png = run_folder_of(film) / "sheet.png"
+    png.write_bytes(png.read_bytes() + b"changed")
+    studio.extend(film, PROMPTS[5])
+    assert len(drawn) == 2 + 7
