@@ -169,6 +169,17 @@ def _speed_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
+def _cold_start_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    best = report["backends"][report["best"]]
+    names = " and ".join(f"`{name}`" for name in report["backends"])
+    yield Row(
+        what=f"The best of {names}, `{report['best']}`: from start to exit, where `eager` is 100 %",
+        value=f"{report['best_ratio']:.1%} (noise {best['noise_floor']:.1%})",
+        limit=f"at most {report['limit']:.0%}",
+        holds=report["is_kept"],
+    )
+
+
 def _same_film_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for backend in report["backends"]:
         if backend["film"] is None:
@@ -260,6 +271,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "adapter": ("A new hat for the embedded model, by low-rank adapters", _adapter_rows),
     "same_film": ("Do all backends make the same film?", _same_film_rows),
     "accounting": ("The same work in fewer bytes", _accounting_rows),
-    "speed": ("Times as shares of the other's, medians of pairs", _speed_rows),
+    "speed": ("Times of a step, ours / theirs (official: as Mask2DiT's own code does it)", _speed_rows),
+    "cold_start": ("A film from an exported graph", _cold_start_rows),
     "quality-single": ("Scenes made one by one, by the model before it saw stories", _quality_rows),
 }

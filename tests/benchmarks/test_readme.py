@@ -124,6 +124,15 @@ def test_speeds_are_shares_and_those_without_a_target_have_no_row() -> None:
     assert "Some CPU, 2 threads, torch 2.13.0" in block
 
 
+def test_of_exported_graphs_the_best_one_counts() -> None:
+    backends = {name: {"noise_floor": 0.02} for name in ("aot", "onnx")}
+    report = {"backends": backends, "best": "aot", "best_ratio": 0.919, "limit": 0.75, "is_kept": False}
+    report |= {"story": "first-snow.yaml", "cores": 2, "machine": "Linux", "versions": {"torch": "2.13.0"}}
+    said = "The best of `aot` and `onnx`, `aot`: from start to exit, where `eager` is 100 %"
+    row = f"| {said} | 91.9% (noise 2.0%) | at most 75% | **missed** |"
+    assert row in figures_block({"cold_start": report}).splitlines()
+
+
 def test_an_adapter_s_gains_and_losses_stand_side_by_side() -> None:
     rows = figures_block({"adapter": ADAPTER}).splitlines()
     assert "| Steps of the training | 300 | at most 300 | kept |" in rows
