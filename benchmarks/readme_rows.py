@@ -143,6 +143,13 @@ def _kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
             limit="none",
             holds=figures["wrong"] == 0,
         )
+    signals = report["signals"]
+    yield Row(
+        what="SIGTERM or Ctrl-C at random moments of the commands, then going on: films with a difference",
+        value=f"{signals['wrong']} of {signals['stops']}",
+        limit="none",
+        holds=signals["wrong"] == 0,
+    )
 
 
 def _accounting_rows(report: Mapping[str, Any]) -> Iterator[Row]:
