@@ -7,8 +7,10 @@ Owns caption dropout and the noise's seeds; draws no indices itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -40,22 +42,79 @@ class BatchMaker:
             step: The training step.
             first: Place of the draw's first sample in the whole batch.
         """
+        return _moved(self.collect(draw, step=step, first=first), self.device)
+
+    def collect(
+        self, draw: BatchDraw, *, step: int, first: int = 0, pool: ThreadPoolExecutor | None = None
+    ) -> TrainingBatch:
+        """Do what `make` does, but leave the batch in the CPU's memory.
+
+        Args:
+            pool: Draws the samples' noise side by side; it is the same noise.
+        """
         latents_BFCHW, embeds_BLD = self.stories.gather(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
         if bool(draw.drops_caption_B.any()):
             num_scenes = draw.stories_BN.shape[1]
             embeds_BLD[draw.drops_caption_B] = self.stories.empty_embeds_LD.repeat(num_scenes, 1)
         places = range(first, first + len(latents_BFCHW))
-        noise_BFCHW = torch.stack([self._noise(latents_BFCHW.shape[1:], step, place) for place in places])
+        shape = latents_BFCHW.shape[1:]
+
+        def noise(place: int) -> Tensor:
+            return draw_noise(shape, seed=self.seed, purpose=self.purpose, step=step, scene=place)
+
         return TrainingBatch(
-            latents_BFCHW=latents_BFCHW.to(self.device),
-            noise_BFCHW=noise_BFCHW.to(self.device),
-            prompt_embeds_BLD=embeds_BLD.to(self.device),
-            timesteps_BN=draw.timesteps_BN.to(self.device),
-            is_target_BN=draw.is_target_BN.to(self.device),
+            latents_BFCHW=latents_BFCHW,
+            noise_BFCHW=torch.stack(list((map if pool is None else pool.map)(noise, places))),
+            prompt_embeds_BLD=embeds_BLD,
+            timesteps_BN=draw.timesteps_BN,
+            is_target_BN=draw.is_target_BN,
         )
 
-    def _noise(self, shape: torch.Size, step: int, place: int) -> Tensor:
-        return draw_noise(shape, seed=self.seed, purpose=self.purpose, step=step, scene=place)
+
+class BatchesAhead:
+    """Makes the batch that comes next in threads while a card computes; the numbers are `BatchMaker`'s.
+
+    On a CPU it would take cores from the model: there the stories alone are told what comes next.
+    """
+
+    def __init__(self, maker: BatchMaker) -> None:
+        """Start the threads, for a card."""
+        self._maker = maker
+        self._is_ahead = maker.device.type != "cpu"
+        self._expected: tuple[tuple[int, int], Future[TrainingBatch]] | None = None
+        if self._is_ahead:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+            self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="noise")
+
+    def make(self, draw: BatchDraw, *, step: int, first: int = 0) -> TrainingBatch:
+        """Return the batch of these arguments, waiting for it if it was expected; see `BatchMaker.make`."""
+        expected, self._expected = self._expected, None
+        if expected is not None and expected[0] == (step, first):
+            return _moved(expected[1].result(), self._maker.device)
+        return self._maker.make(draw, step=step, first=first)
+
+    def expect(self, draw: BatchDraw, *, step: int, first: int = 0) -> None:
+        """Begin with what the next `make` will ask for."""
+        if not self._is_ahead:
+            self._maker.stories.expect(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
+            return
+        self._expected = (step, first), self._thread.submit(self._collect, draw, step, first)
+
+    def _collect(self, draw: BatchDraw, step: int, first: int) -> TrainingBatch:
+        batch = self._maker.collect(draw, step=step, first=first, pool=self._pool)
+        is_cuda = self._maker.device.type == "cuda"
+        return TrainingBatch(
+            **{name: value.pin_memory() if is_cuda else value for name, value in _parts(batch)}
+        )
+
+
+def _parts(batch: TrainingBatch) -> list[tuple[str, Tensor]]:
+    return [(field.name, getattr(batch, field.name)) for field in fields(batch)]
+
+
+def _moved(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
+    # Copies from pinned memory run behind the caller's back, in the order of the device's own work.
+    return TrainingBatch(**{name: value.to(device, non_blocking=True) for name, value in _parts(batch)})
 
 
 def make_sampler(

@@ -30,8 +30,10 @@ _CODEC_PARTS = ("vae",)
 _TEXT_PARTS = ("text_encoder", "tokenizer")
 _KEYED_PARTS = (*_CODEC_PARTS, *_TEXT_PARTS)
 _PARTS = (*_KEYED_PARTS, "scheduler")
-# More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread).
+# More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread). With so
+# few, a card waits for its next kernel; its limit is memory, so it is counted in pixels.
 _CLIPS_AT_ONCE = 8
+_PIXELS_AT_ONCE = 2**23
 _PROMPTS_AT_ONCE = 64
 # Of a scheduler's config, what decides the noise levels; the rest is for sampling.
 _NOISE_KEYS = (
@@ -79,7 +81,9 @@ class FrozenParts:
 
     def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
         """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
-        parts = torch.split(frames_BPCHW, _CLIPS_AT_ONCE)
+        pixels = frames_BPCHW[0, :, 0].numel()
+        count = max(_PIXELS_AT_ONCE // pixels, 1) if self.codec.device.type == "cuda" else _CLIPS_AT_ONCE
+        parts = torch.split(frames_BPCHW, count)
         return torch.cat([encode_scenes(self.codec, part).cpu() for part in parts])
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:

@@ -121,15 +121,26 @@ class ObjectiveRecipe(_Part):
 
     Attributes:
         timesteps: Distribution of the one timestep that all target scenes of a sample share.
+        uniform_share: With `logit_normal`, probability that a sample's timestep is uniform after all: where
+            nearly all is noise, a logit-normal distribution has next to no samples.
         caption_dropout: Probability that all captions of a sample are replaced by the empty prompt.
         conditional_probability: Probability that a sample has clean context (Eq. 2); SFT only.
         targets: The scene denoised in such a sample: the `last` (the paper's) or a `random` one.
     """
 
     timesteps: Literal["uniform", "logit_normal"] = "uniform"
+    uniform_share: float = Field(default=0.0, ge=0, le=1)
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     conditional_probability: float = Field(default=0.0, ge=0, le=1)
     targets: Literal["last", "random"] = "last"
+
+    @model_validator(mode="after")
+    def _mixes_two_distributions(self) -> Self:
+        if self.uniform_share and self.timesteps == "uniform":
+            raise ValueError(
+                "uniform_share: is for timesteps: logit_normal; uniform ones are uniform already"
+            )
+        return self
 
 
 class OptimizerRecipe(_Part):

@@ -152,8 +152,17 @@ class StageSampler:
         places_B = torch.randperm(self._batch_size, generator=draws)
         quantiles_B = (places_B + torch.rand(self._batch_size, generator=draws)) / self._batch_size
         if self._objective.timesteps == "logit_normal":
-            quantiles_B = torch.special.ndtri(quantiles_B.clamp(1e-6, 1 - 1e-6)).sigmoid()
+            curved_B = torch.special.ndtri(quantiles_B.clamp(1e-6, 1 - 1e-6)).sigmoid()
+            stays_B = self._draw_uniform_ones(draws)
+            quantiles_B = torch.where(stays_B, quantiles_B, curved_B)
         return (quantiles_B * self._num_timesteps).long().clamp(max=self._num_timesteps - 1)
+
+    def _draw_uniform_ones(self, draws: torch.Generator) -> Tensor:
+        share = self._objective.uniform_share
+        if not share:
+            # Nothing is drawn, so that what is drawn next stays as it was for recipes without a share.
+            return torch.zeros(self._batch_size, dtype=torch.bool)
+        return torch.rand(self._batch_size, generator=draws) < share
 
     def _draw_targets(self, draws: torch.Generator) -> Tensor:
         is_conditional_B = (

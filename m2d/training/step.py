@@ -25,7 +25,7 @@ from m2d.errors import InputError, M2DError
 from m2d.files import write_json
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
-from m2d.training.batches import BatchMaker, make_sampler
+from m2d.training.batches import BatchesAhead, BatchMaker, make_sampler
 from m2d.training.cache import StoryLatents
 from m2d.training.log import LossMeter
 from m2d.training.objective import TrainingBatch, masked_loss, velocity_errors
@@ -88,8 +88,10 @@ class Stepper:
         self._sampler = make_sampler(
             recipe, setup.stories, num_timesteps=setup.schedule.num_timesteps, held_out=False
         )
-        self._maker = BatchMaker(
-            stories=setup.stories, seed=recipe.seed, purpose="training noise", device=processes.device
+        self._batches = BatchesAhead(
+            BatchMaker(
+                stories=setup.stories, seed=recipe.seed, purpose="training noise", device=processes.device
+            )
         )
         if recipe.gradient_checkpointing:
             assert isinstance(state.model, SceneTransformer)
@@ -133,7 +135,7 @@ class Stepper:
         data_s, losses = 0.0, []
         for places in self._parts:
             started_s = time.perf_counter()
-            batch = self._maker.make(draw.part(places), step=self._state.step, first=places.start)
+            batch = self._batches.make(draw.part(places), step=self._state.step, first=places.start)
             is_last = places is self._parts[-1]
             if is_last:
                 self._expect_next()
@@ -161,9 +163,9 @@ class Stepper:
             yield
 
     def _expect_next(self) -> None:
-        """Tell the stories what the next step begins with, to be made ready while this one is computed."""
-        draw = self._sampler.draw(self._state.step + 1).part(self._parts[0])
-        self._setup.stories.expect(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
+        """Tell what the next step begins with, to be made ready while this one is computed."""
+        step, places = self._state.step + 1, self._parts[0]
+        self._batches.expect(self._sampler.draw(step).part(places), step=step, first=places.start)
 
     def _refuse_non_finite(self, loss: float, grad_norm: float, draw: BatchDraw) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):

@@ -105,6 +105,19 @@ def test_logit_normal_timesteps_prefer_the_middle_and_stay_in_range() -> None:
     assert abs(float(middle.float().mean()) - 0.728) < 0.03
 
 
+def test_a_share_of_logit_normal_timesteps_can_stay_uniform() -> None:
+    objective = ObjectiveRecipe(timesteps="logit_normal", uniform_share=0.4)
+    sampler = _sampler("sft", objective=objective, batch_size=24)
+    timesteps = torch.cat([sampler.draw(step).timesteps_BN[:, 0] for step in range(400)])
+    # Above 950, a logit-normal has 0.0016 of its samples; 9,600 draws, four standard deviations are 0.006.
+    assert abs(float((timesteps >= 950).float().mean()) - (0.4 * 0.05 + 0.6 * 0.0016)) < 0.006
+
+
+def test_uniform_timesteps_have_no_share_to_mix_in() -> None:
+    with pytest.raises(ValueError, match="uniform_share: is for timesteps: logit_normal"):
+        ObjectiveRecipe(uniform_share=0.5)
+
+
 def test_captions_are_dropped_at_the_recipes_rate() -> None:
     sampler = _sampler("sft", objective=ObjectiveRecipe(caption_dropout=0.1))
     drops = torch.cat([sampler.draw(step).drops_caption_B for step in range(250)])
