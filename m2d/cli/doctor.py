@@ -48,13 +48,13 @@ def _show(report: DoctorReport) -> None:
         ]
     )
     show_fields([("more", "`m2d backends doctor` lists exported graphs")])
-    show_heading("Model and encoder")
+    show_heading("Models and encoder")
     encoder = (
         f"ffmpeg {report.encoder}" if report.encoder else "no encoder found; install imageio-ffmpeg again"
     )
     show_states(
         [
-            (report.model.name, report.model.problem is None, _model_text(report.model)),
+            *((model.name, model.problem is None, _model_text(model)) for model in report.models),
             ("H.264", bool(report.encoder), encoder),
         ]
     )

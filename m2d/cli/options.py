@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="A model folder, or builtin:puppet.")
+    str | None,
+    typer.Option("--model", metavar="NAME", help="A model folder, builtin:puppet or builtin:puppet-large."),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", metavar="N", help="Denoising steps.")]
 SpeedOption = Annotated[

@@ -16,7 +16,7 @@ from m2d.errors import CheckpointError
 from m2d.model.components import COMPONENTS, check_components, read_config
 from m2d.model.folder import StoredTensor, find_weights, first_few
 from m2d.model.sizes import ModelSettings
-from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.model.source import BUILTIN_PUPPET, ModelSource, builtin_folder, resolve_model
 from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILTIN_PUPPET",
+    "builtin_folder",
     "ModelSettings",
     "ModelSource",
     "check_components",

@@ -20,6 +20,8 @@ from m2d.model.folder import find_file, find_weights
 from m2d.model.sizes import read_geometry, read_settings
 
 BUILTIN_PUPPET = "builtin:puppet"
+BUILTIN_MODELS = {BUILTIN_PUPPET: "weights", "builtin:puppet-large": "weights-large"}
+"""Models that come with m2d, and their folders in `m2d/puppet`."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -65,7 +67,7 @@ def resolve_model(name_or_path: str) -> ModelSource:
     Reads configs and the headers of the weights, not the weights.
 
     Args:
-        name_or_path: `builtin:puppet`, or a folder in diffusers' layout.
+        name_or_path: One of `BUILTIN_MODELS`, or a folder in diffusers' layout.
 
     Raises:
         CheckpointError: There is no such folder, or it is not complete; every missing or bad file is named.
@@ -83,9 +85,15 @@ def resolve_model(name_or_path: str) -> ModelSource:
     )
 
 
+def builtin_folder(name: str) -> Path | None:
+    """Return where a model that comes with m2d has to be; None for any other."""
+    folder = BUILTIN_MODELS.get(name)
+    return Path(m2d.__file__).parent / "puppet" / folder if folder else None
+
+
 def _folder_of(name_or_path: str) -> Path:
-    if name_or_path == BUILTIN_PUPPET:
-        path = Path(m2d.__file__).parent / "puppet" / "weights"
+    path = builtin_folder(name_or_path)
+    if path is not None:
         if not path.is_dir():
             raise CheckpointError(
                 f"model {name_or_path}: this installation of m2d has no {path}; install it again"
@@ -93,13 +101,13 @@ def _folder_of(name_or_path: str) -> Path:
         return path
     if name_or_path.startswith("builtin:"):
         raise CheckpointError(
-            f"model {name_or_path!r} is unknown; the only built-in model is {BUILTIN_PUPPET}"
+            f"model {name_or_path!r} is unknown; the built-in models are {', '.join(BUILTIN_MODELS)}"
         )
     path = Path(name_or_path)
     if "\0" not in name_or_path and path.is_dir():
         _require_index(path)
         return path
-    advice = f"give a folder in diffusers' layout, or {BUILTIN_PUPPET}"
+    advice = f"give a folder in diffusers' layout, or {' or '.join(BUILTIN_MODELS)}"
     if _HUB_ID.fullmatch(name_or_path):
         advice += (
             f"; to use this model of a hub, download it first: hf download {name_or_path} --local-dir DIR"

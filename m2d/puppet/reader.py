@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from m2d.errors import CheckpointError
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
@@ -36,11 +37,18 @@ class Reading:
 
 
 class Reader(nn.Module):
-    """Strided convolutions over a scene's frames stacked as channels, then one linear head per property."""
+    """Strided convolutions over a scene's frames stacked as channels, then one linear head per property.
+
+    Attributes:
+        size: Frames, height and width of the clips it was trained on; it reads larger ones shrunk to that.
+    """
+
+    size: Tensor
 
     def __init__(self, *, num_frames: int, height: int, width: int) -> None:
-        """Fix the size of the clips to read: P frames of H x W pixels."""
+        """Fix the size of the clips to learn from: P frames of H x W pixels."""
         super().__init__()
+        self.register_buffer("size", torch.tensor([num_frames, height, width]))
         layers: list[nn.Module] = []
         channels = 3 * num_frames
         for size in _WIDTHS:
@@ -65,29 +73,60 @@ class Reader(nn.Module):
 
     @torch.inference_mode()
     def read(self, frames_BPCHW: Tensor) -> Reading:
-        """Return the most likely properties of each scene; frames are RGB in 0..1."""
-        scores, numbers = self(frames_BPCHW)
+        """Return the most likely properties of each scene.
+
+        Args:
+            frames_BPCHW: RGB in 0..1, of a size that `can_read`.
+        """
+        scores, numbers = self(self._shrunk(frames_BPCHW))
         return Reading(classes={name: score.argmax(-1) for name, score in scores.items()}, numbers=numbers)
+
+    def can_read(self, *, num_frames: int, height: int, width: int) -> bool:
+        """Whether clips of this size are its own, or larger ones of the same shape and evenly more frames."""
+        own_frames, own_height, own_width = self._own_size()
+        has_shape = height * own_width == width * own_height and height >= own_height
+        return has_shape and num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
+
+    def _shrunk(self, frames_BPCHW: Tensor) -> Tensor:
+        """Take every so-manieth frame, the first and the last among them, and average pixels over areas."""
+        num_frames, height, width = self._own_size()
+        if frames_BPCHW.shape[1] > num_frames:
+            places_P = torch.linspace(0, frames_BPCHW.shape[1] - 1, num_frames).round().long()
+            frames_BPCHW = frames_BPCHW[:, places_P]
+        if frames_BPCHW.shape[-2:] == (height, width):
+            return frames_BPCHW
+        small = functional.interpolate(frames_BPCHW.flatten(0, 1), (height, width), mode="area")
+        return small.view(*frames_BPCHW.shape[:3], height, width)
+
+    def _own_size(self) -> tuple[int, int, int]:
+        num_frames, height, width = (int(number) for number in self.size)
+        return num_frames, height, width
 
 
 def load_reader(path: Path, *, num_frames: int, height: int, width: int) -> Reader:
     """Load the reader's weights for clips of this size, ready to read.
 
     Raises:
-        CheckpointError: The file is missing, damaged or was trained for another size.
+        CheckpointError: The file is missing, damaged or cannot read this size.
     """
-    reader = Reader(num_frames=num_frames, height=height, width=width)
+    wanted = f"{num_frames} frames of {width}x{height}"
     try:
         weights = {
             name: value.float() if value.is_floating_point() else value
             for name, value in load_file(path).items()
         }
+        own_frames, own_height, own_width = weights["size"].tolist()
+        reader = Reader(num_frames=own_frames, height=own_height, width=own_width)
         reader.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        size = f"{num_frames} frames of {width}x{height}"
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path.name}: not a reader for {size}: {str(error).splitlines()[0]}"
+            f"{path.name}: not a reader for {wanted}: {str(error).splitlines()[0]}"
         ) from error
+    if not reader.can_read(num_frames=num_frames, height=height, width=width):
+        raise CheckpointError(
+            f"{path.name}: not a reader for {wanted}: it reads {own_frames} frames of "
+            f"{own_width}x{own_height}, and larger ones of that shape whose frames are evenly more"
+        )
     return reader.eval()
 
 

@@ -23,6 +23,7 @@ _MAX_SLUG_CHARACTERS = 80
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:[0-9]{1,2})?")
 _BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+_MODELS = "builtin:puppet, builtin:puppet-large"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//|\\\\")
 
 
@@ -91,10 +92,10 @@ def _mask(name: str) -> str:
 
 def _model(name: str) -> str:
     if forbidden_character(name) is not None or not name.strip() or "\n" in name or "\t" in name:
-        raise ValueError(f"{show(name)} is no model; use builtin:puppet or the path of a model folder")
+        raise ValueError(f"{show(name)} is no model; use {_MODELS} or the path of a model folder")
     if _URL.match(name) and not name.startswith("builtin:"):
         raise ValueError(
-            f"{show(name)} is an address; models are local: use builtin:puppet or the path of a model folder"
+            f"{show(name)} is an address; models are local: use {_MODELS} or the path of a model folder"
         )
     return name
 

@@ -176,7 +176,7 @@ class Recipe(_Part):
     """A story.
 
     Attributes:
-        model: `builtin:puppet` or a model folder.
+        model: `builtin:puppet`, `builtin:puppet-large` or a model folder.
         cast: Description of each actor, by name; put in brackets behind every mention in a prompt.
         setting: Opens every scene's prompt.
         output: File name of the film; None makes one from the title.

@@ -13,7 +13,7 @@ from importlib import metadata
 
 from m2d.errors import CheckpointError
 from m2d.geometry import ModelGeometry
-from m2d.model.source import BUILTIN_PUPPET, resolve_model
+from m2d.model.source import BUILTIN_MODELS, resolve_model
 from m2d.registry import available_backends
 
 PACKAGES = (
@@ -55,7 +55,7 @@ class BackendReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReport:
-    """The embedded model; `problem` is None when its folder is complete."""
+    """An embedded model; `problem` is None when its folder is complete."""
 
     name: str
     problem: str | None
@@ -73,7 +73,7 @@ class DoctorReport:
         versions: Package name to version; empty for one that is not installed.
         devices: The CPU first.
         backends: Every installed one.
-        model: The embedded one.
+        models: The embedded ones.
         encoder: Version of the video encoder; empty when there is none.
     """
 
@@ -81,7 +81,7 @@ class DoctorReport:
     versions: Mapping[str, str]
     devices: tuple[Device, ...]
     backends: tuple[BackendReport, ...]
-    model: ModelReport
+    models: tuple[ModelReport, ...]
     encoder: str
 
 
@@ -97,7 +97,7 @@ def examine() -> DoctorReport:
         versions={name: _version(name) for name in (*PACKAGES, *OPTIONAL_PACKAGES)},
         devices=devices,
         backends=_backends(devices),
-        model=_embedded_model(),
+        models=tuple(map(_embedded_model, BUILTIN_MODELS)),
         encoder=_encoder_version(),
     )
 
@@ -138,15 +138,15 @@ def _backends(devices: tuple[Device, ...]) -> tuple[BackendReport, ...]:
     return tuple(BackendReport(name=name, problem_on=problems) for name, problems in found.items())
 
 
-def _embedded_model() -> ModelReport:
+def _embedded_model(name: str) -> ModelReport:
     try:
-        source = resolve_model(BUILTIN_PUPPET)
+        source = resolve_model(name)
         digest = source.digest
     except CheckpointError as error:
-        return ModelReport(name=BUILTIN_PUPPET, problem=str(error))
+        return ModelReport(name=name, problem=str(error))
     size_bytes = sum(path.stat().st_size for path in source.path.rglob("*") if path.is_file())
     return ModelReport(
-        name=BUILTIN_PUPPET, problem=None, geometry=source.geometry, digest=digest, size_bytes=size_bytes
+        name=name, problem=None, geometry=source.geometry, digest=digest, size_bytes=size_bytes
     )
 
 

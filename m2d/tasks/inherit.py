@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
 from m2d.model.checkpoint import load_tokenizer
-from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.model.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.explain import explain
@@ -48,7 +48,9 @@ def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource
     if model is not None:
         return resolve_model(model)
     records = [run.model for run in provenance.runs if run.model is not None] if provenance else []
-    if records and records[-1].name != BUILTIN_PUPPET:
+    if records and records[-1].name in BUILTIN_MODELS:
+        return resolve_model(records[-1].name)
+    if records:
         name = printable(records[-1].name, limit=200)
         raise InputError(f"--model: missing; the film was made by the model {name}, give its folder")
     return resolve_model(BUILTIN_PUPPET)

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-import m2d
 from m2d.errors import InputError, OutputError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.lock import hold
-from m2d.model.checkpoint import BUILTIN_PUPPET
+from m2d.model.checkpoint import builtin_folder
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
@@ -245,7 +244,7 @@ def _train_and_export(
 
 def _model_folder(model: str) -> Path:
     # Not `resolve_model`: a folder without a transformer is all that a training from random weights needs.
-    return Path(m2d.__file__).parent / "puppet" / "weights" if model == BUILTIN_PUPPET else Path(model)
+    return builtin_folder(model) or Path(model)
 
 
 def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:

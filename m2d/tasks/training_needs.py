@@ -16,7 +16,7 @@ from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.model.components import read_config
 from m2d.model.known_sizes import known_model
-from m2d.model.source import BUILTIN_PUPPET, resolve_model
+from m2d.model.source import BUILTIN_MODELS, resolve_model
 from m2d.recipe.loader import load_document
 from m2d.training.launcher import Sharing as Strategy
 from m2d.training.launcher import refuse_for_deepspeed
@@ -157,7 +157,11 @@ def _sizes(recipe: TrainingRecipe) -> _Sizes:
         sizes = _sizes_of(recipe.model, recipe)
         config = read_facts(checkpoints[-1]).get("transformer", sizes.config)
         return replace(sizes, config=config, origin=f"run folder {recipe.init}")
-    if recipe.init != BUILTIN_PUPPET and not Path(recipe.init).is_dir() and known_model(recipe.init) is None:
+    if (
+        recipe.init not in BUILTIN_MODELS
+        and not Path(recipe.init).is_dir()
+        and known_model(recipe.init) is None
+    ):
         sizes = _sizes_of(recipe.model, recipe)
         return replace(sizes, origin=f"{sizes.origin}; {recipe.init}, where it starts, is not there yet")
     return _sizes_of(recipe.init, recipe)
@@ -165,7 +169,7 @@ def _sizes(recipe: TrainingRecipe) -> _Sizes:
 
 def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
     published = known_model(name)
-    if name != BUILTIN_PUPPET and not Path(name).is_dir() and published is not None:
+    if name not in BUILTIN_MODELS and not Path(name).is_dir() and published is not None:
         return _Sizes(
             config=published.transformer,
             spatial_compression=published.spatial_compression,

@@ -135,7 +135,7 @@ def test_a_long_story_fits_into_eighty_columns(folder: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(LONG_STORY)], env=terminal)
     assert "\x1b[" in result.stdout
     shown = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
-    assert "12 scenes of 9 frames" in shown
+    assert "12 scenes of 17 frames" in shown
     assert [line for line in shown.splitlines() if len(line) > 80] == []
     # Rows that wrap would break the tables.
     assert re.search(r"^  4-12 +each after the last 2 .* of full$", shown, flags=re.MULTILINE)

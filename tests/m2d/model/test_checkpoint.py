@@ -400,10 +400,14 @@ def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) ->
     [
         (
             "nowhere",
-            r"'nowhere': there is no such folder; give a folder in diffusers' layout, or builtin:puppet$",
+            r"'nowhere': there is no such folder; give a folder in diffusers' layout, or builtin:puppet or "
+            r"builtin:puppet-large$",
         ),
         ("zai-org/CogVideoX-5b", r"download it first: hf download zai-org/CogVideoX-5b --local-dir DIR"),
-        ("builtin:muppet", r"'builtin:muppet' is unknown; the only built-in model is builtin:puppet"),
+        (
+            "builtin:muppet",
+            r"'builtin:muppet' is unknown; the built-in models are builtin:puppet, builtin:puppet-large",
+        ),
         ("https://example.org/model", r"there is no such folder"),
         ("a\0b", r"there is no such folder"),
     ],

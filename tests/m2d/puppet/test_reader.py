@@ -61,3 +61,26 @@ def test_a_missing_or_damaged_reader_is_refused(content: bytes | None, tmp_path:
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"reader.safetensors: not a reader for 2 frames of 16x32"):
         load_reader(path, **SIZE)
+
+
+def test_a_larger_clip_is_read_like_the_small_one_it_shrinks_to(reader: Reader, tmp_path: Path) -> None:
+    save_file(reader.state_dict(), tmp_path / "reader.safetensors")
+    loaded = load_reader(tmp_path / "reader.safetensors", num_frames=5, height=96, width=48)
+    small_BPCHW = torch.rand(3, 2, 3, 32, 16)
+    middle_BPCHW = torch.rand(3, 3, 3, 32, 16)
+    # The frames between the first and the last are left out, and every pixel is nine.
+    between = torch.cat([small_BPCHW[:, :1], middle_BPCHW, small_BPCHW[:, 1:]], dim=1)
+    large_BPCHW = between.repeat_interleave(3, dim=-2).repeat_interleave(3, dim=-1)
+    small, large = loaded.read(small_BPCHW), loaded.read(large_BPCHW)
+    torch.testing.assert_close(large.numbers, small.numbers)
+    assert all(torch.equal(large.classes[name], small.classes[name]) for name in small.classes)
+
+
+@pytest.mark.parametrize("size", [(2, 32, 32), (2, 16, 8), (1, 32, 16)])
+def test_another_shape_a_smaller_clip_and_fewer_frames_are_refused(
+    size: tuple[int, int, int], reader: Reader, tmp_path: Path
+) -> None:
+    save_file(reader.state_dict(), tmp_path / "reader.safetensors")
+    num_frames, height, width = size
+    with pytest.raises(CheckpointError, match="it reads 2 frames of 16x32, and larger ones of that shape"):
+        load_reader(tmp_path / "reader.safetensors", num_frames=num_frames, height=height, width=width)

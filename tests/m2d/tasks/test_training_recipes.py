@@ -31,7 +31,7 @@ class Promise(NamedTuple):
     card_gib: int
     options: str
     figures: dict[str, str]
-    pflops: str
+    flops: str
 
 
 def promise_of(recipe: Path) -> Promise:
@@ -41,15 +41,15 @@ def promise_of(recipe: Path) -> Promise:
     assert card is not None, header
     names = ("weights", "gradients", "optimizer", "average", "activations", "together")
     figures = re.search(", ".join(rf"{name} ([\d.]+)" for name in names) + " GiB", header)
-    pflops = re.search(r"; ([\d.]+) PFLOP a step\.", header)
+    flops = re.search(r"; ([\d.]+ [PT]FLOP) a step\.", header)
     assert figures is not None, header
-    assert pflops is not None, header
+    assert flops is not None, header
     return Promise(
         num_cards=int(card[2] or 1),
         card_gib=int(card[1] or card[3]),
         options=card[4].strip(),
         figures=dict(zip(names, figures.groups(), strict=True)),
-        pflops=pflops[1],
+        flops=flops[1],
     )
 
 
@@ -65,6 +65,7 @@ def test_there_are_recipes_for_every_card() -> None:
     names = {path.stem for path in ON_GPUS}
     assert names == {
         "puppet-large",
+        "puppet-sft-last",
         *(f"cogvideox-{size}-lora-{card}gb" for size in ("2b", "5b") for card in (24, 48, 80)),
         *(f"cogvideox-5b-{stage}" for stage in ("pretrain", "sft")),
     }
@@ -84,7 +85,8 @@ def test_a_recipe_needs_what_its_header_says_and_fits_the_card_it_names(recipe: 
         "together": memory.total,
     }
     assert promise.figures == {name: f"{size_bytes / GIB:.2f}" for name, size_bytes in sizes.items()}
-    assert promise.pflops == f"{needs.flops_per_step / 1e15:.2f}"
+    scale, unit = (1e15, "PFLOP") if needs.flops_per_step > 1e14 else (1e12, "TFLOP")
+    assert promise.flops == f"{needs.flops_per_step / scale:.2f} {unit}"
     assert memory.total <= LARGEST_SHARE * promise.card_gib * GIB
 
 
