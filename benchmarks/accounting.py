@@ -48,6 +48,15 @@ def attention_flops(case: Case) -> int:
     return 4 * case.batch_size * case.num_heads * 64 * pairs
 
 
+def block_flops(case: Case) -> int:
+    """Of a whole block: attention, and per token four square products and a feed-forward of eight squares.
+
+    What is left out, the adaptive norms' products of one row per scene, is a millionth.
+    """
+    tokens = case.batch_size * case.layout.num_tokens
+    return attention_flops(case) + 2 * tokens * 12 * (case.num_heads * 64) ** 2
+
+
 def count_block(case: Case = BLOCK_5B, dtype: torch.dtype = torch.bfloat16) -> BlockCounts:
     """Count one block of a case in every way, on the meta device."""
     layout, width = case.layout, case.num_heads * 64

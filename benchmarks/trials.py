@@ -3,29 +3,37 @@
 Owns the list of trials; timing is `m2d.tasks.pairing`'s.
 """
 
-# B batch, N scenes, L tokens, A heads, K head dim.
+# B batch, N scenes, L tokens, T text tokens, V video tokens, A heads, K head dim, S tokens of a segment,
+# D width, E width of the timestep embedding.
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
-from m2d_backends.compiled import CompiledDenoiser, compile_blocks
+from m2d_backends.compiled import CompiledDenoiser, compile_blocks, compiling
 from m2d_backends.eager import EagerDenoiser
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.baselines.attention import dense_attention, flex_attention_of, plan_attention
+from benchmarks.baselines.attention import PlannedAttention, dense_attention, flex_attention_of
 from benchmarks.baselines.official import OfficialTransformer
 from benchmarks.baselines.stock import stock_model, stock_rotary
 from benchmarks.cases import Case, Inputs, make_inputs, make_transformer
 from m2d.layout import SceneLayout
+from m2d.model.attention import block_plan
 from m2d.model.context_cache import keep_context
+from m2d.model.kernels import choose_kernel
 from m2d.model.transformer import SceneTransformer
 
-Run = Callable[[], Tensor]
+HEAD_DIM = 64
+Result = Tensor | Sequence[Tensor]
+Run = Callable[[], Result]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +62,25 @@ class Bench:
     case: Case
     device: str
     dtype: torch.dtype
+    kernel: SDPBackend | None
     transformer: SceneTransformer
     official: OfficialTransformer
 
     @classmethod
     def make(cls, case: Case, device: str, dtype: torch.dtype) -> Bench:
-        """Make both from one set of random weights."""
+        """Make both from one set of random weights; ours with the kernel that the eager backend would pin."""
+        kernel = choose_kernel(torch.device(device), dtype, HEAD_DIM)
         transformer = make_transformer(case, device=device, dtype=dtype)
+        transformer.pin_attention_kernel(kernel)
         official = OfficialTransformer(stock_model(transformer), case.num_scenes)
-        return cls(case=case, device=device, dtype=dtype, transformer=transformer, official=official)
+        return cls(
+            case=case,
+            device=device,
+            dtype=dtype,
+            kernel=kernel,
+            transformer=transformer,
+            official=official,
+        )
 
     @property
     def tolerance(self) -> float:
@@ -90,9 +108,69 @@ class Bench:
 
     def _compiled(self, layout: SceneLayout) -> CompiledDenoiser:
         """The same model as `--backend compile` runs it."""
-        model = make_transformer(self.case, device=self.device, dtype=self.dtype)
-        compile_blocks(model)
+        model = self._compiled_model()
         return CompiledDenoiser(EagerDenoiser(model, layout), model, scope="blocks")
+
+    def _compiled_model(self) -> SceneTransformer:
+        model = make_transformer(self.case, device=self.device, dtype=self.dtype)
+        model.pin_attention_kernel(self.kernel)
+        compile_blocks(model)
+        return model
+
+    def block(
+        self,
+        target: float | None = None,
+        *,
+        compiled: bool = False,
+        official_kernel: SDPBackend | None = None,
+    ) -> Trial:
+        """One block of the middle: all its rows, with none of what the last block can leave out.
+
+        Args:
+            target: Largest ratio allowed.
+            compiled: Ours as `--backend compile` runs it; eager otherwise.
+            official_kernel: The official scheme's attention by this kernel; None leaves it to torch.
+        """
+        case, layout, width = self.case, self.case.layout, self.case.num_heads * HEAD_DIM
+        text_BTD, video_BVD, temb_BNE = self._random(
+            (case.batch_size, layout.num_text_tokens, width),
+            (case.batch_size, layout.num_video_tokens, width),
+            (case.batch_size, case.num_scenes, case.time_width),
+        )
+        # One timestep for all scenes, as the official scheme has it then.
+        temb_BNE = temb_BNE[:, :1].expand_as(temb_BNE).contiguous()
+        latents_BFCHW = self.inputs().latents_BFCHW
+        tables = self.transformer.position_tables(
+            layout, latents_BFCHW.shape[1:], device=latents_BFCHW.device
+        )
+        cos_sin = stock_rotary(self.official.stock, latents_BFCHW)
+        model = self._compiled_model() if compiled else self.transformer
+        ours, official, plan = model.transformer_blocks[0], self.official.blocks[0], block_plan(layout)
+
+        def run_ours() -> Result:
+            with compiling() if compiled else nullcontext():
+                # After its activation: that is taken once for all blocks.
+                return ours(text_BTD, video_BVD, nn.functional.silu(temb_BNE), tables.rotary_VR2, plan)  # type: ignore[no-any-return]
+
+        def run_official() -> Result:
+            with _kernel_of(official_kernel):
+                return official(text_BTD, video_BVD, temb_BNE[:, 0], cos_sin)  # type: ignore[no-any-return]
+
+        by = "" if official_kernel is None else f" by {official_kernel.name}"
+        return Trial(
+            name=f"{'compiled' if compiled else 'eager'} / official{by}, one block, {case.name}",
+            ours=run_ours,
+            baseline=run_official,
+            target=target,
+            tolerance=self.tolerance,
+        )
+
+    def _random(self, *shapes: tuple[int, ...]) -> list[Tensor]:
+        """Draw on the device: at full size a CPU would take many seconds."""
+        stream = torch.Generator(device=self.device).manual_seed(1)
+        return [
+            torch.randn(shape, generator=stream, device=self.device, dtype=self.dtype) for shape in shapes
+        ]
 
     def extension(self, target: float | None) -> Trial:
         """The last scene denoised, the others clean context."""
@@ -132,25 +210,77 @@ class Bench:
             tolerance=None,
         )
 
-    def attention(self, baseline: str, target: float | None) -> Trial:
-        """Attention alone: the plan's calls against a `dense` mask or `flex` with a block mask."""
-        layout = self.case.layout
-        shape = (self.case.batch_size, self.case.num_heads, layout.num_tokens, 64)
-        stream = torch.Generator().manual_seed(1)
-        q, k, v = (torch.randn(shape, generator=stream).to(self.device, self.dtype) for _ in range(3))
-        make = dense_attention if baseline == "dense" else flex_attention_of
-        other = make(layout, self.device)
+    def attention(
+        self, baseline: Literal["dense", "flex"], target: float | None, *, kernel: SDPBackend | None = None
+    ) -> Trial:
+        """Attention alone: the plan's calls against a `dense` mask or `flex` with a block mask.
+
+        Args:
+            baseline: Which.
+            target: Largest ratio allowed.
+            kernel: The baseline's; None leaves it to torch.
+        """
+        layout, (q, k, v) = self.case.layout, self._attention_inputs()
+        other = (dense_attention if baseline == "dense" else flex_attention_of)(layout, self.device)
+        planned = PlannedAttention(layout, q, k, v, kernel=self.kernel)
+
+        def run_baseline() -> Result:
+            with _kernel_of(kernel):
+                return other(q, k, v).transpose(1, 2)
+
+        by = "" if kernel is None else f" by {kernel.name}"
         return Trial(
-            name=f"attention: plan / {baseline}, {self.case.name}",
-            ours=lambda: plan_attention(layout, q, k, v),
-            baseline=lambda: other(q, k, v),
+            name=f"attention: plan / {baseline}{by}, {self.case.name}",
+            ours=planned.all_segments,
+            baseline=run_baseline,
             target=target,
             tolerance=self.tolerance,
         )
 
+    def text_cost(self, target: float | None) -> Trial:
+        """What the texts cost: the plan against video's attention alone, which computes less."""
+        planned = PlannedAttention(self.case.layout, *self._attention_inputs(), kernel=self.kernel)
+        return Trial(
+            name=f"attention: plan / video to video alone, {self.case.name}",
+            ours=planned.all_segments,
+            baseline=planned.video_alone,
+            target=target,
+            tolerance=None,
+        )
 
-def largest_difference(trial: Trial) -> float:
-    """Run both once; the largest difference, relative to the largest result."""
+    def kernels(self, ours: SDPBackend, baseline: SDPBackend) -> Trial:
+        """The plan's attention by one of torch's kernels against another."""
+        inputs = self._attention_inputs()
+        first, second = (
+            PlannedAttention(self.case.layout, *inputs, kernel=kernel) for kernel in (ours, baseline)
+        )
+        return Trial(
+            name=f"attention: {ours.name} / {baseline.name}, {self.case.name}",
+            ours=first.all_segments,
+            baseline=second.all_segments,
+            target=None,
+            tolerance=self.tolerance,
+        )
+
+    def _attention_inputs(self) -> list[Tensor]:
+        """Queries, keys and values, (B, A, L, K): views of what projections make."""
+        shape = (self.case.batch_size, self.case.layout.num_tokens, self.case.num_heads, HEAD_DIM)
+        return [x_BLAK.transpose(1, 2) for x_BLAK in self._random(shape, shape, shape)]
+
+
+def _kernel_of(kernel: SDPBackend | None) -> AbstractContextManager[object]:
+    return nullcontext() if kernel is None else sdpa_kernel(kernel)
+
+
+def largest_difference(trial: Trial) -> float | None:
+    """Run both once; the largest difference, relative to the largest result; None where none is asked."""
     with torch.inference_mode(), warnings.catch_warnings():
-        ours, baseline = trial.ours().float(), trial.baseline().float()
-    return float((ours - baseline).abs().max() / baseline.abs().max())
+        ours, baseline = _joined(trial.ours()), _joined(trial.baseline())
+        if trial.tolerance is None:
+            return None
+        return float((ours - baseline).float().abs().max() / baseline.abs().max())
+
+
+def _joined(result: Result) -> Tensor:
+    """Results of several parts have them along the tokens."""
+    return result if isinstance(result, Tensor) else torch.cat(list(result), dim=1)

@@ -3,7 +3,7 @@
 Owns the three functions of queries, keys and values; no projection, no rotary embedding.
 """
 
-# B batch, A heads, L tokens, K head dim.
+# B batch, A heads, L tokens, V video tokens, S tokens of a segment or of a buffer, K head dim.
 
 from __future__ import annotations
 
@@ -11,24 +11,43 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from m2d.layout import SceneLayout
+from m2d.model.attention import SceneAttnProcessor, block_plan
+from m2d.model.streams import KeyRows, attend_segments
 
+_MOST_MASK_ENTRIES = 2**31 - 1
 AttentionOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def dense_attention(layout: SceneLayout, device: str) -> AttentionOf:
-    """One call with a boolean mask of all tokens by all tokens."""
-    mask_LL = torch.from_numpy(layout.dense()).to(device)
+    """A boolean mask of all tokens by all tokens.
+
+    In as few calls of a part of the queries each as keep a mask below 2^31 entries, which kernels count in 32
+    bits: one call, and at CogVideoX-5B's size two.
+    """
+    size = layout.num_tokens
+    segment_L = _segment_of_token(layout, device)
+    may_attend = torch.from_numpy(layout.may_attend.copy()).to(device)
+    # Made where it is used: three gigabytes at full size.
+    mask_LL = may_attend.index_select(0, segment_L).index_select(1, segment_L)
+    # A multiple of 16: no row of a part needs padding.
+    part = -(-size // -(-(size**2) // _MOST_MASK_ENTRIES) // 16) * 16
+    parts = [slice(start, min(start + part, size)) for start in range(0, size, part)]
     attend = nn.functional.scaled_dot_product_attention
-    return lambda q, k, v: attend(q, k, v, attn_mask=mask_LL)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        outputs = [attend(q[:, :, rows], k, v, attn_mask=mask_LL[rows]) for rows in parts]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+    return run
 
 
 def flex_attention_of(layout: SceneLayout, device: str) -> AttentionOf:
     """FlexAttention, compiled, with a block mask looked up by segment."""
-    lengths = torch.tensor([len(segment.span) for segment in layout.segments])
-    segment_L = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device)
+    segment_L = _segment_of_token(layout, device)
     may_attend = torch.from_numpy(layout.may_attend.copy()).to(device)
 
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -40,22 +59,41 @@ def flex_attention_of(layout: SceneLayout, device: str) -> AttentionOf:
     return lambda q, k, v: compiled(q, k, v, block_mask=block_mask)
 
 
-def plan_attention(layout: SceneLayout, q_BALK: Tensor, k_BALK: Tensor, v_BALK: Tensor) -> Tensor:
-    """The calls of the layout's plan, keys joined for each; (B, A, L, K)."""
-    out_BALK = torch.empty_like(q_BALK)
-    for call in layout.plan():
-        query, key, value = (
-            _rows(x, [span.as_slice for span in spans])
-            for x, spans in ((q_BALK, call.queries), (k_BALK, call.keys), (v_BALK, call.keys))
+class PlannedAttention:
+    """m2d's plan, as a block runs it scene by scene: keys and values lie in its one buffer already."""
+
+    def __init__(
+        self,
+        layout: SceneLayout,
+        q_BALK: Tensor,
+        k_BALK: Tensor,
+        v_BALK: Tensor,
+        *,
+        kernel: SDPBackend | None = None,
+    ) -> None:
+        self._plan = block_plan(layout)
+        self._processor = SceneAttnProcessor()
+        self._processor.kernel = kernel
+        q_BLAK, k_BLAK, v_BLAK = (x.transpose(1, 2) for x in (q_BALK, k_BALK, v_BALK))
+        num_text, sizes = layout.num_text_tokens, (*self._plan.text_sizes, *self._plan.video_sizes)
+        self._queries = q_BLAK.split_with_sizes(sizes, dim=1)
+        self._rows = KeyRows.empty(k_BLAK[:, :num_text], v_BLAK[:, :num_text], self._plan)
+        self._video_BVAK = q_BLAK[:, num_text:]
+        for rows_BSAK, x_BLAK in ((self._rows.k_BSNK, k_BLAK), (self._rows.v_BSNK, v_BLAK)):
+            rows_BSAK[:, self._rows.slot :] = x_BLAK[:, num_text:]
+
+    def all_segments(self) -> list[Tensor]:
+        """Every segment's output, (B, S, A, K), in the layout's order: as the model takes them."""
+        return attend_segments(self._processor, self._queries, self._rows, self._plan)
+
+    def video_alone(self) -> Tensor:
+        """Every video query to every video key, in one call: what would be left without any text."""
+        slot = self._rows.slot
+        return self._processor.attend(
+            self._video_BVAK, self._rows.k_BSNK[:, slot:], self._rows.v_BSNK[:, slot:]
         )
-        attended = nn.functional.scaled_dot_product_attention(query, key, value)
-        start = 0
-        for span in call.queries:
-            out_BALK[:, :, span.as_slice] = attended[:, :, start : start + len(span)]
-            start += len(span)
-    return out_BALK
 
 
-def _rows(x_BALK: Tensor, places: list[slice]) -> Tensor:
-    pieces = [x_BALK[:, :, place] for place in places]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
+def _segment_of_token(layout: SceneLayout, device: str) -> Tensor:
+    lengths = torch.tensor([len(segment.span) for segment in layout.segments])
+    return torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device)

@@ -65,7 +65,7 @@ def run_streamed(
     return text_BTD, video_BQD
 
 
-class _KeyRows(NamedTuple):
+class KeyRows(NamedTuple):
     """Keys and values of the texts, and of all video behind a slot for texts."""
 
     text_k: Sequence[Tensor]
@@ -73,6 +73,19 @@ class _KeyRows(NamedTuple):
     k_BSNK: Tensor
     v_BSNK: Tensor
     slot: int
+
+    @classmethod
+    def empty(cls, k_BTNK: Tensor, v_BTNK: Tensor, plan: BlockPlan) -> KeyRows:
+        """Take the texts' keys and values, and make room for all video's."""
+        slot = _slot_size(plan)
+        shape = (k_BTNK.shape[0], slot + sum(plan.video_sizes), *k_BTNK.shape[2:])
+        return cls(
+            text_k=k_BTNK.split_with_sizes(plan.text_sizes, dim=1),
+            text_v=v_BTNK.split_with_sizes(plan.text_sizes, dim=1),
+            k_BSNK=k_BTNK.new_empty(shape),
+            v_BSNK=v_BTNK.new_empty(shape),
+            slot=slot,
+        )
 
     def segments(self, plan: BlockPlan) -> tuple[list[Tensor], list[Tensor]]:
         """All segments' keys and all segments' values."""
@@ -115,9 +128,30 @@ def _attend(
     plan: BlockPlan,
     context: BlockContext | None,
 ) -> list[Tensor]:
-    """Every query segment's attention output, BSNK, in the plan's order."""
+    """Project, and let every query segment attend."""
     queries, rows = _project(block, text_BTD, video_BVD, modulation, rotary_VR2, plan)
-    processor: SceneAttnProcessor = block.attn1.processor
+    return attend_segments(block.attn1.processor, queries, rows, plan, context)
+
+
+def attend_segments(
+    processor: SceneAttnProcessor,
+    queries: Sequence[Tensor],
+    rows: KeyRows,
+    plan: BlockPlan,
+    context: BlockContext | None = None,
+) -> list[Tensor]:
+    """Run a plan's calls.
+
+    Args:
+        processor: Knows the kernel.
+        queries: Of every query segment, BSNK, rotated.
+        rows: Keys and values of all segments.
+        plan: The calls.
+        context: More keys and values, or None.
+
+    Returns:
+        Every query segment's attention output, BSNK, in the plan's order.
+    """
     sizes = (*plan.query_text_sizes, *plan.query_video_sizes)
     keys, values = rows.segments(plan)
     if context is not None:
@@ -146,27 +180,19 @@ def _project(
     modulation: tuple[Modulation, Modulation],
     rotary_VR2: Tensor | None,
     plan: BlockPlan,
-) -> tuple[list[Tensor], _KeyRows]:
+) -> tuple[list[Tensor], KeyRows]:
     """Queries of the query segments, and keys and values of all."""
     attn, norm, (text, video) = block.attn1, block.norm1.norm, modulation
     normed_BTD = modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
     q_BTNK, k_BTNK, v_BTNK = project(attn, normed_BTD, has_queries=plan.targets is None)
     queries = [] if q_BTNK is None else list(q_BTNK.split_with_sizes(plan.text_sizes, dim=1))
-    slot = _slot_size(plan)
-    shape = (video_BVD.shape[0], slot + video_BVD.shape[1], *k_BTNK.shape[2:])
-    rows = _KeyRows(
-        text_k=k_BTNK.split_with_sizes(plan.text_sizes, dim=1),
-        text_v=v_BTNK.split_with_sizes(plan.text_sizes, dim=1),
-        k_BSNK=k_BTNK.new_empty(shape),
-        v_BSNK=v_BTNK.new_empty(shape),
-        slot=slot,
-    )
+    rows = KeyRows.empty(k_BTNK, v_BTNK, plan)
     normed_BVD = norm(video_BVD)
     targets = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
     for scene, span in enumerate(_spans(plan.video_tokens)):
         tokens_BSD = _modulate_scene(normed_BVD[:, span.as_slice], video, scene)
         q_BSNK, k_BSNK, v_BSNK = project(attn, tokens_BSD, has_queries=scene in targets)
-        place = slice(slot + span.start, slot + span.stop)
+        place = slice(rows.slot + span.start, rows.slot + span.stop)
         table = None if rotary_VR2 is None else rotary_VR2[span.as_slice]
         rotate_into(rows.k_BSNK[:, place], k_BSNK, table)
         rows.v_BSNK[:, place] = v_BSNK

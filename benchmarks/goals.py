@@ -1,0 +1,120 @@
+"""What one CogVideoX-5B block has to reach on a card, and whether it did: figures made of several trials.
+
+Owns the targets of issue and README alike, and how each figure follows from the rows of `benchmarks.speed`;
+times nothing. A figure whose rows are not there has no value: it was not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+# Both compute one whole block, every row of it, and are held against the official scheme.
+BLOCKS = ("block-eager", "block-compiled")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """A figure and its limit.
+
+    Attributes:
+        name: Of the figure in the results.
+        what: In words.
+        bound: On which side of the target it has to be.
+        target: The limit, as a ratio.
+    """
+
+    name: str
+    what: str
+    bound: Literal["at most", "at least"]
+    target: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is on the right side."""
+        return value <= self.target if self.bound == "at most" else value >= self.target
+
+
+GOALS = (
+    Goal(
+        name="block_time",
+        what="Time of a CogVideoX-5B block, where the official scheme's is 100 %",
+        bound="at most",
+        target=0.85,
+    ),
+    Goal(
+        name="block_peak",
+        what="Memory it needs at once above the weights, likewise",
+        bound="at most",
+        target=0.60,
+    ),
+    Goal(
+        name="dense_time",
+        what="Time of its attention, where one call with a dense mask is 100 %",
+        bound="at most",
+        target=0.60,
+    ),
+    Goal(
+        name="text_cost",
+        what="What the texts add to the time of attention between videos alone",
+        bound="at most",
+        target=0.03,
+    ),
+    Goal(
+        name="matmul_share",
+        what="Operations per second, where a product of 8192-cubes measured beside it is 100 %",
+        bound="at least",
+        target=0.55,
+    ),
+)
+
+
+def checked(
+    rows: Sequence[Mapping[str, Any]], *, flops: int, matmul_flop_per_s: float
+) -> list[dict[str, Any]]:
+    """Return every goal with its value and whether it is kept; both None where it was not run.
+
+    Args:
+        rows: Of all trials, as `benchmarks.speed` writes them; failed ones are left out of account.
+        flops: Of one block.
+        matmul_flop_per_s: What the card reached in the same run.
+    """
+    measured = {row["key"]: row for row in rows if row["error"] is None}
+    best = fastest_block(measured)
+    values: dict[str, Callable[[], float]] = {
+        "block_time": lambda: measured[best or ""]["ratios"]["median"],
+        "block_peak": lambda: _peak_ratio(measured[best or ""]),
+        "dense_time": lambda: measured["attention-dense"]["ratios"]["median"],
+        "text_cost": lambda: measured["attention-text"]["ratios"]["median"] - 1,
+        "matmul_share": lambda: flops / measured[best or ""]["seconds"][0] / matmul_flop_per_s,
+    }
+    checks = []
+    for goal in GOALS:
+        try:
+            value = values[goal.name]()
+        except KeyError:
+            value = None
+        checks.append(
+            {
+                "name": goal.name,
+                "value": value,
+                "bound": goal.bound,
+                "target": goal.target,
+                "holds": None if value is None else goal.holds(value),
+            }
+        )
+    return checks
+
+
+def fastest_block(measured: Rows) -> str | None:
+    """The faster of ours, by its ratio to the official scheme; only a result that is equal counts."""
+    ours = [key for key in BLOCKS if key in measured and measured[key]["is_equal"]]
+    return min(ours, key=lambda key: measured[key]["ratios"]["median"], default=None)
+
+
+def _peak_ratio(row: Mapping[str, Any]) -> float:
+    if row["peak_bytes"] is None:
+        raise KeyError("peak_bytes")
+    return float(row["peak_bytes"]["ours"] / row["peak_bytes"]["baseline"])
