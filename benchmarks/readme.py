@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.readme_rows import SECTIONS, Row
+from benchmarks.readme_rows import PENDING, SECTIONS, Row
 from m2d.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -31,12 +31,14 @@ def read_reports(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def figures_block(reports: Reports) -> str:
-    """Return the tables of all results that there are, as Markdown; never a row without a figure."""
+    """Return the tables of all results that there are, as Markdown, and of those that are still to come."""
     parts = []
     for name, (title, rows_of) in SECTIONS.items():
         if name in reports:
             parts.append(_table(title, list(rows_of(reports[name]))))
             parts.append(_origin(name, reports[name]))
+        elif name in PENDING:
+            parts.append(_table(title, list(rows_of(PENDING[name]))))
     return "\n\n".join(parts)
 
 
@@ -55,7 +57,7 @@ def with_figures(text: str, block: str) -> str:
 def _table(title: str, rows: list[Row]) -> str:
     lines = [f"| {title} | measured | required | |", "|---|---|---|---|"]
     for row in rows:
-        verdict = "kept" if row.holds else "**missed**"
+        verdict = {True: "kept", False: "**missed**", None: "not yet run"}[row.holds]
         lines.append(f"| {row.what} | {row.value} | {row.limit} | {verdict} |")
     return "\n".join(lines)
 
