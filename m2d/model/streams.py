@@ -34,10 +34,12 @@ SMALLEST_SCENE = 512
 
 def can_stream(plan: BlockPlan, tokens: Tensor) -> bool:
     """Whether a block may, and should, run scene by scene."""
-    is_graph = torch.compiler.is_compiling() or torch.is_grad_enabled()
+    # First and alone: torch 2.11 cannot trace what comes after it.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
     device = tokens.device.type
     is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return not is_graph and not is_cast and min(plan.video_tokens) >= SMALLEST_SCENE
+    return not is_cast and min(plan.video_tokens) >= SMALLEST_SCENE
 
 
 def run_streamed(
