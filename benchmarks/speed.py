@@ -159,17 +159,21 @@ def _peaks(trial: Trial, device: str) -> dict[str, int] | None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Target, measured and kept, a line each."""
-    lines = [f"{'target':>7} {'ratio':>6} {'noise':>6}  kept  what"]
+    """Target, measured and kept, a line each; `peak` is a ratio, too."""
+    lines = [f"{'target':>7} {'ratio':>6} {'noise':>6} {'peak':>6}  kept  what"]
     for row in rows:
         if row["error"] is not None:
-            lines.append(f"{'-':>7} {'-':>6} {'-':>6}  NO    {row['name']}: {row['error']}")
+            lines.append(f"{'-':>7} {'-':>6} {'-':>6} {'-':>6}  NO    {row['name']}: {row['error']}")
             continue
         target = "-" if row["target"] is None else f"{row['target']:.2f}"
+        peaks = row["peak_bytes"]
+        peak = "-" if peaks is None else f"{peaks['ours'] / peaks['baseline']:.3f}"
         ratios, floor = row["ratios"], row["noise_floor"]
         kept = "yes" if row["is_kept"] else "NO"
         claim = " (within the noise)" if row["verdict"] == "within the noise" else ""
-        lines.append(f"{target:>7} {ratios['median']:6.3f} {floor:6.3f}  {kept:4}  {row['name']}{claim}")
+        lines.append(
+            f"{target:>7} {ratios['median']:6.3f} {floor:6.3f} {peak:>6}  {kept:4}  {row['name']}{claim}"
+        )
     return "\n".join(lines) + "\n"
 
 

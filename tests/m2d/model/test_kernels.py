@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
+from m2d.model import kernels
 from m2d.model.kernels import attend, can_run, choose_kernel, preferred_kernels
 from tests.m2d.model.test_transformer import make_inputs, make_model, max_error, story
 
@@ -16,6 +17,16 @@ def test_cudnn_leads_from_hopper_on_and_flash_before() -> None:
 
 def test_a_cpu_is_left_to_torch() -> None:
     assert choose_kernel(torch.device("cpu"), torch.float32, 64) is None
+
+
+def test_on_a_card_the_first_that_runs_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, running = torch.device("cuda"), {SDPBackend.FLASH_ATTENTION, SDPBackend.MATH}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(kernels, "can_run", lambda kernel, *_: kernel in running)
+    assert choose_kernel(card, torch.bfloat16, 64) is SDPBackend.FLASH_ATTENTION
+    running.clear()
+    with pytest.raises(RuntimeError, match=r"no attention kernel runs on cuda in torch\.bfloat16"):
+        choose_kernel(card, torch.bfloat16, 64)
 
 
 def test_a_kernel_that_cannot_run_is_noticed_and_never_replaced() -> None:
