@@ -14,6 +14,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 # Both compute one whole block, every row of it, and are held against the official scheme.
 BLOCKS = ("block-eager", "block-compiled")
+# Models of one block, with its embedding and output layers: they stand in where no block was run alone.
+MODELS = ("model-eager", "model-compiled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,7 @@ def checked(
         "block_peak": lambda: _peak_ratio(measured[best or ""]),
         "dense_time": lambda: measured["attention-dense"]["ratios"]["median"],
         "text_cost": lambda: measured["attention-text"]["ratios"]["median"] - 1,
-        "matmul_share": lambda: flops / measured[best or ""]["seconds"][0] / matmul_flop_per_s,
+        "matmul_share": lambda: flops / min(block_seconds(measured)) / matmul_flop_per_s,
     }
     checks = []
     for goal in GOALS:
@@ -110,8 +112,21 @@ def checked(
 
 def fastest_block(measured: Rows) -> str | None:
     """The faster of ours, by its ratio to the official scheme; only a result that is equal counts."""
-    ours = [key for key in BLOCKS if key in measured and measured[key]["is_equal"]]
+    equal = [key for key, row in measured.items() if row["is_equal"]]
+    ours = [key for key in BLOCKS if key in equal] or [key for key in MODELS if key in equal]
     return min(ours, key=lambda key: measured[key]["ratios"]["median"], default=None)
+
+
+def block_seconds(measured: Rows) -> list[float]:
+    """Times of ours alone: of the blocks that were run, equal to the official scheme's.
+
+    Raises:
+        KeyError: None was.
+    """
+    seconds = [measured[key]["seconds"][0] for key in BLOCKS if key in measured and measured[key]["is_equal"]]
+    if not seconds:
+        raise KeyError("seconds")
+    return seconds
 
 
 def _peak_ratio(row: Mapping[str, Any]) -> float:
