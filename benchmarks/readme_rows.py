@@ -293,6 +293,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "masks": ("Are the masks right?", _mask_rows),
     "startup": ("What a newcomer waits for", _startup_rows),
     "quality": ("The embedded model on stories it never saw", _quality_rows),
+    "quality-large": ("The larger embedded model, likewise", _quality_rows),
     "growth": ("Films that grow", _growth_rows),
     "kills": ("Nothing lost on the way", _kill_rows),
     "train_kills": ("Nothing lost while training", _train_kill_rows),

@@ -1,6 +1,6 @@
 """Pictures for the documentation: a contact sheet per shipped story, and one story's scenes side by side.
 
-Run: `python -m benchmarks.sheets [--result STORY] [--frame 4] [NAME ...]`. Generates the stories in
+Run: `python -m benchmarks.sheets [--result STORY] [--frame 8] [NAME ...]`. Generates the stories in
 `recipes/stories` with `m2d generate`, each in a process of its own, and writes `docs/sheets/NAME.png` and
 `docs/result.png`. Names given alone redo these stories only. Takes about as long as generating them.
 """
@@ -31,7 +31,7 @@ LARGEST_BYTES = 200_000
 """Of a picture of up to eight scenes; every further one may add its share."""
 PER_ROW = 4
 
-_SIDE, _SMALL_SIDE = 384, 256
+_SIDE, _SMALL_SIDE = 432, 288
 _MARGIN, _GAP, _RADIUS, _LINE, _TEXT = 28, 16, 12, 24, 17
 _SMOOTHING = 4
 _GROUND, _PLAIN = (20, 22, 27), (198, 200, 205)
@@ -166,7 +166,7 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="stories to redo; default: all")
     parser.add_argument("--result", choices=names, default="first-snow", help="the story of result.png")
-    parser.add_argument("--frame", type=int, default=4, help="which frame of each scene result.png shows")
+    parser.add_argument("--frame", type=int, default=8, help="which frame of each scene result.png shows")
     parser.add_argument("--model", help="instead of the recipes' model")
     parser.add_argument("--out", type=Path, default=DOCS, help="where sheets/ and result.png go")
     given = parser.parse_args()
