@@ -105,6 +105,7 @@ def checked(
                 "bound": goal.bound,
                 "target": goal.target,
                 "holds": None if value is None else goal.holds(value),
+                "of": best if value is not None and goal.name.startswith("block") else None,
             }
         )
     return checks

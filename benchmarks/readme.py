@@ -73,6 +73,8 @@ def _origin(name: str, report: Mapping[str, Any]) -> str:
     if "cores" in report:
         facts.append(f"{report['story']}, {report['cores']} CPU cores")
     facts.extend(_machine_facts(report))
+    if "how" in report:
+        facts.append(report["how"])
     return f"<sub>{', '.join(facts)}</sub>"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.goals import GOALS
+from benchmarks.goals import GOALS, MODELS
 
 _PROMPTED = {
     "setting": "Setting as prompted",
@@ -183,8 +183,9 @@ def _card_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for goal in GOALS:
         check = checks.get(goal.name, {})
         value = check.get("value")
+        stands_in = (check.get("of") or "") in MODELS
         yield Row(
-            what=goal.what,
+            what=f"{goal.what} (a model of one block)" if stands_in else goal.what,
             value="" if value is None else f"{value:.1%}",
             limit=f"{goal.bound} {goal.target:.0%}",
             holds=check.get("holds"),

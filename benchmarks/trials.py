@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.baselines.attention import PlannedAttention, dense_attention, flex_attention_of
 from benchmarks.baselines.official import OfficialTransformer
 from benchmarks.baselines.stock import stock_model, stock_rotary
-from benchmarks.cases import Case, Inputs, make_inputs, make_transformer
+from benchmarks.cases import SHARPNESS, Case, Inputs, make_inputs, make_transformer
 from m2d.layout import SceneLayout
 from m2d.model.attention import block_plan
 from m2d.model.context_cache import keep_context
@@ -269,7 +269,8 @@ class Bench:
     def _attention_inputs(self) -> list[Tensor]:
         """Queries, keys and values, (B, A, L, K): views of what projections make."""
         shape = (self.case.batch_size, self.case.layout.num_tokens, self.case.num_heads, HEAD_DIM)
-        return [x_BLAK.transpose(1, 2) for x_BLAK in self._random(shape, shape, shape)]
+        q_BLAK, k_BLAK, v_BLAK = self._random(shape, shape, shape)
+        return [x_BLAK.transpose(1, 2) for x_BLAK in (q_BLAK.mul_(SHARPNESS), k_BLAK, v_BLAK)]
 
 
 def _kernel_of(kernel: SDPBackend | None) -> AbstractContextManager[object]:

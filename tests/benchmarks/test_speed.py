@@ -51,6 +51,14 @@ def test_stock_diffusers_and_dense_masks_run_beside_it(bench: Bench) -> None:
         assert run_trial(trial, device="cpu", num_pairs=3)["is_kept"] is True
 
 
+def test_a_model_without_the_mask_would_not_pass_for_equal(bench: Bench) -> None:
+    # In half precision, too, whose tolerance is the widest.
+    half = Bench.make(CASE, "cpu", torch.bfloat16)
+    for each in (bench, half):
+        missing = replace(each.without_mask(), tolerance=each.tolerance)
+        assert run_trial(missing, device="cpu", num_pairs=3)["is_equal"] is False
+
+
 def test_attention_is_compared_with_less_work_and_between_kernels(bench: Bench) -> None:
     assert run_trial(bench.text_cost(None), device="cpu", num_pairs=3)["relative_difference"] is None
     row = run_trial(bench.kernels(SDPBackend.FLASH_ATTENTION, SDPBackend.MATH), device="cpu", num_pairs=3)
