@@ -15,8 +15,9 @@ _TEMPLATE = """\
 
 title: {title}
 
-# builtin:puppet is the small model that comes with m2d and runs on a laptop. For a large one, give the folder
-# of a downloaded CogVideoX model in diffusers layout.
+# builtin:puppet comes with m2d and runs on a laptop; builtin:puppet-large too, with a picture three times as
+# large and scenes twice as long, in three times the time. For another world, give the folder of a downloaded
+# CogVideoX model in diffusers layout.
 model: builtin:puppet
 
 # Who plays. Every mention of a name in a prompt gets its description in brackets, in every scene: a scene's
@@ -59,9 +60,9 @@ sampling:
   keep_context: true         # scenes that are given are computed once where the mask allows; takes memory
 
 video:
-  num_frames: 9              # per scene; the model says which numbers it can make (puppets know 9 best)
-  height: 64                 # pixels
-  width: 64
+  # num_frames: 9            # per scene; what is not given is the model's own, which it knows best
+  # height: 64               # pixels
+  # width: 64
   fps: 8
   upscale: 6                 # whole-number enlargement when the film is written
   match_colour: false        # true corrects each scene's colours towards those of the scene before it
