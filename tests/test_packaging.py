@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from m2d.model.source import BUILTIN_MODELS, resolve_model
 from m2d.video.read import read_film
 from tests.m2d.model.tiny_model import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "m2d" / "puppet" / "weights"
 STORY = """\
 title: Abroad
 cast: {Actor1: "round red body, wool cap"}
@@ -66,11 +66,11 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.endswith(".part")]
 
 
-def test_the_wheel_holds_every_file_of_the_embedded_model(wheel: Path) -> None:
-    if not WEIGHTS.is_dir():
-        pytest.skip("m2d/puppet/weights is not there: the embedded model is not trained yet")
-    files = {path.relative_to(ROOT).as_posix() for path in WEIGHTS.rglob("*") if path.is_file()}
-    assert files <= set(zipfile.ZipFile(wheel).namelist())
+@pytest.mark.parametrize("name", BUILTIN_MODELS)
+def test_the_wheel_holds_every_file_of_an_embedded_model_and_none_is_large(wheel: Path, name: str) -> None:
+    paths = [path for path in resolve_model(name).path.rglob("*") if path.is_file()]
+    assert {path.relative_to(ROOT).as_posix() for path in paths} <= set(zipfile.ZipFile(wheel).namelist())
+    assert sum(path.stat().st_size for path in paths) <= 40e6
 
 
 def test_the_wheel_offers_the_program_and_its_backends(wheel: Path) -> None:
@@ -99,8 +99,6 @@ def test_the_installed_program_makes_a_film_from_a_model_folder(installed: Path,
 
 
 def test_the_installed_program_makes_a_film_with_the_embedded_model(installed: Path, tmp_path: Path) -> None:
-    if not (WEIGHTS / "transformer").is_dir():
-        pytest.skip("m2d/puppet/weights/transformer is not there: the embedded model is not trained yet")
     (tmp_path / "story.yaml").write_text(STORY)
     made = json.loads(run(str(installed), "generate", "story.yaml", "--json", "--quiet", cwd=tmp_path))
     film = read_film(tmp_path / "abroad.mp4")
