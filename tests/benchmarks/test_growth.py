@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +21,15 @@ from benchmarks.growth import (
     prompt_of,
     recipe_of,
 )
+from m2d.errors import CheckpointError
 from m2d.model.checkpoint import load_codec, resolve_model
+from m2d.progress import SilentReporter
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.reader import Reading
 from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import sample_story
 from m2d.recipe.cast import scene_prompt
+from m2d.tasks.clock import Clock
 
 STORY = sample_story(seed=1, index=3, num_scenes=3)
 
@@ -132,3 +138,26 @@ def report(**changes: float) -> dict[str, object]:
 def test_every_target_can_be_missed(figure: str, value: float, missed: str) -> None:
     assert all(check.holds for check in checks_of(report()))
     assert [check.name for check in checks_of(report(**{figure: value})) if not check.holds] == [missed]
+
+
+def test_times_measured_anew_leave_all_other_figures_and_refuse_another_model_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = json.loads(growth.RESULTS.read_bytes())
+    source = SimpleNamespace(digest=report["model"]["digest"])
+    times = {
+        "one_run": {"seconds_per_scene": [1.0] * 12, "last_to_first": 1.0},
+        "a_command_each": {"seconds_per_command": [1.0] * 12, "last_to_first": 1.2},
+    }
+    monkeypatch.setattr(growth, "measure_time", lambda *_: times)
+    films: Any = SimpleNamespace(source=source)
+    changed = growth.with_times(report, films, Clock(SilentReporter()))
+    assert changed["time"] == times
+    assert {name: changed[name] for name in ("chain", "reroll")} == {
+        name: report[name] for name in ("chain", "reroll")
+    }
+    assert changed["checks"][:-2] == report["checks"][:-2]
+    assert [check["holds"] for check in changed["checks"][-2:]] == [True, False]
+    source.digest = "another"
+    with pytest.raises(CheckpointError, match="those of another model"):
+        growth.with_times(report, films, Clock(SilentReporter()))
