@@ -22,6 +22,7 @@ from m2d.cli.doctor import doctor
 from m2d.cli.export import export
 from m2d.cli.extend import extend
 from m2d.cli.generate import generate
+from m2d.cli.heap import keep_freed_memory
 from m2d.cli.init import init
 from m2d.cli.inspect import inspect
 from m2d.cli.puppet import app as puppet
@@ -145,6 +146,7 @@ app.add_typer(puppet, name="puppet", short_help="Make the embedded model's parts
 
 def main() -> None:
     """Run `m2d`: the console script's entry point."""
+    keep_freed_memory()
     app()
 
 
