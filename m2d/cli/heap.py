@@ -16,7 +16,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
 def keep_freed_memory() -> bool:
     """Have this process keep freed blocks of up to 2 GiB; tell whether its C library was asked and agreed.
 
-    Changes no result. What the process needs at most stays the same, but it gives nothing back before its end.
+    Changes no result. What the process needs at most stays the same, but it gives nothing back until it ends.
     """
     if not sys.platform.startswith("linux"):
         return False
