@@ -16,7 +16,7 @@ _TEMPLATE = """\
 title: {title}
 
 # builtin:puppet comes with m2d and runs on a laptop; builtin:puppet-large too, with a picture three times as
-# large and scenes twice as long, in three times the time. For another world, give the folder of a downloaded
+# large and scenes twice as long, in twice the time. For another world, give the folder of a downloaded
 # CogVideoX model in diffusers layout.
 model: builtin:puppet
 
