@@ -1,6 +1,6 @@
 """What one CogVideoX-5B block has to reach on a card, and whether it did: figures made of several trials.
 
-Owns the targets of issue and README alike, and how each figure follows from the rows of `benchmarks.speed`;
+Owns the targets that the README shows, and how each figure follows from the rows of `benchmarks.speed`;
 times nothing. A figure whose rows are not there has no value: it was not run.
 """
 

@@ -88,7 +88,7 @@ class Reader(nn.Module):
         return has_shape and num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
 
     def _shrunk(self, frames_BPCHW: Tensor) -> Tensor:
-        """Take every so-manieth frame, the first and the last among them, and average pixels over areas."""
+        """Take frames at even steps, the first and the last among them, and average pixels over areas."""
         num_frames, height, width = self._own_size()
         if frames_BPCHW.shape[1] > num_frames:
             places_P = torch.linspace(0, frames_BPCHW.shape[1] - 1, num_frames).round().long()
