@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from m2d.model.convolution import OneDnnConvolutions
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
@@ -38,7 +40,8 @@ def encode_scenes(codec: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> Tensor
     """
     _check_frames(codec, frames_BPCHW)
     video_BCPHW = frames_BPCHW.to(device=codec.device, dtype=codec.dtype).transpose(1, 2)
-    mean_BCFHW: Tensor = codec.encode(video_BCPHW).latent_dist.mode()
+    with OneDnnConvolutions():
+        mean_BCFHW: Tensor = codec.encode(video_BCPHW).latent_dist.mode()
     return (mean_BCFHW.transpose(1, 2) - _shift(codec)) * float(codec.config.scaling_factor)
 
 
@@ -66,7 +69,8 @@ def decode_scene(codec: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDA
         # more makes it odd. The frames that it decodes to are cut off below; the decoder is causal, so the
         # others feel it only in the statistics of the last group's norms.
         latents = torch.cat([latents, latents[-1:]])
-    decoded_BCPHW = codec.decode(latents.transpose(0, 1)[None]).sample
+    with OneDnnConvolutions():
+        decoded_BCPHW = codec.decode(latents.transpose(0, 1)[None]).sample
     num_frames = (num_latent_frames - 1) * int(codec.config.temporal_compression_ratio) + 1
     return to_pixels(decoded_BCPHW[0, :, :num_frames].transpose(0, 1))
 

@@ -12,6 +12,7 @@ from m2d.model.codec import (
     spatial_compression,
     to_pixels,
 )
+from m2d.model.convolution import OneDnnConvolutions
 from tests.m2d.model.tiny_model import tiny_codec
 
 
@@ -45,7 +46,7 @@ def test_a_scene_comes_back_with_its_own_shape(temporal: int, levels: int, num_l
 def test_latents_are_the_posterior_mean_shifted_and_scaled() -> None:
     codec = make_codec(scaling_factor=0.5, shift_factor=0.25)
     frames = make_frames(9)
-    with torch.no_grad():
+    with torch.no_grad(), OneDnnConvolutions():
         mean = codec.encode(frames.transpose(0, 1)[None]).latent_dist.mean[0].transpose(0, 1)
     latents = encode_scene(codec, frames)
     torch.testing.assert_close(latents, (mean - 0.25) * 0.5, rtol=0, atol=0)
