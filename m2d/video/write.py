@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
@@ -87,7 +89,7 @@ def write_film(
 def encode_scenes(
     scenes: Sequence[np.ndarray | EncodedScene], folder: Path, *, fps: float | Fraction, upscale: int
 ) -> list[EncodedScene]:
-    """Encode the scenes of a film that are not encoded yet.
+    """Encode the scenes of a film that are not encoded yet, several at once: each encoder has one thread.
 
     Args:
         scenes: As for `write_film`.
@@ -103,15 +105,16 @@ def encode_scenes(
     rate = Fraction(fps).limit_denominator(1001)
     raw = [scene for scene in scenes if not isinstance(scene, EncodedScene)]
     _check_frames(raw)
-    encoded = []
-    for scene in scenes:
+
+    def encoded(scene: np.ndarray | EncodedScene) -> EncodedScene:
         if isinstance(scene, EncodedScene):
-            encoded.append(scene)
-            continue
+            return scene
         picture = picture_of(*scene.shape[1:3], upscale=upscale, fps=rate)
         with nameless_file(folder) as stream:
-            encoded.append(encode_scene(scene, stream, picture))
-    return encoded
+            return encode_scene(scene, stream, picture)
+
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode") as pool:
+        return list(pool.map(encoded, scenes))
 
 
 def picture_of(height: int, width: int, *, upscale: int, fps: Fraction) -> Picture:
