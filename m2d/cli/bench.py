@@ -31,14 +31,14 @@ def bench(
 
     Runs take turns; what counts is the ratio of neighbours, and no difference below the noise is claimed.
     """
-    from m2d.cli.console import make_reporter, write_result
+    from m2d.cli.console import loading_libraries, make_reporter, write_result
     from m2d.recipe.plan import Overrides
     from m2d.registry import get_backend
     from m2d.tasks.check import plan_recipe
 
     plan = plan_recipe(recipe, model=model, overrides=Overrides(device=device, dtype=dtype))
     reporter = make_reporter(quiet=quiet)
-    with reporter.stage("load libraries"):
+    with loading_libraries(reporter):
         from m2d.tasks import bench as task
     report = task.run(
         plan, backend or ["eager"], find_backend=get_backend, reporter=reporter, num_pairs=pairs

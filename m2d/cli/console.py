@@ -19,6 +19,7 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from m2d.errors import RecipeError
+from m2d.garbage import no_collection
 from m2d.progress import Reporter, StageProgress
 
 NAME_WIDTH = 18
@@ -88,6 +89,13 @@ def make_reporter(*, quiet: bool = False) -> Reporter:
         return QuietReporter()
     console = make_console()
     return LiveReporter(console) if console.is_terminal else PlainReporter(console)
+
+
+@contextmanager
+def loading_libraries(reporter: Reporter) -> Iterator[None]:
+    """The stage in which a command imports what takes seconds."""
+    with reporter.stage("load libraries"), no_collection():
+        yield
 
 
 def write_result(text: str) -> None:

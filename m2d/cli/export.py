@@ -63,7 +63,7 @@ def export(
     Give a recipe, or --scenes, --frames and --size. Every graph is compared with the eager model before it is
     published. The folders go to stdout.
     """
-    from m2d.cli.console import make_reporter
+    from m2d.cli.console import loading_libraries, make_reporter
     from m2d.registry import get_backend
 
     extra = parse_options(backend_option)
@@ -71,7 +71,7 @@ def export(
     flags.check(recipe)
     writer = get_backend(backend)
     reporter = make_reporter(quiet=quiet)
-    with reporter.stage("load libraries"):
+    with loading_libraries(reporter):
         from m2d.tasks import export as task
     if recipe is not None:
         requests = _of_recipe(recipe, backend=backend, model=model, device=device, dtype=dtype, extra=extra)

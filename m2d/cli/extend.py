@@ -76,7 +76,7 @@ def extend(
     latents; any other film is cut into scenes, resampled and encoded. FILM itself is never changed, unless
     --out names it and --force is given.
     """
-    from m2d.cli.console import make_reporter
+    from m2d.cli.console import loading_libraries, make_reporter
     from m2d.cli.results import show_film, show_headline, write_film_result
     from m2d.recipe.plan import Overrides
     from m2d.registry import get_backend
@@ -95,7 +95,7 @@ def extend(
         backend_options=parse_options(backend_option),
     )
     reporter = make_reporter(quiet=quiet)
-    with reporter.stage("load libraries"):
+    with loading_libraries(reporter):
         from m2d.tasks import extend as task
         from m2d.tasks.production import ProductionOptions
     result = task.run(

@@ -105,7 +105,7 @@ class _Run:
     as_json: bool
 
     def generate(self, recipe: Path, *, model: str | None, overrides: Overrides, preview: bool) -> None:
-        from m2d.cli.console import make_reporter
+        from m2d.cli.console import loading_libraries, make_reporter
         from m2d.cli.results import show_film, show_headline, write_film_result
         from m2d.registry import get_backend
         from m2d.tasks.check import plan_recipe
@@ -122,20 +122,20 @@ class _Run:
             f"on {plan.device}",
             quiet=self.quiet,
         )
-        with reporter.stage("load libraries"):
+        with loading_libraries(reporter):
             from m2d.tasks import generate as task
         result = task.run(plan, backend, reporter=reporter, options=self._options(), preview=preview)
         show_film(result, spent_s=time.monotonic() - began_s, quiet=self.quiet)
         write_film_result(result, as_json=self.as_json)
 
     def reproduce(self, film: Path, *, model: str | None, overrides: Overrides, preview: bool) -> None:
-        from m2d.cli.console import make_reporter
+        from m2d.cli.console import loading_libraries, make_reporter
         from m2d.cli.results import numbers_from_one, show_film, write_film_result
         from m2d.registry import get_backend
 
         began_s = time.monotonic()
         reporter = make_reporter(quiet=self.quiet)
-        with reporter.stage("load libraries"):
+        with loading_libraries(reporter):
             from m2d.tasks import reproduce as task
         made = task.run(
             film,

@@ -30,6 +30,7 @@ from m2d.cli.reroll import reroll
 from m2d.cli.train import train
 from m2d.cli.verify import verify
 from m2d.errors import EXIT_FAILED, M2DError
+from m2d.garbage import end_without_collection
 
 EXIT_INTERRUPTED = 130
 
@@ -147,6 +148,7 @@ app.add_typer(puppet, name="puppet", short_help="Make the embedded model's parts
 def main() -> None:
     """Run `m2d`: the console script's entry point."""
     keep_freed_memory()
+    end_without_collection()
     app()
 
 

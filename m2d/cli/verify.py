@@ -57,7 +57,7 @@ def verify(
     with --backend eager its own. --backend-option is for a single --backend. Exits with 0 when all that ran
     are within the tolerances, with 1 when one is not, with 3 when one that was asked for cannot run here.
     """
-    from m2d.cli.console import make_reporter, write_result
+    from m2d.cli.console import loading_libraries, make_reporter, write_result
     from m2d.errors import EXIT_FAILED
     from m2d.recipe.plan import Overrides
     from m2d.registry import get_backend
@@ -74,7 +74,7 @@ def verify(
     # A speed alone is compared on eager, whatever else works here.
     names = backend or ([] if speed else _available(plan.device))
     reporter = make_reporter(quiet=quiet)
-    with reporter.stage("load libraries"):
+    with loading_libraries(reporter):
         from m2d.tasks import verify as task
     report = task.run(
         plan,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from m2d.errors import CheckpointError
+from m2d.garbage import no_collection
 from m2d.model.components import COMPONENTS, check_components, read_config
 from m2d.model.folder import StoredTensor, find_weights, first_few
 from m2d.model.sizes import ModelSettings
@@ -66,7 +67,8 @@ def load_transformer(
     Raises:
         CheckpointError: The config describes no model m2d can run, or the weights are not that model's.
     """
-    from m2d.model.transformer import SceneTransformer
+    with no_collection():
+        from m2d.model.transformer import SceneTransformer
 
     path = _checked_folder(source, "transformer")
     model: SceneTransformer = _build(SceneTransformer, path, "transformer")
@@ -77,7 +79,8 @@ def load_codec(
     source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
 ) -> AutoencoderKLCogVideoX:
     """Load the VAE; see `load_transformer`."""
-    from diffusers import AutoencoderKLCogVideoX
+    with no_collection():
+        from diffusers import AutoencoderKLCogVideoX
 
     path = _checked_folder(source, "vae")
     codec: AutoencoderKLCogVideoX = _build(AutoencoderKLCogVideoX, path, "vae")
@@ -104,11 +107,12 @@ def load_text(
         dtype: What it computes in.
         max_tokens: Tokens that every prompt is padded to; None: as many as the model was made for.
     """
-    from accelerate import init_empty_weights
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import T5Config, T5EncoderModel
+    with no_collection():
+        from accelerate import init_empty_weights
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import T5Config, T5EncoderModel
 
-    from m2d.model.text import TextEncoder
+        from m2d.model.text import TextEncoder
 
     path = _checked_folder(source, "text_encoder")
     tokenizer = load_tokenizer(source, max_tokens=max_tokens)
