@@ -4,7 +4,8 @@ Owns tracing, constant folding and the files; what the graph may contain is `m2d
 runs it `m2d_backends.onnx_runtime`'s and `m2d_backends.tensorrt_build`'s.
 """
 
-# B batch, F latent frames, C latent channels, H W latent size, L text tokens, D width, N scenes.
+# B batch, F latent frames, C latent channels, H W latent size, L text tokens, V video tokens, D width,
+# N scenes or heads, K head dim, R = K/2 rotated pairs.
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from m2d.errors import ExportError
 from m2d_backends.baked import BakedTransformer
@@ -26,6 +28,7 @@ from m2d_backends.onnx_graph import (
     INPUT_NAMES,
     MAX_BATCH,
     OUTPUT_NAME,
+    ROTARY_OPSET,
     WEIGHTS_FILE,
     GraphFacts,
     Opset,
@@ -51,6 +54,7 @@ def export_graph(
     folder: Path,
     *,
     opset: Opset = 23,
+    has_rotary_operator: bool = False,
     external_above_bytes: int = EXTERNAL_ABOVE_BYTES,
 ) -> GraphFacts:
     """Write `GRAPH_FILE`, and `WEIGHTS_FILE` for a large model, into a folder.
@@ -62,12 +66,18 @@ def export_graph(
         folder: Exists and is empty.
         opset: 23 has one `Attention` node per call of the layout's plan; 18 spells each out as
             MatMul-Softmax-MatMul, for TensorRT before 10.14 and wherever no fused kernel exists.
+        has_rotary_operator: Write `RotaryEmbedding` nodes, which opset 23 has, in place of a dozen each. ONNX
+            Runtime runs them faster; TensorRT knows them from 10.15.1 on.
         external_above_bytes: Weights beyond this size go to a file of their own.
 
     Raises:
         ExportError: The model cannot be traced, or the graph is not what the layout's plan says.
+        ValueError: An operator that the opset does not have.
     """
-    model = _traced(baked, opset)
+    if has_rotary_operator and opset < ROTARY_OPSET:
+        raise ValueError(f"opset {opset} has no operator for rotary embeddings; {ROTARY_OPSET} is the first")
+    with _rotary_operator(baked) if has_rotary_operator else contextlib.nullcontext():
+        model = _traced(baked, opset)
     _fold_transposes(model)
     _forget_origin(model)
     _name_batch(model)
@@ -82,6 +92,27 @@ def export_graph(
     )
     logger.info("onnx: %d nodes, %d bytes of constants", sum(facts.operators.values()), facts.total_bytes)
     return facts
+
+
+@contextlib.contextmanager
+def _rotary_operator(baked: BakedTransformer) -> Iterator[None]:
+    """Let attention rotate by the graph's own operator while it is traced."""
+    baked.transformer.rotate_by(_rotate)
+    try:
+        yield
+    finally:
+        baked.transformer.rotate_by(None)
+
+
+def _rotate(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
+    """Do as `m2d.model.rotary.apply_rotary` does, in one node."""
+    batch, num_tokens, num_heads, head_dim = x_BVNK.shape
+    cos_VR, sin_VR = rotary_VR2.unbind(-1)
+    positions_BV = torch.arange(num_tokens, device=x_BVNK.device).expand(batch, num_tokens)
+    rotated_BVD: Tensor = torch.onnx.ops.rotary_embedding(
+        x_BVNK.float().flatten(2), cos_VR, sin_VR, positions_BV, interleaved=True, num_heads=num_heads
+    )
+    return torch.unflatten(rotated_BVD, -1, (num_heads, head_dim)).to(x_BVNK.dtype)
 
 
 def _traced(baked: BakedTransformer, opset: Opset) -> ir.Model:

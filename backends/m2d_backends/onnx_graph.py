@@ -34,6 +34,8 @@ MAX_BATCH = 2
 """Guidance runs a prompt and its negative as one batch of two."""
 # Opset 23 has the operator; before, each call is spelled out around its one softmax.
 ATTENTION_OPERATOR: Mapping[int, str] = {18: "Softmax", 23: "Attention"}
+ROTARY_OPSET: Opset = 23
+"""The first that has an operator for rotary embeddings."""
 # Slice assignments become these: one more pass over the tensor for each, where a plan needs none.
 _SCATTERS = frozenset({"ScatterND", "ScatterElements", "Scatter"})
 _QUERY_KEY_VALUE = 3

@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
@@ -34,7 +35,7 @@ from m2d_backends.artifact import (
 from m2d_backends.artifact_key import key_digest
 from m2d_backends.devices import device_problem
 from m2d_backends.graph_denoiser import GraphDenoiser
-from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, Opset, read_graph
+from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, ROTARY_OPSET, Opset, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,
     chosen_provider,
@@ -188,17 +189,18 @@ def _write(part: Path, source: ModelSource, layout: SceneLayout, key: ArtifactKe
     """Write the graph into `part`, and return its relative error in float32."""
     from m2d_backends.onnx_export import export_graph
 
+    write = partial(export_graph, opset=opset, has_rotary_operator=opset >= ROTARY_OPSET)
     if key.dtype == "float32":
         baked = _bake(source, layout, key, "float32")
-        export_graph(baked, part, opset=opset)
+        write(baked, part)
         return compare(baked, part)
     # The CPU cannot run other dtypes: what the graph computes is checked in float32, then written in its own.
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=".parity-") as folder:
         baked = _bake(source, layout, key, "float32")
-        export_graph(baked, Path(folder), opset=opset)
+        write(baked, Path(folder))
         error = compare(baked, Path(folder))
         del baked
-    export_graph(_bake(source, layout, key, key.dtype), part, opset=opset)
+    write(_bake(source, layout, key, key.dtype), part)
     return error
 
 

@@ -8,7 +8,7 @@ concatenated). Who may attend to whom is decided in `m2d.layout` alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -140,6 +140,8 @@ class SceneAttnProcessor:
     _parallel_config = None
     # One of torch's own kernels, and no other; None leaves the choice to torch.
     kernel: SDPBackend | None = None
+    # How queries and keys are rotated; an export may put an operator of its graph's in its place.
+    rotate: Callable[[Tensor, Tensor], Tensor] = staticmethod(apply_rotary)
 
     def __call__(
         self,
@@ -174,9 +176,9 @@ class SceneAttnProcessor:
             _, k_BLNK, v_BLNK = project(attn, tokens_BLD, has_queries=False)
             q_BQNK = _split_heads(attn, attn.to_q(queried_BQD), norm=attn.norm_q)
 
-        queries = _cut(q_BQNK, plan.query_text_sizes, plan.query_video_sizes, query_rotary)
-        keys: Sequence[Tensor] = _cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
-        values: Sequence[Tensor] = _cut(v_BLNK, plan.text_sizes, plan.video_sizes, None)
+        queries = self._cut(q_BQNK, plan.query_text_sizes, plan.query_video_sizes, query_rotary)
+        keys: Sequence[Tensor] = self._cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
+        values: Sequence[Tensor] = self._cut(v_BLNK, plan.text_sizes, plan.video_sizes, None)
         if context is not None:
             keys, values = context.join(keys, values)
         attended_BQNK = self._run(plan, queries, keys, values)
@@ -195,6 +197,22 @@ class SceneAttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
+
+    def _cut(
+        self,
+        x_BLNK: Tensor,
+        text_sizes: tuple[int, ...],
+        video_sizes: tuple[int, ...],
+        rotary_VR2: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Cut into segments; with a table, the video ones rotated."""
+        if rotary_VR2 is None:
+            return x_BLNK.split_with_sizes((*text_sizes, *video_sizes), dim=1)
+        if not text_sizes:
+            return self.rotate(x_BLNK, rotary_VR2).split_with_sizes(video_sizes, dim=1)
+        text_BTNK, video_BVNK = x_BLNK.split_with_sizes((sum(text_sizes), sum(video_sizes)), dim=1)
+        videos = self.rotate(video_BVNK, rotary_VR2).split_with_sizes(video_sizes, dim=1)
+        return (*text_BTNK.split_with_sizes(text_sizes, dim=1), *videos)
 
     def _run(
         self, plan: BlockPlan, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
@@ -239,19 +257,6 @@ def project(
 def _split_heads(attn: Attention, projected_BLD: Tensor, *, norm: torch.nn.Module | None) -> Tensor:
     heads_BLNK: Tensor = torch.unflatten(projected_BLD, -1, (attn.heads, -1))
     return heads_BLNK if norm is None else norm(heads_BLNK)
-
-
-def _cut(
-    x_BLNK: Tensor, text_sizes: tuple[int, ...], video_sizes: tuple[int, ...], rotary_VR2: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Cut into segments; with a table, the video ones rotated."""
-    if rotary_VR2 is None:
-        return x_BLNK.split_with_sizes((*text_sizes, *video_sizes), dim=1)
-    if not text_sizes:
-        return apply_rotary(x_BLNK, rotary_VR2).split_with_sizes(video_sizes, dim=1)
-    text_BTNK, video_BVNK = x_BLNK.split_with_sizes((sum(text_sizes), sum(video_sizes)), dim=1)
-    videos = apply_rotary(video_BVNK, rotary_VR2).split_with_sizes(video_sizes, dim=1)
-    return (*text_BTNK.split_with_sizes(text_sizes, dim=1), *videos)
 
 
 def _join(pieces: Sequence[Tensor], *, dim: int = 1) -> Tensor:

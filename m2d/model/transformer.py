@@ -10,7 +10,7 @@ its checkpoints load unchanged; diffusers' own forward takes one timestep per sa
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ from m2d.layout import SceneLayout
 from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, block_plan
 from m2d.model.context_cache import ContextCache, Rows
 from m2d.model.modulation import gate, gate_both, modulate, modulations, normalize_both
-from m2d.model.rotary import rotary_table
+from m2d.model.rotary import apply_rotary, rotary_table
 from m2d.model.sincos import sincos_positions
 from m2d.model.streams import can_stream, run_streamed
 from m2d.model.timestep_tables import TimestepRows
@@ -171,6 +171,11 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         """Make every block's attention run by one of torch's kernels, or fail; None leaves it to torch."""
         for attn in self._attentions():
             attn.processor.kernel = kernel
+
+    def rotate_by(self, rotate: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        """Make every block rotate queries and keys by a function like `apply_rotary`; None: by that one."""
+        for attn in self._attentions():
+            attn.processor.rotate = apply_rotary if rotate is None else rotate
 
     @torch.no_grad()
     def fuse_qkv_projections(self) -> None:

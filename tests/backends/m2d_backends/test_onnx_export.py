@@ -4,6 +4,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from m2d_backends.onnx_export import export_graph
 from m2d_backends.onnx_graph import BATCH, GRAPH_FILE, INPUT_NAMES, MAX_BATCH, OUTPUT_NAME, WEIGHTS_FILE
 
 from tests.backends.m2d_backends.tiny_graphs import LAYOUT, SMALL_BYTES, UNEQUAL, TinyGraph, tiny_graph
@@ -12,10 +13,11 @@ from tests.backends.m2d_backends.tiny_graphs import LAYOUT, SMALL_BYTES, UNEQUAL
 MAX_ABSOLUTE_ERROR = 1e-5
 
 
-@pytest.fixture(params=[23, 18], scope="module")
+@pytest.fixture(params=[(23, False), (23, True), (18, False)], scope="module", ids=str)
 def graph(request: pytest.FixtureRequest) -> TinyGraph:
     # The spelled-out one with its weights beside it, as for a model beyond a protobuf message's 2 GiB.
-    return tiny_graph(request.param)
+    opset, has_rotary_operator = request.param
+    return tiny_graph(opset, has_rotary_operator=has_rotary_operator)
 
 
 def run(graph: TinyGraph, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,10 +50,29 @@ def test_before_the_operator_existed_each_call_is_spelled_out():
     assert "Attention" not in graph.facts.operators
 
 
+def test_queries_and_keys_are_rotated_by_one_node_each_where_it_is_asked_for():
+    graph = tiny_graph(23, has_rotary_operator=True)
+    assert graph.facts.operators["RotaryEmbedding"] == 2 * len(graph.baked.transformer.transformer_blocks)
+    assert "RotaryEmbedding" not in tiny_graph(23).facts.operators
+    # The model itself rotates as before.
+    with torch.no_grad():
+        inputs = graph.baked.example_inputs(1, torch.float32, "cpu", seed=3)
+        assert torch.equal(graph.baked(*inputs), tiny_graph(23).baked(*inputs))
+
+
+def test_an_operator_that_the_opset_does_not_have_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="opset 18"):
+        export_graph(tiny_graph(18).baked, tmp_path, opset=18, has_rotary_operator=True)
+
+
 def test_there_is_no_mask_no_scatter_and_no_constant_larger_than_the_weights(graph):
     model = onnx.load(graph.folder / GRAPH_FILE)
     operators = {node.op_type for node in model.graph.node}
-    assert not operators & {"ScatterND", "ScatterElements", "Where", "Trilu", "Expand", "IsNaN"}
+    assert not operators & {"ScatterND", "ScatterElements", "Where", "Trilu", "IsNaN"}
+    # Masks would be expanded; the batch's token positions may be.
+    expanded = {node.output[0] for node in model.graph.node if node.op_type == "Expand"}
+    users = {node.op_type for node in model.graph.node if expanded & set(node.input)}
+    assert users <= {"RotaryEmbedding"}
     assert all(sum(map(bool, node.input)) == 3 for node in model.graph.node if node.op_type == "Attention")
     weights = sum(p.numel() * p.element_size() for p in graph.baked.parameters())
     tables = sum(table.numel() * table.element_size() for table in graph.baked.buffers())

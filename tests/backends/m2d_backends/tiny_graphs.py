@@ -34,7 +34,7 @@ _FOLDERS: list[TemporaryDirectory[str]] = []
 
 
 @cache
-def tiny_graph(opset: Opset) -> TinyGraph:
+def tiny_graph(opset: Opset, *, has_rotary_operator: bool = False) -> TinyGraph:
     """Export once per process. Opset 23: every scene a target; 18: two of unequal scenes, weights beside."""
     torch.manual_seed(1)
     layout, targets = (LAYOUT, None) if opset == 23 else (UNEQUAL, (1, 2))
@@ -43,5 +43,7 @@ def tiny_graph(opset: Opset) -> TinyGraph:
     _FOLDERS.append(TemporaryDirectory())
     folder = Path(_FOLDERS[-1].name)
     above = SMALL_BYTES if opset == 18 else 1 << 30
-    facts = export_graph(baked, folder, opset=opset, external_above_bytes=above)
+    facts = export_graph(
+        baked, folder, opset=opset, has_rotary_operator=has_rotary_operator, external_above_bytes=above
+    )
     return TinyGraph(baked=baked, folder=folder, facts=facts)
