@@ -19,25 +19,21 @@ Every film is made by the tasks behind `m2d generate`, `m2d extend` and `m2d rer
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from benchmarks.growing_films import NUM_JOINT, STORY_SEED, Films, frames_of, prompt_of
+from benchmarks.growth_times import measure_time
 from benchmarks.puppet_films import default_scene, read_films
 from benchmarks.quality_targets import Check, check_report, summary
 from m2d.cli.console import make_reporter
@@ -46,103 +42,21 @@ from m2d.evaluation.intervals import Tally, figure_of, ratio_of
 from m2d.evaluation.story_score import tally_prompted
 from m2d.files import write_json
 from m2d.model.checkpoint import load_codec
-from m2d.model.codec import decode_scene, from_pixels
-from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
-from m2d.progress import Reporter, SilentReporter, StageProgress
-from m2d.puppet.captions import setting_text
+from m2d.model.source import BUILTIN_PUPPET, resolve_model
 from m2d.puppet.labels import UNPROMPTED_RANGES
 from m2d.puppet.reader import Reader, Reading, load_reader
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
-from m2d.puppet.vocabulary import ACTIONS, ACTORS
-from m2d.recipe.plan import Overrides
-from m2d.recipe.schema import Recipe
-from m2d.registry import get_backend
-from m2d.tasks import extend, generate, reroll
 from m2d.tasks.clock import Clock
-from m2d.tasks.inherit import plan_on
-from m2d.tasks.production import ProductionOptions, ProductionResult
 from m2d.tasks.puppet import READER_FILE
 from m2d.training.puppet_clips import render_batch
 from m2d.video.joining import colour_jump
-from m2d.video.run_folder import read_run
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
-STORY_SEED = 881
-NUM_JOINT, NUM_ADDED, NUM_TIMED = 3, 8, 12
+NUM_ADDED = 8
 CHAIN_TARGETS = {"on_stage": 0.95, "colour": 0.90, "setting": 0.90}
 DRIFT_TARGET, BACKGROUND_TARGET = 0.60, 6.0
 REROLL_TARGET, TIME_TARGET = 1.10, 1.10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Films:
-    """Where and how films are made."""
-
-    folder: Path
-    source: ModelSource
-    codec: AutoencoderKLCogVideoX
-    steps: int
-    guidance: float
-
-    def generate(self, story: Story, *, num_scenes: int, name: str) -> ProductionResult:
-        """Make the first scenes of a story."""
-        plan = plan_on(
-            recipe_of(story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance),
-            self.source,
-            None,
-            overrides=Overrides(out=self.folder / f"{name}.mp4"),
-        )
-        return generate.run(plan, get_backend(plan.backend), reporter=SilentReporter())
-
-    def extend(self, film: Path, *prompts: str, reporter: Reporter | None = None) -> ProductionResult:
-        """Append scenes, in place."""
-        return extend.run(
-            extend.Extension(film=film, prompts=prompts, model=self.source.name),
-            find_backend=get_backend,
-            reporter=reporter or SilentReporter(),
-            overrides=Overrides(out=film),
-            options=ProductionOptions(force=True),
-        )
-
-    def reroll(self, film: Path, scene: int) -> ProductionResult:
-        """Make one scene anew, beside the film."""
-        return reroll.run(
-            reroll.Reroll(film=film, scenes=(scene,), model=self.source.name),
-            find_backend=get_backend,
-            reporter=SilentReporter(),
-            overrides=Overrides(),
-            options=ProductionOptions(force=True),
-        )
-
-
-def prompt_of(story: Story, number: int) -> str:
-    """The prompt of a scene as a recipe with cast and setting has it."""
-    actions = story.scenes[number].actions
-    said = [
-        f"{ACTORS[actor]} {ACTIONS[action]}." for actor, action in enumerate(actions) if action is not None
-    ]
-    return " ".join(said)
-
-
-def recipe_of(story: Story, source: ModelSource, *, scenes: range, steps: int, guidance: float) -> Recipe:
-    """The story's recipe, some scenes of it."""
-    return Recipe.model_validate(
-        {
-            "title": "Held-out story",
-            "model": source.name,
-            "cast": {name: actor.description for name, actor in zip(ACTORS, story.cast, strict=True)},
-            "setting": setting_text(story.backdrop),
-            "scenes": tuple(prompt_of(story, number) for number in scenes),
-            "sampling": {"num_inference_steps": steps, "guidance_scale": guidance, "seed": STORY_SEED},
-        }
-    )
-
-
-def frames_of(film: Path, codec: AutoencoderKLCogVideoX) -> Tensor:
-    """The scenes of a film as the model made them; frames_NPCHW in 0..1."""
-    scenes = [decode_scene(codec, torch.from_numpy(latents)) for latents in read_run(film).latents_FCHW]
-    return torch.stack([(from_pixels(frames_PHWC) + 1) / 2 for frames_PHWC in scenes])
 
 
 def measure_chain(films: Films, stories: Sequence[Story], reader: Reader, clock: Clock) -> dict[str, Any]:
@@ -234,91 +148,6 @@ def middle_gaps(reading: Reading) -> Tally:
     gaps_SX = (numbers_SNV[:, [0, 2]] - numbers_SNV[:, [1]]).abs().flatten(1)
     counts_S = torch.full((len(gaps_SX),), gaps_SX.shape[1], dtype=torch.float64)
     return Tally(amounts_S=gaps_SX.sum(1).numpy(), counts_S=counts_S.numpy())
-
-
-class Stopwatch(SilentReporter):
-    """Notes when every unit of the stages was done."""
-
-    def __init__(self) -> None:
-        self.moments_s: dict[str, list[float]] = {}
-
-    @contextmanager
-    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Note the beginning, then every unit."""
-        del total
-        moments_s = self.moments_s.setdefault(name, [])
-        moments_s.append(time.perf_counter())
-
-        class Units:
-            def advance(self, amount: int = 1, *, detail: str = "") -> None:
-                del amount, detail
-                moments_s.append(time.perf_counter())
-
-        yield Units()
-
-    def unit_seconds(self, name: str) -> list[float]:
-        """How long each unit of a stage took."""
-        return [after - before for before, after in itertools.pairwise(self.moments_s[name])]
-
-
-def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
-    """Append twelve scenes to a film: in one run, and by one command each."""
-    prompts = [prompt_of(story, number % len(story.scenes)) for number in range(NUM_TIMED)]
-    # What the first run imports and allocates is not a scene's cost.
-    films.extend(films.generate(story, num_scenes=NUM_JOINT, name="warm-up").film, prompts[0])
-    with clock.stage("time, one run"):
-        film = films.generate(story, num_scenes=NUM_JOINT, name="at-once").film
-        watch = Stopwatch()
-        films.extend(film, *prompts, reporter=watch)
-        steps = watch.unit_seconds("denoise")
-        # Of the scenes before, those that a new one joins are decoded, too.
-        decoded = watch.unit_seconds("decode")[-NUM_TIMED:]
-        at_once = [
-            sum(steps[number * films.steps : (number + 1) * films.steps]) + decoded[number]
-            for number in range(NUM_TIMED)
-        ]
-    with clock.stage("time, a command each", total=NUM_TIMED) as progress:
-        film = films.generate(story, num_scenes=NUM_JOINT, name="one-by-one").film
-        # What the system has to read from disk once is not a scene's cost.
-        run_command(films.generate(story, num_scenes=NUM_JOINT, name="warm-command").film, prompts[0], films)
-        each = []
-        for prompt in prompts:
-            each.append(run_command(film, prompt, films))
-            progress.advance()
-    return {
-        "one_run": {"seconds_per_scene": _rounded(at_once), "last_to_first": _growth(at_once)},
-        "a_command_each": {"seconds_per_command": _rounded(each), "last_to_first": _growth(each)},
-    }
-
-
-def run_command(film: Path, prompt: str, films: Films) -> float:
-    """Append a scene in place with `m2d extend`, a process of its own; return the seconds it took.
-
-    Raises:
-        RuntimeError: The command failed.
-    """
-    asked = ["--prompt", prompt, "--model", films.source.name, "--out", str(film), "--force", "--quiet"]
-    began_s = time.perf_counter()
-    ended = subprocess.run(
-        [sys.executable, "-m", "m2d", "extend", str(film), *asked],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    spent_s = time.perf_counter() - began_s
-    if ended.returncode:
-        raise RuntimeError(f"m2d extend failed with {ended.returncode}: {ended.stderr.strip()}")
-    return spent_s
-
-
-def _growth(seconds: Sequence[float]) -> float:
-    """The last quarter's median over the first quarter's."""
-    quarter = len(seconds) // 4
-    return round(statistics.median(seconds[-quarter:]) / statistics.median(seconds[:quarter]), 4)
-
-
-def _rounded(seconds: Sequence[float]) -> list[float]:
-    return [round(each, 3) for each in seconds]
 
 
 def checks_of(report: Mapping[str, Any]) -> list[Check]:

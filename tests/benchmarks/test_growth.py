@@ -10,17 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import growth
-from benchmarks.growth import (
-    Films,
-    Stopwatch,
-    background,
-    checks_of,
-    drift,
-    middle_gaps,
-    prompt_of,
-    recipe_of,
-)
+from benchmarks import growing_films, growth, growth_times
+from benchmarks.growing_films import Films, prompt_of, recipe_of
+from benchmarks.growth import background, checks_of, drift, middle_gaps
+from benchmarks.growth_times import Stopwatch
 from m2d.errors import CheckpointError
 from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.progress import SilentReporter
@@ -72,7 +65,7 @@ def test_the_middle_scene_is_compared_with_both_neighbours() -> None:
 
 def test_a_stopwatch_tells_how_long_each_unit_took(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([1.0, 1.5, 3.5])
-    monkeypatch.setattr(growth.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(growth_times.time, "perf_counter", lambda: next(ticks))
     watch = Stopwatch()
     with watch.stage("denoise", total=2) as progress:
         progress.advance()
@@ -87,7 +80,7 @@ def test_films_are_made_grown_and_re_rolled_by_the_tasks_themselves(tmp_path: Pa
     made = films.generate(STORY, num_scenes=2, name="film")
     grown = films.extend(made.film, prompt_of(STORY, 2))
     assert grown.film == made.film
-    assert growth.frames_of(grown.film, codec).shape == (3, 9, 3, 64, 64)
+    assert growing_films.frames_of(grown.film, codec).shape == (3, 9, 3, 64, 64)
     anew = films.reroll(grown.film, 1)
     digests = [[scene.frames_sha256 for scene in each.provenance.scenes] for each in (grown, anew)]
     assert digests[0][::2] == digests[1][::2]

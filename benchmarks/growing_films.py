@@ -1,0 +1,104 @@
+"""Held-out stories as films that grow: made, extended and re-rolled by the tasks behind the commands.
+
+Owns how a story's prompts and recipe are written; what is measured of the films is `benchmarks.growth`'s.
+"""
+
+# N scenes, P frames, C channels, H height, W width.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from torch import Tensor
+
+from m2d.model.codec import decode_scene, from_pixels
+from m2d.model.source import ModelSource
+from m2d.progress import Reporter, SilentReporter
+from m2d.puppet.captions import setting_text
+from m2d.puppet.story import Story
+from m2d.puppet.vocabulary import ACTIONS, ACTORS
+from m2d.recipe.plan import Overrides
+from m2d.recipe.schema import Recipe
+from m2d.registry import get_backend
+from m2d.tasks import extend, generate, reroll
+from m2d.tasks.inherit import plan_on
+from m2d.tasks.production import ProductionOptions, ProductionResult
+from m2d.video.run_folder import read_run
+
+STORY_SEED = 881
+"""Of the collection that the stories come from, and of their sampling: nothing was trained on it."""
+NUM_JOINT = 3
+"""Scenes that are generated together, before anything is added."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Films:
+    """Where and how films are made."""
+
+    folder: Path
+    source: ModelSource
+    codec: AutoencoderKLCogVideoX
+    steps: int
+    guidance: float
+
+    def generate(self, story: Story, *, num_scenes: int, name: str) -> ProductionResult:
+        """Make the first scenes of a story."""
+        plan = plan_on(
+            recipe_of(story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance),
+            self.source,
+            None,
+            overrides=Overrides(out=self.folder / f"{name}.mp4"),
+        )
+        return generate.run(plan, get_backend(plan.backend), reporter=SilentReporter())
+
+    def extend(self, film: Path, *prompts: str, reporter: Reporter | None = None) -> ProductionResult:
+        """Append scenes, in place."""
+        return extend.run(
+            extend.Extension(film=film, prompts=prompts, model=self.source.name),
+            find_backend=get_backend,
+            reporter=reporter or SilentReporter(),
+            overrides=Overrides(out=film),
+            options=ProductionOptions(force=True),
+        )
+
+    def reroll(self, film: Path, scene: int) -> ProductionResult:
+        """Make one scene anew, beside the film."""
+        return reroll.run(
+            reroll.Reroll(film=film, scenes=(scene,), model=self.source.name),
+            find_backend=get_backend,
+            reporter=SilentReporter(),
+            overrides=Overrides(),
+            options=ProductionOptions(force=True),
+        )
+
+
+def prompt_of(story: Story, number: int) -> str:
+    """The prompt of a scene as a recipe with cast and setting has it."""
+    actions = story.scenes[number].actions
+    said = [
+        f"{ACTORS[actor]} {ACTIONS[action]}." for actor, action in enumerate(actions) if action is not None
+    ]
+    return " ".join(said)
+
+
+def recipe_of(story: Story, source: ModelSource, *, scenes: range, steps: int, guidance: float) -> Recipe:
+    """The story's recipe, some scenes of it."""
+    return Recipe.model_validate(
+        {
+            "title": "Held-out story",
+            "model": source.name,
+            "cast": {name: actor.description for name, actor in zip(ACTORS, story.cast, strict=True)},
+            "setting": setting_text(story.backdrop),
+            "scenes": tuple(prompt_of(story, number) for number in scenes),
+            "sampling": {"num_inference_steps": steps, "guidance_scale": guidance, "seed": STORY_SEED},
+        }
+    )
+
+
+def frames_of(film: Path, codec: AutoencoderKLCogVideoX) -> Tensor:
+    """The scenes of a film as the model made them; frames_NPCHW in 0..1."""
+    scenes = [decode_scene(codec, torch.from_numpy(latents)) for latents in read_run(film).latents_FCHW]
+    return torch.stack([(from_pixels(frames_PHWC) + 1) / 2 for frames_PHWC in scenes])
