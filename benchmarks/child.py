@@ -25,6 +25,7 @@ from m2d.progress import SilentReporter, StageProgress
 BEGIN, FINISH, END = "begin", "finish", "end"
 """What comes before a run's first stage, after its last, and when its work is done."""
 LONGEST_SILENCE_S = 300.0
+_ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 class Told(NamedTuple):
@@ -67,10 +68,13 @@ class Child:
     def __init__(self, work: Callable[[Teller], object]) -> None:
         self._reader, writer = os.pipe()
         self.began_s = time.monotonic()
+        # A signal that comes before the child can tell of it would end it as a copy of this program.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKS_TO_STOP)
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._reader)
-            _work_and_exit(work, writer)
+            _work_and_exit(work, writer, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writer)
         self.told: list[Told] = []
         self._rest = b""
@@ -133,10 +137,11 @@ class Child:
         return bool(heard)
 
 
-def _work_and_exit(work: Callable[[Teller], object], writer: int) -> None:
+def _work_and_exit(work: Callable[[Teller], object], writer: int, mask: set[signal.Signals | int]) -> None:
     os.setsid()
     teller, code = Teller(writer), EXIT_FAILED
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         work(teller)
         teller.tell("stage", END)
         code = 0
