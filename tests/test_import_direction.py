@@ -30,6 +30,7 @@ ROWS = {
     "m2d.files": 0,
     "m2d.lock": 0,
     "m2d.stop": 0,
+    "m2d.ending": 0,
     "m2d.garbage": 0,
     "m2d.windows": 0,
     "m2d.joins": 0,

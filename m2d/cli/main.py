@@ -6,6 +6,7 @@ Importing this file must stay cheap (no torch, no diffusers, no rich): `m2d --he
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from m2d.cli.puppet import app as puppet
 from m2d.cli.reroll import reroll
 from m2d.cli.train import train
 from m2d.cli.verify import verify
+from m2d.ending import no_finalization_in_a_group
 from m2d.errors import EXIT_FAILED, M2DError
 from m2d.garbage import end_without_collection
 
@@ -149,7 +151,8 @@ def main() -> None:
     """Run `m2d`: the console script's entry point."""
     keep_freed_memory()
     end_without_collection()
-    app()
+    with no_finalization_in_a_group(os.environ):
+        app()
 
 
 if __name__ == "__main__":

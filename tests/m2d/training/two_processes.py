@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from m2d.ending import no_finalization_in_a_group
 from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
@@ -216,4 +218,5 @@ def main(folder: Path, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    with no_finalization_in_a_group(os.environ):
+        main(Path(sys.argv[1]), sys.argv[2:])
