@@ -46,6 +46,7 @@ def cpu_trials() -> Iterator[Planned]:
     yield Planned("tiny-eager", lambda: tiny.fixed(0.95))
     yield Planned("mid-eager", lambda: mid.fixed(0.98))
     yield Planned("tiny-compiled", lambda: tiny.fixed(0.82, compiled=True))
+    yield Planned("tiny-exported", lambda: tiny.exported(0.95))
     yield Planned("tiny-extension", lambda: tiny.extension(0.88))
     yield Planned("tiny-long-extension", lambda: long.extension(0.70))
     yield Planned("tiny-kept-context", lambda: tiny.kept_context(0.50))

@@ -8,16 +8,22 @@ Owns the list of trials; timing is `m2d.tasks.pairing`'s.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
+from m2d_backends.baked import BakedTransformer
 from m2d_backends.compiled import CompiledDenoiser, compile_blocks, compiling
+from m2d_backends.denoiser_inputs import DenoiserInputs
 from m2d_backends.eager import EagerDenoiser
+from m2d_backends.onnx_export import export_graph
+from m2d_backends.onnx_session import GraphSession, SessionSettings
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -105,6 +111,25 @@ class Bench:
             name=f"{'compiled' if compiled else 'eager'} / official, all scenes, {self.case.name}",
             ours=ours,
             baseline=lambda: self.official(latents, prompts, timesteps_BN[:, 0]),
+            target=target,
+            tolerance=self.tolerance,
+        )
+
+    def exported(self, target: float | None) -> Trial:
+        """All scenes denoised by the graph that `m2d export --backend onnx` writes, against eager."""
+        inputs, layout = self.inputs(), self.case.layout
+        frames, channels, height, width = inputs.latents_BFCHW.shape[1:]
+        baked = BakedTransformer(self.transformer, layout, latent_shape=(frames, channels, height, width))
+        settings = SessionSettings(provider="cpu", device_index=0, threads=torch.get_num_threads())
+        with tempfile.TemporaryDirectory() as folder:
+            export_graph(baked, Path(folder), has_rotary_operator=True)
+            # It reads the graph once.
+            session = GraphSession(Path(folder), settings)
+        velocity_shape = tuple(inputs.latents_BFCHW.shape)
+        return Trial(
+            name=f"onnx / eager, all scenes, {self.case.name}",
+            ours=lambda: session.run(DenoiserInputs(*inputs), velocity_shape),
+            baseline=lambda: self.transformer(*inputs, layout=layout),
             target=target,
             tolerance=self.tolerance,
         )

@@ -34,6 +34,13 @@ def test_every_trial_compares_equal_results(bench: Bench, name: str) -> None:
     assert CASE.name in table([row])
 
 
+def test_an_exported_graph_is_compared_with_eager(bench: Bench) -> None:
+    row = run_trial(bench.exported(1000.0), device="cpu", num_pairs=3)
+    assert row["is_kept"] is True
+    # ONNX Runtime's own kernels: torch's profiler sees no attention of it.
+    assert row["attention_kernels"]["ours"] == []
+
+
 def test_a_fast_but_wrong_result_is_not_kept(bench: Bench) -> None:
     trial = bench.fixed(1000.0)
     wrong = replace(trial, ours=lambda: trial.baseline() + 1.0)
