@@ -1,9 +1,14 @@
-"""A stop request from outside (SIGTERM, SIGINT) that long loops poll; decides nothing about what is saved."""
+"""Stop requests from outside: a flag (SIGTERM, SIGINT) that long loops poll, and a Ctrl-C that is not lost.
+
+Decides nothing about what is saved.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -47,3 +52,34 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C end the block where it is, or at the latest at its end; for imports.
+
+    Libraries catch everything in some places while they are imported, and what is raised while an object is
+    deleted goes nowhere: a Ctrl-C there would be lost, and the run go on.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    # Shells let background jobs ignore it; and in other threads signals cannot be handled.
+    if not callable(previous) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_asked = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal is_asked
+        is_asked = True
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if is_asked:
+            raise KeyboardInterrupt

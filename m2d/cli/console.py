@@ -21,6 +21,7 @@ from rich.text import Text
 from m2d.errors import RecipeError
 from m2d.garbage import no_collection
 from m2d.progress import Reporter, StageProgress
+from m2d.stop import ended_by_ctrl_c
 
 NAME_WIDTH = 18
 _NARROWEST_VALUE = 30
@@ -94,7 +95,7 @@ def make_reporter(*, quiet: bool = False) -> Reporter:
 @contextmanager
 def loading_libraries(reporter: Reporter) -> Iterator[None]:
     """The stage in which a command imports what takes seconds."""
-    with reporter.stage("load libraries"), no_collection():
+    with reporter.stage("load libraries"), no_collection(), ended_by_ctrl_c():
         yield
 
 
