@@ -20,9 +20,10 @@ from m2d.recipe.plan import ScenePlan
 from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
+from m2d.video.digests import frames_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
+from m2d.video.made import MadeScene
 from m2d.video.packets import EncodedScene
-from m2d.video.provenance import MadeScene, frames_digest
 
 
 class Assembled(NamedTuple):

@@ -25,11 +25,12 @@ from m2d.tasks.kept_frames import read_kept_frames
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.bands import read_bands
 from m2d.video.cover import Turn, cover
+from m2d.video.digests import frames_digest
 from m2d.video.encode import encoding_id
 from m2d.video.footage import FootageStream
 from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance, ProvenanceError, SceneRecord, frames_digest
+from m2d.video.provenance import Provenance, ProvenanceError, SceneRecord
 from m2d.video.read import probe
 from m2d.video.run_folder import (
     LATENTS,

@@ -16,8 +16,9 @@ from m2d.model.source import ModelSource
 from m2d.recipe.plan import BYTES_PER_WRITTEN_PIXEL, ScenePlan
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.footage import FootageStream, read_footage
+from m2d.video.made import build_run_record
 from m2d.video.printable import printable
-from m2d.video.provenance import RunRecord, build_run_record
+from m2d.video.provenance import RunRecord
 
 _LONGEST_TITLE = 200
 _MINUTES_FROM_S = 100.0

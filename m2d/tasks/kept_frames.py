@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
-from m2d.video.provenance import SceneRecord, frames_digest
+from m2d.video.digests import frames_digest
+from m2d.video.provenance import SceneRecord
 from m2d.video.run_folder import run_folder_of
 
 FRAMES = "frames.safetensors"

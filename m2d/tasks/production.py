@@ -35,16 +35,10 @@ from m2d.tasks.records import facts_of, record_of, request_of, with_speeds
 from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
 from m2d.tasks.taking import take_over
 from m2d.video.encode import encoding_id
-from m2d.video.provenance import (
-    MadeScene,
-    Provenance,
-    RunKind,
-    RunRecord,
-    SceneRecord,
-    build_provenance,
-    seal_provenance,
-)
+from m2d.video.made import MadeScene, build_provenance
+from m2d.video.provenance import Provenance, RunKind, RunRecord, SceneRecord
 from m2d.video.run_folder import LATENTS, SHEET, finish_run, latents_bytes, run_folder_of
+from m2d.video.sealed import seal_provenance
 from m2d.video.sheet import sheet_png
 from m2d.video.write import write_film
 

@@ -12,15 +12,9 @@ from typing import Any
 from m2d.diffusion.step_cache import SpeedReport
 from m2d.recipe.plan import RunPlan, ScenePlan
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
-from m2d.video.provenance import (
-    ModelRecord,
-    RunKind,
-    RunRecord,
-    WindowRecord,
-    build_run_record,
-    frames_digest,
-    latents_digest,
-)
+from m2d.video.digests import frames_digest, latents_digest
+from m2d.video.made import build_run_record
+from m2d.video.provenance import ModelRecord, RunKind, RunRecord, WindowRecord
 
 
 def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:

@@ -21,9 +21,10 @@ from m2d.progress import StageProgress
 from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
+from m2d.video.digests import FramesDigest, frames_digest
 from m2d.video.joining import colour_jump
 from m2d.video.packet_store import PacketStore
-from m2d.video.provenance import FramesDigest, SceneRecord, frames_digest
+from m2d.video.provenance import SceneRecord
 from m2d.video.stream import encode_stream
 from m2d.video.write import picture_of
 

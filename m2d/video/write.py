@@ -25,8 +25,9 @@ from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
 from m2d.video.packets import EncodedScene, cut_packets, read_packets
 from m2d.video.pixels import luma_of, sampled, sketch_of
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance, seal_provenance
+from m2d.video.provenance import Provenance
 from m2d.video.read import FilmError
+from m2d.video.sealed import seal_provenance
 
 LONGEST_TITLE = 200
 LARGEST_SIDE = 8192

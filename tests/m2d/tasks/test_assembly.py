@@ -17,8 +17,8 @@ from m2d.stop import StopRequest
 from m2d.tasks.assembly import Assembled, assemble
 from m2d.tasks.clock import Clock
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
+from m2d.video.digests import frames_digest
 from m2d.video.joining import recolour
-from m2d.video.provenance import frames_digest
 from tests.m2d.tasks.journals import Told
 
 SHAPE = SceneGeometry(

@@ -18,7 +18,8 @@ from m2d.tasks.extend import Extension, plan_extension
 from m2d.tasks.film import ModelMismatch, load_film
 from m2d.tasks.inherit import inherited_recipe, plan_on
 from m2d.tasks.production import ProductionResult
-from m2d.video.provenance import Provenance, frames_digest
+from m2d.video.digests import frames_digest
+from m2d.video.provenance import Provenance
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.journals import Told

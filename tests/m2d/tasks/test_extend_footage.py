@@ -19,7 +19,7 @@ from m2d.model.codec import decode_scene, encode_scene, from_pixels
 from m2d.tasks.film import load_film
 from m2d.tasks.footage import load_footage
 from m2d.tasks.production import ProductionResult
-from m2d.video.provenance import frames_digest
+from m2d.video.digests import frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import Told

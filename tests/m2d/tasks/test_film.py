@@ -16,7 +16,8 @@ from m2d.errors import InputError
 from m2d.tasks.film import load_film
 from m2d.tasks.journal_folder import journal_folder_of
 from m2d.tasks.production import ProductionResult
-from m2d.video.provenance import ProvenanceError, frames_digest, latents_digest
+from m2d.video.digests import frames_digest, latents_digest
+from m2d.video.provenance import ProvenanceError
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of, write_run
 from tests.m2d.tasks.studio import (

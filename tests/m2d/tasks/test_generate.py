@@ -27,7 +27,7 @@ from m2d.tasks.disk_space import predicted_bytes
 from m2d.tasks.generate import run
 from m2d.tasks.journal_folder import has_journal, journal_folder_of
 from m2d.tasks.production import ProductionOptions, ProductionResult
-from m2d.video.provenance import film_digest, frames_digest
+from m2d.video.digests import film_digest, frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.model.tiny_model import build_tiny_model

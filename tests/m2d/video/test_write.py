@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from m2d import files
 from m2d.errors import InputError, OutputError
 from m2d.video import encode, write
-from m2d.video.provenance import frames_digest
+from m2d.video.digests import frames_digest
 from m2d.video.read import probe, read_film
 
 WriteFilm = Callable[..., Path]
