@@ -96,7 +96,8 @@ def puppet_cutouts(
 
 
 def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
-    t = _on_twos(num_frames)
+    poses = held_poses(num_frames)
+    t = poses / max(poses[-1], 1)
     still = np.zeros_like(t)
     walking = {"walks right": 1.0, "walks left": -1.0}.get(action, 0.0)
     swing = np.sin(2 * np.pi * t)
@@ -111,15 +112,14 @@ def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
     )
 
 
-def _on_twos(num_frames: int) -> np.ndarray:
-    """Return how far the action is at each frame, 0..1: poses are held for two frames, as animators do.
+def held_poses(num_frames: int) -> np.ndarray:
+    """Return which of a scene's poses each of its frames shows, counted from 0: each is held for two frames.
 
-    The first frame stands alone and pairs follow, just as a codec with `temporal_compression_ratio` 2 groups
-    them, so that no latent frame has to hold two poses.
+    Animators work on twos. The first frame stands alone and pairs follow, just as a codec with
+    `temporal_compression_ratio` 2 groups them, so that no latent frame has to hold two poses.
     """
-    poses = (np.arange(num_frames) + 1) // 2
-    fractions: np.ndarray = poses / max(poses[-1], 1)
-    return fractions
+    poses: np.ndarray = (np.arange(num_frames) + 1) // 2
+    return poses
 
 
 def _parts(actor: Actor, pose: _Pose, *, eyes: str, hat: str) -> list[CutOut]:

@@ -1,6 +1,6 @@
 """Films of the puppet theatre: stories in, frames out, many at a time.
 
-Shapes: B clips, P frames, C = 3 colours, H W pixels. Owns the assembly of backdrop and actors.
+Shapes: B clips, P frames, Q poses, C = 3 colours, H W pixels. Owns the assembly of backdrop and actors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, puppet_cutouts
+from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, held_poses, puppet_cutouts
 from m2d.puppet.raster import pack, paint
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import Scene, Story
@@ -46,7 +46,10 @@ def render_clips(
         RGB in 0..1, shape (B, P, 3, H, W).
     """
     backdrops_BCHW = paint_backdrops([clip.story.backdrop for clip in clips], height=height, width=width)
-    frames_BPCHW = backdrops_BCHW[:, None].repeat(1, num_frames, 1, 1, 1)
+    # Only the first frame of each pose is painted; the others are the same.
+    pose_of_frame_P = held_poses(num_frames)
+    _, painted_Q = np.unique(pose_of_frame_P, return_index=True)
+    poses_BQCHW = backdrops_BCHW[:, None].repeat(1, len(painted_Q), 1, 1, 1)
     for mark in range(_NUM_ACTORS):
         rows = [row for row, clip in enumerate(clips) if clip.scene.actions[mark] is not None]
         if not rows:
@@ -55,15 +58,15 @@ def render_clips(
             [
                 _actor_cutouts(
                     clips[row], mark, num_frames=num_frames, aspect=width / height, wardrobe=wardrobe
-                )
+                )[painted_Q]
                 for row in rows
             ]
         )
         left, right = (round(edge * width) for edge in _WINDOWS[mark])
-        window = frames_BPCHW[rows, :, :, :, left:right]
+        window = poses_BQCHW[rows, :, :, :, left:right]
         paint(window, torch.from_numpy(cutouts), left=left, picture_height=height)
-        frames_BPCHW[rows, :, :, :, left:right] = window
-    return frames_BPCHW.clamp_(0.0, 1.0)
+        poses_BQCHW[rows, :, :, :, left:right] = window
+    return poses_BQCHW.clamp_(0.0, 1.0)[:, pose_of_frame_P]
 
 
 def _actor_cutouts(
