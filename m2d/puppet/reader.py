@@ -78,7 +78,7 @@ class Reader(nn.Module):
         Args:
             frames_BPCHW: RGB in 0..1, of a size that `can_read`.
         """
-        scores, numbers = self(self._shrunk(frames_BPCHW))
+        scores, numbers = self(self.shrunk(frames_BPCHW))
         return Reading(classes={name: score.argmax(-1) for name, score in scores.items()}, numbers=numbers)
 
     def can_read(self, *, num_frames: int, height: int, width: int) -> bool:
@@ -87,8 +87,14 @@ class Reader(nn.Module):
         has_shape = height * own_width == width * own_height and height >= own_height
         return has_shape and num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
 
-    def _shrunk(self, frames_BPCHW: Tensor) -> Tensor:
-        """Take frames at even steps, the first and the last among them, and average pixels over areas."""
+    def shrunk(self, frames_BPCHW: Tensor) -> Tensor:
+        """Bring clips to the reader's own size.
+
+        Frames are taken at even steps, the first and the last among them, pixels averaged over areas.
+
+        Args:
+            frames_BPCHW: RGB in 0..1, of a size that `can_read`.
+        """
         num_frames, height, width = self._own_size()
         if frames_BPCHW.shape[1] > num_frames:
             places_P = torch.linspace(0, frames_BPCHW.shape[1] - 1, num_frames).round().long()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,24 +27,59 @@ _NUM_HELD_OUT = 600
 _NUMBER_WEIGHT = 20.0
 
 
-class ReaderRecipe(FitRecipe):
-    """Sizes of the clips and of the batches."""
+class ClipSize(BaseModel):
+    """Frames P of H x W pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_frames: int = Field(ge=1)
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+
+
+class ReaderRecipe(FitRecipe):
+    """Sizes of the clips and of the batches.
+
+    Attributes:
+        films: Size of the films that it is to judge when they are larger than its own clips: it learns from
+            these, shrunk as it will read them. None: they are its own size.
+    """
+
+    num_frames: int = Field(ge=1)
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    films: ClipSize | None = None
     batch_size: int = Field(ge=1)
+
+    @property
+    def film_size(self) -> ClipSize:
+        """Size of the clips that are rendered."""
+        return self.films or ClipSize(num_frames=self.num_frames, height=self.height, width=self.width)
+
+    def make_reader(self) -> Reader:
+        """Return a reader with random weights."""
+        return Reader(num_frames=self.num_frames, height=self.height, width=self.width)
+
+    @model_validator(mode="after")
+    def _check_films(self) -> Self:
+        own, films = f"{self.num_frames} frames of {self.width}x{self.height}", self.film_size
+        if not self.make_reader().can_read(**films.model_dump()):
+            raise ValueError(
+                f"films: {films.num_frames} frames of {films.width}x{films.height} cannot be shrunk to {own};"
+                " use films of the same shape, as large or larger, whose frames are evenly more"
+            )
+        return self
 
 
 def reader_fit(recipe: ReaderRecipe, run: Path) -> Fit:
     """Return the reader's training, to be run by `run_fit`."""
     torch.manual_seed(recipe.seed)
-    reader = Reader(num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
+    reader = recipe.make_reader()
 
     def loss_at(step: int) -> Tensor:
         clips = draw_clips(seed=recipe.seed, step=step, count=recipe.batch_size)
         draw = generator(recipe.seed, purpose="reader augmentation", step=step)
-        scores, numbers_BV = reader(_weather(_render(recipe, clips), draw=draw))
+        scores, numbers_BV = reader(_weather(reader.shrunk(_render(recipe, clips)), draw=draw))
         losses = [
             functional.cross_entropy(scores[name], label)
             for name, label in class_labels(clips).items()
@@ -80,7 +115,7 @@ def reader_accuracy(reader: Reader, recipe: ReaderRecipe) -> dict[str, float]:
 
 
 def _render(recipe: ReaderRecipe, clips: list[Clip]) -> Tensor:
-    return render_clips(clips, num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
+    return render_clips(clips, **recipe.film_size.model_dump())
 
 
 def _weather(frames_BPCHW: Tensor, *, draw: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from m2d.diffusion.noise import generator
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
@@ -27,6 +28,33 @@ def test_a_step_is_always_the_same_and_reaches_every_weight(tmp_path: Path) -> N
     assert fit.loss_at(3).item() != loss.item()
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     assert not [name for name, weight in fit.model.named_parameters() if weight.grad is None]
+
+
+def test_a_reader_of_larger_films_learns_from_them_as_it_will_read_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    films = {"num_frames": 9, "height": 64, "width": 64}
+    recipe = reader_recipe(films=films)
+    seen = []
+
+    def see(frames_BPCHW: torch.Tensor, **_: object) -> torch.Tensor:
+        seen.append(frames_BPCHW)
+        return frames_BPCHW
+
+    monkeypatch.setattr(training, "_weather", see)
+    reader_fit(recipe, tmp_path).loss_at(0)
+    clips = training.draw_clips(seed=recipe.seed, step=0, count=recipe.batch_size)
+    # Every other frame, and the mean of every four pixels.
+    rendered = training.render_clips(clips, **films)[:, ::2]
+    means = rendered.unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).mean((-1, -3))
+    assert torch.allclose(seen[0], means, atol=1e-6)
+
+
+def test_films_that_do_not_shrink_to_the_readers_size_are_refused() -> None:
+    with pytest.raises(
+        ValidationError, match="films: 9 frames of 64x48 cannot be shrunk to 5 frames of 32x32"
+    ):
+        reader_recipe(films={"num_frames": 9, "height": 48, "width": 64})
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
