@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +35,12 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only.")] = False,
 ) -> None:
     """Train one stage and leave a model folder that `m2d generate --model` takes."""
-    from m2d.cli.console import make_reporter, plain_text, write_result
-    from m2d.tasks.train import plan_training, run
+    from m2d.cli.console import loading_libraries, make_reporter, plain_text, write_result
 
+    # Of several processes, all load them and one says so.
+    is_first = os.environ.get("RANK", "0") == "0"
+    with loading_libraries(make_reporter(quiet=quiet or not is_first)):
+        from m2d.tasks.train import plan_training, run
     if plan_only:
         _show_needs(recipe, devices=devices, strategy=strategy, model=model, init=init)
         return
