@@ -75,7 +75,9 @@ def test_a_picture_that_cannot_be_made_small_is_refused() -> None:
 def test_a_story_becomes_pictures(tmp_path: Path) -> None:
     model = build_tiny_model(tmp_path / "tiny")
     made = make(STORIES / "first-snow.yaml", options=["--model", str(model), "--steps", "1"])
-    assert [scene.shape for scene in made.scenes] == [(9, 64, 64, 3)] * 3
+    # The size is the model's.
+    assert [scene.shape for scene in made.scenes] == [(9, 32, 32, 3)] * 3
     assert made.prompts[1] == "Actor1 stands still. Actor2 waves."
     assert len(small_png(made.sheet)) <= 200_000
-    assert side_by_side(made, frame=4).width == 3 * 384 + 2 * 16 + 2 * 28
+    # Thirteen times is the largest whole factor that stays within 432 pixels.
+    assert side_by_side(made, frame=4).width == 3 * 13 * 32 + 2 * 16 + 2 * 28
