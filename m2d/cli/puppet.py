@@ -25,6 +25,7 @@ class Helper(StrEnum):
     """What can be trained for the puppet theatre besides the transformer."""
 
     CODEC = "codec"
+    DECODER = "decoder"
     TEXT = "text"
     READER = "reader"
 
@@ -46,7 +47,7 @@ def train(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train codec, text encoder or reader."""
+    """Train codec, its decoder on what a model makes, text encoder or reader."""
     from m2d.cli.console import make_reporter, plain_text, write_result
     from m2d.tasks.puppet import HelperPlan, train_helper
 

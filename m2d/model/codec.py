@@ -61,8 +61,7 @@ def decode_scene(codec: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDA
     Returns:
         frames_PHWC: RGB, rounded to the nearest of 256 values.
     """
-    latents = latents_FCHW.to(device=codec.device, dtype=codec.dtype)
-    latents = latents / codec.config.scaling_factor + _shift(codec)
+    latents = unscaled(codec, latents_FCHW.to(device=codec.device, dtype=codec.dtype))
     num_latent_frames = latents.shape[0]
     if num_latent_frames > 1 and num_latent_frames % _DECODED_TOGETHER == 0:
         # The VAE takes an even number for the middle of a clip and multiplies its first frame, too. One frame
@@ -73,6 +72,11 @@ def decode_scene(codec: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDA
         decoded_BCPHW = codec.decode(latents.transpose(0, 1)[None]).sample
     num_frames = (num_latent_frames - 1) * int(codec.config.temporal_compression_ratio) + 1
     return to_pixels(decoded_BCPHW[0, :, :num_frames].transpose(0, 1))
+
+
+def unscaled(codec: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
+    """Turn the transformer's latents, of any shape, into the codec's own."""
+    return latents / float(codec.config.scaling_factor) + _shift(codec)
 
 
 def to_pixels(frames_PCHW: Tensor) -> npt.NDArray[np.uint8]:

@@ -5,6 +5,7 @@ Owns the order of things; the trainings are in `m2d/training/`, the world in `m2
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, InputError
 from m2d.files import write_bytes
@@ -26,14 +27,16 @@ from m2d.puppet.tokenizer import build_tokenizer
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
 from m2d.training.codec import CodecRecipe, build_codec, codec_fit, latent_std
+from m2d.training.decoder import DecoderRecipe, decoder_fit
 from m2d.training.fitting import Fit, FitRecipe, run_fit
 from m2d.training.folder import publish_folder
 from m2d.training.reader import ReaderRecipe, reader_fit
 from m2d.training.state import load_run_average
 from m2d.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
 
-Part = Literal["codec", "text", "reader"]
+Part = Literal["codec", "decoder", "text", "reader"]
 READER_FILE = "reader.safetensors"
+_ENCODER = "encoder."
 _NUM_SCENES = 3
 _FPS = 8
 
@@ -58,7 +61,7 @@ class HelperPlan:
 
 
 def train_helper(plan: HelperPlan, reporter: Reporter) -> Path:
-    """Train codec, text encoder or reader; return the run folder.
+    """Train codec, its decoder alone, text encoder or reader; return the run folder.
 
     Raises:
         RecipeError: The recipe is wrong.
@@ -76,6 +79,9 @@ def _prepare(plan: HelperPlan) -> tuple[Fit, FitRecipe]:
     if plan.part == "codec":
         codec = load_document(plan.recipe, CodecRecipe)
         return codec_fit(codec, plan.run), codec
+    if plan.part == "decoder":
+        decoder = load_document(plan.recipe, DecoderRecipe)
+        return decoder_fit(decoder, plan.run), decoder
     if plan.part == "text":
         text = load_document(plan.recipe, TextEncoderRecipe)
         return text_encoder_fit(text, plan.run), text
@@ -158,10 +164,23 @@ def _from_base(plan: PackPlan) -> list[str]:
 
 def _write_codec(folder: Path, recipe: CodecRecipe, run: Path, *, base: Path | None) -> None:
     codec = build_codec(recipe)
-    _load(codec, run)
+    weights = load_run_average(run)
+    if not any(name.startswith(_ENCODER) for name in weights):
+        weights |= _encoder_of(base, run)
+    _fill(codec, weights, run)
     codec.eval()
     codec.register_to_config(scaling_factor=_scaling_factor(codec, recipe, base=base))
     write_component(folder, "vae", codec, dtype=torch.float16)
+
+
+def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
+    """The encoder for a run that trained the decoder alone, and kept nothing else."""
+    if base is None:
+        raise InputError(
+            f"--codec {run}: its decoder alone was trained; give --base, the model that its encoder is of"
+        )
+    weights = load_codec(base, device="cpu", dtype=torch.float32).state_dict()
+    return {name: value for name, value in weights.items() if name.startswith(_ENCODER)}
 
 
 def _scaling_factor(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe, *, base: Path | None) -> float:
@@ -192,8 +211,12 @@ def _write_reader(folder: Path, run: Path) -> None:
 
 
 def _load(model: nn.Module, run: Path) -> None:
+    _fill(model, load_run_average(run), run)
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
     try:
-        model.load_state_dict(load_run_average(run))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{run}: made by another recipe: {str(error).splitlines()[0]}") from error
 

@@ -25,7 +25,7 @@ from m2d.training.reader import ReaderRecipe
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import find_checkpoint
 from m2d.training.text_encoder import TextEncoderRecipe
-from tests.m2d.training.tiny_helpers import CODEC, READER, TEXT
+from tests.m2d.training.tiny_helpers import CODEC, DECODER, READER, TEXT
 
 FEW = {"steps": 2, "evaluate_every_steps": 100}
 
@@ -109,6 +109,34 @@ def test_a_packed_folder_with_a_transformer_is_a_model_that_loads(
     assert decode_scene(codec, latents).shape == (9, 32, 32, 3)
     reader = load_reader(out / READER_FILE, num_frames=5, height=32, width=32)
     assert reader.read(torch.rand(2, 5, 3, 32, 32)).numbers.shape == (2, 4)
+
+
+def test_a_decoder_trained_on_what_a_model_makes_is_packed_and_leaves_its_latents_as_they_are(
+    made: PackPlan, transformer: Path, tmp_path: Path
+) -> None:
+    model = pack(replace(made, out=tmp_path / "model", transformer=transformer), SilentReporter())
+    recipe = write_recipe(tmp_path / "decoder.yaml", DECODER | FEW | {"models": [str(model)]})
+    run = train_helper(HelperPlan(part="decoder", recipe=recipe, run=tmp_path / "run"), SilentReporter())
+    plan = PackPlan(
+        codec_recipe=made.codec_recipe,
+        codec_run=run,
+        text_recipe=made.text_recipe,
+        text_run=None,
+        base=model,
+        transformer=transformer,
+        out=tmp_path / "better",
+    )
+    better = pack(plan, SilentReporter())
+    codecs = [
+        load_codec(resolve_model(str(path)), device="cpu", dtype=torch.float32) for path in (model, better)
+    ]
+    frames_PCHW = torch.rand(9, 3, 32, 32) * 2 - 1
+    before, after = (encode_scene(codec, frames_PCHW) for codec in codecs)
+    assert torch.equal(before, after)
+    assert any(
+        not torch.equal(*pair)
+        for pair in zip(*(codec.decoder.state_dict().values() for codec in codecs), strict=True)
+    )
 
 
 def test_the_scaling_factor_makes_latents_of_unit_variance(made: PackPlan, tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ TEXT: dict[str, Any] = _FIT | {
     "max_text_tokens": 36,
     "batch_size": 8,
 }
+DECODER: dict[str, Any] = _FIT | {
+    "timesteps": [20, 450],
+    "encoded_share": 0.0,
+    "crop": 16,
+    "crops_per_scene": 2,
+}
 READER: dict[str, Any] = _FIT | {"num_frames": 5, "height": 32, "width": 32, "batch_size": 8}
 
 

@@ -1,0 +1,298 @@
+"""Training of the codec's decoder on what transformers make of latents, so that their errors are not shown.
+
+A decoder that has seen an encoder's latents alone draws a transformer's as they are: frayed edges, remains of
+other hats. Here latents are noised, a transformer predicts what they were, and the decoder learns to draw the
+frames that they came from. The encoder stays as it is, and latents with it.
+"""
+
+# B clips, N scenes of one story, P pixel frames, F latent frames, C channels, H W height and width (of pixels
+# or of latents), L text tokens, D text width
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from m2d.diffusion.noise import generator
+from m2d.diffusion.schedulers import scheduler_from_config
+from m2d.diffusion.velocity import VelocitySchedule
+from m2d.errors import InputError
+from m2d.geometry import SceneGeometry
+from m2d.layout import SceneLayout
+from m2d.model.checkpoint import (
+    load_codec,
+    load_text,
+    load_transformer,
+    read_scheduler_config,
+    resolve_model,
+)
+from m2d.model.codec import encode_scenes, spatial_compression, unscaled
+from m2d.model.text import TextEncoder
+from m2d.model.transformer import SceneTransformer
+from m2d.puppet.captions import plain_caption
+from m2d.puppet.render import Clip
+from m2d.puppet.story import Story, sample_story
+from m2d.training.fitting import Fit, FitRecipe
+from m2d.training.puppet_clips import actor_boxes, render_batch
+
+_HELD_OUT_SEED = 990_007
+_NUM_HELD_OUT = 8
+# Most crops show an actor, as in the codec's training.
+_ACTOR_SHARE = 0.75
+
+
+class DecoderRecipe(FitRecipe):
+    """Whose latents the decoder learns from.
+
+    Attributes:
+        models: Models that share one codec; steps take turns.
+        timesteps: First and last timestep that latents are noised to. Little noise leaves the transformer
+            small errors; with much it makes another film, whose frames nobody knows.
+        encoded_share: Share of the steps on the encoder's latents as they are.
+        crop: Side in pixels of what is decoded.
+        crops_per_scene: How many of a scene.
+    """
+
+    models: tuple[str, ...] = Field(min_length=1)
+    timesteps: tuple[int, int]
+    encoded_share: float = Field(ge=0, le=1)
+    crop: int = Field(ge=8)
+    crops_per_scene: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_timesteps(self) -> Self:
+        first, last = self.timesteps
+        if not 0 <= first <= last < 1000:
+            raise ValueError(f"timesteps: got {first} to {last}; use two of 0 to 999, the smaller one first")
+        return self
+
+
+class StoryLatents(NamedTuple):
+    """A story as rendered, and what a decoder is to make its frames from.
+
+    Attributes:
+        frames_NPCHW: RGB in -1..1.
+        actors_NP1HW: 1 where an actor or its shadow is, else 0.
+        latents_NFCHW: As the transformer has them.
+    """
+
+    frames_NPCHW: Tensor
+    actors_NP1HW: Tensor
+    latents_NFCHW: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Maker:
+    """A model without its codec.
+
+    Attributes:
+        num_text_tokens: Of every prompt.
+        mask: The attention mask that it was trained with.
+        scene: Size of the scenes it makes by default.
+        num_scenes: How many it makes at once.
+    """
+
+    transformer: SceneTransformer
+    text: TextEncoder
+    schedule: VelocitySchedule
+    num_text_tokens: int
+    mask: str
+    scene: SceneGeometry
+    num_scenes: int
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """Load a model by its name.
+
+        Raises:
+            CheckpointError: It is not there, or damaged.
+        """
+        source = resolve_model(name)
+        sizes = source.geometry
+        transformer = load_transformer(source, device="cpu", dtype=torch.float32)
+        return cls(
+            transformer=transformer.eval().requires_grad_(False),
+            text=load_text(source, device="cpu", dtype=torch.float32),
+            schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(source))),
+            num_text_tokens=sizes.max_text_tokens,
+            mask=source.mask,
+            scene=sizes.scene(
+                num_frames=sizes.default_num_frames,
+                height=sizes.default_height,
+                width=sizes.default_width,
+            ),
+            num_scenes=sizes.num_scenes,
+        )
+
+    @torch.no_grad()
+    def predicted(
+        self, latents_NFCHW: Tensor, story: Story, *, timestep: int, draw: torch.Generator
+    ) -> Tensor:
+        """Return what the transformer takes a story's latents for that were noised to a timestep (NFCHW)."""
+        num_scenes, num_frames = latents_NFCHW.shape[:2]
+        layout = SceneLayout.build(
+            self.mask,
+            text_tokens=[self.num_text_tokens] * num_scenes,
+            latent_frames=[num_frames] * num_scenes,
+            tokens_per_frame=self.scene.tokens_per_frame,
+        )
+        prompts = [plain_caption(story, scene) for scene in story.scenes]
+        # One at a time, as at generation.
+        embeds_BLD = torch.cat([self.text.encode([prompt]) for prompt in prompts], dim=1)
+        x0_BFCHW = latents_NFCHW.flatten(0, 1)[None]
+        timesteps_BF = torch.full(x0_BFCHW.shape[:2], timestep)
+        noise_BFCHW = torch.randn(x0_BFCHW.shape, generator=draw)
+        noisy_BFCHW = self.schedule.add_noise(x0_BFCHW, noise_BFCHW, timesteps_BF)
+        velocity_BFCHW = self.transformer(
+            noisy_BFCHW, embeds_BLD, torch.full((1, num_scenes), timestep), layout=layout
+        )
+        return self.schedule.x0(noisy_BFCHW, velocity_BFCHW, timesteps_BF).view_as(latents_NFCHW)
+
+
+def decoder_fit(recipe: DecoderRecipe, run: Path) -> Fit:
+    """Return the decoder's training, to be run by `run_fit`; its run is one of the whole codec.
+
+    Raises:
+        CheckpointError: A model is not there, or damaged.
+        InputError: The models have different codecs, or the crop does not fit them.
+    """
+    codec = _shared_codec(recipe.models)
+    codec.encoder.requires_grad_(False)
+    # Its weights move; what latents are made with does not.
+    encoder = copy.deepcopy(codec)
+    makers = [Maker.load(name) for name in recipe.models]
+    _check_crop(recipe, codec, makers)
+
+    def loss_at(step: int) -> Tensor:
+        maker = makers[step % len(makers)]
+        draw = generator(recipe.seed, purpose="decoder batch", step=step)
+        made = _made(maker, encoder, recipe, seed=recipe.seed, step=step, draw=draw)
+        latents_BFCHW, frames_BPCHW = _cut(made, recipe, spatial_compression(codec), draw=draw)
+        error_BPCHW = _decode(codec, latents_BFCHW) - frames_BPCHW
+        # A little absolute error keeps the gradient of pixels that are nearly right.
+        loss: Tensor = (error_BPCHW.square() + 0.05 * error_BPCHW.abs()).mean()
+        return loss
+
+    def evaluate(model: nn.Module) -> Mapping[str, Any]:
+        assert isinstance(model, AutoencoderKLCogVideoX)
+        return made_psnr(model, makers, recipe)
+
+    return Fit(name="decoder", model=codec, loss_at=loss_at, evaluate=evaluate, run=run)
+
+
+@torch.no_grad()
+def made_psnr(codec: AutoencoderKLCogVideoX, makers: list[Maker], recipe: DecoderRecipe) -> dict[str, float]:
+    """Return PSNR in dB on held-out stories, by model: all pixels and those inside the actors' boxes.
+
+    `encoded` is from the encoder's latents, `made` from what the model predicted from noised ones.
+    """
+    figures = {}
+    for name, maker in zip(recipe.models, makers, strict=True):
+        for kind, share in (("encoded", 1.0), ("made", 0.0)):
+            asked = recipe.model_copy(update={"encoded_share": share})
+            squares, boxed = [], []
+            for step in range(_NUM_HELD_OUT):
+                draw = generator(recipe.seed, purpose="decoder held out", step=step)
+                made = _made(maker, codec, asked, seed=_HELD_OUT_SEED, step=step, draw=draw)
+                for scene in range(maker.num_scenes):
+                    one = slice(scene, scene + 1)
+                    decoded_BPCHW = _decode(codec, made.latents_NFCHW[one]).clamp(-1, 1)
+                    # Pixels in 0..1.
+                    square_BPCHW = ((decoded_BPCHW - made.frames_NPCHW[one]) / 2).square()
+                    is_boxed = actor_boxes(made.actors_NP1HW[one]).expand_as(square_BPCHW) > 0
+                    squares.append(square_BPCHW.flatten())
+                    boxed.append(square_BPCHW[is_boxed])
+            label = f"{Path(name).name}.{kind}"
+            figures[f"{label}.psnr_db"] = _decibels(squares)
+            figures[f"{label}.psnr_actors_db"] = _decibels(boxed)
+    return figures
+
+
+def _decibels(squares: list[Tensor]) -> float:
+    return round(-10 * math.log10(float(torch.cat(squares).mean())), 3)
+
+
+def _shared_codec(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
+    codecs = [load_codec(resolve_model(name), device="cpu", dtype=torch.float32) for name in models]
+    first = codecs[0].state_dict()
+    for name, codec in zip(models[1:], codecs[1:], strict=True):
+        weights = codec.state_dict()
+        if weights.keys() != first.keys() or not all(torch.equal(weights[key], first[key]) for key in first):
+            raise InputError(f"models: {name} has another codec than {models[0]}; train them one by one")
+    return codecs[0]
+
+
+def _check_crop(recipe: DecoderRecipe, codec: AutoencoderKLCogVideoX, makers: list[Maker]) -> None:
+    compression = spatial_compression(codec)
+    smallest = min(min(maker.scene.height, maker.scene.width) for maker in makers)
+    if recipe.crop % compression or recipe.crop > smallest:
+        raise InputError(
+            f"crop: got {recipe.crop}; use a multiple of {compression}, the pixels per latent, "
+            f"up to {smallest}, the models' smallest side"
+        )
+
+
+def _made(
+    maker: Maker,
+    codec: AutoencoderKLCogVideoX,
+    recipe: DecoderRecipe,
+    *,
+    seed: int,
+    step: int,
+    draw: torch.Generator,
+) -> StoryLatents:
+    """Render a story and make its latents: the encoder's own, or what the model takes noised ones for."""
+    story = sample_story(seed=seed, index=step, num_scenes=maker.num_scenes)
+    batch = render_batch(
+        [Clip(story, scene) for scene in story.scenes],
+        num_frames=maker.scene.num_frames,
+        height=maker.scene.height,
+        width=maker.scene.width,
+    )
+    frames_NPCHW = batch.frames_BPCHW * 2 - 1
+    latents_NFCHW = encode_scenes(codec, frames_NPCHW)
+    is_encoded = float(torch.rand((), generator=draw)) < recipe.encoded_share
+    first, last = recipe.timesteps
+    timestep = int(torch.randint(first, last + 1, (), generator=draw))
+    if not is_encoded:
+        latents_NFCHW = maker.predicted(latents_NFCHW, story, timestep=timestep, draw=draw)
+    return StoryLatents(frames_NPCHW, batch.actors_BP1HW, latents_NFCHW)
+
+
+def _cut(
+    made: StoryLatents, recipe: DecoderRecipe, compression: int, *, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut windows out of every scene, most often around an actor: latents (BFCHW) and frames (BPCHW)."""
+    side = recipe.crop // compression
+    latents, frames = [], []
+    for scene in range(len(made.latents_NFCHW)):
+        rooms = [size - side for size in made.latents_NFCHW.shape[-2:]]
+        pixels = made.actors_NP1HW[scene, :, 0].amax(0).nonzero()
+        for _ in range(recipe.crops_per_scene):
+            corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
+            if float(torch.rand((), generator=draw)) < _ACTOR_SHARE and len(pixels):
+                centre = pixels[int(torch.randint(len(pixels), (), generator=draw))].tolist()
+                places = [place // compression - side // 2 for place in centre]
+                corner = [min(max(place, 0), room) for place, room in zip(places, rooms, strict=True)]
+            top, left = corner
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            latents.append(made.latents_NFCHW[scene, :, :, rows, columns])
+            rows, columns = (
+                slice(start * compression, start * compression + recipe.crop) for start in corner
+            )
+            frames.append(made.frames_NPCHW[scene, :, :, rows, columns])
+    return torch.stack(latents), torch.stack(frames)
+
+
+def _decode(codec: AutoencoderKLCogVideoX, latents_BFCHW: Tensor) -> Tensor:
+    decoded_BCPHW: Tensor = codec.decode(unscaled(codec, latents_BFCHW).transpose(1, 2)).sample
+    return decoded_BCPHW.transpose(1, 2)
