@@ -123,8 +123,14 @@ def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
 
 def _start_from(codec: AutoencoderKLCogVideoX, init: str) -> None:
     is_run = (Path(init) / CHECKPOINTS).is_dir()
+    weights = load_run_average(Path(init)) if is_run else _weights_of_model(init)
+    if not any(name.startswith("encoder.") for name in weights):
+        raise CheckpointError(
+            f"init: {init}: its decoder alone was trained; pack it with its model (m2d puppet pack --codec, "
+            "--base) and start from what comes out"
+        )
     try:
-        codec.load_state_dict(load_run_average(Path(init)) if is_run else _weights_of_model(init))
+        codec.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"init: {init}: made with other channels: {str(error).splitlines()[0]}"

@@ -250,6 +250,17 @@ def test_a_codec_starts_from_anothers_weights_and_refuses_other_channels(
     assert find_checkpoint(train_helper(plan(steps=1), SilentReporter())).path is not None
 
 
+def test_a_codec_does_not_start_from_a_decoder_without_its_encoder(made: PackPlan, tmp_path: Path) -> None:
+    def plan(init: Path, run: str, **changes: Any) -> HelperPlan:
+        recipe = write_recipe(tmp_path / "codec.yaml", CODEC | {"steps": 1, "init": str(init)} | changes)
+        return HelperPlan(part="codec", recipe=recipe, run=tmp_path / run)
+
+    assert made.codec_run is not None
+    alone = train_helper(plan(made.codec_run, "alone", freeze_encoder=True), SilentReporter())
+    with pytest.raises(CheckpointError, match="alone: its decoder alone was trained; pack it with its model"):
+        train_helper(plan(alone, "next"), SilentReporter())
+
+
 def test_the_shipped_recipes_fit_each_other() -> None:
     folder = Path(__file__).parents[3] / "recipes" / "training"
     base = load_document(folder / "puppet-base.yaml", TrainingRecipe)
