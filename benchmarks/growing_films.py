@@ -20,7 +20,7 @@ from m2d.progress import Reporter, SilentReporter
 from m2d.puppet.captions import setting_text
 from m2d.puppet.story import Story
 from m2d.puppet.vocabulary import ACTIONS, ACTORS
-from m2d.recipe.plan import Overrides
+from m2d.recipe.overrides import Overrides
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate, reroll

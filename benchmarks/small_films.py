@@ -20,7 +20,8 @@ from m2d.errors import EXIT_BAD_INPUT
 from m2d.files import sha256_file
 from m2d.model.source import resolve_model
 from m2d.progress import Reporter, SilentReporter
-from m2d.recipe.plan import Overrides, plan_story
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate

@@ -32,7 +32,7 @@ def bench(
     Runs take turns; what counts is the ratio of neighbours, and no difference below the noise is claimed.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_result
-    from m2d.recipe.plan import Overrides
+    from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
     from m2d.tasks.check import plan_recipe
 

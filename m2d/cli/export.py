@@ -166,7 +166,7 @@ def _of_recipe(
     dtype: str | None,
     extra: dict[str, str],
 ) -> tuple[GraphRequest, ...]:
-    from m2d.recipe.plan import Overrides
+    from m2d.recipe.overrides import Overrides
     from m2d.tasks.check import plan_recipe
     from m2d.tasks.export import graphs_of
 

@@ -78,7 +78,7 @@ def extend(
     """
     from m2d.cli.console import loading_libraries, make_reporter
     from m2d.cli.results import show_film, show_headline, write_film_result
-    from m2d.recipe.plan import Overrides
+    from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
 
     began_s = time.monotonic()

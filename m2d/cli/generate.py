@@ -28,7 +28,7 @@ from m2d.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from m2d.recipe.plan import Overrides
+    from m2d.recipe.overrides import Overrides
     from m2d.tasks.production import ProductionOptions
 
 
@@ -70,7 +70,7 @@ def generate(
     the recipe. The film's path goes to stdout, everything else to stderr.
     """
     from m2d.errors import InputError
-    from m2d.recipe.plan import Overrides
+    from m2d.recipe.overrides import Overrides
 
     overrides = Overrides(
         out=out,

@@ -1,27 +1,25 @@
 """From a recipe to a run: every parameter resolved against the model's geometry, or all problems at once.
 
-Owns defaults, overrides and the order in which scenes are made; what only the model can judge is in `limits`.
-Imports no torch; what needs a tokenizer or a word list gets it passed in.
+Owns defaults and the order in which scenes are made; what the command line changes is in `overrides`, what
+only the model can judge in `limits`. Imports no torch; what needs a tokenizer or a word list is given it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from m2d.errors import Problem, RecipeError
+from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
 from m2d.recipe.advice import story_warnings
 from m2d.recipe.cast import scene_prompt
-from m2d.recipe.explain import explain
 from m2d.recipe.fields import default_output
 from m2d.recipe.limits import TokenCounter, join_problems, length_problems, size_problems
+from m2d.recipe.overrides import Overrides, apply_overrides
 from m2d.recipe.schema import DtypeName, Recipe, Sampling, Scene
 from m2d.recipe.text_tree import Places
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
@@ -32,38 +30,6 @@ if TYPE_CHECKING:
 # Measured on H.264 films of the puppet theatre, which range from a third to three times of this.
 BYTES_PER_WRITTEN_PIXEL = 0.05
 _CONTAINER_BYTES = 8_000
-
-_FLAGS = {
-    "sampling.seed": "--seed",
-    "sampling.num_inference_steps": "--steps",
-    "sampling.speed": "--speed",
-    "backend.name": "--backend",
-    "backend.device": "--device",
-    "backend.dtype": "--dtype",
-    "backend.options": "--backend-option",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Overrides:
-    """What the command line says instead of the recipe; None leaves the recipe's.
-
-    Attributes:
-        out: Any path, unlike the recipe's `output`.
-        seed: The story's seed; scenes with a seed of their own keep it.
-        artifacts: Where exported graphs are; no part of a recipe, which goes to other machines.
-        backend_options: Added to the recipe's, unless another backend is named: then in their place.
-    """
-
-    out: Path | None = None
-    seed: int | None = None
-    num_inference_steps: int | None = None
-    speed: str | None = None
-    backend: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    artifacts: Path | None = None
-    backend_options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -268,50 +234,8 @@ def plan_story(
     )
 
 
-def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
-    """Return the recipe as the command line wants it; `out` is no part of a recipe.
-
-    Raises:
-        RecipeError: A value that no recipe may have; the message names the flag.
-    """
-    sampling = {
-        "seed": overrides.seed,
-        "num_inference_steps": overrides.num_inference_steps,
-        "speed": overrides.speed,
-    }
-    backend = {"name": overrides.backend, "device": overrides.device, "dtype": overrides.dtype}
-    document = recipe.model_dump()
-    document["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
-    if overrides.backend not in (None, recipe.backend.name):
-        # They are another backend's.
-        document["backend"]["options"] = {}
-    document["backend"] |= {key: value for key, value in backend.items() if value is not None}
-    document["backend"]["options"] = {**document["backend"]["options"], **overrides.backend_options}
-    problems = []
-    try:
-        changed = Recipe.model_validate(document)
-    except ValidationError as error:
-        found = explain(error, model=Recipe, places=Places(path="command line"))
-        problems += [_as_flag(problem) for problem in found]
-    if overrides.out is not None and overrides.out.suffix.lower() != ".mp4":
-        problems.append(
-            _flag_problem("--out", f"{str(overrides.out)!r} does not end in .mp4; films are MP4 files")
-        )
-    if problems:
-        raise RecipeError(problems)
-    return changed
-
-
 def _option_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _as_flag(problem: Problem) -> Problem:
-    return _flag_problem(_FLAGS.get(problem.field, problem.field), problem.message)
-
-
-def _flag_problem(flag: str, message: str) -> Problem:
-    return Problem(path="command line", line=0, column=0, field=flag, message=message)
 
 
 def _scene_plan(

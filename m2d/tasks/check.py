@@ -15,7 +15,8 @@ from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.loader import load_with_places
-from m2d.recipe.plan import Overrides, RunPlan, WindowPlan, plan_story
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan, WindowPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
 from m2d.registry import backend_names

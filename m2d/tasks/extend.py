@@ -20,7 +20,8 @@ from m2d.model.source import ModelSource
 from m2d.model.tokenizer import PromptTooLong
 from m2d.progress import Reporter
 from m2d.recipe.fields import NegativePrompt
-from m2d.recipe.plan import ExistingFilm, Overrides
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm
 from m2d.recipe.schema import Recipe
 from m2d.tasks.drafts import draw_draft
 from m2d.tasks.film import load_film, read_provenance

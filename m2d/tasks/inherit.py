@@ -20,7 +20,8 @@ from m2d.model.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolv
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.explain import explain
-from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, plan_story
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
 from m2d.tasks.loaded import LoadedFilm

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from m2d.backend import Backend
 from m2d.errors import BackendUnavailable
 from m2d.files import nameless_file, remove_file
@@ -26,20 +24,18 @@ from m2d.tasks.clock import Clock
 from m2d.tasks.disk_space import check_disk_space
 from m2d.tasks.export import check_graphs
 from m2d.tasks.journal import Journal, open_journal
-from m2d.tasks.kept_frames import FRAMES, kept_frames_bytes
+from m2d.tasks.kept_frames import FRAMES
 from m2d.tasks.loaded import LoadedFilm
 from m2d.tasks.making import Making, SharedCodec, WindowEvent
+from m2d.tasks.outcome import files_of, provenance_of
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.previews import remove_previews, save_preview
-from m2d.tasks.records import facts_of, record_of, request_of, with_speeds
+from m2d.tasks.records import record_of, request_of, with_speeds
 from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
 from m2d.tasks.taking import take_over
-from m2d.video.encode import encoding_id
-from m2d.video.made import MadeScene, build_provenance
-from m2d.video.provenance import Provenance, RunKind, RunRecord, SceneRecord
-from m2d.video.run_folder import LATENTS, SHEET, finish_run, latents_bytes, run_folder_of
+from m2d.video.provenance import Provenance, RunKind, RunRecord
+from m2d.video.run_folder import finish_run, run_folder_of
 from m2d.video.sealed import seal_provenance
-from m2d.video.sheet import sheet_png
 from m2d.video.write import write_film
 
 PREVIEWS = "previews"
@@ -303,8 +299,15 @@ def _publish(
         kept = encode_made(
             production.kept(assembled), plan.output.absolute().parent, fps=plan.fps, upscale=plan.upscale
         )
-        provenance = _provenance(production, records, kept, is_tiled=assembled.is_tiled)
-        files = _files(production, kept, provenance)
+        provenance = provenance_of(
+            plan,
+            production.film,
+            records,
+            kept,
+            first_kept=production.first_kept,
+            is_tiled=assembled.is_tiled,
+        )
+        files = files_of(plan, production.film, kept, provenance)
         # From here on the film may replace the one it was made from: what is still needed must not be there.
         document = {
             "provenance": json.loads(seal_provenance(provenance)),
@@ -337,52 +340,3 @@ def _publish(
         notes=production.notes,
         warnings=production.warnings,
     )
-
-
-def _provenance(
-    production: Production, records: Sequence[RunRecord], kept: Sequence[ShownScene], *, is_tiled: bool
-) -> Provenance:
-    plan, film = production.plan, production.film
-    *earlier, last = records
-    if is_tiled:
-        # The one way of decoding that gives other frames.
-        last = last.model_copy(update={"parameters": {**last.parameters, "decoding": "tiled"}})
-    return build_provenance(
-        title=plan.title,
-        runs=[*(film.runs if film is not None else ()), *earlier, last],
-        scenes=[scene.made for scene in kept],
-        fps=plan.fps,
-        upscale=plan.upscale,
-        first_scene=plan.first_scene + production.first_kept,
-        parents=[film.digest] if film is not None and film.digest is not None else [],
-        encoding=encoding_id(),
-    )
-
-
-def _kept_frames(scene: MadeScene, told: SceneRecord) -> np.ndarray | None:
-    """What is kept of footage: what a model was given of it."""
-    if told.clip_frames is None or scene.frames_PHWC is None:
-        return scene.frames_PHWC
-    return None if told.clip_sha256 is None else scene.frames_PHWC[-told.clip_frames :]
-
-
-def _files(production: Production, kept: Sequence[ShownScene], provenance: Provenance) -> dict[str, bytes]:
-    """What goes into the run folder, by name."""
-    plan = production.plan
-    scenes = [scene.made for scene in kept]
-    files = {
-        LATENTS: latents_bytes([scene.latents_FCHW for scene in scenes]),
-        SHEET: sheet_png(
-            [scene.on_sheet(upscale=plan.upscale) for scene in kept],
-            title=plan.title,
-            facts=facts_of(plan, plan.scenes),
-            known={} if production.film is None else production.film.rows,
-        ),
-    }
-    footage = {
-        number: frames_PHWC
-        for number, (scene, told) in enumerate(zip(scenes, provenance.scenes, strict=True))
-        if provenance.runs[told.run].kind == "footage"
-        and (frames_PHWC := _kept_frames(scene, told)) is not None
-    }
-    return files | ({FRAMES: kept_frames_bytes(footage)} if footage else {})

@@ -13,7 +13,8 @@ from m2d.backend import Backend
 from m2d.errors import InputError
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter
-from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.recipe.text_tree import Places
 from m2d.tasks.drafts import draw_draft
 from m2d.tasks.film import read_provenance

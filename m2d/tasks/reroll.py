@@ -15,7 +15,8 @@ from m2d.errors import InputError
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
-from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, ScenePlan
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm, RunPlan, ScenePlan
 from m2d.tasks.drafts import draw_draft
 from m2d.tasks.film import load_film, read_provenance
 from m2d.tasks.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene

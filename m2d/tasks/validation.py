@@ -24,7 +24,8 @@ from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter
-from m2d.recipe.plan import Overrides, RunPlan
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan
 from m2d.tasks import generate
 from m2d.tasks.check import plan_recipe_for
 from m2d.tasks.production import ProductionOptions

@@ -14,7 +14,8 @@ from m2d.joins import Join
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.fields import default_output
 from m2d.recipe.loader import parse_document
-from m2d.recipe.plan import ExistingFilm, Overrides, RunPlan, plan_story
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 
 GEOMETRY = ModelGeometry(

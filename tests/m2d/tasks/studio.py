@@ -17,7 +17,8 @@ import numpy as np
 
 from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import Reporter, SilentReporter, StageProgress
-from m2d.recipe.plan import Overrides, RunPlan
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate, reproduce, reroll

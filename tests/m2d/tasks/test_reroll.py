@@ -11,7 +11,7 @@ import pytest
 
 from m2d.errors import InputError, OutputError, RecipeError
 from m2d.recipe.fields import MAX_SEED
-from m2d.recipe.plan import Overrides
+from m2d.recipe.overrides import Overrides
 from m2d.tasks.film import load_film
 from m2d.tasks.production import Production, ProductionResult
 from m2d.tasks.reroll import Reroll, plan_reroll

@@ -14,7 +14,8 @@ from m2d.errors import Interrupted, RecipeError
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import read_scheduler_config
 from m2d.model.source import ModelSource
-from m2d.recipe.plan import Overrides, RunPlan
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.tasks import generate
 from m2d.tasks.inherit import plan_on
