@@ -16,12 +16,13 @@ from m2d.errors import InputError
 from m2d.files import check_writable, write_bytes
 from m2d.progress import Reporter
 from m2d.tasks.inspect import RunFolderState, inspect_run_folder
+from m2d.video.board.film_pictures import paint_film
 from m2d.video.board.film_view import FilmView, Surroundings, film_view
 from m2d.video.board.page import Unread, render_page
 from m2d.video.board.pictures import data_uri
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
-from m2d.video.read import Film, read_film
+from m2d.video.read import FilmInfo, probe
 
 INDEX_NAME = "board.html"
 LARGEST_EMBEDDED_BYTES = 6 << 20
@@ -116,8 +117,8 @@ def _films_in(folder: Path) -> list[Path]:
 
 
 def _view(path: Path, *, page: Path, is_alone: bool) -> FilmView:
-    film = read_film(path)
-    provenance = film.provenance
+    info = probe(path)
+    provenance = info.provenance
     if provenance is None:
         raise InputError(f"{path}: was not made by m2d, or lost its provenance; there is nothing to tell of")
     if max(len(provenance.scenes), len(provenance.runs)) > MOST_SCENES:
@@ -125,17 +126,19 @@ def _view(path: Path, *, page: Path, is_alone: bool) -> FilmView:
             f"{path}: {len(provenance.scenes)} scenes of {len(provenance.runs)} runs; a board shows at most"
             f" {MOST_SCENES}"
         )
-    return film_view(film, provenance, _surroundings(path, film, provenance, page=page, is_alone=is_alone))
+    pictures = paint_film(path, info, provenance)
+    surroundings = _surroundings(path, info, provenance, page=page, is_alone=is_alone)
+    return film_view(info, provenance, pictures, surroundings)
 
 
 def _surroundings(
-    path: Path, film: Film, provenance: Provenance, *, page: Path, is_alone: bool
+    path: Path, info: FilmInfo, provenance: Provenance, *, page: Path, is_alone: bool
 ) -> Surroundings:
     place = _place(path, page)
     link = f"./{quote(os.fsencode(place.as_posix()))}"
     media_type = _MEDIA_TYPES.get(path.suffix.lower(), "")
-    is_played = is_alone and media_type != "" and film.info.codec in _PLAYED_CODECS
-    is_embedded = is_played and film.info.size_bytes <= LARGEST_EMBEDDED_BYTES
+    is_played = is_alone and media_type != "" and info.codec in _PLAYED_CODECS
+    is_embedded = is_played and info.size_bytes <= LARGEST_EMBEDDED_BYTES
     run_folder = inspect_run_folder(path, provenance)
     return Surroundings(
         name=printable(path.name),

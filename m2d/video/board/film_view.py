@@ -1,6 +1,6 @@
 """What a page says about one film: every text made harmless, every picture made small.
 
-Owns what is shown and in which words; the template owns where. Frames are dropped as soon as they are drawn.
+Owns what is shown and in which words; the template owns where.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from m2d.video.board.drawings import GraphDrawing, MaskDrawing, draw_lineage, draw_mask
-from m2d.video.board.pictures import FrameGrid, frame_grid, stripe
+from m2d.video.board.film_pictures import FilmPictures
+from m2d.video.board.pictures import FrameGrid
 from m2d.video.lineage import (
     RunLineage,
     describe_means,
@@ -22,7 +23,7 @@ from m2d.video.lineage import (
 )
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, SceneRecord
-from m2d.video.read import Film
+from m2d.video.read import FilmInfo
 
 LONGEST_TITLE, LONGEST_PROMPT = 200, 4000
 MOST_WINDOWS = 24
@@ -154,25 +155,27 @@ class FilmView:
     digests: tuple[Row, ...]
 
 
-def film_view(film: Film, provenance: Provenance, surroundings: Surroundings) -> FilmView:
+def film_view(
+    info: FilmInfo, provenance: Provenance, pictures: FilmPictures, surroundings: Surroundings
+) -> FilmView:
     """Gather what a page says about a film.
 
     Args:
-        film: Decoded.
+        info: What the film says about itself.
         provenance: The film's own.
+        pictures: Of its frames.
         surroundings: What is known besides.
     """
-    info = film.info
     return FilmView(
         title=_plain(provenance.title, LONGEST_TITLE) or surroundings.name,
         surroundings=surroundings,
-        facts=_facts(film, provenance),
+        facts=_facts(info, provenance),
         width=info.width,
         height=info.height,
         is_enlarged=provenance.video.upscale > 1,
-        stripe=stripe(film.frames_PHWC),
+        stripe=pictures.stripe,
         marks=_marks(provenance),
-        scenes=_scenes(film, provenance),
+        scenes=_scenes(info, provenance, pictures),
         runs=_runs(provenance),
         graph=draw_lineage(provenance),
         hints=hints(provenance),
@@ -181,9 +184,8 @@ def film_view(film: Film, provenance: Provenance, surroundings: Surroundings) ->
     )
 
 
-def _facts(film: Film, provenance: Provenance) -> tuple[str, ...]:
-    info, num_scenes = film.info, len(provenance.scenes)
-    num_frames = len(film.frames_PHWC)
+def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
+    num_scenes, num_frames = len(provenance.scenes), provenance.num_frames
     size = f"{info.width}\N{MULTIPLICATION SIGN}{info.height} pixels"
     if provenance.video.upscale > 1:
         size += f", enlarged {provenance.video.upscale} times"
@@ -205,22 +207,24 @@ def _marks(provenance: Provenance) -> tuple[MarkView, ...]:
     )
 
 
-def _scenes(film: Film, provenance: Provenance) -> tuple[SceneView, ...]:
+def _scenes(info: FilmInfo, provenance: Provenance, pictures: FilmPictures) -> tuple[SceneView, ...]:
     prompts = [_plain(scene.prompt, LONGEST_PROMPT) for scene in provenance.scenes]
     shared = _shared_opening(prompts)
     return tuple(
-        _scene(film, provenance, index, shared=shared, prompt=prompt) for index, prompt in enumerate(prompts)
+        _scene(info, provenance, index, grid=grid, shared=shared, prompt=prompt)
+        for index, (prompt, grid) in enumerate(zip(prompts, pictures.grids, strict=True))
     )
 
 
-def _scene(film: Film, provenance: Provenance, index: int, *, shared: str, prompt: str) -> SceneView:
+def _scene(
+    info: FilmInfo, provenance: Provenance, index: int, *, grid: FrameGrid, shared: str, prompt: str
+) -> SceneView:
     scene = provenance.scenes[index]
     outdated = scene_origin(provenance, index).outdated
-    frames_PHWC = film.frames_PHWC[scene.first_frame : scene.first_frame + scene.num_frames]
     jump = scene.colour_jump
     return SceneView(
         number=index + 1,
-        grid=frame_grid(frames_PHWC, fps=float(film.fps)),
+        grid=grid,
         shared=shared,
         prompt=prompt.removeprefix(shared),
         negative_prompt=_plain(scene.negative_prompt, LONGEST_PROMPT),
@@ -230,7 +234,7 @@ def _scene(film: Film, provenance: Provenance, index: int, *, shared: str, promp
         run=scene.run + 1,
         kind=provenance.runs[scene.run].kind,
         outdated=name_scenes(provenance, outdated) if outdated else "",
-        facts=_scene_facts(film, provenance, index),
+        facts=_scene_facts(info, provenance, index),
     )
 
 
@@ -238,9 +242,9 @@ def _join(scene: SceneRecord) -> str:
     return f"crossfade {scene.overlap}" if scene.overlap else scene.join
 
 
-def _scene_facts(film: Film, provenance: Provenance, index: int) -> tuple[Row, ...]:
+def _scene_facts(info: FilmInfo, provenance: Provenance, index: int) -> tuple[Row, ...]:
     scene = provenance.scenes[index]
-    start_s, length_s = (float(count / film.fps) for count in (scene.first_frame, scene.num_frames))
+    start_s, length_s = (float(count / info.fps) for count in (scene.first_frame, scene.num_frames))
     facts = [
         ("seed", "" if scene.seed is None else str(scene.seed)),
         ("guidance", "" if scene.guidance_scale is None else f"{scene.guidance_scale:g}"),

@@ -59,49 +59,79 @@ def data_uri(data: bytes, *, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def frame_grid(frames_PHWC: np.ndarray, *, fps: float) -> FrameGrid:
-    """Put a scene's frames into one picture.
+class GridPainter:
+    """A `FrameGrid` in the making; takes a scene's frames one by one and holds none of them."""
 
-    Args:
-        frames_PHWC: uint8 RGB, at least one.
-        fps: Frames per second of the film.
-    """
-    chosen = _spread(len(frames_PHWC), MOST_FRAMES)
-    height, width = _fitted(*frames_PHWC.shape[1:3])
-    columns = math.ceil(math.sqrt(len(chosen)))
-    rows = -(-len(chosen) // columns)
-    grid = Image.new("RGB", (columns * width, rows * height))
-    for place, index in enumerate(chosen):
-        frame = Image.fromarray(frames_PHWC[index])
-        if frame.size != (width, height):
-            frame = frame.resize((width, height), Image.Resampling.LANCZOS)
-        grid.paste(frame, (place % columns * width, place // columns * height))
-    return FrameGrid(
-        uri=data_uri(_webp(grid), kind="image/webp"),
-        width=width,
-        height=height,
-        columns=columns,
-        num_frames=len(chosen),
-        fps=round(fps * len(chosen) / len(frames_PHWC), 3),
-    )
+    def __init__(self, num_frames: int, *, fps: float) -> None:
+        """Expect a scene.
+
+        Args:
+            num_frames: Its frames, at least one.
+            fps: Frames per second of the film.
+        """
+        chosen = _spread(num_frames, MOST_FRAMES)
+        self._places = {index: place for place, index in enumerate(chosen)}
+        self._columns = math.ceil(math.sqrt(len(chosen)))
+        self._fps = round(fps * len(chosen) / num_frames, 3)
+        self._size = (0, 0)
+        self._grid: Image.Image | None = None
+
+    def wants(self, index: int) -> bool:
+        """Whether a frame of the scene, counted from 0, is in the picture."""
+        return index in self._places
+
+    def add(self, index: int, frame_HWC: np.ndarray) -> None:
+        """Paint a frame that is wanted, uint8 RGB; all are of one size."""
+        if self._grid is None:
+            height, width = _fitted(*frame_HWC.shape[:2])
+            self._size = (width, height)
+            rows = -(-len(self._places) // self._columns)
+            self._grid = Image.new("RGB", (self._columns * width, rows * height))
+        frame = Image.fromarray(frame_HWC)
+        if frame.size != self._size:
+            frame = frame.resize(self._size, Image.Resampling.LANCZOS)
+        row, column = divmod(self._places[index], self._columns)
+        self._grid.paste(frame, (column * self._size[0], row * self._size[1]))
+
+    def finish(self) -> FrameGrid:
+        """Return the grid of all frames that were added."""
+        assert self._grid is not None, "no frame was added"
+        width, height = self._size
+        return FrameGrid(
+            uri=data_uri(_webp(self._grid), kind="image/webp"),
+            width=width,
+            height=height,
+            columns=self._columns,
+            num_frames=len(self._places),
+            fps=self._fps,
+        )
 
 
-def stripe(frames_PHWC: np.ndarray) -> str:
+class StripePainter:
     """A whole film in one line: every frame squeezed into a column, the first at the left.
 
     What stays where it is from frame to frame becomes a horizontal line; a colour that jumps, an edge.
-
-    Args:
-        frames_PHWC: uint8 RGB, at least one.
-
-    Returns:
-        A data URI of a picture as wide as the film has frames, at most `WIDEST_STRIPE`.
     """
-    chosen = _spread(len(frames_PHWC), WIDEST_STRIPE)
-    columns_WHC = np.stack([frames_PHWC[index].mean(axis=1) for index in chosen])
-    picture = Image.fromarray(np.rint(columns_WHC.transpose(1, 0, 2)).astype(np.uint8))
-    shape = (len(chosen), min(picture.height, STRIPE_HEIGHT))
-    return data_uri(_webp(picture.resize(shape, Image.Resampling.BOX)), kind="image/webp")
+
+    def __init__(self, num_frames: int) -> None:
+        """Expect a film of so many frames, at least one."""
+        self._chosen = frozenset(_spread(num_frames, WIDEST_STRIPE))
+        self._columns: list[np.ndarray] = []
+
+    def wants(self, index: int) -> bool:
+        """Whether a frame of the film, counted from 0, is in the stripe."""
+        return index in self._chosen
+
+    def add(self, frame_HWC: np.ndarray) -> None:
+        """Add the next frame that is wanted, uint8 RGB."""
+        self._columns.append(frame_HWC.mean(axis=1))
+
+    def finish(self) -> str:
+        """Return a data URI of a picture as wide as the film has frames, at most `WIDEST_STRIPE`."""
+        columns_WHC = np.stack(self._columns)
+        picture = Image.fromarray(np.rint(columns_WHC.transpose(1, 0, 2)).astype(np.uint8))
+        shape = (len(self._columns), min(picture.height, STRIPE_HEIGHT))
+        return data_uri(_webp(picture.resize(shape, Image.Resampling.BOX)), kind="image/webp")
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -9,7 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2d.video.board.pictures import FrameGrid, frame_grid, stripe
+from m2d.video.board.pictures import FrameGrid, GridPainter, StripePainter
+
+
+def frame_grid(frames_PHWC: np.ndarray, *, fps: float) -> FrameGrid:
+    painter = GridPainter(len(frames_PHWC), fps=fps)
+    for index, frame_HWC in enumerate(frames_PHWC):
+        if painter.wants(index):
+            painter.add(index, frame_HWC)
+    return painter.finish()
+
+
+def stripe(frames_PHWC: np.ndarray) -> str:
+    painter = StripePainter(len(frames_PHWC))
+    for index, frame_HWC in enumerate(frames_PHWC):
+        if painter.wants(index):
+            painter.add(frame_HWC)
+    return painter.finish()
 
 
 def picture_of(uri: str) -> np.ndarray:
