@@ -26,7 +26,7 @@ from m2d.progress import Reporter
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
-from m2d.training.codec import CodecRecipe, build_codec, codec_fit, latent_std
+from m2d.training.codec import ENCODER, CodecRecipe, build_codec, codec_fit, is_decoder_alone, latent_std
 from m2d.training.decoder import DecoderRecipe, decoder_fit
 from m2d.training.fitting import Fit, FitRecipe, run_fit
 from m2d.training.folder import publish_folder
@@ -36,7 +36,6 @@ from m2d.training.text_encoder import CaptionReader, TextEncoderRecipe, text_enc
 
 Part = Literal["codec", "decoder", "text", "reader"]
 READER_FILE = "reader.safetensors"
-_ENCODER = "encoder."
 _NUM_SCENES = 3
 _FPS = 8
 
@@ -165,7 +164,7 @@ def _from_base(plan: PackPlan) -> list[str]:
 def _write_codec(folder: Path, recipe: CodecRecipe, run: Path, *, base: Path | None) -> None:
     codec = build_codec(recipe)
     weights = load_run_average(run)
-    if not any(name.startswith(_ENCODER) for name in weights):
+    if is_decoder_alone(weights):
         weights |= _encoder_of(base, run)
     _fill(codec, weights, run)
     codec.eval()
@@ -180,7 +179,7 @@ def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
             f"--codec {run}: its decoder alone was trained; give --base, the model that its encoder is of"
         )
     weights = load_codec(base, device="cpu", dtype=torch.float32).state_dict()
-    return {name: value for name, value in weights.items() if name.startswith(_ENCODER)}
+    return {name: value for name, value in weights.items() if name.startswith(ENCODER)}
 
 
 def _scaling_factor(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe, *, base: Path | None) -> float:

@@ -27,8 +27,10 @@ from m2d.training.state import load_run_average
 _HELD_OUT_SEED = 990_001
 _EVALUATION_BATCH = 8
 _FRAMES_PER_CLIP = 4
+ENCODER = "encoder."
+"""What the names of the encoder's weights begin with."""
 # Most crops show an actor: backgrounds are learned from few.
-_ACTOR_SHARE = 0.75
+ACTOR_SHARE = 0.75
 _MOTION_THRESHOLD = 0.05
 _NORM_GROUPS = 8
 
@@ -124,7 +126,7 @@ def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
 def _start_from(codec: AutoencoderKLCogVideoX, init: str) -> None:
     is_run = (Path(init) / CHECKPOINTS).is_dir()
     weights = load_run_average(Path(init)) if is_run else _weights_of_model(init)
-    if not any(name.startswith("encoder.") for name in weights):
+    if is_decoder_alone(weights):
         raise CheckpointError(
             f"init: {init}: its decoder alone was trained; pack it with its model (m2d puppet pack --codec, "
             "--base) and start from what comes out"
@@ -135,6 +137,11 @@ def _start_from(codec: AutoencoderKLCogVideoX, init: str) -> None:
         raise CheckpointError(
             f"init: {init}: made with other channels: {str(error).splitlines()[0]}"
         ) from error
+
+
+def is_decoder_alone(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a run's weights are of one that left the encoder as it was, and so kept none of it."""
+    return not any(name.startswith(ENCODER) for name in weights)
 
 
 def _weights_of_model(name: str) -> Mapping[str, Tensor]:
@@ -156,7 +163,7 @@ def reconstruction_psnr(codec: AutoencoderKLCogVideoX, batch: ClipBatch) -> dict
         square_BPCHW = (decoded_BPCHW - frames_BPCHW).square()
         squares.append(square_BPCHW.flatten())
         box_squares.append(square_BPCHW[boxes_BP1HW[part].expand_as(square_BPCHW) > 0])
-    return {"psnr_db": _decibels(torch.cat(squares)), "psnr_actors_db": _decibels(torch.cat(box_squares))}
+    return {"psnr_db": decibels(torch.cat(squares)), "psnr_actors_db": decibels(torch.cat(box_squares))}
 
 
 def latent_std(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe) -> float:
@@ -166,7 +173,8 @@ def latent_std(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe) -> float:
         return float(codec.encode(batch.frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean.std())
 
 
-def _decibels(squares: Tensor) -> float:
+def decibels(squares: Tensor) -> float:
+    """PSNR in dB of squared errors, pixels in 0..1."""
     return round(-10 * math.log10(float(squares.mean())), 3)
 
 
@@ -214,7 +222,7 @@ def _cut(
     rooms = (frames_PCHW.shape[-2] - height, frames_PCHW.shape[-1] - width)
     corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
     pixels = actors_P1HW[first].nonzero()
-    if float(torch.rand((), generator=draw)) < _ACTOR_SHARE and len(pixels):
+    if float(torch.rand((), generator=draw)) < ACTOR_SHARE and len(pixels):
         _, row, column = pixels[int(torch.randint(len(pixels), (), generator=draw))].tolist()
         centre = (row - height // 2, column - width // 2)
         corner = [min(max(place, 0), room) for place, room in zip(centre, rooms, strict=True)]

@@ -11,7 +11,6 @@ frames that they came from. The encoder stays as it is, and latents with it.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +40,12 @@ from m2d.model.transformer import SceneTransformer
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
+from m2d.training.codec import ACTOR_SHARE, decibels
 from m2d.training.fitting import Fit, FitRecipe
 from m2d.training.puppet_clips import actor_boxes, render_batch
 
 _HELD_OUT_SEED = 990_007
 _NUM_HELD_OUT = 8
-# Most crops show an actor, as in the codec's training.
-_ACTOR_SHARE = 0.75
 
 
 class DecoderRecipe(FitRecipe):
@@ -212,13 +210,9 @@ def made_psnr(codec: AutoencoderKLCogVideoX, makers: list[Maker], recipe: Decode
                     squares.append(square_BPCHW.flatten())
                     boxed.append(square_BPCHW[is_boxed])
             label = f"{Path(name).name}.{kind}"
-            figures[f"{label}.psnr_db"] = _decibels(squares)
-            figures[f"{label}.psnr_actors_db"] = _decibels(boxed)
+            figures[f"{label}.psnr_db"] = decibels(torch.cat(squares))
+            figures[f"{label}.psnr_actors_db"] = decibels(torch.cat(boxed))
     return figures
-
-
-def _decibels(squares: list[Tensor]) -> float:
-    return round(-10 * math.log10(float(torch.cat(squares).mean())), 3)
 
 
 def _shared_codec(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
@@ -279,7 +273,7 @@ def _cut(
         pixels = made.actors_NP1HW[scene, :, 0].amax(0).nonzero()
         for _ in range(recipe.crops_per_scene):
             corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
-            if float(torch.rand((), generator=draw)) < _ACTOR_SHARE and len(pixels):
+            if float(torch.rand((), generator=draw)) < ACTOR_SHARE and len(pixels):
                 centre = pixels[int(torch.randint(len(pixels), (), generator=draw))].tolist()
                 places = [place // compression - side // 2 for place in centre]
                 corner = [min(max(place, 0), room) for place, room in zip(places, rooms, strict=True)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from m2d.training.codec import CodecRecipe
+from m2d.training.fitting import Fit
 from m2d.training.reader import ReaderRecipe
 from m2d.training.text_encoder import TextEncoderRecipe
 
@@ -59,3 +62,15 @@ def text_recipe(**changes: Any) -> TextEncoderRecipe:
 
 def reader_recipe(**changes: Any) -> ReaderRecipe:
     return ReaderRecipe.model_validate(READER | changes)
+
+
+def loss_left(fit: Fit, *, lr: float, steps: int) -> float:
+    """Which share of its first loss is left after some steps on one batch."""
+    weights = [weight for weight in fit.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=lr)
+    before = fit.loss_at(0).item()
+    for _ in range(steps):
+        fit.loss_at(0).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        optimizer.step()
+        optimizer.zero_grad()
+    return fit.loss_at(0).item() / before
