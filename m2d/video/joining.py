@@ -7,7 +7,6 @@ is the business of `write`. P frames, H height, W width, C channels.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,53 +31,27 @@ _LEAST_SPREAD = 1.5
 _FITS = 8
 
 
-def join_scenes(scenes: Sequence[np.ndarray], joins: Sequence[Join]) -> list[np.ndarray]:
-    """What is shown of each scene; one after the other they are the film.
-
-    A crossfade of k frames between A and B takes the last k frames of A and the first k of B for each other:
-    A shows all but its last k, and B opens with k blended frames. In the i-th of them, i = 1..k, B has the
-    weight i/(k+1), so that none of them is a frame of A or of B again. The film is k frames shorter.
-
-    Blended are the stored (sRGB) levels, not light: equal steps of level are equal steps to the eye, whereas
-    a blend of light jumps to the brighter scene in its first frames. The sum is exact in integers and rounded
-    to the nearest level, halves upwards: `(A * (k+1-i) + B * i + (k+1)//2) // (k+1)`.
-
-    Args:
-        scenes: uint8 PHWC, all of one frame size.
-        joins: One per scene: how it follows the one before it. The first is a cut.
-
-    Returns:
-        uint8 PHWC, one array per scene; an unblended scene's is the given array or a view of it.
-
-    Raises:
-        ValueError: No scenes, another number of joins, other sizes, or crossfades that leave nothing of a
-        scene.
-    """
-    _check_scenes(scenes, joins)
-    overlaps = [*(join.num_frames for join in joins), 0]
-    shown = []
-    for index, frames_PHWC in enumerate(scenes):
-        opening, closing = overlaps[index], overlaps[index + 1]
-        if opening + closing >= len(frames_PHWC):
-            raise ValueError(
-                f"scene {index}: {len(frames_PHWC)} frames with crossfades of {opening} and {closing}; at"
-                f" least {opening + closing + 1} are needed, so that one is left unblended"
-            )
-        before_PHWC = scenes[index - 1] if opening else None
-        shown.append(shown_frames(frames_PHWC, before_PHWC=before_PHWC, opening=opening, closing=closing))
-    return shown
-
-
 def shown_frames(
     frames_PHWC: np.ndarray, *, before_PHWC: np.ndarray | None, opening: int, closing: int
 ) -> np.ndarray:
-    """What is shown of one scene; see `join_scenes`.
+    """The frames that the film shows of one scene; those of all scenes in a row are the film.
+
+    A crossfade of k frames between A and B replaces the last k frames of A and the first k of B by k blended
+    frames, which count as B's: A shows all but its last k. In the i-th blended frame, i = 1..k, B has the
+    weight i/(k+1), so none of them repeats a frame of A or of B. The film is k frames shorter.
+
+    The stored (sRGB) levels are blended, not light: equal steps of level look equal to the eye, whereas a
+    blend of light jumps to the brighter scene in its first frames. The sum is exact in integers and rounded
+    to the nearest level, halves upwards: `(A * (k+1-i) + B * i + (k+1)//2) // (k+1)`.
 
     Args:
         frames_PHWC: The scene, uint8.
         before_PHWC: The scene before it; needed when there is something to blend.
         opening: Frames it shares with the scene before it.
         closing: Frames it shares with the scene after it, which shows them.
+
+    Returns:
+        uint8 PHWC; a view of the scene when nothing is blended.
 
     Raises:
         ValueError: There is nothing to blend with.
@@ -146,19 +119,6 @@ def colour_map(scene_PHWC: np.ndarray, reference_PHWC: np.ndarray) -> np.ndarray
 def recolour(frames_PHWC: np.ndarray, map_LC: np.ndarray) -> np.ndarray:
     """Send every pixel through a `colour_map`: uint8 PHWC in and out, a new array."""
     return _through(map_LC, frames_PHWC)
-
-
-def _check_scenes(scenes: Sequence[np.ndarray], joins: Sequence[Join]) -> None:
-    if not scenes or len(scenes) != len(joins):
-        raise ValueError(f"{len(scenes)} scenes with {len(joins)} joins; one join each is needed")
-    if joins[0] != CUT:
-        raise ValueError(f"the first scene's join is a {joins[0].kind}; it follows nothing and must be a cut")
-    size = scenes[0].shape[1:]
-    for index, frames_PHWC in enumerate(scenes):
-        if frames_PHWC.dtype != np.uint8 or frames_PHWC.ndim != 4 or frames_PHWC.shape[1:] != size:
-            raise ValueError(
-                f"scene {index}: {frames_PHWC.dtype} {frames_PHWC.shape}; uint8 PHWC of size {size} is needed"
-            )
 
 
 def _blended(before_PHWC: np.ndarray, after_PHWC: np.ndarray) -> np.ndarray:

@@ -68,40 +68,6 @@ def check_run_folder(film: Path, *, force: bool) -> None:
         raise OutputError(f"{folder}: holds another run; choose another output, or replace it with --force")
 
 
-def write_run(
-    film: Path,
-    *,
-    provenance: Provenance,
-    latents_FCHW: Sequence[np.ndarray],
-    timings_s: Mapping[str, float],
-    sheet: bytes | None,
-    force: bool,
-) -> Path:
-    """Write the run folder of `film`; the record comes last, so a folder that has one is complete.
-
-    Args:
-        film: The film's path.
-        provenance: What the film carries.
-        latents_FCHW: One float array per scene.
-        timings_s: Seconds per stage.
-        sheet: The contact sheet as PNG.
-        force: Whether a run that is there already is replaced.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OutputError: The folder is taken or cannot be written.
-        ValueError: Latents that are not those of the provenance.
-    """
-    told = [scene.latents_sha256 for scene in provenance.scenes]
-    if [latents_digest(latents) for latents in latents_FCHW] != told:
-        raise ValueError("these latents are not those of the provenance")
-    check_run_folder(film, force=force)
-    files = {LATENTS: latents_bytes(latents_FCHW)} | ({SHEET: sheet} if sheet is not None else {})
-    return finish_run(film, provenance=provenance, files=files, timings_s=timings_s)
-
-
 def finish_run(
     film: Path, *, provenance: Provenance, files: Mapping[str, bytes], timings_s: Mapping[str, float]
 ) -> Path:

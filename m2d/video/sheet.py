@@ -11,13 +11,11 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from m2d.files import write_bytes
 from m2d.video.bands import Band, join_bands, make_band
 from m2d.video.printable import printable
 
@@ -71,50 +69,6 @@ class _Layout:
     def row_height(self, lines: Sequence[str]) -> int:
         """A row and the gap below it."""
         return max(self.frame_height, _LINE * (len(lines) + 1) + 12) + _ROW_GAP
-
-
-def write_sheet(
-    path: Path,
-    scenes: Sequence[np.ndarray],
-    prompts: Sequence[str],
-    *,
-    title: str,
-    facts: Sequence[str],
-    force: bool = True,
-) -> None:
-    """Draw a contact sheet and publish it as PNG.
-
-    Args:
-        path: Where the PNG goes.
-        scenes: uint8 RGB arrays PHWC.
-        prompts: One per scene.
-        title: The film's title.
-        facts: Short texts for the footer, such as `seed 7`.
-        force: Whether an existing file is replaced.
-
-    Raises:
-        OutputError: `path` exists or cannot be written.
-        ValueError: Scenes and prompts do not fit together.
-    """
-    write_bytes(path, sheet_png(held_scenes(scenes, prompts), title=title, facts=facts), force=force)
-
-
-def held_scenes(scenes: Sequence[np.ndarray], prompts: Sequence[str]) -> list[SheetScene]:
-    """Scenes of a sheet from uint8 RGB arrays PHWC, and their prompts.
-
-    Raises:
-        ValueError: Scenes and prompts do not fit together.
-    """
-    if not scenes or len(scenes) != len(prompts):
-        raise ValueError(f"{len(scenes)} scenes with {len(prompts)} prompts; one prompt each is needed")
-    return [
-        SheetScene(
-            prompt=prompt,
-            num_frames=len(frames_PHWC),
-            picked=functools.partial(_picked_from, frames_PHWC),
-        )
-        for frames_PHWC, prompt in zip(scenes, prompts, strict=True)
-    ]
 
 
 def sheet_png(
@@ -248,10 +202,6 @@ def _strip(scene: SheetScene) -> list[Image.Image]:
     return [
         _fitted(Image.fromarray(frame_HWC)) for frame_HWC in scene.picked([int(index) for index in chosen])
     ]
-
-
-def _picked_from(frames_PHWC: np.ndarray, indices: Sequence[int]) -> list[np.ndarray]:
-    return [frames_PHWC[index] for index in indices]
 
 
 def _fitted_size(width: int, height: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from m2d.tasks.production import ProductionResult
 from m2d.video.digests import frames_digest, latents_digest
 from m2d.video.provenance import ProvenanceError
 from m2d.video.read import read_film
-from m2d.video.run_folder import read_run, run_folder_of, write_run
+from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.studio import (
     PROMPTS,
     Studio,
@@ -30,6 +30,7 @@ from tests.m2d.tasks.studio import (
     rewritten,
     write_plain,
 )
+from tests.m2d.video.grown_films import write_run
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def lying_film(studio: Studio, made: ProductionResult, latents: list[np.ndarray]
     rewritten(made.film, film, tell)
     provenance = read_film(film).provenance
     assert provenance is not None
-    write_run(film, provenance=provenance, latents_FCHW=latents, timings_s={}, sheet=None, force=True)
+    write_run(film, provenance=provenance, latents_FCHW=latents, timings_s={})
     return film
 
 

@@ -15,9 +15,10 @@ from m2d.model.checkpoint import load_codec
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
 from m2d.tasks.production import ProductionResult
 from m2d.video.digests import frames_digest
-from m2d.video.joining import colour_jump, colour_map, join_scenes, recolour
+from m2d.video.joining import colour_jump, colour_map, recolour
 from m2d.video.read import read_film
 from tests.m2d.tasks.studio import PROMPTS, Studio, frames_of, latents_of, open_studio
+from tests.m2d.video.grown_films import join_scenes
 
 JOINED: list[Any] = [
     PROMPTS[0],

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from m2d.joins import CUT, Join
-from m2d.video.joining import colour_jump, join_scenes
+from m2d.video.joining import colour_jump, shown_frames
 from m2d.video.made import MadeScene, build_provenance, build_run_record
 from m2d.video.provenance import ModelRecord, Provenance, RunKind, RunRecord, WindowRecord
-from m2d.video.run_folder import write_run
+from m2d.video.run_folder import LATENTS, SHEET, finish_run, latents_bytes
 from m2d.video.write import write_film
 from tests.m2d.video.conftest import draw_story
 
@@ -75,6 +75,33 @@ def grown(
     return provenance, join_scenes(frames, follows)
 
 
+def join_scenes(scenes: Sequence[np.ndarray], joins: Sequence[Join]) -> list[np.ndarray]:
+    """The frames that a film shows of each scene; `joins` says how each follows the one before it."""
+    overlaps = [*(join.num_frames for join in joins), 0]
+    return [
+        shown_frames(
+            frames_PHWC,
+            before_PHWC=scenes[index - 1] if index else None,
+            opening=overlaps[index],
+            closing=overlaps[index + 1],
+        )
+        for index, frames_PHWC in enumerate(scenes)
+    ]
+
+
+def write_run(
+    film: Path,
+    *,
+    provenance: Provenance,
+    latents_FCHW: Sequence[np.ndarray],
+    timings_s: Mapping[str, float],
+    sheet: bytes | None = None,
+) -> Path:
+    """Write the run folder of a film from its scenes' latents."""
+    files = {LATENTS: latents_bytes(latents_FCHW)} | ({SHEET: sheet} if sheet is not None else {})
+    return finish_run(film, provenance=provenance, files=files, timings_s=timings_s)
+
+
 def write_grown(
     path: Path, provenance: Provenance, shown: Sequence[np.ndarray], *, has_run_folder: bool = True
 ) -> Path:
@@ -91,9 +118,7 @@ def write_grown(
     )
     if has_run_folder:
         latents = [np.full((2, 4, 2, 3), index, np.float32) for index in range(len(provenance.scenes))]
-        write_run(
-            path, provenance=provenance, latents_FCHW=latents, timings_s=TIMINGS_S, sheet=None, force=True
-        )
+        write_run(path, provenance=provenance, latents_FCHW=latents, timings_s=TIMINGS_S)
     return path
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2d.joins import CUT, Join
-from m2d.video.joining import LEAST_GAIN, MOST_SHIFT, colour_jump, colour_map, join_scenes, recolour
+from m2d.video.joining import LEAST_GAIN, MOST_SHIFT, colour_jump, colour_map, recolour
+from tests.m2d.video.grown_films import join_scenes
 
 CONTINUE = Join(kind="continue")
 HEIGHT, WIDTH = 24, 36
@@ -108,37 +109,6 @@ def test_scenes_are_not_changed_by_joining_them() -> None:
     copies = [frames_PHWC.copy() for frames_PHWC in scenes]
     join_scenes(scenes, [CUT, crossfade(4)])
     assert all(np.array_equal(one, other) for one, other in zip(scenes, copies, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("lengths", "joins", "complaint"),
-    [
-        ([4, 9], [CUT, crossfade(4)], "scene 0: 4 frames with crossfades of 0 and 4; at least 5 are needed"),
-        ([9, 4], [CUT, crossfade(4)], "scene 1: 4 frames with crossfades of 4 and 0; at least 5 are needed"),
-        (
-            [9, 5, 9],
-            [CUT, crossfade(2), crossfade(3)],
-            "scene 1: 5 frames with crossfades of 2 and 3; at least 6 are needed, so that one is left",
-        ),
-        ([3, 3], [CUT], "2 scenes with 1 joins; one join each is needed"),
-        ([], [], "0 scenes with 0 joins"),
-        ([9, 9], [crossfade(1), CUT], "the first scene's join is a crossfade; it follows nothing"),
-        ([9], [CONTINUE], "the first scene's join is a continue; it follows nothing and must be a cut"),
-    ],
-)
-def test_joins_that_scenes_cannot_have_are_refused(
-    lengths: list[int], joins: list[Join], complaint: str
-) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        join_scenes([noise(length, seed=0) for length in lengths], joins)
-
-
-@pytest.mark.parametrize("other", [noise(3, seed=0, width=4), noise(3, seed=0).astype(np.float32)])
-def test_scenes_of_another_size_or_type_are_refused(other: np.ndarray) -> None:
-    with pytest.raises(
-        ValueError, match=r"scene 1: .* \(3, 2, .*\); uint8 PHWC of size \(2, 3, 3\) is needed"
-    ):
-        join_scenes([noise(3, seed=0), other], [CUT, CUT])
 
 
 @given(st.integers(0, 255), st.integers(0, 255))
