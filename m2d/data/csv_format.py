@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.data.problems import Problems
-from m2d.data.shots import Shot, ShotGroup
+from m2d.data.shot_groups import Shot, ShotGroup
 
 COLUMNS = ("fps", "width", "height", "caption", "path", "num_frame")
 # A caption fills a cell; the library's own limit is 128 KiB.

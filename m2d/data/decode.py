@@ -16,9 +16,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from m2d.data.facts import VideoFacts
+from m2d.data.video_facts import VideoFacts
 from m2d.files import sha256_file
-from m2d.video.cover import Turn, cover, turn_of
+from m2d.video.crop_resize import Turn, cover, turn_of
 from m2d.video.pixels import display_matrix, is_high_dynamic_range, rgb_of
 from m2d.video.read import FilmError, ReadLimits, opened_film
 

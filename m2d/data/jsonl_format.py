@@ -14,7 +14,7 @@ from typing import Any
 
 from m2d.data.csv_format import WrittenClip
 from m2d.data.problems import Problems
-from m2d.data.shots import Shot, ShotGroup
+from m2d.data.shot_groups import Shot, ShotGroup
 
 VERSION = 1
 _STORY_KEYS = frozenset({"m2d", "story", "scenes"})

@@ -22,8 +22,8 @@ from m2d.tasks.clock import Clock
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.digests import frames_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
-from m2d.video.made import MadeScene
 from m2d.video.packets import EncodedScene
+from m2d.video.provenance_builder import MadeScene
 
 
 class Assembled(NamedTuple):

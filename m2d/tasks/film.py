@@ -24,10 +24,10 @@ from m2d.tasks.journal_folder import has_journal, journal_folder_of
 from m2d.tasks.kept_frames import read_kept_frames
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.bands import read_bands
-from m2d.video.cover import Turn, cover
+from m2d.video.crop_resize import Turn, cover
 from m2d.video.digests import frames_digest
 from m2d.video.encode import encoding_id
-from m2d.video.footage import FootageStream
+from m2d.video.external import ResampledVideo
 from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, ProvenanceError, SceneRecord
@@ -238,7 +238,7 @@ def _from_frames(
 ) -> LoadedFilm:
     """Take all scenes from the film's frames, which its encoder has changed a little."""
     record = footage_record("the film's own frames", parent=provenance.digest())
-    # Footage that only a clip is given of may be of any length: that is looked for when it is needed.
+    # External video that only a clip is given of may be of any length: that is looked for when it is needed.
     wanted = [number for number, told in enumerate(provenance.scenes) if told.clip_frames is None]
     spans = [_span(provenance.scenes[number]) for number in wanted]
     shown = dict(zip(wanted, read_spans(path, spans, upscale=provenance.video.upscale), strict=True))
@@ -251,7 +251,7 @@ def _from_frames(
             continue
         scenes.append(
             LoadedScene(
-                # Footage has neither seed nor guidance: nothing was denoised.
+                # External video has neither seed nor guidance: nothing was denoised.
                 plan=replace(plan, seed=None),
                 run=len(provenance.runs),
                 record=_with_frames(told, frames_PHWC),
@@ -291,7 +291,7 @@ def _clip_of(frames_PHWC: np.ndarray, record: SceneRecord) -> np.ndarray:
     return np.concatenate([frames_PHWC[:1].repeat(missing, axis=0), frames_PHWC]) if missing else frames_PHWC
 
 
-def _stream(path: Path, provenance: Provenance, scenes: Sequence[int]) -> FootageStream:
+def _stream(path: Path, provenance: Provenance, scenes: Sequence[int]) -> ResampledVideo:
     """Some scenes of a film of m2d, as it shows them."""
     video = provenance.video
     size = {"width": video.width, "height": video.height}
@@ -299,7 +299,7 @@ def _stream(path: Path, provenance: Provenance, scenes: Sequence[int]) -> Footag
         range(record.first_frame, record.first_frame + (record.num_frames if number in scenes else 0))
         for number, record in enumerate(provenance.scenes)
     ]
-    return FootageStream(
+    return ResampledVideo(
         path=path,
         picks=tuple(np.arange(span.start, span.stop) for span in spans),
         spans_s=tuple((span.start / video.fps, span.stop / video.fps) for span in spans),

@@ -1,6 +1,6 @@
 """A film that m2d did not make, as scenes to go on from: all of it, or no more than a model is given.
 
-Owns what becomes of its scenes; cutting and resampling is `m2d.video.footage`'s, and `taking` encodes them. P
+Owns what becomes of its scenes; `m2d.video.external` cuts and resamples, and `taking` encodes them. P
 frames, H height, W width, C channels.
 """
 
@@ -15,10 +15,10 @@ from m2d.files import sha256_file
 from m2d.model.source import ModelSource
 from m2d.recipe.plan import BYTES_PER_WRITTEN_PIXEL, ScenePlan
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
-from m2d.video.footage import FootageStream, read_footage
-from m2d.video.made import build_run_record
+from m2d.video.external import ResampledVideo, read_external_video
 from m2d.video.printable import printable
 from m2d.video.provenance import RunRecord
+from m2d.video.provenance_builder import build_run_record
 
 _LONGEST_TITLE = 200
 _MINUTES_FROM_S = 100.0
@@ -47,7 +47,7 @@ def load_footage(
     """
     geometry = source.geometry
     size = {"height": geometry.default_height, "width": geometry.default_width}
-    footage = read_footage(
+    footage = read_external_video(
         path,
         fps=geometry.default_fps,
         num_frames=geometry.default_num_frames,
@@ -100,11 +100,11 @@ def footage_record(name: str, **parameters: Any) -> RunRecord:
     return build_run_record(kind="footage", recipe={}, parameters=told, model=None, windows=[])
 
 
-def _spans(whole: FootageStream) -> list[list[float]]:
+def _spans(whole: ResampledVideo) -> list[list[float]]:
     return [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
 
 
-def _whole_note(whole: FootageStream, *, fps: int) -> str:
+def _whole_note(whole: ResampledVideo, *, fps: int) -> str:
     num_scenes, length_s = len(whole.picks), whole.num_frames / fps
     size_bytes = (
         whole.num_frames * whole.shape.target_width * whole.shape.target_height * BYTES_PER_WRITTEN_PIXEL

@@ -13,7 +13,7 @@ import numpy as np
 
 from m2d.recipe.plan import ScenePlan
 from m2d.video.bands import Band
-from m2d.video.footage import FootageStream
+from m2d.video.external import ResampledVideo
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance import RunRecord, SceneRecord
 
@@ -101,7 +101,7 @@ class LoadedFilm:
     fps: int
     upscale: int
     cuts_s: tuple[float, ...] | None = None
-    stream: FootageStream | None = None
+    stream: ResampledVideo | None = None
     file_sha256: str | None = None
     rows: Mapping[str, Band] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

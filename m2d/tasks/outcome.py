@@ -17,8 +17,8 @@ from m2d.tasks.loaded import LoadedFilm
 from m2d.tasks.records import facts_of
 from m2d.tasks.showing import ShownScene
 from m2d.video.encode import encoding_id
-from m2d.video.made import MadeScene, build_provenance
 from m2d.video.provenance import Provenance, RunRecord, SceneRecord
+from m2d.video.provenance_builder import MadeScene, build_provenance
 from m2d.video.run_folder import LATENTS, SHEET, latents_bytes
 from m2d.video.sheet import sheet_png
 

@@ -34,8 +34,8 @@ from m2d.tasks.records import record_of, request_of, with_speeds
 from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
 from m2d.tasks.taking import take_over
 from m2d.video.provenance import Provenance, RunKind, RunRecord
+from m2d.video.provenance_text import seal_provenance
 from m2d.video.run_folder import finish_run, run_folder_of
-from m2d.video.sealed import seal_provenance
 from m2d.video.write import write_film
 
 PREVIEWS = "previews"

@@ -15,11 +15,11 @@ from m2d.tasks.journal import open_journal
 from m2d.tasks.journal_folder import DamagedFileError, Header, journal_folder_of, read_header
 from m2d.tasks.journal_kept import Made, find_kept
 from m2d.tasks.production import ProductionResult
-from m2d.video.made import installed_versions
 from m2d.video.provenance import ProvenanceError, RunKind
+from m2d.video.provenance_builder import installed_versions
+from m2d.video.provenance_text import parse_provenance
 from m2d.video.read import FilmError, probe
 from m2d.video.run_folder import finish_run
-from m2d.video.sealed import parse_provenance
 
 
 def finish_published(

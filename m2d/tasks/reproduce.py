@@ -21,8 +21,8 @@ from m2d.tasks.film import read_provenance
 from m2d.tasks.inherit import model_of, output_of, plan_on, recipe_of
 from m2d.tasks.outputs import check_outputs
 from m2d.tasks.production import PlannedRun, Production, ProductionOptions, ProductionResult, produce
-from m2d.video.made import installed_versions
 from m2d.video.provenance import Provenance, RunRecord
+from m2d.video.provenance_builder import installed_versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from m2d.joins import CUT
 from m2d.video.joining import shown_frames
-from m2d.video.made import MadeScene
 from m2d.video.packets import EncodedScene
+from m2d.video.provenance_builder import MadeScene
 from m2d.video.sheet import SheetScene
 from m2d.video.write import encode_scenes
 

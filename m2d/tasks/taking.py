@@ -22,10 +22,10 @@ from m2d.stop import StopRequest
 from m2d.tasks.clock import Clock
 from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.digests import FramesDigest, frames_digest
+from m2d.video.encode_long import encode_long_scene
 from m2d.video.joining import colour_jump
 from m2d.video.packet_store import PacketStore
 from m2d.video.provenance import SceneRecord
-from m2d.video.stream import encode_stream
 from m2d.video.write import picture_of
 
 
@@ -68,7 +68,7 @@ def take_over(
                 continue
             watched = _Watched(frames=frames, progress=progress, stop=stop)
             digest = FramesDigest(num_frames=len(picked), height=picture.height, width=picture.width)
-            encoded = encode_stream(
+            encoded = encode_long_scene(
                 watched.passed(digest), num_frames=len(picked), store=store, film=output, picture=picture
             )
             jump = None if last_HWC is None else colour_jump(last_HWC[None], watched.first_HWC[None])

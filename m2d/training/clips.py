@@ -1,8 +1,8 @@
 """Stories of a dataset of videos, encoded: all before the training, or sample by sample as they are needed.
 
-Owns the way from a draw to latents and embeddings. Which frames a clip has is `m2d.data.library`'s to say;
-decoding is done by `m2d.data.pool`'s processes, encoding here, clip by clip: what a clip becomes depends on
-nothing beside it.
+Owns the way from a draw to latents and embeddings. `m2d.data.story_library` chooses a clip's frames and
+`m2d.data.decoder_pool`'s processes decode them; encoding happens here, clip by clip, so a clip's latents
+depend on nothing else.
 """
 
 # B batch, N scenes, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from m2d.data.decode import Broken, read_clip
-from m2d.data.library import Clip, StoryLibrary
-from m2d.data.pool import DecoderPool
+from m2d.data.decoder_pool import DecoderPool
 from m2d.data.rejects import FILE, check_share, write_rejects
+from m2d.data.story_library import Clip, StoryLibrary
 from m2d.errors import Interrupted
 from m2d.model.codec import from_pixels
 from m2d.progress import Reporter

@@ -1,7 +1,7 @@
 """Where a film comes from, as a document that travels inside it: recipe, seeds, digests, versions.
 
-Owns the document. It is filled in by `made`, turned into text and back by `sealed`, and put into a film by
-`write`.
+Owns the document. `provenance_builder` fills it in, `provenance_text` turns it into text and back, and
+`write` puts it into a film.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from m2d.errors import InputError
-from m2d.video.boxes import MOV_FORMATS, ends_early, is_mov
-from m2d.video.cover import Turn, turn_of
+from m2d.video.crop_resize import Turn, turn_of
+from m2d.video.mp4_boxes import MOV_FORMATS, ends_early, is_mov
 from m2d.video.pixels import display_matrix, rgb_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
-from m2d.video.sealed import is_provenance, parse_provenance
+from m2d.video.provenance_text import is_provenance, parse_provenance
 
 # A text playlist named like a film would make the library open other files and addresses.
 _OPTIONS = {

@@ -22,7 +22,7 @@ from m2d.errors import InputError, OutputError
 from m2d.files import make_folder, sha256_file, write_bytes, write_json
 from m2d.video.digests import latents_digest
 from m2d.video.provenance import Provenance
-from m2d.video.sealed import parse_provenance, seal_provenance
+from m2d.video.provenance_text import parse_provenance, seal_provenance
 
 SCHEMA_VERSION = 1
 RECORD, LATENTS, SHEET = "run.json", "latents.safetensors", "sheet.png"

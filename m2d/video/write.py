@@ -26,8 +26,8 @@ from m2d.video.packets import EncodedScene, cut_packets, read_packets
 from m2d.video.pixels import luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
+from m2d.video.provenance_text import seal_provenance
 from m2d.video.read import FilmError
-from m2d.video.sealed import seal_provenance
 
 LONGEST_TITLE = 200
 LARGEST_SIDE = 8192
@@ -192,7 +192,7 @@ def _chapters(lengths: Sequence[int], scene_prompts: Sequence[str], *, fps: Frac
 
 
 def _chapter_title(number: int, prompt: str) -> str:
-    # Footage may have no prompt.
+    # External video may have no prompt.
     return f"{number}. {prompt}" if prompt else f"Scene {number}"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.broken_videos import KINDS, turn_video, write_video
 from m2d.data.decode import Broken, ClipRequest, Fit, file_identity, read_clip, scan_video
-from m2d.data.facts import VideoFacts
+from m2d.data.video_facts import VideoFacts
 
 REASONS = {
     "empty": "has 0 bytes",

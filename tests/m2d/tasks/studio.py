@@ -26,9 +26,9 @@ from m2d.tasks.inherit import plan_on
 from m2d.tasks.production import ProductionOptions, ProductionResult
 from m2d.video.digests import canonical_json
 from m2d.video.provenance import Provenance
+from m2d.video.provenance_text import seal_provenance
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
-from m2d.video.sealed import seal_provenance
 from m2d.video.write import write_film
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.journals import Told

@@ -13,9 +13,9 @@ from m2d.tasks.production import ProductionResult
 from m2d.video import sheet
 from m2d.video.bands import Band, make_band
 from m2d.video.provenance import Provenance
+from m2d.video.provenance_text import seal_provenance
 from m2d.video.read import probe, read_film
 from m2d.video.run_folder import run_folder_of
-from m2d.video.sealed import seal_provenance
 from tests.m2d.tasks.journals import Told
 from tests.m2d.tasks.studio import PROMPTS, Stopping, Studio, frames_of, open_studio, retagged
 

@@ -12,8 +12,8 @@ import pytest
 from m2d.errors import InputError, RecipeError
 from m2d.tasks.production import ProductionResult
 from m2d.video.provenance import ProvenanceError
+from m2d.video.provenance_text import parse_provenance, seal_provenance
 from m2d.video.read import read_film
-from m2d.video.sealed import parse_provenance, seal_provenance
 from tests.m2d.tasks.journals import Told
 from tests.m2d.tasks.studio import (
     PROMPTS,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2d.video.made import MadeScene, build_provenance, build_run_record
 from m2d.video.provenance import ModelRecord, Provenance
+from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.write import write_film
 
 GROUNDS = ((200, 60, 50), (60, 180, 80), (70, 90, 220), (220, 200, 60))

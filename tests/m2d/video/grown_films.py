@@ -9,8 +9,8 @@ import numpy as np
 
 from m2d.joins import CUT, Join
 from m2d.video.joining import colour_jump, shown_frames
-from m2d.video.made import MadeScene, build_provenance, build_run_record
 from m2d.video.provenance import ModelRecord, Provenance, RunKind, RunRecord, WindowRecord
+from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.run_folder import LATENTS, SHEET, finish_run, latents_bytes
 from m2d.video.write import write_film
 from tests.m2d.video.conftest import draw_story

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from m2d.video.digests import canonical_json
-from m2d.video.made import MadeScene, build_provenance, build_run_record
 from m2d.video.privacy import PrivacyError, local_names, refuse_private
 from m2d.video.provenance import ModelRecord, Provenance, ProvenanceError, WindowRecord
-from m2d.video.sealed import parse_provenance, seal_provenance
+from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
+from m2d.video.provenance_text import parse_provenance, seal_provenance
 
 NOBODY = "f" * 64
 

@@ -20,8 +20,8 @@ from m2d.joins import Join
 from m2d.video import read
 from m2d.video.digests import canonical_json
 from m2d.video.provenance import ProvenanceError
+from m2d.video.provenance_text import seal_provenance
 from m2d.video.read import FilmError, ReadLimits, film_frames, probe, read_film
-from m2d.video.sealed import seal_provenance
 from tests.m2d.video.grown_films import GENERATE, grown, write_grown
 
 WriteFilm = Callable[..., Path]

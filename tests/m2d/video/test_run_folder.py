@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from m2d.errors import OutputError
-from m2d.video.made import MadeScene, build_provenance, build_run_record
 from m2d.video.provenance import ModelRecord, Provenance, ProvenanceError
+from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.run_folder import RunFolderError, check_run_folder, read_run, run_folder_of
 from tests.m2d.video.grown_films import write_run
 

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2d.data.chance import draw_below, draw_unit
 from m2d.data.decode import Broken, ClipRequest, Fit
-from m2d.data.facts import VideoFacts
+from m2d.data.frame_sampling import ClipRule, span_of
+from m2d.data.named_draws import draw_below, draw_unit
 from m2d.data.rejects import Reject
-from m2d.data.rules import ClipRule, span_of
 from m2d.data.scan import Scanned
-from m2d.data.shots import Shot, ShotGroup
+from m2d.data.shot_groups import Shot, ShotGroup
+from m2d.data.video_facts import VideoFacts
 from m2d.errors import DatasetError
 
 

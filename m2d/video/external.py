@@ -1,7 +1,7 @@
 """Any film as scenes for a model: cut where its scenes begin, at the model's rate and size.
 
 Owns which frames are taken and what is said about it. Opening files is the business of `read`, finding cuts
-of `cuts`, the size of `cover`. P frames, H height, W width, C channels.
+of `cuts`, the size of `crop_resize`. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2d.video.cover import Cover, Turn, cover, turn_of
+from m2d.video.crop_resize import Cover, Turn, cover, turn_of
 from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, nearest_frames, place_cuts, without_flashes
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
 from m2d.video.read import FilmError, FilmFrame, FilmInfo, ReadLimits, film_frames, probe
@@ -31,7 +31,7 @@ _LIMITS = ReadLimits(size_bytes=64 << 30, num_frames=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FootageScene:
+class ExternalScene:
     """One scene's clip.
 
     Attributes:
@@ -46,7 +46,7 @@ class FootageScene:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FootageStream:
+class ResampledVideo:
     """All scenes of a film at one rate and size, to be decoded frame by frame.
 
     Attributes:
@@ -89,7 +89,7 @@ class FootageStream:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Footage:
+class ExternalVideo:
     """A film as scenes.
 
     Attributes:
@@ -98,8 +98,8 @@ class Footage:
         notes: What was done to the film, in plain words.
     """
 
-    scenes: tuple[FootageScene, ...]
-    whole: FootageStream
+    scenes: tuple[ExternalScene, ...]
+    whole: ResampledVideo
     notes: tuple[str, ...]
 
 
@@ -132,7 +132,7 @@ class _Scene:
         return self.first_frame + nearest_frames(self.times_s, wanted_s)
 
 
-def read_footage(
+def read_external_video(
     path: Path,
     *,
     fps: int,
@@ -141,14 +141,14 @@ def read_footage(
     num_frames: int,
     cuts_s: Sequence[float] | None,
     max_scenes: int,
-) -> Footage:
+) -> ExternalVideo:
     """Cut a film into scenes, and take of each of the last ones its last frames.
 
     Frames are taken by their times, so a varying frame rate does not matter: a scene's last frame and, from
     there backwards, the frames shown nearest to every 1/fps seconds. Before a scene that is too short for all
     of them its first frame is held; a scene with less than half of them is refused.
 
-    The film is decoded twice, frame by frame, and only what is taken is held in memory. `Footage.whole`
+    The film is decoded twice, frame by frame, and only what is taken is held in memory. `ExternalVideo.whole`
     decodes it once more.
 
     Args:
@@ -176,7 +176,7 @@ def read_footage(
     taken = scenes[-max_scenes:]
     _check_lengths(path, taken, fps=fps, num_frames=num_frames)
     clips = _clips(
-        FootageStream(
+        ResampledVideo(
             path=path,
             picks=tuple(scene.picked(fps=fps, num_frames=num_frames) for scene in taken),
             spans_s=tuple(scene.span_s for scene in taken),
@@ -184,7 +184,7 @@ def read_footage(
             upscale=_upscale(info),
         )
     )
-    whole = FootageStream(
+    whole = ResampledVideo(
         path=path,
         picks=tuple(scene.picked(fps=fps, num_frames=scene.num_shown(fps=fps)) for scene in scenes),
         spans_s=tuple(scene.span_s for scene in scenes),
@@ -198,13 +198,13 @@ def read_footage(
         *shape_notes,
         *(["its sound is left out"] if info.has_sound else []),
     )
-    return Footage(scenes=clips, whole=whole, notes=notes)
+    return ExternalVideo(scenes=clips, whole=whole, notes=notes)
 
 
-def _clips(stream: FootageStream) -> tuple[FootageScene, ...]:
+def _clips(stream: ResampledVideo) -> tuple[ExternalScene, ...]:
     with contextlib.closing(stream.frames(range(len(stream.picks)))) as frames:
         return tuple(
-            FootageScene(
+            ExternalScene(
                 frames_PHWC=np.stack(list(itertools.islice(frames, len(picked)))),
                 start_s=start_s,
                 end_s=end_s,

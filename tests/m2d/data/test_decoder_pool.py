@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m2d.data.decode import Broken
-from m2d.data.pool import DecoderPool
+from m2d.data.decoder_pool import DecoderPool
 
 LONG_S = 3600.0
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2d.video.cover import Cover, Turn, cover, turn_of
+from m2d.video.crop_resize import Cover, Turn, cover, turn_of
 
 ONE = 1 << 16
 QUARTER = (0, -ONE, 0, ONE, 0, 0, 0, 0, 1 << 30)

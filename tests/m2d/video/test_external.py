@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from m2d.errors import EXIT_BAD_INPUT, InputError
-from m2d.video import footage as footage_module
-from m2d.video.footage import Footage, read_footage
+from m2d.video import external as external_module
+from m2d.video.external import ExternalVideo, read_external_video
 from m2d.video.read import FilmError, read_film
 from tests.m2d.video.conftest import draw_scene, draw_story
 
@@ -26,9 +26,9 @@ WriteFilm = Callable[..., Path]
 HEIGHT, WIDTH = 16, 24
 
 
-def footage(path: Path, **given: Any) -> Footage:
+def footage(path: Path, **given: Any) -> ExternalVideo:
     asked: dict[str, Any] = {"fps": 8, "height": HEIGHT, "width": WIDTH, "num_frames": 5}
-    return read_footage(path, **{**asked, "cuts_s": (), "max_scenes": 2, **given})
+    return read_external_video(path, **{**asked, "cuts_s": (), "max_scenes": 2, **given})
 
 
 def ffmpeg(*arguments: str | Path) -> None:
@@ -290,9 +290,9 @@ def test_film_that_shrinks_while_it_is_read_is_refused(
 ) -> None:
     long = numbered(tmp_path / "film.mp4", even_times(20, 8))
     short = numbered(tmp_path / "short.mp4", even_times(12, 8))
-    real = footage_module.film_frames
+    real = external_module.film_frames
     calls = iter([long, long, short])
-    monkeypatch.setattr(footage_module, "film_frames", lambda _, limits: real(next(calls), limits=limits))
+    monkeypatch.setattr(external_module, "film_frames", lambda _, limits: real(next(calls), limits=limits))
     with pytest.raises(FilmError, match=r"film\.mp4: was changed while it was read"):
         footage(long)
 

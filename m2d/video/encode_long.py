@@ -23,7 +23,7 @@ from m2d.video.write import check_pictures
 _PIECE = 250
 
 
-def encode_stream(
+def encode_long_scene(
     frames: Iterator[np.ndarray], *, num_frames: int, store: PacketStore, film: Path, picture: Picture
 ) -> EncodedScene:
     """Encode one scene, holding one piece of it at a time; what is encoded is decoded and compared.

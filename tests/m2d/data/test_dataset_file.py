@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from m2d.data.csv_format import WrittenClip, write_csv
+from m2d.data.dataset_file import check_captions, read_groups, shots_of
 from m2d.data.json_format import write_json_groups
 from m2d.data.jsonl_format import write_jsonl
-from m2d.data.metadata import check_captions, read_groups, shots_of
 from m2d.errors import DatasetError
 
 

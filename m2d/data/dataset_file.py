@@ -15,7 +15,7 @@ from m2d.data.csv_format import read_csv
 from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
 from m2d.data.problems import Problems
-from m2d.data.shots import Shot, ShotGroup
+from m2d.data.shot_groups import Shot, ShotGroup
 from m2d.errors import DatasetError
 
 Format = Literal["csv", "json", "jsonl"]

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from m2d.data.facts import VideoFacts
-from m2d.data.shots import Shot
+from m2d.data.shot_groups import Shot
+from m2d.data.video_facts import VideoFacts
 
 Sampling = Literal["fps", "official"]
 # A rate that is off by less is a camera's rounding, not another rate.
