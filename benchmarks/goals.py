@@ -42,31 +42,31 @@ class Goal:
 GOALS = (
     Goal(
         name="block_time",
-        what="Time of a CogVideoX-5B block, where the official scheme's is 100 %",
+        what="Time of a CogVideoX-5B block, official scheme = 100 %",
         bound="at most",
         target=0.85,
     ),
     Goal(
         name="block_peak",
-        what="Memory it needs at once above the weights, likewise",
+        what="Peak memory of the block above its weights, official scheme = 100 %",
         bound="at most",
         target=0.60,
     ),
     Goal(
         name="dense_time",
-        what="Time of its attention, where one call with a dense mask is 100 %",
+        what="Time of its attention, one call with a dense mask = 100 %",
         bound="at most",
         target=0.60,
     ),
     Goal(
         name="text_cost",
-        what="What the texts add to the time of attention between videos alone",
+        what="Attention time added by the texts, attention among videos alone = 100 %",
         bound="at most",
         target=0.03,
     ),
     Goal(
         name="matmul_share",
-        what="Operations per second, where a product of 8192-cubes measured beside it is 100 %",
+        what="Operations per second, product of two 8192 x 8192 matrices = 100 %",
         bound="at least",
         target=0.55,
     ),

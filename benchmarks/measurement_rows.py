@@ -1,6 +1,6 @@
-"""What the README says of every results file: which figures, in which words, against what.
+"""The rows of the tables of figures: what each results file shows, in which words, against which limit.
 
-Owns wording and rounding, a section for each benchmark; `readme` puts the rows into tables. Measures nothing.
+Owns wording and rounding, one section per benchmark; `measurements` formats the tables. Measures nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _LAST_SCENE = {
     "colour": "Body colour as prompted",
     "setting": "Setting as prompted",
 }
-_CODEC = {
-    "codec.psnr_db": "Codec on unseen clips, all pixels",
-    "codec.psnr_actors_db": "Codec on unseen clips, inside the actors' boxes",
+_VAE = {
+    "codec.psnr_db": "VAE on unseen clips, all pixels",
+    "codec.psnr_actors_db": "VAE on unseen clips, inside the actors' boxes",
 }
 
 
@@ -44,12 +44,14 @@ class Row:
     """One figure.
 
     Attributes:
+        key: Name of the figure, unique in its section.
         what: What was measured.
         value: The figure with its unit.
-        limit: What it is held against.
-        holds: Whether it is on the right side; None when it was not run.
+        limit: The required value.
+        holds: Whether the figure meets the limit; None if it was not measured.
     """
 
+    key: str
     what: str
     value: str
     limit: str
@@ -69,14 +71,18 @@ def _startup_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     figures, limits, kept = report["figures"], report["limits"], report["kept"]
     rows: dict[str, tuple[str, Callable[[float], str]]] = {
         "help_s": ("`m2d --help`", lambda seconds: f"{seconds:.2f} s"),
-        "generate_s": ("Three-scene film, from start to written", lambda seconds: f"{seconds:.0f} s"),
-        "generate_peak_bytes": ("Memory at most, making it", lambda size: f"{size / 2**30:.1f} GiB"),
+        "generate_s": (
+            "Three-scene film, from the command to the finished file",
+            lambda seconds: f"{seconds:.0f} s",
+        ),
+        "generate_peak_bytes": ("Peak memory while making it", lambda size: f"{size / 2**30:.1f} GiB"),
     }
     for key, (what, shown) in rows.items():
         limit = f"at most {shown(limits[key])}"
-        yield Row(what=what, value=shown(figures[key]), limit=limit, holds=kept[key])
+        yield Row(key=key, what=what, value=shown(figures[key]), limit=limit, holds=kept[key])
     same = report["identical_frames"]
     yield Row(
+        key="identical_frames",
         what="The same story and seed twice",
         value="identical frames" if same else "different frames",
         limit="identical frames",
@@ -93,20 +99,18 @@ def _quality_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for name, what in _DRIFT.items():
         if name in checks:
             drift = report["drift_relative_to_isolated"].get(name.removeprefix("drift."), {})
-            said = f"{what}: difference between scenes, where `isolated` is 100 %"
-            yield _share_row(said, checks[name], drift)
+            yield _share_row(f"{what}: difference between scenes, `isolated` = 100 %", checks[name], drift)
     read = [check for name, check in checks.items() if name.startswith("reader.")]
     if read:
         worst = min(read, key=lambda check: check["value"])
         property_name = worst["name"].removeprefix("reader.").replace("_", " ").replace(".", "'s ")
-        yield _share_row(
-            f"Reader on unseen clips, worst of {len(read)} properties ({property_name})", worst, {}
-        )
-    for name, what in _CODEC.items():
+        what = f"Attribute classifier on unseen clips, worst of {len(read)} properties ({property_name})"
+        yield _share_row(what, worst, {})
+    for name, what in _VAE.items():
         if name in checks:
             check = checks[name]
             value, limit = f"{check['value']:.1f} dB", f"at least {check['target']:g} dB"
-            yield Row(what=what, value=value, limit=limit, holds=check["holds"])
+            yield Row(key=name, what=what, value=value, limit=limit, holds=check["holds"])
 
 
 def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
@@ -114,40 +118,46 @@ def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     last = report["chain"]["last_scene"]
     for name, what in _LAST_SCENE.items():
         yield _share_row(f"{what}, eight added scenes later", checks[f"last scene.{name}"], last[name])
-    said = "Unprompted properties: scene 11 from scene 1, where other stories are 100 %"
-    yield _share_row(said, checks["drift over the chain"], {})
+    what = "Unprompted properties: distance of scene 11 from scene 1, other stories = 100 %"
+    yield _share_row(what, checks["drift over the chain"], {})
     background = checks["background"]
     yield Row(
-        what="Background colours: scene 11 from scene 1",
+        key=background["name"],
+        what="Background colours: distance of scene 11 from scene 1",
         value=f"{background['value']:.1f} levels of 255",
         limit=f"at most {background['target']:g}",
         holds=background["holds"],
     )
-    said = "Re-rolled scene's unprompted properties, where joint generation is 100 %"
-    yield _share_row(said, checks["re-roll drift"], report["reroll"]["relative"])
+    what = (
+        "Unprompted properties of a re-rolled scene: distance from its neighbours, joint generation = 100 %"
+    )
+    yield _share_row(what, checks["re-roll drift"], report["reroll"]["relative"])
     kept = checks["re-roll keeps others"]
     yield Row(
-        what="Other scenes' frames after a re-roll",
+        key=kept["name"],
+        what="Frames of the other scenes after a re-roll",
         value="identical" if kept["holds"] else f"identical in {kept['value']:.0%} of films",
         limit="identical",
         holds=kept["holds"],
     )
-    yield _share_row("Time of the 12th added scene, where the 1st is 100 %", checks["time, 12th to 1st"], {})
-    said = "The same for `m2d extend` as a whole, a command for each scene"
-    yield _share_row(said, checks["time, 12th to 1st, a command each"], {})
+    yield _share_row("Denoising time of the 12th added scene, 1st = 100 %", checks["time, 12th to 1st"], {})
+    what = "Time of the whole 12th `m2d extend` command, 1st = 100 %"
+    yield _share_row(what, checks["time, 12th to 1st, a command each"], {})
 
 
 def _kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for task, figures in report["tasks"].items():
         yield Row(
-            what=f"`kill -9` at random moments of `m2d {task}`, then going on: films with a difference",
+            key=task,
+            what=f"Films that differ after `kill -9` at a random moment of `m2d {task}` and `--resume`",
             value=f"{figures['wrong']} of {figures['kills']}",
             limit="none",
             holds=figures["wrong"] == 0,
         )
     signals = report["signals"]
     yield Row(
-        what="SIGTERM or Ctrl-C at random moments of the commands, then going on: films with a difference",
+        key="signals",
+        what="Films that differ after SIGTERM or Ctrl-C at a random moment and `--resume`",
         value=f"{signals['wrong']} of {signals['stops']}",
         limit="none",
         holds=signals["wrong"] == 0,
@@ -155,14 +165,15 @@ def _kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _accounting_rows(report: Mapping[str, Any]) -> Iterator[Row]:
-    said = {
-        "moved_bytes_ratio": "Bytes that a CogVideoX-5B block moves, where the official scheme's are 100 %",
-        "peak_bytes_ratio": "Memory that it needs at once, likewise",
-        "attention_flops_error": "Operations of its attention: distance from the formula",
+    rows = {
+        "moved_bytes_ratio": "Bytes moved by a CogVideoX-5B block, official scheme = 100 %",
+        "peak_bytes_ratio": "Peak memory of the block, official scheme = 100 %",
+        "attention_flops_error": "Operations of its attention: deviation from the formula",
     }
-    for name, what in said.items():
+    for name, what in rows.items():
         value, target = report[name], report["targets"][name]
-        yield Row(what=what, value=f"{value:.1%}", limit=f"at most {target:.1%}", holds=value <= target)
+        limit = f"at most {target:.1%}"
+        yield Row(key=name, what=what, value=f"{value:.1%}", limit=limit, holds=value <= target)
 
 
 def _speed_rows(report: Mapping[str, Any]) -> Iterator[Row]:
@@ -171,6 +182,7 @@ def _speed_rows(report: Mapping[str, Any]) -> Iterator[Row]:
             continue
         noise = " (within the noise)" if trial["verdict"] == "within the noise" else ""
         yield Row(
+            key=trial["key"],
             what=trial["name"],
             value=f"{trial['ratios']['median']:.3f}{noise}",
             limit=f"at most {trial['target']:.2f}",
@@ -185,6 +197,7 @@ def _card_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         value = check.get("value")
         stands_in = (check.get("of") or "") in MODELS
         yield Row(
+            key=goal.name,
             what=f"{goal.what} (a model of one block)" if stands_in else goal.what,
             value="" if value is None else f"{value:.1%}",
             limit=f"{goal.bound} {goal.target:.0%}",
@@ -192,16 +205,17 @@ def _card_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         )
     for trial in report["trials"]:
         if trial["error"] is None and not trial["is_equal"]:
-            said = f"Largest difference of the results: {trial['name']}"
+            what = f"Largest difference of the results: {trial['name']}"
             value, limit = f"{trial['relative_difference']:.1e}", f"at most {trial['tolerance']:.0e}"
-            yield Row(what=said, value=value, limit=limit, holds=False)
+            yield Row(key=trial["key"], what=what, value=value, limit=limit, holds=False)
 
 
 def _cold_start_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     best = report["backends"][report["best"]]
     names = " and ".join(f"`{name}`" for name in report["backends"])
     yield Row(
-        what=f"The best of {names}, `{report['best']}`: from start to exit, where `eager` is 100 %",
+        key="best",
+        what=f"Whole command with the faster of {names} (`{report['best']}`), `eager` = 100 %",
         value=f"{report['best_ratio']:.1%} (noise {best['noise_floor']:.1%})",
         limit=f"at most {report['limit']:.0%}",
         holds=report["is_kept"],
@@ -214,7 +228,8 @@ def _same_film_rows(report: Mapping[str, Any]) -> Iterator[Row]:
             continue
         error, pixels = backend["max_relative_error"], backend["film"]["max_pixel_difference"]
         yield Row(
-            what=f"`{backend['name']}` against `eager`: worst step, largest difference of a pixel",
+            key=backend["name"],
+            what=f"`{backend['name']}` against `eager`: worst step (relative), largest pixel difference",
             value=f"{error:.1e}, {pixels} of 255",
             limit=f"at most {report['step_tolerance']:.0e}, {report['pixel_tolerance']}",
             holds=backend["state"] == "same",
@@ -225,21 +240,27 @@ def _training_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     speed, noise = report["plain_over_ours"], report["noise_floor"]
     is_noise = report["verdict"] == "within the noise"
     yield Row(
-        what="Training step: speed, where a plain hand-written loop is 100 %",
+        key="speed",
+        what="Speed of a training step, plain hand-written loop = 100 %",
         value=f"{speed:.1%}" + (f" (noise {noise:.1%})" if is_noise else ""),
         limit="at least 100%",
         holds=speed >= 1 or is_noise,
     )
     share = report["data_share"]
     yield Row(
-        what="Of a step's time, spent on data", value=f"{share:.1%}", limit="at most 5%", holds=share <= 0.05
+        key="data_share",
+        what="Share of a step's time spent on data",
+        value=f"{share:.1%}",
+        limit="at most 5%",
+        holds=share <= 0.05,
     )
 
 
 def _train_kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     wrong, kills = report["with_losses"], report["kills"]
     yield Row(
-        what="`kill -9` at random moments of `m2d train`, then going on: other weights or state",
+        key="train",
+        what="Trainings with other weights or state after `kill -9` at a random moment and `--resume`",
         value=f"{wrong} of {kills}",
         limit="none",
         holds=wrong == 0,
@@ -249,7 +270,8 @@ def _train_kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
 def _reject_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     listed, broken = report["num_listed"], report["num_broken"]
     yield Row(
-        what=f"Broken videos among {report['num_clips']} that were listed with their reason",
+        key="listed",
+        what=f"Broken videos among {report['num_clips']} listed with their reason",
         value=f"{listed} of {broken}",
         limit="all",
         holds=report["reached"],
@@ -257,12 +279,13 @@ def _reject_rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _adapter_rows(report: Mapping[str, Any]) -> Iterator[Row]:
-    said = {"steps": "Steps of the training", "scenes": "Scenes that show the new hat"}
+    rows = {"steps": "Training steps", "scenes": "Scenes that show the new hat"}
     for check in report["checks"]:
         first_word = check["name"].split()[0]
         is_count = first_word == "steps"
         yield Row(
-            what=said.get(first_word, "What the other stories lost, worst figure"),
+            key=first_word,
+            what=rows.get(first_word, "Loss on other stories, worst figure"),
             value=str(check["value"]) if is_count else f"{check['value']:.1%}",
             limit=f"{check['bound']} " + (str(check["target"]) if is_count else f"{check['target']:.0%}"),
             holds=check["holds"],
@@ -271,6 +294,7 @@ def _adapter_rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 def _error_row(what: str, report: Mapping[str, Any]) -> Row:
     return Row(
+        key="max_abs_error",
         what=what,
         value=f"{report['max_abs_error']:.1e}",
         limit=f"at most {report['tolerance']:.0e}",
@@ -283,28 +307,31 @@ def _share_row(what: str, check: Mapping[str, Any], figure: Mapping[str, Any]) -
     if None not in (check["value"], figure.get("low"), figure.get("high")):
         value += f" ({figure['low']:.1%} to {figure['high']:.1%})"
     limit = f"{check['bound']} {check['target']:.0%}"
-    return Row(what=what, value=value, limit=limit, holds=check["holds"])
+    return Row(key=check["name"], what=what, value=value, limit=limit, holds=check["holds"])
 
 
-# What is required before it could be run: shown as not yet run until its results are there.
+# Required, and shown as not yet run while there are no results.
 PENDING: Mapping[str, Mapping[str, Any]] = {"speed-gpu": {"checks": [], "trials": []}}
 
 SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = {
-    "oracle": ("Is it the same model?", _faithful_rows),
+    "oracle": ("Same model as the official code?", _faithful_rows),
     "masks": ("Are the masks right?", _mask_rows),
-    "startup": ("What a newcomer waits for", _startup_rows),
+    "startup": ("Start-up and first film", _startup_rows),
     "quality": ("The embedded model on stories it never saw", _quality_rows),
-    "quality-large": ("The larger embedded model, likewise", _quality_rows),
+    "quality-large": ("The larger embedded model on the same stories", _quality_rows),
     "growth": ("Films that grow", _growth_rows),
-    "kills": ("Nothing lost on the way", _kill_rows),
-    "train_kills": ("Nothing lost while training", _train_kill_rows),
+    "kills": ("Interrupted films", _kill_rows),
+    "train_kills": ("Interrupted trainings", _train_kill_rows),
     "rejects": ("Broken videos in a dataset", _reject_rows),
-    "training": ("Training", _training_rows),
-    "adapter": ("A new hat for the embedded model, by low-rank adapters", _adapter_rows),
+    "training": ("Training speed", _training_rows),
+    "adapter": ("LoRA: a new hat for the embedded model", _adapter_rows),
     "same_film": ("Do all backends make the same film?", _same_film_rows),
-    "accounting": ("The same work in fewer bytes", _accounting_rows),
-    "speed": ("Times of a step, ours / theirs (official: as Mask2DiT's own code does it)", _speed_rows),
-    "speed-gpu": ("One CogVideoX-5B block on a card, bfloat16, three scenes, guidance", _card_rows),
-    "cold_start": ("A film from an exported graph", _cold_start_rows),
-    "quality-single": ("Scenes made one by one, by the model before it saw stories", _quality_rows),
+    "accounting": ("Bytes and operations of a block, counted", _accounting_rows),
+    "speed": (
+        "Time of a step on a CPU, as a ratio (official: the scheme of Mask2DiT's own code)",
+        _speed_rows,
+    ),
+    "speed-gpu": ("One CogVideoX-5B block on a GPU, bfloat16, three scenes, guidance", _card_rows),
+    "cold_start": ("Whole command with an exported graph", _cold_start_rows),
+    "quality-single": ("The model before it was trained on stories, scenes made one by one", _quality_rows),
 }
