@@ -14,6 +14,8 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from m2d.film.inherit import plan_on
+from m2d.film.production import ProductionOptions, ProductionResult
 from m2d.model.codec import decode_scene, from_pixels
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter, SilentReporter
@@ -24,8 +26,6 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate, reroll
-from m2d.tasks.inherit import plan_on
-from m2d.tasks.production import ProductionOptions, ProductionResult
 from m2d.video.run_folder import read_run
 
 STORY_SEED = 881

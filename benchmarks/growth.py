@@ -43,11 +43,11 @@ from m2d.evaluation.story_score import tally_prompted
 from m2d.files import write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, resolve_model
+from m2d.progress import Clock
 from m2d.puppet.labels import UNPROMPTED_RANGES
 from m2d.puppet.reader import Reader, Reading, load_reader
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
-from m2d.tasks.clock import Clock
 from m2d.tasks.puppet import READER_FILE
 from m2d.training.puppet_clips import render_batch
 from m2d.video.joining import colour_jump

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.growing_films import NUM_JOINT, Films, prompt_of
-from m2d.progress import SilentReporter, StageProgress
+from m2d.progress import Clock, SilentReporter, StageProgress
 from m2d.puppet.story import Story
-from m2d.tasks.clock import Clock
 
 NUM_TIMED = 12
 

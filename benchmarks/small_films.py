@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from benchmarks.child import BEGIN, FINISH, Child
 from m2d.errors import EXIT_BAD_INPUT
 from m2d.files import sha256_file
+from m2d.film.production import ProductionOptions
 from m2d.model.source import resolve_model
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.overrides import Overrides
@@ -25,7 +26,6 @@ from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate
-from m2d.tasks.production import ProductionOptions
 from m2d.video.read import read_film
 from m2d.video.run_folder import RECORD, run_folder_of
 

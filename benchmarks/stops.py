@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.small_films import FILM, LONGER_FILM, NEW_PROMPTS, STORY, contents
 from m2d.errors import EXIT_RESUMABLE
-from m2d.tasks.journal_folder import HEADER, journal_folder_of
+from m2d.film.journal_folder import HEADER, journal_folder_of
 
 COMMANDS = ("generate", "extend")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

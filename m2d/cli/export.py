@@ -16,7 +16,8 @@ from m2d.cli.options import BackendSettings, DtypeOption, ModelOption, QuietFlag
 
 if TYPE_CHECKING:
     from m2d.backend import BackendOptions
-    from m2d.tasks.export import ExportedGraph, GraphRequest, StoryShape
+    from m2d.pipeline.graphs import GraphRequest
+    from m2d.tasks.export import ExportedGraph, StoryShape
 
 
 def export(
@@ -166,9 +167,9 @@ def _of_recipe(
     dtype: str | None,
     extra: dict[str, str],
 ) -> tuple[GraphRequest, ...]:
+    from m2d.pipeline.graphs import graphs_of
     from m2d.recipe.overrides import Overrides
     from m2d.tasks.check import plan_recipe
-    from m2d.tasks.export import graphs_of
 
     overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
     return graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])

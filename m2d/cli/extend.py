@@ -96,8 +96,8 @@ def extend(
     )
     reporter = make_reporter(quiet=quiet)
     with loading_libraries(reporter):
+        from m2d.film.production import ProductionOptions
         from m2d.tasks import extend as task
-        from m2d.tasks.production import ProductionOptions
     result = task.run(
         task.Extension(
             film=film,

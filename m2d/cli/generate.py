@@ -28,8 +28,8 @@ from m2d.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from m2d.film.production import ProductionOptions
     from m2d.recipe.overrides import Overrides
-    from m2d.tasks.production import ProductionOptions
 
 
 def generate(
@@ -107,9 +107,9 @@ class _Run:
     def generate(self, recipe: Path, *, model: str | None, overrides: Overrides, preview: bool) -> None:
         from m2d.cli.console import loading_libraries, make_reporter
         from m2d.cli.results import show_film, show_headline, write_film_result
+        from m2d.film.outputs import check_outputs
         from m2d.registry import get_backend
         from m2d.tasks.check import plan_recipe
-        from m2d.tasks.outputs import check_outputs
 
         began_s = time.monotonic()
         plan = plan_recipe(recipe, model=model, overrides=overrides)
@@ -156,6 +156,6 @@ class _Run:
         )
 
     def _options(self) -> ProductionOptions:
-        from m2d.tasks.production import ProductionOptions
+        from m2d.film.production import ProductionOptions
 
         return ProductionOptions(force=self.force, resume=self.resume, save_previews=self.save_previews)

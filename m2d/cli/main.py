@@ -85,7 +85,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
     if isinstance(error, typer.Abort):
         return EXIT_FAILED
     if isinstance(error, M2DError):
-        show_error(error)
+        show_error(_with_commands(error))
         return error.exit_code
     assert isinstance(error, typer.TyperException)
     # A group without a command raises its own help; typer keeps the class to itself.
@@ -96,6 +96,16 @@ def _explain(error: Exception, *, debug: bool) -> int:
     context = getattr(error, "ctx", None)
     show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
     return error.exit_code
+
+
+def _with_commands(error: M2DError) -> M2DError | str:
+    """The message, and the commands that export the graphs that a run lacks."""
+    if not hasattr(error, "requests"):
+        return error
+    from m2d.tasks.export import export_commands
+
+    commands = "\n".join(f"  {line}" for line in export_commands(error).splitlines())  # type: ignore[arg-type]  # told by its attribute: its class needs torch
+    return f"{error}\nexport first:\n{commands}"
 
 
 def _say_interrupted() -> None:

@@ -84,8 +84,8 @@ def reroll(
     )
     reporter = make_reporter(quiet=quiet)
     with loading_libraries(reporter):
+        from m2d.film.production import ProductionOptions
         from m2d.tasks import reroll as task
-        from m2d.tasks.production import ProductionOptions
     result = task.run(
         task.Reroll(
             film=film,

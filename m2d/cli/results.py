@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2d.tasks.production import ProductionResult
+    from m2d.film.production import ProductionResult
 
 # More of them would not fit into a line.
 MOST_JOINS = 5

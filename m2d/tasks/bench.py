@@ -12,13 +12,12 @@ from importlib import metadata
 
 from m2d.backend import Backend, Denoiser
 from m2d.errors import BackendUnavailable, InputError
-from m2d.progress import Reporter
+from m2d.film.making import Making, SharedCodec
+from m2d.pipeline.recording import Call, RecordingBackend
+from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
-from m2d.tasks.clock import Clock
-from m2d.tasks.making import Making, SharedCodec
 from m2d.tasks.pairing import Comparison, compare
-from m2d.tasks.recording import Call, RecordingBackend
 
 REFERENCE = "eager"
 FEWEST_PAIRS = 3

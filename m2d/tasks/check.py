@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.errors import CheckpointError, RecipeError
+from m2d.film.journal_folder import has_journal
 from m2d.layout import SceneLayout, Span
 from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import ModelSource, resolve_model
@@ -20,7 +21,6 @@ from m2d.recipe.plan import RunPlan, WindowPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
 from m2d.registry import backend_names
-from m2d.tasks.journal_folder import has_journal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ Owns which graphs these are and the command that makes them; writing one is the 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,36 +14,8 @@ from m2d.backend import ARTIFACT_MANIFEST, Backend, BackendOptions, ExportingBac
 from m2d.errors import ArtifactMissing, ArtifactRefused, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
+from m2d.pipeline.graphs import GraphRequest, MissingGraphs, RejectedGraphs
 from m2d.progress import Reporter
-from m2d.recipe.plan import RunPlan
-from m2d.tasks.making import window_options
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GraphRequest:
-    """One graph: what a backend is asked to export, and later to run.
-
-    Attributes:
-        source: The model.
-        layout: The window's scenes and who may attend to whom.
-        options: With size, batch and targets.
-    """
-
-    source: ModelSource
-    layout: SceneLayout
-    options: BackendOptions
-
-    @property
-    def label(self) -> str:
-        """In short, for people, height before width: `3 scenes of 480x720, mask2dit, making 3`."""
-        height, width = self.options.latent_size or (0, 0)
-        step = self.source.geometry.spatial_compression
-        scenes = self.layout.num_scenes
-        targets = self.options.targets
-        told = "" if targets is None else f", making {', '.join(str(scene + 1) for scene in targets)}"
-        return (
-            f"{scenes} scene{'s' * (scenes > 1)} of {height * step}x{width * step}, {self.layout.mask}{told}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,17 +50,6 @@ class StoryShape:
     size: tuple[int, int]
     mask: str
     targets: tuple[int, ...] | None = None
-
-
-def graphs_of(plans: Iterable[RunPlan]) -> tuple[GraphRequest, ...]:
-    """The graphs that runs need, each once, in the order of the windows."""
-    wanted: dict[tuple[object, ...], GraphRequest] = {}
-    for plan in plans:
-        for part in plan.windows:
-            options = window_options(plan, part)
-            named = (part.layout.digest(), options.targets, options.batch_size, options.latent_size)
-            wanted.setdefault(named, GraphRequest(source=plan.source, layout=part.layout, options=options))
-    return tuple(wanted.values())
 
 
 def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) -> GraphRequest:
@@ -168,31 +129,13 @@ def run(
     return tuple(made)
 
 
-def check_graphs(plans: Iterable[RunPlan], backend: Backend) -> None:
-    """Make sure, before any work is done, that a backend has every graph that runs need.
-
-    Raises:
-        ArtifactMissing: It has not; the message holds the commands that export what is missing.
-        ArtifactRefused: One is stale, foreign, damaged or not to be trusted; the same.
-    """
-    if not isinstance(backend, ExportingBackend):
-        return
-    problems: list[tuple[ArtifactMissing | ArtifactRefused, GraphRequest]] = []
-    for request in graphs_of(plans):
-        try:
-            backend.find(request.source, request.layout, request.options)
-        except (ArtifactMissing, ArtifactRefused) as error:
-            problems.append((error, request))
-    if not problems:
-        return
-    lines = [str(error) for error, _ in problems]
-    lines += ["export first:", *(f"  {command_for(request, backend.name)}" for _, request in problems)]
-    refused = any(isinstance(error, ArtifactRefused) for error, _ in problems)
-    raise (ArtifactRefused if refused else ArtifactMissing)("\n".join(lines)) from problems[0][0]
+def export_commands(error: MissingGraphs | RejectedGraphs) -> str:
+    """Return the commands that export the graphs that a run lacks, one per line."""
+    return "\n".join(command_for(request, error.backend) for request in error.requests)
 
 
 def command_for(request: GraphRequest, backend: str) -> str:
-    """The command that exports a graph."""
+    """Return the command that exports a graph."""
     geometry, layout, options = request.source.geometry, request.layout, request.options
     height, width = (side * geometry.spatial_compression for side in options.latent_size or (0, 0))
     frames = [geometry.num_frames(count) for count in layout.latent_frames]

@@ -15,22 +15,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from m2d.backend import Backend
 from m2d.errors import InputError
-from m2d.model.checkpoint import load_tokenizer
-from m2d.model.source import ModelSource
-from m2d.model.tokenizer import PromptTooLong
-from m2d.progress import Reporter
-from m2d.recipe.fields import NegativePrompt
-from m2d.recipe.overrides import Overrides
-from m2d.recipe.plan import ExistingFilm
-from m2d.recipe.schema import Recipe
-from m2d.tasks.drafts import draw_draft
-from m2d.tasks.film import load_film, read_provenance
-from m2d.tasks.footage import load_footage
-from m2d.tasks.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
-from m2d.tasks.journal_folder import DamagedFileError, read_request
-from m2d.tasks.loaded import LoadedFilm
-from m2d.tasks.outputs import check_outputs
-from m2d.tasks.production import (
+from m2d.film.draft import draw_draft
+from m2d.film.external import load_footage
+from m2d.film.finish import finish_published
+from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
+from m2d.film.journal_folder import DamagedFileError, read_request
+from m2d.film.load import load_film, read_provenance
+from m2d.film.loaded_film import LoadedFilm
+from m2d.film.outputs import check_outputs
+from m2d.film.production import (
     PlannedRun,
     Production,
     ProductionOptions,
@@ -39,7 +32,14 @@ from m2d.tasks.production import (
     headline,
     produce,
 )
-from m2d.tasks.published import finish_published
+from m2d.model.checkpoint import load_tokenizer
+from m2d.model.source import ModelSource
+from m2d.model.tokenizer import PromptTooLong
+from m2d.progress import Reporter
+from m2d.recipe.fields import NegativePrompt
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm
+from m2d.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from m2d.backend import Backend
-from m2d.progress import Reporter
-from m2d.recipe.plan import RunPlan
-from m2d.tasks.drafts import draw_draft
-from m2d.tasks.outputs import check_outputs
-from m2d.tasks.production import (
+from m2d.film.draft import draw_draft
+from m2d.film.outputs import check_outputs
+from m2d.film.production import (
     DEFAULT_OPTIONS,
     PlannedRun,
     Production,
@@ -16,6 +14,8 @@ from m2d.tasks.production import (
     announce,
     produce,
 )
+from m2d.progress import Reporter
+from m2d.recipe.plan import RunPlan
 
 
 def run(

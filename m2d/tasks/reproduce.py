@@ -11,16 +11,16 @@ from pathlib import Path
 
 from m2d.backend import Backend
 from m2d.errors import InputError
+from m2d.film.draft import draw_draft
+from m2d.film.inherit import model_of, output_of, plan_on, recipe_of
+from m2d.film.load import read_provenance
+from m2d.film.outputs import check_outputs
+from m2d.film.production import PlannedRun, Production, ProductionOptions, ProductionResult, produce
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.recipe.text_tree import Places
-from m2d.tasks.drafts import draw_draft
-from m2d.tasks.film import read_provenance
-from m2d.tasks.inherit import model_of, output_of, plan_on, recipe_of
-from m2d.tasks.outputs import check_outputs
-from m2d.tasks.production import PlannedRun, Production, ProductionOptions, ProductionResult, produce
 from m2d.video.provenance import Provenance, RunRecord
 from m2d.video.provenance_builder import installed_versions
 

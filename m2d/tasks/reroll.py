@@ -12,17 +12,13 @@ from typing import Any
 
 from m2d.backend import Backend
 from m2d.errors import InputError
-from m2d.model.source import ModelSource
-from m2d.progress import Reporter
-from m2d.recipe.fields import MAX_SEED
-from m2d.recipe.overrides import Overrides
-from m2d.recipe.plan import ExistingFilm, RunPlan, ScenePlan
-from m2d.tasks.drafts import draw_draft
-from m2d.tasks.film import load_film, read_provenance
-from m2d.tasks.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
-from m2d.tasks.loaded import LoadedFilm
-from m2d.tasks.outputs import check_outputs
-from m2d.tasks.production import (
+from m2d.film.draft import draw_draft
+from m2d.film.finish import finish_published
+from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
+from m2d.film.load import load_film, read_provenance
+from m2d.film.loaded_film import LoadedFilm
+from m2d.film.outputs import check_outputs
+from m2d.film.production import (
     PlannedRun,
     Production,
     ProductionOptions,
@@ -31,7 +27,11 @@ from m2d.tasks.production import (
     headline,
     produce,
 )
-from m2d.tasks.published import finish_published
+from m2d.model.source import ModelSource
+from m2d.progress import Reporter
+from m2d.recipe.fields import MAX_SEED
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import ExistingFilm, RunPlan, ScenePlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

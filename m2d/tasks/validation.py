@@ -20,6 +20,7 @@ from torch import Tensor
 
 from m2d.backend import BackendOptions
 from m2d.files import make_folder
+from m2d.film.production import ProductionOptions
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
@@ -28,7 +29,6 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.tasks import generate
 from m2d.tasks.check import plan_recipe_for
-from m2d.tasks.production import ProductionOptions
 from m2d.video.run_folder import SHEET, run_folder_of
 
 FOLDER = "validation"

@@ -23,13 +23,12 @@ from torch import Tensor
 from m2d.backend import Backend, BackendOptions, ExportingBackend
 from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, BackendUnavailable, ExportError, InputError
+from m2d.film.making import Making, SharedCodec
 from m2d.model.decoding import SceneDecoder
-from m2d.progress import Reporter
+from m2d.pipeline.recording import Call, Preparation, RecordingBackend, Respondent
+from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
-from m2d.tasks.clock import Clock
-from m2d.tasks.making import Making, SharedCodec
-from m2d.tasks.recording import Call, Preparation, RecordingBackend, Respondent
 
 REFERENCE = "eager"
 State = Literal["same", "different", "not run"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from m2d.cli.results import show_film
+from m2d.film.production import ProductionResult
 from m2d.joins import CUT, Join
-from m2d.tasks.production import ProductionResult
 from m2d.video.run_folder import run_folder_of
 from tests.m2d.video.grown_films import grown
 

@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.child import Child, Teller
 from benchmarks.small_films import Prepared, complete, make
+from m2d.film.production import ProductionOptions
 from m2d.progress import SilentReporter
-from m2d.tasks.production import ProductionOptions
 from tests.m2d.faults import CRASHED, FaultyDisk, crash, refuse
 
 FAULTS: dict[str, tuple[Callable[[], None], bool, str]] = {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from m2d.diffusion.denoise import DenoiseState
+from m2d.film.journal import Journal, open_journal
 from m2d.progress import SilentReporter
-from m2d.tasks.journal import Journal, open_journal
 
 REQUEST = {
     "kind": "generate",

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.child import Child, Teller
 from benchmarks.small_films import Prepared, make
 from m2d.errors import EXIT_UNAVAILABLE
+from m2d.film.production import ProductionOptions
 from m2d.progress import StageProgress
-from m2d.tasks.production import ProductionOptions
 
 HELD_IN = "denoise"
 

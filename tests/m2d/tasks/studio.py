@@ -15,6 +15,8 @@ from typing import Any
 import av
 import numpy as np
 
+from m2d.film.inherit import plan_on
+from m2d.film.production import ProductionOptions, ProductionResult
 from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import Reporter, SilentReporter, StageProgress
 from m2d.recipe.overrides import Overrides
@@ -22,8 +24,6 @@ from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate, reproduce, reroll
-from m2d.tasks.inherit import plan_on
-from m2d.tasks.production import ProductionOptions, ProductionResult
 from m2d.video.digests import canonical_json
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import seal_provenance

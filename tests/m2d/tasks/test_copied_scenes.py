@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m2d.tasks.production import ProductionResult
+from m2d.film.production import ProductionResult
 from m2d.video import sheet
 from m2d.video.bands import Band, make_band
 from m2d.video.provenance import Provenance

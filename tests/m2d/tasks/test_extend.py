@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from m2d.errors import InputError, OutputError, RecipeError, UnknownBackend
+from m2d.film.inherit import inherited_recipe, plan_on
+from m2d.film.load import ModelMismatch, load_film
+from m2d.film.production import ProductionResult
 from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import SilentReporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.tasks.extend import Extension, plan_extension
-from m2d.tasks.film import ModelMismatch, load_film
-from m2d.tasks.inherit import inherited_recipe, plan_on
-from m2d.tasks.production import ProductionResult
 from m2d.video.digests import frames_digest
 from m2d.video.provenance import Provenance
 from m2d.video.read import read_film

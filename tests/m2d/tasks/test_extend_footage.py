@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from m2d.errors import InputError
+from m2d.film.external import load_footage
+from m2d.film.load import load_film
+from m2d.film.production import ProductionResult
 from m2d.model.checkpoint import load_codec
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
-from m2d.tasks.film import load_film
-from m2d.tasks.footage import load_footage
-from m2d.tasks.production import ProductionResult
 from m2d.video.digests import frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run

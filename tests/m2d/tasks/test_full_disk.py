@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from m2d.errors import OutputError
+from m2d.film.journal_folder import journal_folder_of
+from m2d.film.production import ProductionResult
 from m2d.progress import SilentReporter, StageProgress
-from m2d.tasks.journal_folder import journal_folder_of
-from m2d.tasks.production import ProductionResult
 from m2d.video.read import read_film
 from tests.m2d.tasks.studio import Studio, contents, open_studio
 

@@ -16,6 +16,9 @@ import torch
 
 from m2d.backend import BackendOptions, Denoiser
 from m2d.errors import BackendUnavailable, InputError, Interrupted, OutputError
+from m2d.film.disk_space import predicted_bytes
+from m2d.film.journal_folder import has_journal, journal_folder_of
+from m2d.film.production import ProductionOptions, ProductionResult
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import ModelSource, load_codec, resolve_model
 from m2d.model.codec import decode_scene
@@ -23,10 +26,7 @@ from m2d.progress import Reporter, SilentReporter, StageProgress
 from m2d.recipe.plan import RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
-from m2d.tasks.disk_space import predicted_bytes
 from m2d.tasks.generate import run
-from m2d.tasks.journal_folder import has_journal, journal_folder_of
-from m2d.tasks.production import ProductionOptions, ProductionResult
 from m2d.video.digests import film_digest, frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run

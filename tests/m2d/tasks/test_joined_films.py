@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from m2d.errors import RecipeError
+from m2d.film.production import ProductionResult
 from m2d.model.checkpoint import load_codec
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
-from m2d.tasks.production import ProductionResult
 from m2d.video.digests import frames_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
 from m2d.video.read import read_film

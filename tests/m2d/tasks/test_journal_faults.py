@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from m2d.errors import InputError, OutputError
-from m2d.tasks.journal_folder import journal_folder_of, read_request
+from m2d.film.journal_folder import journal_folder_of, read_request
 from tests.m2d.faults import FaultyDisk, refuse, run_until_crash
 from tests.m2d.tasks.journals import ACTIONS, EMPTY, VERSIONS, WINDOWS, Snapshot, Told, keep, opened, resumed
 

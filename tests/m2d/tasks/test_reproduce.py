@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from m2d.errors import InputError, RecipeError
-from m2d.tasks.production import ProductionResult
+from m2d.film.production import ProductionResult
 from m2d.video.provenance import ProvenanceError
 from m2d.video.provenance_text import parse_provenance, seal_provenance
 from m2d.video.read import read_film

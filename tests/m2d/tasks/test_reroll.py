@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from m2d.errors import InputError, OutputError, RecipeError
+from m2d.film.load import load_film
+from m2d.film.production import Production, ProductionResult
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides
-from m2d.tasks.film import load_film
-from m2d.tasks.production import Production, ProductionResult
 from m2d.tasks.reroll import Reroll, plan_reroll
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from m2d.errors import InputError, Interrupted, OutputError
-from m2d.tasks.journal_folder import has_journal, journal_folder_of
-from m2d.tasks.production import ProductionResult
+from m2d.film.journal_folder import has_journal, journal_folder_of
+from m2d.film.production import ProductionResult
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.journals import Told
 from tests.m2d.tasks.studio import Stopping, Studio, contents, copied, frames_of, open_studio
@@ -78,7 +78,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], Any]
 
     def stopped(name: str, work: Callable[[], Any]) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(f"m2d.tasks.production.{name}", ctrl_c)
+            patch.setattr(f"m2d.film.production.{name}", ctrl_c)
             with pytest.raises(KeyboardInterrupt):
                 work()
 

@@ -11,6 +11,8 @@ from m2d.backend import BackendOptions, Denoiser
 from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import Interrupted, RecipeError
+from m2d.film.inherit import plan_on
+from m2d.film.production import ProductionOptions, ProductionResult
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import read_scheduler_config
 from m2d.model.source import ModelSource
@@ -18,8 +20,6 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.tasks import generate
-from m2d.tasks.inherit import plan_on
-from m2d.tasks.production import ProductionOptions, ProductionResult
 from tests.m2d.diffusion.known_denoisers import GaussianDenoiser
 from tests.m2d.tasks.journals import Told
 from tests.m2d.tasks.studio import Stopping, Studio, open_studio

@@ -13,14 +13,13 @@ import pytest
 
 from m2d.errors import InputError, Interrupted, RecipeError
 from m2d.files import nameless_file
-from m2d.progress import SilentReporter
+from m2d.film.external import load_footage
+from m2d.film.production import ProductionResult
+from m2d.film.transcode import take_over
+from m2d.progress import Clock, SilentReporter
 from m2d.stop import StopRequest
 from m2d.tasks import board
-from m2d.tasks.clock import Clock
-from m2d.tasks.footage import load_footage
 from m2d.tasks.inspect import inspect_film
-from m2d.tasks.production import ProductionResult
-from m2d.tasks.taking import take_over
 from m2d.video import encode, packets
 from m2d.video.read import FilmError, probe, read_film
 from m2d.video.run_folder import read_run

@@ -17,10 +17,9 @@ from typing import IO
 import numpy as np
 
 from m2d.errors import Interrupted
-from m2d.progress import StageProgress
+from m2d.film.loaded_film import LoadedFilm, LoadedScene
+from m2d.progress import Clock, StageProgress
 from m2d.stop import StopRequest
-from m2d.tasks.clock import Clock
-from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.digests import FramesDigest, frames_digest
 from m2d.video.encode_long import encode_long_scene
 from m2d.video.joining import colour_jump

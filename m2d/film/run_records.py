@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from m2d.diffusion.step_cache import SpeedReport
+from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.recipe.plan import RunPlan, ScenePlan
-from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.digests import frames_digest, latents_digest
 from m2d.video.provenance import ModelRecord, RunKind, RunRecord, WindowRecord
 from m2d.video.provenance_builder import build_run_record

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from m2d.errors import Interrupted
+from m2d.film.assembly import Assembled, assemble
+from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import SceneGeometry
 from m2d.model.decoding import SceneDecoder
+from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
 from m2d.stop import StopRequest
-from m2d.tasks.assembly import Assembled, assemble
-from m2d.tasks.clock import Clock
-from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.digests import frames_digest
 from m2d.video.joining import recolour
 from tests.m2d.tasks.journals import Told

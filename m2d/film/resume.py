@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from m2d.errors import InputError, OutputError
 from m2d.files import remove_file
-from m2d.progress import Reporter
-from m2d.tasks.differences import differences, listed
-from m2d.tasks.journal_folder import (
+from m2d.film.differences import differences, listed
+from m2d.film.journal_contents import Kept, find_kept
+from m2d.film.journal_folder import (
     DamagedFileError,
     Header,
     discard,
@@ -23,8 +23,8 @@ from m2d.tasks.journal_folder import (
     read_header,
     write_header,
 )
-from m2d.tasks.journal_kept import Kept, find_kept
-from m2d.tasks.outputs import check_replaceable
+from m2d.film.outputs import check_replaceable
+from m2d.progress import Reporter
 from m2d.video.run_folder import RECORD, run_folder_of
 
 # `differences` names what differs by where it stands in the journal's header.

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from m2d.errors import BackendUnavailable, OutputError
+from m2d.film import draft as drafts
+from m2d.film.journal_folder import has_journal
+from m2d.film.production import PlannedRun, Production, ProductionOptions
 from m2d.registry import get_backend
-from m2d.tasks import drafts, generate
-from m2d.tasks.journal_folder import has_journal
-from m2d.tasks.production import PlannedRun, Production, ProductionOptions
+from m2d.tasks import generate
 from tests.m2d.tasks.studio import PROMPTS, Stopping, Studio, contents, frames_of, open_studio
 
 COMPLETE = ["latents.safetensors", "run.json", "sheet.png"]

@@ -13,10 +13,10 @@ import torch
 
 from m2d.diffusion.denoise import StepEvent
 from m2d.errors import CheckpointError, InputError, Interrupted, OutputBusy, OutputError
-from m2d.tasks.journal import StepRhythm
-from m2d.tasks.journal_folder import DamagedFileError, journal_folder_of, read_header, read_request
-from m2d.tasks.journal_kept import find_kept
-from m2d.tasks.outputs import check_outputs
+from m2d.film.journal import StepRhythm
+from m2d.film.journal_contents import find_kept
+from m2d.film.journal_folder import DamagedFileError, journal_folder_of, read_header, read_request
+from m2d.film.outputs import check_outputs
 from tests.m2d.tasks.journals import (
     ACTIONS,
     DOCUMENT,
@@ -335,7 +335,7 @@ def test_a_damaged_beginning_is_never_a_silent_new_one(film: Path) -> None:
 
 def test_a_journal_of_a_later_version_is_left_to_it(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("m2d.tasks.journal_folder.SCHEMA_VERSION", 2)
+        patch.setattr("m2d.film.journal_folder.SCHEMA_VERSION", 2)
         keep(film, 3)
     with pytest.raises(InputError, match="is not of version 1; finish it with the m2d that began it"):
         resumed(film)
@@ -391,7 +391,7 @@ def test_steps_are_kept_by_number_and_by_time_but_never_the_last(
 
 def test_time_is_counted_from_what_was_kept_last(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr("m2d.tasks.journal.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("m2d.film.journal.time.monotonic", lambda: now_s)
     event = StepEvent(step=7, total=8, timestep=1, x0=lambda: latents_of(0), state=lambda: STEPS[0])
     with opened(film, rhythm=StepRhythm(every_steps=100, every_s=60.0)) as journal:
         now_s += 59.0

@@ -24,9 +24,8 @@ from torch import Tensor
 from m2d.diffusion.denoise import DenoiseState, StepEvent
 from m2d.errors import Interrupted, M2DError, OutputError
 from m2d.files import check_writable, make_folder, remove_file, remove_strays, write_bytes
-from m2d.lock import hold
-from m2d.progress import Reporter
-from m2d.tasks.journal_folder import (
+from m2d.film.journal_contents import Kept, Made, StepRecord, on_cpu, step_bytes, window_bytes
+from m2d.film.journal_folder import (
     MADE,
     STEP,
     Header,
@@ -39,9 +38,10 @@ from m2d.tasks.journal_folder import (
     write_header,
     write_tensors,
 )
-from m2d.tasks.journal_kept import Kept, Made, StepRecord, on_cpu, step_bytes, window_bytes
-from m2d.tasks.outputs import check_replaceable
-from m2d.tasks.unfinished import Opened, refuse_unfinished, resume_unfinished
+from m2d.film.outputs import check_replaceable
+from m2d.film.resume import Opened, refuse_unfinished, resume_unfinished
+from m2d.lock import hold
+from m2d.progress import Reporter
 from m2d.video.run_folder import run_folder_of
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from m2d.errors import Interrupted
+from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.model.decoding import SceneDecoder
+from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
 from m2d.stop import StopRequest
-from m2d.tasks.clock import Clock
-from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.digests import frames_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
 from m2d.video.packets import EncodedScene

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from m2d.diffusion.denoise import DenoiseState
-from m2d.tasks.journal_folder import (
+from m2d.film.journal_folder import (
     MADE,
     STEP,
     DamagedFileError,

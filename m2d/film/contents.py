@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from m2d.film.context_frames import FRAMES, kept_frames_bytes
+from m2d.film.loaded_film import LoadedFilm
+from m2d.film.output_scenes import ShownScene
+from m2d.film.run_records import facts_of
 from m2d.recipe.plan import RunPlan
-from m2d.tasks.kept_frames import FRAMES, kept_frames_bytes
-from m2d.tasks.loaded import LoadedFilm
-from m2d.tasks.records import facts_of
-from m2d.tasks.showing import ShownScene
 from m2d.video.encode import encoding_id
 from m2d.video.provenance import Provenance, RunRecord, SceneRecord
 from m2d.video.provenance_builder import MadeScene, build_provenance

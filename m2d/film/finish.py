@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2d.errors import InputError
+from m2d.film.journal import open_journal
+from m2d.film.journal_contents import Made, find_kept
+from m2d.film.journal_folder import DamagedFileError, Header, journal_folder_of, read_header
+from m2d.film.production import ProductionResult
 from m2d.progress import Reporter
-from m2d.tasks.journal import open_journal
-from m2d.tasks.journal_folder import DamagedFileError, Header, journal_folder_of, read_header
-from m2d.tasks.journal_kept import Made, find_kept
-from m2d.tasks.production import ProductionResult
 from m2d.video.provenance import ProvenanceError, RunKind
 from m2d.video.provenance_builder import installed_versions
 from m2d.video.provenance_text import parse_provenance

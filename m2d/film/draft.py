@@ -11,17 +11,16 @@ from pathlib import Path
 
 from m2d.backend import Backend
 from m2d.files import make_folder, nameless_file, write_bytes
+from m2d.film.assembly import assemble
+from m2d.film.loaded_film import LoadedFilm
+from m2d.film.making import Making, SharedCodec
+from m2d.film.production import Production, check_backend
+from m2d.film.run_records import facts_of
+from m2d.film.transcode import take_over
 from m2d.model.decoding import SceneDecoder
-from m2d.progress import Reporter
+from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
-from m2d.tasks.assembly import assemble
-from m2d.tasks.clock import Clock
-from m2d.tasks.loaded import LoadedFilm
-from m2d.tasks.making import Making, SharedCodec
-from m2d.tasks.production import Production, check_backend
-from m2d.tasks.records import facts_of
-from m2d.tasks.taking import take_over
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 

@@ -11,29 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m2d.backend import Backend, BackendOptions, Denoiser
+from m2d.backend import Backend, Denoiser
 from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
-from m2d.diffusion.guidance import GuidanceRule
 from m2d.diffusion.report import DenoiseReport
-from m2d.diffusion.schedulers import scheduler_from_config, timesteps_of
+from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import SpeedReport
 from m2d.errors import Interrupted
-from m2d.model.checkpoint import ModelSource, load_codec, load_text, read_scheduler_config
+from m2d.film.journal import Journal
+from m2d.film.loaded_film import LoadedFilm
+from m2d.model.checkpoint import ModelSource, load_codec, load_text
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
 from m2d.model.decoding import sliced
-from m2d.progress import StageProgress
+from m2d.pipeline.window import is_guided, run_dtype, run_scheduler, window_guidance, window_options
+from m2d.progress import Clock, StageProgress
 from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.stop import StopRequest
-from m2d.tasks.clock import Clock
-from m2d.tasks.journal import Journal
-from m2d.tasks.loaded import LoadedFilm
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
@@ -169,7 +168,7 @@ class Making:
 
     def _encode_prompts(self, windows: Sequence[tuple[RunPlan, WindowPlan]]) -> None:
         plan = windows[0][0]
-        wanted = list(dict.fromkeys((_dtype(each[0]), text) for each in windows for text in _texts(*each)))
+        wanted = list(dict.fromkeys((run_dtype(each[0]), text) for each in windows for text in _texts(*each)))
         for dtype in dict.fromkeys(dtype for dtype, _ in wanted):
             prompts = [text for of, text in wanted if of == dtype]
             with self.clock.stage("load text encoder"):
@@ -200,7 +199,7 @@ class Making:
             self._stop_if_asked()
 
     def _prepare(self, plan: RunPlan, part: WindowPlan) -> Denoiser:
-        timesteps = timesteps_of(_scheduler(plan), plan.sampling.num_inference_steps)
+        timesteps = timesteps_of(run_scheduler(plan), plan.sampling.num_inference_steps)
         options = replace(window_options(plan, part), timesteps=timesteps)
         return self.backend.prepare(plan.source, part.layout, options)
 
@@ -225,7 +224,7 @@ class Making:
 
         latents_BFCHW = denoise(
             self._prepare(plan, part),
-            _scheduler(plan),
+            run_scheduler(plan),
             self._request(plan, part),
             on_step=on_step,
             resume=resume,
@@ -275,21 +274,21 @@ class Making:
             ),
             context_latents_BFCHW=self._context_latents(plan, part) if window.context else None,
             first_frames=self._first_frames(plan, part),
-            guidance=_guidance(plan, part),
+            guidance=window_guidance(plan, part),
             num_inference_steps=plan.sampling.num_inference_steps,
             keep_context=plan.sampling.keep_context,
             speed=plan.sampling.speed,
-            dtype=_dtype(plan),
+            dtype=run_dtype(plan),
             device=plan.device,
         )
 
     def _negative_embeds(self, plan: RunPlan, part: WindowPlan) -> Tensor | None:
-        if not _is_guided(plan, part):
+        if not is_guided(plan, part):
             return None
         return self._embeds_of(plan, [plan.scenes[scene].negative_prompt for scene in part.window.scenes])
 
     def _embeds_of(self, plan: RunPlan, prompts: Sequence[str]) -> Tensor:
-        return torch.cat([self._embeds[_dtype(plan), prompt] for prompt in prompts], dim=1)
+        return torch.cat([self._embeds[run_dtype(plan), prompt] for prompt in prompts], dim=1)
 
     def _context_latents(self, plan: RunPlan, part: WindowPlan) -> Tensor:
         """All scenes' latents; where a target's belong is nothing but room."""
@@ -340,45 +339,11 @@ def _free_cached() -> None:
 
 def _texts(plan: RunPlan, part: WindowPlan) -> list[str]:
     scenes = [plan.scenes[scene] for scene in part.window.scenes]
-    negatives = [scene.negative_prompt for scene in scenes] if _is_guided(plan, part) else []
+    negatives = [scene.negative_prompt for scene in scenes] if is_guided(plan, part) else []
     return [*(scene.prompt for scene in scenes), *negatives]
-
-
-def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
-    """How a window's denoiser is to run: what `prepare` is given, and what a graph is exported for."""
-    targets = tuple(part.window.scenes.index(scene) for scene in part.window.targets)
-    is_batched = _is_guided(plan, part) and plan.sampling.cfg == "batched"
-    return BackendOptions(
-        device=plan.device,
-        dtype=plan.dtype,
-        targets=targets if part.window.context else None,
-        latent_size=(plan.scene_geometry.latent_height, plan.scene_geometry.latent_width),
-        batch_size=2 if is_batched else 1,
-        artifacts=plan.artifacts,
-        extra=plan.backend_options,
-    )
-
-
-def _scheduler(plan: RunPlan) -> Any:
-    return scheduler_from_config(read_scheduler_config(plan.source), plan.sampling.scheduler)
-
-
-def _guidance(plan: RunPlan, part: WindowPlan) -> GuidanceRule:
-    scales = tuple(plan.scenes[scene].guidance_scale for scene in part.window.scenes)
-    return GuidanceRule(scales=scales, mode=plan.sampling.cfg)
-
-
-def _is_guided(plan: RunPlan, part: WindowPlan) -> bool:
-    window = part.window
-    return _guidance(plan, part).enabled_for(tuple(window.scenes.index(scene) for scene in window.targets))
 
 
 def _span(numbers: Sequence[int]) -> str:
     """`scenes 1-3`, counted from 1 as users do."""
     first, last = numbers[0] + 1, numbers[-1] + 1
     return f"scene {first}" if first == last else f"scenes {first}-{last}"
-
-
-def _dtype(plan: RunPlan) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, plan.dtype)
-    return dtype

@@ -15,24 +15,23 @@ from pathlib import Path
 from m2d.backend import Backend
 from m2d.errors import BackendUnavailable
 from m2d.files import nameless_file, remove_file
+from m2d.film.assembly import Assembled, assemble
+from m2d.film.contents import files_of, provenance_of
+from m2d.film.context_frames import FRAMES
+from m2d.film.disk_space import check_disk_space
+from m2d.film.journal import Journal, open_journal
+from m2d.film.loaded_film import LoadedFilm
+from m2d.film.making import Making, SharedCodec, WindowEvent
+from m2d.film.output_scenes import ShownScene, encode_made, shown_scenes
+from m2d.film.outputs import check_outputs
+from m2d.film.previews import remove_previews, save_preview
+from m2d.film.run_records import record_of, request_of, with_speeds
+from m2d.film.transcode import take_over
 from m2d.model.decoding import SceneDecoder
-from m2d.progress import Reporter
+from m2d.pipeline.graphs import check_graphs
+from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
-from m2d.tasks.assembly import Assembled, assemble
-from m2d.tasks.clock import Clock
-from m2d.tasks.disk_space import check_disk_space
-from m2d.tasks.export import check_graphs
-from m2d.tasks.journal import Journal, open_journal
-from m2d.tasks.kept_frames import FRAMES
-from m2d.tasks.loaded import LoadedFilm
-from m2d.tasks.making import Making, SharedCodec, WindowEvent
-from m2d.tasks.outcome import files_of, provenance_of
-from m2d.tasks.outputs import check_outputs
-from m2d.tasks.previews import remove_previews, save_preview
-from m2d.tasks.records import record_of, request_of, with_speeds
-from m2d.tasks.showing import ShownScene, encode_made, shown_scenes
-from m2d.tasks.taking import take_over
 from m2d.video.provenance import Provenance, RunKind, RunRecord
 from m2d.video.provenance_text import seal_provenance
 from m2d.video.run_folder import finish_run, run_folder_of

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from m2d.errors import InputError
+from m2d.film.context_frames import read_kept_frames
+from m2d.film.external import footage_record
+from m2d.film.journal_folder import has_journal, journal_folder_of
+from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import GeometryError
 from m2d.joins import Join
 from m2d.model.source import ModelSource
 from m2d.recipe.plan import ScenePlan
-from m2d.tasks.footage import footage_record
-from m2d.tasks.journal_folder import has_journal, journal_folder_of
-from m2d.tasks.kept_frames import read_kept_frames
-from m2d.tasks.loaded import LoadedFilm, LoadedScene
 from m2d.video.bands import read_bands
 from m2d.video.crop_resize import Turn, cover
 from m2d.video.digests import frames_digest

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
+from m2d.film.loaded_film import LoadedFilm
 from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
@@ -24,7 +25,6 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
-from m2d.tasks.loaded import LoadedFilm
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
 

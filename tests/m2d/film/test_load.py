@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from m2d.errors import InputError
-from m2d.tasks.film import load_film
-from m2d.tasks.journal_folder import journal_folder_of
-from m2d.tasks.production import ProductionResult
+from m2d.film.journal_folder import journal_folder_of
+from m2d.film.load import load_film
+from m2d.film.production import ProductionResult
 from m2d.video.digests import frames_digest, latents_digest
 from m2d.video.provenance import ProvenanceError
 from m2d.video.read import read_film
@@ -223,7 +223,7 @@ def test_a_film_whose_run_did_not_finish_is_not_gone_on_from_without_its_latents
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("m2d.tasks.production.finish_run", stop)
+        patch.setattr("m2d.film.production.finish_run", stop)
         with pytest.raises(KeyboardInterrupt):
             studio.extend(film, "a fish", out=film, force=True)
     before = contents(studio.folder)

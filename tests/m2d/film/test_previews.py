@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from m2d.errors import OutputError
+from m2d.film.previews import save_preview
 from m2d.layout import SceneLayout
 from m2d.model.codec import decode_scene
 from m2d.model.decoding import DecodingError
-from m2d.tasks.previews import save_preview
 from tests.m2d.model.tiny_model import tiny_codec
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=(2, 2, 2), latent_frames=(2, 3, 1), tokens_per_frame=16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2d.files import check_writable
-from m2d.tasks.journal_folder import has_journal
+from m2d.film.journal_folder import has_journal
 from m2d.video.run_folder import check_run_folder
 
 

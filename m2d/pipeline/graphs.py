@@ -1,0 +1,97 @@
+"""The exported graphs that run plans need, one for each different window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from m2d.backend import Backend, BackendOptions, ExportingBackend
+from m2d.errors import ArtifactMissing, ArtifactRefused
+from m2d.layout import SceneLayout
+from m2d.model.source import ModelSource
+from m2d.pipeline.window import window_options
+from m2d.recipe.plan import RunPlan
+
+
+class MissingGraphs(ArtifactMissing):
+    """A run needs graphs that were not exported.
+
+    Attributes:
+        backend: Name of the backend that would run them.
+        requests: The graphs to export.
+    """
+
+    def __init__(self, message: str, *, backend: str, requests: Sequence[GraphRequest]) -> None:
+        super().__init__(message)
+        self.backend, self.requests = backend, tuple(requests)
+
+
+class RejectedGraphs(ArtifactRefused):
+    """A run needs graphs that were exported but cannot be used; attributes as in `MissingGraphs`."""
+
+    def __init__(self, message: str, *, backend: str, requests: Sequence[GraphRequest]) -> None:
+        super().__init__(message)
+        self.backend, self.requests = backend, tuple(requests)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphRequest:
+    """One graph: what a backend is asked to export, and later to run.
+
+    Attributes:
+        source: The model.
+        layout: The window's scenes and who may attend to whom.
+        options: With size, batch and targets.
+    """
+
+    source: ModelSource
+    layout: SceneLayout
+    options: BackendOptions
+
+    @property
+    def label(self) -> str:
+        """In short, for people, height before width: `3 scenes of 480x720, mask2dit, making 3`."""
+        height, width = self.options.latent_size or (0, 0)
+        step = self.source.geometry.spatial_compression
+        scenes = self.layout.num_scenes
+        targets = self.options.targets
+        told = "" if targets is None else f", making {', '.join(str(scene + 1) for scene in targets)}"
+        return (
+            f"{scenes} scene{'s' * (scenes > 1)} of {height * step}x{width * step}, {self.layout.mask}{told}"
+        )
+
+
+def graphs_of(plans: Iterable[RunPlan]) -> tuple[GraphRequest, ...]:
+    """The graphs that runs need, each once, in the order of the windows."""
+    wanted: dict[tuple[object, ...], GraphRequest] = {}
+    for plan in plans:
+        for part in plan.windows:
+            options = window_options(plan, part)
+            named = (part.layout.digest(), options.targets, options.batch_size, options.latent_size)
+            wanted.setdefault(named, GraphRequest(source=plan.source, layout=part.layout, options=options))
+    return tuple(wanted.values())
+
+
+def check_graphs(plans: Iterable[RunPlan], backend: Backend) -> None:
+    """Make sure, before any work is done, that a backend has every graph that runs need.
+
+    Raises:
+        MissingGraphs: Some were not exported.
+        RejectedGraphs: One is outdated, corrupt, made for another machine or not to be trusted.
+    """
+    if not isinstance(backend, ExportingBackend):
+        return
+    problems: list[tuple[ArtifactMissing | ArtifactRefused, GraphRequest]] = []
+    for request in graphs_of(plans):
+        try:
+            backend.find(request.source, request.layout, request.options)
+        except (ArtifactMissing, ArtifactRefused) as error:
+            problems.append((error, request))
+    if not problems:
+        return
+    is_rejected = any(isinstance(error, ArtifactRefused) for error, _ in problems)
+    raise (RejectedGraphs if is_rejected else MissingGraphs)(
+        "\n".join(str(error) for error, _ in problems),
+        backend=backend.name,
+        requests=[request for _, request in problems],
+    ) from problems[0][0]
