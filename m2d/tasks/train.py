@@ -21,14 +21,13 @@ from m2d.model.checkpoint import builtin_folder
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
-from m2d.tasks.training_state import new_state, publish_model
+from m2d.tasks.training_state import frozen_digest, new_state, publish_model
 from m2d.tasks.training_watchers import open_watchers
 from m2d.training.cache import StoryLatents, cache_root
 from m2d.training.datasets import open_stories
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen, noise_config
 from m2d.training.launcher import refuse_for_deepspeed
-from m2d.training.lora import frozen_digest
 from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import resume_latest, versions

@@ -7,21 +7,23 @@ process gets hold of all averaged weights, however they lie.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from m2d.model.lora import add_lora
 from m2d.model.transformer import SceneTransformer
 from m2d.training.card import CardFacts
 from m2d.training.export import export_model
 from m2d.training.log import read_log
-from m2d.training.lora import add_lora, copy_sharing_frozen, keep_frozen_in
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.sharding import place, stored, wholes
+from m2d.training.sharding import place, stored, whole, wholes
 from m2d.training.start import Start, build_transformer
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
@@ -40,7 +42,7 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
     precision: torch.dtype = getattr(torch, recipe.precision)
     if recipe.lora is not None:
         add_lora(model, recipe.lora, seed=recipe.seed)
-        keep_frozen_in(model, precision)
+        _keep_frozen_in(model, precision)
     if processes.shares_weights:
         # Shards are each model's own.
         average = copy.deepcopy(model)
@@ -49,7 +51,7 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
     else:
         # Placed before it is copied, so that both go on sharing what does not move.
         place(model, processes)
-        average = copy_sharing_frozen(model)
+        average = _copy_sharing_frozen(model)
     return TrainState(
         model=model,
         average=AveragedModel(model, decay=recipe.ema_decay, average=average),
@@ -57,6 +59,33 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
         if processes.uses_deepspeed
         else ModelOptimizer(model, recipe.optimizer, muon_dtype=precision),
     )
+
+
+def _keep_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the matrices that do not move in `dtype`, in place; autocast would turn them into it anyway."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            module.to(dtype)
+
+
+def _copy_sharing_frozen(model: SceneTransformer) -> SceneTransformer:
+    """Return a copy that has weights of its own where they move, and the same ones where they do not."""
+    shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+    return copy.deepcopy(model, shared)
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) over the weights that do not move: what the adapters are adapters of.
+
+    Sharded weights are gathered one at a time, by all processes together.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if not weight.requires_grad:
+            digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+            values = whole(weight.detach()).cpu().contiguous()
+            digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from m2d.model.lora import merge_lora, save_lora
 from m2d.model.save import save_model_folder
 from m2d.model.sizes import ModelSettings
 from m2d.model.transformer import SceneTransformer
 from m2d.training.card import CardFacts, write_card
 from m2d.training.folder import publish_folder
-from m2d.training.lora import merge_lora, save_lora
 from m2d.training.recipe import TrainingRecipe
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}

@@ -9,13 +9,14 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from m2d.model.lora import LoraPart
+
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 TrackerName = Literal["tensorboard", "wandb"]
 BUILTIN_PUPPET = "builtin:puppet"
 _PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats"})
-LoraPart = Literal["attention", "feed_forward", "modulation"]
 
 
 class _Part(BaseModel):

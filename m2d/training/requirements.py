@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2d.layout import SceneLayout
+from m2d.model.lora import add_lora
 from m2d.model.transformer import SceneTransformer
-from m2d.training.lora import add_lora
 from m2d.training.optim import is_block_matrix
 from m2d.training.recipe import LoraRecipe
 

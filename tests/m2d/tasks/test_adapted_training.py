@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from m2d.errors import CheckpointError, RecipeError
 from m2d.model.checkpoint import load_transformer
+from m2d.model.lora import FILE
 from m2d.progress import SilentReporter
 from m2d.tasks.train import TrainingReport, plan_training, run
-from m2d.training.lora import FILE
 from tests.m2d.model.tiny_model import build_tiny_model
 
 STEPS = 4

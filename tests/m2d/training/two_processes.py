@@ -21,9 +21,8 @@ from m2d.ending import no_finalization_in_a_group
 from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
-from m2d.tasks.training_state import new_state
+from m2d.tasks.training_state import frozen_digest, new_state
 from m2d.tasks.training_watchers import open_watchers
-from m2d.training.lora import frozen_digest
 from m2d.training.processes import Processes, Sharing, start_processes
 from m2d.training.sharding import local, stored, whole
 from m2d.training.speed import flops_per_sample

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from m2d.layout import SceneLayout
+from m2d.model.lora import FILE, add_lora, lora_weights, merge_lora, save_lora
 from m2d.model.transformer import SceneTransformer
-from m2d.training.lora import FILE, add_lora, lora_weights, merge_lora, save_lora
 from m2d.training.recipe import LoraRecipe
+from tests.m2d.training.conftest import tiny_model
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=[4, 4], latent_frames=[2, 2], tokens_per_frame=4)
+
+
+@pytest.fixture
+def make_model() -> Callable[[], SceneTransformer]:
+    return tiny_model
 
 
 @torch.no_grad()

@@ -6,23 +6,20 @@ arXiv 2106.09685), attached through diffusers; merging and loading are diffusers
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2d.errors import BackendUnavailable
 from m2d.model.transformer import SceneTransformer
-from m2d.training.recipe import LoraPart, LoraRecipe
-from m2d.training.sharding import whole
 
 # The name that diffusers' `load_lora_weights` looks for in a folder.
 FILE = "pytorch_lora_weights.safetensors"
+LoraPart = Literal["attention", "feed_forward", "modulation"]
 _ADAPTER = "default"
 _MODULES: Mapping[LoraPart, tuple[str, ...]] = {
     "attention": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
@@ -31,12 +28,28 @@ _MODULES: Mapping[LoraPart, tuple[str, ...]] = {
 }
 
 
-def add_lora(model: SceneTransformer, recipe: LoraRecipe, *, seed: int = 0) -> None:
+class LoraSettings(Protocol):
+    """Sizes and places of adapters; `LoraRecipe` in `m2d.training.recipe` documents the fields."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def alpha(self) -> float | None: ...
+
+    @property
+    def parts(self) -> tuple[LoraPart, ...]: ...
+
+    @property
+    def dropout(self) -> float: ...
+
+
+def add_lora(model: SceneTransformer, settings: LoraSettings, *, seed: int = 0) -> None:
     """Attach adapters, which change nothing yet, and freeze every other weight.
 
     Args:
         model: Changed in place; its state dict's names change with it.
-        seed: Of the adapters' first matrices; the second ones start at zero.
+        seed: Seeds the first matrix of each adapter; the second starts at zero.
 
     Raises:
         BackendUnavailable: PEFT is not installed.
@@ -50,40 +63,13 @@ def add_lora(model: SceneTransformer, recipe: LoraRecipe, *, seed: int = 0) -> N
         torch.manual_seed(seed)
         model.add_adapter(
             LoraConfig(
-                r=recipe.rank,
-                lora_alpha=recipe.rank if recipe.alpha is None else recipe.alpha,
-                lora_dropout=recipe.dropout,
-                target_modules=[name for part in recipe.parts for name in _MODULES[part]],
+                r=settings.rank,
+                lora_alpha=settings.rank if settings.alpha is None else settings.alpha,
+                lora_dropout=settings.dropout,
+                target_modules=[name for part in settings.parts for name in _MODULES[part]],
             ),
             adapter_name=_ADAPTER,
         )
-
-
-def keep_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the matrices that do not move in `dtype`, in place; autocast would turn them into it anyway."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
-            module.to(dtype)
-
-
-def copy_sharing_frozen(model: SceneTransformer) -> SceneTransformer:
-    """Return a copy that has weights of its own where they move, and the same ones where they do not."""
-    shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
-    return copy.deepcopy(model, shared)
-
-
-def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) over the weights that do not move: what the adapters are adapters of.
-
-    Sharded weights are gathered one at a time, by all processes together.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        if not weight.requires_grad:
-            digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-            values = whole(weight.detach()).cpu().contiguous()
-            digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def lora_weights(model: SceneTransformer) -> dict[str, Tensor]:
