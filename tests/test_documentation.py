@@ -1,4 +1,4 @@
-"""README and docs say what is true: recipes load, commands and words are complete, links lead somewhere."""
+"""README and docs are correct: recipes load, commands parse, lists are complete, links lead to files."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text("utf-8")
 FILMS = ROOT / "docs" / "films.md"
+THEATRE = (ROOT / "docs" / "puppet.md").read_text("utf-8")
 STORIES = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
 # Made with the trained model, and only then.
 PICTURES = ("docs/result.png", "docs/sheets")
@@ -36,7 +37,7 @@ def blocks(page: Path, kind: str) -> list[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every `m2d` command that a page tells to run, the comment behind it left out."""
+    """The words of every `m2d` command on a page, without the comment behind it."""
     typed = "\n".join(blocks(page, "sh"))
     typed += "\n".join(re.findall(r"^\$ (.*)$", "\n".join(blocks(page, "console")), flags=re.MULTILINE))
     for line in typed.replace("\\\n", " ").splitlines():
@@ -46,14 +47,14 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def parse(command: Any, words: list[str]) -> None:
-    """Take a command line apart as `m2d` does, and run nothing."""
+    """Parse a command line as `m2d` does, without running it."""
     if hasattr(command, "commands"):
         parse(command.commands[words[0]], words[1:])
     else:
         command.make_context(command.name, words)
 
 
-@pytest.mark.parametrize("text", STORIES, ids=["first story", "CogVideoX"])
+@pytest.mark.parametrize("text", STORIES, ids=["first story", "official weights"])
 def test_the_readme_s_stories_are_correct_recipes(text: str) -> None:
     recipe = parse_document(text, Recipe, name="README.md").value
     assert len(recipe.scenes) == 3
@@ -65,6 +66,10 @@ def test_the_readme_s_first_story_uses_only_words_that_the_theatre_knows() -> No
     assert [word for text in texts for word in unknown_words(text, KNOWN_WORDS)] == []
     assert recipe.output is None
     assert "a-walk-by-the-sea.mp4" in README
+
+
+def test_the_readme_has_at_most_200_lines() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_the_readme_lists_every_command() -> None:
@@ -87,8 +92,8 @@ def test_the_readme_lists_every_command() -> None:
         ),
     ],
 )
-def test_the_readme_lists_every_word_of_the_theatre(row: str, words: list[str]) -> None:
-    found = re.search(rf"^\| {row} \| (.*) \|$", README, flags=re.MULTILINE)
+def test_the_page_on_the_theatre_lists_every_word_that_it_knows(row: str, words: list[str]) -> None:
+    found = re.search(rf"^\| {row} \| (.*) \|$", THEATRE, flags=re.MULTILINE)
     assert found
     assert re.split(r"[,;] ", found[1]) == list(words)
 
@@ -120,9 +125,9 @@ def test_every_command_has_the_options_that_it_is_given(page: Path) -> None:
             pytest.fail(f"{page.name}: m2d {shlex.join(words)}: {error}")
 
 
-def test_the_page_on_films_tells_all_commands_that_make_or_show_one() -> None:
-    told = {words[0] for words in commands(FILMS)}
-    assert {"check", "generate", "extend", "reroll", "inspect", "board"} <= told
+def test_the_page_on_films_shows_all_commands_that_make_or_show_one() -> None:
+    shown = {words[0] for words in commands(FILMS)}
+    assert {"check", "generate", "extend", "reroll", "inspect", "board"} <= shown
     readme = {words[0] for words in commands(ROOT / "README.md")}
     assert {"generate", "extend", "reroll", "board"} <= readme
 
@@ -132,15 +137,15 @@ def test_the_recipe_of_the_page_on_films_can_be_made_by_the_puppet_theatre() -> 
     loaded = parse_document(text, Recipe, name="films.md")
     source = resolve_model(loaded.value.model)
     plan = plan_story(loaded.value, source, places=loaded.places, known_words=KNOWN_WORDS)
-    # It shows a length of a scene's own, which m2d remarks on.
+    # One scene has a length of its own, which m2d warns about.
     assert [warning for warning in plan.warnings if "scenes[3].frames: 13" not in warning] == []
     assert {scene.join.kind for scene in plan.scenes} == {"cut", "continue", "crossfade"}
 
 
 def test_what_the_page_on_films_says_m2d_check_shows_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The block's command has a path from here.
+    # The command in the block names a path relative to the root.
     monkeypatch.chdir(ROOT)
     (block,) = (block for block in blocks(FILMS, "console") if block.startswith("$ m2d check"))
-    command, *told = block.splitlines()
+    command, *expected = block.splitlines()
     shown = CliRunner().invoke(app, shlex.split(command)[2:]).stdout.splitlines()
-    assert [line for line in told if line not in ("", "  ...") and line not in shown] == []
+    assert [line for line in expected if line not in ("", "  ...") and line not in shown] == []
