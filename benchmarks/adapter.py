@@ -30,15 +30,15 @@ from benchmarks.puppet_films import Sampling, SceneMaker, default_scene, read_fi
 from m2d.cli.console import make_reporter
 from m2d.errors import M2DError
 from m2d.evaluation.intervals import figure_of
-from m2d.evaluation.story_score import story_clips, tally_leakage, tally_prompted
 from m2d.files import write_json
 from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.progress import Reporter
+from m2d.puppet.attribute_classifier import load_reader
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.dataset import wardrobe_with
 from m2d.puppet.puppets import CROWN_RGB
-from m2d.puppet.reader import load_reader
 from m2d.puppet.story import Story, sample_story
+from m2d.puppet.story_scores import story_clips, tally_leakage, tally_prompted
 from m2d.puppet.vocabulary import COLOURS, HATS
 from m2d.tasks.puppet import READER_FILE
 from m2d.tasks.train import plan_training

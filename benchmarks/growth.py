@@ -39,17 +39,17 @@ from benchmarks.quality_targets import Check, check_report, summary
 from m2d.cli.console import make_reporter
 from m2d.errors import CheckpointError, M2DError
 from m2d.evaluation.intervals import Tally, figure_of, ratio_of
-from m2d.evaluation.story_score import tally_prompted
 from m2d.files import write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, resolve_model
 from m2d.progress import Clock
+from m2d.puppet.attribute_classifier import Reader, Reading, load_reader
+from m2d.puppet.clips import render_batch
 from m2d.puppet.labels import UNPROMPTED_RANGES
-from m2d.puppet.reader import Reader, Reading, load_reader
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
+from m2d.puppet.story_scores import tally_prompted
 from m2d.tasks.puppet import READER_FILE
-from m2d.training.puppet_clips import render_batch
 from m2d.video.joining import colour_jump
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"

@@ -28,7 +28,7 @@ from m2d.layout import SceneLayout
 from m2d.model.checkpoint import load_codec, load_text, read_scheduler_config
 from m2d.model.codec import decode_scene, encode_scenes, from_pixels, to_pixels
 from m2d.model.source import ModelSource
-from m2d.puppet.reader import Reader, Reading
+from m2d.puppet.attribute_classifier import Reader, Reading
 from m2d.puppet.render import Clip, render_clips
 from m2d.registry import get_backend
 

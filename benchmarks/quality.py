@@ -5,7 +5,7 @@ Run: `python -m benchmarks.quality [--model builtin:puppet|FOLDER] [--stories 60
 
 Every story is generated jointly (with the mask the model was trained with, or `--mask`) and, from the same
 prompts and noise, with scenes that cannot see each other (`isolated`). The reader then reads the frames;
-`m2d.evaluation.story_score` defines the figures. The same stories rendered by the world itself (`rendered`)
+`m2d.puppet.story_scores` defines the figures. The same stories rendered by the world itself (`rendered`)
 and passed through the codec (`codec`) are scored by the same code: they show the most that any transformer
 could reach, and that the measure measures.
 
@@ -41,24 +41,24 @@ from benchmarks.puppet_films import (
 from benchmarks.quality_targets import APART, JOINT, SINGLE, judge, summary
 from m2d.cli.console import make_reporter
 from m2d.errors import M2DError
-from m2d.evaluation.reader_score import reading_accuracy, reading_errors
-from m2d.evaluation.story_score import (
+from m2d.files import sha256_file, write_json
+from m2d.model.checkpoint import load_codec
+from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.progress import Reporter, StageProgress
+from m2d.puppet.attribute_classifier import Reader, load_reader
+from m2d.puppet.captions import plain_caption
+from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
+from m2d.puppet.clips import draw_clips, render_batch
+from m2d.puppet.story import Story, sample_story
+from m2d.puppet.story_scores import (
     CHANCE_DIFFERENCE,
     story_clips,
     tally_leakage,
     tally_prompted,
     tally_unprompted,
 )
-from m2d.files import sha256_file, write_json
-from m2d.model.checkpoint import load_codec
-from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
-from m2d.progress import Reporter, StageProgress
-from m2d.puppet.captions import plain_caption
-from m2d.puppet.reader import Reader, load_reader
-from m2d.puppet.story import Story, sample_story
+from m2d.puppet.training.vae import reconstruction_psnr
 from m2d.tasks.puppet import READER_FILE
-from m2d.training.codec import reconstruction_psnr
-from m2d.training.puppet_clips import draw_clips, render_batch
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 # Collections that no training recipe draws from.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m2d.evaluation.intervals import Figure, Tally, figure_of, ratio_of
-from m2d.evaluation.story_score import DIFFERENCES
+from m2d.puppet.story_scores import DIFFERENCES
 
 JOINT, APART, SINGLE = "mask2dit", "isolated", "single"
 """How scenes are made: together, together without seeing each other, one by one."""

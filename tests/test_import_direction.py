@@ -48,15 +48,17 @@ ROWS = {
     "m2d.data": 6,
     "m2d.training": 7,
     "m2d.evaluation": 7,
+    "m2d.puppet.training": 7,
+    "m2d.puppet.story_scores": 7,
     "m2d.tasks": 8,
     "m2d.cli": 9,
     "m2d.__main__": 10,
 }
 """A module has the row of its longest prefix here; only `m2d` itself stands for nothing below it."""
 
-SIDEWAYS = {("m2d.puppet", "m2d.model")}
-"""Packages that may import another of their own row: the puppet model is made of the model's parts, and
-training reads what the data package finds."""
+SIDEWAYS = {("m2d.puppet", "m2d.model"), ("m2d.puppet", "m2d.training"), ("m2d.puppet", "m2d.evaluation")}
+"""Packages that may import another package of the same row: the puppet model is built from the model's parts;
+its trainings and scores use the general trainer and the bootstrap intervals."""
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 TORCH_FREE = {"m2d.puppet.vocabulary", "m2d.puppet.captions", "m2d.recipe.plan"}
@@ -318,6 +320,9 @@ def test_importing_pulls_in_no_torch(module: str) -> None:
         ("m2d.diffusion.denoise", "m2d.backend", False),
         ("m2d.tasks.generate", "m2d.registry", True),
         ("m2d.training.trainer", "m2d.tasks.train", False),
+        ("m2d.training.trainer", "m2d.puppet.training.vae", False),
+        ("m2d.puppet.training.vae", "m2d.training.optim", True),
+        ("m2d.puppet.stage", "m2d.puppet.training.vae", False),
     ],
 )
 def test_rows_read_as_intended(importer: str, target: str, allowed: bool) -> None:

@@ -1,6 +1,6 @@
 """Make the embedded model's helpers: train codec, text encoder and reader, and pack them into a model folder.
 
-Owns the order of things; the trainings are in `m2d/training/`, the world in `m2d/puppet/`.
+Owns the order of things; the trainings are in `m2d/puppet/training/`, the world in `m2d/puppet/`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from m2d.model.sizes import ModelSettings, read_settings
 from m2d.model.source import resolve_model
 from m2d.progress import Reporter
 from m2d.puppet.tokenizer import build_tokenizer
+from m2d.puppet.training.attribute_classifier import ReaderRecipe, reader_fit
+from m2d.puppet.training.fitting import Fit, FitRecipe, run_fit
+from m2d.puppet.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
+from m2d.puppet.training.vae import ENCODER, CodecRecipe, build_codec, codec_fit, is_decoder_alone, latent_std
+from m2d.puppet.training.vae_decoder import DecoderRecipe, decoder_fit
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
-from m2d.training.codec import ENCODER, CodecRecipe, build_codec, codec_fit, is_decoder_alone, latent_std
-from m2d.training.decoder import DecoderRecipe, decoder_fit
-from m2d.training.fitting import Fit, FitRecipe, run_fit
 from m2d.training.folder import publish_folder
-from m2d.training.reader import ReaderRecipe, reader_fit
 from m2d.training.state import load_run_average
-from m2d.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
 
 Part = Literal["codec", "decoder", "text", "reader"]
 READER_FILE = "reader.safetensors"

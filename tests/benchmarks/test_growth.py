@@ -17,8 +17,8 @@ from benchmarks.growth_times import Stopwatch
 from m2d.errors import CheckpointError
 from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.progress import Clock, SilentReporter
+from m2d.puppet.attribute_classifier import Reading
 from m2d.puppet.captions import plain_caption
-from m2d.puppet.reader import Reading
 from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import sample_story
 from m2d.recipe.cast import scene_prompt

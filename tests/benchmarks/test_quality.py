@@ -22,11 +22,11 @@ from benchmarks.quality import STORY_SEED, Measurement, measure
 from benchmarks.quality_targets import Check, judge, summary
 from m2d.errors import CheckpointError
 from m2d.evaluation.intervals import Tally
-from m2d.evaluation.story_score import DIFFERENCES, story_clips, tally_prompted, tally_unprompted
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import resolve_model
 from m2d.progress import SilentReporter
-from m2d.puppet.reader import Reader, load_reader
+from m2d.puppet.attribute_classifier import Reader, load_reader
+from m2d.puppet.story_scores import DIFFERENCES, story_clips, tally_prompted, tally_unprompted
 from m2d.tasks.puppet import READER_FILE
 from tests.m2d.model.tiny_model import build_tiny_model
 

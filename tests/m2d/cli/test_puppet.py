@@ -6,7 +6,7 @@ from pathlib import Path
 
 from typer.testing import Result
 
-from tests.m2d.training.tiny_helpers import CODEC, TEXT
+from tests.m2d.puppet.training.tiny_helpers import CODEC, TEXT
 
 Run = Callable[..., Result]
 FEW = {"steps": 1, "evaluate_every_steps": 100}

@@ -17,15 +17,15 @@ from m2d.model.save import write_component, write_settings
 from m2d.model.sizes import ModelSettings
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import SilentReporter
-from m2d.puppet.reader import load_reader
+from m2d.puppet.attribute_classifier import load_reader
+from m2d.puppet.training.attribute_classifier import ReaderRecipe
+from m2d.puppet.training.text_encoder import TextEncoderRecipe
+from m2d.puppet.training.vae import CodecRecipe
 from m2d.recipe.loader import load_document
 from m2d.tasks.puppet import READER_FILE, HelperPlan, PackPlan, pack, train_helper
-from m2d.training.codec import CodecRecipe
-from m2d.training.reader import ReaderRecipe
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import find_checkpoint
-from m2d.training.text_encoder import TextEncoderRecipe
-from tests.m2d.training.tiny_helpers import CODEC, DECODER, READER, TEXT
+from tests.m2d.puppet.training.tiny_helpers import CODEC, DECODER, READER, TEXT
 
 FEW = {"steps": 2, "evaluate_every_steps": 100}
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from m2d.evaluation.reader_score import reading_accuracy, reading_errors
-from m2d.evaluation.story_score import story_clips
+from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
 from m2d.puppet.labels import UNPROMPTED_RANGES
-from tests.m2d.evaluation.readings import changed, perfect_reading, story_of
+from m2d.puppet.story_scores import story_clips
+from tests.m2d.puppet.readings import changed, perfect_reading, story_of
 
 STORY = story_of((0, None), (None, 3), (2, 2))
 CLIPS = story_clips([STORY])

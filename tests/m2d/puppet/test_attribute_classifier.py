@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from m2d.errors import CheckpointError
+from m2d.puppet.attribute_classifier import Reader, load_reader
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES
-from m2d.puppet.reader import Reader, load_reader
 
 SIZE = {"num_frames": 2, "height": 32, "width": 16}
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from m2d.evaluation.story_score import story_clips
+from m2d.puppet.attribute_classifier import Reading
 from m2d.puppet.labels import ABSENT, class_labels, unprompted_numbers
-from m2d.puppet.reader import Reading
 from m2d.puppet.story import Scene, Story, sample_story
+from m2d.puppet.story_scores import story_clips
 
 
 def sample_stories(count: int) -> list[Story]:

@@ -1,7 +1,9 @@
-"""The reader: a small network that reads every property of a puppet scene back from its frames.
+"""The attribute classifier: a small network that reads every property of a puppet scene from its frames.
 
-It is how the embedded model is judged: what the prompts asked for, what they never mentioned, and whether one
-scene's prompt leaked into another. Shapes: B scenes, P frames, H W pixels. Training lives in `m2d/training/`.
+The embedded model is judged with it: whether scenes show what their prompts ask for, whether they agree on
+what no prompt mentions, and whether one scene's prompt leaks into another scene. `training/` trains it.
+
+Shapes: B scenes, P frames, H W pixels.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from m2d.diffusion.noise import generator
+from m2d.puppet.attribute_classifier import Reader
+from m2d.puppet.clips import draw_clips
 from m2d.puppet.labels import ABSENT, UNPROMPTED_RANGES, class_labels, unprompted_numbers
-from m2d.puppet.reader import Reader
 from m2d.puppet.render import Clip, render_clips
-from m2d.training.fitting import Fit, FitRecipe
-from m2d.training.puppet_clips import draw_clips
+from m2d.puppet.training.fitting import Fit, FitRecipe
 
 _HELD_OUT_SEED = 990_003
 _NUM_HELD_OUT = 600

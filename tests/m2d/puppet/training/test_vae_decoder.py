@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from m2d.errors import InputError
 from m2d.puppet.story import sample_story
-from m2d.training import decoder as training
-from m2d.training.decoder import DecoderRecipe, Maker, decoder_fit
+from m2d.puppet.training import vae_decoder as training
+from m2d.puppet.training.vae_decoder import DecoderRecipe, Maker, decoder_fit
 from tests.m2d.model.tiny_model import build_tiny_model
-from tests.m2d.training.tiny_helpers import DECODER, loss_left
+from tests.m2d.puppet.training.tiny_helpers import DECODER, loss_left
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import torch
 
 from m2d.puppet.labels import PROMPTED_CLASSES
 from m2d.puppet.tokenizer import build_tokenizer
-from m2d.training import text_encoder as training
-from m2d.training.text_encoder import CaptionReader, text_encoder_fit
-from tests.m2d.training.tiny_helpers import loss_left, text_recipe
+from m2d.puppet.training import text_encoder as training
+from m2d.puppet.training.text_encoder import CaptionReader, text_encoder_fit
+from tests.m2d.puppet.training.tiny_helpers import loss_left, text_recipe
 
 RECIPE = text_recipe()
 

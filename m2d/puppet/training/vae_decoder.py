@@ -38,11 +38,11 @@ from m2d.model.codec import encode_scenes, spatial_compression, unscaled
 from m2d.model.text import TextEncoder
 from m2d.model.transformer import SceneTransformer
 from m2d.puppet.captions import plain_caption
+from m2d.puppet.clips import actor_boxes, render_batch
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
-from m2d.training.codec import ACTOR_SHARE, decibels
-from m2d.training.fitting import Fit, FitRecipe
-from m2d.training.puppet_clips import actor_boxes, render_batch
+from m2d.puppet.training.fitting import Fit, FitRecipe
+from m2d.puppet.training.vae import ACTOR_SHARE, decibels
 
 _HELD_OUT_SEED = 990_007
 _NUM_HELD_OUT = 8

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from m2d.evaluation.intervals import Tally
+from m2d.puppet.attribute_classifier import Reading
 from m2d.puppet.labels import NUM_SLOTS, UNPROMPTED_RANGES, class_labels
-from m2d.puppet.reader import Reading
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story
 

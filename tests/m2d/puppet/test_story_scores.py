@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from m2d.evaluation.intervals import Tally, figure_of
-from m2d.evaluation.story_score import (
+from m2d.puppet.attribute_classifier import Reading
+from m2d.puppet.story import Actor, sample_story
+from m2d.puppet.story_scores import (
     CHANCE_DIFFERENCE,
     DIFFERENCES,
     EYES_AGREEMENT,
@@ -15,9 +17,7 @@ from m2d.evaluation.story_score import (
     tally_prompted,
     tally_unprompted,
 )
-from m2d.puppet.reader import Reading
-from m2d.puppet.story import Actor, sample_story
-from tests.m2d.evaluation.readings import changed, perfect_reading, sample_stories, story_of
+from tests.m2d.puppet.readings import changed, perfect_reading, sample_stories, story_of
 
 WALKS, JUMPS, WAVES, BOWS = 0, 2, 3, 5
 # Actor1 alone walks, Actor2 alone waves, both jump.

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from m2d.training.codec import CodecRecipe
-from m2d.training.fitting import Fit
-from m2d.training.reader import ReaderRecipe
-from m2d.training.text_encoder import TextEncoderRecipe
+from m2d.puppet.training.attribute_classifier import ReaderRecipe
+from m2d.puppet.training.fitting import Fit
+from m2d.puppet.training.text_encoder import TextEncoderRecipe
+from m2d.puppet.training.vae import CodecRecipe
 
 _FIT: dict[str, Any] = {
     "title": "tiny",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from m2d.puppet.attribute_classifier import Reading
 from m2d.puppet.labels import ABSENT, UNPROMPTED_RANGES, class_labels, unprompted_numbers
-from m2d.puppet.reader import Reading
 from m2d.puppet.render import Clip
 
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, Interrupted, M2DError
 from m2d.progress import SilentReporter, StageProgress
+from m2d.puppet.training import attribute_classifier as reader_training
+from m2d.puppet.training.attribute_classifier import reader_fit
+from m2d.puppet.training.fitting import Fit, FitRecipe, run_fit
+from m2d.puppet.training.text_encoder import text_encoder_fit
+from m2d.puppet.training.vae import codec_fit
 from m2d.stop import StopRequest
-from m2d.training import reader as reader_training
-from m2d.training.codec import codec_fit
-from m2d.training.fitting import Fit, FitRecipe, run_fit
 from m2d.training.log import read_log
-from m2d.training.reader import reader_fit
 from m2d.training.state import find_checkpoint
-from m2d.training.text_encoder import text_encoder_fit
-from tests.m2d.training.tiny_helpers import codec_recipe, reader_recipe, text_recipe
+from tests.m2d.puppet.training.tiny_helpers import codec_recipe, reader_recipe, text_recipe
 
 RECIPE = FitRecipe.model_validate(
     {

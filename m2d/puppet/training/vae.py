@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from m2d.diffusion.noise import generator
 from m2d.errors import CheckpointError
 from m2d.model.checkpoint import load_codec, resolve_model
-from m2d.training.fitting import Fit, FitRecipe
-from m2d.training.puppet_clips import ClipBatch, actor_boxes, draw_clips, render_batch
+from m2d.puppet.clips import ClipBatch, actor_boxes, draw_clips, render_batch
+from m2d.puppet.training.fitting import Fit, FitRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import load_run_average
 

@@ -8,16 +8,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from m2d.model.checkpoint import load_codec, resolve_model
-from m2d.training import codec as training
-from m2d.training.codec import (
+from m2d.puppet.clips import draw_clips, render_batch
+from m2d.puppet.training import vae as training
+from m2d.puppet.training.vae import (
     CodecRecipe,
     build_codec,
     codec_fit,
     latent_std,
     reconstruction_psnr,
 )
-from m2d.training.puppet_clips import draw_clips, render_batch
-from tests.m2d.training.tiny_helpers import codec_recipe
+from tests.m2d.puppet.training.tiny_helpers import codec_recipe
 
 RECIPE = codec_recipe()
 

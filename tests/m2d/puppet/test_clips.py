@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
+from m2d.puppet.clips import actor_boxes, draw_clips, render_batch
 from m2d.puppet.puppets import MARKS_X
-from m2d.training.puppet_clips import actor_boxes, draw_clips, render_batch
 
 
 def test_the_same_step_draws_the_same_clips_and_no_other_step_does() -> None:

@@ -20,11 +20,11 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from m2d.puppet.captions import varied_caption
+from m2d.puppet.clips import draw_clips
 from m2d.puppet.labels import ABSENT, PROMPTED_CLASSES, class_labels
 from m2d.puppet.tokenizer import build_tokenizer
+from m2d.puppet.training.fitting import Fit, FitRecipe
 from m2d.puppet.vocabulary import ACTORS, token_list
-from m2d.training.fitting import Fit, FitRecipe
-from m2d.training.puppet_clips import draw_clips
 
 _HELD_OUT_SEED = 990_002
 CLAUSE = "clause"

@@ -7,11 +7,11 @@ import torch
 from pydantic import ValidationError
 
 from m2d.diffusion.noise import generator
+from m2d.puppet.attribute_classifier import Reader, Reading
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
-from m2d.puppet.reader import Reader, Reading
-from m2d.training import reader as training
-from m2d.training.reader import reader_accuracy, reader_fit
-from tests.m2d.training.tiny_helpers import loss_left, reader_recipe
+from m2d.puppet.training import attribute_classifier as training
+from m2d.puppet.training.attribute_classifier import reader_accuracy, reader_fit
+from tests.m2d.puppet.training.tiny_helpers import loss_left, reader_recipe
 
 RECIPE = reader_recipe()
 
