@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
 from m2d.film.inherit import plan_on
-from m2d.film.production import ProductionOptions, ProductionResult
+from m2d.film.make import FilmResult, RunOptions
 from m2d.model.codec import decode_scene, from_pixels
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter, SilentReporter
@@ -44,7 +44,7 @@ class Films:
     steps: int
     guidance: float
 
-    def generate(self, story: Story, *, num_scenes: int, name: str) -> ProductionResult:
+    def generate(self, story: Story, *, num_scenes: int, name: str) -> FilmResult:
         """Make the first scenes of a story."""
         plan = plan_on(
             recipe_of(story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance),
@@ -54,24 +54,24 @@ class Films:
         )
         return generate.run(plan, get_backend(plan.backend), reporter=SilentReporter())
 
-    def extend(self, film: Path, *prompts: str, reporter: Reporter | None = None) -> ProductionResult:
+    def extend(self, film: Path, *prompts: str, reporter: Reporter | None = None) -> FilmResult:
         """Append scenes, in place."""
         return extend.run(
             extend.Extension(film=film, prompts=prompts, model=self.source.name),
             find_backend=get_backend,
             reporter=reporter or SilentReporter(),
             overrides=Overrides(out=film),
-            options=ProductionOptions(force=True),
+            options=RunOptions(force=True),
         )
 
-    def reroll(self, film: Path, scene: int) -> ProductionResult:
+    def reroll(self, film: Path, scene: int) -> FilmResult:
         """Make one scene anew, beside the film."""
         return reroll.run(
             reroll.Reroll(film=film, scenes=(scene,), model=self.source.name),
             find_backend=get_backend,
             reporter=SilentReporter(),
             overrides=Overrides(),
-            options=ProductionOptions(force=True),
+            options=RunOptions(force=True),
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from benchmarks.child import BEGIN, FINISH, Child
 from m2d.errors import EXIT_BAD_INPUT
 from m2d.files import sha256_file
-from m2d.film.production import ProductionOptions
+from m2d.film.make import RunOptions
 from m2d.model.source import resolve_model
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.overrides import Overrides
@@ -97,7 +97,7 @@ def make(
     *,
     model: str,
     reporter: Reporter,
-    options: ProductionOptions,
+    options: RunOptions,
     seed: int | None = None,
 ) -> None:
     """Make the film of `case` in `folder`, in this process.
@@ -145,7 +145,7 @@ class Prepared:
 
     def start(self, folder: Path, *, resume: bool = False) -> Child:
         """Start making the film in `folder`."""
-        options = ProductionOptions(force=self.case.replaces and not resume, resume=resume)
+        options = RunOptions(force=self.case.replaces and not resume, resume=resume)
         return Child(
             lambda teller: make(self.case, folder, model=self.model, reporter=teller, options=options)
         )
@@ -266,7 +266,7 @@ def prepare(cases: tuple[Case, ...], folder: Path, *, model: str) -> dict[str, P
         templates[False],
         model=model,
         reporter=SilentReporter(),
-        options=ProductionOptions(),
+        options=RunOptions(),
         seed=OLDER_SEED,
     )
     return {

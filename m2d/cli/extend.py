@@ -96,7 +96,7 @@ def extend(
     )
     reporter = make_reporter(quiet=quiet)
     with loading_libraries(reporter):
-        from m2d.film.production import ProductionOptions
+        from m2d.film.make import RunOptions
         from m2d.tasks import extend as task
     result = task.run(
         task.Extension(
@@ -112,7 +112,7 @@ def extend(
         find_backend=get_backend,
         reporter=reporter,
         overrides=overrides,
-        options=ProductionOptions(force=force, resume=resume, save_previews=save_previews),
+        options=RunOptions(force=force, resume=resume, save_previews=save_previews),
         preview=preview,
         on_plan=partial(show_headline, quiet=quiet),
     )

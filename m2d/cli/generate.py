@@ -28,7 +28,7 @@ from m2d.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from m2d.film.production import ProductionOptions
+    from m2d.film.make import RunOptions
     from m2d.recipe.overrides import Overrides
 
 
@@ -155,7 +155,7 @@ class _Run:
             made.result, as_json=self.as_json, differing_scenes=[scene + 1 for scene in made.differing]
         )
 
-    def _options(self) -> ProductionOptions:
-        from m2d.film.production import ProductionOptions
+    def _options(self) -> RunOptions:
+        from m2d.film.make import RunOptions
 
-        return ProductionOptions(force=self.force, resume=self.resume, save_previews=self.save_previews)
+        return RunOptions(force=self.force, resume=self.resume, save_previews=self.save_previews)

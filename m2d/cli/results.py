@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2d.film.production import ProductionResult
+    from m2d.film.make import FilmResult
 
 # More of them would not fit into a line.
 MOST_JOINS = 5
@@ -23,7 +23,7 @@ def show_headline(text: str, *, quiet: bool) -> None:
         show_gap()
 
 
-def show_film(result: ProductionResult, *, spent_s: float, quiet: bool) -> None:
+def show_film(result: FilmResult, *, spent_s: float, quiet: bool) -> None:
     """Show on stderr what was made."""
     from m2d.cli.console import format_seconds, format_size, show_fields, show_gap
 
@@ -43,7 +43,7 @@ def show_film(result: ProductionResult, *, spent_s: float, quiet: bool) -> None:
     show_fields([row for row in rows if row[1]], stderr=True)
 
 
-def write_film_result(result: ProductionResult, *, as_json: bool, **more: Any) -> None:
+def write_film_result(result: FilmResult, *, as_json: bool, **more: Any) -> None:
     """Write the film's path, or a JSON document with everything about it, to stdout."""
     from m2d.cli.console import plain_text, write_result
 
@@ -53,7 +53,7 @@ def write_film_result(result: ProductionResult, *, as_json: bool, **more: Any) -
         write_result(plain_text(str(result.film)))
 
 
-def film_document(result: ProductionResult) -> dict[str, Any]:
+def film_document(result: FilmResult) -> dict[str, Any]:
     """Everything about a film that was made, as JSON values; scenes are counted from 1."""
     provenance = result.provenance
     video = provenance.video
@@ -91,13 +91,13 @@ def numbers_from_one(scenes: Sequence[int]) -> str:
     return ", ".join(str(scene + 1) for scene in scenes)
 
 
-def _beside(result: ProductionResult) -> list[str]:
+def _beside(result: FilmResult) -> list[str]:
     """What is in the run folder; the record of the run first."""
     names = sorted(path.name for path in result.run_folder.iterdir())
     return sorted(names, key=lambda name: name != "run.json")
 
 
-def _joins(result: ProductionResult) -> str:
+def _joins(result: FilmResult) -> str:
     """Every boundary with its colour jump, such as `cut 12.1, crossfade 3.4 levels of colour jump`."""
     scenes = [scene for scene in result.provenance.scenes[1:] if scene.colour_jump is not None]
     if len(scenes) > MOST_JOINS:
@@ -106,7 +106,7 @@ def _joins(result: ProductionResult) -> str:
     return f"{', '.join(told)} levels of colour jump" if told else ""
 
 
-def _joins_at_a_glance(result: ProductionResult) -> str:
+def _joins_at_a_glance(result: FilmResult) -> str:
     """How many there are of each kind, and the largest colour jump: `9 cut, 2 crossfade; ...`."""
     scenes = list(enumerate(result.provenance.scenes, start=1))[1:]
     counts = Counter(scene.join for _, scene in scenes)

@@ -7,21 +7,21 @@ channels, H W height and width, L levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from m2d.errors import Interrupted
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.model.decoding import SceneDecoder
+from m2d.pipeline.decoding import ShownFrames, decode_matched
+from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
-from m2d.stop import StopRequest
 from m2d.video.digests import frames_digest
-from m2d.video.joining import colour_jump, colour_map, recolour
+from m2d.video.joining import colour_jump, recolour
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance_builder import MadeScene
 
@@ -40,13 +40,6 @@ class Assembled(NamedTuple):
     is_tiled: bool
 
 
-class _Look(NamedTuple):
-    """A scene's frames as they are shown, and what its colours were sent through."""
-
-    frames_PHWC: np.ndarray
-    colour_map_LC: np.ndarray | None
-
-
 def assemble(
     scenes: Sequence[ScenePlan],
     latents: Mapping[int, Tensor],
@@ -55,7 +48,7 @@ def assemble(
     film: LoadedFilm | None,
     decoder: SceneDecoder,
     clock: Clock,
-    stop: StopRequest,
+    check_stop: Callable[[], None] = never_stop,
 ) -> Assembled:
     """Decode the scenes of a film that are new, and what their joins need of the others.
 
@@ -66,10 +59,10 @@ def assemble(
         film: The film that was gone on from: what its frames were, and those that no latents give.
         decoder: Decodes one scene.
         clock: Is told of the stage, and warned when a scene does not come out as it was.
-        stop: A stop is obeyed between scenes.
+        check_stop: Called between scenes; it raises to end the run there.
 
     Raises:
-        Interrupted: A signal came.
+        Interrupted: `check_stop` raised it.
         DecodingError: There is too little memory.
     """
     given = {
@@ -84,20 +77,19 @@ def assemble(
     wanted = [number for number in range(len(scenes)) if _is_wanted(number, copies, num_scenes=len(scenes))]
     with clock.stage("decode", total=len(wanted)) as progress:
         for number, scene in enumerate(scenes):
-            if stop.reason:
-                raise Interrupted(f"{stop.reason}: all scenes are denoised; go on with --resume")
+            check_stop()
             before = made[-1] if made else None
             if number not in wanted or _is_absent(number, given, copies):
                 made.append(_taken_over(scene, given[number], latents.get(number), run=runs[number]))
                 continue
             if number in given and (given[number].is_clipped or given[number].is_bare):
-                look = _Look(_ends(given[number], upscale=upscale), None)
+                look = ShownFrames(_ends(given[number], upscale=upscale), None)
             elif number in given:
                 look = _look_again(given[number], latents[number], number, decoder)
                 _compare(look.frames_PHWC, given[number], number, clock)
             else:
                 before_PHWC = before.frames_PHWC if before is not None and scene.match_colour else None
-                look = _first_look(latents[number], number, decoder, before_PHWC=before_PHWC)
+                look = decode_matched(decoder, latents[number], scene=number, before_PHWC=before_PHWC)
             is_tiled = is_tiled or decoder.rung == "tiled"
             one = _made(scene, look, latents.get(number), run=runs[number], before=before)
             made.append(_as_told(one, given[number], number, copies) if number in copies else one)
@@ -169,28 +161,17 @@ def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | Non
     )
 
 
-def _first_look(
-    latents_FCHW: Tensor, number: int, decoder: SceneDecoder, *, before_PHWC: np.ndarray | None
-) -> _Look:
-    """Decode a new scene, and match it to the one before it if that is given."""
-    frames_PHWC = decoder.decode(latents_FCHW, scene=number)
-    if before_PHWC is None:
-        return _Look(frames_PHWC, None)
-    map_LC = colour_map(frames_PHWC, before_PHWC)
-    return _Look(recolour(frames_PHWC, map_LC), map_LC)
-
-
-def _look_again(given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: SceneDecoder) -> _Look:
+def _look_again(given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: SceneDecoder) -> ShownFrames:
     """Show a scene that was there before as it was then, whatever has become of the one before it."""
     map_LC = given.colour_map_LC
     if given.frames_PHWC is not None:
-        return _Look(given.frames_PHWC, map_LC)
+        return ShownFrames(given.frames_PHWC, map_LC)
     frames_PHWC = decoder.decode(latents_FCHW, scene=number)
-    return _Look(frames_PHWC if map_LC is None else recolour(frames_PHWC, map_LC), map_LC)
+    return ShownFrames(frames_PHWC if map_LC is None else recolour(frames_PHWC, map_LC), map_LC)
 
 
 def _made(
-    scene: ScenePlan, look: _Look, latents_FCHW: Tensor | None, *, run: int, before: MadeScene | None
+    scene: ScenePlan, look: ShownFrames, latents_FCHW: Tensor | None, *, run: int, before: MadeScene | None
 ) -> MadeScene:
     jump = None
     if before is not None and before.frames_PHWC is not None:

@@ -12,15 +12,14 @@ from pathlib import Path
 from m2d.backend import Backend
 from m2d.files import make_folder, nameless_file, write_bytes
 from m2d.film.assembly import assemble
+from m2d.film.job import FilmJob
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.making import Making, SharedCodec
-from m2d.film.production import Production, check_backend
+from m2d.film.make import check_backend
 from m2d.film.run_records import facts_of
 from m2d.film.transcode import take_over
-from m2d.model.decoding import SceneDecoder
+from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
-from m2d.stop import StopRequest
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 
@@ -29,29 +28,26 @@ DRAFT_STEPS = 8
 DRAFT = "draft.png"
 
 
-def draw_draft(production: Production, backend: Backend, *, reporter: Reporter) -> Path:
-    """Draw the sheet of what the production will write, into the run folder of its film.
+def draw_draft(job: FilmJob, backend: Backend, *, reporter: Reporter) -> Path:
+    """Draw the contact sheet of what a job will write, into the run folder of its film.
 
     Ctrl-C ends it as it ends any program: nothing is lost.
 
     Returns:
-        The sheet's path, which the reporter is told, too.
+        The sheet's path, which is also reported as a note.
 
     Raises:
-        M2DError: As `produce`, but for what concerns the journal.
+        M2DError: As `make_film`, but for what concerns the journal.
     """
-    runs = tuple(replace(run, plan=_as_draft(run.plan)) for run in production.runs)
-    quick = replace(production, runs=runs, keeps=_shown(production))
+    runs = tuple(replace(run, plan=_as_draft(run.plan)) for run in job.runs)
+    quick = replace(job, runs=runs, keeps=_shown(job))
     plan, clock = quick.plan, Clock(reporter)
     check_backend(quick.plans, backend)
-    # Never entered: it hears no signal.
-    stop = StopRequest()
     film = quick.film
     with nameless_file(plan.output.absolute().parent) as scratch:
         if film is not None and _needs_taken(film, quick.plans):
-            taken = take_over(film, scratch, output=plan.output, clock=clock, stop=stop)
-            quick = replace(quick, film=taken)
-        sheet = _drawn(quick, backend, clock=clock, stop=stop)
+            quick = replace(quick, film=take_over(film, scratch, output=plan.output, clock=clock))
+        sheet = _drawn(quick, ScenePipeline(plan.source, backend, device=plan.device, clock=clock))
     path = run_folder_of(plan.output) / DRAFT
     make_folder(path.parent)
     write_bytes(path, sheet)
@@ -59,18 +55,20 @@ def draw_draft(production: Production, backend: Backend, *, reporter: Reporter) 
     return path
 
 
-def _drawn(quick: Production, backend: Backend, *, clock: Clock, stop: StopRequest) -> bytes:
-    plan = quick.plan
-    codec = SharedCodec(plan.source, device=plan.device)
-    making = Making(backend=backend, codec=codec, clock=clock, stop=stop)
-    latents = making.make(quick.plans, quick.film)
-    making.release()
-    decoder = SceneDecoder(codec, reporter=clock.reporter)
-    made = assemble(
-        plan.scenes, latents, runs=quick.made_by, film=quick.film, decoder=decoder, clock=clock, stop=stop
+def _drawn(quick: FilmJob, pipeline: ScenePipeline) -> bytes:
+    plan, film = quick.plan, quick.film
+    denoised = pipeline.denoise(quick.plans, given={} if film is None else film.given_scenes())
+    pipeline.release_transformer()
+    assembled = assemble(
+        plan.scenes,
+        denoised.latents_FCHW,
+        runs=quick.made_by,
+        film=film,
+        decoder=pipeline.decoder(),
+        clock=pipeline.clock,
     )
     return sheet_png(
-        [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(made)],
+        [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(assembled)],
         title=plan.title,
         facts=["draft", *facts_of(plan, plan.scenes)],
     )
@@ -84,13 +82,13 @@ def _needs_taken(film: LoadedFilm, plans: Sequence[RunPlan]) -> bool:
     )
 
 
-def _shown(production: Production) -> range | None:
+def _shown(job: FilmJob) -> range | None:
     """The scenes on the sheet; those of a film that is only taken over with the real run are not at hand."""
-    film = production.film
+    film = job.film
     if film is None or film.stream is None:
-        return production.keeps
+        return job.keeps
     untaken = [number for number, scene in enumerate(film.scenes) if scene.is_bare]
-    return range(max(production.first_kept, max(untaken, default=-1) + 1), len(production.plan.scenes))
+    return range(max(job.first_kept, max(untaken, default=-1) + 1), len(job.plan.scenes))
 
 
 def _as_draft(plan: RunPlan) -> RunPlan:

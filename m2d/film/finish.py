@@ -13,7 +13,7 @@ from m2d.errors import InputError
 from m2d.film.journal import open_journal
 from m2d.film.journal_contents import Made, find_kept
 from m2d.film.journal_folder import DamagedFileError, Header, journal_folder_of, read_header
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.progress import Reporter
 from m2d.video.provenance import ProvenanceError, RunKind
 from m2d.video.provenance_builder import installed_versions
@@ -24,7 +24,7 @@ from m2d.video.run_folder import finish_run
 
 def finish_published(
     film: Path, *, kind: RunKind, prompts: Sequence[str], reporter: Reporter
-) -> ProductionResult | None:
+) -> FilmResult | None:
     """Complete the run folder of a film that an interrupted run had published already.
 
     Needed before anything else when such a run is resumed: the film may have replaced the one it was made
@@ -70,7 +70,7 @@ def finish_published(
             film, provenance=provenance, files=made.files, timings_s=document["timings_s"]
         )
         journal.finish()
-    return ProductionResult(
+    return FilmResult(
         film=film,
         run_folder=run_folder,
         provenance=provenance,

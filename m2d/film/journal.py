@@ -15,11 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from m2d.diffusion.denoise import DenoiseState, StepEvent
 from m2d.errors import Interrupted, M2DError, OutputError
@@ -41,6 +39,7 @@ from m2d.film.journal_folder import (
 from m2d.film.outputs import check_replaceable
 from m2d.film.resume import Opened, refuse_unfinished, resume_unfinished
 from m2d.lock import hold
+from m2d.pipeline.observer import FinishedWindow, ResumePoint
 from m2d.progress import Reporter
 from m2d.video.run_folder import run_folder_of
 
@@ -94,20 +93,10 @@ class Journal:
         """Whether film and run folder may be replaced: by --force, or because this run may have made them."""
         return self._may_replace
 
-    @property
-    def windows_done(self) -> Mapping[int, Mapping[int, Tensor]]:
-        """Finished windows, from the first on without a gap: index to film scene to latents, float32 FCHW."""
-        return MappingProxyType(self._kept.windows)
-
-    @property
-    def told(self) -> Mapping[int, str]:
-        """What `keep_window` was told of each of them."""
-        return MappingProxyType(self._kept.told)
-
-    @property
-    def step(self) -> StepRecord | None:
-        """Where the window after the finished ones was when it was last kept; None: at its beginning."""
-        return self._kept.step
+    def resume_point(self) -> ResumePoint:
+        """Return what is finished, for the pipeline to continue from."""
+        step = self._kept.step
+        return ResumePoint(windows=tuple(self._kept.windows), state=None if step is None else step.state)
 
     @property
     def made(self) -> Made | None:
@@ -137,29 +126,23 @@ class Journal:
         self._kept.step = record
         self._kept_at_s = time.monotonic()
 
-    def keep_window(self, window: int, latents_FCHW: Mapping[int, Tensor], *, told: str = "") -> None:
-        """Keep the latents of a finished window.
-
-        Args:
-            window: Index of the window; they are finished in their order.
-            latents_FCHW: Film scene to its latents, float32.
-            told: What else the film's record needs of it.
+    def keep_window(self, window: FinishedWindow) -> None:
+        """Keep the latents of a finished window; windows are finished in their order.
 
         Raises:
             OutputError: The disk refused; what was kept before still counts.
             ValueError: Another window is in work, or these are no latents.
         """
-        self._check_window(window)
-        for scene, latents in latents_FCHW.items():
+        index = window.index
+        self._check_window(index)
+        for scene, latents in window.latents_FCHW.items():
             if latents.ndim != 4 or latents.dtype != torch.float32:
                 raise ValueError(
                     f"scene {scene}: {latents.dtype} {tuple(latents.shape)}; float32 FCHW is needed"
                 )
-        kept_FCHW = on_cpu(latents_FCHW)
-        data = window_bytes(self._header, window, kept_FCHW, told=told)
-        write_tensors(window_path(self._folder, window), data)
-        self._kept.windows[window] = kept_FCHW
-        self._kept.told[window] = told
+        kept = replace(window, latents_FCHW=on_cpu(window.latents_FCHW))
+        write_tensors(window_path(self._folder, index), window_bytes(self._header, kept))
+        self._kept.windows.append(kept)
         self._kept.step = None
         self._kept_at_s = time.monotonic()
 

@@ -20,6 +20,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from m2d.diffusion.denoise import DenoiseState
+from m2d.diffusion.step_cache import SpeedReport
 from m2d.film.journal_folder import (
     MADE,
     STEP,
@@ -33,6 +34,7 @@ from m2d.film.journal_folder import (
     unsealed_facts,
     window_path,
 )
+from m2d.pipeline.observer import FinishedWindow
 
 _SCENE = "scene_"
 
@@ -68,14 +70,12 @@ class Kept:
     """What a journal holds that counts.
 
     Attributes:
-        windows: Finished windows, from the first on without a gap: film scene to latents, float32 FCHW.
-        told: What else was told of them, for the film's record.
+        windows: Finished windows, from the first on without a gap.
         step: Where the window after them was when it was last kept.
         made: What was about to be written.
     """
 
-    windows: dict[int, Mapping[int, Tensor]] = field(default_factory=dict)
-    told: dict[int, str] = field(default_factory=dict)
+    windows: list[FinishedWindow] = field(default_factory=list)
     step: StepRecord | None = None
     made: Made | None = None
 
@@ -125,11 +125,11 @@ def _find_windows(folder: Path, header: Header, found: Found) -> None:
         path = window_path(folder, index)
         if is_there(path):
             with _noting_damage(found, path):
-                windows[index], found.kept.told[index] = _read_window(path, header, index=index)
-        if index not in windows:
+                windows.append(_read_window(path, header, index=index))
+        if len(windows) <= index:
             break
     # A window was made from those before it: without them, it may not be what they would lead to now.
-    counting = {window_path(folder, index) for index in windows}
+    counting = {window_path(folder, window.index) for window in windows}
     written = [path for path in files_of(folder) if path.name.startswith("window-")]
     found.useless += [path for path in written if path not in counting]
 
@@ -167,10 +167,12 @@ def _noting_damage(found: Found, path: Path) -> Iterator[None]:
         found.useless.append(path)
 
 
-def window_bytes(header: Header, index: int, latents_FCHW: Mapping[int, Tensor], *, told: str = "") -> bytes:
-    """Serialize a window's latents, film scene to FCHW, and what is told of it, for `write_tensors`."""
-    tensors = {f"{_SCENE}{scene:03d}": latents for scene, latents in latents_FCHW.items()}
-    data: bytes = save_safetensors(tensors, unsealed_facts(header, window=index, told=told))
+def window_bytes(header: Header, window: FinishedWindow) -> bytes:
+    """Serialize a finished window for `write_tensors`."""
+    tensors = {f"{_SCENE}{scene:03d}": latents for scene, latents in window.latents_FCHW.items()}
+    speed = "" if window.speed is None else window.speed.to_json()
+    # The key is `told` in every journal that was ever written.
+    data: bytes = save_safetensors(tensors, unsealed_facts(header, window=window.index, told=speed))
     return data
 
 
@@ -181,12 +183,13 @@ def step_bytes(header: Header, record: StepRecord) -> bytes:
     return data
 
 
-def _read_window(path: Path, header: Header, *, index: int) -> tuple[Mapping[int, Tensor], str]:
+def _read_window(path: Path, header: Header, *, index: int) -> FinishedWindow:
     facts, tensors = _read_tensors(path, header)
     if facts.get("window") != str(index):
         raise DamagedFileError(f"{path}: is of window {facts.get('window')}")
     latents = {int(name.removeprefix(_SCENE)): each for name, each in sorted(tensors.items())}
-    return latents, facts.get("told", "")
+    speed = SpeedReport.from_json(facts["told"]) if facts.get("told") else None
+    return FinishedWindow(index=index, latents_FCHW=latents, speed=speed)
 
 
 def _read_step(path: Path, header: Header) -> StepRecord:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from m2d.pipeline.scenes import GivenScene
 from m2d.recipe.plan import ScenePlan
 from m2d.video.bands import Band
 from m2d.video.external import ResampledVideo
@@ -110,3 +112,14 @@ class LoadedFilm:
     def plans(self) -> tuple[ScenePlan, ...]:
         """The scenes as a run's plan knows them."""
         return tuple(scene.plan for scene in self.scenes)
+
+    def given_scenes(self) -> dict[int, GivenScene]:
+        """Return the scenes by number, as the pipeline is given them."""
+        return {
+            number: GivenScene(
+                latents_FCHW=scene.latents_FCHW,
+                frames_PHWC=scene.frames_PHWC,
+                clip=partial(scene.clip, upscale=self.upscale),
+            )
+            for number, scene in enumerate(self.scenes)
+        }

@@ -7,7 +7,7 @@ Owns what is decoded for them and where they go; when one is due is the caller's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,46 @@ from m2d.files import make_folder, remove_empty_folder, remove_file, write_bytes
 from m2d.layout import SceneLayout
 from m2d.model.codec import decode_scene
 from m2d.model.decoding import DecodingError, is_out_of_memory, sliced
+from m2d.pipeline.observer import WindowStep
+from m2d.recipe.plan import RunPlan
+from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import strip_png
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
+
+
+PREVIEWS = "previews"
+_NUM_PREVIEWS = 10
+
+
+class PreviewSaver:
+    """Draws about ten previews of every window into the run folder."""
+
+    def __init__(self, plan: RunPlan, vae: Callable[[], AutoencoderKLCogVideoX]) -> None:
+        """Draw the run of `plan`; `vae` returns the model's VAE, the same at every call."""
+        self._folder = run_folder_of(plan.output) / PREVIEWS
+        self._every = max(1, plan.sampling.num_inference_steps // _NUM_PREVIEWS)
+        self._vae = vae
+
+    def save(self, step: WindowStep) -> None:
+        """Draw the current estimate if a preview of this step is due.
+
+        Raises:
+            DecodingError: There is no memory for the VAE beside the transformer.
+            OutputError: The picture cannot be written.
+        """
+        event, scenes = step.event, step.part.window.scenes
+        if event.step % self._every == 0 or step.is_last:
+            save_preview(
+                self._folder / f"scenes-{scenes[0] + 1}-{scenes[-1] + 1}",
+                event.x0(),
+                step.part.layout,
+                self._vae(),
+                step=event.step,
+                total=event.total,
+                scene_numbers=scenes,
+            )
 
 
 def save_preview(

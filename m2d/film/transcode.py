@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +16,9 @@ from typing import IO
 
 import numpy as np
 
-from m2d.errors import Interrupted
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
+from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock, StageProgress
-from m2d.stop import StopRequest
 from m2d.video.digests import FramesDigest, frames_digest
 from m2d.video.encode_long import encode_long_scene
 from m2d.video.joining import colour_jump
@@ -29,7 +28,12 @@ from m2d.video.write import picture_of
 
 
 def take_over(
-    film: LoadedFilm, scratch: IO[bytes], *, output: Path, clock: Clock, stop: StopRequest
+    film: LoadedFilm,
+    scratch: IO[bytes],
+    *,
+    output: Path,
+    clock: Clock,
+    check_stop: Callable[[], None] = never_stop,
 ) -> LoadedFilm:
     """Encode the scenes of a film's stream: then they can be copied, like those of any film of m2d.
 
@@ -38,7 +42,7 @@ def take_over(
         scratch: Gets what is encoded, and is needed as long as that is.
         output: The new film, whose place and name are used on the way.
         clock: Is told of the stage.
-        stop: A stop is obeyed between frames.
+        check_stop: Called between frames; it raises to end the run there.
 
     Returns:
         The film without a stream; its scenes have records, and are encoded.
@@ -46,7 +50,7 @@ def take_over(
     Raises:
         FilmError: The film was changed since it was looked through.
         OutputError: The encoder failed, or the disk refused.
-        Interrupted: A signal came.
+        Interrupted: `check_stop` raised it.
     """
     stream = film.stream
     if stream is None:
@@ -65,7 +69,7 @@ def take_over(
         for number, picked in enumerate(stream.picks):
             if not len(picked):
                 continue
-            watched = _Watched(frames=frames, progress=progress, stop=stop)
+            watched = _Watched(frames=frames, progress=progress, check_stop=check_stop)
             digest = FramesDigest(num_frames=len(picked), height=picture.height, width=picture.width)
             encoded = encode_long_scene(
                 watched.passed(digest), num_frames=len(picked), store=store, film=output, picture=picture
@@ -89,15 +93,14 @@ class _Watched:
 
     frames: Iterator[np.ndarray]
     progress: StageProgress
-    stop: StopRequest
+    check_stop: Callable[[], None]
     first_HWC: np.ndarray = field(init=False)
     last_HWC: np.ndarray = field(init=False)
 
     def passed(self, digest: FramesDigest) -> Iterator[np.ndarray]:
         """The same frames, noted and counted."""
         for index in itertools.count():
-            if self.stop.reason:
-                raise Interrupted(f"{self.stop.reason}: what is done is kept; go on with --resume")
+            self.check_stop()
             frame_HWC = next(self.frames, None)
             if frame_HWC is None:
                 return

@@ -12,11 +12,10 @@ from importlib import metadata
 
 from m2d.backend import Backend, Denoiser
 from m2d.errors import BackendUnavailable, InputError
-from m2d.film.making import Making, SharedCodec
 from m2d.pipeline.recording import Call, RecordingBackend
+from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
-from m2d.stop import StopRequest
 from m2d.tasks.pairing import Comparison, compare
 
 REFERENCE = "eager"
@@ -108,12 +107,10 @@ def _first_call(plan: RunPlan, backend: Backend, reporter: Reporter) -> Call:
     """Run a single step of the story, and keep the first call of its transformer."""
     short = replace(plan, sampling=plan.sampling.model_copy(update={"num_inference_steps": 1}))
     recording = RecordingBackend(backend)
-    codec = SharedCodec(plan.source, device=plan.device)
+    pipeline = ScenePipeline(plan.source, recording, device=plan.device, clock=Clock(reporter))
     with reporter.stage("first step"):
-        # Never entered: it hears no signal, and Ctrl-C ends the run as it ends any program.
-        making = Making(backend=recording, codec=codec, clock=Clock(reporter), stop=StopRequest())
-        making.make([short], None)
-        making.release()
+        pipeline.denoise([short])
+        pipeline.release_transformer()
     return recording.calls[0]
 
 

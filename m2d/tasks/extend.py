@@ -19,19 +19,12 @@ from m2d.film.draft import draw_draft
 from m2d.film.external import load_footage
 from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
+from m2d.film.job import FilmJob, PlannedRun, announce, headline
 from m2d.film.journal_folder import DamagedFileError, read_request
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
+from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.film.production import (
-    PlannedRun,
-    Production,
-    ProductionOptions,
-    ProductionResult,
-    announce,
-    headline,
-    produce,
-)
 from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import ModelSource
 from m2d.model.tokenizer import PromptTooLong
@@ -73,10 +66,10 @@ def run(
     find_backend: Callable[[str], Backend],
     reporter: Reporter,
     overrides: Overrides,
-    options: ProductionOptions,
+    options: RunOptions,
     preview: bool = False,
     on_plan: Callable[[str], None] | None = None,
-) -> ProductionResult:
+) -> FilmResult:
     """Append the scenes.
 
     Args:
@@ -89,7 +82,7 @@ def run(
         on_plan: Is told in one line what is going to be made, as soon as that is known.
 
     Raises:
-        M2DError: As `plan_extension` and `produce`.
+        M2DError: As `plan_extension` and `make_film`.
     """
     output = output_of(extension.film, overrides.out, ending="extended")
     # Before the film is decoded: what is in the way should be told at once.
@@ -107,12 +100,12 @@ def run(
     backend = find_backend(production.plan.backend)
     if preview:
         draw_draft(production, backend, reporter=reporter)
-    return produce(production, backend, reporter=reporter, options=options)
+    return make_film(production, backend, reporter=reporter, options=options)
 
 
 def plan_extension(
     extension: Extension, *, overrides: Overrides, reporter: Reporter, resume: bool = False
-) -> Production:
+) -> FilmJob:
     """Load the film and resolve the run.
 
     Args:
@@ -150,7 +143,7 @@ def plan_extension(
     existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene)
     plan = plan_on(recipe, source, existing, overrides=overrides)
     keeps = range(len(film.scenes), len(plan.scenes)) if extension.only_new else None
-    return Production(runs=(PlannedRun(kind="extend", plan=plan),), film=film, keeps=keeps)
+    return FilmJob(runs=(PlannedRun(kind="extend", plan=plan),), film=film, keeps=keeps)
 
 
 def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -> LoadedFilm:

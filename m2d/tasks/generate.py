@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from m2d.backend import Backend
 from m2d.film.draft import draw_draft
+from m2d.film.job import FilmJob, PlannedRun, announce
+from m2d.film.make import DEFAULT_OPTIONS, FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.film.production import (
-    DEFAULT_OPTIONS,
-    PlannedRun,
-    Production,
-    ProductionOptions,
-    ProductionResult,
-    announce,
-    produce,
-)
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
 
@@ -23,9 +16,9 @@ def run(
     backend: Backend,
     *,
     reporter: Reporter,
-    options: ProductionOptions = DEFAULT_OPTIONS,
+    options: RunOptions = DEFAULT_OPTIONS,
     preview: bool = False,
-) -> ProductionResult:
+) -> FilmResult:
     """Make the film of a plan.
 
     Args:
@@ -36,11 +29,11 @@ def run(
         preview: Whether a draft's contact sheet is drawn first.
 
     Raises:
-        M2DError: As `produce`.
+        M2DError: As `make_film`.
     """
-    production = Production(runs=(PlannedRun(kind="generate", plan=plan),))
+    production = FilmJob(runs=(PlannedRun(kind="generate", plan=plan),))
     check_outputs(plan.output, force=options.force, resume=options.resume)
     announce(production, reporter)
     if preview:
         draw_draft(production, backend, reporter=reporter)
-    return produce(production, backend, reporter=reporter, options=options)
+    return make_film(production, backend, reporter=reporter, options=options)

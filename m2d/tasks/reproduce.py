@@ -13,9 +13,10 @@ from m2d.backend import Backend
 from m2d.errors import InputError
 from m2d.film.draft import draw_draft
 from m2d.film.inherit import model_of, output_of, plan_on, recipe_of
+from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import read_provenance
+from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.film.production import PlannedRun, Production, ProductionOptions, ProductionResult, produce
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
@@ -34,7 +35,7 @@ class Reproduction:
         differing: Scenes, from 0, whose frames are not those of the original.
     """
 
-    result: ProductionResult
+    result: FilmResult
     differing: tuple[int, ...]
 
 
@@ -44,7 +45,7 @@ def run(
     find_backend: Callable[[str], Backend],
     reporter: Reporter,
     overrides: Overrides,
-    options: ProductionOptions,
+    options: RunOptions,
     model: str | None = None,
     preview: bool = False,
 ) -> Reproduction:
@@ -54,7 +55,7 @@ def run(
         FilmError: Not a film.
         ProvenanceError: Its provenance is damaged.
         InputError: It cannot be reproduced, and why.
-        M2DError: As `produce`.
+        M2DError: As `make_film`.
     """
     output = output_of(film, overrides.out, ending="again")
     check_outputs(output, force=options.force, resume=options.resume)
@@ -66,7 +67,7 @@ def run(
     backend = find_backend(production.plan.backend)
     if preview:
         draw_draft(production, backend, reporter=reporter)
-    result = produce(production, backend, reporter=reporter, options=options)
+    result = make_film(production, backend, reporter=reporter, options=options)
     scenes = zip(provenance.scenes, result.provenance.scenes, strict=True)
     differing = [number for number, (old, new) in enumerate(scenes) if old.frames_sha256 != new.frames_sha256]
     return Reproduction(result=result, differing=tuple(differing))
@@ -74,7 +75,7 @@ def run(
 
 def plan_reproduction(
     film: Path, provenance: Provenance, *, model: str | None, overrides: Overrides
-) -> Production:
+) -> FilmJob:
     """Resolve all runs of a film.
 
     Args:
@@ -101,7 +102,7 @@ def plan_reproduction(
         before = runs[-1].plan if runs else None
         plan = _plan(film, record, source, before, overrides=overrides)
         runs.append(PlannedRun(kind=record.kind, plan=plan))
-    production = Production(runs=tuple(runs))
+    production = FilmJob(runs=tuple(runs))
     _check_scenes(film, provenance, production)
     _check_one_place(film, production)
     return production
@@ -125,7 +126,7 @@ def _plan(
     return plan_on(recipe, source, existing, overrides=overrides, places=places)
 
 
-def _check_scenes(film: Path, provenance: Provenance, production: Production) -> None:
+def _check_scenes(film: Path, provenance: Provenance, production: FilmJob) -> None:
     """Digests cannot tell whether the runs of a film are those that made its scenes."""
     told = [(scene.run, scene.num_frames) for scene in provenance.scenes]
     planned = [
@@ -135,7 +136,7 @@ def _check_scenes(film: Path, provenance: Provenance, production: Production) ->
         raise _untrue(film, f"they make {len(planned)} scenes, which are not the {len(told)} of the film")
 
 
-def _check_one_place(film: Path, production: Production) -> None:
+def _check_one_place(film: Path, production: FilmJob) -> None:
     for name in ("backend", "device"):
         found = list(dict.fromkeys(getattr(plan, name) for plan in production.plans))
         if len(found) > 1:

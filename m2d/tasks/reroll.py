@@ -15,18 +15,11 @@ from m2d.errors import InputError
 from m2d.film.draft import draw_draft
 from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
+from m2d.film.job import FilmJob, PlannedRun, announce, headline
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
+from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.film.production import (
-    PlannedRun,
-    Production,
-    ProductionOptions,
-    ProductionResult,
-    announce,
-    headline,
-    produce,
-)
 from m2d.model.source import ModelSource
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
@@ -59,14 +52,14 @@ def run(
     find_backend: Callable[[str], Backend],
     reporter: Reporter,
     overrides: Overrides,
-    options: ProductionOptions,
+    options: RunOptions,
     preview: bool = False,
     on_plan: Callable[[str], None] | None = None,
-) -> ProductionResult:
+) -> FilmResult:
     """Make the scenes anew; see `m2d.tasks.extend.run` for arguments.
 
     Raises:
-        M2DError: As `plan_reroll` and `produce`.
+        M2DError: As `plan_reroll` and `make_film`.
     """
     output = output_of(reroll.film, overrides.out, ending="rerolled")
     check_outputs(output, force=options.force, resume=options.resume)
@@ -84,10 +77,10 @@ def run(
     backend = find_backend(production.plan.backend)
     if preview:
         draw_draft(production, backend, reporter=reporter)
-    return produce(production, backend, reporter=reporter, options=options)
+    return make_film(production, backend, reporter=reporter, options=options)
 
 
-def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> Production:
+def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
     """Load the film and resolve the run, or several that follow each other.
 
     Raises:
@@ -105,7 +98,7 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> Production:
         plan = _plan(reroll, film, source, chosen=chosen, scenes=scenes, overrides=overrides)
         runs.append(PlannedRun(kind="reroll", plan=plan))
         scenes = plan.scenes
-    return Production(runs=tuple(runs), film=film)
+    return FilmJob(runs=tuple(runs), film=film)
 
 
 def _plan(

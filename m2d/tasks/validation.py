@@ -20,7 +20,7 @@ from torch import Tensor
 
 from m2d.backend import BackendOptions
 from m2d.files import make_folder
-from m2d.film.production import ProductionOptions
+from m2d.film.make import RunOptions
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
@@ -141,6 +141,6 @@ def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter:
     sheets = {}
     for plan in plans:
         make_folder(plan.output.parent)
-        generate.run(plan, backend, reporter=reporter, options=ProductionOptions(force=True))
+        generate.run(plan, backend, reporter=reporter, options=RunOptions(force=True))
         sheets[plan.output.stem] = run_folder_of(plan.output) / SHEET
     return sheets

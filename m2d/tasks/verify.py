@@ -23,12 +23,10 @@ from torch import Tensor
 from m2d.backend import Backend, BackendOptions, ExportingBackend
 from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, BackendUnavailable, ExportError, InputError
-from m2d.film.making import Making, SharedCodec
-from m2d.model.decoding import SceneDecoder
 from m2d.pipeline.recording import Call, Preparation, RecordingBackend, Respondent
+from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
-from m2d.stop import StopRequest
 
 REFERENCE = "eager"
 State = Literal["same", "different", "not run"]
@@ -335,12 +333,10 @@ def _options(preparation: Preparation, plan: RunPlan) -> BackendOptions:
 
 def _frames(plan: RunPlan, backend: Backend, reporter: Reporter) -> npt.NDArray[np.uint8]:
     """All scenes' frames as the codec gives them, PHWC, one scene after the other."""
-    codec = SharedCodec(plan.source, device=plan.device)
-    # Never entered: it hears no signal, and Ctrl-C ends the comparison as it ends any program.
-    making = Making(backend=backend, codec=codec, clock=Clock(reporter), stop=StopRequest())
-    latents = making.make([plan], None)
-    making.release()
-    decoder = SceneDecoder(codec, reporter=reporter)
+    pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=Clock(reporter))
+    latents = pipeline.denoise([plan]).latents_FCHW
+    pipeline.release_transformer()
+    decoder = pipeline.decoder()
     return np.concatenate([decoder.decode(latents[scene], scene=scene) for scene in sorted(latents)])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from m2d.cli.results import show_film
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.joins import CUT, Join
 from m2d.video.run_folder import run_folder_of
 from tests.m2d.video.grown_films import grown
@@ -21,7 +21,7 @@ def shown(num_scenes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     provenance, _ = grown((GENERATE,), (0,) * num_scenes, joins=joins)
     film = folder / "walk.mp4"
     run_folder_of(film).mkdir(exist_ok=True)
-    result = ProductionResult(
+    result = FilmResult(
         film=film,
         run_folder=run_folder_of(film),
         provenance=provenance,

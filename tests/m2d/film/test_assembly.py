@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,9 +14,9 @@ from m2d.film.assembly import Assembled, assemble
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import SceneGeometry
 from m2d.model.decoding import SceneDecoder
+from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
-from m2d.stop import StopRequest
 from m2d.video.digests import frames_digest
 from m2d.video.joining import recolour
 from tests.m2d.tasks.journals import Told
@@ -62,7 +62,7 @@ def assembled(
     matched: Sequence[int] = (),
     decoder: FakeDecoder | None = None,
     told: Told | None = None,
-    stop: StopRequest | None = None,
+    check_stop: Callable[[], None] = never_stop,
 ) -> Assembled:
     film = LoadedFilm(title="A", scenes=tuple(old), runs=(), digest=None, first_scene=0, fps=8, upscale=1)
     plans = [
@@ -76,7 +76,7 @@ def assembled(
         film=film,
         decoder=cast(SceneDecoder, decoder or FakeDecoder([])),
         clock=Clock(told or Told()),
-        stop=stop or StopRequest(),
+        check_stop=check_stop,
     )
 
 
@@ -146,11 +146,10 @@ def test_tiles_are_told_of_if_any_scene_was_decoded_in_them(ways: list[str], is_
 def test_a_stop_is_obeyed_between_scenes() -> None:
     decoder = FakeDecoder([])
 
-    class Stopping(StopRequest):
-        @property
-        def reason(self) -> str:
-            return "SIGTERM" if decoder.decoded else ""
+    def check_stop() -> None:
+        if decoder.decoded:
+            raise Interrupted("SIGTERM")
 
-    with pytest.raises(Interrupted, match="SIGTERM: all scenes are denoised; go on with --resume"):
-        assembled([100, 110], decoder=decoder, stop=Stopping())
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        assembled([100, 110], decoder=decoder, check_stop=check_stop)
     assert decoder.decoded == [0]

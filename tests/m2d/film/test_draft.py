@@ -10,8 +10,9 @@ from PIL import Image
 
 from m2d.errors import BackendUnavailable, OutputError
 from m2d.film import draft as drafts
+from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.journal_folder import has_journal
-from m2d.film.production import PlannedRun, Production, ProductionOptions
+from m2d.film.make import RunOptions
 from m2d.registry import get_backend
 from m2d.tasks import generate
 from tests.m2d.tasks.studio import PROMPTS, Stopping, Studio, contents, frames_of, open_studio
@@ -86,7 +87,7 @@ def test_a_reroll_has_a_draft_and_previews_too(studio: Studio, two: Path) -> Non
 
 def test_a_draft_that_is_stopped_promises_nothing(studio: Studio) -> None:
     plan = studio.plan(2, name="stopped")
-    production = Production(runs=(PlannedRun(kind="generate", plan=plan),))
+    production = FilmJob(runs=(PlannedRun(kind="generate", plan=plan),))
     reporter = Stopping(stage_to_stop="denoise", after=1, raises=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         drafts.draw_draft(production, get_backend("eager"), reporter=reporter)
@@ -138,10 +139,10 @@ def test_previews_of_a_film_that_is_replaced_are_removed(studio: Studio) -> None
 def test_a_resumed_run_goes_on_with_its_previews(studio: Studio) -> None:
     plan = studio.plan(name="resumed", scenes=PROMPTS[:2], sampling={"num_inference_steps": 6})
     reporter = Stopping(stage_to_stop="denoise", after=5, raises=KeyboardInterrupt)
-    options = ProductionOptions(save_previews=True)
+    options = RunOptions(save_previews=True)
     with pytest.raises(KeyboardInterrupt):
         generate.run(plan, get_backend("eager"), reporter=reporter, options=options)
-    again = ProductionOptions(save_previews=True, resume=True)
+    again = RunOptions(save_previews=True, resume=True)
     result = generate.run(plan, get_backend("eager"), reporter=Stopping(), options=again)
     names = [path.name for path in sorted((result.run_folder / "previews" / "scenes-1-2").iterdir())]
     assert names == [f"step-000{step}.png" for step in range(1, 7)]

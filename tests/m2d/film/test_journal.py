@@ -25,8 +25,8 @@ from tests.m2d.tasks.journals import (
     REQUEST,
     STEPS,
     VERSIONS,
-    WINDOWS,
     Told,
+    finished,
     keep,
     latents_of,
     opened,
@@ -291,7 +291,7 @@ def test_windows_after_a_damaged_one_do_not_count_again_once_it_is_made_anew(fil
     keep(film, 7)
     (journal_folder_of(film) / "window-000.safetensors").write_bytes(b"")
     with opened(film, resume=True) as journal:
-        journal.keep_window(0, WINDOWS[0])
+        journal.keep_window(finished(0))
         assert snapshot_of(journal) == ACTIONS[2][1]
     assert resumed(film) == ACTIONS[2][1]
 
@@ -405,15 +405,15 @@ def test_time_is_counted_from_what_was_kept_last(film: Path, monkeypatch: pytest
 def test_windows_are_kept_in_their_order_and_as_latents(film: Path) -> None:
     with opened(film) as journal:
         with pytest.raises(ValueError, match="window 1 of 2; 0 is in work"):
-            journal.keep_window(1, WINDOWS[1])
+            journal.keep_window(finished(1))
         with pytest.raises(ValueError, match="window 1 of 2; 0 is in work"):
             journal.keep_step(1, STEPS[0])
         with pytest.raises(ValueError, match=r"scene 4: torch\.float16 .*; float32 FCHW is needed"):
-            journal.keep_window(0, {4: torch.zeros(1, 1, 1, 1, dtype=torch.float16)})
+            journal.keep_window(finished(0, {4: torch.zeros(1, 1, 1, 1, dtype=torch.float16)}))
         with pytest.raises(ValueError, match="0 of 2 windows are finished"):
             journal.keep_made(DOCUMENT, FILES)
-        journal.keep_window(0, WINDOWS[0])
-        journal.keep_window(1, WINDOWS[1])
+        journal.keep_window(finished(0))
+        journal.keep_window(finished(1))
         with pytest.raises(ValueError, match="window 2 of 2; 2 is in work"):
             journal.keep_step(2, STEPS[0])
 

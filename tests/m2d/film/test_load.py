@@ -15,7 +15,7 @@ import pytest
 from m2d.errors import InputError
 from m2d.film.journal_folder import journal_folder_of
 from m2d.film.load import load_film
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.video.digests import frames_digest, latents_digest
 from m2d.video.provenance import ProvenanceError
 from m2d.video.read import read_film
@@ -39,12 +39,12 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def made(studio: Studio) -> ProductionResult:
+def made(studio: Studio) -> FilmResult:
     scenes = [PROMPTS[0], {"prompt": PROMPTS[1], "join": {"crossfade": 2}, "match_colour": True}]
     return studio.generate(name="made", scenes=scenes, video={"upscale": 2})
 
 
-def test_scenes_come_from_the_run_folder_as_they_were_stored(studio: Studio, made: ProductionResult) -> None:
+def test_scenes_come_from_the_run_folder_as_they_were_stored(studio: Studio, made: FilmResult) -> None:
     film = load_film(made.film, studio.source)
     for scene, latents_FCHW, record in zip(
         film.scenes, latents_of(made.film), made.provenance.scenes, strict=True
@@ -59,7 +59,7 @@ def test_scenes_come_from_the_run_folder_as_they_were_stored(studio: Studio, mad
 
 
 def test_without_it_scenes_come_from_the_film_at_the_size_that_was_made(
-    studio: Studio, made: ProductionResult
+    studio: Studio, made: FilmResult
 ) -> None:
     bare = Path(shutil.copy(made.film, studio.path("bare")))
     film = load_film(bare, studio.source)
@@ -81,7 +81,7 @@ def test_a_damaged_run_folder_is_said_and_not_used(
     spoilt: str,
     change: str,
     studio: Studio,
-    made: ProductionResult,
+    made: FilmResult,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     film = copied(made.film, studio.path(f"{spoilt} {change}"))
@@ -116,7 +116,7 @@ def refuse_for(path: Path) -> Callable[..., Any]:
     return open_file
 
 
-def lying_film(studio: Studio, made: ProductionResult, latents: list[np.ndarray]) -> Path:
+def lying_film(studio: Studio, made: FilmResult, latents: list[np.ndarray]) -> Path:
     """The film with a run folder of other latents, all digests of which are right."""
     film = studio.path("lying")
 
@@ -142,9 +142,7 @@ def lying_film(studio: Studio, made: ProductionResult, latents: list[np.ndarray]
         lambda latents_FCHW: np.full_like(latents_FCHW, np.inf),
     ],
 )
-def test_latents_that_the_model_cannot_take_are_refused(
-    lie: Any, studio: Studio, made: ProductionResult
-) -> None:
+def test_latents_that_the_model_cannot_take_are_refused(lie: Any, studio: Studio, made: FilmResult) -> None:
     film = lying_film(studio, made, [lie(latents_FCHW) for latents_FCHW in latents_of(made.film)])
     before = contents(studio.folder)
     with pytest.raises(
@@ -154,13 +152,13 @@ def test_latents_that_the_model_cannot_take_are_refused(
     assert contents(studio.folder) == before
 
 
-def test_latents_that_it_can_take_are_the_runs_word_for_them(studio: Studio, made: ProductionResult) -> None:
+def test_latents_that_it_can_take_are_the_runs_word_for_them(studio: Studio, made: FilmResult) -> None:
     film = lying_film(studio, made, [0 * latents_FCHW for latents_FCHW in latents_of(made.film)])
     (note,) = load_film(film, studio.source).notes
     assert note.endswith("not copied from the film: its pictures were encoded again since it was written")
 
 
-def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: ProductionResult) -> None:
+def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: FilmResult) -> None:
     def shift(document: dict[str, Any]) -> None:
         document["video"]["upscale"] = 1
         for scene, first, num_frames in zip(document["scenes"], (0, 2), (4, 6), strict=True):
@@ -182,7 +180,7 @@ def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: Producti
     ],
 )
 def test_provenance_that_lies_about_its_scenes_is_refused_by_every_command(
-    key: str, value: int, told: str, studio: Studio, made: ProductionResult
+    key: str, value: int, told: str, studio: Studio, made: FilmResult
 ) -> None:
     def lie(document: dict[str, Any]) -> None:
         document["video"]["upscale"] = 1
@@ -200,22 +198,20 @@ def test_provenance_that_lies_about_its_scenes_is_refused_by_every_command(
     assert contents(studio.folder) == before
 
 
-def test_a_film_of_another_size_than_it_tells_is_refused(studio: Studio, made: ProductionResult) -> None:
+def test_a_film_of_another_size_than_it_tells_is_refused(studio: Studio, made: FilmResult) -> None:
     film = rewritten(made.film, studio.path("size"), lambda _: None)
     with pytest.raises(ProvenanceError, match="tells of 8 frames of 32x32, the film has 8 frames of 16x16"):
         studio.extend(film, "a fish")
 
 
-def test_a_film_without_provenance_has_no_scenes_to_go_back_to(
-    studio: Studio, made: ProductionResult
-) -> None:
+def test_a_film_without_provenance_has_no_scenes_to_go_back_to(studio: Studio, made: FilmResult) -> None:
     film = write_plain(studio.path("theirs"), read_film(made.film).frames_PHWC)
     with pytest.raises(InputError, match=r"theirs\.mp4: was not made by m2d; it can be extended, but"):
         studio.reroll(film, 0)
 
 
 def test_a_film_whose_run_did_not_finish_is_not_gone_on_from_without_its_latents(
-    studio: Studio, made: ProductionResult, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, made: FilmResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = copied(made.film, studio.path("halfway"))
 
@@ -223,7 +219,7 @@ def test_a_film_whose_run_did_not_finish_is_not_gone_on_from_without_its_latents
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("m2d.film.production.finish_run", stop)
+        patch.setattr("m2d.film.make.finish_run", stop)
         with pytest.raises(KeyboardInterrupt):
             studio.extend(film, "a fish", out=film, force=True)
     before = contents(studio.folder)
@@ -238,7 +234,7 @@ def test_a_film_whose_run_did_not_finish_is_not_gone_on_from_without_its_latents
 
 
 def test_frames_that_are_kept_beside_the_film_are_what_the_provenance_tells(
-    studio: Studio, made: ProductionResult
+    studio: Studio, made: FilmResult
 ) -> None:
     bare = Path(shutil.copy(made.film, studio.path("bare frames")))
     grown = studio.extend(bare, "a fish")

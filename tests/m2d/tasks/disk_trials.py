@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.child import Child, Teller
 from benchmarks.small_films import Prepared, complete, make
-from m2d.film.production import ProductionOptions
+from m2d.film.make import RunOptions
 from m2d.progress import SilentReporter
 from tests.m2d.faults import CRASHED, FaultyDisk, crash, refuse
 
@@ -50,7 +50,7 @@ def count_operations(prepared: Prepared, folder: Path) -> int:
     disk = FaultyDisk()
     with pytest.MonkeyPatch.context() as patch:
         disk.install(patch)
-        options = ProductionOptions(force=prepared.case.replaces)
+        options = RunOptions(force=prepared.case.replaces)
         make(prepared.case, folder, model=prepared.model, reporter=SilentReporter(), options=options)
     return len(disk.done)
 
@@ -67,7 +67,7 @@ def start(prepared: Prepared, folder: Path, *, fault: str, at: int) -> Child:
     happens, stays, _ = FAULTS[fault]
 
     def work(teller: Teller) -> None:
-        options = ProductionOptions(force=prepared.case.replaces)
+        options = RunOptions(force=prepared.case.replaces)
         with pytest.MonkeyPatch.context() as patch:
             FaultyDisk(at=at, fault=happens, stays=stays).install(patch)
             make(prepared.case, folder, model=prepared.model, reporter=teller, options=options)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from m2d.diffusion.denoise import DenoiseState
 from m2d.film.journal import Journal, open_journal
+from m2d.pipeline.observer import FinishedWindow
 from m2d.progress import SilentReporter
 
 REQUEST = {
@@ -97,13 +98,19 @@ class Snapshot:
 
 
 def snapshot_of(journal: Journal) -> Snapshot:
-    assert list(journal.windows_done) == list(range(len(journal.windows_done)))
-    step, made = journal.step, journal.made
+    point, made = journal.resume_point(), journal.made
+    num_windows = len(point.windows)
+    assert [window.index for window in point.windows] == list(range(num_windows))
     return Snapshot(
-        windows=tuple(bits_of(latents) for latents in journal.windows_done.values()),
-        step=None if step is None else (step.window, step.state.steps_done, bits_of(step.state.tensors)),
+        windows=tuple(bits_of(window.latents_FCHW) for window in point.windows),
+        step=None if point.state is None else _step(num_windows, point.state),
         made=None if made is None else (made.document, made.files),
     )
+
+
+def finished(index: int, latents: Mapping[int, Tensor] | None = None) -> FinishedWindow:
+    """A finished window: by default the one of that number in `WINDOWS`."""
+    return FinishedWindow(index=index, latents_FCHW=WINDOWS[index] if latents is None else latents)
 
 
 def _step(window: int, state: DenoiseState) -> tuple[int, int, Bits]:
@@ -115,12 +122,12 @@ _BITS = tuple(bits_of(latents) for latents in WINDOWS)
 ACTIONS: tuple[tuple[Callable[[Journal], None], Snapshot], ...] = (
     (lambda journal: journal.keep_step(0, STEPS[0]), Snapshot(step=_step(0, STEPS[0]))),
     (lambda journal: journal.keep_step(0, STEPS[1]), Snapshot(step=_step(0, STEPS[1]))),
-    (lambda journal: journal.keep_window(0, WINDOWS[0]), Snapshot(windows=_BITS[:1])),
+    (lambda journal: journal.keep_window(finished(0)), Snapshot(windows=_BITS[:1])),
     (
         lambda journal: journal.keep_step(1, STEPS[2]),
         Snapshot(windows=_BITS[:1], step=_step(1, STEPS[2])),
     ),
-    (lambda journal: journal.keep_window(1, WINDOWS[1]), Snapshot(windows=_BITS)),
+    (lambda journal: journal.keep_window(finished(1)), Snapshot(windows=_BITS)),
     (
         lambda journal: journal.keep_made(DOCUMENT, FILES),
         Snapshot(windows=_BITS, made=(DOCUMENT, FILES)),

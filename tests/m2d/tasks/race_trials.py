@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.child import Child, Teller
 from benchmarks.small_films import Prepared, make
 from m2d.errors import EXIT_UNAVAILABLE
-from m2d.film.production import ProductionOptions
+from m2d.film.make import RunOptions
 from m2d.progress import StageProgress
 
 HELD_IN = "denoise"
@@ -45,7 +45,7 @@ def race(prepared: Prepared, folder: Path, *, num_processes: int) -> Race:
     """Start so many processes on one film; the one that makes it waits until all others have ended."""
     prepared.fresh(folder)
     go_on, release = os.pipe()
-    options = ProductionOptions(force=prepared.case.replaces)
+    options = RunOptions(force=prepared.case.replaces)
 
     def work(teller: Teller) -> None:
         waiting = _Waiting(teller.descriptor, go_on)

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from m2d.film.inherit import plan_on
-from m2d.film.production import ProductionOptions, ProductionResult
+from m2d.film.make import FilmResult, RunOptions
 from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import Reporter, SilentReporter, StageProgress
 from m2d.recipe.overrides import Overrides
@@ -77,13 +77,13 @@ class Studio:
         reporter: Reporter | None = None,
         options: Mapping[str, bool] | None = None,
         **story: Any,
-    ) -> ProductionResult:
+    ) -> FilmResult:
         plan = self.plan(num_scenes, name=name, **story)
         return generate.run(
             plan,
             get_backend("eager"),
             reporter=reporter or SilentReporter(),
-            options=ProductionOptions(**(options or {})),
+            options=RunOptions(**(options or {})),
         )
 
     def extend(
@@ -93,8 +93,8 @@ class Studio:
         reporter: Reporter | None = None,
         out: Path | None = None,
         **more: Any,
-    ) -> ProductionResult:
-        """Arguments of `Extension` and `ProductionOptions`, by name."""
+    ) -> FilmResult:
+        """Arguments of `Extension` and `RunOptions`, by name."""
         options = {key: more.pop(key) for key in ("force", "resume", "save_previews") if key in more}
         preview = more.pop("preview", False)
         overrides = more.pop("overrides", {})
@@ -103,7 +103,7 @@ class Studio:
             find_backend=get_backend,
             reporter=reporter or SilentReporter(),
             overrides=Overrides(**({"num_inference_steps": STEPS, "out": out} | overrides)),
-            options=ProductionOptions(**options),
+            options=RunOptions(**options),
             preview=preview,
         )
 
@@ -114,7 +114,7 @@ class Studio:
         reporter: Reporter | None = None,
         out: Path | None = None,
         **more: Any,
-    ) -> ProductionResult:
+    ) -> FilmResult:
         """`scenes` count from 0."""
         options = {key: more.pop(key) for key in ("force", "resume", "save_previews") if key in more}
         preview = more.pop("preview", False)
@@ -124,7 +124,7 @@ class Studio:
             find_backend=get_backend,
             reporter=reporter or SilentReporter(),
             overrides=Overrides(**({"out": out} | overrides)),
-            options=ProductionOptions(**options),
+            options=RunOptions(**options),
             preview=preview,
         )
 
@@ -137,7 +137,7 @@ class Studio:
             find_backend=get_backend,
             reporter=reporter or SilentReporter(),
             overrides=Overrides(out=out, **more.pop("overrides", {})),
-            options=ProductionOptions(**options),
+            options=RunOptions(**options),
             **({"model": self.source.name} | more),
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.video import sheet
 from m2d.video.bands import Band, make_band
 from m2d.video.provenance import Provenance
@@ -26,7 +26,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def five(studio: Studio) -> ProductionResult:
+def five(studio: Studio) -> FilmResult:
     """Five scenes; the second is blended with the first, the last matched in colour."""
     scenes = [
         PROMPTS[0],
@@ -45,7 +45,7 @@ def jumps_of(provenance: Provenance) -> list[float | None]:
     return [scene.colour_jump for scene in provenance.scenes]
 
 
-def test_a_film_shows_the_same_pixels_after_it_has_grown(studio: Studio, five: ProductionResult) -> None:
+def test_a_film_shows_the_same_pixels_after_it_has_grown(studio: Studio, five: FilmResult) -> None:
     grown = studio.extend(five.film, PROMPTS[5], out=studio.path("grown"))
     before, after = read_film(five.film).frames_PHWC, read_film(grown.film).frames_PHWC
     assert len(after) == len(before) + 5
@@ -55,7 +55,7 @@ def test_a_film_shows_the_same_pixels_after_it_has_grown(studio: Studio, five: P
 
 
 def test_a_crossfade_takes_the_last_frames_of_a_scene_and_leaves_the_others(
-    studio: Studio, five: ProductionResult
+    studio: Studio, five: FilmResult
 ) -> None:
     grown = studio.extend(five.film, PROMPTS[5], out=studio.path("faded"), join={"crossfade": 2})
     before, after = read_film(five.film).frames_PHWC, read_film(grown.film).frames_PHWC
@@ -67,7 +67,7 @@ def test_a_crossfade_takes_the_last_frames_of_a_scene_and_leaves_the_others(
 
 @pytest.mark.parametrize(("chosen", "changed"), [(2, {2}), (0, {0, 1}), (4, {4})])
 def test_a_re_roll_changes_what_is_shown_of_that_scene_alone(
-    chosen: int, changed: set[int], studio: Studio, five: ProductionResult
+    chosen: int, changed: set[int], studio: Studio, five: FilmResult
 ) -> None:
     anew = studio.reroll(five.film, chosen, out=studio.path(f"anew-{chosen}"))
     pairs = list(zip(packets_of(five.provenance), packets_of(anew.provenance), strict=True))
@@ -81,7 +81,7 @@ def test_a_re_roll_changes_what_is_shown_of_that_scene_alone(
         assert np.array_equal(old[span], new[span]) is (number not in changed)
 
 
-def test_no_more_is_decoded_however_long_the_film_is(studio: Studio, five: ProductionResult) -> None:
+def test_no_more_is_decoded_however_long_the_film_is(studio: Studio, five: FilmResult) -> None:
     film, decoded = five.film, []
     for number in range(3):
         reporter = Stopping(stage_to_stop="none")
@@ -91,7 +91,7 @@ def test_no_more_is_decoded_however_long_the_film_is(studio: Studio, five: Produ
     assert decoded == [2, 2, 2]
 
 
-def test_a_copy_is_what_encoding_it_again_would_give(studio: Studio, five: ProductionResult) -> None:
+def test_a_copy_is_what_encoding_it_again_would_give(studio: Studio, five: FilmResult) -> None:
     copied = studio.extend(five.film, PROMPTS[5], out=studio.path("copied"))
     foreign = retagged_copy(studio, five, "foreign", spoil=True)
     told = Told()
@@ -101,7 +101,7 @@ def test_a_copy_is_what_encoding_it_again_would_give(studio: Studio, five: Produ
     assert packets_of(encoded.provenance) == packets_of(copied.provenance)
 
 
-def test_the_film_in_place_is_copied_before_it_is_replaced(studio: Studio, five: ProductionResult) -> None:
+def test_the_film_in_place_is_copied_before_it_is_replaced(studio: Studio, five: FilmResult) -> None:
     film = retagged_copy(studio, five, "in-place", spoil=False)
     before = read_film(film).frames_PHWC
     for prompt in PROMPTS[5:7]:
@@ -110,7 +110,7 @@ def test_the_film_in_place_is_copied_before_it_is_replaced(studio: Studio, five:
     assert len(probe(film).chapters) == 7
 
 
-def retagged_copy(studio: Studio, made: ProductionResult, name: str, *, spoil: bool) -> Path:
+def retagged_copy(studio: Studio, made: FilmResult, name: str, *, spoil: bool) -> Path:
     """The film and its run folder under another name; spoilt, both tell of another encoder."""
     target = studio.path(name)
     shutil.copy(made.film, target)
@@ -120,7 +120,7 @@ def retagged_copy(studio: Studio, made: ProductionResult, name: str, *, spoil: b
     return target
 
 
-def encoded_otherwise(film: Path, made: ProductionResult) -> None:
+def encoded_otherwise(film: Path, made: FilmResult) -> None:
     """Let film and run folder tell of another encoder."""
     video = made.provenance.video.model_copy(update={"encoding": "0" * 64})
     told = made.provenance.model_copy(update={"video": video})

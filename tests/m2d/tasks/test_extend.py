@@ -13,7 +13,7 @@ import pytest
 from m2d.errors import InputError, OutputError, RecipeError, UnknownBackend
 from m2d.film.inherit import inherited_recipe, plan_on
 from m2d.film.load import ModelMismatch, load_film
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import SilentReporter
 from m2d.recipe.overrides import Overrides
@@ -39,7 +39,7 @@ def three(studio: Studio) -> Path:
 
 
 @pytest.fixture(scope="module")
-def five(studio: Studio, three: Path) -> ProductionResult:
+def five(studio: Studio, three: Path) -> FilmResult:
     """Three scenes, and two more."""
     return studio.extend(three, *PROMPTS[3:5], out=studio.path("five"))
 
@@ -50,7 +50,7 @@ def provenance_of(film: Path) -> Provenance:
     return provenance
 
 
-def test_a_story_of_five_is_a_story_of_three_extended_by_two(studio: Studio, five: ProductionResult) -> None:
+def test_a_story_of_five_is_a_story_of_three_extended_by_two(studio: Studio, five: FilmResult) -> None:
     before = contents(studio.folder)
     whole = studio.generate(5, name="whole")
     assert frames_of(five.provenance) == frames_of(whole.provenance)
@@ -61,7 +61,7 @@ def test_a_story_of_five_is_a_story_of_three_extended_by_two(studio: Studio, fiv
 
 
 def test_scenes_appended_one_by_one_are_those_appended_at_once(
-    studio: Studio, three: Path, five: ProductionResult
+    studio: Studio, three: Path, five: FilmResult
 ) -> None:
     film = shutil.copy(three, studio.path("grown"))
     shutil.copytree(run_folder_of(three), run_folder_of(studio.path("grown")))
@@ -71,7 +71,7 @@ def test_scenes_appended_one_by_one_are_those_appended_at_once(
     assert [scene.run for scene in result.provenance.scenes] == [0, 0, 0, 1, 2]
 
 
-def test_the_film_tells_its_lineage_and_what_is_in_it(three: Path, five: ProductionResult) -> None:
+def test_the_film_tells_its_lineage_and_what_is_in_it(three: Path, five: FilmResult) -> None:
     film = read_film(five.film)
     provenance = provenance_of(five.film)
     assert film.frames_PHWC.shape == (25, 16, 16, 3)
@@ -90,7 +90,7 @@ def test_the_film_tells_its_lineage_and_what_is_in_it(three: Path, five: Product
 
 
 def test_without_its_run_folder_a_film_goes_on_from_its_frames_and_says_so(
-    studio: Studio, three: Path, five: ProductionResult
+    studio: Studio, three: Path, five: FilmResult
 ) -> None:
     bare = Path(shutil.copy(three, studio.path("bare")))
     told = Told()
@@ -146,7 +146,7 @@ def test_a_film_that_another_model_took_over_from_its_frames_is_that_models_from
 
 
 def test_only_new_scenes_are_a_film_of_their_own_that_can_go_on(
-    studio: Studio, three: Path, five: ProductionResult
+    studio: Studio, three: Path, five: FilmResult
 ) -> None:
     new = studio.extend(three, *PROMPTS[3:5], only_new=True, out=studio.path("new"), join={"crossfade": 2})
     film = read_film(new.film)

@@ -16,7 +16,7 @@ import torch
 from m2d.errors import InputError
 from m2d.film.external import load_footage
 from m2d.film.load import load_film
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.model.checkpoint import load_codec
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
 from m2d.video.digests import frames_digest
@@ -53,7 +53,7 @@ def holiday(studio: Studio) -> Path:
 
 
 @pytest.fixture(scope="module")
-def longer(studio: Studio, holiday: Path) -> ProductionResult:
+def longer(studio: Studio, holiday: Path) -> FilmResult:
     """The film, and a scene more."""
     told = Told()
     result = studio.extend(
@@ -64,7 +64,7 @@ def longer(studio: Studio, holiday: Path) -> ProductionResult:
 
 
 def test_its_last_scenes_are_context_at_the_models_rate_and_size_and_this_is_said(
-    longer: ProductionResult,
+    longer: FilmResult,
 ) -> None:
     film = read_film(longer.film)
     assert longer.film.name == "holiday-extended.mp4"
@@ -103,7 +103,7 @@ def test_too_few_prompts_are_those_of_the_last_scenes(studio: Studio, holiday: P
 
 
 def test_frames_of_footage_are_the_same_however_often_the_film_goes_on(
-    studio: Studio, longer: ProductionResult
+    studio: Studio, longer: FilmResult
 ) -> None:
     again = studio.extend(longer.film, "a cat", join="continue")
     assert frames_of(again.provenance)[:3] == frames_of(longer.provenance)
@@ -133,7 +133,7 @@ def test_a_scene_that_continues_footage_begins_with_its_last_frame_as_it_was(
 
 @pytest.mark.parametrize("damage", ["removed", "changed", "another size", "no tensors"])
 def test_frames_of_footage_that_are_gone_come_from_the_film_again(
-    damage: str, studio: Studio, longer: ProductionResult
+    damage: str, studio: Studio, longer: FilmResult
 ) -> None:
     film = Path(shutil.copy(longer.film, studio.path(f"lost {damage}")))
     shutil.copytree(longer.run_folder, film.with_suffix(".m2d"))
@@ -158,7 +158,7 @@ def test_frames_of_footage_that_are_gone_come_from_the_film_again(
     assert frames_of(result.provenance)[:2] == frames_of(longer.provenance)[:2]
 
 
-def test_footage_that_is_replaced_leaves_no_frames_behind(studio: Studio, longer: ProductionResult) -> None:
+def test_footage_that_is_replaced_leaves_no_frames_behind(studio: Studio, longer: FilmResult) -> None:
     film = Path(shutil.copy(longer.film, studio.path("replaced")))
     shutil.copytree(longer.run_folder, film.with_suffix(".m2d"))
     studio.generate(1, name="replaced", options={"force": True})
@@ -166,7 +166,7 @@ def test_footage_that_is_replaced_leaves_no_frames_behind(studio: Studio, longer
 
 
 def test_a_stop_is_resumed_without_repeating_what_was_asked(
-    studio: Studio, holiday: Path, longer: ProductionResult
+    studio: Studio, holiday: Path, longer: FilmResult
 ) -> None:
     asked: dict[str, Any] = {"out": studio.path("resumed")}
     prompts = {"cuts_s": (1.0,), "context_prompts": ("a red day", "a blue day")}

@@ -13,7 +13,7 @@ import pytest
 
 from m2d.errors import OutputError
 from m2d.film.journal_folder import journal_folder_of
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.progress import SilentReporter, StageProgress
 from m2d.video.read import read_film
 from tests.m2d.tasks.studio import Studio, contents, open_studio
@@ -34,7 +34,7 @@ def two(studio: Studio) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(studio: Studio, two: Path) -> ProductionResult:
+def straight(studio: Studio, two: Path) -> FilmResult:
     """The run on a disk with room."""
     return studio.extend(two, *ASKED, out=studio.path("straight"))
 
@@ -91,7 +91,7 @@ def test_a_disk_that_fills_up_leaves_the_old_film_and_a_run_to_go_on_with(
     in_place: bool,
     studio: Studio,
     two: Path,
-    straight: ProductionResult,
+    straight: FilmResult,
     disk: Path,
 ) -> None:
     film = disk / "film.mp4"

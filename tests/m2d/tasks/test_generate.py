@@ -18,7 +18,7 @@ from m2d.backend import BackendOptions, Denoiser
 from m2d.errors import BackendUnavailable, InputError, Interrupted, OutputError
 from m2d.film.disk_space import predicted_bytes
 from m2d.film.journal_folder import has_journal, journal_folder_of
-from m2d.film.production import ProductionOptions, ProductionResult
+from m2d.film.make import FilmResult, RunOptions
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import ModelSource, load_codec, resolve_model
 from m2d.model.codec import decode_scene
@@ -130,7 +130,7 @@ def test_the_stored_latents_decode_to_the_frames_the_film_was_made_of(
 def test_a_scene_with_a_seed_of_its_own_has_its_own_noise(plan: RunPlan, source: ModelSource) -> None:
     run(plan, FakeBackend(), reporter=SilentReporter())
     first = read_run(plan.output).latents_FCHW
-    forced = ProductionOptions(force=True)
+    forced = RunOptions(force=True)
     run(planned(source, seed=9), FakeBackend(), reporter=SilentReporter(), options=forced)
     second = read_run(plan.output).latents_FCHW
     assert not np.array_equal(first[0], second[0])
@@ -159,7 +159,7 @@ def test_a_backend_that_cannot_work_here_is_told_before_anything_is_loaded(plan:
 
 
 @pytest.fixture(scope="module")
-def straight(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> ProductionResult:
+def straight(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> FilmResult:
     """The run that nothing interrupts."""
     plan = replace(planned(source), output=tmp_path_factory.mktemp("straight") / "film.mp4")
     return run(plan, FakeBackend(), reporter=SilentReporter())
@@ -167,17 +167,17 @@ def straight(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def stopped(plan: RunPlan, reporter: Reporter, error: type[BaseException], *, force: bool = False) -> None:
     with pytest.raises(error):
-        run(plan, FakeBackend(), reporter=reporter, options=ProductionOptions(force=force))
+        run(plan, FakeBackend(), reporter=reporter, options=RunOptions(force=force))
 
 
-def resumed(plan: RunPlan, reporter: Reporter | None = None) -> ProductionResult:
-    options = ProductionOptions(resume=True)
+def resumed(plan: RunPlan, reporter: Reporter | None = None) -> FilmResult:
+    options = RunOptions(resume=True)
     return run(plan, FakeBackend(), reporter=reporter or SilentReporter(), options=options)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_twice_in_any_stage_loses_nothing_that_is_finished(
-    stage: str, plan: RunPlan, tmp_path: Path, straight: ProductionResult
+    stage: str, plan: RunPlan, tmp_path: Path, straight: FilmResult
 ) -> None:
     stopped(plan, Stopping(stage_to_stop=stage, raises=KeyboardInterrupt), KeyboardInterrupt)
     assert not plan.output.exists()
@@ -192,7 +192,7 @@ def test_ctrl_c_twice_in_any_stage_loses_nothing_that_is_finished(
     [("load text encoder", 0), ("encode prompts", 1), ("load transformer", 0), ("denoise", 1), ("decode", 1)],
 )
 def test_a_stop_request_is_obeyed_in_every_stage_and_leaves_a_run_to_go_on_with(
-    stage: str, after: int, plan: RunPlan, straight: ProductionResult
+    stage: str, after: int, plan: RunPlan, straight: FilmResult
 ) -> None:
     stopped(plan, Stopping(stage_to_stop=stage, after=after), Interrupted)
     assert not plan.output.exists()
@@ -217,7 +217,7 @@ def test_what_was_denoised_is_not_denoised_again(plan: RunPlan) -> None:
 
 
 def test_a_stop_keeps_the_film_that_is_to_be_replaced_until_the_new_one_is_there(
-    plan: RunPlan, straight: ProductionResult
+    plan: RunPlan, straight: FilmResult
 ) -> None:
     plan.output.write_bytes(b"precious")
     stopped(plan, Stopping(stage_to_stop="decode", after=1), Interrupted, force=True)
@@ -249,9 +249,7 @@ def test_too_little_room_on_the_disk_is_told_before_anything_is_loaded(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_estimate_of_the_room_that_is_needed_is_not_far_off(
-    plan: RunPlan, straight: ProductionResult
-) -> None:
+def test_the_estimate_of_the_room_that_is_needed_is_not_far_off(plan: RunPlan, straight: FilmResult) -> None:
     left = sum(path.stat().st_size for path in straight.run_folder.iterdir()) + straight.size_bytes
     # Sheets of two plain scenes are smaller than others.
     assert left < predicted_bytes([plan], None) < 500_000

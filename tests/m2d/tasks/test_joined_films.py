@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from m2d.errors import RecipeError
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.model.checkpoint import load_codec
 from m2d.model.codec import decode_scene, encode_scene, from_pixels
 from m2d.video.digests import frames_digest
@@ -37,7 +37,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def generated(studio: Studio) -> ProductionResult:
+def generated(studio: Studio) -> FilmResult:
     # Enlarged, so that the encoder keeps every pixel's colour.
     return studio.generate(name="generated", scenes=JOINED, video={"upscale": 2})
 
@@ -47,14 +47,14 @@ def decoded(studio: Studio, film: Path) -> list[np.ndarray]:
     return [decode_scene(codec, torch.from_numpy(latents_FCHW)) for latents_FCHW in latents_of(film)]
 
 
-def made_scenes(studio: Studio, result: ProductionResult) -> list[np.ndarray]:
+def made_scenes(studio: Studio, result: FilmResult) -> list[np.ndarray]:
     """The scenes' frames, from the latents and colour maps that are kept."""
     maps = [scene.colour_map_LC for scene in result.provenance.scenes]
     parts = zip(decoded(studio, result.film), maps, strict=True)
     return [frames if map_LC is None else recolour(frames, map_LC) for frames, map_LC in parts]
 
 
-def test_frames_chapters_and_provenance_agree(studio: Studio, generated: ProductionResult) -> None:
+def test_frames_chapters_and_provenance_agree(studio: Studio, generated: FilmResult) -> None:
     film, scenes = read_film(generated.film), generated.provenance.scenes
     assert [scene.num_frames for scene in scenes] == list(NUM_FRAMES)
     assert [(scene.join, scene.overlap) for scene in scenes] == [
@@ -73,7 +73,7 @@ def test_frames_chapters_and_provenance_agree(studio: Studio, generated: Product
     )
 
 
-def test_the_film_shows_the_scenes_as_they_are_joined(studio: Studio, generated: ProductionResult) -> None:
+def test_the_film_shows_the_scenes_as_they_are_joined(studio: Studio, generated: FilmResult) -> None:
     made = made_scenes(studio, generated)
     joins = [scene.join for scene in studio.plan(scenes=JOINED).scenes]
     wanted_PHWC = np.concatenate(join_scenes(made, joins))
@@ -83,7 +83,7 @@ def test_the_film_shows_the_scenes_as_they_are_joined(studio: Studio, generated:
 
 
 def test_colours_are_matched_to_the_scene_before_as_it_is_shown(
-    studio: Studio, generated: ProductionResult
+    studio: Studio, generated: FilmResult
 ) -> None:
     plain, made = decoded(studio, generated.film), made_scenes(studio, generated)
     scenes = generated.provenance.scenes
@@ -102,7 +102,7 @@ def test_colours_are_matched_to_the_scene_before_as_it_is_shown(
 
 
 def test_a_continued_scene_begins_with_the_last_frame_of_the_one_before(
-    studio: Studio, generated: ProductionResult
+    studio: Studio, generated: FilmResult
 ) -> None:
     codec = load_codec(studio.source, device="cpu", dtype=torch.float32)
     latents, frames = latents_of(generated.film), decoded(studio, generated.film)
@@ -127,7 +127,7 @@ def test_a_scene_that_continues_is_not_made_jointly_with_the_one_it_continues(st
 
 @pytest.mark.parametrize("num_first", [3, 4])
 def test_a_film_that_grows_by_such_scenes_is_the_whole_story(
-    num_first: int, studio: Studio, generated: ProductionResult
+    num_first: int, studio: Studio, generated: FilmResult
 ) -> None:
     film = studio.generate(name=f"first-{num_first}", scenes=JOINED[:num_first]).film
     out = studio.path(f"grown-{num_first}")
@@ -146,7 +146,7 @@ def test_a_film_that_grows_by_such_scenes_is_the_whole_story(
     assert frames_of(grown.provenance)[:4] == frames_of(generated.provenance)[:4]
 
 
-def test_an_extension_crossfades_out_of_the_film(studio: Studio, generated: ProductionResult) -> None:
+def test_an_extension_crossfades_out_of_the_film(studio: Studio, generated: FilmResult) -> None:
     asked = {"join": {"crossfade": 2}, "out": studio.path("faded")}
     result = studio.extend(generated.film, "a fish", "a bird", **asked)
     film = read_film(result.film)
@@ -166,7 +166,7 @@ def test_an_extension_crossfades_out_of_the_film(studio: Studio, generated: Prod
     ],
 )
 def test_joins_that_cannot_be_are_refused(
-    join: Any, told: str, studio: Studio, generated: ProductionResult
+    join: Any, told: str, studio: Studio, generated: FilmResult
 ) -> None:
     with pytest.raises(RecipeError, match=told):
         studio.extend(generated.film, "a fish", join=join, out=studio.path("never"))

@@ -14,7 +14,17 @@ import pytest
 from m2d.errors import InputError, OutputError
 from m2d.film.journal_folder import journal_folder_of, read_request
 from tests.m2d.faults import FaultyDisk, refuse, run_until_crash
-from tests.m2d.tasks.journals import ACTIONS, EMPTY, VERSIONS, WINDOWS, Snapshot, Told, keep, opened, resumed
+from tests.m2d.tasks.journals import (
+    ACTIONS,
+    EMPTY,
+    VERSIONS,
+    Snapshot,
+    Told,
+    finished,
+    keep,
+    opened,
+    resumed,
+)
 
 OTHER = {"kind": "extend"}
 NOTHING = None
@@ -106,8 +116,8 @@ def test_a_crash_while_damaged_files_are_removed_never_brings_back_what_came_aft
     for at, film in films(tmp_path / "after", like=tmp_path / "before"):
         crashed, _ = run_until_crash(lambda _, film=film: resumed(film), at=at)
         with opened(film, resume=True) as again:
-            again.keep_window(0, WINDOWS[0])
-            assert list(again.windows_done) == [0]
+            again.keep_window(finished(0))
+            assert [window.index for window in again.resume_point().windows] == [0]
         assert len(found(film).windows) == 1, at
         if not crashed:
             break

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from m2d.errors import InputError, RecipeError
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.video.provenance import ProvenanceError
 from m2d.video.provenance_text import parse_provenance, seal_provenance
 from m2d.video.read import read_film
@@ -34,7 +34,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def grown(studio: Studio) -> ProductionResult:
+def grown(studio: Studio) -> FilmResult:
     """Generated, extended, re-rolled twice: runs of different steps, dtypes and lengths."""
     scenes = [PROMPTS[0], {"prompt": PROMPTS[1], "join": {"crossfade": 2}, "match_colour": True}]
     film = studio.generate(name="film", scenes=scenes).film
@@ -45,7 +45,7 @@ def grown(studio: Studio) -> ProductionResult:
     return studio.reroll(film, 1, 2, out=studio.path("grown"))
 
 
-def test_a_film_of_many_runs_is_made_again_frame_by_frame(studio: Studio, grown: ProductionResult) -> None:
+def test_a_film_of_many_runs_is_made_again_frame_by_frame(studio: Studio, grown: FilmResult) -> None:
     before = contents(studio.folder)
     told = Told()
     again = studio.reproduce(grown.film, reporter=told)
@@ -60,18 +60,18 @@ def test_a_film_of_many_runs_is_made_again_frame_by_frame(studio: Studio, grown:
     assert read_film(again.result.film).provenance == again.result.provenance
 
 
-def test_a_film_alone_is_enough(studio: Studio, grown: ProductionResult) -> None:
+def test_a_film_alone_is_enough(studio: Studio, grown: FilmResult) -> None:
     alone = Path(shutil.copy(grown.film, studio.path("alone")))
     assert studio.reproduce(alone).differing == ()
 
 
-def test_scenes_that_come_out_otherwise_are_named(studio: Studio, grown: ProductionResult) -> None:
+def test_scenes_that_come_out_otherwise_are_named(studio: Studio, grown: FilmResult) -> None:
     # Only the second run's scenes, of which the re-rolls left one, take the story's seed.
     again = studio.reproduce(grown.film, out=studio.path("other"), overrides={"num_inference_steps": 4})
     assert again.differing == (0, 1, 2, 3)
 
 
-def test_an_interrupted_reproduction_is_resumed(studio: Studio, grown: ProductionResult) -> None:
+def test_an_interrupted_reproduction_is_resumed(studio: Studio, grown: FilmResult) -> None:
     given: dict[str, Any] = {"out": studio.path("resumed")}
     reporter = Stopping(stage_to_stop="denoise", after=7, raises=InterruptedError)
     with pytest.raises(InterruptedError):
@@ -129,7 +129,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_a_film_that_lies_about_its_runs_is_refused_before_any_work(
-    case: str, studio: Studio, grown: ProductionResult
+    case: str, studio: Studio, grown: FilmResult
 ) -> None:
     change, told = LIES[case]
     film = rewritten(grown.film, studio.path("lie"), change)
@@ -142,7 +142,7 @@ def test_a_film_that_lies_about_its_runs_is_refused_before_any_work(
     assert contents(studio.folder) == before
 
 
-def test_provenance_that_lies_about_its_frames_is_refused(studio: Studio, grown: ProductionResult) -> None:
+def test_provenance_that_lies_about_its_frames_is_refused(studio: Studio, grown: FilmResult) -> None:
     def lengthen(document: dict[str, Any]) -> None:
         document["scenes"][-1]["num_frames"] += 4
 
@@ -150,7 +150,7 @@ def test_provenance_that_lies_about_its_frames_is_refused(studio: Studio, grown:
         studio.reproduce(rewritten(grown.film, studio.path("long"), lengthen))
 
 
-def test_damaged_provenance_is_refused(studio: Studio, grown: ProductionResult) -> None:
+def test_damaged_provenance_is_refused(studio: Studio, grown: FilmResult) -> None:
     text = seal_provenance(grown.provenance)
     parse_provenance(text)
     film = Path(shutil.copy(grown.film, studio.path("damaged")))
@@ -163,13 +163,13 @@ def test_damaged_provenance_is_refused(studio: Studio, grown: ProductionResult) 
             studio.reproduce(retagged(film, spoilt))
 
 
-def test_a_film_of_somebody_else_cannot_be_made_again(studio: Studio, grown: ProductionResult) -> None:
+def test_a_film_of_somebody_else_cannot_be_made_again(studio: Studio, grown: FilmResult) -> None:
     film = write_plain(studio.path("theirs"), read_film(grown.film).frames_PHWC)
     with pytest.raises(InputError, match=r"theirs\.mp4: was not made by m2d, so nothing tells how"):
         studio.reproduce(film)
 
 
-def test_other_weights_are_told_and_tried(studio: Studio, grown: ProductionResult) -> None:
+def test_other_weights_are_told_and_tried(studio: Studio, grown: FilmResult) -> None:
     folder = Path(shutil.copytree(studio.source.path, studio.folder.parent / "other"))
     config = folder / "vae" / "config.json"
     config.write_text(config.read_text() + "\n")
@@ -181,7 +181,7 @@ def test_other_weights_are_told_and_tried(studio: Studio, grown: ProductionResul
     assert told.warnings[0].startswith("the film was made with other weights than those of ")
 
 
-def test_runs_of_several_devices_need_one_to_be_chosen(studio: Studio, grown: ProductionResult) -> None:
+def test_runs_of_several_devices_need_one_to_be_chosen(studio: Studio, grown: FilmResult) -> None:
     def move(document: dict[str, Any]) -> None:
         document["runs"][1]["recipe"]["backend"]["device"] = "cuda:1"
 
@@ -191,6 +191,6 @@ def test_runs_of_several_devices_need_one_to_be_chosen(studio: Studio, grown: Pr
     assert studio.reproduce(film, overrides={"device": "cpu"}).differing == ()
 
 
-def test_a_value_no_recipe_may_have_is_refused(studio: Studio, grown: ProductionResult) -> None:
+def test_a_value_no_recipe_may_have_is_refused(studio: Studio, grown: FilmResult) -> None:
     with pytest.raises(RecipeError, match="--steps: must be at least 1"):
         studio.reproduce(grown.film, out=studio.path("never"), overrides={"num_inference_steps": 0})

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from m2d.errors import InputError, OutputError, RecipeError
+from m2d.film.job import FilmJob
 from m2d.film.load import load_film
-from m2d.film.production import Production, ProductionResult
+from m2d.film.make import FilmResult
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides
 from m2d.tasks.reroll import Reroll, plan_reroll
@@ -33,14 +34,14 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def film(studio: Studio) -> ProductionResult:
+def film(studio: Studio) -> FilmResult:
     """Three scenes that differ in everything, and two more of another run."""
     three = studio.generate(name="three", scenes=SCENES)
     more = {"overrides": {"num_inference_steps": 3}, "join": "continue"}
     return studio.extend(three.film, *PROMPTS[3:5], out=studio.path("film"), **more)
 
 
-def planned(studio: Studio, film: Path, *scenes: int, **asked: Any) -> Production:
+def planned(studio: Studio, film: Path, *scenes: int, **asked: Any) -> FilmJob:
     overrides = Overrides(out=studio.path("planned"), **asked.pop("overrides", {}))
     reroll = Reroll(film=film, scenes=scenes, **{"model": studio.source.name, **asked})
     return plan_reroll(reroll, overrides=overrides)
@@ -48,7 +49,7 @@ def planned(studio: Studio, film: Path, *scenes: int, **asked: Any) -> Productio
 
 @pytest.mark.parametrize("chosen", [(0,), (1,), (2,), (4,), (1, 2), (0, 4), (2, 0)])
 def test_the_other_scenes_keep_their_frames_to_the_bit(
-    chosen: tuple[int, ...], studio: Studio, film: ProductionResult
+    chosen: tuple[int, ...], studio: Studio, film: FilmResult
 ) -> None:
     before = contents(film.run_folder) | {"film": film.film.read_bytes()}
     told = Told()
@@ -66,7 +67,7 @@ def test_the_other_scenes_keep_their_frames_to_the_bit(
     assert contents(film.run_folder) | {"film": film.film.read_bytes()} == before
 
 
-def test_what_is_not_asked_for_stays_as_it_was(studio: Studio, film: ProductionResult) -> None:
+def test_what_is_not_asked_for_stays_as_it_was(studio: Studio, film: FilmResult) -> None:
     result = studio.reroll(film.film, 1, 2, out=studio.path("kept"))
     for index, seed in ((1, 6), (2, 41)):
         old, new = film.provenance.scenes[index], result.provenance.scenes[index]
@@ -82,7 +83,7 @@ def test_what_is_not_asked_for_stays_as_it_was(studio: Studio, film: ProductionR
 
 
 def test_a_new_prompt_and_seed_are_the_chosen_scenes_in_the_order_they_were_named(
-    studio: Studio, film: ProductionResult
+    studio: Studio, film: FilmResult
 ) -> None:
     plan = planned(studio, film.film, 2, 1, prompts=("a sun", "a moon"), seed=9).plan
     assert [(plan.scenes[index].prompt, plan.scenes[index].seed) for index in (1, 2)] == [
@@ -94,20 +95,20 @@ def test_a_new_prompt_and_seed_are_the_chosen_scenes_in_the_order_they_were_name
     assert (plan.scenes[2].num_frames, plan.scenes[2].match_colour) == (9, True)
 
 
-def test_a_scene_is_sampled_as_the_run_that_made_it_did(studio: Studio, film: ProductionResult) -> None:
+def test_a_scene_is_sampled_as_the_run_that_made_it_did(studio: Studio, film: FilmResult) -> None:
     assert planned(studio, film.film, 0).plan.sampling.num_inference_steps == 2
     assert planned(studio, film.film, 3).plan.sampling.num_inference_steps == 3
     asked = {"num_inference_steps": 7}
     assert planned(studio, film.film, 3, overrides=asked).plan.sampling.num_inference_steps == 7
 
 
-def test_the_same_seed_prompt_and_context_give_the_same_scene(studio: Studio, film: ProductionResult) -> None:
+def test_the_same_seed_prompt_and_context_give_the_same_scene(studio: Studio, film: FilmResult) -> None:
     first = studio.reroll(film.film, 4, seed=5, out=studio.path("same"))
     assert frames_of(first.provenance) == frames_of(film.provenance)
 
 
 def test_scenes_far_apart_are_made_one_after_the_other_and_see_each_others_new_version(
-    studio: Studio, film: ProductionResult
+    studio: Studio, film: FilmResult
 ) -> None:
     plan = planned(studio, film.film, 0, 4).plan
     assert [(part.window.scenes, part.window.targets) for part in plan.windows] == [
@@ -119,7 +120,7 @@ def test_scenes_far_apart_are_made_one_after_the_other_and_see_each_others_new_v
 
 
 def test_a_scene_that_continues_a_chosen_one_begins_with_that_ones_new_end(
-    studio: Studio, film: ProductionResult
+    studio: Studio, film: FilmResult
 ) -> None:
     together = studio.reroll(film.film, 2, 3, seed=12, out=studio.path("together"))
     first = studio.reroll(film.film, 2, seed=12, out=studio.path("first"))
@@ -130,7 +131,7 @@ def test_a_scene_that_continues_a_chosen_one_begins_with_that_ones_new_end(
     assert together.made == (2, 3)
 
 
-def test_a_scene_left_behind_by_the_one_it_continues_is_named(studio: Studio, film: ProductionResult) -> None:
+def test_a_scene_left_behind_by_the_one_it_continues_is_named(studio: Studio, film: FilmResult) -> None:
     told = Told()
     studio.reroll(film.film, 2, reporter=told, out=studio.path("told"))
     assert told.notes == ["scene 4 continues scene 3 as it was; re-roll it, too, to have it follow the new"]
@@ -142,7 +143,7 @@ def test_the_seed_after_the_last_one_is_the_first(studio: Studio) -> None:
 
 
 def test_without_its_run_folder_a_scene_keeps_its_prompt_and_gets_another_seed(
-    studio: Studio, film: ProductionResult
+    studio: Studio, film: FilmResult
 ) -> None:
     bare = Path(shutil.copy(film.film, studio.path("bare")))
     plan = planned(studio, bare, 1).plan
@@ -160,7 +161,7 @@ def test_without_its_run_folder_a_scene_keeps_its_prompt_and_gets_another_seed(
         planned(studio, result.film, 0)
 
 
-def test_in_place_a_film_is_replaced_only_if_that_is_said(studio: Studio, film: ProductionResult) -> None:
+def test_in_place_a_film_is_replaced_only_if_that_is_said(studio: Studio, film: FilmResult) -> None:
     path = Path(shutil.copy(film.film, studio.path("place")))
     shutil.copytree(film.run_folder, path.with_suffix(".m2d"))
     before = contents(studio.folder)
@@ -188,7 +189,7 @@ REFUSED: dict[str, tuple[tuple[int, ...], dict[str, Any], type[InputError], str]
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_refused_and_nothing_is_touched(
-    case: str, studio: Studio, film: ProductionResult
+    case: str, studio: Studio, film: FilmResult
 ) -> None:
     scenes, asked, error, told = REFUSED[case]
     before = contents(studio.folder)

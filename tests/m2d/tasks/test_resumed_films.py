@@ -10,7 +10,7 @@ import pytest
 
 from m2d.errors import InputError, Interrupted, OutputError
 from m2d.film.journal_folder import has_journal, journal_folder_of
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.journals import Told
 from tests.m2d.tasks.studio import Stopping, Studio, contents, copied, frames_of, open_studio
@@ -29,12 +29,12 @@ def two(studio: Studio) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(studio: Studio, two: Path) -> ProductionResult:
+def straight(studio: Studio, two: Path) -> FilmResult:
     """The run that nothing interrupts."""
     return studio.extend(two, *ASKED, out=studio.path("straight"))
 
 
-def check(result: ProductionResult, straight: ProductionResult) -> None:
+def check(result: FilmResult, straight: FilmResult) -> None:
     """Film and run folder are those of the straight run, and nothing else is there."""
     assert frames_of(result.provenance) == frames_of(straight.provenance)
     assert result.film.read_bytes() == straight.film.read_bytes()
@@ -50,7 +50,7 @@ STOPS = [("load text encoder", 0), ("encode prompts", 1), ("denoise", 1), ("deno
 @pytest.mark.parametrize(("stage", "after"), STOPS)
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_stop_leaves_film_and_journal_and_resume_knows_the_prompts(
-    stage: str, after: int, in_place: bool, studio: Studio, two: Path, straight: ProductionResult
+    stage: str, after: int, in_place: bool, studio: Studio, two: Path, straight: FilmResult
 ) -> None:
     film = copied(two, studio.path(f"{stage} {after} {in_place}"))
     before = contents(run_folder_of(film)) | {"film": film.read_bytes()}
@@ -78,7 +78,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], Any]
 
     def stopped(name: str, work: Callable[[], Any]) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(f"m2d.film.production.{name}", ctrl_c)
+            patch.setattr(f"m2d.film.make.{name}", ctrl_c)
             with pytest.raises(KeyboardInterrupt):
                 work()
 
@@ -109,7 +109,7 @@ def test_a_film_that_was_published_gets_its_run_folder_and_nothing_is_made_again
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_film_that_was_about_to_be_published_is_decoded_and_written_again(
-    in_place: bool, studio: Studio, two: Path, straight: ProductionResult, stop_at: StopAt
+    in_place: bool, studio: Studio, two: Path, straight: FilmResult, stop_at: StopAt
 ) -> None:
     film = copied(two, studio.path(f"about {in_place}"))
     given: dict[str, Any] = {"out": film if in_place else studio.path("of about")}
@@ -122,7 +122,7 @@ def test_a_film_that_was_about_to_be_published_is_decoded_and_written_again(
 
 
 def test_what_is_to_be_replaced_may_be_anything(
-    studio: Studio, two: Path, straight: ProductionResult, stop_at: StopAt
+    studio: Studio, two: Path, straight: FilmResult, stop_at: StopAt
 ) -> None:
     out = studio.path("anything")
     out.write_bytes(b"no film at all")
@@ -133,7 +133,7 @@ def test_what_is_to_be_replaced_may_be_anything(
 
 @pytest.mark.parametrize("function", ["write_film", "finish_run"])
 def test_another_request_is_not_resumed(
-    function: str, studio: Studio, two: Path, straight: ProductionResult, stop_at: StopAt
+    function: str, studio: Studio, two: Path, straight: FilmResult, stop_at: StopAt
 ) -> None:
     film = copied(two, studio.path(f"other {function}"))
     stop_at(function, lambda: studio.extend(film, *ASKED, out=film, force=True))

@@ -12,7 +12,7 @@ from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import Interrupted, RecipeError
 from m2d.film.inherit import plan_on
-from m2d.film.production import ProductionOptions, ProductionResult
+from m2d.film.make import FilmResult, RunOptions
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import read_scheduler_config
 from m2d.model.source import ModelSource
@@ -66,8 +66,8 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
     return open_studio(tmp_path_factory.mktemp("studio"))
 
 
-def run(plan: RunPlan, backend: SmoothBackend, reporter: Any = None, **options: bool) -> ProductionResult:
-    return generate.run(plan, backend, reporter=reporter or Told(), options=ProductionOptions(**options))
+def run(plan: RunPlan, backend: SmoothBackend, reporter: Any = None, **options: bool) -> FilmResult:
+    return generate.run(plan, backend, reporter=reporter or Told(), options=RunOptions(**options))
 
 
 def test_a_faster_film_asks_the_model_less_and_says_how_wrong_that_may_be(studio: Studio) -> None:

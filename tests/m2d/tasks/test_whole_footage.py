@@ -14,10 +14,9 @@ import pytest
 from m2d.errors import InputError, Interrupted, RecipeError
 from m2d.files import nameless_file
 from m2d.film.external import load_footage
-from m2d.film.production import ProductionResult
+from m2d.film.make import FilmResult
 from m2d.film.transcode import take_over
 from m2d.progress import Clock, SilentReporter
-from m2d.stop import StopRequest
 from m2d.tasks import board
 from m2d.tasks.inspect import inspect_film
 from m2d.video import encode, packets
@@ -59,17 +58,17 @@ def travels(studio: Studio) -> Path:
 
 
 @pytest.fixture(scope="module")
-def longer(studio: Studio, travels: Path) -> ProductionResult:
+def longer(studio: Studio, travels: Path) -> FilmResult:
     """All of it, and a scene more."""
     return studio.extend(travels, "a dog", cuts_s=CUTS, context_prompts=("green", "yellow"))
 
 
-def shown_of(result: ProductionResult) -> list[str | None]:
+def shown_of(result: FilmResult) -> list[str | None]:
     return [scene.packets_sha256 for scene in result.provenance.scenes]
 
 
 def test_every_scene_is_there_as_long_as_it_was_with_a_chapter_and_its_colours(
-    longer: ProductionResult,
+    longer: FilmResult,
 ) -> None:
     film = read_film(longer.film)
     assert [len(scene) for scene in film.scenes] == [*LENGTHS, 9]
@@ -88,7 +87,7 @@ def test_every_scene_is_there_as_long_as_it_was_with_a_chapter_and_its_colours(
     )
 
 
-def test_only_what_the_model_was_given_is_kept_beside_the_film(longer: ProductionResult) -> None:
+def test_only_what_the_model_was_given_is_kept_beside_the_film(longer: FilmResult) -> None:
     one, two, three, four, new = longer.provenance.scenes
     assert [scene.clip_frames for scene in (one, two, three, four, new)] == [9, 9, 9, 9, None]
     assert [scene.clip_sha256 is None for scene in (one, two, three, four)] == [True, True, False, False]
@@ -97,7 +96,7 @@ def test_only_what_the_model_was_given_is_kept_beside_the_film(longer: Productio
     assert longer.provenance.runs[0].parameters["spans"] == [[0.0, 0.5], [0.5, 2.5], [2.5, 4.0], [4.0, 5.0]]
 
 
-def test_it_is_a_sound_film_for_inspect_and_board(longer: ProductionResult) -> None:
+def test_it_is_a_sound_film_for_inspect_and_board(longer: FilmResult) -> None:
     found = inspect_film(longer.film)
     assert (found.num_decoded_frames, found.pictures, found.run_folder.latents) == (
         49,
@@ -108,9 +107,7 @@ def test_it_is_a_sound_film_for_inspect_and_board(longer: ProductionResult) -> N
     assert page.films == (longer.film.name,)
 
 
-def test_the_new_scene_is_the_same_without_it(
-    studio: Studio, travels: Path, longer: ProductionResult
-) -> None:
+def test_the_new_scene_is_the_same_without_it(studio: Studio, travels: Path, longer: FilmResult) -> None:
     alone = studio.extend(
         travels,
         "a dog",
@@ -124,7 +121,7 @@ def test_the_new_scene_is_the_same_without_it(
     assert not any("all of it" in note for note in alone.notes)
 
 
-def test_it_goes_on_without_being_encoded_again(studio: Studio, longer: ProductionResult) -> None:
+def test_it_goes_on_without_being_encoded_again(studio: Studio, longer: FilmResult) -> None:
     told = Told()
     again = studio.extend(longer.film, "a cat", "a fish", reporter=told, out=studio.path("again"))
     assert told.notes == []
@@ -135,7 +132,7 @@ def test_it_goes_on_without_being_encoded_again(studio: Studio, longer: Producti
     )
 
 
-def test_any_of_its_scenes_is_made_anew_among_the_others(studio: Studio, longer: ProductionResult) -> None:
+def test_any_of_its_scenes_is_made_anew_among_the_others(studio: Studio, longer: FilmResult) -> None:
     """Scenes 1 and 3 are the second's context: of the first there is only what the film shows."""
     rerolled = studio.reroll(longer.film, 1, prompts=("a green day",), out=studio.path("rerolled"))
     assert [shown_of(rerolled)[number] == shown_of(longer)[number] for number in range(5)] == [
@@ -163,7 +160,7 @@ def test_any_of_its_scenes_is_made_anew_among_the_others(studio: Studio, longer:
 
 
 def test_a_crossfade_takes_the_last_frames_of_the_last_scene(
-    studio: Studio, travels: Path, longer: ProductionResult
+    studio: Studio, travels: Path, longer: FilmResult
 ) -> None:
     faded = studio.extend(travels, "a dog", cuts_s=CUTS, join={"crossfade": 4}, out=studio.path("faded"))
     film = read_film(faded.film)
@@ -180,7 +177,7 @@ def test_a_crossfade_needs_room_in_the_scene_as_the_film_shows_it(studio: Studio
         )
 
 
-def test_lost_latents_change_nothing_of_what_it_shows(studio: Studio, longer: ProductionResult) -> None:
+def test_lost_latents_change_nothing_of_what_it_shows(studio: Studio, longer: FilmResult) -> None:
     film = Path(shutil.copy(longer.film, studio.path("bare")))
     told = Told()
     again = studio.extend(film, "a cat", reporter=told)
@@ -190,7 +187,7 @@ def test_lost_latents_change_nothing_of_what_it_shows(studio: Studio, longer: Pr
     assert len(studio.reroll(again.film, 0, prompts=("a day",)).provenance.scenes) == 6
 
 
-def test_lost_clips_come_from_the_film(studio: Studio, longer: ProductionResult) -> None:
+def test_lost_clips_come_from_the_film(studio: Studio, longer: FilmResult) -> None:
     film = copied(longer.film, studio.path("lost"))
     (film.with_suffix(".m2d") / "frames.safetensors").unlink()
     told = Told()
@@ -203,7 +200,7 @@ def test_lost_clips_come_from_the_film(studio: Studio, longer: ProductionResult)
 
 @pytest.mark.parametrize("preview", [False, True])
 def test_another_encoder_encodes_all_of_it_anew(
-    preview: bool, studio: Studio, longer: ProductionResult, monkeypatch: pytest.MonkeyPatch
+    preview: bool, studio: Studio, longer: FilmResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     film = copied(longer.film, studio.path(f"foreign {preview}"))
     monkeypatch.setattr(encode, "CRF", 14)
@@ -226,9 +223,7 @@ def test_a_draft_shows_what_is_at_hand(studio: Studio, travels: Path) -> None:
     assert draft.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_stop_while_it_is_taken_over_is_resumed(
-    studio: Studio, travels: Path, longer: ProductionResult
-) -> None:
+def test_a_stop_while_it_is_taken_over_is_resumed(studio: Studio, travels: Path, longer: FilmResult) -> None:
     asked: dict[str, Any] = {"out": studio.path("stopped")}
     given = {"cuts_s": CUTS, "context_prompts": ("green", "yellow")}
     with pytest.raises(Interrupted, match=r"SIGTERM: .* --resume"):
@@ -256,9 +251,7 @@ def test_a_film_that_changes_while_it_is_taken_over_is_refused(studio: Studio, t
     film = load_footage(path, studio.source, cuts_s=CUTS, prompts=())
     film_travels(path, ends_s=(0.5, 1.0))
     with nameless_file(tmp_path) as scratch, pytest.raises(FilmError, match="changed while it was read"):
-        take_over(
-            film, scratch, output=tmp_path / "new.mp4", clock=Clock(SilentReporter()), stop=StopRequest()
-        )
+        take_over(film, scratch, output=tmp_path / "new.mp4", clock=Clock(SilentReporter()))
 
 
 def test_prompts_of_all_scenes_are_taken_and_more_are_refused(studio: Studio, travels: Path) -> None:
@@ -269,7 +262,7 @@ def test_prompts_of_all_scenes_are_taken_and_more_are_refused(studio: Studio, tr
 
 
 def test_a_large_film_is_written_from_disk(
-    studio: Studio, longer: ProductionResult, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, longer: FilmResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = studio.extend(longer.film, "a cat", out=studio.path("held"))
     monkeypatch.setattr(packets, "LARGEST_HELD_BYTES", 0)
@@ -285,9 +278,7 @@ def peak_bytes(studio: Studio, folder: Path, *, seconds: int) -> int:
     film = load_footage(path, studio.source, cuts_s=(), prompts=())
     with nameless_file(folder) as scratch:
         tracemalloc.start()
-        taken = take_over(
-            film, scratch, output=folder / "new.mp4", clock=Clock(SilentReporter()), stop=StopRequest()
-        )
+        taken = take_over(film, scratch, output=folder / "new.mp4", clock=Clock(SilentReporter()))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert taken.scenes[0].encoded is not None

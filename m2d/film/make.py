@@ -1,0 +1,247 @@
+"""Production: from planned runs to a verified film and its run folder, whatever stops it on the way.
+
+Owns the order of the stages and what is kept in memory and on disk between them; every stage's work is done
+elsewhere. Generating, extending, re-rolling and reproducing a film are productions that differ in their runs
+and in the film they begin with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from m2d.backend import Backend
+from m2d.errors import BackendUnavailable, Interrupted
+from m2d.files import nameless_file, remove_file
+from m2d.film.assembly import Assembled, assemble
+from m2d.film.contents import files_of, provenance_of
+from m2d.film.context_frames import FRAMES
+from m2d.film.disk_space import check_disk_space
+from m2d.film.job import FilmJob
+from m2d.film.journal import Journal, open_journal
+from m2d.film.output_scenes import encode_made
+from m2d.film.outputs import check_outputs
+from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
+from m2d.film.run_records import record_of, request_of, with_speeds
+from m2d.film.transcode import take_over
+from m2d.pipeline.graphs import check_graphs
+from m2d.pipeline.observer import Observer, WindowStep
+from m2d.pipeline.scenes import ScenePipeline
+from m2d.progress import Clock, Reporter
+from m2d.recipe.plan import RunPlan
+from m2d.stop import StopRequest
+from m2d.video.provenance import Provenance, RunRecord
+from m2d.video.provenance_text import seal_provenance
+from m2d.video.run_folder import finish_run, run_folder_of
+from m2d.video.write import write_film
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """How a job is run; nothing here changes the film.
+
+    Attributes:
+        force: Whether existing outputs are replaced.
+        resume: Whether an unfinished run of the same film is continued.
+        save_previews: Whether the current estimate is drawn while denoising.
+    """
+
+    force: bool = False
+    resume: bool = False
+    save_previews: bool = False
+
+
+DEFAULT_OPTIONS = RunOptions()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmResult:
+    """What a job left.
+
+    Attributes:
+        film: The MP4.
+        run_folder: `run.json`, `latents.safetensors` and `sheet.png`.
+        provenance: What film and run folder carry.
+        made: Scenes of the film that were made, from 0.
+        size_bytes: Size of the film.
+        timings_s: Stage to seconds; of the last process alone when the run was resumed.
+        notes: What was done to the film that was gone on from.
+        warnings: What the user probably wants to change.
+    """
+
+    film: Path
+    run_folder: Path
+    provenance: Provenance
+    made: tuple[int, ...]
+    size_bytes: int
+    timings_s: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frames_sha256(self) -> str:
+        """Digest of the frames as the model made them: equal for equal runs."""
+        return self.provenance.frames_sha256
+
+
+def make_film(
+    job: FilmJob,
+    backend: Backend,
+    *,
+    reporter: Reporter,
+    options: RunOptions = DEFAULT_OPTIONS,
+) -> FilmResult:
+    """Make the film.
+
+    What can fail early is checked before any work. Latents are on disk before decoding starts, and nothing
+    appears under the film's name before all its frames are there and verified.
+
+    Raises:
+        OutputError: The film or its run folder exists, is held by another process, or cannot be written, or
+            the disk has too little room.
+        InputError: There is nothing to resume, or it belongs to another request.
+        PrivacyError: The film's provenance would hold a path, host or user name.
+        BackendUnavailable: The backend cannot run here or on the plan's device.
+        CheckpointError: The model's weights do not fit its configs.
+        Interrupted: SIGTERM or SIGINT came; the journal holds what was done.
+    """
+    plan = job.plan
+    check_outputs(plan.output, force=options.force, resume=options.resume)
+    check_backend(job.plans, backend)
+    records = [record_of(run.kind, run.plan) for run in job.runs]
+    clock, stop = Clock(reporter), StopRequest()
+    with (
+        stop,
+        open_journal(
+            plan.output,
+            request=request_of(records, job.film, only_new=job.keeps is not None),
+            versions=records[-1].versions,
+            window_steps=job.window_steps,
+            resume=options.resume,
+            force=options.force,
+            reporter=reporter,
+        ) as journal,
+        nameless_file(plan.output.absolute().parent) as scratch,
+    ):
+        check_disk_space(job.plans, job.film)
+        if not journal.resumed and (run_folder_of(plan.output) / PREVIEWS).is_dir():
+            # Of a film that this one replaces.
+            remove_previews(run_folder_of(plan.output) / PREVIEWS)
+        pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)
+        previews = PreviewSaver(plan, pipeline.vae) if options.save_previews else None
+        observer = _observer(journal, stop, previews)
+        if job.film is not None:
+            taken = take_over(
+                job.film, scratch, output=plan.output, clock=clock, check_stop=observer.check_stop
+            )
+            job = replace(job, film=taken)
+        denoised = pipeline.denoise(
+            job.plans,
+            given={} if job.film is None else job.film.given_scenes(),
+            resume=journal.resume_point(),
+            observer=observer,
+        )
+        pipeline.release_transformer()
+        assembled = assemble(
+            plan.scenes,
+            denoised.latents_FCHW,
+            runs=job.made_by,
+            film=job.film,
+            decoder=pipeline.decoder(),
+            clock=clock,
+            check_stop=observer.check_stop,
+        )
+        records = with_speeds(records, job.plans, denoised.speeds)
+        return _publish(job, records, assembled, journal=journal, clock=clock)
+
+
+def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None) -> Observer:
+    """Return what draws previews, keeps steps and windows in the journal, and ends the run at a signal."""
+
+    def check_stop() -> None:
+        if stop.reason:
+            raise Interrupted(f"{stop.reason}: what is done is kept; go on with --resume")
+
+    def on_step(step: WindowStep) -> None:
+        if previews is not None:
+            previews.save(step)
+        # The last step's latents are kept with their window.
+        if not step.is_last:
+            if stop.reason or journal.is_due(step.event):
+                journal.keep_step(step.index, step.event.state())
+            check_stop()
+
+    return Observer(on_step=on_step, on_window=journal.keep_window, check_stop=check_stop)
+
+
+def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
+    """Make sure that the backend can run plans here, and has the graphs that they need.
+
+    Raises:
+        BackendUnavailable: It cannot, or a graph has to be exported first: the message says how.
+        ArtifactRefused: A graph is stale, foreign, damaged or not to be trusted.
+    """
+    plan = plans[-1]
+    reason = backend.unavailable_reason(plan.device)
+    if reason is not None:
+        raise BackendUnavailable(f"backend {plan.backend!r}: {reason}; `m2d doctor` shows what works here")
+    check_graphs(plans, backend)
+
+
+def _publish(
+    job: FilmJob,
+    records: Sequence[RunRecord],
+    assembled: Assembled,
+    *,
+    journal: Journal,
+    clock: Clock,
+) -> FilmResult:
+    plan = job.plan
+    made = sorted({scene - job.first_kept for each in job.plans for scene in each.targets})
+    with clock.stage("write"):
+        kept = encode_made(
+            job.kept(assembled), plan.output.absolute().parent, fps=plan.fps, upscale=plan.upscale
+        )
+        provenance = provenance_of(
+            plan,
+            job.film,
+            records,
+            kept,
+            first_kept=job.first_kept,
+            is_tiled=assembled.is_tiled,
+        )
+        files = files_of(plan, job.film, kept, provenance)
+        # From here on the film may replace the one it was made from: what is still needed must not be there.
+        document = {
+            "provenance": json.loads(seal_provenance(provenance)),
+            "timings_s": clock.timings_s,
+            "made": made,
+        }
+        journal.keep_made(document, files)
+        write_film(
+            plan.output,
+            [scene.encoded for scene in kept],
+            fps=plan.fps,
+            upscale=plan.upscale,
+            title=plan.title,
+            scene_prompts=[scene.made.prompt for scene in kept],
+            provenance=provenance,
+            force=journal.may_replace,
+        )
+    run_folder = finish_run(plan.output, provenance=provenance, files=files, timings_s=clock.timings_s)
+    if FRAMES not in files and (run_folder / FRAMES).is_file():
+        # Of a film that this one replaced.
+        remove_file(run_folder / FRAMES)
+    journal.finish()
+    return FilmResult(
+        film=plan.output,
+        run_folder=run_folder,
+        provenance=provenance,
+        made=tuple(made),
+        size_bytes=plan.output.stat().st_size,
+        timings_s=clock.timings_s,
+        notes=job.notes,
+        warnings=job.warnings,
+    )

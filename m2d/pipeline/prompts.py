@@ -1,0 +1,73 @@
+"""Prompts to embeddings, by the model's text encoder, which is loaded for that and freed afterwards."""
+
+# B batch (1), L text tokens, D width
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from m2d.model.checkpoint import load_text
+from m2d.pipeline.memory import free_cached
+from m2d.pipeline.observer import Observer
+from m2d.pipeline.window import is_guided, run_dtype
+from m2d.progress import Clock
+from m2d.recipe.plan import RunPlan, WindowPlan
+
+if TYPE_CHECKING:
+    from m2d.model.text import TextEncoder
+
+
+class PromptEncoder:
+    """The embeddings of a run's prompts.
+
+    Text encoders are larger than what comes after them, so each is freed as soon as its prompts are encoded,
+    unless the pipeline stays loaded.
+    """
+
+    def __init__(self, clock: Clock, *, stays_loaded: bool) -> None:
+        self._clock = clock
+        self._stays_loaded = stays_loaded
+        self._encoders: dict[torch.dtype, TextEncoder] = {}
+        self._embeds_BLD: dict[tuple[torch.dtype, str], Tensor] = {}
+
+    def encode(self, windows: Sequence[tuple[RunPlan, WindowPlan]], observer: Observer) -> None:
+        """Encode the prompts of windows that are not encoded yet; `embeds` returns them."""
+        source, device = windows[0][0].source, windows[0][0].device
+        wanted = dict.fromkeys(
+            (run_dtype(plan), text) for plan, part in windows for text in _texts(plan, part)
+        )
+        missing = [each for each in wanted if each not in self._embeds_BLD]
+        for dtype in dict.fromkeys(dtype for dtype, _ in missing):
+            prompts = [text for each, text in missing if each == dtype]
+            with self._clock.stage("load text encoder"):
+                encoder = self._encoders.get(dtype) or load_text(source, device=device, dtype=dtype)
+            with self._clock.stage("encode prompts", total=len(prompts)) as progress:
+                # One at a time: with others in its batch, a prompt's embedding may differ in the last bits.
+                for prompt in prompts:
+                    observer.check_stop()
+                    self._embeds_BLD[dtype, prompt] = encoder.encode([prompt])
+                    progress.advance()
+            if self._stays_loaded:
+                self._encoders[dtype] = encoder
+                continue
+            # transformers' models refer to themselves in cycles: emptied, they free their memory now.
+            encoder.model.to("meta")
+            free_cached()
+
+    def embeds(self, plan: RunPlan, prompts: Sequence[str]) -> Tensor:
+        """Return the embeddings of several prompts, one after the other along L."""
+        return torch.cat([self._embeds_BLD[run_dtype(plan), prompt] for prompt in prompts], dim=1)
+
+    def forget(self) -> None:
+        """Drop the embeddings of the run that ended."""
+        self._embeds_BLD = {}
+
+
+def _texts(plan: RunPlan, part: WindowPlan) -> list[str]:
+    scenes = [plan.scenes[scene] for scene in part.window.scenes]
+    negatives = [scene.negative_prompt for scene in scenes] if is_guided(plan, part) else []
+    return [*(scene.prompt for scene in scenes), *negatives]

@@ -1,0 +1,319 @@
+"""Prompts to denoised scenes: what `m2d generate`, every other command and the library run.
+
+Owns what each window of a run is given: prompts, context latents, first frames and names of the noise. It
+takes and returns tensors: it writes no film, keeps no journal and handles no signal; an `Observer` sees every
+step and every finished window. Denoising is `m2d.diffusion.denoise`, decoding `m2d.pipeline.decoding`.
+"""
+
+# B batch, N scenes, F latent frames, C latent channels, H W height and width, P pixel frames, L text tokens,
+# D width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2d.backend import Backend, Denoiser
+from m2d.diffusion.conditioning import Conditioning
+from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
+from m2d.diffusion.report import DenoiseReport
+from m2d.diffusion.schedulers import timesteps_of
+from m2d.diffusion.step_cache import SpeedReport
+from m2d.model.checkpoint import ModelSource, load_codec
+from m2d.model.codec import decode_scene, encode_scene, from_pixels
+from m2d.model.decoding import SceneDecoder, sliced
+from m2d.pipeline.memory import free_cached
+from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
+from m2d.pipeline.prompts import PromptEncoder
+from m2d.pipeline.window import is_guided, run_dtype, run_scheduler, window_guidance, window_options
+from m2d.progress import Clock, StageProgress
+from m2d.recipe.plan import RunPlan, WindowPlan
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCogVideoX
+
+Windows = Sequence[tuple[RunPlan, WindowPlan]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenScene:
+    """A scene that exists before the run: context for the scenes that are made.
+
+    Attributes:
+        latents_FCHW: Its latents; None when they are encoded from its frames.
+        frames_PHWC: Its frames, uint8, when decoding its latents would not give them.
+        clip: Returns the frames to encode when there are no latents. It is called only for a scene that is
+            needed or has frames.
+    """
+
+    latents_FCHW: np.ndarray | None = None
+    frames_PHWC: np.ndarray | None = None
+    clip: Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenoisedScenes:
+    """What `ScenePipeline.denoise` returns.
+
+    Attributes:
+        latents_FCHW: Scene of the film, from 0, to its latents, float32 on the CPU. A given scene without
+            latents that no window needs is left out.
+        speeds: Window to what step caching skipped there, for the windows that used it.
+    """
+
+    latents_FCHW: Mapping[int, Tensor]
+    speeds: Mapping[int, SpeedReport]
+
+
+class ScenePipeline:
+    """One model's text encoder, transformer and VAE, each loaded when it is first needed."""
+
+    def __init__(
+        self, source: ModelSource, backend: Backend, *, device: str, clock: Clock, stays_loaded: bool = False
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            source: The model.
+            backend: Runs the transformer.
+            device: Where text encoder and VAE run.
+            clock: Times the stages and reports them.
+            stays_loaded: Whether the text encoder is kept for the next run; it is freed otherwise.
+        """
+        self.source = source
+        self.backend = backend
+        self.clock = clock
+        self.prompts = PromptEncoder(clock, stays_loaded=stays_loaded)
+        self._device = device
+        self._vae: AutoencoderKLCogVideoX | None = None
+
+    def vae(self) -> AutoencoderKLCogVideoX:
+        """Return the VAE, in float32: half precision bands skies and shifts colours."""
+        if self._vae is None:
+            self._vae = load_codec(self.source, device=self._device, dtype=torch.float32)
+        return self._vae
+
+    def decoder(self) -> SceneDecoder:
+        """Return a decoder of this model's latents that starts with the fastest decode strategy."""
+        return SceneDecoder(self.vae, reporter=self.clock.reporter)
+
+    def release_transformer(self) -> None:
+        """Free the transformer: decoding needs its memory."""
+        self.backend.release()
+        free_cached()
+
+    def denoise(
+        self,
+        plans: Sequence[RunPlan],
+        *,
+        given: Mapping[int, GivenScene] | None = None,
+        resume: ResumePoint | None = None,
+        observer: Observer = SILENT,
+    ) -> DenoisedScenes:
+        """Run all windows of all plans that are not finished yet.
+
+        Args:
+            plans: Runs that follow each other, on one backend and device.
+            given: Scenes of the film that exist before the first run, by number.
+            resume: What an interrupted run of the same plans finished.
+            observer: Sees every step and finished window, and may end the run.
+
+        Raises:
+            CheckpointError: The model's weights do not fit its configs.
+            BackendError: The backend cannot run the plans, or predicts values that are not finite.
+        """
+        windows = [(plan, part) for plan in plans for part in plan.windows]
+        run = _Run(self, windows, given or {}, observer)
+        return run.scenes_after_all_windows(resume or ResumePoint())
+
+    def encode(self, frames_PHWC: np.ndarray) -> Tensor:
+        """Encode a scene's uint8 frames to latents_FCHW, float32 on the CPU."""
+        return encode_scene(self.vae(), from_pixels(frames_PHWC)).cpu()
+
+
+class _Run:
+    """One call of `ScenePipeline.denoise`: the latents and frames of all scenes so far."""
+
+    def __init__(
+        self, parts: ScenePipeline, windows: Windows, given: Mapping[int, GivenScene], observer: Observer
+    ) -> None:
+        self._parts = parts
+        self._windows = windows
+        self._given = given
+        self._observer = observer
+        self._frames = {
+            scene: each.frames_PHWC for scene, each in given.items() if each.frames_PHWC is not None
+        }
+        self._latents: dict[int, Tensor] = {}
+        self._speeds: dict[int, SpeedReport] = {}
+
+    def scenes_after_all_windows(self, resume: ResumePoint) -> DenoisedScenes:
+        first = len(resume.windows)
+        self._latents = self._given_latents()
+        if first < len(self._windows):
+            self._parts.prompts.encode(self._windows[first:], self._observer)
+        for window in resume.windows:
+            self._add(window)
+        if first < len(self._windows):
+            self._run_windows(first, resume.state)
+        self._parts.prompts.forget()
+        return DenoisedScenes(latents_FCHW=self._latents, speeds=self._speeds)
+
+    def _given_latents(self) -> dict[int, Tensor]:
+        """Return the latents of the given scenes; encode those that have none but are needed."""
+        latents = {
+            scene: torch.from_numpy(np.array(each.latents_FCHW, np.float32))
+            for scene, each in self._given.items()
+            if each.latents_FCHW is not None
+        }
+        needed = {*_needed_scenes(self._windows), *self._frames}
+        missing = {
+            scene: each.clip
+            for scene, each in self._given.items()
+            if scene not in latents and scene in needed and each.clip is not None
+        }
+        if not missing:
+            return latents
+        with self._parts.clock.stage("encode frames", total=len(missing)) as progress:
+            for scene, clip in missing.items():
+                self._observer.check_stop()
+                self._frames[scene] = clip()
+                latents[scene] = self._parts.encode(self._frames[scene])
+                progress.advance()
+        return latents
+
+    def _run_windows(self, first: int, state: DenoiseState | None) -> None:
+        steps = [plan.sampling.num_inference_steps for plan, _ in self._windows[first:]]
+        with self._parts.clock.stage("load transformer"):
+            self._prepare(*self._windows[first])
+        with self._parts.clock.stage("denoise", total=sum(steps)) as progress:
+            for index in range(first, len(self._windows)):
+                self._observer.check_stop()
+                window = self._denoise(index, resume=state if index == first else None, progress=progress)
+                self._add(window)
+                if self._observer.on_window is not None:
+                    self._observer.on_window(window)
+            self._observer.check_stop()
+
+    def _add(self, window: FinishedWindow) -> None:
+        """Put the scenes of a finished window in place of those that were there."""
+        self._latents |= window.latents_FCHW
+        for scene in window.latents_FCHW:
+            self._frames.pop(scene, None)
+        if window.speed is not None:
+            self._speeds[window.index] = window.speed
+
+    def _prepare(self, plan: RunPlan, part: WindowPlan) -> Denoiser:
+        timesteps = timesteps_of(run_scheduler(plan), plan.sampling.num_inference_steps)
+        options = replace(window_options(plan, part), timesteps=timesteps)
+        return self._parts.backend.prepare(plan.source, part.layout, options)
+
+    def _denoise(self, index: int, *, resume: DenoiseState | None, progress: StageProgress) -> FinishedWindow:
+        plan, part = self._windows[index]
+        reports: list[DenoiseReport] = []
+        if resume is not None:
+            progress.advance(resume.steps_done)
+
+        def on_step(event: StepEvent) -> None:
+            progress.advance(detail=_label(part.window.scenes))
+            if self._observer.on_step is not None:
+                self._observer.on_step(WindowStep(index=index, part=part, event=event))
+
+        latents_BFCHW = denoise(
+            self._prepare(plan, part),
+            run_scheduler(plan),
+            self._request(plan, part),
+            on_step=on_step,
+            resume=resume,
+            on_report=reports.append,
+        ).cpu()
+        self._report(reports[0])
+        made = {
+            scene: latents_BFCHW[0, part.layout.frame_span(place).as_slice].clone()
+            for place, scene in enumerate(part.window.scenes)
+            if scene in part.window.targets
+        }
+        return FinishedWindow(index=index, latents_FCHW=made, speed=reports[0].speed)
+
+    def _report(self, report: DenoiseReport) -> None:
+        reporter = self._parts.clock.reporter
+        if report.context_bytes:
+            reporter.note(f"context was computed once: {report.context_bytes / 1e6:.1f} MB")
+        if report.speed is not None:
+            reporter.note(str(report.speed))
+
+    def _request(self, plan: RunPlan, part: WindowPlan) -> DenoiseRequest:
+        window, shape, prompts = part.window, plan.scene_geometry, self._parts.prompts
+        scenes = [plan.scenes[scene] for scene in window.scenes]
+        negatives = [scene.negative_prompt for scene in scenes]
+        return DenoiseRequest(
+            layout=part.layout,
+            scene_seeds=tuple(scene.seed or 0 for scene in scenes),
+            scene_numbers=tuple(plan.first_scene + scene for scene in window.scenes),
+            latent_shape=(plan.source.geometry.latent_channels, shape.latent_height, shape.latent_width),
+            prompt_embeds_BLD=prompts.embeds(plan, [scene.prompt for scene in scenes]),
+            negative_embeds_BLD=prompts.embeds(plan, negatives) if is_guided(plan, part) else None,
+            conditioning=Conditioning(
+                num_scenes=len(scenes),
+                context=frozenset(window.scenes.index(scene) for scene in window.context),
+            ),
+            context_latents_BFCHW=self._context_latents(plan, part) if window.context else None,
+            first_frames=self._first_frames(plan, part),
+            guidance=window_guidance(plan, part),
+            num_inference_steps=plan.sampling.num_inference_steps,
+            keep_context=plan.sampling.keep_context,
+            speed=plan.sampling.speed,
+            dtype=run_dtype(plan),
+            device=plan.device,
+        )
+
+    def _context_latents(self, plan: RunPlan, part: WindowPlan) -> Tensor:
+        """Return the latents of all scenes of a window, with zeros where its targets belong."""
+        shape = plan.scene_geometry
+        size = (plan.source.geometry.latent_channels, shape.latent_height, shape.latent_width)
+        parts = [
+            torch.zeros(plan.scenes[scene].geometry.num_latent_frames, *size)
+            if scene in part.window.targets
+            else self._latents[scene]
+            for scene in part.window.scenes
+        ]
+        return torch.cat(parts)[None]
+
+    def _first_frames(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
+        """For each scene that continues the one before it, encode that one's last frame as a first frame."""
+        return {
+            part.window.scenes.index(scene): self._parts.encode(self._last_frame(scene - 1))
+            for scene in part.window.targets
+            if plan.scenes[scene].join.kind == "continue"
+        }
+
+    def _last_frame(self, scene: int) -> np.ndarray:
+        """Return the last frame, PHWC, of a finished scene before its colours are matched to others."""
+        if scene in self._frames:
+            return self._frames[scene][-1:]
+        # In slices: the transformer is in memory, too.
+        with sliced(self._parts.vae()):
+            frames_PHWC: np.ndarray = decode_scene(self._parts.vae(), self._latents[scene])[-1:]
+        return frames_PHWC
+
+
+def _needed_scenes(windows: Windows) -> set[int]:
+    """Return the scenes that windows are given as context, or continue, before a window makes them."""
+    needed: set[int] = set()
+    made: set[int] = set()
+    for plan, part in windows:
+        continued = {scene - 1 for scene in part.window.targets if plan.scenes[scene].join.kind == "continue"}
+        needed |= {*part.window.context, *continued} - made
+        made |= set(part.window.targets)
+    return needed
+
+
+def _label(scenes: Sequence[int]) -> str:
+    """Return `scenes 1-3`, counted from 1 as users do."""
+    first, last = scenes[0] + 1, scenes[-1] + 1
+    return f"scene {first}" if first == last else f"scenes {first}-{last}"
