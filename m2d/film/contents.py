@@ -71,7 +71,7 @@ def files_of(
             [scene.on_sheet(upscale=plan.upscale) for scene in kept],
             title=plan.title,
             facts=facts_of(plan, plan.scenes),
-            known={} if film is None else film.rows,
+            older=b"" if film is None else film.sheet,
         ),
     }
     footage = {

@@ -23,7 +23,6 @@ from m2d.geometry import GeometryError
 from m2d.joins import Join
 from m2d.model.source import ModelSource
 from m2d.recipe.plan import ScenePlan
-from m2d.video.bands import read_bands
 from m2d.video.crop_resize import Turn, cover
 from m2d.video.digests import frames_digest
 from m2d.video.encode import encoding_id
@@ -94,8 +93,8 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         _check_model(path, provenance, source)
         _check_latents(path, run, plans, source)
         scenes, lost = _from_latents(path, run, plans)
-        rows = read_bands(read_sheet(path))
-        film = LoadedFilm(scenes=scenes, runs=provenance.runs, rows=rows, notes=lost, **common)
+        sheet = read_sheet(path)
+        film = LoadedFilm(scenes=scenes, runs=provenance.runs, sheet=sheet, notes=lost, **common)
     scenes = tuple(replace(scene, encoded=part) for scene, part in zip(film.scenes, encoded, strict=True))
     untaken = [
         number

@@ -6,15 +6,13 @@ latent frames, C channels, H W height and width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from m2d.pipeline.scenes import GivenScene
 from m2d.recipe.plan import ScenePlan
-from m2d.video.bands import Band
 from m2d.video.external import ResampledVideo
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance import RunRecord, SceneRecord
@@ -91,7 +89,7 @@ class LoadedFilm:
         stream: Scenes, by their places, that are taken over from a film which does not hold them as they are
             encoded here; others have no frames in it. None when there are none.
         file_sha256: Digest of the file of footage that is taken over.
-        rows: Rows of the contact sheet that was written with it, by what they show.
+        sheet: The contact sheet that was written with it, a PNG file; empty when there is none.
         notes: What was done to it, for the user.
     """
 
@@ -105,7 +103,7 @@ class LoadedFilm:
     cuts_s: tuple[float, ...] | None = None
     stream: ResampledVideo | None = None
     file_sha256: str | None = None
-    rows: Mapping[str, Band] = field(default_factory=dict)
+    sheet: bytes = b""
     notes: tuple[str, ...] = ()
 
     @property

@@ -8,15 +8,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from m2d.video.bands import Band, join_bands, make_band
 from m2d.video.printable import printable
 
 FRAMES_PER_SCENE = 5
@@ -36,9 +36,12 @@ _LINE, _FOOTER_GAP, _FOOTER = 25, 44, 40
 _GROUND, _RULE = (20, 22, 27), (44, 48, 57)
 _BRIGHT, _PLAIN, _QUIET, _ACCENT = (238, 236, 230), (198, 200, 205), (124, 129, 140), (222, 178, 108)
 _SMOOTHING = 4
-# Counted up when rows come to look otherwise: older ones are drawn again then.
+# Raise it when rows are drawn differently: rows of older sheets are then drawn again.
 _LOOK = 1
 _QUICK = 1
+# A text chunk of the PNG file lists the rows: key and height of each, from the top.
+_ROWS = "m2d-rows"
+_MOST_PIXELS = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,22 +74,16 @@ class _Layout:
         return max(self.frame_height, _LINE * (len(lines) + 1) + 12) + _ROW_GAP
 
 
-def sheet_png(
-    scenes: Sequence[SheetScene],
-    *,
-    title: str,
-    facts: Sequence[str],
-    known: Mapping[str, Band] = MappingProxyType({}),
-) -> bytes:
+def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str], older: bytes = b"") -> bytes:
     """Draw a contact sheet, a row per scene with its prompt on the left: the bytes of a PNG file.
 
-    A row that was drawn before is taken from there, so that the sheet of a film that grows costs what is new.
+    A row that an older sheet shows is copied, so a film that grows decodes and draws its new scenes only.
 
     Args:
         scenes: At least one; of more than `MOST_ROWS` the last ones are shown.
         title: The film's title.
         facts: Short texts for the footer, such as `seed 7`.
-        known: Rows of older sheets, from `read_bands`.
+        older: An older sheet of the film; anything else than a sheet is ignored.
 
     Raises:
         ValueError: No scene, or one without frames.
@@ -98,13 +95,23 @@ def sheet_png(
     first = max(len(scenes) - MOST_ROWS, 0)
     shown = scenes[first:]
     layout = _layout_of(shown)
-    rows = [
-        _row_band(scene, number, layout, known=known) for number, scene in enumerate(shown, start=first + 1)
-    ]
+    known = _read_rows(older, width=layout.width)
     num_frames = sum(scene.num_frames for scene in scenes)
-    head = _head(layout, title=title, num_scenes=len(scenes), num_rows=len(rows), num_frames=num_frames)
-    bands = [make_band(np.asarray(head)), *rows, make_band(np.asarray(_footer(layout, facts)))]
-    return join_bands(bands, width=layout.width)
+    head = _head(layout, title=title, num_scenes=len(scenes), num_rows=len(shown), num_frames=num_frames)
+    footer = _footer(layout, facts)
+    lines = [_wrapped(scene.prompt, column=layout.column) for scene in shown]
+    rows_height = sum(map(layout.row_height, lines))
+    sheet = Image.new("RGB", (layout.width, head.height + rows_height + footer.height), _GROUND)
+    sheet.paste(head, (0, 0))
+    top, rows = head.height, [("", head.height)]
+    for number, (scene, its_lines) in enumerate(zip(shown, lines, strict=True), start=first + 1):
+        key = _row_key(scene, number, layout)
+        row = known[key]() if key in known else _draw_row(scene, number, its_lines, layout)
+        sheet.paste(row, (0, top))
+        top += row.height
+        rows.append((key, row.height))
+    sheet.paste(footer, (0, top))
+    return _png(sheet, texts={_ROWS: json.dumps(rows)})
 
 
 def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str) -> bytes:
@@ -133,7 +140,7 @@ def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str
         draw.text((left, _STRIP_MARGIN + _LINE - 2), text, font=_font(15), fill=_ACCENT)
         strip.paste(picture, (left, top), _rounded(picture.size))
         left += picture.width + _GAP
-    return _png(strip)
+    return _png(strip, texts={})
 
 
 def _layout_of(scenes: Sequence[SheetScene]) -> _Layout:
@@ -150,14 +157,34 @@ def _layout_of(scenes: Sequence[SheetScene]) -> _Layout:
     )
 
 
-def _row_band(scene: SheetScene, number: int, layout: _Layout, *, known: Mapping[str, Band]) -> Band:
-    key = ""
-    if scene.key:
-        drawn = [_LOOK, scene.key, scene.prompt, number, layout.column, layout.width, layout.frame_height]
-        key = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
-    if key in known:
-        return known[key]
-    lines = _wrapped(scene.prompt, column=layout.column)
+def _row_key(scene: SheetScene, number: int, layout: _Layout) -> str:
+    """A digest of all that a row shows; empty when the row is drawn in any case."""
+    if not scene.key:
+        return ""
+    drawn = [_LOOK, scene.key, scene.prompt, number, layout.column, layout.width, layout.frame_height]
+    return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
+
+
+def _read_rows(png: bytes, *, width: int) -> dict[str, Callable[[], Image.Image]]:
+    """The rows of a sheet by their keys; none when it is not a sheet of this width."""
+    try:
+        # `Image.open` refuses pictures as tall as the sheet of a long film.
+        sheet = PngImageFile(io.BytesIO(png))
+        rows = json.loads(sheet.text[_ROWS])
+        if sheet.width != width or sheet.width * sheet.height > _MOST_PIXELS:
+            return {}
+        sheet.load()
+        ends = itertools.accumulate(height for _, height in rows)
+        return {
+            key: functools.partial(sheet.crop, (0, end - height, width, end))
+            for (key, height), end in zip(rows, ends, strict=True)
+            if key and 0 < height <= end <= sheet.height
+        }
+    except (SyntaxError, OSError, KeyError, ValueError, TypeError):
+        return {}
+
+
+def _draw_row(scene: SheetScene, number: int, lines: Sequence[str], layout: _Layout) -> Image.Image:
     row = Image.new("RGB", (layout.width, layout.row_height(lines)), _GROUND)
     draw = ImageDraw.Draw(row)
     # Letters reach above the row's top.
@@ -168,7 +195,7 @@ def _row_band(scene: SheetScene, number: int, layout: _Layout, *, known: Mapping
     for frame in _strip(scene):
         row.paste(frame, (left, 0), _rounded(frame.size))
         left += frame.width + _GAP
-    return make_band(np.asarray(row), key=key)
+    return row
 
 
 def _head(layout: _Layout, *, title: str, num_scenes: int, num_rows: int, num_frames: int) -> Image.Image:
@@ -218,9 +245,12 @@ def _fitted(frame: Image.Image) -> Image.Image:
     return frame.resize(size, Image.Resampling.NEAREST if is_enlarged else Image.Resampling.LANCZOS)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(picture: Image.Image, *, texts: Mapping[str, str]) -> bytes:
+    chunks = PngInfo()
+    for name, text in texts.items():
+        chunks.add_text(name, text)
     file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=_QUICK)
+    picture.save(file, "PNG", compress_level=_QUICK, pnginfo=chunks)
     return file.getvalue()
 
 

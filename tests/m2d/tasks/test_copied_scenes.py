@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from m2d.film.make import FilmResult
 from m2d.video import sheet
-from m2d.video.bands import Band, make_band
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import seal_provenance
 from m2d.video.read import probe, read_film
@@ -134,20 +135,20 @@ def encoded_otherwise(film: Path, made: FilmResult) -> None:
 def test_the_sheet_of_a_longer_film_draws_no_more_than_that_of_a_shorter_one(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[str] = []
+    drawn: list[int] = []
+    draw_row = sheet._draw_row
 
-    def counted(pixels_HWC: np.ndarray, *, key: str = "") -> Band:
-        drawn.append(key)
-        return make_band(pixels_HWC, key=key)
+    def counted(scene: sheet.SheetScene, number: int, *rest: Any) -> Image.Image:
+        drawn.append(number)
+        return draw_row(scene, number, *rest)
 
     film = studio.generate(3, name="sheet").film
-    monkeypatch.setattr(sheet, "make_band", counted)
-    for _ in range(3):
+    monkeypatch.setattr(sheet, "_draw_row", counted)
+    for number in range(4, 7):
         film = studio.extend(film, PROMPTS[5]).film
-        # Head, footer and the new scene's row.
-        assert len(drawn) == 3
+        assert drawn == [number]
         drawn.clear()
     png = run_folder_of(film) / "sheet.png"
     png.write_bytes(png.read_bytes() + b"changed")
     studio.extend(film, PROMPTS[5])
-    assert len(drawn) == 2 + 7
+    assert drawn == [1, 2, 3, 4, 5, 6, 7]

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from m2d.video import sheet as sheet_module
-from m2d.video.bands import read_bands
 from m2d.video.sheet import SheetScene, sheet_png, strip_png
 
 COLOURS = ((200, 60, 50), (60, 180, 80), (70, 90, 220))
@@ -108,7 +107,7 @@ def test_a_row_that_was_drawn_before_is_taken_from_the_older_sheet() -> None:
     scenes = [counted(picks, key=name) for name in ("one", "two", "three")]
     before = sheet_png(scenes[:2], title="t", facts=["f"])
     picks.clear()
-    grown = sheet_png(scenes, title="t", facts=["f"], known=read_bands(before))
+    grown = sheet_png(scenes, title="t", facts=["f"], older=before)
     # One look for the size, and the new row.
     assert picks == [0, 0, 2, 4, 6, 8]
     assert grown == sheet_png(scenes, title="t", facts=["f"])
@@ -123,9 +122,33 @@ def test_a_row_that_would_look_otherwise_is_drawn_anew(change: dict[str, Any]) -
     number = change.pop("number", 0)
     scenes = [counted([], key="first")] * number + [counted(picks, **{"key": "one", **change})]
     picks.clear()
-    drawn = sheet_png(scenes, title="t", facts=[], known=read_bands(before))
+    drawn = sheet_png(scenes, title="t", facts=[], older=before)
     assert picks == [0, 0, 2, 4, 6, 8]
     assert drawn == sheet_png(scenes, title="t", facts=[])
+
+
+def plain_png(size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, "PNG")
+    return file.getvalue()
+
+
+SHEET = sheet_png([counted([], key="one")], title="t", facts=["f"])
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        b"text",
+        plain_png(Image.open(io.BytesIO(SHEET)).size),
+        SHEET[:60],
+        SHEET[:-400],
+        SHEET.replace(b"[[", b"[{"),
+        sheet_png([counted([], key="one", prompt="wide " * 50)], title="t", facts=["f"]),
+    ],
+)
+def test_what_is_no_sheet_of_the_film_is_ignored(older: bytes) -> None:
+    assert sheet_png([counted([], key="one")], title="t", facts=["f"], older=older) == SHEET
 
 
 def test_of_more_scenes_than_fit_the_last_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
