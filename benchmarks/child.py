@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from m2d.errors import EXIT_FAILED, M2DError
+from m2d.errors import EXIT_FAILED, M2DError, Remedy
 from m2d.progress import SilentReporter, StageProgress
 
 BEGIN, FINISH, END = "begin", "finish", "end"
@@ -54,8 +54,8 @@ class Teller(SilentReporter):
     def note(self, message: str) -> None:
         self.tell("note", message)
 
-    def warn(self, message: str) -> None:
-        self.tell("warning", message)
+    def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
+        self.tell("warning", f"{message} ({remedy})" if remedy else message)
 
     def tell(self, kind: str, text: str) -> None:
         line = json.dumps([kind, text, time.monotonic()])

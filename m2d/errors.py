@@ -1,11 +1,13 @@
 """Every failure a user can cause or meet, as types the CLI turns into one red line and an exit code.
 
-Owns the exit codes; does not format, print or translate anything.
+Owns the exit codes and the list of remedies. Messages name no command and no flag: `m2d/cli/remedies.py`
+words each remedy for the command line.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum, auto
 from typing import ClassVar
 
 EXIT_FAILED = 1
@@ -14,16 +16,52 @@ EXIT_UNAVAILABLE = 3
 EXIT_RESUMABLE = 75
 
 
+class Remedy(StrEnum):
+    """What the user can do about a failure; the member's name says it, the CLI words it with its flags."""
+
+    CHOOSE_OUTPUT = auto()
+    OVERWRITE = auto()
+    WAIT = auto()
+    RESUME = auto()
+    FREE_MEMORY_AND_RESUME = auto()
+    RESUME_TRAINING = auto()
+    RESTART_TRAINING = auto()
+    GIVE_TRAINED_RUN = auto()
+    PACK_MODEL = auto()
+    GIVE_CUTS = auto()
+    WRITE_RECIPE = auto()
+    SHOW_DOCTOR = auto()
+
+
 class M2DError(Exception):
-    """A failure with a message for the user: what was wrong, the value, what is allowed, what to do."""
+    """A failure with a message for the user: what was wrong, the value got, what is allowed.
+
+    Args:
+        message: The facts.
+        remedy: What the user can do, where that takes a command or a flag.
+    """
 
     exit_code: ClassVar[int] = EXIT_FAILED
 
+    def __init__(self, message: str = "", *, remedy: Remedy | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
 
 class InputError(M2DError):
-    """The request cannot be served as written: a flag, a prompt, a size, a path."""
+    """The request cannot be served as written: an argument, a prompt, a size, a path.
+
+    Args:
+        message: The facts.
+        argument: The argument at fault, such as `cuts`; it starts the text, and the CLI shows it as its flag.
+        remedy: What the user can do, where that takes a command or a flag.
+    """
 
     exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, message: str = "", *, argument: str = "", remedy: Remedy | None = None) -> None:
+        super().__init__(f"{argument}: {message}" if argument else message, remedy=remedy)
+        self.argument = argument
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +88,12 @@ class Problem:
 
 
 class RecipeError(InputError):
-    """A recipe with one or more problems, all reported at once."""
+    """A recipe with one or more problems, all reported at once; a remedy belongs to the first of them."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], *, remedy: Remedy | None = None) -> None:
         if not problems:
             raise ValueError("a RecipeError needs at least one problem")
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("\n".join(str(problem) for problem in problems), remedy=remedy)
         self.problems = tuple(problems)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from m2d.errors import OutputError
+from m2d.errors import OutputError, Remedy
 
 HASH_CHUNK_BYTES = 1 << 20
 # File systems allow 255 bytes for a name; the temporary name adds a dot, a process id and an ending.
@@ -67,7 +67,7 @@ def check_writable(path: Path, *, force: bool) -> None:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: this is not a file but a folder or device; choose another output")
     if not force:
-        raise OutputError(f"{path}: exists already; choose another output, or replace it with --force")
+        raise OutputError(f"{path}: exists already", remedy=Remedy.OVERWRITE)
 
 
 @contextlib.contextmanager

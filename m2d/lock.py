@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from m2d.errors import OutputBusy, OutputError
+from m2d.errors import OutputBusy, OutputError, Remedy
 from m2d.files import is_running, make_folder, remove_empty_folder, remove_file
 
 FILE = ".lock"
@@ -86,9 +86,11 @@ def _acquire(path: Path, *, what: str) -> int:
             continue
         except OSError as error:
             raise OutputError(
-                f"{path}: could not be locked: {error.strerror or error}; choose another --out"
+                f"{path}: could not be locked: {error.strerror or error}", remedy=Remedy.CHOOSE_OUTPUT
             ) from error
-    raise OutputError(f"{path}: was replaced {num_tries} times while it was being locked; try another --out")
+    raise OutputError(
+        f"{path}: was replaced {num_tries} times while it was being locked", remedy=Remedy.CHOOSE_OUTPUT
+    )
 
 
 def _locked(path: Path, *, what: str) -> int:
@@ -98,9 +100,7 @@ def _locked(path: Path, *, what: str) -> int:
         on_error.callback(os.close, descriptor)
         if not _try_lock_for_a_while(descriptor):
             owner = _owner(descriptor)
-            raise OutputBusy(
-                f"{path.parent}: {owner} is {what}; wait for it, stop it, or choose another --out"
-            )
+            raise OutputBusy(f"{path.parent}: {owner} is {what}", remedy=Remedy.WAIT)
         if not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise FileNotFoundError(path)
         os.ftruncate(descriptor, 0)

@@ -1,4 +1,4 @@
-"""The Reporter protocol through which long work tells how far it is; it owns no output format.
+"""The Reporter protocol through which long work reports progress; it owns no output format.
 
 `m2d/cli/console.py` implements it with rich. Library users may pass `SilentReporter()` or their own.
 """
@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
+
+from m2d.errors import Remedy
 
 
 class StageProgress(Protocol):
@@ -25,10 +27,10 @@ class Reporter(Protocol):
         """Enter the stage `name` of `total` units (None: unknown); leaving the context ends it."""
 
     def note(self, message: str) -> None:
-        """Tell something worth knowing that asks for no action."""
+        """Report something worth knowing that asks for no action."""
 
-    def warn(self, message: str) -> None:
-        """Tell something the user probably wants to change."""
+    def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
+        """Report something the user probably wants to change; `remedy` says how, where that takes a flag."""
 
 
 class _SilentStage:
@@ -37,18 +39,18 @@ class _SilentStage:
 
 
 class SilentReporter:
-    """A Reporter that says nothing."""
+    """A Reporter without output."""
 
     @contextmanager
     def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Run the stage without a word."""
+        """Run the stage without output."""
         del name, total
         yield _SilentStage()
 
     def note(self, message: str) -> None:
         """Drop the note."""
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
         """Drop the warning."""
 
 

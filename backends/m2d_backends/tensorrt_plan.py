@@ -22,7 +22,7 @@ from m2d_backends.onnx_graph import INPUT_NAMES, MAX_BATCH, OUTPUT_NAME, Opset
 
 NOT_YET_RUN = (
     "written against TensorRT's published Python interface and tested on a stand-in; no engine has been "
-    "built or run on hardware yet: run `m2d verify --backend tensorrt` before relying on it"
+    "built or run on hardware yet: verify it against eager before relying on it"
 )
 # The first whose parser turns ONNX `Attention` into its fused attention.
 OLDEST = (10, 14)

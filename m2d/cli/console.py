@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
-from m2d.errors import RecipeError
+from m2d.cli.remedies import advise, describe
+from m2d.errors import Remedy
 from m2d.garbage import no_collection
 from m2d.progress import Reporter, StageProgress
 from m2d.stop import ended_by_ctrl_c
@@ -107,12 +108,10 @@ def write_result(text: str) -> None:
 
 def show_error(error: BaseException | str) -> None:
     """Show a failure on stderr, one red line per problem."""
-    problems = (
-        [str(problem) for problem in error.problems] if isinstance(error, RecipeError) else [str(error)]
-    )
+    problems = [error] if isinstance(error, str) else describe(error)
     console = make_console()
     for problem in problems:
-        lines = plain_text(str(problem), keep_newlines=True).splitlines() or [type(error).__name__]
+        lines = plain_text(problem, keep_newlines=True).splitlines() or [type(error).__name__]
         console.print(Text.assemble(("error: ", "bold red"), (lines[0], "red")))
         for line in lines[1:]:
             console.print(Text(f"  {line.strip()}", style="red"))
@@ -138,9 +137,9 @@ class QuietReporter:
     def note(self, message: str) -> None:
         """Drop the note."""
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
         """Show the warning."""
-        self._console.print(_warning(message))
+        self._console.print(_warning(advise(message, remedy)))
 
 
 class _QuietStage:

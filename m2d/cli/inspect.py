@@ -118,7 +118,7 @@ def _scene_rows(scene: SceneRecord) -> list[tuple[str, str]]:
 
 
 def _lineage_rows(provenance: Provenance) -> list[tuple[str, str]]:
-    from m2d.video.lineage import describe_means, describe_run, hints, lineage
+    from m2d.video.lineage import describe_means, describe_run, lineage
 
     rows = []
     known: set[tuple[str, str]] = set()
@@ -128,12 +128,16 @@ def _lineage_rows(provenance: Provenance) -> list[tuple[str, str]]:
         # Many runs differ in nothing but their scenes.
         rows += [row for row in means if row not in known]
         known = set(means) or known
-    return rows + [("hint", hint) for hint in hints(provenance)]
+    return rows + [("hint", hint) for hint in _hints(provenance)]
+
+
+def _hints(provenance: Provenance) -> list[str]:
+    from m2d.video.lineage import hints
+
+    return [f"{hint.text}: m2d reroll FILM --scene {hint.scene + 1}" for hint in hints(provenance)]
 
 
 def _document(inspection: Inspection) -> dict[str, Any]:
-    from m2d.video.lineage import hints
-
     info, provenance, run_folder = inspection.info, inspection.info.provenance, inspection.run_folder
     return {
         "title": info.title,
@@ -156,7 +160,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
         "timings_s": dict(run_folder.timings_s),
         "scenes": _scene_documents(info, provenance) if provenance else [],
         "lineage": _lineage_documents(provenance) if provenance else [],
-        "hints": list(hints(provenance)) if provenance else [],
+        "hints": _hints(provenance) if provenance else [],
         "provenance": provenance.model_dump(mode="json") if provenance else None,
     }
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import M2DError
+from m2d.errors import M2DError, Remedy
 from m2d.model.codec import decode_scene, spatial_compression
 from m2d.progress import Reporter
 
@@ -99,7 +99,8 @@ class SceneDecoder:
             _free_cached()
         raise DecodingError(
             f"decoding scene {scene + 1} ran out of memory in every way ({', '.join(ways)}); its latents are "
-            "on disk: free some memory, and --resume decodes them without denoising again"
+            "on disk",
+            remedy=Remedy.FREE_MEMORY_AND_RESUME,
         )
 
     def _ways(self, codec: AutoencoderKLCogVideoX) -> tuple[Rung, ...]:

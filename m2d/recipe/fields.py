@@ -57,7 +57,7 @@ def _output_name(name: str) -> str:
     wrong = _wrong_output(name)
     if wrong:
         raise ValueError(
-            f"{show(name)} {wrong}; give a file name such as first-snow.mp4 (--out takes any path)"
+            f"{show(name)} {wrong}; give a file name such as first-snow.mp4 (the command line takes any path)"
         )
     return name
 
@@ -108,7 +108,7 @@ def _device(name: str) -> str:
 
 def _backend(name: str) -> str:
     if not _BACKEND.fullmatch(name):
-        raise ValueError(f"{show(name)} is no backend's name; `m2d doctor` lists them")
+        raise ValueError(f"{show(name)} is no backend's name, such as eager; use a-z, 0-9, _ and -")
     return name
 
 

@@ -9,7 +9,7 @@ import re
 import stat
 from pathlib import Path
 
-from m2d.errors import Problem, RecipeError
+from m2d.errors import Problem, RecipeError, Remedy
 from m2d.recipe.text_tree import name_character, place_at
 
 MAX_BYTES = 1_000_000
@@ -76,13 +76,17 @@ def _read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _refusal(name, "no such file; `m2d init` writes a recipe to start from") from error
+        raise _refusal(name, "no such file", remedy=Remedy.WRITE_RECIPE) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _refusal(name, f"cannot be read: {reason}") from error
 
 
-def _refusal(name: str, message: str, *, text: str | None = None, offset: int = 0) -> RecipeError:
+def _refusal(
+    name: str, message: str, *, text: str | None = None, offset: int = 0, remedy: Remedy | None = None
+) -> RecipeError:
     place = None if text is None else place_at(text, len(text) if offset < 0 else offset)
     line, column = (place.line, place.column) if place else (0, 0)
-    return RecipeError([Problem(path=name, line=line, column=column, field="", message=message)])
+    return RecipeError(
+        [Problem(path=name, line=line, column=column, field="", message=message)], remedy=remedy
+    )

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from m2d.errors import Problem, RecipeError
+from m2d.errors import Problem, RecipeError, Remedy
 
 MAX_DEPTH = 20
 MAX_NODES = 20_000
@@ -138,10 +138,12 @@ class TreeBuilder:
         if len(self.problems) <= MAX_PROBLEMS:
             self.problems.append((key_path, self._problem(key_path, place, message)))
 
-    def refuse(self, place: Place, message: str, *, key_path: KeyPath = ()) -> RecipeError:
+    def refuse(
+        self, place: Place, message: str, *, key_path: KeyPath = (), remedy: Remedy | None = None
+    ) -> RecipeError:
         """Return the error that ends building: everything noted so far, then this."""
         noted = [problem for _, problem in self.problems]
-        return RecipeError([*noted, self._problem(key_path, place, message)])
+        return RecipeError([*noted, self._problem(key_path, place, message)], remedy=remedy)
 
     def count(self, place: Place, *, depth: int) -> None:
         """Count one node.

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import yaml
 
+from m2d.errors import Remedy
 from m2d.recipe.text_file import check_characters
 from m2d.recipe.text_tree import (
     MAX_NUMBER_CHARACTERS,
@@ -104,9 +105,7 @@ class _Composer:
         self._next()
         start = self._next()
         if isinstance(start, yaml.StreamEndEvent):
-            raise self._builder.refuse(
-                _place(start), "the file is empty; `m2d init` writes a recipe to start from"
-            )
+            raise self._builder.refuse(_place(start), "the file is empty", remedy=Remedy.WRITE_RECIPE)
         if isinstance(start, yaml.DocumentStartEvent) and start.tags:
             self._builder.note((), _place(start), "%TAG directives are not allowed; remove it")
         root = self._node(self._next(), (), depth=1)

@@ -134,7 +134,9 @@ def _find_model(name: str, *, places: Places) -> ModelSource:
         return resolve_model(name)
     except CheckpointError as error:
         lines = str(error).splitlines()
-        raise RecipeError([places.problem(("model",), line) for line in lines]) from error
+        raise RecipeError(
+            [places.problem(("model",), line) for line in lines], remedy=error.remedy
+        ) from error
 
 
 def _run_warnings(plan: RunPlan) -> list[str]:

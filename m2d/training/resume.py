@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
-from m2d.errors import CheckpointError
+from m2d.errors import CheckpointError, Remedy
 from m2d.progress import Reporter
 from m2d.training.optim import learning_rate_scale
 from m2d.training.processes import Processes
@@ -156,7 +156,7 @@ def _find(run: Path) -> str:
     if found.path is None:
         refused = "".join(f"\nrefused: {why}" for why in found.refused)
         raise CheckpointError(
-            f"--resume latest: {run} has no checkpoint that verifies; start anew without --resume{refused}"
+            f"{run} has no checkpoint that verifies{refused}", remedy=Remedy.RESTART_TRAINING
         )
     return json.dumps({"path": str(found.path), "refused": found.refused})
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import CheckpointError
+from m2d.errors import CheckpointError, Remedy
 from m2d.model.checkpoint import load_transformer
 from m2d.model.transformer import SceneTransformer
 from m2d.training.recipe import TransformerRecipe, VideoRecipe
@@ -83,7 +83,9 @@ def read_start(folder: Path) -> Start:
             )
         config = facts.get("transformer")
         if config is None:
-            raise CheckpointError(f"init: {found} is no transformer's training; give a run of `m2d train`")
+            raise CheckpointError(
+                f"init: {found} is no transformer's training", remedy=Remedy.GIVE_TRAINED_RUN
+            )
         return Start(config, load_average(found))
     if not (folder / "transformer").is_dir():
         raise CheckpointError(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
 from m2d.diffusion.velocity import VelocitySchedule
-from m2d.errors import InputError, M2DError
+from m2d.errors import InputError, M2DError, Remedy
 from m2d.files import write_json
 from m2d.layout import SceneLayout
 from m2d.model.transformer import SceneTransformer
@@ -186,7 +186,8 @@ class Stepper:
             )
         raise DivergedError(
             f"step {step}: loss {loss}, gradient norm {grad_norm} are not finite; the weights were left as "
-            f"they were. Batch and seeds: {report}; lower the learning rate and go on with --resume latest"
+            f"they were. Batch and seeds: {report}; lower the learning rate",
+            remedy=Remedy.RESUME_TRAINING,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from m2d.errors import Interrupted
+from m2d.errors import Interrupted, Remedy
 from m2d.progress import Reporter, StageProgress
 from m2d.stop import StopRequest
 from m2d.training.batches import held_out_batches
@@ -177,7 +177,8 @@ class Trainer:
         if is_asked:
             raise Interrupted(
                 f"{self._stop.reason or 'a signal to another process'} after step {self.state.step} of "
-                f"{self.setup.recipe.steps}; saved in {self.setup.run}, go on with --resume latest"
+                f"{self.setup.recipe.steps}; saved in {self.setup.run}",
+                remedy=Remedy.RESUME_TRAINING,
             )
 
     def _save(self) -> None:

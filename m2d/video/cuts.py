@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from m2d.errors import InputError
+from m2d.errors import InputError, Remedy
 
 # What the detector looks at; its own programs scale films to about this width.
 THUMBNAIL_SIDE = 256
@@ -39,8 +39,8 @@ def find_cuts(pictures: Iterable[np.ndarray]) -> list[int]:
         from scenedetect import AdaptiveDetector, FrameTimecode
     except ImportError as error:
         raise InputError(
-            "finding the scenes of a film needs the package scenedetect: pip install 'm2d[data]', or say"
-            " where they begin with --cuts 2.5,5.0"
+            "finding the scenes of a film needs the package scenedetect: pip install 'm2d[data]'",
+            remedy=Remedy.GIVE_CUTS,
         ) from error
     # Frames are only counted: true times may vary, and scenes that are too short are dropped by those.
     detector = AdaptiveDetector(min_scene_len=0)
@@ -89,15 +89,17 @@ def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) ->
     outside = [cut_s for cut_s in cuts_s if cut_s >= end_s]
     if outside:
         raise InputError(
-            f"--cuts: {outside[0]:g} is not in the film, which ends at {end_s:.2f} s; give seconds between 0"
-            " and that"
+            f"{outside[0]:g} is not in the film, which ends at {end_s:.2f} s; give seconds between 0"
+            " and that",
+            argument="cuts",
         )
     places = [int(place) for place in nearest_frames(times_s, np.array(cuts_s, dtype=float))]
     for cut_s, place, before in zip(cuts_s, places, [0, *places], strict=False):
         if place <= before:
             raise InputError(
-                f"--cuts: {cut_s:g} leaves the scene before it without a frame; the film shows a new frame at"
-                f" {times_s[before]:.3f} s, leave the cut out or move it"
+                f"{cut_s:g} leaves the scene before it without a frame; the film shows a new frame at"
+                f" {times_s[before]:.3f} s, leave the cut out or move it",
+                argument="cuts",
             )
     return places
 
@@ -113,8 +115,9 @@ def check_cuts(cuts_s: Sequence[float]) -> None:
         if not math.isfinite(cut_s) or cut_s <= before_s:
             wrong = f"after {before_s:g}" if math.isfinite(cut_s) else "a time"
             raise InputError(
-                f"--cuts: {cut_s:g} is not {wrong}; give the seconds at which scenes begin, ascending, such"
-                " as 2.5,5.0"
+                f"{cut_s:g} is not {wrong}; give the seconds at which scenes begin, ascending, such"
+                " as 2.5,5.0",
+                argument="cuts",
             )
         before_s = cut_s
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2d.errors import Remedy
 from m2d.video.crop_resize import Cover, Turn, cover, turn_of
 from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, nearest_frames, place_cuts, without_flashes
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
@@ -288,7 +289,8 @@ def _check_lengths(path: Path, scenes: Sequence[_Scene], *, fps: int, num_frames
         if found < least:
             raise FilmError(
                 f"{path}: {scene.name} has {found} of the {num_frames} frames that are needed at {fps} per"
-                f" second, {least} at least: give a longer film, or name longer scenes with --cuts"
+                f" second, {least} at least: give a longer film or longer scenes",
+                remedy=Remedy.GIVE_CUTS,
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunKind, RunRecord, WindowRecord
@@ -93,17 +94,25 @@ def scene_origin(provenance: Provenance, index: int) -> SceneOrigin:
     )
 
 
-def hints(provenance: Provenance) -> tuple[str, ...]:
-    """What one may want to do about scenes that were made with others as they are no longer."""
-    told = []
+class Hint(NamedTuple):
+    """Advice to re-roll one scene, counted from 0, with its reason."""
+
+    scene: int
+    text: str
+
+
+def hints(provenance: Provenance) -> tuple[Hint, ...]:
+    """Return one hint for each scene whose context has changed since the scene was made."""
+    found = []
     for index in range(len(provenance.scenes)):
         outdated = scene_origin(provenance, index).outdated
         if outdated:
-            told.append(
+            text = (
                 f"scene {index + 1} was made with an older version of {name_scenes(provenance, outdated)};"
-                f" if it no longer fits, make it anew: m2d reroll FILM --scene {index + 1}"
+                " if it no longer fits, re-roll it"
             )
-    return tuple(told)
+            found.append(Hint(index, text))
+    return tuple(found)
 
 
 def describe_run(provenance: Provenance, run: RunLineage) -> str:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from m2d.errors import InputError, OutputError
+from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import make_folder, sha256_file, write_bytes, write_json
 from m2d.video.digests import latents_digest
 from m2d.video.provenance import Provenance
@@ -65,7 +65,7 @@ def check_run_folder(film: Path, *, force: bool) -> None:
             f"{folder}: is a file, but the run's folder goes there; move it or choose another output"
         )
     if not force and (folder / RECORD).exists():
-        raise OutputError(f"{folder}: holds another run; choose another output, or replace it with --force")
+        raise OutputError(f"{folder}: holds another run", remedy=Remedy.OVERWRITE)
 
 
 def finish_run(

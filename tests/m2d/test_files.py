@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from m2d import files
-from m2d.errors import OutputError
+from m2d.errors import OutputError, Remedy
 from tests.m2d.faults import FaultyDisk
 
 
@@ -61,7 +61,9 @@ def test_a_failing_block_keeps_the_old_file_and_leaves_no_new_one(
 def test_existing_output_is_refused_without_force_and_replaced_with_it(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     path.write_bytes(b"old")
-    with pytest.raises(OutputError, match=r"film\.mp4: exists already.*--force"):
+    with pytest.raises(
+        OutputError, match=r"film\.mp4: exists already", check=lambda error: error.remedy is Remedy.OVERWRITE
+    ):
         files.check_writable(path, force=False)
     files.write_bytes(path, b"new", force=True)
     assert path.read_bytes() == b"new"

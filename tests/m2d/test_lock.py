@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from m2d import files, lock
-from m2d.errors import OutputBusy, OutputError
+from m2d.errors import OutputBusy, OutputError, Remedy
 from m2d.lock import hold
 
 NUM_RACERS = 4
@@ -38,12 +38,12 @@ def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_the_loser_is_told_who_holds_the_folder_and_what_to_do(tmp_path: Path) -> None:
+def test_a_held_folder_is_refused_with_its_holder_and_a_remedy(tmp_path: Path) -> None:
     owner = rf"process {os.getpid()} on {re.escape(socket.gethostname())}"
-    message = rf"run: {owner} is training there; wait for it, stop it, or choose another --out"
+    message = rf"run: {owner} is training there$"
     with (
         hold(tmp_path / "run", what="training there"),
-        pytest.raises(OutputBusy, match=message) as busy,
+        pytest.raises(OutputBusy, match=message, check=lambda error: error.remedy is Remedy.WAIT) as busy,
         hold(tmp_path / "run", what="training there"),
     ):
         raise AssertionError("two writers")
@@ -136,7 +136,11 @@ def test_a_linked_lock_file_is_refused_and_its_target_stays_as_it_was(tmp_path: 
     (tmp_path / "diary").write_bytes(b"dear")
     (tmp_path / lock.FILE).symlink_to(tmp_path / "diary")
     with (
-        pytest.raises(OutputError, match=r"\.lock: could not be locked: .*; choose another --out"),
+        pytest.raises(
+            OutputError,
+            match=r"\.lock: could not be locked: ",
+            check=lambda error: error.remedy is Remedy.CHOOSE_OUTPUT,
+        ),
         hold(tmp_path, what="training there"),
     ):
         pass

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
-from m2d.errors import CheckpointError
+from m2d.errors import CheckpointError, Remedy
 from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.puppet.clips import ClipBatch, actor_boxes, draw_clips, render_batch
 from m2d.puppet.training.fitting import Fit, FitRecipe
@@ -127,10 +127,7 @@ def _start_from(codec: AutoencoderKLCogVideoX, init: str) -> None:
     is_run = (Path(init) / CHECKPOINTS).is_dir()
     weights = load_run_average(Path(init)) if is_run else _weights_of_model(init)
     if is_decoder_alone(weights):
-        raise CheckpointError(
-            f"init: {init}: its decoder alone was trained; pack it with its model (m2d puppet pack --codec, "
-            "--base) and start from what comes out"
-        )
+        raise CheckpointError(f"init: {init}: its decoder alone was trained", remedy=Remedy.PACK_MODEL)
     try:
         codec.load_state_dict(weights)
     except RuntimeError as error:

@@ -178,7 +178,7 @@ def film_view(
         scenes=_scenes(info, provenance, pictures),
         runs=_runs(provenance),
         graph=draw_lineage(provenance),
-        hints=hints(provenance),
+        hints=tuple(hint.text for hint in hints(provenance)),
         stages=_stages(surroundings.timings_s),
         digests=_digests(provenance),
     )

@@ -97,7 +97,8 @@ def test_json_carries_scenes_and_lineage_in_numbers_that_count_from_1(m2d: Run, 
         (3, [2], []),
     ]
     assert told["lineage"][1]["means"]["mask"] == "mask2dit"
-    assert len(told["hints"]) == 1
+    (hint,) = told["hints"]
+    assert hint.endswith("re-roll it: m2d reroll FILM --scene 4")
     assert told["timings_s"]["denoise"] == 14.6
 
 

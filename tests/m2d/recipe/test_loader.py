@@ -130,7 +130,7 @@ def test_a_wrong_field_is_named_with_its_place(tmp_path: Path, old: str, new: st
             "backend: {dtype: fp16}",
             "backend.dtype: 'fp16' is not known; use one of 'float32', 'bfloat16', 'float16'",
         ),
-        ("backend: {name: ../x}", "backend.name: '../x' is no backend's name; `m2d doctor` lists them"),
+        ("backend: {name: ../x}", "backend.name: '../x' is no backend's name, such as eager"),
         (
             "sampling: {scheduler: pndm}",
             "sampling.scheduler: 'pndm' is not known; use one of 'ddim', 'dpm', 'dpm++'",
@@ -172,7 +172,7 @@ def test_an_output_that_is_no_plain_file_name_is_refused(tmp_path: Path, name: s
     found = complaints(tmp_path, f'{STORY}output: "{name}"\n'.replace("\\", "\\\\"))
     assert len(found) == 1
     assert "output: " in found[0]
-    assert "give a file name such as first-snow.mp4 (--out takes any path)" in found[0]
+    assert "give a file name such as first-snow.mp4 (the command line takes any path)" in found[0]
 
 
 def test_all_problems_of_a_recipe_are_reported_at_once_in_reading_order(tmp_path: Path) -> None:

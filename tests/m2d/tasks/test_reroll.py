@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2d.errors import InputError, OutputError, RecipeError
+from m2d.errors import InputError, OutputError, RecipeError, Remedy
 from m2d.film.job import FilmJob
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
@@ -165,7 +165,9 @@ def test_in_place_a_film_is_replaced_only_if_that_is_said(studio: Studio, film: 
     path = Path(shutil.copy(film.film, studio.path("place")))
     shutil.copytree(film.run_folder, path.with_suffix(".m2d"))
     before = contents(studio.folder)
-    with pytest.raises(OutputError, match=r"place\.mp4: exists already; .* with --force"):
+    with pytest.raises(
+        OutputError, match=r"place\.mp4: exists already", check=lambda error: error.remedy is Remedy.OVERWRITE
+    ):
         studio.reroll(path, 0, out=path)
     assert contents(studio.folder) == before
     result = studio.reroll(path, 0, out=path, force=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from m2d.errors import OutputError
+from m2d.errors import OutputError, Remedy
 from m2d.video.provenance import ModelRecord, Provenance, ProvenanceError
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.run_folder import RunFolderError, check_run_folder, read_run, run_folder_of
@@ -75,7 +75,11 @@ def test_run_is_read_back_as_it_was_written(film: Path) -> None:
 
 
 def test_another_run_is_refused_unless_forced(film: Path) -> None:
-    with pytest.raises(OutputError, match=r"snow\.m2d: holds another run; .*--force"):
+    with pytest.raises(
+        OutputError,
+        match=r"snow\.m2d: holds another run",
+        check=lambda error: error.remedy is Remedy.OVERWRITE,
+    ):
         check_run_folder(film, force=False)
     check_run_folder(film, force=True)
 

@@ -1,0 +1,42 @@
+"""What the command line advises about a failure: each remedy in words, with its flags and commands.
+
+Rooms below `m2d/tasks` raise facts and a `Remedy`; only this file knows how a user applies it.
+"""
+
+from __future__ import annotations
+
+from m2d.errors import InputError, M2DError, RecipeError, Remedy
+
+_TEXTS = {
+    Remedy.CHOOSE_OUTPUT: "choose another --out",
+    Remedy.OVERWRITE: "choose another output, or replace it with --force",
+    Remedy.WAIT: "wait for it, stop it, or choose another --out",
+    Remedy.RESUME: "resume with --resume",
+    Remedy.FREE_MEMORY_AND_RESUME: "free some memory, and --resume decodes them without denoising again",
+    Remedy.RESUME_TRAINING: "continue with --resume latest",
+    Remedy.RESTART_TRAINING: "start again without --resume",
+    Remedy.GIVE_TRAINED_RUN: "give a run of `m2d train`",
+    Remedy.PACK_MODEL: "pack it with its model (m2d puppet pack --codec, --base) and start from the result",
+    Remedy.GIVE_CUTS: "say where scenes begin with --cuts 2.5,5.0",
+    Remedy.WRITE_RECIPE: "`m2d init` writes a recipe to start from",
+    Remedy.SHOW_DOCTOR: "`m2d doctor` shows what works here",
+}
+
+
+def advise(message: str, remedy: Remedy | None) -> str:
+    """Return `message` with the remedy at the end of its first line; further lines are details."""
+    if remedy is None:
+        return message
+    first, *rest = message.split("\n")
+    return "\n".join([f"{first}; {_TEXTS[remedy]}", *rest])
+
+
+def describe(error: BaseException) -> list[str]:
+    """Return the text of each problem of `error`, with the flag at fault and the remedy."""
+    if isinstance(error, RecipeError):
+        first, *rest = (str(problem) for problem in error.problems)
+        return [advise(first, error.remedy), *rest]
+    message = str(error)
+    if isinstance(error, InputError) and error.argument:
+        message = f"--{error.argument.replace('_', '-')}{message.removeprefix(error.argument)}"
+    return [advise(message, error.remedy if isinstance(error, M2DError) else None)]
