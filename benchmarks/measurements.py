@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement_rows import PENDING, SECTIONS, Row
+from benchmarks.measurement_rows import PENDING, SECTIONS, Row, quality_rows
 from m2d.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +24,9 @@ PAGE = ROOT / "docs" / "measurements.md"
 RESULTS = Path(__file__).parent / "results"
 START = "<!-- figures: written by `python -m benchmarks.measurements`, do not edit -->"
 END = "<!-- end of figures -->"
+
+# One model for each mask: the same sizes, trained further from the shipped weights.
+MASKS = {"mask2dit": "quality", "causal": "quality-causal", "anchor": "quality-anchor"}
 
 Reports = Mapping[str, Mapping[str, Any]]
 
@@ -114,6 +117,8 @@ def figures_block(reports: Reports) -> str:
             parts.append(f"## {title}\n\n" + _table(["Figure"], [([row.what], row) for row in rows]))
         if name in reports:
             parts.append(_origin(name, reports[name]))
+    if all(name in reports for name in MASKS.values()):
+        parts.append(f"## Other masks\n\n{_masks_table(reports)}")
     return "\n\n".join(parts)
 
 
@@ -153,6 +158,20 @@ def _table(columns: list[str], lines: list[tuple[list[str], Row]]) -> str:
     for cells, row in lines:
         verdict = {True: "met", False: "**missed**", None: "not yet run"}[row.holds]
         text.append(f"| {' | '.join([*cells, row.value, row.limit, verdict])} |")
+    return "\n".join(text)
+
+
+def _masks_table(reports: Reports) -> str:
+    """Compare the models of all masks on the same stories; the required values are those of `mask2dit`."""
+    head = ["Figure", *(f"[`{mask}`](../benchmarks/results/{name}.json)" for mask, name in MASKS.items())]
+    rows = {mask: list(quality_rows(reports[name])) for mask, name in MASKS.items()}
+    # The attribute classifier and the VAE are the same for all masks.
+    keys = [row.key for row in rows["mask2dit"] if not row.key.startswith(("reader.", "codec."))]
+    found = {mask: {row.key: row for row in mask_rows} for mask, mask_rows in rows.items()}
+    text = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for key in keys:
+        cells = [found["mask2dit"][key].what, *(found[mask][key].value for mask in MASKS)]
+        text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text)
 
 

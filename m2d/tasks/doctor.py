@@ -32,7 +32,6 @@ OPTIONAL_PACKAGES = {
     "onnxruntime": "m2d[onnx]",
     "tensorrt": "m2d[tensorrt]",
     "scenedetect-headless": "m2d[data]",
-    "scipy": "m2d[eval]",
 }
 
 

@@ -200,6 +200,16 @@ def test_an_adapter_s_gains_and_losses_stand_side_by_side() -> None:
     assert "| Loss on other stories, worst figure | 4.1% | at most 3% | **missed** |" in rows
 
 
+def test_masks_are_compared_on_the_same_figures() -> None:
+    other = {**QUALITY, "checks": [check("setting", 0.5, "at least", 0.9, False), *QUALITY["checks"][1:]]}
+    assert "Other masks" not in figures_block({"quality": QUALITY, "quality-causal": other})
+    reports = {"quality": QUALITY, "quality-causal": other, "quality-anchor": QUALITY}
+    own = "98.3% (95.0% to 100.0%)"
+    rows = figures_block(reports).split("## Other masks")[1].splitlines()
+    assert f"| Setting as prompted | {own} | 50.0% (95.0% to 100.0%) | {own} |" in rows
+    assert not [row for row in rows if "classifier" in row or "VAE" in row]
+
+
 def test_what_was_not_measured_has_no_row() -> None:
     assert "| met |" not in figures_block({})
     block = figures_block({"startup": STARTUP})
