@@ -6,7 +6,8 @@ P frames, H height, W width, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,14 +20,12 @@ from PIL import Image
 from m2d.data.video_facts import VideoFacts
 from m2d.files import sha256_file
 from m2d.video.crop_resize import Turn, cover, turn_of
+from m2d.video.frame_times import is_steady, shown_times_s
+from m2d.video.open_film import FilmError, opened_film
 from m2d.video.pixels import display_matrix, is_high_dynamic_range, rgb_of
-from m2d.video.read import FilmError, ReadLimits, opened_film
+from m2d.video.read import film_frames, pixel_aspect
 
 Fit = Literal["cover", "official"]
-_LIMITS = ReadLimits()
-# Longest against shortest time between frames; containers that keep milliseconds make 33 and 34 of a
-# thirtieth.
-_STEADY_STEPS = 1.5
 # A display matrix's one, and how far from it a right angle may be written.
 _ONE, _SAME_PLACE = 1 << 16, 0.01
 
@@ -94,46 +93,32 @@ def read_clip(request: ClipRequest) -> np.ndarray | Broken:
 
 def _scan(path: Path) -> VideoFacts | Broken:
     sha256 = sha256_file(path) if path.is_file() else ""
-    told_s: list[float] = []
+    timestamps_s: list[float] = []
     notes: list[str] = []
-    with opened_film(path, _LIMITS) as (_, stream):
+    with opened_film(path) as (_, stream):
         fps = stream.average_rate or stream.guessed_rate
-        told_frames, width, height = stream.frames, stream.width, stream.height
-        for frame in _decoded(path):
-            if not told_s:
-                notes = _notes(path, frame)
-            told_s.append(float("nan") if frame.time is None else frame.time)
-    if not fps or len(told_s) < 2:
-        return Broken(reason=f"{_frames_in_words(len(told_s))}; give a video, not a still picture")
-    if told_frames and told_frames != len(told_s):
-        return Broken(reason=f"{_frames_in_words(len(told_s))} of the {told_frames} that it tells of")
-    times_s = _times_s(np.array(told_s), fps=float(fps))
-    steps_s = np.diff(times_s)
-    is_steady = bool(steps_s.max() <= _STEADY_STEPS * steps_s.min())
+        num_indexed, width, height = stream.frames, stream.width, stream.height
+    with contextlib.closing(film_frames(path, is_strict=True)) as frames:
+        for frame in frames:
+            if not timestamps_s:
+                notes = _notes(path, frame.picture)
+            timestamps_s.append(float("nan") if frame.picture.time is None else frame.picture.time)
+    if not fps or len(timestamps_s) < 2:
+        return Broken(reason=f"{_frames_in_words(len(timestamps_s))}; give a video, not a still picture")
+    if num_indexed and num_indexed != len(timestamps_s):
+        return Broken(reason=f"{_frames_in_words(len(timestamps_s))} of the {num_indexed} in its index")
+    times_s = _times_s(np.array(timestamps_s), fps=float(fps))
+    has_one_rate = is_steady(times_s)
     return VideoFacts(
         sha256=sha256,
-        num_frames=len(told_s),
+        num_frames=len(timestamps_s),
         # What a file tells of its rate may be anything.
-        fps=float((len(told_s) - 1) / times_s[-1]) if times_s[-1] > 0 else float(fps),
-        times_s=() if is_steady else tuple(map(float, times_s)),
+        fps=float((len(timestamps_s) - 1) / times_s[-1]) if times_s[-1] > 0 else float(fps),
+        times_s=() if has_one_rate else tuple(map(float, times_s)),
         width=width,
         height=height,
-        notes=(*notes, *([] if is_steady else ["its frame rate varies: frames are taken by their times"])),
+        notes=(*notes, *([] if has_one_rate else ["its frame rate varies: frames are taken by their times"])),
     )
-
-
-def _decoded(path: Path) -> Iterator[VideoFrame]:
-    """Decode strictly: a decoder left to itself paints over what it cannot read."""
-    with opened_film(path, _LIMITS) as (container, stream):
-        stream.codec_context.options = {"err_detect": "+explode+crccheck+bitstream+buffer"}
-        for index, frame in enumerate(container.decode(stream)):
-            if frame.is_corrupt:
-                raise FilmError(f"{path}: frame {index} is damaged; copy or download it again")
-            if (frame.width, frame.height) != (stream.width, stream.height):
-                raise FilmError(f"{path}: its size changes to {frame.width}x{frame.height} on the way")
-            if index >= _LIMITS.num_frames:
-                raise FilmError(f"{path}: longer than {_LIMITS.num_frames} frames; cut it first")
-            yield frame
 
 
 def _notes(path: Path, frame: VideoFrame) -> list[str]:
@@ -147,30 +132,26 @@ def _notes(path: Path, frame: VideoFrame) -> list[str]:
     return notes
 
 
-def _times_s(told_s: np.ndarray, *, fps: float) -> np.ndarray:
-    # Some files of raw streams tell no times at all.
-    if np.isnan(told_s).any():
-        return np.arange(len(told_s)) / fps
-    # A film that was put together badly may step back in time; players then show what comes next at once.
-    times_s: np.ndarray = np.maximum.accumulate(told_s - told_s[0])
-    return times_s
+def _times_s(timestamps_s: np.ndarray, *, fps: float) -> np.ndarray:
+    # Some files of raw streams have no timestamps at all.
+    if np.isnan(timestamps_s).any():
+        return np.arange(len(timestamps_s)) / fps
+    return shown_times_s(timestamps_s)
 
 
 def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:
     wanted, last = set(request.frames), max(request.frames)
     pictures: dict[int, np.ndarray] = {}
-    with opened_film(request.video, _LIMITS) as (_, stream):
-        told = stream.sample_aspect_ratio
-        pixel_aspect = told if told and told > 0 else 1
-    for index, frame in enumerate(_decoded(request.video)):
-        if index in wanted:
-            pictures[index] = _fitted(frame, request, pixel_aspect=float(pixel_aspect))
-        if index == last:
-            break
+    with opened_film(request.video) as (_, stream):
+        aspect = pixel_aspect(stream)
+    with contextlib.closing(film_frames(request.video, is_strict=True)) as frames:
+        for index, frame in enumerate(itertools.islice(frames, last + 1)):
+            if index in wanted:
+                pictures[index] = _fitted(frame.picture, request, aspect=aspect)
     return pictures
 
 
-def _fitted(frame: VideoFrame, request: ClipRequest, *, pixel_aspect: float) -> np.ndarray:
+def _fitted(frame: VideoFrame, request: ClipRequest, *, aspect: Fraction) -> np.ndarray:
     turn = turn_of(display_matrix(frame)) or Turn()
     picture_HWC = rgb_of(frame, upscale=1)
     if request.fit == "official":
@@ -178,7 +159,7 @@ def _fitted(frame: VideoFrame, request: ClipRequest, *, pixel_aspect: float) -> 
     shape = cover(
         width=frame.width,
         height=frame.height,
-        pixel_aspect=Fraction(pixel_aspect).limit_denominator(1000),
+        pixel_aspect=aspect,
         turn=turn,
         target_width=request.width,
         target_height=request.height,

@@ -12,10 +12,9 @@ import numpy as np
 
 from m2d.data.shot_groups import Shot
 from m2d.data.video_facts import VideoFacts
+from m2d.video.frame_times import SAME_RATE, nearest_frames
 
 Sampling = Literal["fps", "official"]
-# A rate that is off by less is a camera's rounding, not another rate.
-_SAME_RATE = 0.01
 # Half of a thousandth of a second: what containers round times to.
 _ROUNDING_S = 5e-4
 _LARGEST_STRIDE = 3
@@ -55,7 +54,7 @@ class FpsRule:
 
     def unsuitable(self, facts: VideoFacts, span: Span) -> str:
         """Say why no clip can be taken; empty when one can."""
-        if facts.fps < self.fps * (1 - _SAME_RATE):
+        if facts.fps < self.fps * (1 - SAME_RATE):
             return (
                 f"shows {facts.fps:.4g} frames per second, {self.fps} are asked for; "
                 "frames would be shown twice, lower video.fps"
@@ -73,9 +72,8 @@ class FpsRule:
         times_s = facts.frame_times_s()
         start = span.first + int(draw * self._num_starts(facts, span))
         wanted_s = times_s[start] + np.arange(self.num_frames) / self.fps
-        between_s = (times_s[1:] + times_s[:-1]) / 2
-        # A hair early, so that what lies in the middle, but for rounding, is always the earlier frame.
-        nearest = np.searchsorted(between_s, wanted_s - 1e-9)
+        # Slightly early, so that rounding cannot decide between two frames that are equally near.
+        nearest = nearest_frames(times_s, wanted_s - 1e-9)
         return tuple(int(index) for index in np.minimum(nearest, span.stop - 1))
 
     def _num_starts(self, facts: VideoFacts, span: Span) -> int:

@@ -30,7 +30,7 @@ from m2d.video.external import ResampledVideo
 from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, ProvenanceError, SceneRecord
-from m2d.video.read import probe
+from m2d.video.read import probe, read_spans
 from m2d.video.run_folder import (
     LATENTS,
     RECORD,
@@ -40,7 +40,6 @@ from m2d.video.run_folder import (
     read_sheet,
     run_folder_of,
 )
-from m2d.video.spans import read_spans
 
 
 class ModelMismatch(InputError):

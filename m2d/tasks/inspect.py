@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.errors import InputError
+from m2d.video.open_film import FilmError
 from m2d.video.packets import cut_packets, read_packets
 from m2d.video.provenance import Provenance
-from m2d.video.read import FilmError, FilmInfo, film_frames, probe
+from m2d.video.read import FilmInfo, film_frames, probe
 from m2d.video.run_folder import read_run, run_folder_of
 
 LatentsState = Literal["present", "absent", "unusable"]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from m2d.errors import InputError, Remedy
+from m2d.video.frame_times import nearest_frames
 
 # What the detector looks at; its own programs scale films to about this width.
 THUMBNAIL_SIDE = 256
@@ -120,17 +121,3 @@ def check_cuts(cuts_s: Sequence[float]) -> None:
                 argument="cuts",
             )
         before_s = cut_s
-
-
-def nearest_frames(times_s: np.ndarray, wanted_s: np.ndarray) -> np.ndarray:
-    """The frames shown nearest to the wanted times; of equally near ones, the first.
-
-    Args:
-        times_s: When each frame is shown, ascending, (P,).
-        wanted_s: Any times.
-    """
-    after = np.minimum(np.searchsorted(times_s, wanted_s), len(times_s) - 1)
-    before = np.maximum(after - 1, 0)
-    is_after = np.abs(times_s[after] - wanted_s) < np.abs(times_s[before] - wanted_s)
-    # Several frames may have one time.
-    return np.searchsorted(times_s, times_s[np.where(is_after, after, before)])

@@ -18,15 +18,12 @@ import numpy as np
 
 from m2d.errors import Remedy
 from m2d.video.crop_resize import Cover, Turn, cover, turn_of
-from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, nearest_frames, place_cuts, without_flashes
+from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, place_cuts, without_flashes
+from m2d.video.frame_times import SAME_RATE, is_steady, nearest_frames, shown_times_s
+from m2d.video.open_film import FilmError, ReadLimits
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
-from m2d.video.read import FilmError, FilmFrame, FilmInfo, ReadLimits, film_frames, probe
+from m2d.video.read import FilmFrame, FilmInfo, film_frames, probe
 
-# A rate that is off by less is a camera's rounding, not another rate.
-_SAME_RATE = 0.01
-# Longest against shortest time between frames; containers that keep milliseconds make 33 and 34 of a
-# thirtieth.
-_STEADY_STEPS = 1.5
 # Hours, since none of it is held: four at 60 frames per second.
 _LIMITS = ReadLimits(size_bytes=64 << 30, num_frames=1_000_000)
 
@@ -273,8 +270,7 @@ def _looked_through(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.n
         looks_like_cuts = find_cuts(frame.thumbnail(side=THUMBNAIL_SIDE) for frame in frames())
     else:
         collections.deque(frames(), maxlen=0)
-    # A film that was put together badly may step back in time; players then show what comes next at once.
-    return np.maximum.accumulate(np.array(told_s) - told_s[0]), looks_like_cuts
+    return shown_times_s(np.array(told_s)), looks_like_cuts
 
 
 def _usual_step_s(times_s: np.ndarray, *, info: FilmInfo) -> float:
@@ -309,16 +305,16 @@ def _scenes_note(scenes: Sequence[_Scene], taken: Sequence[_Scene], *, is_told: 
 
 
 def _rate_notes(scenes: Sequence[_Scene], *, fps: int) -> list[str]:
-    steps_s = np.diff(np.concatenate([scene.times_s for scene in scenes]))
-    if not steps_s.any():
+    times_s = np.concatenate([scene.times_s for scene in scenes])
+    if times_s[0] == times_s[-1]:
         return []
-    rate = 1 / float(steps_s.mean())
-    is_steady = steps_s.max() <= _STEADY_STEPS * steps_s.min()
-    if is_steady and abs(rate / fps - 1) < _SAME_RATE:
+    rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
+    has_one_rate = is_steady(times_s)
+    if has_one_rate and abs(rate / fps - 1) < SAME_RATE:
         return []
-    varying = "" if is_steady else " (on average: they vary)"
+    varying = "" if has_one_rate else " (on average: they vary)"
     notes = [f"resampled from {rate:.4g}{varying} to {fps} frames per second"]
-    if rate < fps * (1 - _SAME_RATE):
+    if rate < fps * (1 - SAME_RATE):
         notes.append("frames are shown more than once: the film has fewer per second")
     return notes
 

@@ -17,10 +17,10 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from m2d.errors import InputError
+from m2d.video.open_film import opened_film
 from m2d.video.packet_store import Packet, PacketStore
 from m2d.video.pixels import rgb_of
 from m2d.video.provenance import Provenance
-from m2d.video.read import opened_film
 
 # The packets of larger films stay on disk.
 LARGEST_HELD_BYTES = 64 << 20

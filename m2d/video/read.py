@@ -1,13 +1,13 @@
-"""Read films, our own and anybody's, without letting them read anything else.
+"""Read a film: its metadata, its provenance, and its frames, all of them or some.
 
-Owns what may be opened, how large it may be, and the way from a file to frames, chapters and provenance.
-P frames, H height, W width, C channels.
+`open_film` decides which files are opened. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+import itertools
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,36 +18,15 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m2d.errors import InputError
 from m2d.video.crop_resize import Turn, turn_of
-from m2d.video.mp4_boxes import MOV_FORMATS, ends_early, is_mov
+from m2d.video.open_film import FilmError, ReadLimits, opened_film, refusing_corrupt
 from m2d.video.pixels import display_matrix, rgb_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import is_provenance, parse_provenance
 
-# A text playlist named like a film would make the library open other files and addresses.
-_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": f"{','.join(MOV_FORMATS)},matroska,webm,avi",
-}
-_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg"})
-# What a broken file can make PyAV raise.
-_BROKEN = (av.FFmpegError, ValueError, IndexError, OSError)
-
-
-class FilmError(InputError):
-    """A file that is not a film, not a complete one, or one that is not read for safety's sake."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadLimits:
-    """How large a film may be; a small file can unfold into more than a machine holds."""
-
-    size_bytes: int = 4 << 30
-    side: int = 8192
-    num_frames: int = 50_000
-    decoded_bytes: int = 4 << 30
+# A decoder left to itself conceals what it cannot read.
+_STRICT = {"err_detect": "+explode+crccheck+bitstream+buffer"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,21 +40,21 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmInfo:
-    """What a film says about itself without being decoded.
+    """A film's metadata, known without decoding it.
 
     Attributes:
         codec: Such as `h264`.
-        width: Written width in pixels.
-        height: Written height in pixels.
+        width: Width of the encoded picture in pixels.
+        height: Height of the encoded picture in pixels.
         fps: Average frames per second.
-        num_frames: As the file's index tells; 0 when it does not.
-        duration_s: As the file tells; 0 when it does not.
+        num_frames: From the file's index; 0 when it has none.
+        duration_s: From the file; 0 when it has none.
         size_bytes: The file's size.
         title: The title tag, free of control characters.
         chapters: In the order of time.
-        provenance: None when the film is not one of m2d's.
-        pixel_aspect: How many times as wide as high a pixel is shown.
-        has_sound: Whether there is a sound track.
+        provenance: None when m2d did not make the film.
+        pixel_aspect: Width of a pixel over its height.
+        has_sound: Whether there is an audio track.
     """
 
     codec: str
@@ -94,7 +73,7 @@ class FilmInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmFrame:
-    """One decoded frame, not converted yet: most frames of a long film are only looked at.
+    """One decoded frame, not converted to RGB yet: most frames of a long film never are.
 
     Attributes:
         path: The film, for messages.
@@ -107,14 +86,14 @@ class FilmFrame:
     picture: VideoFrame
 
     def rgb(self, *, upscale: int) -> np.ndarray:
-        """uint8 RGB, HWC, each block of `upscale` x `upscale` pixels taken back to one."""
-        with _refusing_broken(self.path):
+        """Convert to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`."""
+        with refusing_corrupt(self.path):
             return rgb_of(self.picture, upscale=upscale)
 
     def thumbnail(self, *, side: int) -> np.ndarray:
-        """uint8 BGR, HWC, at most `side` pixels wide and high, of any proportion; for programs to look at."""
+        """Convert to uint8 BGR, HWC, at most `side` pixels wide and high, aspect ratio not kept."""
         width, height = min(self.picture.width, side), min(self.picture.height, side)
-        with _refusing_broken(self.path):
+        with refusing_corrupt(self.path):
             return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
 
 
@@ -123,10 +102,10 @@ class Film:
     """A decoded film.
 
     Attributes:
-        frames_PHWC: uint8 RGB; at the size the model made when the provenance tells the upscale factor. A
-            film of somebody else's is turned by right angles as it asks to be, as phones' films do.
+        frames_PHWC: uint8 RGB; of a film with provenance at the size the model made, of any other film turned
+            upright by right angles, as its display matrix asks.
         timestamps_s: When each frame is shown, (P,).
-        info: What the film says about itself.
+        info: The film's metadata.
     """
 
     frames_PHWC: np.ndarray
@@ -145,12 +124,12 @@ class Film:
 
     @property
     def provenance(self) -> Provenance | None:
-        """None when the film is not one of m2d's."""
+        """None when m2d did not make the film."""
         return self.info.provenance
 
     @property
     def scenes(self) -> tuple[np.ndarray, ...]:
-        """The frames of each scene, PHWC, as the provenance divides them; all in one without provenance.
+        """The frames of each scene, PHWC, as the provenance divides them; a single scene without provenance.
 
         Frames of a crossfade belong to both scenes.
         """
@@ -163,22 +142,22 @@ class Film:
 
 
 def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
-    """Read what a film says about itself, without decoding it.
+    """Read a film's metadata without decoding it.
 
     Raises:
-        FilmError: Not a film, incomplete, too large, or of a format that is not read.
-        ProvenanceError: The film's provenance is damaged or tells of another film.
+        FilmError: Not a video, incomplete, too large, or of a format that is not read.
+        ProvenanceError: The film's provenance is corrupt or describes another film.
     """
     with opened_film(path, limits) as (container, stream):
         return _info(container, stream, size_bytes=path.stat().st_size)
 
 
 def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
-    """Decode a whole film.
+    """Decode all frames of a film.
 
     Raises:
-        FilmError: Not a film, incomplete, too large, or of a format that is not read.
-        ProvenanceError: The film's provenance is damaged or tells of another film.
+        FilmError: Not a video, incomplete, too large, or of a format that is not read.
+        ProvenanceError: The film's provenance is corrupt or describes another film.
     """
     limits = limits or ReadLimits()
     with opened_film(path, limits) as (container, stream):
@@ -186,110 +165,73 @@ def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
         upscale = info.provenance.video.upscale if info.provenance else 1
         frames, timestamps_s = [], []
         held_bytes, turn = 0, Turn()
-        for index, frame in enumerate(_decoded(container, stream)):
+        for index, frame in enumerate(_decoded(path, container, stream, limits=limits)):
             if index == 0 and info.provenance is None:
-                turn = turn_of(display_matrix(frame)) or Turn()
-            frames.append(turn.apply(rgb_of(frame, upscale=upscale)))
-            timestamps_s.append(_time_s(frame, index=index, fps=info.fps))
+                turn = turn_of(display_matrix(frame.picture)) or Turn()
+            frames.append(turn.apply(rgb_of(frame.picture, upscale=upscale)))
+            timestamps_s.append(frame.time_s)
             held_bytes += frames[-1].nbytes
-            if index >= limits.num_frames or held_bytes > limits.decoded_bytes:
-                raise FilmError(
-                    f"{path}: longer than {index} frames of {info.width}x{info.height}; cut it first"
-                )
-    frames_PHWC = _stacked(path, frames)
+            if held_bytes > limits.decoded_bytes:
+                raise _too_long(path, stream, num_frames=index)
+    if not frames:
+        raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
     if info.provenance:
         info.provenance.check_film(num_frames=len(frames), width=info.width, height=info.height)
-    return Film(frames_PHWC=frames_PHWC, timestamps_s=tuple(timestamps_s), info=info)
+    return Film(frames_PHWC=np.stack(frames), timestamps_s=tuple(timestamps_s), info=info)
 
 
-def film_frames(path: Path, *, limits: ReadLimits | None = None) -> Generator[FilmFrame]:
-    """Decode a film frame by frame, holding none, in the order they are shown.
+def film_frames(
+    path: Path, *, limits: ReadLimits | None = None, is_strict: bool = False
+) -> Generator[FilmFrame]:
+    """Decode a film frame by frame in display order, without keeping any.
 
     Args:
         path: The film.
         limits: `decoded_bytes` does not count here.
+        is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
 
     Raises:
-        FilmError: Not a film, incomplete, too large, or of a format that is not read.
+        FilmError: Not a video, incomplete, too large, or of a format that is not read.
     """
     limits = limits or ReadLimits()
     with opened_film(path, limits) as (container, stream):
-        fps = _fps(container, stream)
-        for index, picture in enumerate(_decoded(container, stream)):
-            if index >= limits.num_frames:
-                raise FilmError(
-                    f"{path}: longer than {index} frames of {stream.width}x{stream.height}; cut it first"
-                )
-            yield FilmFrame(path=path, time_s=_time_s(picture, index=index, fps=fps), picture=picture)
+        if is_strict:
+            stream.codec_context.options = _STRICT
+        for index, frame in enumerate(_decoded(path, container, stream, limits=limits)):
+            if is_strict and frame.picture.is_corrupt:
+                raise FilmError(f"{path}: frame {index} is corrupt; copy or download it again")
+            yield frame
 
 
-@contextlib.contextmanager
-def opened_film(path: Path, limits: ReadLimits | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a film, with its picture track; what breaks while it is open is told as the film's fault.
+def read_spans(path: Path, spans: Sequence[range], *, upscale: int) -> list[np.ndarray]:
+    """Decode some spans of frames, keeping no others: uint8 RGB PHWC for every span.
+
+    Args:
+        path: The film.
+        spans: Frame numbers from 0; spans may overlap.
+        upscale: Side, in pixels of the film, of the block that becomes one pixel.
 
     Raises:
-        FilmError: Not a film, incomplete, too large, or of a format that is not read.
+        FilmError: Not a video, or shorter than the spans.
     """
-    limits = limits or ReadLimits()
-    _check_file(path, limits)
-    # An absolute path is never taken for an address.
-    with (
-        _refusing_broken(path),
-        av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container,
-    ):
-        yield container, _video_stream(path, container, limits)
+    found: list[list[np.ndarray]] = [[] for _ in spans]
+    end = max((span.stop for span in spans), default=0)
+    with contextlib.closing(film_frames(path)) as frames:
+        for index, frame in enumerate(itertools.islice(frames, end)):
+            wanted = [part for part, span in zip(found, spans, strict=True) if index in span]
+            if wanted:
+                frame_HWC = frame.rgb(upscale=upscale)
+                for part in wanted:
+                    part.append(frame_HWC)
+    if any(len(part) != len(span) for part, span in zip(found, spans, strict=True)):
+        raise FilmError(f"{path}: has fewer frames than its provenance says; use the original film")
+    return [np.stack(part) for part in found]
 
 
-@contextlib.contextmanager
-def _refusing_broken(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _BROKEN as error:
-        reason = "is cut off or damaged" if is_mov(path) else "is not a film that can be read"
-        allowed = "give a complete MP4, MOV, MKV, WebM or AVI file"
-        raise FilmError(f"{path}: {reason} ({_reason(error)}); {allowed}") from error
-
-
-def _check_file(path: Path, limits: ReadLimits) -> None:
-    # Not a device or a pipe: opening those may wait for ever.
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
-        raise FilmError(f"{path}: {found}; give a video file")
-    try:
-        size_bytes = path.stat().st_size
-        is_mov(path)
-    except OSError as error:
-        raise FilmError(f"{path}: cannot be opened: {_reason(error)}; give a file you may read") from error
-    if not 0 < size_bytes <= limits.size_bytes:
-        raise FilmError(f"{path}: has {size_bytes} bytes; between 1 and {limits.size_bytes} are allowed")
-
-
-def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> VideoStream:
-    # First, because an index whose end is missing tells of no codec, of no size, or of no picture at all.
-    if container.format.name.split(",")[0] in MOV_FORMATS and ends_early(path):
-        raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
-    stream = next((video for video in container.streams.video if not _is_cover(video)), None)
-    if stream is None:
-        others = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
-        raise FilmError(f"{path}: holds no video, only {others}; give a video file")
-    # PyAV gives a stream no context when it knows no decoder for it, whatever the annotation says.
-    codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
-    if codec not in _CODECS:
-        allowed = ", ".join(sorted(_CODECS))
-        raise FilmError(f"{path}: the codec {codec} is not read; convert it to one of {allowed}")
-    if not (0 < stream.width <= limits.side and 0 < stream.height <= limits.side):
-        raise FilmError(
-            f"{path}: {stream.width}x{stream.height} pixels; at most {limits.side} a side are allowed"
-        )
-    if stream.frames > limits.num_frames:
-        raise FilmError(
-            f"{path}: {stream.frames} frames; at most {limits.num_frames} are allowed, cut it first"
-        )
-    return stream
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+def pixel_aspect(stream: VideoStream) -> Fraction:
+    """Width of a pixel over its height; 1 when the file does not say."""
+    ratio = stream.sample_aspect_ratio
+    return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
 
 
 def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) -> FilmInfo:
@@ -298,38 +240,27 @@ def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) ->
     if provenance:
         num_frames = stream.frames or provenance.num_frames
         provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height)
-    fps = _fps(container, stream)
     return FilmInfo(
         codec=stream.codec_context.codec.canonical_name,
         width=stream.width,
         height=stream.height,
-        fps=fps,
+        fps=_fps(container, stream),
         num_frames=stream.frames,
         duration_s=(container.duration or 0) / av.time_base,
         size_bytes=size_bytes,
         title=printable(tags.get("title", ""), limit=500),
         chapters=_chapters(container),
         provenance=provenance,
-        pixel_aspect=_pixel_aspect(stream),
+        pixel_aspect=pixel_aspect(stream),
         has_sound=bool(container.streams.audio),
     )
-
-
-def _pixel_aspect(stream: VideoStream) -> Fraction:
-    told = stream.sample_aspect_ratio
-    return Fraction(told) if told and told > 0 else Fraction(1)
 
 
 def _fps(container: InputContainer, stream: VideoStream) -> Fraction:
     fps = stream.average_rate or stream.guessed_rate
     if not fps:
-        raise FilmError(f"{container.name}: tells no frame rate; give a video, not a still picture")
+        raise FilmError(f"{container.name}: has no frame rate; give a video, not a still picture")
     return fps
-
-
-def _time_s(frame: VideoFrame, *, index: int, fps: Fraction) -> float:
-    # Some files of raw streams tell no times at all.
-    return float(index / fps) if frame.time is None else frame.time
 
 
 def _chapters(container: InputContainer) -> tuple[Chapter, ...]:
@@ -349,19 +280,22 @@ def _provenance(tags: dict[str, str]) -> Provenance | None:
     return parse_provenance(texts[0]) if texts else None
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    for frame in container.decode(stream):
-        # A film may change its size on the way; frames of one film do not.
-        if (frame.width, frame.height) != (stream.width, stream.height):
-            raise FilmError(f"{container.name}: its size changes to {frame.width}x{frame.height} on the way")
-        yield frame
+def _decoded(
+    path: Path, container: InputContainer, stream: VideoStream, *, limits: ReadLimits
+) -> Iterator[FilmFrame]:
+    fps = _fps(container, stream)
+    for index, picture in enumerate(container.decode(stream)):
+        # A video may change its size between frames; the frames of a scene cannot.
+        if (picture.width, picture.height) != (stream.width, stream.height):
+            size = f"{picture.width}x{picture.height}"
+            raise FilmError(f"{path}: its size changes to {size} at frame {index}; use a video of one size")
+        if index >= limits.num_frames:
+            raise _too_long(path, stream, num_frames=index)
+        # Some files of raw streams have no timestamps at all.
+        time_s = float(index / fps) if picture.time is None else picture.time
+        yield FilmFrame(path=path, time_s=time_s, picture=picture)
 
 
-def _stacked(path: Path, frames: list[np.ndarray]) -> np.ndarray:
-    if not frames:
-        raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
-    return np.stack(frames)
-
-
-def _reason(error: BaseException) -> str:
-    return printable(str(getattr(error, "strerror", None) or error), limit=200)
+def _too_long(path: Path, stream: VideoStream, *, num_frames: int) -> FilmError:
+    size = f"{stream.width}x{stream.height}"
+    return FilmError(f"{path}: longer than {num_frames} frames of {size}; cut it first")

@@ -22,12 +22,12 @@ from av.video.stream import VideoStream
 from m2d.errors import InputError, OutputError
 from m2d.files import copy_to_part, nameless_file, publish, writing
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
+from m2d.video.open_film import FilmError
 from m2d.video.packets import EncodedScene, cut_packets, read_packets
 from m2d.video.pixels import luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import seal_provenance
-from m2d.video.read import FilmError
 
 LONGEST_TITLE = 200
 LARGEST_SIDE = 8192

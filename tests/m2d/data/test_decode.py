@@ -11,12 +11,12 @@ from m2d.data.video_facts import VideoFacts
 
 REASONS = {
     "empty": "has 0 bytes",
-    "truncated": "is cut off|damaged",
+    "truncated": "is cut off|corrupt",
     "one-frame": "holds 1 frame that can be decoded; give a video, not a still picture",
     "audio-only": "holds no video, only audio",
     "turned-askew": "asks to be turned by no right angle",
     "wrong-ending": "is not a film that can be read",
-    "mutated": "damaged",
+    "mutated": "corrupt",
 }
 
 

@@ -20,7 +20,8 @@ from m2d.progress import Clock, SilentReporter
 from m2d.tasks import board
 from m2d.tasks.inspect import inspect_film
 from m2d.video import encode, packets
-from m2d.video.read import FilmError, probe, read_film
+from m2d.video.open_film import FilmError
+from m2d.video.read import probe, read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import Told
 from tests.m2d.tasks.studio import Stopping, Studio, contents, copied, frames_of, open_studio

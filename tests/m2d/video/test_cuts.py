@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2d.errors import InputError, Remedy
-from m2d.video.cuts import find_cuts, nearest_frames, place_cuts, without_flashes
+from m2d.video.cuts import find_cuts, place_cuts, without_flashes
+from m2d.video.frame_times import nearest_frames
 
 
 def shot(seed: int, *, num_frames: int, pan: int = 0) -> np.ndarray:
