@@ -62,9 +62,9 @@ def train(
 
 def _show_needs(recipe: Path, *, devices: int, strategy: str, model: str | None, init: str | None) -> None:
     from m2d.cli.console import plain_text, show_fields, show_heading
-    from m2d.tasks.training_needs import training_needs
+    from m2d.tasks.train import plan_needs
 
-    needs = training_needs(recipe, num_devices=devices, strategy=strategy, model=model, init=init)
+    needs = plan_needs(recipe, num_devices=devices, strategy=strategy, model=model, init=init)
     of_model, memory = needs.model, needs.memory
     show_heading(plain_text(needs.recipe.title))
     share = f"{needs.num_devices} devices, {needs.strategy}" if needs.num_devices > 1 else "one device"

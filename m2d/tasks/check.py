@@ -67,26 +67,11 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
     loaded = load_with_places(path, Recipe)
     recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
     source = _find_model(recipe.model, places=Places(path="--model") if model else loaded.places)
-    return _plan(recipe, source, overrides=overrides, places=loaded.places)
-
-
-def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) -> RunPlan:
-    """Load a recipe and resolve its run for a model that is at hand, whichever the recipe names.
-
-    Raises:
-        RecipeError: Everything that is wrong with the recipe or the overrides.
-    """
-    loaded = load_with_places(path, Recipe)
-    recipe = loaded.value.model_copy(update={"model": source.name})
-    return _plan(recipe, source, overrides=overrides, places=loaded.places)
-
-
-def _plan(recipe: Recipe, source: ModelSource, *, overrides: Overrides | None, places: Places) -> RunPlan:
     return plan_story(
         recipe,
         source,
         overrides=overrides,
-        places=places,
+        places=loaded.places,
         count_tokens=load_tokenizer(source).count_tokens,
         known_words=KNOWN_WORDS if source.is_puppet else None,
     )

@@ -1,81 +1,21 @@
-"""Run one training stage: encode the stories, train, leave a model folder.
-
-Owns the order of things and the checks before the first step; the loop is `m2d.training.trainer`.
-"""
+"""Train: from a recipe and the command line to a model folder, or to what the training would need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from m2d.errors import InputError, OutputError
-from m2d.geometry import ModelGeometry, SceneGeometry
-from m2d.layout import SceneLayout
-from m2d.lock import hold
-from m2d.model.checkpoint import builtin_folder
+from m2d.errors import InputError
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
-from m2d.tasks.training_state import frozen_digest, new_state, publish_model
-from m2d.tasks.training_watchers import open_watchers
-from m2d.training.cache import StoryLatents, cache_root
-from m2d.training.datasets import open_stories
-from m2d.training.folder import remove_leftovers
-from m2d.training.frozen import FrozenParts, load_frozen, noise_config
 from m2d.training.launcher import refuse_for_deepspeed
-from m2d.training.processes import Processes, start_processes
+from m2d.training.needs import STRATEGIES, TrainingNeeds, training_needs
+from m2d.training.processes import start_processes
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.resume import resume_latest, versions
-from m2d.training.start import Start, read_start, transformer_config
-from m2d.training.state import FOLDER, TrainState
-from m2d.training.trainer import Outcome, Trainer, TrainingSetup
-
-MODEL = "model"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingPlan:
-    """A training that can start.
-
-    Attributes:
-        recipe: The knobs.
-        run: Run folder: checkpoints, log and, at the end, `model`.
-        resume: Go on from the newest sound checkpoint in `run`.
-        max_minutes: Stop with a checkpoint after so long.
-        num_threads: CPU threads; None leaves torch's choice.
-        cache: Folder of latent caches; None: the user's.
-    """
-
-    recipe: TrainingRecipe
-    run: Path
-    resume: bool
-    max_minutes: float | None
-    num_threads: int | None
-    cache: Path | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingReport:
-    """What a training left.
-
-    Attributes:
-        outcome: Whether all steps were done.
-        step: Steps done.
-        held_out_loss: Loss of the exported weights on stories never trained on.
-        model: The model folder.
-        is_main: Whether this process is the one that talks.
-    """
-
-    outcome: Outcome
-    step: int
-    held_out_loss: float
-    model: Path
-    is_main: bool = True
+from m2d.training.stage import TrainingPlan, TrainingReport, run_stage
 
 
 def plan_training(
@@ -104,7 +44,7 @@ def plan_training(
         RecipeError: The recipe is wrong.
         InputError: The command line contradicts it.
     """
-    document = load_document(recipe, TrainingRecipe)
+    document = _load_recipe(recipe, model=model, init=init)
     if stage is not None and stage != document.stage:
         raise InputError(
             f"--stage {stage}: {recipe} is a recipe for stage {document.stage}; give that recipe"
@@ -113,16 +53,8 @@ def plan_training(
         raise InputError(f"--resume {resume}: only 'latest' is known, the newest checkpoint that verifies")
     if init == "random" and document.transformer is None:
         raise InputError(f"--init random: {recipe} gives no transformer sizes; add a transformer section")
-    changes: dict[str, Any] = {"model": model, "init": init}
-    if init not in (None, "random"):
-        # The sizes are those of the weights it starts from.
-        changes["transformer"] = None
     return TrainingPlan(
-        recipe=document.model_copy(
-            update={
-                name: value for name, value in changes.items() if value is not None or name == "transformer"
-            }
-        ),
+        recipe=document,
         run=run if run is not None else Path("runs") / recipe.stem,
         resume=resume is not None,
         max_minutes=max_minutes,
@@ -149,166 +81,45 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
     # Before stories are encoded, which can take hours.
     refuse_for_deepspeed(plan.recipe, processes.sharing)
     reporter = reporter if processes.is_main else SilentReporter()
-    with StopRequest() as stop, _held(plan, processes), ExitStack() as stories:
-        report = _run(plan, processes, reporter, stop, opened=stories)
+    with StopRequest() as stop:
+        report = run_stage(plan, processes, reporter, stop)
     processes.leave()
     return report
 
 
-@contextmanager
-def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
-    """Hold the run folder, by one process for all."""
-    with ExitStack() as stack:
-
-        def enter() -> str:
-            stack.enter_context(hold(plan.run, what="training there"))
-            remove_leftovers(plan.run)
-            remove_leftovers(plan.run / FOLDER)
-            if not plan.resume and any((plan.run / FOLDER).glob("*")):
-                raise OutputError(
-                    f"{plan.run}: holds a training; go on with --resume latest or choose another --out"
-                )
-            return ""
-
-        processes.on_main(enter)
-        yield
-
-
-def _run(
-    plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest, *, opened: ExitStack
-) -> TrainingReport:
-    recipe = plan.recipe
-    folder = _model_folder(recipe.model)
-    start, frozen = _load_parts(recipe, folder, processes.device)
-    geometry = _scene_geometry(recipe, frozen, start)
-    stories = opened.enter_context(
-        _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
-    )
-    # All prompts are encoded: its memory is the transformer's now.
-    frozen.release_text()
-    layout = SceneLayout.build(
-        recipe.mask,
-        text_tokens=[frozen.max_text_tokens] * recipe.num_scenes,
-        latent_frames=[geometry.num_latent_frames] * recipe.num_scenes,
-        tokens_per_frame=geometry.tokens_per_frame,
-    )
-    state = new_state(recipe, start, processes)
-    facts = {
-        "recipe": recipe.model_dump(mode="json"),
-        "transformer": start.config,
-        "stories": stories.digest,
-        "layout": layout.digest(),
-        "scheduler": noise_config(folder),
-        "versions": versions(processes),
-    }
-    if recipe.lora is not None:
-        facts["frozen"] = frozen_digest(state.model)
-    if plan.resume:
-        resume_latest(plan.run, state, facts=facts, processes=processes, reporter=reporter)
-    setup = TrainingSetup(
-        recipe=recipe,
-        stories=stories,
-        schedule=frozen.schedule,
-        layout=layout,
-        run=plan.run,
-        facts=facts,
-        processes=processes,
-    )
-    return _train_and_export(setup, state, plan=plan, folder=folder, reporter=reporter, stop=stop)
-
-
-def _train_and_export(
-    setup: TrainingSetup,
-    state: TrainState,
+def plan_needs(
+    recipe: Path,
     *,
-    plan: TrainingPlan,
-    folder: Path,
-    reporter: Reporter,
-    stop: StopRequest,
-) -> TrainingReport:
-    watchers = open_watchers(setup, model_folder=folder, reporter=reporter)
-    trainer = Trainer(setup, state, reporter=reporter, stop=stop, watchers=watchers)
-    outcome = trainer.run(max_minutes=plan.max_minutes)
-    why_no_curves = publish_model(setup, state, frozen=folder, path=plan.run / MODEL)
-    if why_no_curves:
-        reporter.warn(f"the model card has no curves: {why_no_curves}")
-    return TrainingReport(
-        outcome=outcome,
-        step=state.step,
-        held_out_loss=trainer.held_out_loss()["loss"],
-        model=plan.run / MODEL,
-        is_main=setup.processes.is_main,
-    )
+    num_devices: int = 1,
+    strategy: str = "ddp",
+    model: str | None = None,
+    init: str | None = None,
+) -> TrainingNeeds:
+    """Work out what a training recipe needs on `num_devices` devices.
+
+    Args:
+        recipe: A training recipe.
+        num_devices: How many devices train together.
+        strategy: How the devices share the training: `ddp`, `zero2`, `zero3` or `fsdp2`.
+        model: Replaces the recipe's `model`.
+        init: Replaces the recipe's `init`.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        InputError: An unknown strategy; otherwise as `training_needs`.
+    """
+    known = next((name for name in STRATEGIES if name == strategy), None)
+    if known is None:
+        raise InputError(f"--strategy {strategy}: allowed: {', '.join(STRATEGIES)}")
+    document = _load_recipe(recipe, model=model, init=init)
+    return training_needs(document, num_devices=num_devices, strategy=known)
 
 
-def _model_folder(model: str) -> Path:
-    # Not `resolve_model`: a folder without a transformer is all that a training from random weights needs.
-    return builtin_folder(model) or Path(model)
-
-
-def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:
-    if recipe.transformer is None:
-        start = read_start(_model_folder(recipe.init))
-        max_text_tokens = int(start.config["max_text_seq_length"])
-        return start, load_frozen(folder, max_text_tokens=max_text_tokens, device=device)
-    frozen = load_frozen(folder, max_text_tokens=recipe.transformer.max_text_tokens, device=device)
-    config = transformer_config(
-        recipe.transformer,
-        video=recipe.video,
-        latent_channels=frozen.latent_channels,
-        text_width=frozen.text_width,
-        compression=frozen.compression,
-    )
-    return Start(config, None), frozen
-
-
-def _scene_geometry(recipe: TrainingRecipe, frozen: FrozenParts, start: Start) -> SceneGeometry:
-    spatial, temporal = frozen.compression
-    video = recipe.video
-    geometry = ModelGeometry(
-        spatial_compression=spatial,
-        temporal_compression=temporal,
-        patch_size=start.config["patch_size"],
-        latent_channels=frozen.latent_channels,
-        max_text_tokens=frozen.max_text_tokens,
-        default_height=video.height,
-        default_width=video.width,
-        default_num_frames=video.num_frames,
-        default_fps=video.fps,
-        num_scenes=recipe.num_scenes,
-    )
-    return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)
-
-
-@contextmanager
-def _encoded(
-    plan: TrainingPlan,
-    frozen: FrozenParts,
-    geometry: SceneGeometry,
-    *,
-    processes: Processes,
-    reporter: Reporter,
-    stop: StopRequest,
-) -> Iterator[StoryLatents]:
-    """Encode in one process, then open in all."""
-    with ExitStack() as stack:
-        opened: list[StoryLatents] = []
-
-        def open_here() -> str:
-            stories = open_stories(
-                plan.recipe,
-                frozen,
-                geometry,
-                root=cache_root(plan.cache),
-                run=plan.run,
-                keeps_rejects=plan.resume or not processes.is_main,
-                reporter=reporter,
-                stop=stop,
-            )
-            opened.append(stack.enter_context(stories))
-            return ""
-
-        processes.on_main(open_here)
-        if not opened:
-            open_here()
-        yield opened[0]
+def _load_recipe(path: Path, *, model: str | None, init: str | None) -> TrainingRecipe:
+    recipe = load_document(path, TrainingRecipe)
+    changes: dict[str, Any] = {"model": model, "init": init}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if init not in (None, "random"):
+        # The sizes are those of the weights that the training starts from.
+        changes["transformer"] = None
+    return recipe.model_copy(update=changes)

@@ -1,64 +1,115 @@
-"""A finished stage as a model folder that everything else of m2d loads, published complete or not at all.
+"""The averaged weights of a training: how one process gets all of them, and the model folder made of them.
 
-Owns which weights and defaults go into it; the folder's form is `m2d.model.save`, its card
-`m2d.training.card`.
+Owns which weights and defaults go into the model folder; `m2d.model.save` owns the folder's form and
+`m2d.training.card` its card.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from m2d.model.lora import merge_lora, save_lora
+from m2d.model.lora import add_lora, merge_lora, save_lora
 from m2d.model.save import save_model_folder
 from m2d.model.sizes import ModelSettings
 from m2d.model.transformer import SceneTransformer
 from m2d.training.card import CardFacts, write_card
 from m2d.training.folder import publish_folder
-from m2d.training.recipe import TrainingRecipe
+from m2d.training.log import read_log
+from m2d.training.sharding import stored, wholes
+from m2d.training.state import TrainState
+from m2d.training.step import TrainingSetup
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
-
-
 ADAPTERS = "lora"
 
 
-def export_model(
-    model: SceneTransformer, *, recipe: TrainingRecipe, frozen: Path, path: Path, card: CardFacts
-) -> str | None:
-    """Publish the model folder `path`, replacing an earlier one.
+def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> str:
+    """Publish the averaged weights as the model folder `path`, replacing an earlier one.
+
+    All processes call this together. Adapters are merged into the weights and also saved beside them.
 
     Args:
-        model: The averaged transformer; it is left as it is. Adapters are merged into its weights, and lie
-            beside it, too.
-        recipe: Says the precision and the default sizes.
+        setup: The training.
+        state: Its state, which stays unchanged.
         frozen: Model folder whose other parts are copied.
         path: The new folder.
-        card: What the model card tells.
 
     Returns:
-        Why the card has no curves; None when it has.
+        Why the model card has no curves, or an empty string.
 
     Raises:
         OutputError: The disk refused.
     """
-    settings = ModelSettings(
-        num_scenes=recipe.num_scenes,
-        default_num_frames=recipe.video.num_frames,
-        default_height=recipe.video.height,
-        default_width=recipe.video.width,
-        default_fps=recipe.video.fps,
-        world="puppet" if recipe.data.source == "builtin:puppet" else None,
-        mask=recipe.mask,
-    )
-    with publish_folder(path, replace=True, with_manifest=False) as part:
-        if recipe.lora is not None:
-            save_lora(model, part / ADAPTERS)
-            model = copy.deepcopy(model)
-            merge_lora(model)
-        save_model_folder(
-            part, base=frozen, transformer=model, settings=settings, dtype=_DTYPES[recipe.export_dtype]
+    recipe = setup.recipe
+
+    def write(average: SceneTransformer) -> str:
+        card = CardFacts(
+            facts=setup.facts,
+            events=read_log(setup.run),
+            step=state.step,
+            has_adapters=recipe.lora is not None,
         )
-        return write_card(part, card)
+        settings = ModelSettings(
+            num_scenes=recipe.num_scenes,
+            default_num_frames=recipe.video.num_frames,
+            default_height=recipe.video.height,
+            default_width=recipe.video.width,
+            default_fps=recipe.video.fps,
+            world=recipe.data.world,
+            mask=recipe.mask,
+        )
+        with publish_folder(path, replace=True, with_manifest=False) as part:
+            model = average
+            if recipe.lora is not None:
+                save_lora(average, part / ADAPTERS)
+                model = copy.deepcopy(average)
+                merge_lora(model)
+            dtype = _DTYPES[recipe.export_dtype]
+            save_model_folder(part, base=frozen, transformer=model, settings=settings, dtype=dtype)
+            return write_card(part, card) or ""
+
+    return use_average(setup, state, write)
+
+
+def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneTransformer], str]) -> str:
+    """Let the main process use all averaged weights; all processes call this together.
+
+    Args:
+        setup: The training.
+        state: Its state, which stays unchanged.
+        use: Receives the transformer, ready to run: the averaged model itself or, where weights are sharded,
+            a temporary copy in the CPU's memory.
+
+    Returns:
+        What `use` returned, in every process.
+    """
+    average = state.average.model
+    if not setup.processes.shares_weights:
+        assert isinstance(average, SceneTransformer)
+        return setup.processes.on_main(lambda: use(average))
+    weights = stored(average)
+    values = wholes(weights.values())
+
+    def gather_and_use() -> str:
+        try:
+            whole = _without_weights(setup)
+            whole.load_state_dict(dict(zip(weights, values, strict=True)))
+            return use(whole.requires_grad_(False).eval())
+        finally:
+            # The other processes wait until their shards are gathered, even when this one has failed.
+            deque(values, maxlen=0)
+
+    return setup.processes.on_main(gather_and_use, meanwhile=lambda: deque(values, maxlen=0))
+
+
+def _without_weights(setup: TrainingSetup) -> SceneTransformer:
+    """Build a model that the weights of the trained one can be loaded into."""
+    model: SceneTransformer = SceneTransformer(**setup.facts["transformer"])
+    if setup.recipe.lora is not None:
+        add_lora(model, setup.recipe.lora)
+    return model

@@ -67,6 +67,11 @@ class DataRecipe(_Part):
         """Whether the stories are rendered, not read."""
         return self.source == BUILTIN_PUPPET
 
+    @property
+    def world(self) -> str | None:
+        """The world that a model trained on these stories knows, as in `m2d.model.sizes.ModelSettings`."""
+        return "puppet" if self.is_puppet else None
+
     @model_validator(mode="after")
     def _leaves_stories_to_train_on(self) -> Self:
         if self.num_stories is not None and self.held_out >= self.num_stories:

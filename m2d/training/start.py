@@ -5,6 +5,7 @@ Owns the choice and the random initialisation; an earlier run is continued from 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, Remedy
+from m2d.geometry import ModelGeometry, SceneGeometry
+from m2d.layout import SceneLayout
 from m2d.model.checkpoint import load_transformer
 from m2d.model.transformer import SceneTransformer
-from m2d.training.recipe import TransformerRecipe, VideoRecipe
+from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import find_checkpoint, load_average, read_facts
 
@@ -60,6 +63,55 @@ def transformer_config(
         "temporal_compression_ratio": temporal,
         "use_rotary_positional_embeddings": True,
     }
+
+
+def model_geometry(
+    recipe: TrainingRecipe, config: Mapping[str, Any], *, compression: tuple[int, int]
+) -> ModelGeometry:
+    """Return the sizes of the model that a recipe trains; the scenes' default sizes are the recipe's.
+
+    Args:
+        recipe: The training recipe.
+        config: The transformer's config.
+        compression: Pixels per latent along height and width, and frames per latent frame.
+    """
+    spatial, temporal = compression
+    video = recipe.video
+    return ModelGeometry(
+        spatial_compression=spatial,
+        temporal_compression=temporal,
+        patch_size=int(config["patch_size"]),
+        latent_channels=int(config["in_channels"]),
+        max_text_tokens=int(config["max_text_seq_length"]),
+        default_height=video.height,
+        default_width=video.width,
+        default_num_frames=video.num_frames,
+        default_fps=video.fps,
+        num_scenes=recipe.num_scenes,
+    )
+
+
+def scene_geometry(
+    recipe: TrainingRecipe, config: Mapping[str, Any], *, compression: tuple[int, int]
+) -> SceneGeometry:
+    """Return the sizes of one scene of the recipe; arguments as in `model_geometry`.
+
+    Raises:
+        InputError: The model cannot make scenes of this size.
+    """
+    video = recipe.video
+    geometry = model_geometry(recipe, config, compression=compression)
+    return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)
+
+
+def training_layout(recipe: TrainingRecipe, config: Mapping[str, Any], scene: SceneGeometry) -> SceneLayout:
+    """Return the token layout of every training sample."""
+    return SceneLayout.build(
+        recipe.mask,
+        text_tokens=[int(config["max_text_seq_length"])] * recipe.num_scenes,
+        latent_frames=[scene.num_latent_frames] * recipe.num_scenes,
+        tokens_per_frame=scene.tokens_per_frame,
+    )
 
 
 def read_start(folder: Path) -> Start:

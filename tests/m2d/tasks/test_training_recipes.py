@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from m2d.recipe.loader import parse_document
-from m2d.tasks.training_needs import TrainingNeeds, training_needs
+from m2d.tasks.train import plan_needs
+from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import FREE_FIELDS, TOLD_FIELDS
 
@@ -56,9 +57,9 @@ def promise_of(recipe: Path) -> Promise:
 def needs_of(recipe: Path, promise: Promise) -> TrainingNeeds:
     if promise.num_cards == 1:
         assert promise.options == ""
-        return training_needs(recipe)
+        return plan_needs(recipe)
     assert promise.options == f"--devices {promise.num_cards} --strategy fsdp2"
-    return training_needs(recipe, num_devices=promise.num_cards, strategy="fsdp2")
+    return plan_needs(recipe, num_devices=promise.num_cards, strategy="fsdp2")
 
 
 def test_there_are_recipes_for_every_card() -> None:

@@ -21,14 +21,14 @@ from m2d.ending import no_finalization_in_a_group
 from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
-from m2d.tasks.training_state import frozen_digest, new_state
-from m2d.tasks.training_watchers import open_watchers
+from m2d.training.initial_state import frozen_digest, new_state
 from m2d.training.processes import Processes, Sharing, start_processes
 from m2d.training.sharding import local, stored, whole
 from m2d.training.speed import flops_per_sample
 from m2d.training.start import read_start
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.trainer import Trainer
+from m2d.training.watchers import open_watchers
 from m2d.video.run_folder import read_run
 from tests.m2d.faults import FaultyDisk, refuse
 from tests.m2d.model.tiny_model import build_tiny_model

@@ -1,32 +1,24 @@
-"""The state that a training starts with, and the model folder that it leaves.
+"""The state that a training starts with: the model, its average and the optimizer, placed on the processes.
 
-Owns what moves and what stays (all weights, or adapters on weights that every copy shares), and how one
-process gets hold of all averaged weights, however they lie.
+Owns which weights are trained (all, or adapters on frozen weights that the average shares).
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections import deque
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from m2d.model.lora import add_lora
 from m2d.model.transformer import SceneTransformer
-from m2d.training.card import CardFacts
-from m2d.training.export import export_model
-from m2d.training.log import read_log
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.sharding import place, stored, whole, wholes
+from m2d.training.sharding import place, whole
 from m2d.training.start import Start, build_transformer
 from m2d.training.state import TrainState
-from m2d.training.step import TrainingSetup
 from m2d.training.zero import ZeroOptimizer
 
 
@@ -86,65 +78,3 @@ def frozen_digest(model: nn.Module) -> str:
             values = whole(weight.detach()).cpu().contiguous()
             digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> str:
-    """Publish the averaged weights as a model folder, by one process, from the shares of all.
-
-    Returns:
-        Why the model card has no curves, or an empty string.
-
-    Raises:
-        OutputError: The disk refused.
-    """
-    recipe = setup.recipe
-
-    def export(average: SceneTransformer) -> str:
-        card = CardFacts(
-            facts=setup.facts,
-            events=read_log(setup.run),
-            step=state.step,
-            has_adapters=recipe.lora is not None,
-        )
-        return export_model(average, recipe=recipe, frozen=frozen, path=path, card=card) or ""
-
-    return use_average(setup, state, export)
-
-
-def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneTransformer], str]) -> str:
-    """Have the main process use the averaged weights, all of them; all processes call this together.
-
-    Args:
-        setup: Of the training.
-        state: Its state, which stays as it is.
-        use: Gets the transformer, ready to run: the averaged model itself or, where weights are sharded, a
-            copy in the CPU's memory that is gone afterwards.
-
-    Returns:
-        What `use` returned, in every process.
-    """
-    average = state.average.model
-    if not setup.processes.shares_weights:
-        assert isinstance(average, SceneTransformer)
-        return setup.processes.on_main(lambda: use(average))
-    weights = stored(average)
-    values = wholes(weights.values())
-
-    def gather_and_use() -> str:
-        try:
-            whole = _without_weights(setup)
-            whole.load_state_dict(dict(zip(weights, values, strict=True)))
-            return use(whole.requires_grad_(False).eval())
-        finally:
-            # The others wait for their shards to be taken, whatever has happened here.
-            deque(values, maxlen=0)
-
-    return setup.processes.on_main(gather_and_use, meanwhile=lambda: deque(values, maxlen=0))
-
-
-def _without_weights(setup: TrainingSetup) -> SceneTransformer:
-    """A model that takes the weights of the one in training."""
-    model: SceneTransformer = SceneTransformer(**setup.facts["transformer"])
-    if setup.recipe.lora is not None:
-        add_lora(model, setup.recipe.lora)
-    return model

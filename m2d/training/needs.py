@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from m2d.errors import InputError
-from m2d.geometry import ModelGeometry, SceneGeometry
-from m2d.layout import SceneLayout
 from m2d.model.components import read_config
 from m2d.model.known_sizes import known_model
 from m2d.model.source import BUILTIN_MODELS, resolve_model
-from m2d.recipe.loader import load_document
 from m2d.training.launcher import Sharing as Strategy
 from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.recipe import TrainingRecipe
@@ -31,11 +28,11 @@ from m2d.training.requirements import (
     measure_needs,
     memory_per_device,
 )
-from m2d.training.start import transformer_config
+from m2d.training.start import scene_geometry, training_layout, transformer_config
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import read_facts
 
-_SHARDING: Mapping[Strategy, Sharding] = {
+STRATEGIES: Mapping[Strategy, Sharding] = {
     "ddp": "none",
     "zero2": "gradients",
     "zero3": "all",
@@ -84,42 +81,27 @@ class TrainingNeeds:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sizes:
     config: Mapping[str, Any]
-    spatial_compression: int
-    temporal_compression: int
+    compression: tuple[int, int]
     origin: str
 
 
 def training_needs(
-    path: Path,
-    *,
-    num_devices: int = 1,
-    strategy: str = "ddp",
-    model: str | None = None,
-    init: str | None = None,
+    recipe: TrainingRecipe, *, num_devices: int = 1, strategy: Strategy = "ddp"
 ) -> TrainingNeeds:
-    """Work out what the recipe at `path` needs on `num_devices` devices.
+    """Work out what a training needs on `num_devices` devices.
 
     Args:
-        strategy: How devices share: `ddp`, `zero2`, `zero3` or `fsdp2`.
-        model: Replaces the recipe's.
-        init: Replaces the recipe's.
+        recipe: The training recipe.
+        num_devices: How many devices train together.
+        strategy: How the devices share the training; one of `STRATEGIES`.
 
     Raises:
-        RecipeError: The recipe is wrong.
-        BackendUnavailable: The recipe asks for something that DeepSpeed cannot do.
-        InputError: An unknown strategy, a batch that cannot be shared out, or a size the model cannot make.
+        BackendUnavailable: DeepSpeed cannot do what the recipe asks for.
+        InputError: The batch does not divide over the devices, or the model cannot make scenes of this size.
         CheckpointError: Neither a model folder nor a published model.
     """
-    kind = next((kind for kind in _SHARDING if kind == strategy), None)
-    if kind is None:
-        raise InputError(f"--strategy {strategy}: allowed: {', '.join(_SHARDING)}")
-    recipe = load_document(path, TrainingRecipe)
-    changes = {name: value for name, value in (("model", model), ("init", init)) if value is not None}
-    if changes.get("init", "random") != "random":
-        changes["transformer"] = None  # type: ignore[assignment]  # the sizes are those of the weights
-    recipe = recipe.model_copy(update=changes)
     if num_devices > 1:
-        refuse_for_deepspeed(recipe, kind)
+        refuse_for_deepspeed(recipe, strategy)
     parts = num_devices * recipe.accumulate
     if recipe.batch_size % parts:
         raise InputError(
@@ -140,7 +122,7 @@ def training_needs(
         memory=memory_per_device(
             needs,
             optimizer=recipe.optimizer.name,
-            sharding=_SHARDING[kind],
+            sharding=STRATEGIES[strategy],
             num_devices=num_devices,
             is_checkpointed=recipe.gradient_checkpointing,
             frozen_bytes_per_weight=BFLOAT16_BYTES if is_half else FLOAT32_BYTES,
@@ -172,12 +154,12 @@ def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
     if name not in BUILTIN_MODELS and not Path(name).is_dir() and published is not None:
         return _Sizes(
             config=published.transformer,
-            spatial_compression=published.spatial_compression,
-            temporal_compression=published.temporal_compression,
+            compression=(published.spatial_compression, published.temporal_compression),
             origin=f"published sizes of {name}, which is not on this machine",
         )
     source = resolve_model(name)
     geometry = source.geometry
+    compression = (geometry.spatial_compression, geometry.temporal_compression)
     config = {key: value for key, value in read_config(source.path, "transformer").items() if key[0] != "_"}
     if recipe.transformer is not None:
         config = transformer_config(
@@ -185,47 +167,22 @@ def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
             video=recipe.video,
             latent_channels=geometry.latent_channels,
             text_width=int(config["text_embed_dim"]),
-            compression=(geometry.spatial_compression, geometry.temporal_compression),
+            compression=compression,
         )
     return _Sizes(
         config=config,
-        spatial_compression=geometry.spatial_compression,
-        temporal_compression=geometry.temporal_compression,
+        compression=compression,
         origin=f"model folder {name}",
     )
 
 
 def _workload(recipe: TrainingRecipe, sizes: _Sizes, *, batch_size: int) -> Workload:
-    scene = _scene(recipe, sizes)
-    channels = int(sizes.config["in_channels"])
-    num_scenes = recipe.num_scenes
+    scene = scene_geometry(recipe, sizes.config, compression=sizes.compression)
     return Workload(
         config=sizes.config,
-        layout=SceneLayout.build(
-            recipe.mask,
-            text_tokens=[int(sizes.config["max_text_seq_length"])] * num_scenes,
-            latent_frames=[scene.num_latent_frames] * num_scenes,
-            tokens_per_frame=scene.tokens_per_frame,
-        ),
-        latent_shape=(channels, scene.latent_height, scene.latent_width),
+        layout=training_layout(recipe, sizes.config, scene),
+        latent_shape=(int(sizes.config["in_channels"]), scene.latent_height, scene.latent_width),
         batch_size=batch_size,
         is_mixed=recipe.precision == "bfloat16",
         lora=recipe.lora,
     )
-
-
-def _scene(recipe: TrainingRecipe, sizes: _Sizes) -> SceneGeometry:
-    video = recipe.video
-    geometry = ModelGeometry(
-        spatial_compression=sizes.spatial_compression,
-        temporal_compression=sizes.temporal_compression,
-        patch_size=int(sizes.config["patch_size"]),
-        latent_channels=int(sizes.config["in_channels"]),
-        max_text_tokens=int(sizes.config["max_text_seq_length"]),
-        default_height=video.height,
-        default_width=video.width,
-        default_num_frames=video.num_frames,
-        default_fps=video.fps,
-        num_scenes=recipe.num_scenes,
-    )
-    return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)

@@ -20,15 +20,18 @@ from torch import Tensor
 
 from m2d.backend import BackendOptions
 from m2d.files import make_folder
-from m2d.film.make import RunOptions
+from m2d.film.job import FilmJob, PlannedRun, announce
+from m2d.film.make import RunOptions, make_film
 from m2d.layout import SceneLayout
+from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter
+from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides
-from m2d.recipe.plan import RunPlan
-from m2d.tasks import generate
-from m2d.tasks.check import plan_recipe_for
+from m2d.recipe.plan import RunPlan, plan_story
+from m2d.recipe.schema import Recipe
 from m2d.video.run_folder import SHEET, run_folder_of
 
 FOLDER = "validation"
@@ -99,27 +102,32 @@ class _DenoiserInTraining:
 def plan_validation(
     source: ModelSource, stories: Sequence[str], *, folder: Path, device: str
 ) -> list[RunPlan]:
-    """Resolve all stories for a model, before hours are spent on a training that could not show them.
+    """Plan a film of every story, so that a wrong story is reported before hours of training.
 
     Args:
         source: The model.
         stories: Recipe files.
-        folder: Where the films are to lie.
-        device: Where they are made; the recipes' own devices and backends do not count.
+        folder: Folder of the films.
+        device: Device that makes them; the recipes' own devices, backends and models are ignored.
 
     Raises:
-        RecipeError: What is wrong with a story.
+        RecipeError: Everything that is wrong with a story.
     """
-    return [
-        plan_recipe_for(
-            source,
-            Path(story),
-            overrides=Overrides(
-                out=folder / f"{Path(story).stem}.mp4", backend="eager", device=device, dtype="float32"
-            ),
-        )
-        for story in stories
-    ]
+    return [_plan(source, Path(story), folder=folder, device=device) for story in stories]
+
+
+def _plan(source: ModelSource, story: Path, *, folder: Path, device: str) -> RunPlan:
+    loaded = load_with_places(story, Recipe)
+    return plan_story(
+        loaded.value.model_copy(update={"model": source.name}),
+        source,
+        overrides=Overrides(
+            out=folder / f"{story.stem}.mp4", backend="eager", device=device, dtype="float32"
+        ),
+        places=loaded.places,
+        count_tokens=load_tokenizer(source).count_tokens,
+        known_words=KNOWN_WORDS if source.is_puppet else None,
+    )
 
 
 def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter: Reporter) -> dict[str, Path]:
@@ -141,6 +149,8 @@ def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter:
     sheets = {}
     for plan in plans:
         make_folder(plan.output.parent)
-        generate.run(plan, backend, reporter=reporter, options=RunOptions(force=True))
+        job = FilmJob(runs=(PlannedRun(kind="generate", plan=plan),))
+        announce(job, reporter)
+        make_film(job, backend, reporter=reporter, options=RunOptions(force=True))
         sheets[plan.output.stem] = run_folder_of(plan.output) / SHEET
     return sheets

@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from m2d.geometry import ModelGeometry
 from m2d.model.components import read_config
 from m2d.model.sizes import spatial_compression_of
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import Reporter
-from m2d.tasks.training_state import use_average
-from m2d.tasks.validation import FOLDER, SourceInTraining, make_validation_films, plan_validation
+from m2d.training.export import use_average
 from m2d.training.recipe import ValidationRecipe
+from m2d.training.start import model_geometry
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 from m2d.training.trackers import Trackers
 from m2d.training.trainer import Watchers
+from m2d.training.validation import FOLDER, SourceInTraining, make_validation_films, plan_validation
 
 
 def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporter) -> Watchers:
@@ -90,25 +90,14 @@ class _Films:
 
 
 def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
-    """The model in training as the planning of stories sees it."""
-    recipe, config = setup.recipe, setup.facts["transformer"]
-    video = recipe.video
-    geometry = ModelGeometry(
-        spatial_compression=spatial_compression_of(folder),
-        temporal_compression=int(read_config(folder, "vae")["temporal_compression_ratio"]),
-        patch_size=int(config["patch_size"]),
-        latent_channels=int(config["in_channels"]),
-        max_text_tokens=int(config["max_text_seq_length"]),
-        default_height=video.height,
-        default_width=video.width,
-        default_num_frames=video.num_frames,
-        default_fps=video.fps,
-        num_scenes=recipe.num_scenes,
-    )
+    """Describe the model in training for the planning of stories."""
+    recipe = setup.recipe
+    temporal = int(read_config(folder, "vae")["temporal_compression_ratio"])
+    compression = (spatial_compression_of(folder), temporal)
     return ModelSource(
         name=recipe.title,
         path=folder,
-        geometry=geometry,
-        is_puppet=recipe.data.source == "builtin:puppet",
+        geometry=model_geometry(recipe, setup.facts["transformer"], compression=compression),
+        is_puppet=recipe.data.is_puppet,
         mask=recipe.mask,
     )

@@ -1,0 +1,228 @@
+"""One training stage: encode the stories, train, export a model folder.
+
+Owns the order of things and the checks before the first step; the loop is `m2d.training.trainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from m2d.errors import OutputError
+from m2d.geometry import SceneGeometry
+from m2d.lock import hold
+from m2d.model.checkpoint import builtin_folder
+from m2d.progress import Reporter
+from m2d.stop import StopRequest
+from m2d.training.cache import StoryLatents, cache_root
+from m2d.training.datasets import open_stories
+from m2d.training.export import publish_model
+from m2d.training.folder import remove_leftovers
+from m2d.training.frozen import FrozenParts, load_frozen, noise_config
+from m2d.training.initial_state import frozen_digest, new_state
+from m2d.training.processes import Processes
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.resume import resume_latest, versions
+from m2d.training.start import Start, read_start, scene_geometry, training_layout, transformer_config
+from m2d.training.state import FOLDER, TrainState
+from m2d.training.trainer import Outcome, Trainer, TrainingSetup
+from m2d.training.watchers import open_watchers
+
+MODEL = "model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """A training that can start.
+
+    Attributes:
+        recipe: The knobs.
+        run: Run folder: checkpoints, log and, at the end, `model`.
+        resume: Go on from the newest sound checkpoint in `run`.
+        max_minutes: Stop with a checkpoint after so long.
+        num_threads: CPU threads; None leaves torch's choice.
+        cache: Folder of latent caches; None: the user's.
+    """
+
+    recipe: TrainingRecipe
+    run: Path
+    resume: bool
+    max_minutes: float | None
+    num_threads: int | None
+    cache: Path | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingReport:
+    """What a training left.
+
+    Attributes:
+        outcome: Whether all steps were done.
+        step: Steps done.
+        held_out_loss: Loss of the exported weights on stories never trained on.
+        model: The model folder.
+        is_main: Whether this process is the one that talks.
+    """
+
+    outcome: Outcome
+    step: int
+    held_out_loss: float
+    model: Path
+    is_main: bool = True
+
+
+def run_stage(
+    plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest
+) -> TrainingReport:
+    """Train from the stories to the model folder; all processes call this together.
+
+    Raises:
+        CheckpointError: A model folder, run or checkpoint that does not fit.
+        OutputError: The run folder holds another training.
+        OutputBusy: Another process is training there.
+        DatasetError: The stories do not suffice.
+        Interrupted: A signal came; a checkpoint or whole cache shards were left.
+        DivergedError: The loss or the gradient was not finite.
+    """
+    with _held(plan, processes), ExitStack() as stories:
+        return _run(plan, processes, reporter, stop, opened=stories)
+
+
+@contextmanager
+def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
+    """Hold the run folder, by one process for all."""
+    with ExitStack() as stack:
+
+        def enter() -> str:
+            stack.enter_context(hold(plan.run, what="training there"))
+            remove_leftovers(plan.run)
+            remove_leftovers(plan.run / FOLDER)
+            if not plan.resume and any((plan.run / FOLDER).glob("*")):
+                raise OutputError(
+                    f"{plan.run}: holds a training; go on with --resume latest or choose another --out"
+                )
+            return ""
+
+        processes.on_main(enter)
+        yield
+
+
+def _run(
+    plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest, *, opened: ExitStack
+) -> TrainingReport:
+    recipe = plan.recipe
+    folder = _model_folder(recipe.model)
+    start, frozen = _load_parts(recipe, folder, processes.device)
+    geometry = scene_geometry(recipe, start.config, compression=frozen.compression)
+    stories = opened.enter_context(
+        _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
+    )
+    # All prompts are encoded: its memory is the transformer's now.
+    frozen.release_text()
+    layout = training_layout(recipe, start.config, geometry)
+    state = new_state(recipe, start, processes)
+    facts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "transformer": start.config,
+        "stories": stories.digest,
+        "layout": layout.digest(),
+        "scheduler": noise_config(folder),
+        "versions": versions(processes),
+    }
+    if recipe.lora is not None:
+        facts["frozen"] = frozen_digest(state.model)
+    if plan.resume:
+        resume_latest(plan.run, state, facts=facts, processes=processes, reporter=reporter)
+    setup = TrainingSetup(
+        recipe=recipe,
+        stories=stories,
+        schedule=frozen.schedule,
+        layout=layout,
+        run=plan.run,
+        facts=facts,
+        processes=processes,
+    )
+    return _train_and_export(setup, state, plan=plan, folder=folder, reporter=reporter, stop=stop)
+
+
+def _train_and_export(
+    setup: TrainingSetup,
+    state: TrainState,
+    *,
+    plan: TrainingPlan,
+    folder: Path,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> TrainingReport:
+    watchers = open_watchers(setup, model_folder=folder, reporter=reporter)
+    trainer = Trainer(setup, state, reporter=reporter, stop=stop, watchers=watchers)
+    outcome = trainer.run(max_minutes=plan.max_minutes)
+    why_no_curves = publish_model(setup, state, frozen=folder, path=plan.run / MODEL)
+    if why_no_curves:
+        reporter.warn(f"the model card has no curves: {why_no_curves}")
+    return TrainingReport(
+        outcome=outcome,
+        step=state.step,
+        held_out_loss=trainer.held_out_loss()["loss"],
+        model=plan.run / MODEL,
+        is_main=setup.processes.is_main,
+    )
+
+
+def _model_folder(model: str) -> Path:
+    # Not `resolve_model`: a folder without a transformer is all that a training from random weights needs.
+    return builtin_folder(model) or Path(model)
+
+
+def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:
+    if recipe.transformer is None:
+        start = read_start(_model_folder(recipe.init))
+        max_text_tokens = int(start.config["max_text_seq_length"])
+        return start, load_frozen(folder, max_text_tokens=max_text_tokens, device=device)
+    frozen = load_frozen(folder, max_text_tokens=recipe.transformer.max_text_tokens, device=device)
+    config = transformer_config(
+        recipe.transformer,
+        video=recipe.video,
+        latent_channels=frozen.latent_channels,
+        text_width=frozen.text_width,
+        compression=frozen.compression,
+    )
+    return Start(config, None), frozen
+
+
+@contextmanager
+def _encoded(
+    plan: TrainingPlan,
+    frozen: FrozenParts,
+    geometry: SceneGeometry,
+    *,
+    processes: Processes,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> Iterator[StoryLatents]:
+    """Encode in one process, then open in all."""
+    with ExitStack() as stack:
+        opened: list[StoryLatents] = []
+
+        def open_here() -> str:
+            stories = open_stories(
+                plan.recipe,
+                frozen,
+                geometry,
+                root=cache_root(plan.cache),
+                run=plan.run,
+                keeps_rejects=plan.resume or not processes.is_main,
+                reporter=reporter,
+                stop=stop,
+            )
+            opened.append(stack.enter_context(stories))
+            return ""
+
+        processes.on_main(open_here)
+        if not opened:
+            open_here()
+        yield opened[0]
