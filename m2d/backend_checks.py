@@ -1,6 +1,6 @@
-"""What every backend refuses, in the same words: targets and inputs that are not the layout's.
+"""Checks with the same messages in every backend: whether it can run, its targets, the shapes of its inputs.
 
-Owns these checks and their messages, for m2d's backends and anybody's; runs nothing and imports no torch.
+Owns these checks and their messages, also for backends outside m2d; runs nothing and imports no torch.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -10,18 +10,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from m2d.errors import InputError, LayoutMismatch
+from m2d.errors import BackendUnavailable, InputError, LayoutMismatch, Remedy
 from m2d.layout import SceneLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from m2d.backend import Backend
 
-def chosen_targets(layout: SceneLayout, targets: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the scenes whose velocity is wanted; None are all.
+
+def require_available(backend: Backend, device: str) -> None:
+    """Check that a backend can run on a device here.
 
     Raises:
-        InputError: Scenes that the layout does not have.
+        BackendUnavailable: It cannot; the message says why.
+    """
+    reason = backend.unavailable_reason(device)
+    if reason is not None:
+        raise BackendUnavailable(f"backend {backend.name!r}: {reason}", remedy=Remedy.SHOW_DOCTOR)
+
+
+def chosen_targets(layout: SceneLayout, targets: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the scenes whose velocity is computed; None means all.
+
+    Raises:
+        InputError: The layout has no such scene.
     """
     everything = tuple(range(layout.num_scenes))
     if targets is None:
@@ -39,17 +52,17 @@ def check_inputs(
     *,
     patch_size: int,
 ) -> None:
-    """Make sure that a call of `predict` is one of `layout`.
+    """Check that the inputs of `predict` have the sizes of `layout`.
 
     Args:
-        layout: What the denoiser was prepared for.
-        latents_BFCHW: As in `Denoiser.predict`; so are the others.
-        prompt_embeds_BLD: Prompts.
-        timesteps_BN: Timesteps.
-        patch_size: Height and width of a token in latents.
+        layout: The denoiser's layout.
+        latents_BFCHW: Noisy latents, as in `Denoiser.predict`.
+        prompt_embeds_BLD: Prompt embeddings.
+        timesteps_BN: A timestep for each scene.
+        patch_size: Height and width of a token, in latent pixels.
 
     Raises:
-        LayoutMismatch: It is not; every number that differs is named.
+        LayoutMismatch: A size differs; the message names all that do.
     """
     height, width = latents_BFCHW.shape[-2:]
     refuse_differences(
@@ -64,14 +77,14 @@ def check_inputs(
 
 
 def refuse_differences(layout: SceneLayout, found: Mapping[str, tuple[object, object]]) -> None:
-    """Refuse a call that has other numbers than the layout.
+    """Reject inputs whose sizes differ from the layout's.
 
     Args:
-        layout: What the denoiser was prepared for.
-        found: By name: what the call has, and what the layout has.
+        layout: The denoiser's layout.
+        found: For each name, the size of the input and the size in the layout.
 
     Raises:
-        LayoutMismatch: Some differ; all that do are named.
+        LayoutMismatch: Some differ; the message names them all.
     """
     wrong = [f"{name}: got {got}, the layout has {own}" for name, (got, own) in found.items() if got != own]
     if wrong:

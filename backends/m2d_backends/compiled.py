@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from m2d.backend import BackendOptions
+from m2d.backend_checks import require_available
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
 from m2d_backends.eager import EagerBackend, EagerDenoiser, EagerOptions
@@ -141,7 +142,7 @@ class CompileBackend:
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> CompiledDenoiser:
         """Load the transformer and get it ready to be compiled by the first call."""
         scope = parse_extra(self.name, CompileOptions, options.extra).scope
-        self._check(options.device)
+        require_available(self, options.device)
         options = replace(options, extra={name: of for name, of in options.extra.items() if name != "scope"})
         denoiser = self._eager.prepare(source, layout, options)
         transformer = self._eager.load(source, options)
@@ -167,13 +168,6 @@ class CompileBackend:
         torch._dynamo.config.accumulated_recompile_limit = 4 * _MAX_PLANS
         model.compile_repeated_blocks(fullgraph=True, dynamic=False)
         return model
-
-    def _check(self, device: str) -> None:
-        from m2d.errors import BackendUnavailable
-
-        reason = self.unavailable_reason(device)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
 
 
 def compile_blocks(transformer: SceneTransformer) -> None:

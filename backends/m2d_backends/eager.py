@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from m2d.backend import BackendOptions
-from m2d.backend_checks import check_inputs, chosen_targets
-from m2d.errors import BackendError, BackendUnavailable, InputError
+from m2d.backend_checks import check_inputs, chosen_targets, require_available
+from m2d.errors import BackendError, InputError
 from m2d.layout import SceneLayout
 from m2d_backends.devices import device_problem
 from m2d_backends.extra_options import ExtraOptions, parse_extra
@@ -137,9 +137,7 @@ class EagerBackend:
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> EagerDenoiser:
         """Load the transformer, or take the one loaded before for the same folder, device and dtype."""
-        reason = self.unavailable_reason(options.device)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+        require_available(self, options.device)
         return EagerDenoiser(self.load(source, options), layout, options.targets)
 
     def release(self) -> None:

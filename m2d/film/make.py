@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m2d.backend import Backend
-from m2d.errors import BackendUnavailable, Interrupted
+from m2d.backend_checks import require_available
+from m2d.errors import Interrupted
 from m2d.files import nameless_file, remove_file
 from m2d.film.assembly import Assembled, assemble
 from m2d.film.contents import files_of, provenance_of
@@ -183,10 +184,7 @@ def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
         BackendUnavailable: It cannot, or a graph has to be exported first: the message says how.
         ArtifactRefused: A graph is stale, foreign, damaged or not to be trusted.
     """
-    plan = plans[-1]
-    reason = backend.unavailable_reason(plan.device)
-    if reason is not None:
-        raise BackendUnavailable(f"backend {plan.backend!r}: {reason}; `m2d doctor` shows what works here")
+    require_available(backend, plans[-1].device)
     check_graphs(plans, backend)
 
 

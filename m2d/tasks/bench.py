@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 
 from m2d.backend import Backend, Denoiser
-from m2d.errors import BackendUnavailable, InputError
+from m2d.backend_checks import require_available
+from m2d.errors import InputError
 from m2d.pipeline.recording import Call, RecordingBackend
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -83,7 +84,8 @@ def run(
         raise InputError(f"--pairs: {num_pairs} is below {FEWEST_PAIRS}, too few for a median")
     backends = {name: find_backend(name) for name in names}
     reference = find_backend(REFERENCE)
-    _check_available([reference, *backends.values()], plan)
+    for backend in (reference, *backends.values()):
+        require_available(backend, plan.device)
     call = _first_call(plan.without_backend_options(), reference, reporter)
     eager = _denoiser(call, reference, {})
     timings = []
@@ -130,12 +132,3 @@ def _time(name: str, call: Call, denoiser: Denoiser, eager: Denoiser, num_pairs:
     )
     difference = float((ours - expected).abs().max() / expected.abs().max())
     return BackendTiming(name=name, comparison=comparison, relative_difference=difference)
-
-
-def _check_available(backends: Sequence[Backend], plan: RunPlan) -> None:
-    for backend in backends:
-        reason = backend.unavailable_reason(plan.device)
-        if reason is not None:
-            raise BackendUnavailable(
-                f"backend {backend.name!r}: {reason}; `m2d doctor` shows what works here"
-            )

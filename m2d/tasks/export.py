@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m2d.backend import ARTIFACT_MANIFEST, Backend, BackendOptions, ExportingBackend, StoredArtifact
-from m2d.errors import ArtifactMissing, ArtifactRefused, BackendUnavailable, InputError
+from m2d.backend_checks import require_available
+from m2d.errors import ArtifactMissing, ArtifactRefused, InputError
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
 from m2d.pipeline.graphs import GraphRequest, MissingGraphs, RejectedGraphs
@@ -112,9 +113,7 @@ def run(
     """
     if not isinstance(backend, ExportingBackend):
         raise InputError(f"--backend: {backend.name} runs the model itself and has nothing to export")
-    reason = backend.unavailable_reason(requests[0].options.device)
-    if reason is not None:
-        raise BackendUnavailable(f"backend {backend.name!r}: {reason}; `m2d doctor` shows what works here")
+    require_available(backend, requests[0].options.device)
     made = []
     for request in requests:
         request = replace(request, options=replace(request.options, artifacts=out))

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from m2d.backend import Backend, BackendOptions, ExportingBackend
+from m2d.backend_checks import require_available
 from m2d.diffusion.step_cache import Speed
-from m2d.errors import ArtifactMissing, BackendError, BackendUnavailable, ExportError, InputError
+from m2d.errors import ArtifactMissing, BackendError, ExportError, InputError
 from m2d.pipeline.recording import Call, Preparation, RecordingBackend, Respondent
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -165,7 +166,8 @@ def run(
     """
     backends = {name: find_backend(name) for name in names}
     plan = _at_speed(plan, "exact")
-    _check_available([find_backend(REFERENCE), *(backends.values() if required else ())], plan)
+    for backend in (find_backend(REFERENCE), *(backends.values() if required else ())):
+        require_available(backend, plan.device)
     plain = plan.without_backend_options()
     reference = _record(plain, find_backend(REFERENCE), reporter)
     verdicts = []
@@ -238,15 +240,6 @@ def _step_difference(
         cosine=float(torch.nn.functional.cosine_similarity(expected, actual, dim=0)),
         max_abs_error=float(difference.abs().max()),
     )
-
-
-def _check_available(backends: Sequence[Backend], plan: RunPlan) -> None:
-    for backend in backends:
-        reason = backend.unavailable_reason(plan.device)
-        if reason is not None:
-            raise BackendUnavailable(
-                f"backend {backend.name!r}: {reason}; `m2d doctor` shows what works here"
-            )
 
 
 def _record(plan: RunPlan, backend: Backend, reporter: Reporter) -> _Film:
