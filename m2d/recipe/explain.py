@@ -21,25 +21,31 @@ from m2d.recipe.text_tree import KeyPath, Places, show
 _MAX_COMPARED_CHARACTERS = 60
 _NAMED_FIELD = re.compile(r"(?P<path>[a-z_][a-z0-9_.]*): (?P<message>.*)", re.DOTALL)
 
-_EXPECTED = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "tuple_type": "a list (lines that start with `- `)",
-    "list_type": "a list (lines that start with `- `)",
-    "dict_type": "a mapping (lines of `key: value`)",
-    "mapping_type": "a mapping (lines of `key: value`)",
-    "model_type": "a mapping (lines of `key: value`)",
-}
-_BOUNDS = {
-    "greater_than_equal": ("at least", "ge"),
-    "greater_than": ("more than", "gt"),
-    "less_than_equal": ("at most", "le"),
-    "less_than": ("less than", "lt"),
-    "multiple_of": ("a multiple of", "multiple_of"),
+_LIST = "expected a list (lines that start with `- `), got {got}{hint}"
+_MAPPING = "expected a mapping (lines of `key: value`), got {got}{hint}"
+_MESSAGES = {
+    "missing": "is missing; add it",
+    "string_type": "expected text, got {got}{hint}",
+    "int_type": "expected a whole number, got {got}{hint}",
+    "int_from_float": "expected a whole number, got {got}{hint}",
+    "float_type": "expected a number, got {got}{hint}",
+    "finite_number": "expected a finite number, got {got}{hint}",
+    "bool_type": "expected true or false, got {got}{hint}",
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "dict_type": _MAPPING,
+    "mapping_type": _MAPPING,
+    "model_type": _MAPPING,
+    "greater_than_equal": "must be at least {ge}, got {got}",
+    "greater_than": "must be more than {gt}, got {got}",
+    "less_than_equal": "must be at most {le}, got {got}",
+    "less_than": "must be less than {lt}, got {got}",
+    "multiple_of": "must be a multiple of {multiple_of}, got {got}",
+    "literal_error": "{got} is not known; use one of {choices}",
+    "too_short": "needs at least {min_length} of them, got {actual_length}",
+    "too_long": "may have at most {max_length} of them, got {actual_length}",
+    "string_too_short": "must have at least {min_length} characters, got {got}",
+    "string_too_long": "may have at most {max_length} characters, got {size}",
 }
 
 
@@ -86,25 +92,15 @@ def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -
 
 def _message(details: ErrorDetails) -> str:
     kind, got, limits = details["type"], details["input"], details.get("ctx", {})
-    if kind == "missing":
-        return "is missing; add it"
-    if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, got {show(got)}{_hint(kind, got)}"
-    if kind in _BOUNDS:
-        words, limit = _BOUNDS[kind]
-        return f"must be {words} {limits[limit]}, got {show(got)}"
-    if kind == "literal_error":
-        return f"{show(got)} is not known; use one of {limits['expected']}".replace(" or ", ", ")
-    if kind == "too_short":
-        return f"needs at least {limits['min_length']} of them, got {limits['actual_length']}"
-    if kind == "too_long":
-        return f"may have at most {limits['max_length']} of them, got {limits['actual_length']}"
-    if kind == "string_too_short":
-        return f"must have at least {limits['min_length']} characters, got {show(got)}"
-    if kind == "string_too_long":
-        size = len(got) if isinstance(got, str) else "more"
-        return f"may have at most {limits['max_length']} characters, got {size}"
-    return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {show(got)}"
+    if kind not in _MESSAGES:
+        return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {show(got)}"
+    return _MESSAGES[kind].format(
+        got=show(got),
+        hint=_hint(kind, got),
+        choices=str(limits.get("expected")).replace(" or ", ", "),
+        size=len(got) if isinstance(got, str) else "more",
+        **limits,
+    )
 
 
 def _hint(kind: str, got: object) -> str:

@@ -18,8 +18,8 @@ from m2d.recipe.explain import explain
 from m2d.recipe.json_text import parse_json
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_file import read_text
-from m2d.recipe.text_tree import MAX_PROBLEMS, Places, TextTree, field_name, plain
-from m2d.recipe.yaml_text import parse_yaml
+from m2d.recipe.text_tree import Place, Places, TextTree, field_name, place_problem
+from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_yaml
 
 DocumentModel = TypeVar("DocumentModel", bound=BaseModel)
 
@@ -90,7 +90,7 @@ def parse_document(
 
 
 def _fit(tree: TextTree, model: type[DocumentModel]) -> Loaded[DocumentModel]:
-    data = plain(tree.root)
+    data = tree.value
     problems = [problem for _, problem in tree.problems]
     rules = getattr(model, "cross_field_problems", None)
     broken = [tree.places.problem(key_path, message) for key_path, message in (rules(data) if rules else [])]
@@ -117,5 +117,5 @@ def _in_reading_order(problems: list[Problem]) -> list[Problem]:
         return ordered
     last = ordered[MAX_PROBLEMS]
     more = f"and {len(ordered) - MAX_PROBLEMS} more problems from here on; repair the ones above first"
-    rest = Problem(path=last.path, line=last.line, column=last.column, field="", message=more)
+    rest = place_problem(last.path, Place(line=last.line, column=last.column), more)
     return [*ordered[:MAX_PROBLEMS], rest]

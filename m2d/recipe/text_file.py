@@ -9,19 +9,16 @@ import re
 import stat
 from pathlib import Path
 
-from m2d.errors import Problem, RecipeError, Remedy
-from m2d.recipe.text_tree import name_character, place_at
+from m2d.errors import RecipeError, Remedy
+from m2d.recipe.text_tree import FORBIDDEN, Place, name_character, place_at, place_problem
 
 MAX_BYTES = 1_000_000
 # The YAML scanner spends most of its time on line breaks: a megabyte of them takes it several seconds.
 MAX_LINES = 20_000
 
-# What may never stand in the text itself. A carriage return is allowed only before a line feed: anywhere else
-# YAML would count a line that no editor shows.
-_FORBIDDEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-    "|\r(?!\n)"
-)
+# Characters that the text itself may not hold. A carriage return is allowed only before a line feed: anywhere
+# else YAML would count a line that no editor shows.
+_FORBIDDEN = re.compile(f"[{FORBIDDEN}\ufffe\uffff]|\r(?!\n)")
 
 
 def read_text(path: Path) -> str:
@@ -85,8 +82,5 @@ def _read_bytes(path: Path) -> bytes:
 def _refusal(
     name: str, message: str, *, text: str | None = None, offset: int = 0, remedy: Remedy | None = None
 ) -> RecipeError:
-    place = None if text is None else place_at(text, len(text) if offset < 0 else offset)
-    line, column = (place.line, place.column) if place else (0, 0)
-    return RecipeError(
-        [Problem(path=name, line=line, column=column, field="", message=message)], remedy=remedy
-    )
+    place = Place() if text is None else place_at(text, len(text) if offset < 0 else offset)
+    return RecipeError([place_problem(name, place, message)], remedy=remedy)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from m2d.errors import RecipeError
 from m2d.recipe.json_text import parse_json
-from m2d.recipe.text_tree import forbidden_character, plain
+from m2d.recipe.text_tree import forbidden_character
 
 _TEXT = st.text(max_size=20).filter(lambda text: forbidden_character(text) is None)
 _ATOMS = (
@@ -38,7 +38,7 @@ def test_what_the_standard_library_writes_is_read_back(
     document: object, is_ascii: bool, indent: int | str | None
 ) -> None:
     tree = parse_json(json.dumps(document, ensure_ascii=is_ascii, indent=indent), name="x.json")
-    assert _as_lists(plain(tree.root)) == document
+    assert _as_lists(tree.value) == document
 
 
 def test_every_node_knows_its_place() -> None:
@@ -50,15 +50,16 @@ def test_every_node_knows_its_place() -> None:
     ("text", "message"),
     [
         ("", r"x\.json:1:1: the file is empty"),
-        ("[1, 2", r"x\.json:1:6: not valid JSON: expected `,` or `\]`, got the end of the file"),
-        ("[1, ]", r"1:5: not valid JSON: expected a value, got '\]'"),
-        ("[1] x", r"1:5: not valid JSON: expected the end of the file, got 'x'"),
-        ("{a: 1}", r"1:2: not valid JSON: expected a key in double quotes, got 'a'"),
-        ('{"a" 1}', r"1:6: not valid JSON: expected `:`, got '1'"),
+        ("[1, 2", r"x\.json:1:[67]: not valid JSON: expecting ',' delimiter"),
+        ("[1, ]", r"1:[45]: not valid JSON: (expecting value|illegal trailing comma)"),
+        ("[1] x", r"1:5: not valid JSON: extra data"),
+        ("{a: 1}", r"1:2: not valid JSON: expecting property name enclosed in double quotes"),
+        ('{"a" 1}', r"1:6: not valid JSON: expecting ':' delimiter"),
         ('["abc', r"1:2: not valid JSON: unterminated string"),
-        (r'["\q"]', r"1:3: not valid JSON: invalid \\escape"),
-        ("[NaN]", r"1:2: not valid JSON: expected a value, got 'N'"),
-        ("[" * 1000, r"1:21: .*nested more than 20 levels"),
+        (r'["\q"]', r"1:[34]: not valid JSON: invalid \\escape"),
+        ("[" * 1000 + "]" * 1000, r"1:21: .*nested more than 20 levels"),
+        ("[" * 99_999 + "]" * 99_999, r"1:21: .*nested more than 20 levels"),
+        ('{"a"\n: 1}', r"2:1: not valid JSON: expected ',' or '}', but got ':'"),
         ("[" + "1," * 30000 + "1]", r"more than 20000 values"),
         ("[\x00]", r"1:2: forbidden character U\+0000"),
     ],
@@ -73,6 +74,7 @@ def test_what_is_no_json_is_refused_with_its_place(text: str, message: str) -> N
     [
         ('{"a": 1,\n "a": 2}', "x.json:2:2: a: duplicate key, first given in line 1; keep one"),
         ("[" + "1" * 5000 + "]", "x.json:1:2: [0]: a number of 5000 characters; at most 40 are allowed"),
+        ("[-Infinity]", "x.json:1:2: [0]: '-Infinity' is no JSON value; use a finite number"),
         (r'["\u0007"]', "x.json:1:2: [0]: holds the forbidden character U+0007; remove it"),
     ],
 )

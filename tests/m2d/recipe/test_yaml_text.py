@@ -10,15 +10,14 @@ import pytest
 
 from m2d.errors import RecipeError
 from m2d.recipe.text_file import MAX_BYTES, MAX_LINES, read_text
-from m2d.recipe.text_tree import MAX_DEPTH, MAX_NODES, plain
-from m2d.recipe.yaml_text import parse_yaml
+from m2d.recipe.yaml_text import MAX_DEPTH, MAX_NODES, parse_yaml
 
 
 def read(text: str) -> object:
     """Parse `text`, which must be free of problems, to plain values."""
     tree = parse_yaml(text, name="story.yaml")
     assert tree.problems == ()
-    return plain(tree.root)
+    return tree.value
 
 
 def complaints(text: str) -> str:
