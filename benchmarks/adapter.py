@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.puppet_films import Sampling, SceneMaker, default_scene, read_films, render_films
+from benchmarks.puppet_films import Sampling, SceneGenerator, default_scene, read_films, render_films
 from m2d.cli.console import make_reporter
 from m2d.errors import M2DError
 from m2d.evaluation.intervals import figure_of
@@ -96,7 +96,7 @@ def measure(
     source: ModelSource, stories: Stories, *, sampling: Sampling, reporter: Reporter
 ) -> dict[str, Any]:
     """Make all stories with a model and return its figures."""
-    maker = SceneMaker(source, sampling)
+    generator = SceneGenerator(source, sampling)
     reader_path = resolve_model(BUILTIN_PUPPET).path / READER_FILE
     scene = default_scene(source)
     reader = load_reader(reader_path, num_frames=scene.num_frames, height=scene.height, width=scene.width)
@@ -106,7 +106,7 @@ def measure(
         with reporter.stage(name, total=len(kind)) as progress:
             for number, story in enumerate(kind):
                 prompts = [plain_caption(story, scene) for scene in story.scenes]
-                frames.append(maker.generate(prompts, mask=source.mask, seed=STORY_SEED + number))
+                frames.append(generator.generate(prompts, mask=source.mask, seed=STORY_SEED + number))
                 progress.advance()
         return torch.cat(frames)
 

@@ -18,9 +18,6 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +29,7 @@ from torch import Tensor
 from benchmarks.puppet_films import (
     BACKEND,
     Sampling,
-    SceneMaker,
+    SceneGenerator,
     default_scene,
     read_films,
     render_films,
@@ -44,7 +41,7 @@ from m2d.errors import M2DError
 from m2d.files import sha256_file, write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
-from m2d.progress import Reporter, StageProgress
+from m2d.progress import Clock, Reporter
 from m2d.puppet.attribute_classifier import Reader, load_reader
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
@@ -96,22 +93,6 @@ class Measurement:
         return [sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_SCENES) for index in indices]
 
 
-class Clock:
-    """Runs stages under a reporter and keeps how long each took."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Time the block under `name`."""
-        began_s = time.perf_counter()
-        with self._reporter.stage(name, total=total) as progress:
-            yield progress
-        self.seconds[name] = round(time.perf_counter() - began_s, 1)
-
-
 def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
     """Measure everything; the content of the results file.
 
@@ -141,7 +122,7 @@ def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
         "codec": codec_report,
         **judge(tallies, reader_report=reader_report, codec_report=codec_report, joint=what.mask),
         "difference_of_independent_draws": round(CHANCE_DIFFERENCE, 4),
-        "seconds": clock.seconds,
+        "seconds": clock.timings_s,
     }
 
 
@@ -181,7 +162,7 @@ def _generated(what: Measurement, clock: Clock) -> dict[str, Tensor]:
     groups = [tuple(plain_caption(story, scene) for scene in story.scenes) for story in what.stories()]
     if what.is_single:
         groups = [(prompt,) for prompts in groups for prompt in prompts]
-    maker = SceneMaker(what.source, what.sampling)
+    generator = SceneGenerator(what.source, what.sampling)
     films = {}
     for name in (SINGLE,) if what.is_single else (what.mask, APART):
         # Of a scene alone, all masks make the same.
@@ -189,7 +170,7 @@ def _generated(what: Measurement, clock: Clock) -> dict[str, Tensor]:
         with clock.stage(f"generate {name}", total=len(groups)) as progress:
             scenes = []
             for number, prompts in enumerate(groups):
-                scenes.append(maker.generate(prompts, mask=mask, seed=STORY_SEED + number))
+                scenes.append(generator.generate(prompts, mask=mask, seed=STORY_SEED + number))
                 progress.advance()
         films[name] = torch.cat(scenes)
     return films

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from benchmarks.puppet_films import (
     Sampling,
-    SceneMaker,
+    SceneGenerator,
     default_scene,
     read_films,
     render_films,
@@ -92,16 +92,16 @@ def test_a_model_folder_without_reader_is_refused(measurement: Measurement) -> N
 
 
 def test_scenes_see_each_other_unless_isolated(measurement: Measurement) -> None:
-    maker = SceneMaker(measurement.source, measurement.sampling)
+    generator = SceneGenerator(measurement.source, measurement.sampling)
     other = (PROMPTS[0], "City at night. Actor2 bows.")
     for mask, is_equal in (("isolated", True), ("mask2dit", False)):
-        first, second = (maker.generate(prompts, mask=mask, seed=1)[0] for prompts in (PROMPTS, other))
+        first, second = (generator.generate(prompts, mask=mask, seed=1)[0] for prompts in (PROMPTS, other))
         assert torch.equal(first, second) is is_equal
 
 
 def test_equal_seeds_give_equal_scenes(measurement: Measurement) -> None:
-    maker = SceneMaker(measurement.source, measurement.sampling)
-    first, again, other = (maker.generate(PROMPTS, mask="mask2dit", seed=seed) for seed in (1, 1, 2))
+    generator = SceneGenerator(measurement.source, measurement.sampling)
+    first, again, other = (generator.generate(PROMPTS, mask="mask2dit", seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -110,8 +110,8 @@ def test_all_ways_give_frames_of_one_shape_and_range(measurement: Measurement) -
     clips = story_clips(measurement.stories()[:1])
     rendered = render_films(clips, scene=default_scene(measurement.source))
     codec = load_codec(measurement.source, device="cpu", dtype=torch.float32)
-    maker = SceneMaker(measurement.source, measurement.sampling)
-    made = maker.generate(("Park at noon. Actor1 jumps.",) * 3, mask="mask2dit", seed=STORY_SEED)
+    generator = SceneGenerator(measurement.source, measurement.sampling)
+    made = generator.generate(("Park at noon. Actor1 jumps.",) * 3, mask="mask2dit", seed=STORY_SEED)
     for frames_BPCHW in (rendered, through_codec(codec, rendered), made):
         assert frames_BPCHW.shape == (3, 9, 3, 32, 32)
         assert frames_BPCHW.min() >= 0
