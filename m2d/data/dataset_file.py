@@ -1,7 +1,6 @@
-"""From a dataset's file to its shot groups, in whichever of the three formats it is.
+"""Read a dataset's file, in any of three formats, into shot groups.
 
-Owns the choice of the format, the file's limits and the check of captions; the formats have modules of their
-own.
+Owns the choice of the format, the file's limits and the check of captions; each format has its own module.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.data.csv_format import read_csv
+from m2d.data.dataset_text import DatasetText, Problems
 from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
-from m2d.data.problems import Problems
 from m2d.data.shot_groups import Shot, ShotGroup
 from m2d.errors import DatasetError
 
 Format = Literal["csv", "json", "jsonl"]
 _MOST_BYTES = 1 << 30
-_READERS: dict[str, Callable[..., list[ShotGroup]]] = {
+_READERS: dict[str, Callable[[DatasetText], list[ShotGroup]]] = {
     "csv": read_csv,
     "json": read_json,
     "jsonl": read_jsonl,
@@ -30,31 +29,30 @@ _READERS: dict[str, Callable[..., list[ShotGroup]]] = {
 def read_groups(
     path: Path, *, file_format: Format | None, root: Path | None, caption_field: str
 ) -> list[ShotGroup]:
-    """Read a dataset's description; no video is opened, but each must be there.
+    """Read a dataset's description; videos must exist but are not opened.
 
     Args:
         path: `pretrain.csv`, `sft.json` or our JSON Lines.
-        file_format: None: by the file's ending.
-        root: Folder that relative paths start from; None: the description's own.
+        file_format: None chooses by the file's ending.
+        root: Folder that relative paths start from; None is the description's folder.
         caption_field: Column or key of the captions.
 
     Raises:
-        DatasetError: The file cannot be read, or something in it is wrong; all problems with their places.
+        DatasetError: The file cannot be read, or all problems in it with their places.
     """
     chosen = file_format or path.suffix.lower().removeprefix(".")
     if chosen not in _READERS:
         raise DatasetError(
-            f"{path}: the ending {path.suffix!r} tells no format; set data.format to csv, json or jsonl"
+            f"{path}: no format has the ending {path.suffix!r}; set data.format to csv, json or jsonl"
         )
-    problems = Problems()
-    groups = _READERS[chosen](
-        _read_text(path),
+    dataset = DatasetText(
+        text=_read_text(path),
         name=str(path),
         root=path.parent if root is None else root,
         caption_field=caption_field,
-        problems=problems,
     )
-    problems.refuse()
+    groups = _READERS[chosen](dataset)
+    dataset.problems.refuse()
     if not groups:
         raise DatasetError(f"{path}: holds no shot; give a dataset with at least one")
     return groups
@@ -63,10 +61,10 @@ def read_groups(
 def check_captions(
     groups: Sequence[ShotGroup], *, count_tokens: Callable[[str], int], max_tokens: int
 ) -> None:
-    """Make sure, before any work is done, that the text encoder takes every caption.
+    """Check, before any work, that no caption is too long for the text encoder.
 
     Raises:
-        DatasetError: Captions of more tokens, all of them with their places.
+        DatasetError: All captions of more tokens, with their places.
     """
     problems = Problems()
     counts: dict[str, int] = {}
@@ -84,7 +82,7 @@ def check_captions(
 
 
 def shots_of(groups: Sequence[ShotGroup]) -> list[Shot]:
-    """All shots, in order."""
+    """Return all shots in order."""
     return [shot for group in groups for shot in group.shots]
 
 

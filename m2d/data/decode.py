@@ -1,7 +1,7 @@
-"""What worker processes do: look through a whole video, or read the frames of one clip.
+"""What worker processes do: scan a whole video, or read the frames of one clip.
 
-Owns no policy: a video that breaks is told by its reason, and what follows is decided by the parent process.
-P frames, H height, W width, C channels.
+A video that cannot be read is returned as `Broken`; the parent process decides what follows. P frames, H
+height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from m2d.video.pixels import display_matrix, is_high_dynamic_range, rgb_of
 from m2d.video.read import film_frames, pixel_aspect
 
 Fit = Literal["cover", "official"]
-# A display matrix's one, and how far from it a right angle may be written.
+# The display matrix's fixed-point 1, and the tolerance for a right angle.
 _ONE, _SAME_PLACE = 1 << 16, 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
-    """A video, or a clip of one, that cannot be used; `reason` says why."""
+    """The reason why a video or a clip cannot be used."""
 
     reason: str
 
@@ -43,11 +43,11 @@ class ClipRequest:
 
     Attributes:
         video: The file.
-        identity: What `file_identity` said when the video was scanned.
-        frames: Frames by index, ascending.
-        height: In pixels.
-        width: In pixels.
-        fit: `cover` fills the size; `official` keeps the short side and pads narrow videos with black.
+        identity: The `file_identity` of the video when it was scanned.
+        frames: Frame indices, ascending.
+        height: Height of the clip in pixels.
+        width: Width of the clip in pixels.
+        fit: `cover` fills the size; `official` scales the short side and pads narrow videos with black.
     """
 
     video: Path
@@ -59,7 +59,7 @@ class ClipRequest:
 
 
 def file_identity(path: Path) -> str:
-    """Tell a file's content from another's without reading it: any write changes it.
+    """Identify a file's content without reading it: any write changes the identity.
 
     Raises:
         OSError: There is no such file.
@@ -69,7 +69,7 @@ def file_identity(path: Path) -> str:
 
 
 def scan_video(path: Path) -> VideoFacts | Broken:
-    """Decode all of a video and return what it is, or why it cannot be used."""
+    """Decode a whole video; return its facts, or why it cannot be used."""
     try:
         return _scan(path)
     except (FilmError, OSError, MemoryError) as error:
@@ -77,7 +77,7 @@ def scan_video(path: Path) -> VideoFacts | Broken:
 
 
 def read_clip(request: ClipRequest) -> np.ndarray | Broken:
-    """Read a clip: uint8 RGB, PHWC, or why it cannot be read."""
+    """Read a clip, uint8 RGB, PHWC; or return why it cannot be read."""
     path = request.video
     try:
         if file_identity(path) != request.identity:
@@ -87,7 +87,7 @@ def read_clip(request: ClipRequest) -> np.ndarray | Broken:
         return Broken(reason=_reason(path, error))
     missing = sorted(set(request.frames) - pictures.keys())
     if missing:
-        return Broken(reason=f"frame {missing[0]} is missing, which was there when it was scanned")
+        return Broken(reason=f"frame {missing[0]} was there during the scan and is missing now")
     return np.stack([pictures[index] for index in request.frames])
 
 
@@ -112,7 +112,7 @@ def _scan(path: Path) -> VideoFacts | Broken:
     return VideoFacts(
         sha256=sha256,
         num_frames=len(timestamps_s),
-        # What a file tells of its rate may be anything.
+        # The rate in a file's header may be wrong.
         fps=float((len(timestamps_s) - 1) / times_s[-1]) if times_s[-1] > 0 else float(fps),
         times_s=() if has_one_rate else tuple(map(float, times_s)),
         width=width,
@@ -125,10 +125,10 @@ def _notes(path: Path, frame: VideoFrame) -> list[str]:
     matrix = display_matrix(frame)
     turn = turn_of(matrix)
     if turn is None or any(abs(part / _ONE - round(part / _ONE)) > _SAME_PLACE for part in matrix[:2]):
-        raise FilmError(f"{path}: asks to be turned by no right angle; write it upright first")
-    notes = [] if turn == Turn() else [f"{turn}, as it asks"]
+        raise FilmError(f"{path}: its display matrix does not turn by a right angle; write it upright first")
+    notes = [] if turn == Turn() else [f"{turn}, as its display matrix says"]
     if is_high_dynamic_range(frame):
-        notes.append("its high dynamic range is taken for plain levels")
+        notes.append("its high dynamic range is read as plain levels")
     return notes
 
 
@@ -168,13 +168,13 @@ def _fitted(frame: VideoFrame, request: ClipRequest, *, aspect: Fraction) -> np.
 
 
 def _official(picture_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The short side made the target's short side, then the middle cut out; what is missing is black."""
+    """Scale the short side to the target's short side and cut out the middle, padded with black."""
     picture = Image.fromarray(picture_HWC)
     scale = min(height, width) / min(picture.width, picture.height)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     scaled = picture.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    # A box that reaches over the edge is filled with black.
+    # Pillow fills what lies outside the picture with black.
     return np.asarray(scaled.crop((left, top, left + width, top + height)))
 
 

@@ -1,7 +1,7 @@
 """Worker processes that decode, each with a time limit per video.
 
-A decoder that hangs or crashes takes its process with it, not the training: the process is replaced,
-and the video is told as broken. Owns the processes; `m2d.data.decode` is what runs in them.
+A decoder that hangs or crashes ends its process, not the training: the process is replaced and the video
+counts as broken. Owns the processes; `m2d.data.decode` runs in them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-# Decoders leak a little; a process that is new now and then gives it back.
+# Decoders leak memory; restarting a process now and then frees it.
 _VIDEOS_PER_PROCESS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Pending(Generic[Result]):
-    """A result that is on its way."""
+    """A result that a worker process is computing."""
 
     _future: ProcessFuture[Result | Broken]
     _time_limit_s: float
@@ -52,13 +52,13 @@ class Pending(Generic[Result]):
 
 
 class DecoderPool:
-    """A number of worker processes; they start with the first video and end with the context."""
+    """Worker processes; they start with the first video and end with the context."""
 
     def __init__(self, *, num_workers: int, time_limit_s: float) -> None:
-        """Remember what to start; no process starts yet.
+        """Store the settings; no process starts yet.
 
         Args:
-            num_workers: Processes, at least one.
+            num_workers: Number of processes, at least one.
             time_limit_s: Time for one video; a process that takes longer is killed.
         """
         self.num_workers = max(num_workers, 1)
@@ -77,14 +77,14 @@ class DecoderPool:
         self.close()
 
     def close(self) -> None:
-        """End the processes; the next video would start new ones."""
+        """End the processes; a later video starts new ones."""
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves it unannotated
             pool.join()
 
     def submit(self, work: Callable[[Argument], Result | Broken], argument: Argument) -> Pending[Result]:
-        """Have `work`, a module's function, done to `argument` by a process that is free.
+        """Run `work`, a module-level function, on `argument` in a free process.
 
         Raises:
             DatasetError: The package that runs the processes is not installed.
@@ -98,7 +98,7 @@ class DecoderPool:
     def map(
         self, work: Callable[[Argument], Result | Broken], arguments: Iterable[Argument]
     ) -> Iterator[tuple[Argument, Result | Broken]]:
-        """Yield each argument with its result, in order, while the next ones are being worked on."""
+        """Yield each argument with its result, in order, while the processes work on the next ones."""
         waiting: deque[tuple[Argument, Pending[Result]]] = deque()
         for argument in arguments:
             waiting.append((argument, self.submit(work, argument)))
@@ -125,6 +125,6 @@ def _start(num_workers: int) -> Any:
 
 
 def _stand_apart() -> None:
-    # Signals to the training's whole group are the training's to answer; it ends these processes itself.
+    # The training answers signals to its process group and ends these processes itself.
     if hasattr(os, "setpgrp"):
         os.setpgrp()

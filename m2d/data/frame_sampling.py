@@ -1,6 +1,6 @@
 """Which frames of a shot a training sample takes.
 
-Owns the two sampling rules as pure functions of a shot's facts and one drawn number; reads no video.
+The two sampling rules are pure functions of a video's facts and one random number; they read no video.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from m2d.data.video_facts import VideoFacts
 from m2d.video.frame_times import SAME_RATE, nearest_frames
 
 Sampling = Literal["fps", "official"]
-# Half of a thousandth of a second: what containers round times to.
+# Containers round times to a thousandth of a second.
 _ROUNDING_S = 5e-4
 _LARGEST_STRIDE = 3
 _KEPT_SHARE, _TRIMMED_SHARE = 0.95, 0.05
@@ -23,7 +23,7 @@ _KEPT_SHARE, _TRIMMED_SHARE = 0.95, 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """The frames of a video that a shot has: `first` up to, not with, `stop`."""
+    """A shot's frames in its video: `first` up to, but not including, `stop`."""
 
     first: int
     stop: int
@@ -33,7 +33,7 @@ class Span:
 
 
 def span_of(shot: Shot, facts: VideoFacts) -> Span:
-    """The frames shown between a shot's start and end."""
+    """Find the frames shown between a shot's start and end."""
     times_s = facts.frame_times_s()
     stop_s = np.inf if shot.end_s is None else shot.end_s - _ROUNDING_S
     first, stop = np.searchsorted(times_s, [shot.start_s - _ROUNDING_S, stop_s])
@@ -42,11 +42,11 @@ def span_of(shot: Shot, facts: VideoFacts) -> Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FpsRule:
-    """Frames at the rate the model shows them: the same step of time in all scenes of all samples.
+    """Frames at the model's rate: the same time step in all scenes of all samples.
 
     Attributes:
         fps: Frames per second.
-        num_frames: Frames taken.
+        num_frames: Number of frames taken.
     """
 
     fps: int
@@ -56,7 +56,7 @@ class FpsRule:
         """Say why no clip can be taken; empty when one can."""
         if facts.fps < self.fps * (1 - SAME_RATE):
             return (
-                f"shows {facts.fps:.4g} frames per second, {self.fps} are asked for; "
+                f"has {facts.fps:.4g} frames per second, fewer than the {self.fps} asked for; "
                 "frames would be shown twice, lower video.fps"
             )
         if not self._num_starts(facts, span):
@@ -80,19 +80,19 @@ class FpsRule:
         if not len(span):
             return 0
         times_s = facts.frame_times_s()[span.first : span.stop]
-        # The last frame stays until it ends; half of that away it is still the nearest.
+        # The last frame is the nearest for half its duration.
         last_s = times_s[-1] - (self.num_frames - 1) / self.fps + 0.5 / facts.fps
         return int(np.searchsorted(times_s, last_s - _ROUNDING_S))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OfficialRule:
-    """Frames by stride, as Mask2DiT's own training script takes them, whatever the video's rate.
+    """Frames by stride, as Mask2DiT's training script takes them, whatever the video's rate.
 
     Attributes:
-        num_frames: Frames taken.
-        is_trimmed: As its pretraining: stride 3, away from both ends. Otherwise as its SFT: the largest
-            stride up to 3 that fits, anywhere.
+        num_frames: Number of frames taken.
+        is_trimmed: As in its pretraining: stride 3, away from both ends. Otherwise as in its SFT: the
+            largest stride up to 3 that fits, anywhere.
     """
 
     num_frames: int
@@ -101,7 +101,7 @@ class OfficialRule:
     def unsuitable(self, facts: VideoFacts, span: Span) -> str:
         """Say why no clip can be taken; empty when one can."""
         if not facts.is_steady:
-            return "has a variable frame rate, which strides of frames make jerky; use data.sampling: fps"
+            return "has a variable frame rate, so a stride of frames would be jerky; use data.sampling: fps"
         if self.is_trimmed and len(span) * 0.9 // _LARGEST_STRIDE < self.num_frames:
             return (
                 f"has {len(span)} frames; {self.num_frames} at stride 3 in the middle nine tenths need "

@@ -1,7 +1,7 @@
 """`sft.json`: a list of shot groups, in the official fields.
 
-Owns reading and writing the list. Of the official fields `values[].url` and the caption are read; frames,
-rate and size are measured.
+Reads and writes the list. Only `values[].url` and the caption are read of the official fields; number of
+frames, rate and size are measured.
 """
 
 from __future__ import annotations
@@ -13,28 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from m2d.data.csv_format import WrittenClip
-from m2d.data.problems import Problems
+from m2d.data.dataset_text import DatasetText
 from m2d.data.shot_groups import Shot, ShotGroup
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def read_json(text: str, *, name: str, root: Path, caption_field: str, problems: Problems) -> list[ShotGroup]:
-    """Read a list of groups.
-
-    Args:
-        text: The file's text.
-        name: The file as the user named it; starts every place.
-        root: Folder that relative paths start from.
-        caption_field: The captions' key.
-        problems: Receives what is wrong.
-    """
+def read_json(dataset: DatasetText) -> list[ShotGroup]:
+    """Read a list of groups."""
     groups = []
     try:
-        for place, item in _items(text, name=name):
-            groups += _group(item, place=place, root=root, caption_field=caption_field, problems=problems)
+        for place, item in _items(dataset.text, name=dataset.name):
+            groups += _group(item, place=place, dataset=dataset)
     except json.JSONDecodeError as error:
-        problems.add(f"{name}:{error.lineno}", f"not valid JSON: {error.msg.lower()}")
+        dataset.problems.add(f"{dataset.name}:{error.lineno}", f"not valid JSON: {error.msg.lower()}")
     return groups
 
 
@@ -62,7 +54,7 @@ def write_json_groups(groups: Sequence[Sequence[WrittenClip]]) -> str:
 
 
 def _items(text: str, *, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the list's items with their places; the standard reader would keep no lines."""
+    """Yield the list's items with their places: the json module keeps no line numbers."""
     decoder = json.JSONDecoder()
     offset = _skip(text, 0)
     if text[offset : offset + 1] != "[":
@@ -88,20 +80,21 @@ def _skip(text: str, offset: int) -> int:
     return match.end() if match else offset
 
 
-def _group(item: Any, *, place: str, root: Path, caption_field: str, problems: Problems) -> list[ShotGroup]:
+def _group(item: Any, *, place: str, dataset: DatasetText) -> list[ShotGroup]:
     values = item.get("values") if isinstance(item, dict) else None
     if not isinstance(values, list) or not values:
-        problems.add(place, "a group without values; it needs a list of shots named values")
+        dataset.problems.add(place, "a group without values; it needs a list of shots named values")
         return []
-    shots = []
+    shots, caption_field = [], dataset.caption_field
     for number, value in enumerate(values):
         field = f"values[{number}]"
         caption = value.get(caption_field) if isinstance(value, dict) else None
         if not isinstance(caption, str):
-            problems.add(place, f"{field}.{caption_field}: {caption!r} is no text; give every shot a caption")
+            reason = f"{caption!r} is no text; give every shot a caption"
+            dataset.problems.add(place, f"{field}.{caption_field}: {reason}")
             continue
-        video = problems.video(place, f"{field}.url", value.get("url"), root=root)
+        video = dataset.video(place, f"{field}.url", value.get("url"))
         if video is not None:
             shots.append(Shot(video=video, caption=caption, place=f"{place}: {field}"))
-    # A group with a hole would pass unrelated shots for neighbours; the problem ends the reading anyway.
+    # Without the missing shot, shots that do not follow each other would become neighbours.
     return [ShotGroup(shots=tuple(shots), place=place)] if len(shots) == len(values) else []

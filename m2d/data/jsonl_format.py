@@ -1,6 +1,6 @@
-"""Our own format, JSON Lines: a story per line, whose shots may be stretches of longer videos.
+"""Our own format, JSON Lines: a story per line; its shots may be parts of longer videos.
 
-Owns reading and writing the lines; `docs/data.md` describes them.
+`docs/data.md` describes the format.
 """
 
 from __future__ import annotations
@@ -9,44 +9,34 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from m2d.data.csv_format import WrittenClip
-from m2d.data.problems import Problems
+from m2d.data.dataset_text import DatasetText, Problems
 from m2d.data.shot_groups import Shot, ShotGroup
 
 VERSION = 1
 _STORY_KEYS = frozenset({"m2d", "story", "scenes"})
-# Told for the reader's sake; measured when it matters.
-_TOLD_KEYS = frozenset({"fps", "width", "height", "num_frames", "relevance", "caption_by"})
-_SCENE_KEYS = frozenset({"video", "start_s", "end_s", "sha256"}) | _TOLD_KEYS
+# For people who read the file; m2d measures these itself.
+_IGNORED_KEYS = frozenset({"fps", "width", "height", "num_frames", "relevance", "caption_by"})
+_SCENE_KEYS = frozenset({"video", "start_s", "end_s", "sha256"}) | _IGNORED_KEYS
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def read_jsonl(
-    text: str, *, name: str, root: Path, caption_field: str, problems: Problems
-) -> list[ShotGroup]:
-    """Read stories, one per line.
-
-    Args:
-        text: The file's text.
-        name: The file as the user named it; starts every place.
-        root: Folder that relative paths start from.
-        caption_field: The captions' key.
-        problems: Receives what is wrong.
-    """
+def read_jsonl(dataset: DatasetText) -> list[ShotGroup]:
+    """Read stories, one per line."""
     groups = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        place = f"{name}:{number}"
+    for number, line in enumerate(dataset.text.split("\n"), start=1):
+        place = f"{dataset.name}:{number}"
         if not line.strip():
             continue
         try:
             story = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.add(place, f"not valid JSON: {error.msg.lower()} at column {error.colno}")
+            reason = f"not valid JSON: {error.msg.lower()} at column {error.colno}"
+            dataset.problems.add(place, reason)
             continue
-        groups += _group(story, place=place, root=root, caption_field=caption_field, problems=problems)
+        groups += _group(story, place=place, dataset=dataset)
     return groups
 
 
@@ -71,7 +61,8 @@ def write_jsonl(groups: Sequence[Sequence[WrittenClip]]) -> str:
     return "".join(lines)
 
 
-def _group(story: Any, *, place: str, root: Path, caption_field: str, problems: Problems) -> list[ShotGroup]:
+def _group(story: Any, *, place: str, dataset: DatasetText) -> list[ShotGroup]:
+    problems = dataset.problems
     if not isinstance(story, dict) or not isinstance(story.get("scenes"), list) or not story["scenes"]:
         problems.add(place, "no story; a line is an object with a list of scenes")
         return []
@@ -81,15 +72,14 @@ def _group(story: Any, *, place: str, root: Path, caption_field: str, problems: 
     _refuse_unknown(story, _STORY_KEYS, place, problems)
     shots = []
     for number, scene in enumerate(story["scenes"]):
-        shot = _shot(scene, f"scenes[{number}]", place, root, caption_field, problems)
+        shot = _shot(scene, f"scenes[{number}]", place=place, dataset=dataset)
         shots += [] if shot is None else [shot]
     complete = len(shots) == len(story["scenes"])
     return [ShotGroup(shots=tuple(shots), place=place)] if complete else []
 
 
-def _shot(
-    scene: Any, field: str, place: str, root: Path, caption_field: str, problems: Problems
-) -> Shot | None:
+def _shot(scene: Any, field: str, *, place: str, dataset: DatasetText) -> Shot | None:
+    caption_field, problems = dataset.caption_field, dataset.problems
     if not isinstance(scene, dict):
         problems.add(place, f"{field}: {scene!r} is no scene; give an object with video and {caption_field}")
         return None
@@ -106,7 +96,7 @@ def _shot(
     if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
         problems.add(place, f"{field}.sha256: {sha256!r}; 64 hexadecimal digits are needed")
         return None
-    video = problems.video(place, f"{field}.video", scene.get("video"), root=root)
+    video = dataset.video(place, f"{field}.video", scene.get("video"))
     if video is None:
         return None
     return Shot(

@@ -1,6 +1,6 @@
-"""The list of videos that a training does without, each with its reason: `rejected.jsonl` in the run folder.
+"""The list of videos that a training does not use, each with its reason: `rejected.jsonl` in the run folder.
 
-Owns the file and the limit on how many there may be.
+Owns the file and the check that not too many videos are broken.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Reject:
     Attributes:
         video: The file.
         place: Where the dataset names it.
-        reason: Why.
-        is_broken: Whether the file itself is at fault; otherwise it does not suit the recipe.
+        reason: Why it is not used.
+        is_broken: Whether the file is broken; otherwise it does not suit the recipe.
     """
 
     video: Path
@@ -38,10 +38,10 @@ class Reject:
 
 
 def write_rejects(run: Path, rejects: Iterable[Reject]) -> None:
-    """Write the list; an empty one, too, so that nobody takes an older one for it.
+    """Write the list, even an empty one: it replaces an older list.
 
     Raises:
-        OutputError: The disk refused.
+        OutputError: The file cannot be written.
     """
     lines = [
         json.dumps(
@@ -58,10 +58,10 @@ def write_rejects(run: Path, rejects: Iterable[Reject]) -> None:
 
 
 def read_broken(run: Path) -> dict[Path, str]:
-    """Return the broken videos of an earlier list, so that a resumed training does without the same ones.
+    """Return the broken videos of an earlier list, so that a resumed training skips the same ones.
 
     Raises:
-        DatasetError: The list is damaged.
+        DatasetError: The list is corrupt.
     """
     path = run / FILE
     if not path.is_file():
@@ -69,11 +69,13 @@ def read_broken(run: Path) -> dict[Path, str]:
     broken = {}
     for number, line in enumerate(path.read_text("ascii").splitlines(), start=1):
         try:
-            told = json.loads(line)
-            if told["kind"] == "broken":
-                broken[Path(told["video"])] = str(told["reason"])
+            entry = json.loads(line)
+            if entry["kind"] == "broken":
+                broken[Path(entry["video"])] = str(entry["reason"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path}:{number}: is damaged; remove the file to scan anew") from error
+            raise DatasetError(
+                f"{path}:{number}: is corrupt; remove the file to scan all videos again"
+            ) from error
     return broken
 
 
@@ -83,7 +85,7 @@ def check_share(
     """Refuse a dataset with too many broken videos.
 
     Raises:
-        DatasetError: Too many, or all; the first are named.
+        DatasetError: Too many videos are broken, or all; the message names the first.
     """
     share = len(broken) / max(num_videos, 1)
     if share <= largest_share and len(broken) < num_videos:

@@ -1,6 +1,6 @@
-"""Look through all videos of a dataset before anything is learned from them.
+"""Decode all videos of a dataset once before training.
 
-Owns the order, and the memory of earlier scans: a video not written to since is not decoded again.
+Owns the cache of earlier scans: a video that has not been written to since is not decoded again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from m2d.files import make_folder, write_json
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 
-# Raise it when the scan finds out more, or takes for broken what it did not.
+# Raise it when the scan measures more, or rejects more.
 _FORMAT = "m2d.scan/1"
-# A file written to twice within a clock tick of the disk looks the same; its facts are not kept.
+# Two writes within one clock tick of the disk look the same, so the facts of a new file are not cached.
 _SETTLED_NS = 2_000_000_000
-# The memory of broken videos is kept, too, except of those that may have been a busy machine's fault.
-_CONTENT_PREFIXES_NOT_KEPT = ("is not decoded after", "crashes the decoder")
+# Broken videos are cached, too, except where a busy machine may be the cause.
+_REASONS_NOT_CACHED = ("is not decoded after", "crashes the decoder")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,8 +34,8 @@ class Scanned:
     """One video after the scan.
 
     Attributes:
-        identity: The file's, see `file_identity`; empty when there is no such file.
-        found: What it is, or why it cannot be used.
+        identity: The file's `file_identity`; empty when there is no such file.
+        found: The video's facts, or why it cannot be used.
     """
 
     identity: str
@@ -49,11 +49,11 @@ def scan_videos(
 
     Args:
         videos: Files; each is scanned once, however often it is named.
-        pool: Where decoding is done.
-        memory: Folder of what earlier scans found.
+        pool: Processes that decode.
+        memory: Cache folder.
 
     Raises:
-        Interrupted: A stop was asked for; what was scanned is remembered.
+        Interrupted: A stop was requested; the scans so far are cached.
     """
     identities = {video: _identity(video) for video in dict.fromkeys(videos)}
     scanned = {video: _remembered(memory, identity) for video, identity in identities.items()}
@@ -90,12 +90,14 @@ def _remembered(memory: Path, identity: str) -> VideoFacts | Broken | None:
     if not identity or not path.is_file():
         return None
     try:
-        told: dict[str, Any] = json.loads(path.read_text("ascii"))
-        if told["identity"] != identity:
+        cached: dict[str, Any] = json.loads(path.read_text("ascii"))
+        if cached["identity"] != identity:
             return None
-        return Broken(reason=told["broken"]) if "broken" in told else VideoFacts.from_json(told["facts"])
+        return (
+            Broken(reason=cached["broken"]) if "broken" in cached else VideoFacts.from_json(cached["facts"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        # A damaged memory is none: the video is scanned again and the file replaced.
+        # Ignore a corrupt cache file: the video is scanned again and the file replaced.
         return None
 
 
@@ -103,7 +105,7 @@ def _remember(memory: Path, identity: str, found: VideoFacts | Broken) -> None:
     if not identity or time.time_ns() - int(identity.split()[-1]) < _SETTLED_NS:
         return
     if isinstance(found, Broken):
-        if not found.reason.startswith(_CONTENT_PREFIXES_NOT_KEPT):
+        if not found.reason.startswith(_REASONS_NOT_CACHED):
             write_json(_file(memory, identity), {"identity": identity, "broken": found.reason})
         return
     write_json(_file(memory, identity), {"identity": identity, "facts": found.as_json()})

@@ -1,7 +1,4 @@
-"""A dataset on disk as what it says of itself: groups of shots, each a stretch of a video and a caption.
-
-Owns the types that all formats are read to; opens no video.
-"""
+"""What all dataset formats are read into: groups of shots, each a part of a video with a caption."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ class Shot:
 
     Attributes:
         video: The video file.
-        caption: What is seen.
-        place: Where the dataset says so: `file:line`, and the field within the line if there are several.
+        caption: Description of the shot.
+        place: Where the dataset names it: `file:line`, and the field within the line if there are several.
         start_s: Where the shot begins in the video, in seconds from its first frame.
-        end_s: Where it ends; None: with the video.
-        sha256: What the video's bytes must hash to; None: the dataset does not tell.
+        end_s: Where it ends; None is the end of the video.
+        sha256: Expected digest of the video's bytes; None when the dataset has none.
     """
 
     video: Path

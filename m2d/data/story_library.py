@@ -1,7 +1,7 @@
-"""The stories of a dataset that can be trained on, and which frames a sample takes of them.
+"""The stories of a dataset that can be trained on, and which frames a sample takes from them.
 
-Owns the division of shot groups into stories, the choice of clips and the stand-ins for what breaks. An index
-means the same story whatever breaks, so that one broken file moves nothing but itself.
+Divides shot groups into stories, chooses clips, and replaces broken videos. A story keeps its index whichever
+files are broken, so one broken file changes no other sample.
 """
 
 # N scenes of a sample
@@ -26,7 +26,7 @@ from m2d.errors import DatasetError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipSize:
-    """What clips are made to: a size in pixels, and how a video of another shape is fitted into it."""
+    """Size of the clips in pixels, and how a video of another shape is fitted into it."""
 
     height: int
     width: int
@@ -38,9 +38,9 @@ class Clip:
     """One clip of a sample.
 
     Attributes:
-        shot: Which shot it is of.
-        sha256: Of the video.
-        request: What to read.
+        shot: The shot it is taken from.
+        sha256: Digest of the video.
+        request: The frames to read.
     """
 
     shot: Shot
@@ -49,7 +49,7 @@ class Clip:
 
 
 class StoryLibrary:
-    """Stories over scanned videos. Broken videos may be added while they are found; nothing else changes."""
+    """Stories over scanned videos. Videos found broken later can be added; nothing else changes."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class StoryLibrary:
     ) -> None:
         """Divide groups into stories.
 
-        A group is cut where a shot does not suit the rule, so that the shots of a story always follow each
+        A group is divided where a shot does not suit the rule, so the shots of a story always follow each
         other; parts of fewer than `least_scenes` shots are left out.
 
         Args:
-            groups: As the dataset has them.
-            scanned: What the scan found, for every video.
+            groups: The dataset's groups.
+            scanned: The scan's result for every video.
             rule: Which frames a clip takes.
-            size: What clips are made to.
+            size: Size of the clips.
             least_scenes: Shots that a story must have.
             seed: Seed of all choices.
 
@@ -94,27 +94,27 @@ class StoryLibrary:
 
     @property
     def num_stories(self) -> int:
-        """How many stories there are, those with broken videos included."""
+        """Number of stories, those with broken videos included."""
         return len(self._stories)
 
     @property
     def num_videos(self) -> int:
-        """How many different files the dataset names."""
+        """Number of different files that the dataset names."""
         return len(self._shots_of)
 
     @property
     def scene_counts(self) -> tuple[int, ...]:
-        """Shots of every story."""
+        """Number of shots of every story."""
         return tuple(len(story) for story in self._stories)
 
     @property
     def broken(self) -> Mapping[Path, str]:
-        """Videos that are not used, with their reasons."""
+        """Broken videos with their reasons."""
         return self._broken
 
     @property
     def rejects(self) -> list[Reject]:
-        """Everything that is not used."""
+        """All videos and shots that are not used."""
         broken = [
             Reject(video=video, place=self._shots_of[video].place, reason=reason, is_broken=True)
             for video, reason in self._broken.items()
@@ -123,38 +123,38 @@ class StoryLibrary:
 
     @property
     def digest(self) -> str:
-        """Identity of what every index means, whichever files turn out to be broken."""
-        told = [
+        """Identity of the stories and their order, whichever files turn out to be broken."""
+        stories = [
             [[shot.caption, self._sha256(shot), shot.start_s, shot.end_s] for shot in story]
             for story in self._stories
         ]
-        text = json.dumps([told, repr(self._rule), repr(self._size), self._seed], sort_keys=True)
+        text = json.dumps([stories, repr(self._rule), repr(self._size), self._seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def reject(self, video: Path, reason: str) -> None:
-        """Do without a video from now on."""
+        """Stop using a video, from now on."""
         self._broken.setdefault(video, reason)
 
     def shots(self) -> list[Shot]:
-        """Every shot of every story that can be read, in order."""
+        """Return every shot of every story whose video can be read, in order."""
         return [shot for story in self._stories for shot in story if shot.video not in self._broken]
 
     def is_sound(self, story: int, scene: int) -> bool:
-        """Whether nothing is known against a shot's video."""
+        """Whether a shot's video is not known to be broken."""
         return self._stories[story][scene].video not in self._broken
 
     def resolve(
         self, stories_N: Sequence[int], scenes_N: Sequence[int], *, story_range: tuple[int, int]
     ) -> list[tuple[int, int]]:
-        """Replace what is broken in a sample: other shots of the same story, or another story.
+        """Replace the broken shots of a sample by other shots of the same story, or of another story.
 
         Args:
-            stories_N: Story of every slot; the same one throughout means shots that follow each other.
+            stories_N: Story of every slot; if it is the same for all, the shots follow each other.
             scenes_N: Shot within the story.
-            story_range: First story that may stand in, and one past the last.
+            story_range: First story that may be a replacement, and one past the last.
 
         Raises:
-            DatasetError: Nothing in the range is sound.
+            DatasetError: The range has no readable replacement.
         """
         slots = list(zip(stories_N, scenes_N, strict=True))
         if all(self.is_sound(story, scene) for story, scene in slots):
@@ -167,7 +167,7 @@ class StoryLibrary:
         ]
 
     def clip(self, story: int, scene: int, *, epoch: int) -> Clip:
-        """Return the clip that a sound shot gives in `epoch`."""
+        """Return the clip of a readable shot in `epoch`."""
         shot = self._stories[story][scene]
         scanned = self._scanned[shot.video]
         assert isinstance(scanned.found, VideoFacts)
@@ -196,7 +196,7 @@ class StoryLibrary:
             self.reject(shot.video, found.reason)
         elif shot.sha256 not in (None, found.sha256):
             self.reject(
-                shot.video, f"is another file than the dataset tells of: its sha256 is {found.sha256}"
+                shot.video, f"is not the file that the dataset describes: its sha256 is {found.sha256}"
             )
 
     def _suitable_runs(self, group: ShotGroup) -> list[tuple[Shot, ...]]:
@@ -211,7 +211,7 @@ class StoryLibrary:
     def _suits(self, shot: Shot) -> bool:
         found = self._scanned[shot.video].found
         if isinstance(found, Broken):
-            # It keeps its index: once repaired, everything else is still where it was.
+            # Kept, so that its story has the same index once the file is repaired.
             return True
         reason = self._rule.unsuitable(found, span_of(shot, found))
         if reason:
@@ -226,7 +226,7 @@ class StoryLibrary:
     def _stand_in(
         self, slots: Sequence[tuple[int, int]], *, story_range: tuple[int, int]
     ) -> list[tuple[int, int]]:
-        """Other shots that follow each other, for all slots of one story."""
+        """Choose other shots that follow each other, for all slots of one story."""
         story, scene = slots[0]
         length = len(slots)
         windows = self._sound_windows(story, length) or [

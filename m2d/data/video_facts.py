@@ -1,4 +1,4 @@
-"""What a scan finds out about a video by decoding all of it."""
+"""What a scan measures by decoding a whole video."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoFacts:
-    """One sound video.
+    """Facts of one readable video.
 
     Attributes:
-        sha256: Of the file's bytes.
-        num_frames: Frames that were decoded.
+        sha256: Digest of the file's bytes.
+        num_frames: Number of decoded frames.
         fps: Frames per second, on average.
         times_s: When each frame is shown, from 0 on; empty for a steady rate.
-        width: Written width in pixels.
-        height: Written height in pixels.
-        notes: What is done to it when it is read, in plain words.
+        width: Width of the encoded picture in pixels.
+        height: Height of the encoded picture in pixels.
+        notes: Remarks for the user on how it is read.
     """
 
     sha256: str
@@ -41,22 +41,22 @@ class VideoFacts:
         return np.arange(self.num_frames) / self.fps if self.is_steady else np.array(self.times_s)
 
     def as_json(self) -> dict[str, Any]:
-        """The facts in JSON's words."""
+        """Return the facts as JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> VideoFacts:
+    def from_json(cls, values: Mapping[str, Any]) -> VideoFacts:
         """Read what `as_json` wrote.
 
         Raises:
-            KeyError: Something is missing.
+            KeyError: A value is missing.
         """
         return cls(
-            sha256=str(told["sha256"]),
-            num_frames=int(told["num_frames"]),
-            fps=float(told["fps"]),
-            times_s=tuple(map(float, told["times_s"])),
-            width=int(told["width"]),
-            height=int(told["height"]),
-            notes=tuple(map(str, told["notes"])),
+            sha256=str(values["sha256"]),
+            num_frames=int(values["num_frames"]),
+            fps=float(values["fps"]),
+            times_s=tuple(map(float, values["times_s"])),
+            width=int(values["width"]),
+            height=int(values["height"]),
+            notes=tuple(map(str, values["notes"])),
         )

@@ -114,7 +114,7 @@ def test_a_wrong_line_is_told_with_its_number(story: object, message: str, folde
 
 
 def test_an_unknown_ending_asks_for_the_format(folder: Path) -> None:
-    with pytest.raises(DatasetError, match=r"the ending '.txt' tells no format; set data.format"):
+    with pytest.raises(DatasetError, match=r"no format has the ending '.txt'; set data.format"):
         _read(folder / "d.txt")
 
 

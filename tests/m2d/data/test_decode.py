@@ -14,7 +14,7 @@ REASONS = {
     "truncated": "is cut off|corrupt",
     "one-frame": "holds 1 frame that can be decoded; give a video, not a still picture",
     "audio-only": "holds no video, only audio",
-    "turned-askew": "asks to be turned by no right angle",
+    "turned-askew": "its display matrix does not turn by a right angle",
     "wrong-ending": "is not a film that can be read",
     "mutated": "corrupt",
 }

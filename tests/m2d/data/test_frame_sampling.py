@@ -71,7 +71,7 @@ def test_fps_follows_the_times_of_a_variable_rate() -> None:
 
 def test_fps_shows_no_frame_twice() -> None:
     reason = FpsRule(fps=24, num_frames=9).unsuitable(_facts(60, fps=12.0), _span(60))
-    assert "shows 12 frames per second, 24 are asked for" in reason
+    assert "has 12 frames per second, fewer than the 24 asked for" in reason
 
 
 def test_clips_stay_within_the_span() -> None:

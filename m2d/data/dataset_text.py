@@ -1,0 +1,74 @@
+"""A dataset's description while it is read, and the list of everything wrong with it.
+
+Owns the checks that all formats share.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from m2d.errors import DatasetError
+
+MOST_LISTED = 20
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//")
+
+
+class Problems:
+    """Collects what is wrong with a dataset, so that one error lists all of it."""
+
+    def __init__(self) -> None:
+        self._problems: list[str] = []
+
+    def add(self, place: str, message: str) -> None:
+        """Record one problem; `place` is `file:line`."""
+        self._problems.append(f"{place}: {message}")
+
+    def refuse(self) -> None:
+        """Raise an error if there is any problem.
+
+        Raises:
+            DatasetError: The first twenty problems, and how many more there are.
+        """
+        if not self._problems:
+            return
+        more = len(self._problems) - MOST_LISTED
+        rest = [f"and {more} more problems"] if more > 0 else []
+        raise DatasetError("\n".join([*self._problems[:MOST_LISTED], *rest]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetText:
+    """A dataset's description and how to read it.
+
+    Attributes:
+        text: The file's text.
+        name: The file as the user named it; every place starts with it.
+        root: Folder that relative paths start from.
+        caption_field: Column or key of the captions.
+        problems: Receives what is wrong.
+    """
+
+    text: str
+    name: str
+    root: Path
+    caption_field: str
+    problems: Problems = field(default_factory=Problems)
+
+    def video(self, place: str, field_name: str, value: object) -> Path | None:
+        """Return the video file that a dataset names; record a problem and return None when there is none."""
+        if not isinstance(value, str) or not value.strip():
+            self.problems.add(place, f"{field_name}: {value!r} is no path; name a video file")
+            return None
+        # One letter and a colon is a drive.
+        if _ADDRESS.match(value) or "\0" in value:
+            reason = "is an address; only files are read, download it first"
+            self.problems.add(place, f"{field_name}: {value[:200]!r} {reason}")
+            return None
+        path = self.root / value
+        if not path.is_file():
+            reason = f"no such file under {self.root}; set data.root to the folder it is in"
+            self.problems.add(place, f"{field_name}: {value}: {reason}")
+            return None
+        return path
