@@ -9,33 +9,22 @@ tables and code. It is native code, so it is loaded only when this user exported
 from __future__ import annotations
 
 import hashlib
-import logging
 import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakSet
 
 from m2d.backend import BackendOptions, StoredArtifact
+from m2d.backend_checks import require_available
 from m2d.errors import BackendUnavailable, ExportError
 from m2d.layout import SceneLayout
-from m2d_backends.artifact import (
-    ArtifactKey,
-    default_folder,
-    inspect_artifact,
-    label_of,
-    locate,
-    make_key,
-    open_artifact,
-    package_versions,
-    publish_artifact,
-    stored_artifacts,
-)
+from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.compiled import compiler_problem, compiling
 from m2d_backends.devices import device_problem
 from m2d_backends.eager import EagerBackend
 from m2d_backends.extra_options import ExtraOptions, parse_extra
-from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
+from m2d_backends.graph_backend import GraphBackend, GraphRequest
+from m2d_backends.graph_denoiser import GraphCall
 from m2d_backends.onednn import bake_onednn, can_use_onednn
 from m2d_backends.parity import check_parity
 
@@ -45,86 +34,28 @@ if TYPE_CHECKING:
     from m2d.model.source import ModelSource
     from m2d_backends.baked import BakedTransformer
 
-logger = logging.getLogger(__name__)
-
 PACKAGE = "graph.pt2"
 _MODEL_NAME = "model"
 
 
-class AotBackend:
-    """Runs packages that `m2d export --backend aot` wrote."""
+class AotBackend(GraphBackend):
+    """Runs packages of native code that `torch.export` and AOTInductor compiled beforehand."""
 
     name: ClassVar[str] = "aot"
-
-    def __init__(self) -> None:
-        """Start with nothing loaded."""
-        self._loaded: tuple[Path, ArtifactKey, GraphCall] | None = None
-        self._denoisers: WeakSet[GraphDenoiser] = WeakSet()
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why packages cannot run here, or on `device`; exporting needs a C++ compiler besides."""
         return EagerBackend().unavailable_reason() if device is None else device_problem(device)
 
-    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphDenoiser:
-        """Load the package exported for this layout and size, after every check of `open_artifact`."""
-        self._check_available(options.device)
-        key = self._key(source, layout, options)
-        folder = self._folder(key, source, layout, options)
-        if self._loaded is None or self._loaded[:2] != (folder, key):
-            self._loaded = None
-            open_artifact(folder, key, is_native=True)
-            self._loaded = (folder, key, _load(folder / PACKAGE))
-            logger.info("aot: %s", folder)
-        denoiser = GraphDenoiser(self._loaded[2], layout, key)
-        self._denoisers.add(denoiser)
-        return denoiser
-
-    def release(self) -> None:
-        """Let go of the loaded package, also in denoisers that are still held."""
-        for denoiser in list(self._denoisers):
-            denoiser.release()
-        self._denoisers.clear()
-        self._loaded = None
-
     def export(
         self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None
     ) -> StoredArtifact:
         """Compile one layout and size; see `m2d.backend.ExportingBackend`."""
-        self._check_available(options.device)
+        require_available(self, options.device)
         reason = compiler_problem(options.device)
         if reason is not None:
             raise BackendUnavailable(f"backend {self.name!r}: {reason}")
-        key = self._key(source, layout, options)
-
-        def write(folder: Path) -> float:
-            baked = _bake(source, layout, key, options)
-            _compile(baked, folder / PACKAGE, key)
-            return check_parity(
-                baked,
-                _load(folder / PACKAGE),
-                batch_size=key.batch_size,
-                dtype=key.dtype,
-                backend=self.name,
-            )
-
-        folder = default_folder(key, label=label_of(source, layout), root=out)
-        return publish_artifact(folder, key, write)
-
-    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
-        """Return the artifact's folder; see `m2d.backend.ExportingBackend`."""
-        key = self._key(source, layout, options)
-        folder = self._folder(key, source, layout, options)
-        inspect_artifact(folder, key, is_native=True)
-        return folder
-
-    def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
-        """List packages; see `m2d.backend.ExportingBackend`."""
-        return stored_artifacts(self.name, folder)
-
-    def _check_available(self, device: str) -> None:
-        reason = self.unavailable_reason(device)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+        return self._publish(self._request(source, layout, options), _write, root=out)
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
         parse_extra(self.name, ExtraOptions, options.extra)
@@ -137,10 +68,9 @@ class AotBackend:
             device=device_capability(options.device),
         )
 
-    def _folder(
-        self, key: ArtifactKey, source: ModelSource, layout: SceneLayout, options: BackendOptions
-    ) -> Path:
-        return locate(key, label=label_of(source, layout), root=options.artifacts)
+    def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
+        del request
+        return _load(folder / PACKAGE)
 
 
 def device_capability(device: str) -> str:
@@ -163,13 +93,13 @@ def _instruction_sets() -> str:
     return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
 
 
-def _bake(
-    source: ModelSource, layout: SceneLayout, key: ArtifactKey, options: BackendOptions
-) -> BakedTransformer:
-    from m2d_backends.baked import BakedTransformer
-
-    transformer = EagerBackend().load(source, replace(options, extra={}))
-    return BakedTransformer(transformer, layout, latent_shape=key.latent_shape, targets=key.targets).eval()
+def _write(part: Path, request: GraphRequest) -> float:
+    """Compile the package into `part`, and return its relative error."""
+    key = request.key
+    baked = request.bake(EagerBackend().load(request.source, replace(request.options, extra={})))
+    _compile(baked, part / PACKAGE, key)
+    run = _load(part / PACKAGE)
+    return check_parity(baked, run, batch_size=key.batch_size, dtype=key.dtype, backend="aot")
 
 
 def _compile(baked: BakedTransformer, package: Path, key: ArtifactKey) -> None:

@@ -9,33 +9,21 @@ Owns exporting, finding and preparing graphs; their content is `m2d_backends.onn
 from __future__ import annotations
 
 import importlib.util
-import logging
 import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakSet
 
 from m2d.backend import BackendOptions, StoredArtifact
+from m2d.backend_checks import require_available
 from m2d.errors import BackendUnavailable, ExportError, InputError
 from m2d.layout import SceneLayout
-from m2d_backends.artifact import (
-    ArtifactKey,
-    default_folder,
-    inspect_artifact,
-    label_of,
-    locate,
-    make_key,
-    open_artifact,
-    package_versions,
-    publish_artifact,
-    stored_artifacts,
-)
-from m2d_backends.artifact_key import key_digest
+from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.devices import device_problem
-from m2d_backends.graph_denoiser import GraphDenoiser
-from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, ROTARY_OPSET, Opset, read_graph
+from m2d_backends.graph_backend import GraphBackend, GraphRequest
+from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
+from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, ROTARY_OPSET, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,
     chosen_provider,
@@ -50,26 +38,22 @@ if TYPE_CHECKING:
     from m2d.model.source import ModelSource
     from m2d_backends.baked import BakedTransformer
 
-logger = logging.getLogger(__name__)
-
 OPTIONS = ("provider", "threads", "opset")
 # The same float32 arithmetic in another order.
 MAX_ERROR = 1e-5
 _PARITY_SEED = 5
 
 
-class OnnxBackend:
+class OnnxBackend(GraphBackend):
     """Runs exported graphs through ONNX Runtime, on the provider asked for and on no other."""
 
     name: ClassVar[str] = "onnx"
+    is_native: ClassVar[bool] = False
+    keeps_all: ClassVar[bool] = True
     not_yet_run: ClassVar[str] = (
         "the CPU provider runs in every test; the CUDA and TensorRT providers are written against ONNX "
         "Runtime's documentation and have not run on hardware yet"
     )
-
-    def __init__(self) -> None:
-        """Start with nothing loaded."""
-        self._prepared: dict[tuple[Path, str, str], tuple[GraphSession, WeakSet[GraphDenoiser]]] = {}
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why ONNX Runtime cannot run here, or on `device`; see `m2d.backend.Backend`."""
@@ -84,61 +68,23 @@ class OnnxBackend:
         return reason or device_problem(str(device))
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphDenoiser:
-        """Load the exported graph for a layout, verified first; see `m2d.backend.Backend`."""
-        self._require(options.device)
-        settings = settings_from(options)
-        key = self._key(source, layout, options)
-        folder = self._folder(source, layout, options, key)
-        # The key is part of it: a graph that is loaded for one story or model must not serve another.
-        place = (folder, key_digest(key), repr(settings))
-        if place not in self._prepared:
-            open_artifact(folder, key, is_native=False)
-            read_graph(folder)
-            self._prepared[place] = (GraphSession(folder, settings), WeakSet())
-        session, denoisers = self._prepared[place]
-        # The graph takes one or two as they come: batches are cut to what is asked for, never filled up.
-        denoiser = GraphDenoiser(
-            _call(session, key, layout), layout, replace(key, batch_size=options.batch_size)
-        )
-        denoisers.add(denoiser)
-        return denoiser
-
-    def release(self) -> None:
-        """Let go of all sessions; see `m2d.backend.Backend`."""
-        for _, denoisers in self._prepared.values():
-            for denoiser in denoisers:
-                denoiser.release()
-        self._prepared.clear()
+        """Load the graph of this layout and size; see `m2d.backend.Backend`."""
+        require_available(self, options.device)
+        # Before a graph is looked for: nothing is exported for settings that cannot run.
+        settings_from(options)
+        return super().prepare(source, layout, options)
 
     def export(
         self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None
     ) -> StoredArtifact:
         """Write the graph for a layout, compared with eager; see `m2d.backend.ExportingBackend`."""
-        self._require("cpu")
+        # Tracing and comparing run on the CPU, whatever device the graph is for.
+        require_available(self, "cpu")
         if importlib.util.find_spec("onnxscript") is None:
             raise BackendUnavailable(
                 "backend 'onnx': exporting needs the package onnxscript; pip install 'm2d[onnx]'"
             )
-        key = self._key(source, layout, options)
-        folder = default_folder(key, label=label_of(source, layout), root=out or options.artifacts)
-        opset = OPSETS[key.versions["opset"]]
-        return publish_artifact(folder, key, lambda part: _write(part, source, layout, key, opset))
-
-    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
-        """Return the folder of the graph that `prepare` would run; see `m2d.backend.ExportingBackend`."""
-        key = self._key(source, layout, options)
-        folder = self._folder(source, layout, options, key)
-        inspect_artifact(folder, key, is_native=False)
-        return folder
-
-    def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
-        """List exported graphs; see `m2d.backend.ExportingBackend`."""
-        return stored_artifacts(self.name, folder)
-
-    def _require(self, device: str) -> None:
-        reason = self.unavailable_reason(device)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+        return self._publish(self._request(source, layout, options), _write, root=out or options.artifacts)
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
         _check_extra(options)
@@ -154,10 +100,9 @@ class OnnxBackend:
         portable = replace(options, batch_size=MAX_BATCH)
         return make_key(self.name, source, layout, portable, versions=versions, device="any")
 
-    def _folder(
-        self, source: ModelSource, layout: SceneLayout, options: BackendOptions, key: ArtifactKey
-    ) -> Path:
-        return locate(key, label=label_of(source, layout), root=options.artifacts)
+    def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
+        read_graph(folder)
+        return _call(GraphSession(folder, settings_from(request.options)), request.output_shape)
 
 
 def _check_extra(options: BackendOptions) -> None:
@@ -166,53 +111,44 @@ def _check_extra(options: BackendOptions) -> None:
         raise InputError(f"backend 'onnx': unknown options {unknown}; it knows {', '.join(OPTIONS)}")
 
 
-def _call(session: GraphSession, key: ArtifactKey, layout: SceneLayout) -> _GraphCall:
-    frames = sum(layout.latent_frames[scene] for scene in key.targets)
-    return _GraphCall(session, (frames, *key.latent_shape[1:]))
+def _call(session: GraphSession, output_shape: tuple[int, ...]) -> GraphCall:
+    from m2d_backends.denoiser_inputs import DenoiserInputs
 
-
-class _GraphCall:
-    """A session as the function that `GraphDenoiser` calls."""
-
-    def __init__(self, session: GraphSession, output_shape: tuple[int, ...]) -> None:
-        self._session = session
-        self._output_shape = output_shape
-
-    def __call__(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
-        from m2d_backends.denoiser_inputs import DenoiserInputs
-
+    def run(latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
         inputs = DenoiserInputs(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
-        return self._session.run(inputs, (latents_BFCHW.shape[0], *self._output_shape))
+        return session.run(inputs, (latents_BFCHW.shape[0], *output_shape))
+
+    return run
 
 
-def _write(part: Path, source: ModelSource, layout: SceneLayout, key: ArtifactKey, opset: Opset) -> float:
+def _write(part: Path, request: GraphRequest) -> float:
     """Write the graph into `part`, and return its relative error in float32."""
     from m2d_backends.onnx_export import export_graph
 
+    key = request.key
+    opset = OPSETS[key.versions["opset"]]
     write = partial(export_graph, opset=opset, has_rotary_operator=opset >= ROTARY_OPSET)
     if key.dtype == "float32":
-        baked = _bake(source, layout, key, "float32")
+        baked = _bake(request, "float32")
         write(baked, part)
         return compare(baked, part)
-    # The CPU cannot run other dtypes: what the graph computes is checked in float32, then written in its own.
+    # The CPU cannot run other dtypes: the graph is compared in float32, then written in its own dtype.
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=".parity-") as folder:
-        baked = _bake(source, layout, key, "float32")
+        baked = _bake(request, "float32")
         write(baked, Path(folder))
         error = compare(baked, Path(folder))
         del baked
-    write(_bake(source, layout, key, key.dtype), part)
+    write(_bake(request, key.dtype), part)
     return error
 
 
-def _bake(source: ModelSource, layout: SceneLayout, key: ArtifactKey, dtype: str) -> BakedTransformer:
+def _bake(request: GraphRequest, dtype: str) -> BakedTransformer:
     import torch
 
     from m2d.model.checkpoint import load_transformer
-    from m2d_backends.baked import BakedTransformer
 
-    transformer = load_transformer(source, device="cpu", dtype=getattr(torch, dtype))
-    transformer.eval().requires_grad_(False)
-    return BakedTransformer(transformer, layout, latent_shape=key.latent_shape, targets=key.targets).eval()
+    transformer = load_transformer(request.source, device="cpu", dtype=getattr(torch, dtype))
+    return request.bake(transformer.requires_grad_(False))
 
 
 def compare(baked: BakedTransformer, folder: Path) -> float:

@@ -12,28 +12,20 @@ import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakSet
 
 from m2d.backend import BackendOptions, StoredArtifact
+from m2d.backend_checks import require_available
 from m2d.errors import ArtifactRefused, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d_backends import devices
-from m2d_backends.artifact import (
-    ArtifactKey,
-    default_folder,
-    inspect_artifact,
-    label_of,
-    locate,
-    make_key,
-    open_artifact,
-    package_versions,
-    publish_artifact,
-    stored_artifacts,
-)
+from m2d_backends.artifact import open_artifact
+from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.extra_options import parse_extra
-from m2d_backends.graph_denoiser import GraphDenoiser
+from m2d_backends.graph_backend import GraphBackend, GraphRequest
+from m2d_backends.graph_denoiser import GraphCall
 from m2d_backends.onnx_graph import (
     GRAPH_FILE,
     MAX_BATCH,
@@ -70,77 +62,29 @@ TIMING_FILE = "timing.cache"
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
-class TensorRTBackend:
-    """Runs engines that `m2d export --backend tensorrt` built. It cannot train: engines have no gradients."""
+class TensorRTBackend(GraphBackend):
+    """Runs engines that were built on this machine. It cannot train: engines have no gradients."""
 
     name: ClassVar[str] = "tensorrt"
     not_yet_run: ClassVar[str] = NOT_YET_RUN
-
-    def __init__(self) -> None:
-        """Start with nothing loaded."""
-        self._loaded: tuple[Path, ArtifactKey, EngineCall] | None = None
-        self._denoisers: WeakSet[GraphDenoiser] = WeakSet()
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why engines cannot be built or run here, or on `device`; see `m2d.backend.Backend`."""
         reason = None if device is None else device_problem(device)
         return reason or library_problem() or (None if device is None else devices.device_problem(device))
 
-    def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphDenoiser:
-        """Load the engine for a layout, verified first; see `m2d.backend.Backend`."""
-        self._require(options.device)
-        key = self._key(source, layout, options)
-        folder = self._folder(key, source, layout, options)
-        if self._loaded is None or self._loaded[:2] != (folder, key):
-            # Let go of the old one first: two engines of a large model do not fit where one does. Denoisers
-            # that are still held keep theirs.
-            self._loaded = None
-            open_artifact(folder, key, is_native=True)
-            self._loaded = (folder, key, _load(folder, source, layout, key, options))
-            logger.info("tensorrt: %s", folder)
-        # The engine takes one or two as they come: batches are cut to what is asked for, never filled up.
-        denoiser = GraphDenoiser(self._loaded[2], layout, replace(key, batch_size=options.batch_size))
-        self._denoisers.add(denoiser)
-        return denoiser
-
-    def release(self) -> None:
-        """Let go of the loaded engine; see `m2d.backend.Backend`."""
-        for denoiser in list(self._denoisers):
-            denoiser.release()
-        self._denoisers.clear()
-        self._loaded = None
-
     def export(
         self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None
     ) -> StoredArtifact:
         """Build the engine for a layout and compare it with eager; see `m2d.backend.ExportingBackend`."""
-        self._require(options.device)
-        key = self._key(source, layout, options)
+        request = self._request(source, layout, options)
         root = out or options.artifacts
-        relatives = [each for each in self.stored(root) if _is_relative(each.manifest, key)]
-        folder = default_folder(key, label=label_of(source, layout), root=root)
-        return publish_artifact(
-            folder, key, lambda part: _write(part, source, layout, key, options, relatives=relatives)
-        )
-
-    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
-        """Return the folder of the engine that `prepare` would run; see `m2d.backend.ExportingBackend`."""
-        self._require(options.device)
-        key = self._key(source, layout, options)
-        folder = self._folder(key, source, layout, options)
-        inspect_artifact(folder, key, is_native=True)
-        return folder
-
-    def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
-        """List engines; see `m2d.backend.ExportingBackend`."""
-        return stored_artifacts(self.name, folder)
-
-    def _require(self, device: str) -> None:
-        reason = self.unavailable_reason(device)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {self.name!r}: {reason}")
+        relatives = [each for each in self.stored(root) if _is_relative(each.manifest, request.key)]
+        return self._publish(request, partial(_write, relatives=relatives), root=root)
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
+        # Reading the device's facts needs the device, so `find` and `export` need it too.
+        require_available(self, options.device)
         if options.batch_size > MAX_BATCH:
             raise InputError(f"batch_size: got {options.batch_size}, an engine takes {MAX_BATCH} at most")
         facts = device_facts(options.device)
@@ -154,10 +98,8 @@ class TensorRTBackend:
         largest = replace(options, batch_size=MAX_BATCH)
         return make_key(self.name, source, layout, largest, versions=versions, device=facts.label)
 
-    def _folder(
-        self, key: ArtifactKey, source: ModelSource, layout: SceneLayout, options: BackendOptions
-    ) -> Path:
-        return locate(key, label=label_of(source, layout), root=options.artifacts)
+    def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
+        return _load(folder, request)
 
 
 def library_problem() -> str | None:
@@ -189,49 +131,37 @@ def device_facts(device: str) -> DeviceFacts:
     )
 
 
-def _load(
-    folder: Path, source: ModelSource, layout: SceneLayout, key: ArtifactKey, options: BackendOptions
-) -> EngineCall:
+def _load(folder: Path, request: GraphRequest) -> EngineCall:
     import torch
 
     trt = _library()
-    settings = parse_extra("tensorrt", TensorRTOptions, options.extra)
-    with torch.cuda.device(options.device):
-        engine = Engine(trt, (folder / PLAN_FILE).read_bytes(), _tensors(source, layout, key))
+    settings = parse_extra("tensorrt", TensorRTOptions, request.options.extra)
+    with torch.cuda.device(request.options.device):
+        engine = Engine(trt, (folder / PLAN_FILE).read_bytes(), _tensors(request))
         if settings.refit == "identical":
             read_graph(folder)
             refit_engine(trt, engine.native, folder / GRAPH_FILE)
         engine.start(is_streaming=settings.weight_streaming)
-    return EngineCall(engine, _output_shape(layout, key), options.device)
+    return EngineCall(engine, request.output_shape, request.options.device)
 
 
-def _write(
-    part: Path,
-    source: ModelSource,
-    layout: SceneLayout,
-    key: ArtifactKey,
-    options: BackendOptions,
-    *,
-    relatives: Sequence[StoredArtifact],
-) -> float:
+def _write(part: Path, request: GraphRequest, *, relatives: Sequence[StoredArtifact]) -> float:
     """Write an engine into `part`, and return its relative error."""
     import torch
 
     from m2d.model.checkpoint import load_transformer
-    from m2d_backends.baked import BakedTransformer
     from m2d_backends.onnx_export import export_graph
 
+    key, options = request.key, request.options
     settings = parse_extra("tensorrt", TensorRTOptions, options.extra)
-    transformer = load_transformer(source, device=options.device, dtype=getattr(torch, options.dtype))
-    transformer.requires_grad_(False)
-    baked = BakedTransformer(transformer, layout, latent_shape=key.latent_shape, targets=key.targets).eval()
+    transformer = load_transformer(request.source, device=options.device, dtype=getattr(torch, options.dtype))
+    baked = request.bake(transformer.requires_grad_(False))
     export_graph(baked, part, opset=OPSETS[key.versions["opset"]])
-    expected = _tensors(source, layout, key)
     with torch.cuda.device(options.device):
-        built = build(_library(), part, key, settings, expected=expected, relatives=relatives)
+        built = build(_library(), part, key, settings, expected=_tensors(request), relatives=relatives)
     (part / PLAN_FILE).write_bytes(built.plan)
     (part / TIMING_FILE).write_bytes(built.timing_cache)
-    run = _load(part, source, layout, key, options)
+    run = _load(part, request)
     errors = [
         check_parity(baked, run, batch_size=batch, dtype=key.dtype, backend="tensorrt")
         for batch in range(1, MAX_BATCH + 1)
@@ -297,18 +227,14 @@ def _differs_in_weights_alone(made: StoredArtifact, key: ArtifactKey, part: Path
     return structure_digest(read_graph(made.folder)) == structure_digest(read_graph(part))
 
 
-def _tensors(source: ModelSource, layout: SceneLayout, key: ArtifactKey) -> tuple[TensorFacts, ...]:
+def _tensors(request: GraphRequest) -> tuple[TensorFacts, ...]:
     shapes = input_shapes(
-        key.latent_shape,
-        num_text_tokens=layout.num_text_tokens,
-        text_width=int(_config(source)["text_embed_dim"]),
-        num_scenes=layout.num_scenes,
+        request.key.latent_shape,
+        num_text_tokens=request.layout.num_text_tokens,
+        text_width=int(_config(request.source)["text_embed_dim"]),
+        num_scenes=request.layout.num_scenes,
     )
-    return expected_tensors(shapes, _output_shape(layout, key), key.dtype)
-
-
-def _output_shape(layout: SceneLayout, key: ArtifactKey) -> tuple[int, ...]:
-    return (sum(layout.latent_frames[scene] for scene in key.targets), *key.latent_shape[1:])
+    return expected_tensors(shapes, request.output_shape, request.key.dtype)
 
 
 def _head_dim(source: ModelSource) -> int:
