@@ -32,9 +32,9 @@ def bench(
     Runs take turns; what counts is the ratio of neighbours, and no difference below the noise is claimed.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_result
+    from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
-    from m2d.tasks.check import plan_recipe
 
     plan = plan_recipe(recipe, model=model, overrides=Overrides(device=device, dtype=dtype))
     reporter = make_reporter(quiet=quiet)

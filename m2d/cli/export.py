@@ -168,8 +168,8 @@ def _of_recipe(
     extra: dict[str, str],
 ) -> tuple[GraphRequest, ...]:
     from m2d.pipeline.graphs import graphs_of
+    from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
-    from m2d.tasks.check import plan_recipe
 
     overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
     return graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])

@@ -108,8 +108,8 @@ class _Run:
         from m2d.cli.console import loading_libraries, make_reporter
         from m2d.cli.results import show_film, show_headline, write_film_result
         from m2d.film.outputs import check_outputs
+        from m2d.pipeline.planning import plan_recipe
         from m2d.registry import get_backend
-        from m2d.tasks.check import plan_recipe
 
         began_s = time.monotonic()
         plan = plan_recipe(recipe, model=model, overrides=overrides)

@@ -59,9 +59,9 @@ def verify(
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_result
     from m2d.errors import EXIT_FAILED
+    from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
-    from m2d.tasks.check import plan_recipe
 
     overrides = Overrides(
         num_inference_steps=steps,

@@ -7,10 +7,12 @@ when something is loaded.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from m2d.errors import CheckpointError
 from m2d.garbage import no_collection
@@ -52,8 +54,24 @@ _T5_KEYS = (
 _OFFICIAL_KEYS = frozenset({"attn_msk_version"})
 
 ModelT = TypeVar("ModelT", bound="nn.Module")
+P, LoadedT = ParamSpec("P"), TypeVar("LoadedT")
+# accelerate's `init_empty_weights` patches torch.nn.Module for every thread: what another thread builds
+# meanwhile would be without storage, too.
+_BUILDING = threading.Lock()
 
 
+def _one_at_a_time(load: Callable[P, LoadedT]) -> Callable[P, LoadedT]:
+    """Let one thread at a time build a model."""
+
+    @functools.wraps(load)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> LoadedT:
+        with _BUILDING:
+            return load(*args, **kwargs)
+
+    return locked
+
+
+@_one_at_a_time
 def load_transformer(
     source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
 ) -> SceneTransformer:
@@ -75,6 +93,7 @@ def load_transformer(
     return _filled(model, path, "transformer", device=device, dtype=dtype)
 
 
+@_one_at_a_time
 def load_codec(
     source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
 ) -> AutoencoderKLCogVideoX:
@@ -92,6 +111,7 @@ def load_codec(
     return _filled(codec, path, "vae", device=device, dtype=dtype)
 
 
+@_one_at_a_time
 def load_text(
     source: ModelSource | Path,
     *,

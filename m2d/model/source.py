@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import m2d
 from m2d.errors import CheckpointError
 from m2d.files import sha256_file
 from m2d.geometry import ModelGeometry
@@ -88,7 +87,7 @@ def resolve_model(name_or_path: str) -> ModelSource:
 def builtin_folder(name: str) -> Path | None:
     """Return where a model that comes with m2d has to be; None for any other."""
     folder = BUILTIN_MODELS.get(name)
-    return Path(m2d.__file__).parent / "puppet" / folder if folder else None
+    return Path(__file__).parents[1] / "puppet" / folder if folder else None
 
 
 def _folder_of(name_or_path: str) -> Path:

@@ -43,20 +43,20 @@ class PromptEncoder:
         missing = [each for each in wanted if each not in self._embeds_BLD]
         for dtype in dict.fromkeys(dtype for dtype, _ in missing):
             prompts = [text for each, text in missing if each == dtype]
-            with self._clock.stage("load text encoder"):
-                encoder = self._encoders.get(dtype) or load_text(source, device=device, dtype=dtype)
+            if dtype not in self._encoders:
+                with self._clock.stage("load text encoder"):
+                    self._encoders[dtype] = load_text(source, device=device, dtype=dtype)
+            encoder = self._encoders[dtype]
             with self._clock.stage("encode prompts", total=len(prompts)) as progress:
                 # One at a time: with others in its batch, a prompt's embedding may differ in the last bits.
                 for prompt in prompts:
                     observer.check_stop()
                     self._embeds_BLD[dtype, prompt] = encoder.encode([prompt])
                     progress.advance()
-            if self._stays_loaded:
-                self._encoders[dtype] = encoder
-                continue
-            # transformers' models refer to themselves in cycles: emptied, they free their memory now.
-            encoder.model.to("meta")
-            free_cached()
+            if not self._stays_loaded:
+                # transformers' models refer to themselves in cycles: emptied, they free their memory now.
+                self._encoders.pop(dtype).model.to("meta")
+                free_cached()
 
     def embeds(self, plan: RunPlan, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings of several prompts, one after the other along L."""

@@ -9,17 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2d.errors import CheckpointError, RecipeError
 from m2d.film.journal_folder import has_journal
 from m2d.layout import SceneLayout, Span
-from m2d.model.checkpoint import load_tokenizer
-from m2d.model.source import ModelSource, resolve_model
-from m2d.puppet.vocabulary import KNOWN_WORDS
-from m2d.recipe.loader import load_with_places
+from m2d.pipeline.planning import plan_recipe
 from m2d.recipe.overrides import Overrides
-from m2d.recipe.plan import RunPlan, WindowPlan, plan_story
-from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import Places
+from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.registry import backend_names
 
 
@@ -51,30 +45,6 @@ class CheckReport:
     plan: RunPlan
     windows: tuple[WindowReport, ...]
     warnings: tuple[str, ...]
-
-
-def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:
-    """Load a recipe, find its model and resolve the run.
-
-    Args:
-        path: The recipe.
-        model: A model to use instead of the recipe's.
-        overrides: What the command line changes besides.
-
-    Raises:
-        RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
-    """
-    loaded = load_with_places(path, Recipe)
-    recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
-    source = _find_model(recipe.model, places=Places(path="--model") if model else loaded.places)
-    return plan_story(
-        recipe,
-        source,
-        overrides=overrides,
-        places=loaded.places,
-        count_tokens=load_tokenizer(source).count_tokens,
-        known_words=KNOWN_WORDS if source.is_puppet else None,
-    )
 
 
 def check(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> CheckReport:
@@ -112,16 +82,6 @@ def _window_report(part: WindowPlan) -> WindowReport:
 
 def _num_tokens(spans: Sequence[Span]) -> int:
     return sum(len(span) for span in spans)
-
-
-def _find_model(name: str, *, places: Places) -> ModelSource:
-    try:
-        return resolve_model(name)
-    except CheckpointError as error:
-        lines = str(error).splitlines()
-        raise RecipeError(
-            [places.problem(("model",), line) for line in lines], remedy=error.remedy
-        ) from error
 
 
 def _run_warnings(plan: RunPlan) -> list[str]:

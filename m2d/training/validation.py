@@ -23,15 +23,12 @@ from m2d.files import make_folder
 from m2d.film.job import FilmJob, PlannedRun, announce
 from m2d.film.make import RunOptions, make_film
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import load_tokenizer
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
+from m2d.pipeline.planning import plan_recipe_for
 from m2d.progress import Reporter
-from m2d.puppet.vocabulary import KNOWN_WORDS
-from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides
-from m2d.recipe.plan import RunPlan, plan_story
-from m2d.recipe.schema import Recipe
+from m2d.recipe.plan import RunPlan
 from m2d.video.run_folder import SHEET, run_folder_of
 
 FOLDER = "validation"
@@ -117,17 +114,8 @@ def plan_validation(
 
 
 def _plan(source: ModelSource, story: Path, *, folder: Path, device: str) -> RunPlan:
-    loaded = load_with_places(story, Recipe)
-    return plan_story(
-        loaded.value.model_copy(update={"model": source.name}),
-        source,
-        overrides=Overrides(
-            out=folder / f"{story.stem}.mp4", backend="eager", device=device, dtype="float32"
-        ),
-        places=loaded.places,
-        count_tokens=load_tokenizer(source).count_tokens,
-        known_words=KNOWN_WORDS if source.is_puppet else None,
-    )
+    overrides = Overrides(out=folder / f"{story.stem}.mp4", backend="eager", device=device, dtype="float32")
+    return plan_recipe_for(source, story, overrides=overrides)
 
 
 def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter: Reporter) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from m2d_backends.onnx_runtime import OnnxBackend
 from m2d_backends.onnx_session import provider_problem, runtime_problem
 
 from m2d.pipeline.graphs import graphs_of
-from m2d.tasks.check import plan_recipe
+from m2d.pipeline.planning import plan_recipe
 from tests.m2d.cli.conftest import Run
 
 SHELF = Path("graphs")

@@ -1,0 +1,77 @@
+"""From a recipe, a model and overrides to the plan of a run. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m2d.errors import CheckpointError, RecipeError
+from m2d.model.checkpoint import load_tokenizer
+from m2d.model.source import ModelSource, resolve_model
+from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.recipe.loader import load_with_places
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan, plan_story
+from m2d.recipe.schema import Recipe
+from m2d.recipe.text_tree import Places
+
+
+def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:
+    """Load a recipe, find its model and resolve the run.
+
+    Args:
+        path: The recipe.
+        model: A model to use instead of the recipe's.
+        overrides: What the command line changes besides.
+
+    Raises:
+        RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
+    """
+    loaded = load_with_places(path, Recipe)
+    recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
+    source = _find_model(recipe.model, places=Places(path="--model") if model else loaded.places)
+    return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
+
+
+def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) -> RunPlan:
+    """Load a recipe and resolve its run for a model that is at hand, whichever the recipe names.
+
+    Raises:
+        RecipeError: Everything that is wrong with the recipe or the overrides.
+    """
+    loaded = load_with_places(path, Recipe)
+    recipe = loaded.value.model_copy(update={"model": source.name})
+    return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
+
+
+def plan_for_model(
+    recipe: Recipe, source: ModelSource, *, overrides: Overrides | None = None, places: Places | None = None
+) -> RunPlan:
+    """Resolve the run of a recipe for a model, whichever the recipe names.
+
+    Args:
+        recipe: The story.
+        source: The model.
+        overrides: Changes to the recipe.
+        places: Where the recipe's fields stand, so that problems can point there.
+
+    Raises:
+        RecipeError: Everything that is wrong with the recipe or the overrides.
+    """
+    return plan_story(
+        recipe,
+        source,
+        overrides=overrides,
+        places=places,
+        count_tokens=load_tokenizer(source).count_tokens,
+        known_words=KNOWN_WORDS if source.is_puppet else None,
+    )
+
+
+def _find_model(name: str, *, places: Places) -> ModelSource:
+    try:
+        return resolve_model(name)
+    except CheckpointError as error:
+        lines = str(error).splitlines()
+        raise RecipeError(
+            [places.problem(("model",), line) for line in lines], remedy=error.remedy
+        ) from error

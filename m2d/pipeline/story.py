@@ -1,0 +1,202 @@
+"""A model that stays loaded and turns stories into frames, in the manner of a diffusers pipeline."""
+
+# P pixel frames, F latent frames, C channels, H W height and width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2d.backend import Backend
+from m2d.backend_checks import require_available
+from m2d.model.source import ModelSource, resolve_model
+from m2d.pipeline.decoding import decode_matched
+from m2d.pipeline.observer import Observer, WindowStep
+from m2d.pipeline.planning import plan_for_model
+from m2d.pipeline.scenes import ScenePipeline
+from m2d.progress import Clock, Reporter, SilentReporter
+from m2d.recipe.loader import load_recipe
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan
+from m2d.recipe.schema import Recipe
+from m2d.recipe.story import Story
+from m2d.registry import get_backend
+from m2d.video.digests import film_digest, frames_digest
+from m2d.video.joining import shown_frames
+from m2d.video.sheet import strip_png
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneOutput:
+    """One generated scene.
+
+    Attributes:
+        prompt: The prompt that the model was given: setting first, actors described.
+        seed: Seed of its noise.
+        frames_PHWC: All its frames, uint8 RGB, before a crossfade blends them with other scenes'.
+        latents_FCHW: Its clean latents, float32 on the CPU.
+    """
+
+    prompt: str
+    seed: int
+    frames_PHWC: np.ndarray
+    latents_FCHW: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoryOutput:
+    """A generated story.
+
+    Attributes:
+        frames: The film, uint8 RGB (P, H, W, 3), crossfades blended.
+        scenes: Its scenes, in order.
+        fps: Frames per second.
+    """
+
+    frames: np.ndarray
+    scenes: tuple[SceneOutput, ...]
+    fps: int
+
+    @property
+    def latents(self) -> tuple[Tensor, ...]:
+        """The clean latents of every scene, (F, C, H, W) each."""
+        return tuple(scene.latents_FCHW for scene in self.scenes)
+
+    def _repr_png_(self) -> bytes:
+        """Draw the first frame of every scene, as a notebook shows a story."""
+        labels = [f"scene {number}" for number in range(1, len(self.scenes) + 1)]
+        firsts = [scene.frames_PHWC[0] for scene in self.scenes]
+        return strip_png(firsts, labels, title=f"{len(self.frames)} frames at {self.fps} fps")
+
+    @property
+    def frames_sha256(self) -> str:
+        """Digest of all scenes' frames; equal to that of the film that `m2d.generate` makes of the story."""
+        return film_digest([frames_digest([scene.frames_PHWC]) for scene in self.scenes])
+
+
+class StoryPipeline:
+    """Turns stories into frames. Text encoder, transformer and VAE stay loaded between calls.
+
+    One pipeline runs one story at a time; use a pipeline for each thread. Pipelines share nothing.
+    """
+
+    def __init__(
+        self, source: ModelSource, backend: Backend, *, device: str, dtype: str, reporter: Reporter
+    ) -> None:
+        """Take a model and a backend; `from_pretrained` finds both by name."""
+        self.source = source
+        self._overrides = Overrides(backend=backend.name, device=device, dtype=dtype)
+        self._scenes = ScenePipeline(source, backend, device=device, clock=Clock(reporter), stays_loaded=True)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        backend: str = "eager",
+        reporter: Reporter | None = None,
+    ) -> Self:
+        """Find a model and check its folder; its weights are read when the first story needs them.
+
+        Args:
+            model: `builtin:puppet`, `builtin:puppet-large`, or a model folder in diffusers' layout.
+            device: `cpu`, `cuda` or `cuda:1`.
+            dtype: What text encoder and transformer compute in; the VAE computes in float32.
+            backend: What runs the transformer.
+            reporter: Receives stages, progress and warnings; None drops them.
+
+        Raises:
+            CheckpointError: The folder is missing or incomplete.
+            UnknownBackend: No backend of that name is installed.
+            BackendUnavailable: The backend cannot run here or on that device.
+        """
+        runner = get_backend(backend)
+        require_available(runner, device)
+        name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+        source = resolve_model(str(model))
+        return cls(source, runner, device=device, dtype=name, reporter=reporter or SilentReporter())
+
+    def __call__(
+        self,
+        story: Recipe | Mapping[str, Any] | str | Path,
+        *,
+        seed: int | None = None,
+        num_inference_steps: int | None = None,
+        callback: Callable[[WindowStep], None] | None = None,
+    ) -> StoryOutput:
+        """Generate a story.
+
+        The same story, seed, device and library versions give the frames that `m2d.generate` writes.
+
+        Args:
+            story: A `Story`, the fields of one, or the path of a recipe. Its `model` and `backend` fields are
+                not used: the pipeline has its own.
+            seed: The story's seed, instead of the recipe's.
+            num_inference_steps: Denoising steps, instead of the recipe's.
+            callback: Called after every step; an exception that it raises ends the call.
+
+        Raises:
+            RecipeError: The story is not one that this model can make.
+            BackendError: The backend cannot run it, or predicts values that are not finite.
+            DecodingError: There is too little memory to decode the frames.
+        """
+        plan = self._plan(story, seed=seed, num_inference_steps=num_inference_steps)
+        denoised = self._scenes.denoise([plan], observer=Observer(on_step=callback))
+        return self._decoded(plan, denoised.latents_FCHW)
+
+    def release(self) -> None:
+        """Free the transformer; the next call loads it again."""
+        self._scenes.release_transformer()
+
+    def _plan(
+        self,
+        story: Recipe | Mapping[str, Any] | str | Path,
+        *,
+        seed: int | None,
+        num_inference_steps: int | None,
+    ) -> RunPlan:
+        if isinstance(story, str | Path):
+            recipe = load_recipe(Path(story))
+        else:
+            recipe = story if isinstance(story, Recipe) else Story(**story)
+        overrides = replace(self._overrides, seed=seed, num_inference_steps=num_inference_steps)
+        recipe = recipe.model_copy(update={"model": self.source.name})
+        return plan_for_model(recipe, self.source, overrides=overrides)
+
+    def _decoded(self, plan: RunPlan, latents_FCHW: Mapping[int, Tensor]) -> StoryOutput:
+        decoder = self._scenes.decoder()
+        frames: list[np.ndarray] = []
+        with self._scenes.clock.stage("decode", total=len(plan.scenes)) as progress:
+            for number, scene in enumerate(plan.scenes):
+                before_PHWC = frames[-1] if frames and scene.match_colour else None
+                look = decode_matched(decoder, latents_FCHW[number], scene=number, before_PHWC=before_PHWC)
+                frames.append(look.frames_PHWC)
+                progress.advance()
+        overlaps = [*(scene.join.num_frames for scene in plan.scenes), 0]
+        shown = [
+            shown_frames(
+                frames[number],
+                before_PHWC=frames[number - 1] if number else None,
+                opening=overlaps[number],
+                closing=overlaps[number + 1],
+            )
+            for number in range(len(frames))
+        ]
+        scenes = tuple(
+            SceneOutput(
+                prompt=scene.prompt,
+                seed=scene.seed or 0,
+                frames_PHWC=frames[number],
+                latents_FCHW=latents_FCHW[number],
+            )
+            for number, scene in enumerate(plan.scenes)
+        )
+        return StoryOutput(frames=np.concatenate(shown), scenes=scenes, fps=plan.fps)
