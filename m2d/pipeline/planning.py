@@ -28,7 +28,7 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
     """
     loaded = load_with_places(path, Recipe)
     recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
-    source = _find_model(recipe.model, places=Places(path="--model") if model else loaded.places)
+    source = _find_model(recipe.model, places=Places(path="command line") if model else loaded.places)
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
 
 
