@@ -33,14 +33,13 @@ from m2d.evaluation.intervals import figure_of
 from m2d.files import write_json
 from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.progress import Reporter
-from m2d.puppet.attribute_classifier import load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_reader
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.dataset import wardrobe_with
 from m2d.puppet.puppets import CROWN_RGB
 from m2d.puppet.story import Story, sample_story
 from m2d.puppet.story_scores import story_clips, tally_leakage, tally_prompted
 from m2d.puppet.vocabulary import COLOURS, HATS
-from m2d.tasks.puppet import READER_FILE
 from m2d.tasks.train import plan_training
 from m2d.tasks.train import run as train
 from m2d.training.log import read_log
@@ -97,7 +96,7 @@ def measure(
 ) -> dict[str, Any]:
     """Make all stories with a model and return its figures."""
     generator = SceneGenerator(source, sampling)
-    reader_path = resolve_model(BUILTIN_PUPPET).path / READER_FILE
+    reader_path = resolve_model(BUILTIN_PUPPET).path / CLASSIFIER_FILE
     scene = default_scene(source)
     reader = load_reader(reader_path, num_frames=scene.num_frames, height=scene.height, width=scene.width)
 

@@ -43,13 +43,12 @@ from m2d.files import write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, resolve_model
 from m2d.progress import Clock
-from m2d.puppet.attribute_classifier import Reader, Reading, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, Reader, Reading, load_reader
 from m2d.puppet.clips import render_batch
 from m2d.puppet.labels import UNPROMPTED_RANGES
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
 from m2d.puppet.story_scores import tally_prompted
-from m2d.tasks.puppet import READER_FILE
 from m2d.video.joining import colour_jump
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
@@ -203,7 +202,10 @@ def measure(films: Films, *, num_stories: int, num_rerolls: int, clock: Clock) -
     """
     scene = default_scene(films.source)
     reader = load_reader(
-        films.source.path / READER_FILE, num_frames=scene.num_frames, height=scene.height, width=scene.width
+        films.source.path / CLASSIFIER_FILE,
+        num_frames=scene.num_frames,
+        height=scene.height,
+        width=scene.width,
     )
     stories = [
         sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_JOINT + NUM_ADDED)

@@ -42,7 +42,7 @@ from m2d.files import sha256_file, write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.progress import Clock, Reporter
-from m2d.puppet.attribute_classifier import Reader, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, Reader, load_reader
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
 from m2d.puppet.clips import draw_clips, render_batch
@@ -55,7 +55,6 @@ from m2d.puppet.story_scores import (
     tally_unprompted,
 )
 from m2d.puppet.training.vae import reconstruction_psnr
-from m2d.tasks.puppet import READER_FILE
 
 RESULTS = Path(__file__).parent / "results" / "quality.json"
 # Collections that no training recipe draws from.
@@ -199,7 +198,7 @@ def _parse() -> tuple[Measurement, Path]:
     )
     parser.add_argument("--model", default=BUILTIN_PUPPET, help="model folder, or builtin:puppet")
     parser.add_argument(
-        "--reader", type=Path, help=f"the reader's weights; default: {READER_FILE} of the model"
+        "--reader", type=Path, help=f"the reader's weights; default: {CLASSIFIER_FILE} of the model"
     )
     parser.add_argument("--stories", type=int, default=60)
     parser.add_argument("--steps", type=int, default=25)
@@ -215,7 +214,7 @@ def _parse() -> tuple[Measurement, Path]:
         parser.error(f"{given.model} makes {source.geometry.num_scenes} scenes at once; add --single")
     what = Measurement(
         source=source,
-        reader=given.reader or source.path / READER_FILE,
+        reader=given.reader or source.path / CLASSIFIER_FILE,
         sampling=Sampling(
             num_inference_steps=given.steps,
             guidance_scale=given.guidance,

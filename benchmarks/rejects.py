@@ -22,7 +22,8 @@ from benchmarks.broken_videos import break_videos, turn_video
 from m2d.cli.console import make_reporter
 from m2d.errors import DatasetError
 from m2d.files import write_json
-from m2d.tasks.render import RenderPlan, render
+from m2d.puppet.dataset_files import RenderPlan
+from m2d.tasks.render import render
 from m2d.tasks.train import plan_training, run
 
 RESULTS = Path(__file__).parent / "results" / "rejects.json"

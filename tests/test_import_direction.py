@@ -49,6 +49,7 @@ ROWS = {
     "m2d.evaluation": 7,
     "m2d.puppet.training": 7,
     "m2d.puppet.story_scores": 7,
+    "m2d.puppet.dataset_files": 7,
     "m2d.tasks": 8,
     "m2d.library": 9,
     "m2d.cli": 9,

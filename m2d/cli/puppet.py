@@ -49,10 +49,10 @@ def train(
 ) -> None:
     """Train codec, its decoder on what a model makes, text encoder or reader."""
     from m2d.cli.console import make_reporter, plain_text, write_result
-    from m2d.tasks.puppet import HelperPlan, train_helper
+    from m2d.tasks.puppet import PartPlan, train_part
 
-    plan = HelperPlan(part=part.value, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
-    write_result(plain_text(str(train_helper(plan, make_reporter(quiet=quiet)))))
+    plan = PartPlan(part=part.value, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
+    write_result(plain_text(str(train_part(plan, make_reporter(quiet=quiet)))))
 
 
 @app.command()
@@ -68,7 +68,8 @@ def pack(
 ) -> None:
     """Put codec, text encoder, tokenizer, scheduler, and transformer and reader if given, into one folder."""
     from m2d.cli.console import make_reporter, plain_text, write_result
-    from m2d.tasks.puppet import PackPlan, pack
+    from m2d.puppet.training.pack import PackPlan
+    from m2d.tasks.puppet import pack
 
     plan = PackPlan(
         codec_recipe=recipes / "puppet-codec.yaml",
@@ -98,7 +99,8 @@ def render(
 ) -> None:
     """Write stories as MP4 files with a description that `m2d train` reads."""
     from m2d.cli.console import make_reporter, plain_text, write_result
-    from m2d.tasks.render import RenderPlan, render
+    from m2d.puppet.dataset_files import RenderPlan
+    from m2d.tasks.render import render
 
     plan = RenderPlan(
         out=out,

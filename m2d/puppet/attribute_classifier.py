@@ -20,6 +20,8 @@ from torch.nn import functional
 from m2d.errors import CheckpointError
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
 
+CLASSIFIER_FILE = "reader.safetensors"
+"""The classifier's weights in the embedded model's folder."""
 _CLASSES: dict[str, int] = PROMPTED_CLASSES | UNPROMPTED_CLASSES
 _WIDTHS = (32, 64, 96, 128)
 _HIDDEN = 256

@@ -1,54 +1,31 @@
-"""Make the embedded model's helpers: train codec, text encoder and reader, and pack them into a model folder.
-
-Owns the order of things; the trainings are in `m2d/puppet/training/`, the world in `m2d/puppet/`.
-"""
+"""Make the embedded model: train its parts, and pack them into a model folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
-from safetensors.torch import save
-from torch import Tensor, nn
 
-from m2d.errors import CheckpointError, InputError
-from m2d.files import write_bytes
+from m2d.errors import InputError
 from m2d.lock import hold
-from m2d.model.checkpoint import load_codec
-from m2d.model.save import copy_component, write_component, write_model_index, write_settings
-from m2d.model.sizes import ModelSettings, read_settings
-from m2d.model.source import resolve_model
 from m2d.progress import Reporter
-from m2d.puppet.tokenizer import build_tokenizer
-from m2d.puppet.training.attribute_classifier import ReaderRecipe, reader_fit
-from m2d.puppet.training.fitting import Fit, FitRecipe, run_fit
-from m2d.puppet.training.text_encoder import CaptionReader, TextEncoderRecipe, text_encoder_fit
-from m2d.puppet.training.vae import ENCODER, CodecRecipe, build_codec, codec_fit, is_decoder_alone, latent_std
-from m2d.puppet.training.vae_decoder import DecoderRecipe, decoder_fit
+from m2d.puppet.training.fitting import run_fit
+from m2d.puppet.training.pack import PackPlan, pack_model
+from m2d.puppet.training.parts import PARTS, Part
 from m2d.recipe.loader import load_document
 from m2d.stop import StopRequest
-from m2d.training.folder import publish_folder
-from m2d.training.state import load_run_average
-
-Part = Literal["codec", "decoder", "text", "reader"]
-READER_FILE = "reader.safetensors"
-_NUM_SCENES = 3
-_FPS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HelperPlan:
-    """One helper's training.
+class PartPlan:
+    """The training of one part.
 
     Attributes:
-        part: Which helper.
+        part: Which part.
         recipe: Its recipe's file.
-        run: Run folder; a run that has checkpoints goes on from the newest that verifies.
-        max_minutes: Stop with a checkpoint after so long.
+        run: Run folder; training resumes from its newest checkpoint that verifies.
+        max_minutes: Save a checkpoint and stop after so many minutes.
         num_threads: CPU threads; None leaves torch's choice.
     """
 
@@ -59,8 +36,8 @@ class HelperPlan:
     num_threads: int | None = None
 
 
-def train_helper(plan: HelperPlan, reporter: Reporter) -> Path:
-    """Train codec, its decoder alone, text encoder or reader; return the run folder.
+def train_part(plan: PartPlan, reporter: Reporter) -> Path:
+    """Train one part; return the run folder.
 
     Raises:
         RecipeError: The recipe is wrong.
@@ -68,173 +45,22 @@ def train_helper(plan: HelperPlan, reporter: Reporter) -> Path:
     """
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
-    fit, recipe = _prepare(plan)
+    training = PARTS[plan.part]
+    recipe = load_document(plan.recipe, training.recipe)
+    fit = training.make_fit(recipe, plan.run)
     with StopRequest() as stop, hold(plan.run, what="training there"):
         run_fit(fit, recipe, reporter=reporter, stop=stop, max_minutes=plan.max_minutes)
     return plan.run
 
 
-def _prepare(plan: HelperPlan) -> tuple[Fit, FitRecipe]:
-    if plan.part == "codec":
-        codec = load_document(plan.recipe, CodecRecipe)
-        return codec_fit(codec, plan.run), codec
-    if plan.part == "decoder":
-        decoder = load_document(plan.recipe, DecoderRecipe)
-        return decoder_fit(decoder, plan.run), decoder
-    if plan.part == "text":
-        text = load_document(plan.recipe, TextEncoderRecipe)
-        return text_encoder_fit(text, plan.run), text
-    reader = load_document(plan.recipe, ReaderRecipe)
-    return reader_fit(reader, plan.run), reader
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PackPlan:
-    """What goes into the embedded model's folder.
-
-    Attributes:
-        codec_recipe: Recipe of the codec's run.
-        codec_run: Its run folder; None takes the base's codec.
-        text_recipe: Recipe of the text encoder's run.
-        text_run: Its run folder; None takes the base's text encoder.
-        base: Model folder that everything comes from for which there is no run.
-        reader_run: The reader's run folder; None takes the base's reader, if there is one.
-        transformer: Model folder whose transformer is taken, or None for a folder to train one from.
-        out: The new model folder; an existing one is replaced as a whole.
-    """
-
-    codec_recipe: Path
-    codec_run: Path | None
-    text_recipe: Path
-    text_run: Path | None
-    out: Path
-    base: Path | None = None
-    reader_run: Path | None = None
-    transformer: Path | None = None
-
-
 def pack(plan: PackPlan, reporter: Reporter) -> Path:
-    """Write the model folder: codec, text encoder, tokenizer, scheduler, and transformer and reader if given.
+    """Write the model folder.
 
     Raises:
-        CheckpointError: A run has no checkpoint that verifies, another recipe made it, or the transformer
-            does not fit codec and text encoder.
-        InputError: Neither a run nor a base for codec or text encoder.
-        OutputError: The disk refused.
+        InputError: Neither a run nor a base model for the VAE or the text encoder.
+        M2DError: As `pack_model`.
     """
-    _check_origins(plan)
-    codec_recipe = load_document(plan.codec_recipe, CodecRecipe)
-    text_recipe = load_document(plan.text_recipe, TextEncoderRecipe)
-    with reporter.stage("pack"), publish_folder(plan.out, replace=True, with_manifest=False) as part:
-        if plan.codec_run is not None:
-            _write_codec(part, codec_recipe, plan.codec_run, base=plan.base)
-        if plan.text_run is not None:
-            _write_text(part, text_recipe, plan.text_run)
-        for name in _from_base(plan):
-            assert plan.base is not None
-            copy_component(plan.base, name, part)
-        _scheduler().save_pretrained(part / "scheduler")
-        if plan.reader_run is not None:
-            _write_reader(part, plan.reader_run)
-        elif plan.base is not None and (plan.base / READER_FILE).is_file():
-            write_bytes(part / READER_FILE, (plan.base / READER_FILE).read_bytes())
-        write_settings(part, _settings(codec_recipe))
-        if plan.transformer is not None:
-            # Scenes and sizes are those that the transformer was trained on.
-            write_settings(part, read_settings(plan.transformer))
-            copy_component(plan.transformer, "transformer", part)
-        write_model_index(part)
-        if plan.transformer is not None:
-            # Raises when the transformer was made for another codec or text encoder.
-            resolve_model(str(part))
-    return plan.out
-
-
-def _check_origins(plan: PackPlan) -> None:
     missing = [flag for flag, run in (("--codec", plan.codec_run), ("--text", plan.text_run)) if run is None]
     if missing and plan.base is None:
         raise InputError(f"{', '.join(missing)}: missing; give a run folder, or --base to take a model's")
-
-
-def _from_base(plan: PackPlan) -> list[str]:
-    parts = ["vae"] if plan.codec_run is None else []
-    return [*parts, *(("text_encoder", "tokenizer") if plan.text_run is None else ())]
-
-
-def _write_codec(folder: Path, recipe: CodecRecipe, run: Path, *, base: Path | None) -> None:
-    codec = build_codec(recipe)
-    weights = load_run_average(run)
-    if is_decoder_alone(weights):
-        weights |= _encoder_of(base, run)
-    _fill(codec, weights, run)
-    codec.eval()
-    codec.register_to_config(scaling_factor=_scaling_factor(codec, recipe, base=base))
-    write_component(folder, "vae", codec, dtype=torch.float16)
-
-
-def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
-    """The encoder for a run that trained the decoder alone, and kept nothing else."""
-    if base is None:
-        raise InputError(
-            f"--codec {run}: its decoder alone was trained; give --base, the model that its encoder is of"
-        )
-    weights = load_codec(base, device="cpu", dtype=torch.float32).state_dict()
-    return {name: value for name, value in weights.items() if name.startswith(ENCODER)}
-
-
-def _scaling_factor(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe, *, base: Path | None) -> float:
-    """The base's when only the decoder was trained further, so that its latents stay what they were."""
-    if base is not None:
-        before = load_codec(base, device="cpu", dtype=torch.float32)
-        ours, theirs = codec.encoder.state_dict(), before.encoder.state_dict()
-        if ours.keys() == theirs.keys() and all(
-            torch.equal(ours[name].half(), theirs[name].half()) for name in ours
-        ):
-            return float(before.config.scaling_factor)
-    return round(1.0 / latent_std(codec, recipe), 5)
-
-
-def _write_text(folder: Path, recipe: TextEncoderRecipe, run: Path) -> None:
-    model = CaptionReader(recipe)
-    _load(model, run)
-    write_component(folder, "text_encoder", model.encoder, dtype=torch.float16)
-    build_tokenizer(max_text_tokens=recipe.max_text_tokens).save_pretrained(folder / "tokenizer")
-
-
-def _write_reader(folder: Path, run: Path) -> None:
-    weights = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in load_run_average(run).items()
-    }
-    write_bytes(folder / READER_FILE, save(weights))
-
-
-def _load(model: nn.Module, run: Path) -> None:
-    _fill(model, load_run_average(run), run)
-
-
-def _fill(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{run}: made by another recipe: {str(error).splitlines()[0]}") from error
-
-
-def _scheduler() -> CogVideoXDDIMScheduler:
-    return CogVideoXDDIMScheduler(
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        snr_shift_scale=1.0,
-    )
-
-
-def _settings(recipe: CodecRecipe) -> ModelSettings:
-    return ModelSettings(
-        num_scenes=_NUM_SCENES,
-        default_num_frames=recipe.num_frames,
-        default_height=recipe.height,
-        default_width=recipe.width,
-        default_fps=_FPS,
-        world="puppet",
-    )
+    return pack_model(plan, reporter)

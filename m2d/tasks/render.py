@@ -1,145 +1,26 @@
-"""Write stories of the puppet theatre out as a dataset: real MP4 files and their description.
-
-Owns the files and their names; the world is `m2d.puppet`'s, the formats are `m2d.data`'s.
-"""
-
-# N scenes, P frames, C channels, H W height and width
+"""Render: stories of the puppet theatre as a dataset on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from m2d.data.csv_format import WrittenClip, write_csv
-from m2d.data.json_format import write_json_groups
-from m2d.data.jsonl_format import write_jsonl
-from m2d.errors import InputError, Interrupted, OutputError
-from m2d.files import make_folder, sha256_file, write_bytes
-from m2d.geometry import SceneGeometry
+from m2d.errors import OutputError, Remedy
 from m2d.lock import hold
-from m2d.model.codec import to_pixels
 from m2d.progress import Reporter
-from m2d.puppet.dataset import PuppetStories
+from m2d.puppet.dataset_files import RenderPlan, check_plan, write_dataset
 from m2d.stop import StopRequest
-from m2d.video.write import write_film
-
-DatasetFormat = Literal["csv", "json", "jsonl"]
-NAMES: dict[DatasetFormat, str] = {"csv": "pretrain.csv", "json": "sft.json", "jsonl": "stories.jsonl"}
-_VIDEOS = "videos"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RenderPlan:
-    """What is written.
-
-    Attributes:
-        out: Folder of the dataset; must not hold one yet.
-        num_stories: Stories.
-        num_scenes: Scenes per story, a file each.
-        num_frames: Frames per scene.
-        side: Height and width of the picture before enlarging, in pixels.
-        fps: Frames per second.
-        upscale: How many times as large the picture is written. Small pictures lose colour when they are
-            compressed at their own size.
-        seed: Which stories; the puppet theatre's stories of this seed are the same ones.
-        file_format: `csv` has a row per scene, `json` and `jsonl` have groups.
-    """
-
-    out: Path
-    num_stories: int
-    num_scenes: int = 3
-    num_frames: int = 9
-    side: int = 64
-    fps: int = 8
-    upscale: int = 4
-    seed: int = 1
-    file_format: DatasetFormat = "jsonl"
 
 
 def render(plan: RenderPlan, reporter: Reporter) -> Path:
-    """Write the dataset; return the path of its description, which is written last.
+    """Write the dataset; return the path of its description.
 
     Raises:
-        InputError: A size that cannot be.
-        OutputError: A dataset is there already, or the disk refused.
-        Interrupted: A signal came; the same command goes on with the files that are missing.
+        InputError: A size that cannot be rendered.
+        OutputError: The folder already holds a dataset, or the disk refused.
+        Interrupted: A signal came; the same command continues with the missing files.
     """
-    if plan.num_stories < 1 or plan.num_scenes < 1 or plan.num_frames < 2:
-        raise InputError(
-            f"{plan.num_stories} stories of {plan.num_scenes} scenes of {plan.num_frames} frames; "
-            "at least one story, one scene and two frames are needed"
-        )
-    description = plan.out / NAMES[plan.file_format]
-    if description.exists():
-        raise OutputError(f"{description}: exists already; choose another --out")
+    check_plan(plan)
+    if plan.description.exists():
+        raise OutputError(f"{plan.description}: exists already", remedy=Remedy.CHOOSE_OUTPUT)
     with StopRequest() as stop, hold(plan.out, what="rendering there"):
-        make_folder(plan.out / _VIDEOS)
-        groups = _written(plan, reporter, stop)
-        write_bytes(description, _described(groups, plan.file_format).encode())
-    return description
-
-
-def _written(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> list[list[WrittenClip]]:
-    geometry = SceneGeometry(
-        num_frames=plan.num_frames,
-        height=plan.side,
-        width=plan.side,
-        # No codec is at hand, and none is needed to render.
-        num_latent_frames=1,
-        latent_height=1,
-        latent_width=1,
-        tokens_per_frame=1,
-    )
-    stories = PuppetStories(
-        num_stories=plan.num_stories, seed=plan.seed, geometry=geometry, num_scenes=plan.num_scenes
-    )
-    groups = []
-    with reporter.stage("render stories", total=plan.num_stories) as progress:
-        for index in range(plan.num_stories):
-            story = stories.render(index)
-            frames = [to_pixels(frames_PCHW) for frames_PCHW in story.frames_NPCHW]
-            groups.append(_write_story(plan, index, frames, story.prompts))
-            progress.advance()
-            if stop.reason:
-                raise Interrupted(f"{stop.reason} while rendering: run the same command again")
-    return groups
-
-
-def _write_story(
-    plan: RenderPlan, index: int, scenes: Sequence[np.ndarray], prompts: Sequence[str]
-) -> list[WrittenClip]:
-    clips = []
-    for number, (frames_PHWC, prompt) in enumerate(zip(scenes, prompts, strict=True), start=1):
-        name = f"{_VIDEOS}/story-{index:06d}-scene-{number}.mp4"
-        write_film(
-            plan.out / name,
-            [frames_PHWC],
-            fps=plan.fps,
-            upscale=plan.upscale,
-            title=f"Puppet story {index}, scene {number}",
-            scene_prompts=[prompt],
-            provenance=None,
-            force=True,
-        )
-        clips.append(
-            WrittenClip(
-                path=name,
-                caption=prompt,
-                width=plan.side * plan.upscale,
-                height=plan.side * plan.upscale,
-                fps=plan.fps,
-                num_frames=plan.num_frames,
-                sha256=sha256_file(plan.out / name),
-            )
-        )
-    return clips
-
-
-def _described(groups: Sequence[Sequence[WrittenClip]], file_format: DatasetFormat) -> str:
-    if file_format == "csv":
-        return write_csv([clip for clips in groups for clip in clips])
-    return write_json_groups(groups) if file_format == "json" else write_jsonl(groups)
+        return write_dataset(plan, reporter, stop)

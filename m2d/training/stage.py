@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from m2d.errors import OutputError
+from m2d.errors import OutputError, Remedy
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
 from m2d.model.checkpoint import builtin_folder
@@ -102,9 +102,7 @@ def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
             remove_leftovers(plan.run)
             remove_leftovers(plan.run / FOLDER)
             if not plan.resume and any((plan.run / FOLDER).glob("*")):
-                raise OutputError(
-                    f"{plan.run}: holds a training; go on with --resume latest or choose another --out"
-                )
+                raise OutputError(f"{plan.run}: holds a training already", remedy=Remedy.RESUME_TRAINING)
             return ""
 
         processes.on_main(enter)

@@ -25,9 +25,8 @@ from m2d.evaluation.intervals import Tally
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import resolve_model
 from m2d.progress import SilentReporter
-from m2d.puppet.attribute_classifier import Reader, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, Reader, load_reader
 from m2d.puppet.story_scores import DIFFERENCES, story_clips, tally_prompted, tally_unprompted
-from m2d.tasks.puppet import READER_FILE
 from tests.m2d.model.tiny_model import build_tiny_model
 
 PROMPTS = ("Park at dusk. Actor1 (round red body, no hat) jumps.", "Park at dusk. Actor1 waves.")
@@ -40,10 +39,10 @@ def measurement(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
     torch.manual_seed(0)
     scene = default_scene(source)
     reader = Reader(num_frames=scene.num_frames, height=scene.height, width=scene.width)
-    save_file(reader.state_dict(), source.path / READER_FILE)
+    save_file(reader.state_dict(), source.path / CLASSIFIER_FILE)
     return Measurement(
         source=source,
-        reader=source.path / READER_FILE,
+        reader=source.path / CLASSIFIER_FILE,
         sampling=Sampling(num_inference_steps=2, guidance_scale=2.0, scheduler="ddim", device="cpu"),
         num_stories=2,
         num_reader_clips=8,

@@ -17,12 +17,13 @@ from m2d.model.save import write_component, write_settings
 from m2d.model.sizes import ModelSettings
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import SilentReporter
-from m2d.puppet.attribute_classifier import load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_reader
 from m2d.puppet.training.attribute_classifier import ReaderRecipe
+from m2d.puppet.training.pack import PackPlan
 from m2d.puppet.training.text_encoder import TextEncoderRecipe
 from m2d.puppet.training.vae import CodecRecipe
 from m2d.recipe.loader import load_document
-from m2d.tasks.puppet import READER_FILE, HelperPlan, PackPlan, pack, train_helper
+from m2d.tasks.puppet import PartPlan, pack, train_part
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import find_checkpoint
 from tests.m2d.puppet.training.tiny_helpers import CODEC, DECODER, READER, TEXT
@@ -44,8 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> PackPlan:
         for part, document in (("codec", CODEC), ("text", TEXT), ("reader", READER))
     }
     for part, recipe in recipes.items():
-        plan = HelperPlan(part=part, recipe=recipe, run=folder / part)  # type: ignore[arg-type]
-        assert train_helper(plan, SilentReporter()) == folder / part
+        plan = PartPlan(part=part, recipe=recipe, run=folder / part)  # type: ignore[arg-type]
+        assert train_part(plan, SilentReporter()) == folder / part
     return PackPlan(
         codec_recipe=recipes["codec"],
         codec_run=folder / "codec",
@@ -107,7 +108,7 @@ def test_a_packed_folder_with_a_transformer_is_a_model_that_loads(
     latents = encode_scene(codec, torch.rand(9, 3, 32, 32) * 2 - 1)
     assert latents.shape == (3, CODEC["latent_channels"], 8, 8)
     assert decode_scene(codec, latents).shape == (9, 32, 32, 3)
-    reader = load_reader(out / READER_FILE, num_frames=5, height=32, width=32)
+    reader = load_reader(out / CLASSIFIER_FILE, num_frames=5, height=32, width=32)
     assert reader.read(torch.rand(2, 5, 3, 32, 32)).numbers.shape == (2, 4)
 
 
@@ -116,7 +117,7 @@ def test_a_decoder_trained_on_what_a_model_makes_is_packed_and_leaves_its_latent
 ) -> None:
     model = pack(replace(made, out=tmp_path / "model", transformer=transformer), SilentReporter())
     recipe = write_recipe(tmp_path / "decoder.yaml", DECODER | FEW | {"models": [str(model)]})
-    run = train_helper(HelperPlan(part="decoder", recipe=recipe, run=tmp_path / "run"), SilentReporter())
+    run = train_part(PartPlan(part="decoder", recipe=recipe, run=tmp_path / "run"), SilentReporter())
     plan = PackPlan(
         codec_recipe=made.codec_recipe,
         codec_run=run,
@@ -218,47 +219,47 @@ def test_a_failed_packing_leaves_the_earlier_folder(made: PackPlan, tmp_path: Pa
 
 
 def test_two_trainings_never_share_a_run_folder(made: PackPlan) -> None:
-    plan = HelperPlan(part="codec", recipe=made.codec_recipe, run=made.codec_run)
+    plan = PartPlan(part="codec", recipe=made.codec_recipe, run=made.codec_run)
     with (
         hold(made.codec_run, what="training there"),
-        pytest.raises(OutputBusy, match="is training there; wait for it"),
+        pytest.raises(OutputBusy, match="is training there"),
     ):
-        train_helper(plan, SilentReporter())
+        train_part(plan, SilentReporter())
 
 
 def test_a_wrong_recipe_is_told_with_its_line_before_anything_starts(tmp_path: Path) -> None:
     recipe = tmp_path / "codec.yaml"
     lines = [f"{key}: {json.dumps(value)}" for key, value in (CODEC | {"num_frames": 5}).items()]
     recipe.write_text("\n".join(lines) + "\n")
-    plan = HelperPlan(part="codec", recipe=recipe, run=tmp_path / "run")
+    plan = PartPlan(part="codec", recipe=recipe, run=tmp_path / "run")
     with pytest.raises(RecipeError, match=r"codec.yaml:\d+:\d+: num_frames: 5 is not 8k\+1; use 1 or 9"):
-        train_helper(plan, SilentReporter())
+        train_part(plan, SilentReporter())
     assert not (tmp_path / "run").exists()
 
 
 def test_a_codec_starts_from_anothers_weights_and_refuses_other_channels(
     made: PackPlan, tmp_path: Path
 ) -> None:
-    def plan(**changes: Any) -> HelperPlan:
+    def plan(**changes: Any) -> PartPlan:
         document = CODEC | FEW | {"init": str(made.codec_run)} | changes
-        return HelperPlan(
+        return PartPlan(
             part="codec", recipe=write_recipe(tmp_path / "codec.yaml", document), run=tmp_path / "run"
         )
 
     with pytest.raises(CheckpointError, match=r"init: .*codec: made with other channels"):
-        train_helper(plan(latent_channels=8), SilentReporter())
-    assert find_checkpoint(train_helper(plan(steps=1), SilentReporter())).path is not None
+        train_part(plan(latent_channels=8), SilentReporter())
+    assert find_checkpoint(train_part(plan(steps=1), SilentReporter())).path is not None
 
 
 def test_a_codec_does_not_start_from_a_decoder_without_its_encoder(made: PackPlan, tmp_path: Path) -> None:
-    def plan(init: Path, run: str, **changes: Any) -> HelperPlan:
+    def plan(init: Path, run: str, **changes: Any) -> PartPlan:
         recipe = write_recipe(tmp_path / "codec.yaml", CODEC | {"steps": 1, "init": str(init)} | changes)
-        return HelperPlan(part="codec", recipe=recipe, run=tmp_path / run)
+        return PartPlan(part="codec", recipe=recipe, run=tmp_path / run)
 
     assert made.codec_run is not None
-    alone = train_helper(plan(made.codec_run, "alone", freeze_encoder=True), SilentReporter())
-    with pytest.raises(CheckpointError, match="alone: its decoder alone was trained; pack it with its model"):
-        train_helper(plan(alone, "next"), SilentReporter())
+    alone = train_part(plan(made.codec_run, "alone", freeze_encoder=True), SilentReporter())
+    with pytest.raises(CheckpointError, match="alone: its decoder alone was trained"):
+        train_part(plan(alone, "next"), SilentReporter())
 
 
 def test_the_shipped_recipes_fit_each_other() -> None:
@@ -301,6 +302,6 @@ def test_without_a_base_every_part_needs_a_run(made: PackPlan, tmp_path: Path) -
 
 def test_a_folder_packed_on_itself_keeps_its_reader(made: PackPlan, tmp_path: Path) -> None:
     out = pack(replace(made, out=tmp_path / "model"), SilentReporter())
-    before = (out / READER_FILE).read_bytes()
+    before = (out / CLASSIFIER_FILE).read_bytes()
     pack(replace(made, out=out, base=out, codec_run=None, text_run=None, reader_run=None), SilentReporter())
-    assert (out / READER_FILE).read_bytes() == before
+    assert (out / CLASSIFIER_FILE).read_bytes() == before

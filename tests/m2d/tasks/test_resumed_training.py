@@ -17,7 +17,8 @@ import yaml
 from m2d.errors import Interrupted
 from m2d.files import sha256_file
 from m2d.progress import SilentReporter
-from m2d.tasks.render import RenderPlan, render
+from m2d.puppet.dataset_files import RenderPlan
+from m2d.tasks.render import render
 from m2d.tasks.train import plan_training, run
 from m2d.training.batches import BatchMaker
 from m2d.training.objective import TrainingBatch

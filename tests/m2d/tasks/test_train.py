@@ -92,7 +92,7 @@ def test_more_steps_continue_a_finished_training(recipe: Path, tmp_path: Path, c
 
 def test_a_training_is_never_started_over_another_one(recipe: Path, tmp_path: Path, cache: Path) -> None:
     _train(recipe, tmp_path / "run", cache)
-    with pytest.raises(OutputError, match="holds a training; go on with --resume latest"):
+    with pytest.raises(OutputError, match="holds a training already"):
         _train(recipe, tmp_path / "run", cache)
 
 
@@ -118,7 +118,7 @@ def test_resuming_with_another_noise_schedule_names_it(
 def test_resuming_nothing_is_an_error_and_no_silent_restart(
     recipe: Path, tmp_path: Path, cache: Path
 ) -> None:
-    with pytest.raises(CheckpointError, match="has no checkpoint that verifies; start anew"):
+    with pytest.raises(CheckpointError, match="has no checkpoint that verifies"):
         _train(recipe, tmp_path / "run", cache, resume="latest")
 
 

@@ -15,8 +15,9 @@ from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
 from m2d.progress import SilentReporter
 from m2d.puppet.dataset import PuppetStories
+from m2d.puppet.dataset_files import RenderPlan
 from m2d.stop import StopRequest
-from m2d.tasks.render import RenderPlan, render
+from m2d.tasks.render import render
 from m2d.training.batches import BatchMaker, make_sampler
 from m2d.training.cache import StoryLatents, encode_stories
 from m2d.training.datasets import open_stories
