@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.goals import GOALS, MODELS
+from benchmarks.house import LIMITS
 
 _PROMPTED = {
     "setting": "Setting as prompted",
@@ -294,6 +295,12 @@ def _adapter_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
+def _house_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    for name, limit in report["limits"].items():
+        value, bound = f"{report[name]:,}", f"at most {limit:,}"
+        yield Row(key=name, what=LIMITS[name][0], value=value, limit=bound, holds=report[name] <= limit)
+
+
 def _error_row(what: str, report: Mapping[str, Any]) -> Row:
     return Row(
         key="max_abs_error",
@@ -336,4 +343,5 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "speed-gpu": ("One CogVideoX-5B block on a GPU, bfloat16, three scenes, guidance", _card_rows),
     "cold_start": ("Whole command with an exported graph", _cold_start_rows),
     "quality-single": ("The model before it was trained on stories, scenes made one by one", quality_rows),
+    "house": ("Size and prose of the code", _house_rows),
 }
