@@ -126,7 +126,7 @@ def _notes(path: Path, frame: VideoFrame) -> list[str]:
     turn = turn_of(matrix)
     if turn is None or any(abs(part / _ONE - round(part / _ONE)) > _SAME_PLACE for part in matrix[:2]):
         raise FilmError(f"{path}: its display matrix does not turn by a right angle; write it upright first")
-    notes = [] if turn == Turn() else [f"{turn}, as its display matrix says"]
+    notes = [] if turn == Turn() else [f"{turn}, as its metadata says"]
     if is_high_dynamic_range(frame):
         notes.append("its high dynamic range is read as plain levels")
     return notes

@@ -1,7 +1,6 @@
-"""From a film's picture to the size a model works at: upright, filled without bars, the middle kept.
+"""Turn a picture upright, crop it around its middle and scale it to a model's size, without black bars.
 
-Owns the geometry and the resampling; does not decode and knows nothing of time. H height, W width, C
-channels.
+Owns the geometry and the resampling of single pictures. H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ _ONE = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """How a written picture is made upright: first transposed, then mirrored.
+    """How an encoded picture is turned upright: first transposed, then mirrored.
 
     Attributes:
-        is_transposed: Rows become columns.
-        is_mirrored_x: Left and right change places.
-        is_mirrored_y: Top and bottom change places.
+        is_transposed: Whether rows become columns.
+        is_mirrored_x: Whether left and right are exchanged.
+        is_mirrored_y: Whether top and bottom are exchanged.
     """
 
     is_transposed: bool = False
@@ -30,7 +29,7 @@ class Turn:
     is_mirrored_y: bool = False
 
     def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
-        """The upright picture, a view of the given one."""
+        """Return the upright picture, a view of the given one."""
         if self.is_transposed:
             picture_HWC = picture_HWC.transpose(1, 0, 2)
         return picture_HWC[:: -1 if self.is_mirrored_y else 1, :: -1 if self.is_mirrored_x else 1]
@@ -45,16 +44,16 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cover:
-    """How pictures of one size are cut and scaled to fill another.
+    """How pictures of one size are cropped and scaled to fill another.
 
     Attributes:
-        turn: What makes them upright.
+        turn: Turns them upright.
         width: Width after turning, in pixels.
         height: Height after turning.
-        crop_x: Pixels cut off at the left, and as many at the right; not always whole.
-        crop_y: Pixels cut off at the top, and as many at the bottom.
-        target_width: Width in the end.
-        target_height: Height in the end.
+        crop_x: Pixels cropped at the left and at the right each; may be a fraction.
+        crop_y: Pixels cropped at the top and at the bottom each; may be a fraction.
+        target_width: Width of the result.
+        target_height: Height of the result.
     """
 
     turn: Turn
@@ -66,10 +65,10 @@ class Cover:
     target_height: int
 
     def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
-        """Turn, cut and scale one picture, antialiased; one that fits already comes out as it is.
+        """Turn, crop and scale one picture, antialiased; a picture that already fits is unchanged.
 
         Args:
-            picture_HWC: uint8 RGB as it is written in the film.
+            picture_HWC: uint8 RGB as encoded in the film.
 
         Returns:
             uint8 RGB of the target size.
@@ -80,8 +79,8 @@ class Cover:
         return np.asarray(upright.resize(size, Image.Resampling.LANCZOS, box=box))
 
     def notes(self) -> list[str]:
-        """What is done to the picture, in plain words; nothing when nothing is."""
-        notes = [] if self.turn == Turn() else [f"{self.turn}, as the film asks"]
+        """Describe what is done to the picture; empty when it is unchanged."""
+        notes = [] if self.turn == Turn() else [f"{self.turn}, as its metadata says"]
         if round(self.crop_x):
             notes.append(f"cropped {round(self.crop_x)} pixels left and right")
         if round(self.crop_y):
@@ -95,10 +94,10 @@ class Cover:
 
 
 def turn_of(display_matrix: tuple[int, ...]) -> Turn | None:
-    """The turn that a display matrix (ISO 14496-12, 8.3.2) asks for; None when it is not by right angles.
+    """Return the turn of a display matrix (ISO 14496-12, 8.3.2); None when it is not by right angles.
 
     Args:
-        display_matrix: Nine numbers a, b, u, c, d, v, x, y, w with x' = ax + cy and y' = bx + dy, or none.
+        display_matrix: Nine numbers a, b, u, c, d, v, x, y, w with x' = ax + cy and y' = bx + dy; or empty.
     """
     if not display_matrix:
         return Turn()
@@ -115,19 +114,19 @@ def turn_of(display_matrix: tuple[int, ...]) -> Turn | None:
 def cover(
     *, width: int, height: int, pixel_aspect: Fraction, turn: Turn, target_width: int, target_height: int
 ) -> Cover:
-    """Scale so that the picture fills the target, and cut what stands out on both sides alike.
+    """Scale so that the picture fills the target, and crop the excess equally on both sides.
 
     Args:
-        width: Written width in pixels.
-        height: Written height in pixels.
-        pixel_aspect: How many times as wide as high a pixel is shown.
-        turn: What makes the picture upright.
+        width: Width of the encoded picture in pixels.
+        height: Height of the encoded picture in pixels.
+        pixel_aspect: Width of a pixel over its height.
+        turn: Turns the picture upright.
         target_width: Width to fill.
         target_height: Height to fill.
     """
     if turn.is_transposed:
         width, height, pixel_aspect = height, width, 1 / pixel_aspect
-    # How wide, in pixels, the whole height would be in the target's proportion.
+    # The width, in pixels, that the full height has at the target's aspect ratio; and the reverse.
     fitting_width = height * Fraction(target_width, target_height) / pixel_aspect
     fitting_height = width * pixel_aspect * Fraction(target_height, target_width)
     return Cover(

@@ -1,6 +1,6 @@
-"""Where the scenes of a film begin: found in its pictures, or told in seconds.
+"""Where the scenes of a film begin: detected in its pictures, or given in seconds.
 
-Owns both ways to first frames; does not open the film, and does not say what a scene is used for.
+Returns first frames; does not open the film.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ import numpy as np
 from m2d.errors import InputError, Remedy
 from m2d.video.frame_times import nearest_frames
 
-# What the detector looks at; its own programs scale films to about this width.
+# Size of the detector's pictures; PySceneDetect's own programs scale films to about this width.
 THUMBNAIL_SIDE = 256
-# A shorter one is a flash or a whip of the camera.
+# A shorter scene is a flash or a fast pan of the camera.
 SHORTEST_SCENE_S = 0.5
 _ANY_RATE = 25.0
 
 
 def find_cuts(pictures: Iterable[np.ndarray]) -> list[int]:
-    """Find where a film cuts: where its colours change much more than just before and after.
+    """Detect cuts: frames where the colours change much more than just before and after.
 
-    Fast movement is not taken for a cut; a flash of light may be. Slow dissolves and fades are not found, nor
-    is a cut to the same place and light with somebody else in it.
+    Fast movement is not mistaken for a cut; a flash of light may be. Slow dissolves and fades are not
+    detected, nor is a cut to another actor in the same place and light.
 
     Args:
         pictures: uint8 BGR HWC, all frames of the film in their order.
 
     Returns:
-        Frames that look like the first of a scene, ascending.
+        Detected first frames of scenes, ascending.
 
     Raises:
         InputError: The package `scenedetect` is not installed.
     """
     try:
-        # It brings OpenCV, which most who make films here never need.
+        # It imports OpenCV, which most films do not need.
         from scenedetect import AdaptiveDetector, FrameTimecode
     except ImportError as error:
         raise InputError(
             "finding the scenes of a film needs the package scenedetect: pip install 'm2d[data]'",
             remedy=Remedy.GIVE_CUTS,
         ) from error
-    # Frames are only counted: true times may vary, and scenes that are too short are dropped by those.
+    # The detector counts frames only: real times may vary, and `without_flashes` drops short scenes by them.
     detector = AdaptiveDetector(min_scene_len=0)
     found = []
     for index, picture_HWC in enumerate(pictures):
@@ -52,10 +52,10 @@ def find_cuts(pictures: Iterable[np.ndarray]) -> list[int]:
 
 
 def without_flashes(cuts: Sequence[int], *, times_s: np.ndarray, end_s: float) -> list[int]:
-    """The cuts that leave every scene `SHORTEST_SCENE_S` at least.
+    """Remove cuts until every scene lasts at least `SHORTEST_SCENE_S`.
 
-    A shorter one becomes the beginning of what follows, as a scene's end matters most; the film's last one
-    becomes the end of what it follows.
+    A shorter scene is joined to the next one, because a scene's end matters most; the last scene is joined
+    to the one before it.
 
     Args:
         cuts: First frames of scenes, ascending.
@@ -73,10 +73,10 @@ def without_flashes(cuts: Sequence[int], *, times_s: np.ndarray, end_s: float) -
 
 
 def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) -> list[int]:
-    """The frames nearest to the given times: people read times off a player, which rounds them.
+    """Return the frames nearest to the given times: people read times off a player, which rounds them.
 
     Args:
-        cuts_s: Where scenes begin, in seconds from the film's first frame, ascending; none: all is one scene.
+        cuts_s: Where scenes begin, in seconds from the film's first frame, ascending; empty is one scene.
         times_s: When each frame is shown, from 0 on, (P,).
         end_s: When the last frame ends.
 
@@ -84,7 +84,7 @@ def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) ->
         First frames of all scenes but the first, ascending.
 
     Raises:
-        InputError: A time that is not in the film, out of order, or nearest to the same frame as another one.
+        InputError: A time outside the film, out of order, or nearest to the same frame as another.
     """
     check_cuts(cuts_s)
     outside = [cut_s for cut_s in cuts_s if cut_s >= end_s]
@@ -106,7 +106,7 @@ def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) ->
 
 
 def check_cuts(cuts_s: Sequence[float]) -> None:
-    """Check what can be seen without the film.
+    """Check the times as far as possible without the film.
 
     Raises:
         InputError: A time that is not finite, not positive or not after the one before it.

@@ -1,6 +1,6 @@
-"""Digests of what a film consists of: frames, latents and text, the same wherever they are made.
+"""Digests of a film's frames, latents and text, the same on every machine.
 
-Owns what is hashed and in which form; where digests are kept is `provenance`'s.
+Owns what is hashed and in which form; `provenance` stores the digests.
 """
 
 # P frames, H W height and width, C channels, F latent frames.
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def canonical_json(value: object) -> str:
-    """JSON that is the same for equal values: sorted keys, no blanks, ASCII only.
+    """Write JSON that is the same for equal values: sorted keys, no blanks, ASCII only.
 
     Raises:
         ValueError: `value` holds NaN or an infinity.
@@ -25,29 +25,29 @@ def canonical_json(value: object) -> str:
 
 
 def text_digest(text: str) -> str:
-    """The sha256 of ASCII text, in hex."""
+    """Return the sha256 of ASCII text, in hex."""
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 class FramesDigest:
-    """The `frames_digest` of one scene whose frames come one after the other."""
+    """The `frames_digest` of one scene whose frames arrive one by one."""
 
     def __init__(self, *, num_frames: int, height: int, width: int) -> None:
-        """Expect so many frames of this size."""
+        """Begin the digest of a scene of this shape."""
         self._digest = hashlib.sha256()
         _add_shape(self._digest, np.dtype(np.uint8), (num_frames, height, width, 3))
 
     def add(self, frame_HWC: np.ndarray) -> None:
-        """Take up the next frame, uint8 RGB."""
+        """Add the next frame, uint8 RGB."""
         self._digest.update(np.ascontiguousarray(frame_HWC).data)
 
     def hexdigest(self) -> str:
-        """The digest of the frames so far."""
+        """Return the digest of the frames so far, in hex."""
         return self._digest.hexdigest()
 
 
 def frames_digest(scenes: Sequence[np.ndarray]) -> str:
-    """The sha256 over the raw RGB frames of all scenes, in hex.
+    """Return the sha256 over the raw RGB frames of all scenes, in hex.
 
     Args:
         scenes: uint8 PHWC arrays.
@@ -59,12 +59,12 @@ def frames_digest(scenes: Sequence[np.ndarray]) -> str:
 
 
 def film_digest(scenes: Sequence[str]) -> str:
-    """One digest over those of a film's scenes: it grows with the film, and nothing is read again for it."""
+    """Return one digest over those of a film's scenes, so that adding a scene reads no other again."""
     return text_digest("\n".join(scenes))
 
 
 def latents_digest(latents_FCHW: np.ndarray) -> str:
-    """The sha256 over shape, dtype and values of one scene's latents, in hex."""
+    """Return the sha256 over shape, dtype and values of one scene's latents, in hex."""
     digest = hashlib.sha256()
     _add_array(digest, latents_FCHW)
     return digest.hexdigest()
@@ -76,5 +76,5 @@ def _add_array(digest: Any, array: np.ndarray) -> None:
 
 
 def _add_shape(digest: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    # Shape and type first: the same bytes in another shape are another film.
+    # Shape and dtype count: the same bytes in another shape are another film.
     digest.update(f"{dtype.str}{shape}".encode("ascii"))

@@ -1,8 +1,7 @@
-"""Turn frames into H.264 with imageio-ffmpeg's encoder, so that equal frames give equal packets.
+"""Encode frames as H.264 with imageio-ffmpeg's encoder, so that equal frames give equal packets.
 
-Every scene is encoded alone: what it becomes depends on its own frames and on nothing before or after it.
-Owns the encoder process and its settings; chapters, tags and the file are the business of `write`. P frames,
-H height, W width, C channels.
+Every scene is encoded alone: its packets depend on its own frames only. Owns the encoder process and its
+settings; `write` adds chapters and tags and writes the file. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from m2d.video.packets import EncodedScene
 from m2d.video.pixels import expected_luma, sketch_of
 from m2d.video.printable import printable
 
-# Flat colours and hard edges show every artefact, and films are small: finer than an eye can tell.
+# Flat colours and hard edges show every artefact and films are small: visually lossless.
 CRF = 12
-# Its packets are as an MP4 has them, and it can be written to a stream.
+# Its packets have the form of MP4's, and it can be written to a pipe.
 STREAM_FORMAT = "matroska"
 # Area sampling keeps the chroma of an upscaled pixel its own; without the accurate flags the picture darkens
 # by one level each time it is written and read.
@@ -38,24 +37,24 @@ _CONVERSION = (
     ":flags=area+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact,format=yuv420p,setsar=1"
     ",setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709"
 )
-# One thread and no B-frames: the same bytes on every machine, and a film that begins at time zero and can be
-# taken apart without being encoded again.
+# One thread and no B-frames: the same bytes on every machine, a film that begins at time zero, and packets
+# that can be copied from film to film.
 _CODEC = ("-c:v", "libx264", "-preset", "medium", "-crf", str(CRF), "-threads", "1", "-bf", "0", "-g", "250")
 _EXACT = ("-flags:v", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1")
 
 
 class EncoderFailed(OutputError):
-    """The encoder ended before its work was done."""
+    """The encoder ended before it had encoded all frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """How a film's frames become its picture.
+    """Size and rate at which frames are encoded.
 
     Attributes:
-        width: Width of the frames.
-        height: Height of the frames.
-        upscale: Integer factor, nearest neighbour.
+        width: Width of the frames in pixels.
+        height: Height of the frames in pixels.
+        upscale: Integer factor by which they are enlarged, nearest neighbour.
         fps: Frames per second.
     """
 
@@ -66,26 +65,26 @@ class Picture:
 
 
 def encoding_id() -> str:
-    """The identity of how frames are encoded here: settings and encoder. Equal ones may share a film.
+    """Return the identity of encoder and settings; only scenes of equal identity may share a film.
 
     Raises:
         M2DError: There is no encoder.
     """
     _encoder()
-    told = [imageio_ffmpeg.get_ffmpeg_version(), _CONVERSION, *_CODEC, *_EXACT, STREAM_FORMAT]
-    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+    settings = [imageio_ffmpeg.get_ffmpeg_version(), _CONVERSION, *_CODEC, *_EXACT, STREAM_FORMAT]
+    return hashlib.sha256("\0".join(settings).encode()).hexdigest()
 
 
 def encode_scene(frames: Iterable[np.ndarray], stream: IO[bytes], picture: Picture) -> EncodedScene:
-    """Encode one scene. No text of a user ever reaches the encoder's command line.
+    """Encode one scene. The user's text never reaches the encoder's command line.
 
     Args:
         frames: uint8 RGB frames HWC, or an array PHWC.
-        stream: An empty real file, for what the encoder writes.
+        stream: An empty file on disk that the encoder writes to.
         picture: Size and rate.
 
     Raises:
-        EncoderFailed: It did, such as on a full disk.
+        EncoderFailed: The encoder failed, such as on a full disk.
         M2DError: There is no encoder.
     """
     sketches: list[np.ndarray] = []
@@ -110,21 +109,21 @@ def encode_scene(frames: Iterable[np.ndarray], stream: IO[bytes], picture: Pictu
 
 
 def _run_encoder(stream: IO[bytes], frames: Iterator[bytes], picture: Picture) -> None:
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             _command(picture),
             stdin=subprocess.PIPE,
             stdout=stream,
-            stderr=complaints,
-            # Ctrl-C reaches all of a terminal's process group: whoever started the encoder decides what then.
+            stderr=stderr,
+            # In a process group of its own, so that Ctrl-C in a terminal does not end the encoder.
             process_group=0,
         )
         with process:
             _feed(process, frames)
         if process.returncode != 0:
-            complaints.seek(0)
+            stderr.seek(0)
             raise EncoderFailed(
-                f"the encoder failed with exit code {process.returncode}: {_last_line(complaints)}"
+                f"the encoder failed with exit code {process.returncode}: {_last_line(stderr)}"
             )
 
 
@@ -135,13 +134,13 @@ def _feed(process: subprocess.Popen[bytes], frames: Iterator[bytes]) -> None:
             process.stdin.write(frame)
         process.stdin.close()
     except BrokenPipeError:
-        # The encoder has ended early; its exit code and message say why.
+        # The encoder ended early; its exit code and message give the reason.
         return
     except BaseException:
         process.kill()
         raise
     finally:
-        # What is left in the buffer goes nowhere once the encoder has ended, and closing tries to write it.
+        # Closing writes the rest of the buffer, which fails once the encoder has ended.
         with suppress(BrokenPipeError):
             process.stdin.close()
 
@@ -168,9 +167,9 @@ def _encoder() -> str:
         raise M2DError("no video encoder found; install imageio-ffmpeg again") from error
 
 
-def _last_line(complaints: IO[bytes]) -> str:
-    lines = complaints.read().decode("utf-8", "replace").strip().splitlines()
+def _last_line(stderr: IO[bytes]) -> str:
+    lines = stderr.read().decode("utf-8", "replace").strip().splitlines()
     if not lines:
-        return "it did not say why"
-    # Without the name and address of the encoder's part that speaks.
+        return "it gave no reason"
+    # Remove the name and address of the encoder's component.
     return printable(re.sub(r"^(\[[^\]]*\] )+", "", lines[-1]), limit=300)

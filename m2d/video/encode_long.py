@@ -1,6 +1,6 @@
-"""Encode a scene that is too long to be held: in pieces, each of which is checked and then only on disk.
+"""Encode a scene too long for memory: in pieces, each checked and then kept on disk only.
 
-Owns the pieces; how frames become packets is the business of `encode`. H height, W width, C channels.
+H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from m2d.video.packet_store import PacketStore
 from m2d.video.packets import EncodedScene
 from m2d.video.write import check_pictures
 
-# Key frames are as far apart as in any other scene.
+# The distance of key frames in any other scene.
 _PIECE = 250
 
 
 def encode_long_scene(
     frames: Iterator[np.ndarray], *, num_frames: int, store: PacketStore, film: Path, picture: Picture
 ) -> EncodedScene:
-    """Encode one scene, holding one piece of it at a time; what is encoded is decoded and compared.
+    """Encode one scene piece by piece; each piece is decoded again and compared with its frames.
 
     Args:
-        frames: Its frames, uint8 RGB HWC; so many are taken as are asked for.
+        frames: Its frames, uint8 RGB HWC; the first `num_frames` are taken.
         num_frames: At least one.
-        store: Gets the packets.
-        film: What they are for; the encoder's output lies beside it for a moment.
+        store: Receives the packets.
+        film: The film they are for; the encoder's temporary output lies beside it.
         picture: Size and rate.
 
     Returns:
-        The scene; like a copied one, it has no template and needs no further check.
+        The scene; like a copied scene, it has no template and needs no further check.
 
     Raises:
-        OutputError: The encoder failed, the disk refused, or the packets do not show what was given.
+        OutputError: The encoder failed, the disk is full, or the packets do not show the given frames.
     """
     first = len(store)
     header = b""
@@ -59,7 +59,7 @@ def _append(
     try:
         check_pictures(film, piece, piece.sketches_PHW, first_frame=first_frame, upscale=picture.upscale)
     except av.FFmpegError as error:
-        raise OutputError(f"{film}: what was encoded cannot be decoded: {error}; try again") from error
+        raise OutputError(f"{film}: the encoded frames cannot be decoded: {error}; try again") from error
     with writing(film):
         for packet in piece.packets:
             store.append(packet)

@@ -1,7 +1,6 @@
-"""Any film as scenes for a model: cut where its scenes begin, at the model's rate and size.
+"""Any video as scenes for a model: divided at its cuts, at the model's rate and size.
 
-Owns which frames are taken and what is said about it. Opening files is the business of `read`, finding cuts
-of `cuts`, the size of `crop_resize`. P frames, H height, W width, C channels.
+Owns which frames are taken, and the notes about it for the user. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from m2d.video.open_film import FilmError, ReadLimits
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
 from m2d.video.read import FilmFrame, FilmInfo, film_frames, probe
 
-# Hours, since none of it is held: four at 60 frames per second.
+# Hours, since no frames are kept: four at 60 frames per second.
 _LIMITS = ReadLimits(size_bytes=64 << 30, num_frames=1_000_000)
 
 
@@ -34,7 +33,7 @@ class ExternalScene:
 
     Attributes:
         frames_PHWC: uint8 RGB at the model's rate and size. The last one is the scene's last frame.
-        start_s: Where the whole scene begins, in seconds from the film's first frame.
+        start_s: Where the scene begins, in seconds from the video's first frame.
         end_s: Where it ends.
     """
 
@@ -45,14 +44,14 @@ class ExternalScene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResampledVideo:
-    """All scenes of a film at one rate and size, to be decoded frame by frame.
+    """Scenes of a video at one rate and size, decoded frame by frame.
 
     Attributes:
-        path: The film.
-        picks: For every scene the film's frames that show it, ascending, by their numbers from 0.
+        path: The video.
+        picks: For every scene the video's frame numbers, from 0, ascending.
         spans_s: Where every scene begins and ends.
-        shape: What is done to every picture.
-        upscale: Pixels of the film, along a side, for one of the picture's.
+        shape: Crops and scales every picture.
+        upscale: Side, in pixels of the video, of the block that becomes one pixel.
     """
 
     path: Path
@@ -63,14 +62,14 @@ class ResampledVideo:
 
     @property
     def num_frames(self) -> int:
-        """Frames of all scenes."""
+        """Number of frames of all scenes."""
         return sum(map(len, self.picks))
 
     def frames(self, scenes: range) -> Generator[np.ndarray]:
-        """Decode some scenes, one frame after the other: uint8 RGB HWC.
+        """Decode some scenes frame by frame: uint8 RGB HWC.
 
         Raises:
-            FilmError: The film is not what it was.
+            FilmError: The video was changed meanwhile.
         """
         wanted = itertools.chain.from_iterable(self.picks[scenes.start : scenes.stop])
         following = next(wanted, None)
@@ -83,17 +82,17 @@ class ResampledVideo:
                     following = next(wanted, None)
                 if following is None:
                     return
-        raise FilmError(f"{self.path}: was changed while it was read; wait until nobody writes it")
+        raise FilmError(f"{self.path}: was changed while it was read; wait until it is complete")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExternalVideo:
-    """A film as scenes.
+    """A video as scenes.
 
     Attributes:
-        scenes: The last scenes' clips, in the film's order.
+        scenes: The last scenes' clips, in the video's order.
         whole: All scenes.
-        notes: What was done to the film, in plain words.
+        notes: What was done to the video, for the user.
     """
 
     scenes: tuple[ExternalScene, ...]
@@ -103,7 +102,7 @@ class ExternalVideo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scene:
-    """One scene of the film, and the times of its frames from `first_frame` on."""
+    """One scene of the video, and the times of its frames from `first_frame` on."""
 
     name: str
     first_frame: int
@@ -112,20 +111,20 @@ class _Scene:
 
     @property
     def span_s(self) -> tuple[float, float]:
-        """Where it begins and ends."""
+        """Where the scene begins and ends."""
         return float(self.times_s[0]), self.end_s
 
     def num_there(self, *, fps: int) -> int:
-        """How many frames at `fps` per second it holds, counted from its end."""
-        # Half a step before the first frame, that one is still the nearest and not yet taken.
+        """Number of frames at `fps` per second that it holds, counted from its end."""
+        # A time up to half a step before the first frame still takes that frame.
         return math.floor(float(self.times_s[-1] - self.times_s[0]) * fps + 0.5) + 1
 
     def num_shown(self, *, fps: int) -> int:
-        """How many frames at `fps` per second show all of it, so that scenes keep their places."""
+        """Number of frames at `fps` per second that show all of it, so that scenes keep their places."""
         return max(round(self.end_s * fps) - round(float(self.times_s[0]) * fps), 1)
 
     def picked(self, *, fps: int, num_frames: int) -> np.ndarray:
-        """The film's frames nearest to `num_frames` times that end with the scene's last frame."""
+        """Numbers of the frames nearest to `num_frames` times that end with the scene's last frame."""
         wanted_s = self.times_s[-1] - np.arange(num_frames)[::-1] / fps
         return self.first_frame + nearest_frames(self.times_s, wanted_s)
 
@@ -140,29 +139,29 @@ def read_external_video(
     cuts_s: Sequence[float] | None,
     max_scenes: int,
 ) -> ExternalVideo:
-    """Cut a film into scenes, and take of each of the last ones its last frames.
+    """Divide a video into scenes, and take the last frames of the last scenes.
 
-    Frames are taken by their times, so a varying frame rate does not matter: a scene's last frame and, from
-    there backwards, the frames shown nearest to every 1/fps seconds. Before a scene that is too short for all
-    of them its first frame is held; a scene with less than half of them is refused.
+    Frames are taken by their times, so the frame rate may vary: a scene's last frame and, from there
+    backwards, the frame shown nearest to every 1/fps seconds. In a scene that is too short, the first frame
+    is repeated; a scene with less than half of the frames is rejected.
 
-    The film is decoded twice, frame by frame, and only what is taken is held in memory. `ExternalVideo.whole`
+    The video is decoded twice, frame by frame, and only the clips are kept in memory. `ExternalVideo.whole`
     decodes it once more.
 
     Args:
-        path: The film.
+        path: The video.
         fps: Frames per second of the clips.
         height: Height of the clips in pixels.
         width: Width of the clips in pixels.
         num_frames: Frames of each clip.
-        cuts_s: Where scenes begin, in seconds from the first frame, ascending; empty: the film is one scene.
-            None: they are found, which needs the package `scenedetect`.
-        max_scenes: Scenes to take at most, from the end.
+        cuts_s: Where scenes begin, in seconds from the first frame, ascending; empty is a single scene. None
+            detects the cuts, which needs the package `scenedetect`.
+        max_scenes: Most scenes to take, from the end.
 
     Raises:
-        FilmError: Not a film, incomplete, too large, of a format that is not read, or of too short scenes.
-        InputError: Cuts that the film does not have, or no package to find them.
-        ProvenanceError: The film's provenance is damaged or tells of another film.
+        FilmError: Not a video, incomplete, too large, of a format that is not read, or of too short scenes.
+        InputError: Cuts outside the video, or no package to detect them.
+        ProvenanceError: The video's provenance is corrupt or describes another film.
     """
     if min(fps, height, width, num_frames, max_scenes) < 1:
         raise ValueError(
@@ -190,7 +189,7 @@ def read_external_video(
         upscale=_upscale(info),
     )
     notes = (
-        _scenes_note(scenes, taken, is_told=cuts_s is not None),
+        _scenes_note(scenes, taken, is_given=cuts_s is not None),
         *_rate_notes(scenes, fps=fps),
         *_length_notes(taken, fps=fps, num_frames=num_frames),
         *shape_notes,
@@ -227,17 +226,17 @@ def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cove
     )
     notes = shape.notes()
     if turn is None:
-        notes.append("not turned as the film asks, which is by no right angle")
+        notes.append("not turned: its metadata asks for an angle that is no right angle")
     if is_high_dynamic_range(first.picture):
-        notes.append("its high dynamic range is taken for plain levels: colours are paler than in a player")
+        notes.append("its high dynamic range is read as plain levels: colours are paler than in a player")
     return shape, notes
 
 
 def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> list[_Scene]:
-    times_s, looks_like_cuts = _looked_through(path, cuts_s=cuts_s)
+    times_s, detected = _frame_times(path, cuts_s=cuts_s)
     end_s = float(times_s[-1]) + _usual_step_s(times_s, info=info)
     if cuts_s is None:
-        cuts = without_flashes(looks_like_cuts, times_s=times_s, end_s=end_s)
+        cuts = without_flashes(detected, times_s=times_s, end_s=end_s)
     else:
         cuts = place_cuts(cuts_s, times_s=times_s, end_s=end_s)
     ends_s = [*(float(times_s[cut]) for cut in cuts), end_s]
@@ -253,28 +252,28 @@ def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> li
     ]
 
 
-def _looked_through(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndarray, list[int]]:
-    """When each frame is shown, from 0 on and ascending, and where the film may cut unless that is told."""
+def _frame_times(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndarray, list[int]]:
+    """Return the time of each frame, and detected cuts unless cuts are given."""
     if cuts_s is not None:
         check_cuts(cuts_s)
-    told_s: list[float] = []
+    timestamps_s: list[float] = []
 
     def frames() -> Iterator[FilmFrame]:
         with contextlib.closing(film_frames(path, limits=_LIMITS)) as decoded:
             for frame in decoded:
-                told_s.append(frame.time_s)
+                timestamps_s.append(frame.time_s)
                 yield frame
 
-    looks_like_cuts: list[int] = []
+    detected: list[int] = []
     if cuts_s is None:
-        looks_like_cuts = find_cuts(frame.thumbnail(side=THUMBNAIL_SIDE) for frame in frames())
+        detected = find_cuts(frame.thumbnail(side=THUMBNAIL_SIDE) for frame in frames())
     else:
         collections.deque(frames(), maxlen=0)
-    return shown_times_s(np.array(told_s)), looks_like_cuts
+    return shown_times_s(np.array(timestamps_s)), detected
 
 
 def _usual_step_s(times_s: np.ndarray, *, info: FilmInfo) -> float:
-    # What a file tells of its rate may be anything; only a film of one frame leaves nothing else.
+    # The rate in a file's header may be wrong; it is used only for a video of one frame.
     return (float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.0) or float(1 / info.fps)
 
 
@@ -294,11 +293,11 @@ def _upscale(info: FilmInfo) -> int:
     return info.provenance.video.upscale if info.provenance else 1
 
 
-def _scenes_note(scenes: Sequence[_Scene], taken: Sequence[_Scene], *, is_told: bool) -> str:
+def _scenes_note(scenes: Sequence[_Scene], taken: Sequence[_Scene], *, is_given: bool) -> str:
     spans = ", ".join(_span(float(scene.times_s[0]), scene.end_s) for scene in taken)
     if len(scenes) == 1:
-        return f"taken as one scene: {spans}" if is_told else f"no cut found, taken as one scene: {spans}"
-    known = "given" if is_told else "found"
+        return f"taken as one scene: {spans}" if is_given else f"no cut found, taken as one scene: {spans}"
+    known = "given" if is_given else "found"
     are = "one is" if len(taken) == 1 else f"{len(taken)} are"
     last = f", the last {are} context" if len(taken) < len(scenes) else ""
     return f"{len(scenes)} scenes {known}{last}: {spans}"
@@ -312,10 +311,10 @@ def _rate_notes(scenes: Sequence[_Scene], *, fps: int) -> list[str]:
     has_one_rate = is_steady(times_s)
     if has_one_rate and abs(rate / fps - 1) < SAME_RATE:
         return []
-    varying = "" if has_one_rate else " (on average: they vary)"
+    varying = "" if has_one_rate else " (average of a varying rate)"
     notes = [f"resampled from {rate:.4g}{varying} to {fps} frames per second"]
     if rate < fps * (1 - SAME_RATE):
-        notes.append("frames are shown more than once: the film has fewer per second")
+        notes.append("frames are repeated: the video has fewer per second")
     return notes
 
 
@@ -328,7 +327,9 @@ def _length_notes(taken: Sequence[_Scene], *, fps: int, num_frames: int) -> list
         )
     for scene, length in zip(taken, lengths, strict=True):
         if length < num_frames:
-            notes.append(f"{scene.name} is {num_frames - length} frames short as context: its first is held")
+            short = num_frames - length
+            frames = f"{short} frame{'s' if short > 1 else ''}"
+            notes.append(f"{scene.name} is {frames} too short for context; its first frame is repeated")
     return notes
 
 

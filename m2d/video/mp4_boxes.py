@@ -1,6 +1,6 @@
-"""The outer boxes of MP4 and MOV files: whether a file is as long as it says.
+"""The outer boxes of MP4 and MOV files: whether a file is complete.
 
-Decoders accept a file whose end is missing and show what is there; only the boxes tell. Owns no decoding.
+Decoders accept a file whose end is missing and show the rest; only the boxes show that it is cut off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def ends_early(path: Path) -> bool:
             kinds.add(header[4:8])
             length = _box_length(header)
             if length == 0:
-                # The last box may say: up to the end of the file.
+                # Length 0: the last box extends to the end of the file.
                 return b"moov" not in kinds
             if length < _HEADER_BYTES:
                 return True

@@ -1,7 +1,4 @@
-"""Encoded frames that stay on disk until they are needed, so that a film of hours need not be held.
-
-Owns where a packet lies; what it means is the business of `packets`.
-"""
+"""Encoded frames that stay on disk until they are needed, so that a film of hours does not fill memory."""
 
 from __future__ import annotations
 
@@ -12,19 +9,19 @@ from typing import IO, NamedTuple, overload
 
 
 class Packet(NamedTuple):
-    """One frame, encoded: units with their lengths (ISO 14496-15), and whether it needs no other frame."""
+    """One encoded frame: units with their lengths (ISO 14496-15), and whether it is a key frame."""
 
     data: bytes
     is_key: bool
 
 
 class PacketStore(Sequence[Packet]):
-    """Packets in a file, which stays open as long as somebody has some of them; slices share it."""
+    """Packets in a file that stays open while any store or slice of it exists."""
 
     __slots__ = ("_file", "_keys", "_offsets", "_sizes")
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Hold none of the file's packets yet."""
+        """Begin with no packets."""
         self._file = file
         self._offsets, self._sizes, self._keys = array("Q"), array("Q"), bytearray()
 
@@ -32,13 +29,13 @@ class PacketStore(Sequence[Packet]):
         """Write a packet to the end of the file.
 
         Raises:
-            OSError: The disk refused.
+            OSError: The file cannot be written.
         """
         self.note(self._file.seek(0, 2), len(packet.data), is_key=packet.is_key)
         self._file.write(packet.data)
 
     def note(self, offset: int, size_bytes: int, *, is_key: bool) -> None:
-        """Take up a packet that is in the file already."""
+        """Add a packet that is already in the file."""
         self._offsets.append(offset)
         self._sizes.append(size_bytes)
         self._keys.append(is_key)

@@ -1,7 +1,7 @@
-"""A scene as H.264 packets that stand for themselves: made once, copied from film to film, known by digest.
+"""A scene as H.264 packets: encoded once, copied from film to film, identified by a digest.
 
-Owns what an encoded scene is, its digest, and the way from its packets back to frames; `encode` makes them.
-P frames, H height, W width, C channels.
+Owns the encoded scene, its digest and its decoding; `encode` makes the packets. P frames, H height, W
+width, C channels.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from m2d.video.packet_store import Packet, PacketStore
 from m2d.video.pixels import rgb_of
 from m2d.video.provenance import Provenance
 
-# The packets of larger films stay on disk.
+# The packets of larger files stay on disk.
 LARGEST_HELD_BYTES = 64 << 20
 
 
 class ForeignPackets(InputError):
-    """A film whose packets are not the ones that were written into it, or were encoded in another way."""
+    """A film whose packets were changed after writing, or were encoded in another way."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedScene:
-    """What is shown of one scene, encoded without a look at any other.
+    """The shown frames of one scene, encoded independently of any other scene.
 
     Attributes:
-        header: What a decoder is told before the first packet (ISO 14496-15, `avcC`).
-        packets: One per frame, in the order they are shown; the first is a key frame.
-        template: The stream it was encoded into, which describes it to a muxer; empty when it was copied.
-        sketches_PHW: What its frames are to look like, for the check of what was written; None when it was
-            copied, and so is checked by its packets alone.
+        header: The decoder's configuration (ISO 14496-15, `avcC`).
+        packets: One per frame, in display order; the first is a key frame.
+        template: The encoder's output, which describes the stream to a muxer; empty for a copied scene.
+        sketches_PHW: Sketches of the frames, to verify what was written; None for a copied scene, which is
+            verified by its packets alone.
     """
 
     header: bytes
@@ -48,30 +48,30 @@ class EncodedScene:
     sketches_PHW: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """How many frames it shows."""
+        """Number of frames."""
         return len(self.packets)
 
     def first(self, num_frames: int) -> EncodedScene:
-        """Its first frames, not encoded again: no packet needs a later one."""
+        """Return the first frames, without encoding again: no packet needs a later one."""
         sketches_PHW = None if self.sketches_PHW is None else self.sketches_PHW[:num_frames]
         return replace(self, packets=self.packets[:num_frames], sketches_PHW=sketches_PHW)
 
     def digest(self) -> str:
-        """The sha256 over header and packets, in hex."""
+        """Return the sha256 over header and packets, in hex."""
         digest = hashlib.sha256(self.header)
         for packet in self.packets:
             digest.update(len(packet.data).to_bytes(8, "big") + packet.data)
         return digest.hexdigest()
 
     def frames(self, *, upscale: int) -> np.ndarray:
-        """Decode it: uint8 RGB frames PHWC at the size the model made."""
+        """Decode all frames: uint8 RGB PHWC at the size the model made."""
         return np.stack([rgb_of(frame, upscale=upscale) for frame in self.pictures()])
 
     def picked(self, indices: Sequence[int], *, upscale: int) -> list[np.ndarray]:
-        """Decode some of its frames, uint8 RGB HWC each, holding no others.
+        """Decode some frames, uint8 RGB HWC each, without keeping others.
 
         Args:
-            indices: Ascending; one may come more than once.
+            indices: Ascending; an index may occur more than once.
             upscale: See `frames`.
         """
         wanted = set(indices)
@@ -84,15 +84,15 @@ class EncodedScene:
         return [found[index] for index in indices]
 
     def pictures(self) -> Iterator[VideoFrame]:
-        """Decode it, to the decoder's own frames.
+        """Decode the frames one by one, not converted to RGB.
 
         Raises:
-            av.FFmpegError: Its packets are damaged.
+            av.FFmpegError: A packet is corrupt.
         """
         decoder = av.CodecContext.create("h264", "r")
         assert isinstance(decoder, VideoCodecContext)
         decoder.extradata = self.header
-        # These pictures are small: threads would cost more than they save.
+        # The pictures are small: threads cost more than they save.
         decoder.thread_count = 1
         for packet in self.packets:
             yield from decoder.decode(av.Packet(packet.data))
@@ -100,31 +100,31 @@ class EncodedScene:
 
 
 def read_scenes(path: Path, provenance: Provenance, *, encoding: str) -> tuple[EncodedScene, ...]:
-    """Read the scenes of a film as they were encoded.
+    """Read the encoded scenes of a film.
 
     Args:
         path: The film.
-        provenance: What it tells of its scenes.
-        encoding: How scenes are encoded now.
+        provenance: The film's provenance.
+        encoding: The current `encoding_id`.
 
     Raises:
-        ForeignPackets: They cannot stand beside scenes that are encoded now, and why.
+        ForeignPackets: The packets cannot be joined with newly encoded ones; the message says why.
         FilmError: Not a film, or not a complete one.
     """
     if provenance.video.encoding != encoding:
         raise ForeignPackets("it was encoded with other settings or another encoder")
     header, packets = read_packets(path)
     scenes = cut_packets(header, packets, provenance.shown_frames)
-    told = [scene.packets_sha256 for scene in provenance.scenes]
-    if len(packets) != provenance.num_frames or [scene.digest() for scene in scenes] != told:
+    recorded = [scene.packets_sha256 for scene in provenance.scenes]
+    if len(packets) != provenance.num_frames or [scene.digest() for scene in scenes] != recorded:
         raise ForeignPackets("its pictures were encoded again since it was written")
     return scenes
 
 
 def read_packets(path: Path) -> tuple[bytes, Sequence[Packet]]:
-    """The header and all packets of a film's picture track, in the order of the file.
+    """Read the header and all packets of a film's video track, in the order of the file.
 
-    Those of a large film are left on disk.
+    The packets of a large film stay on disk.
 
     Raises:
         FilmError: Not a film, or not a complete one.
@@ -141,9 +141,9 @@ def read_packets(path: Path) -> tuple[bytes, Sequence[Packet]]:
 
 
 def _left_on_disk(path: Path) -> tuple[bytes, PacketStore] | None:
-    """Where the packets of a film are; None when its file holds them in another form, as those of others."""
+    """Locate the packets in the film's file; None when the container stores them in another form."""
     with opened_film(path) as (container, stream):
-        # Closed when the last of its packets is given up: the film may get another file meanwhile.
+        # The store keeps this file open: another file may get the film's name meanwhile.
         file = path.open("rb")
         store = PacketStore(file)
         for packet in container.demux(stream):
@@ -158,7 +158,7 @@ def _left_on_disk(path: Path) -> tuple[bytes, PacketStore] | None:
 
 
 def cut_packets(header: bytes, packets: Sequence[Packet], lengths: Sequence[int]) -> tuple[EncodedScene, ...]:
-    """Divide a film's packets into scenes of so many frames each."""
+    """Divide a film's packets into scenes of the given lengths."""
     ends = np.cumsum(lengths).tolist()
     parts = [packets[end - length : end] for end, length in zip(ends, lengths, strict=True)]
     return tuple(

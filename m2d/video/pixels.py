@@ -1,4 +1,4 @@
-"""From a decoded frame to RGB at the size the model made; owns colour conversion and sampling, no files."""
+"""Convert decoded frames to RGB at the size the model made: colour conversion and sampling."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ _MATRIX = struct.Struct("=9i")
 
 
 def sampled(plane_HW: np.ndarray, *, upscale: int) -> np.ndarray:
-    """The middle pixel of each `upscale` x `upscale` block; works for HW and HWC arrays."""
+    """Take the middle pixel of each `upscale` x `upscale` block of an HW or HWC array."""
     return plane_HW[upscale // 2 :: upscale, upscale // 2 :: upscale]
 
 
 def luma_of(frame: VideoFrame) -> np.ndarray:
-    """The brightness plane of a planar 8-bit YUV frame, HW."""
+    """Return the luma plane of a planar 8-bit YUV frame, HW."""
     planes = frame.to_ndarray()
     return planes[: frame.height]
 
 
 def expected_luma(frame_HWC: np.ndarray) -> np.ndarray:
-    """The brightness an RGB frame gets in BT.709 limited range, HW, not rounded."""
+    """Compute the BT.709 limited-range luma of an RGB frame, HW, not rounded."""
     weights = np.array([RED, 1 - RED - BLUE, BLUE])
     luma_HW: np.ndarray = _BLACK + frame_HWC @ weights * (_LUMA_STEPS / 255)
     return luma_HW
 
 
 def sketch_of(luma_HW: np.ndarray) -> np.ndarray:
-    """A small picture of a brightness plane, float32: the means of at most 32 x 32 cells."""
+    """Reduce a luma plane to the means of at most 32 x 32 cells, float32."""
     rows, columns = (np.linspace(0, side, min(side, SKETCH_SIDE) + 1).astype(int) for side in luma_HW.shape)
     sums = np.add.reduceat(np.add.reduceat(luma_HW, rows[:-1], axis=0), columns[:-1], axis=1)
     return np.asarray(sums / np.outer(np.diff(rows), np.diff(columns)), dtype=np.float32)
 
 
 def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:
-    """The frame as uint8 RGB, HWC, with each block of `upscale` x `upscale` pixels taken back to one.
+    """Convert a frame to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`.
 
-    Enlarged frames in our own format are converted here: the library's nearest-neighbour chroma is off by one
-    pixel, which mixes neighbouring blocks, and its other ways blur them.
+    Enlarged frames in our own format are converted here: FFmpeg's nearest-neighbour chroma is off by one
+    pixel, which mixes neighbouring blocks, and its other filters blur them.
     """
     is_ours = frame.format.name == "yuv420p" and frame.colorspace == _IS_BT709
     if upscale > 1 and is_ours and frame.color_range == _IS_LIMITED:
@@ -61,14 +61,14 @@ def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, ...]:
-    """How the film asks to be turned: the nine numbers of ISO 14496-12 (8.3.2) or, mostly, none."""
+    """Return the frame's display matrix: nine numbers (ISO 14496-12, 8.3.2), or empty when it has none."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    told = bytes(data) if isinstance(data, SideData) else b""
-    return _MATRIX.unpack(told) if len(told) == _MATRIX.size else ()
+    matrix = bytes(data) if isinstance(data, SideData) else b""
+    return _MATRIX.unpack(matrix) if len(matrix) == _MATRIX.size else ()
 
 
 def is_high_dynamic_range(frame: VideoFrame) -> bool:
-    """Whether the frame's levels follow PQ or HLG, which look pale when they are taken for plain ones."""
+    """Whether the frame's levels follow PQ or HLG, which look pale when read as plain levels."""
     return frame.color_trc in _HIGH_DYNAMIC_RANGE
 
 

@@ -1,6 +1,6 @@
 """Make text from a recipe or a film safe to show: on a terminal, in a chapter title, on a contact sheet.
 
-Owns which characters may be shown; escaping the markup of one output format is the business of that output.
+Owns which characters may be shown; each output format escapes its own markup.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-# Characters that reorder what follows them: a prompt could show something other than what it says.
+# Characters that reorder the text after them: a prompt could appear as another text.
 _REORDERING = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e\u206f"
 )
@@ -18,12 +18,12 @@ _BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
 def printable(text: str, *, limit: int | None = None) -> str:
     """Return `text` on one line, without control characters, reordering marks or lone surrogates.
 
-    Line breaks and tabs become spaces, escape and other control characters and reordering marks vanish, half
-    a surrogate pair becomes a replacement character. Everything else stays as it is.
+    Line breaks and tabs become spaces, control characters and reordering marks are removed, a lone surrogate
+    becomes a replacement character. Everything else is unchanged.
 
     Args:
         text: Any text, trusted or not.
-        limit: Longest result in characters; what is over becomes an ellipsis.
+        limit: Longest result in characters; a longer text ends in an ellipsis.
     """
     shown = "".join(map(_shown, text)).strip()
     if limit is not None and len(shown) > limit:

@@ -152,7 +152,7 @@ def test_frames_of_footage_that_are_gone_come_from_the_film_again(
     assert told.notes[0].startswith("the frames of footage, scene ")
     assert "taken from the film" in told.notes[0]
     shown_PHWC = read_film(longer.film).frames_PHWC[8:16]
-    # The clip is a frame longer than the scene: its first is held.
+    # The clip is a frame longer than the scene: its first frame is repeated.
     clip_PHWC = np.concatenate([shown_PHWC[:1], shown_PHWC])
     assert result.provenance.scenes[1].clip_sha256 == frames_digest([clip_PHWC])
     assert frames_of(result.provenance)[:2] == frames_of(longer.provenance)[:2]

@@ -87,9 +87,17 @@ def test_pixels_that_are_not_square_are_stretched() -> None:
 @pytest.mark.parametrize(
     ("matrix", "quarters", "words"),
     [
-        (QUARTER, 1, "turned by 90 degrees anticlockwise, as the film asks"),
-        ((-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30), 2, "turned by 180 degrees anticlockwise, as the film asks"),
-        ((0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30), 3, "turned by 270 degrees anticlockwise, as the film asks"),
+        (QUARTER, 1, "turned by 90 degrees anticlockwise, as its metadata says"),
+        (
+            (-ONE, 0, 0, 0, -ONE, 0, 0, 0, 1 << 30),
+            2,
+            "turned by 180 degrees anticlockwise, as its metadata says",
+        ),
+        (
+            (0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),
+            3,
+            "turned by 270 degrees anticlockwise, as its metadata says",
+        ),
         ((0, 65535, 0, -65535, 0, 0, 0, 0, 1 << 30), 3, "turned by 270 degrees"),
     ],
 )
@@ -104,11 +112,11 @@ def test_mirrored_films_are_mirrored_back() -> None:
     turn = turn_of((-ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30))
     assert turn is not None
     assert np.array_equal(turn.apply(picture(5, 3)), picture(5, 3)[:, ::-1])
-    assert fit(12, 8, turn=turn).notes() == ["mirrored, as the film asks"]
+    assert fit(12, 8, turn=turn).notes() == ["mirrored, as its metadata says"]
     both = turn_of((0, ONE, 0, ONE, 0, 0, 0, 0, 1 << 30))
     assert both is not None
     assert np.array_equal(both.apply(picture(5, 3)), picture(5, 3).transpose(1, 0, 2))
-    assert fit(8, 12, turn=both).notes() == ["mirrored and turned, as the film asks"]
+    assert fit(8, 12, turn=both).notes() == ["mirrored and turned, as its metadata says"]
 
 
 def test_no_matrix_is_no_turn_and_slanted_ones_are_none() -> None:

@@ -50,7 +50,7 @@ def test_an_encoder_that_was_ended_is_reported_with_frames_still_to_be_written(
         yield from [b"\0" * 5000] * 2
 
     monkeypatch.setattr(encode, "_enlarged", ended_early)
-    with pytest.raises(EncoderFailed, match=r"the encoder failed with exit code -9: it did not say why"):
+    with pytest.raises(EncoderFailed, match=r"the encoder failed with exit code -9: it gave no reason"):
         encode_to(tmp_path / "stream")
 
 

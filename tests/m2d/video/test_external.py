@@ -99,7 +99,7 @@ def test_a_scene_ends_with_its_last_frame_and_is_resampled_backwards(
     assert numbers(taken.scenes[0].frames_PHWC) == expected
     rate_notes = [note for note in taken.notes if "frames per second" in note]
     assert rate_notes == ([] if film_fps == 8 else [f"resampled from {film_fps} to 8 frames per second"])
-    assert ("frames are shown more than once: the film has fewer per second" in taken.notes) == (film_fps < 8)
+    assert ("frames are repeated: the video has fewer per second" in taken.notes) == (film_fps < 8)
     assert "at most the last 5 frames (0.6 s) of a scene are context" in taken.notes
 
 
@@ -108,7 +108,7 @@ def test_frames_of_a_varying_rate_are_taken_by_their_times(tmp_path: Path) -> No
     taken = footage(numbered(tmp_path / "phone.mkv", times_s))
     # Wanted at 0.5, 0.625, 0.75, 0.875 and 1.0 s.
     assert numbers(taken.scenes[0].frames_PHWC) == [3, 6, 7, 9, 10]
-    assert "resampled from 10 (on average: they vary) to 8 frames per second" in taken.notes
+    assert "resampled from 10 (average of a varying rate) to 8 frames per second" in taken.notes
 
 
 def test_times_are_counted_from_the_first_frame(tmp_path: Path) -> None:
@@ -166,7 +166,10 @@ def test_before_a_short_scene_its_first_frame_is_held(tmp_path: Path) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(14, 8))
     taken = footage(path, cuts_s=(1.25,), num_frames=8)
     assert numbers(taken.scenes[1].frames_PHWC) == [10, 10, 10, 10, 10, 11, 12, 13]
-    assert taken.notes[-1] == "scene 2 of 2 (1.2-1.8 s) is 4 frames short as context: its first is held"
+    assert (
+        taken.notes[-1]
+        == "scene 2 of 2 (1.2-1.8 s) is 4 frames too short for context; its first frame is repeated"
+    )
 
 
 def test_scene_with_less_than_half_of_the_frames_is_refused(tmp_path: Path) -> None:
@@ -211,7 +214,7 @@ def test_film_is_turned_as_players_turn_it(tmp_path: Path, degrees: int) -> None
     ffmpeg("-i", tagged, *whole, turned)
     size = {"height": 48, "width": 64} if degrees == 180 else {"height": 64, "width": 48}
     ours = footage(tagged, **size)
-    assert f"turned by {degrees} degrees anticlockwise, as the film asks" in ours.notes
+    assert f"turned by {degrees} degrees anticlockwise, as its metadata says" in ours.notes
     theirs = footage(turned, **size)
     assert np.array_equal(ours.scenes[0].frames_PHWC, theirs.scenes[0].frames_PHWC)
 
@@ -223,8 +226,8 @@ def test_what_is_not_done_is_said(tmp_path: Path) -> None:
     ffmpeg(*picture, *sound, "-pix_fmt", "yuv420p", "-vf", "setparams=color_trc=arib-std-b67", plain)
     ffmpeg("-display_rotation", "45", "-i", plain, "-c", "copy", tagged)
     assert footage(tagged).notes[-3:] == (
-        "not turned as the film asks, which is by no right angle",
-        "its high dynamic range is taken for plain levels: colours are paler than in a player",
+        "not turned: its metadata asks for an angle that is no right angle",
+        "its high dynamic range is read as plain levels: colours are paler than in a player",
         "its sound is left out",
     )
 
