@@ -33,7 +33,7 @@ from m2d.evaluation.intervals import figure_of
 from m2d.files import write_json
 from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.progress import Reporter
-from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_classifier
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.dataset import wardrobe_with
 from m2d.puppet.puppets import CROWN_RGB
@@ -98,7 +98,7 @@ def measure(
     generator = SceneGenerator(source, sampling)
     reader_path = resolve_model(BUILTIN_PUPPET).path / CLASSIFIER_FILE
     scene = default_scene(source)
-    reader = load_reader(reader_path, num_frames=scene.num_frames, height=scene.height, width=scene.width)
+    reader = load_classifier(reader_path, num_frames=scene.num_frames, height=scene.height, width=scene.width)
 
     def generate(kind: Sequence[Story], name: str) -> Tensor:
         frames = []

@@ -43,7 +43,7 @@ from m2d.files import write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, resolve_model
 from m2d.progress import Clock
-from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, Reader, Reading, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, Reading, load_classifier
 from m2d.puppet.clips import render_batch
 from m2d.puppet.labels import UNPROMPTED_RANGES
 from m2d.puppet.render import Clip
@@ -58,7 +58,9 @@ DRIFT_TARGET, BACKGROUND_TARGET = 0.60, 6.0
 REROLL_TARGET, TIME_TARGET = 1.10, 1.10
 
 
-def measure_chain(films: Films, stories: Sequence[Story], reader: Reader, clock: Clock) -> dict[str, Any]:
+def measure_chain(
+    films: Films, stories: Sequence[Story], reader: AttributeClassifier, clock: Clock
+) -> dict[str, Any]:
     """Extend every story to eleven scenes, and compare the last with what was asked and with the first."""
     first, last, jumps, pixels = [], [], [], []
     with clock.stage("chain", total=len(stories)) as progress:
@@ -119,7 +121,9 @@ def background(story: Story, first_PCHW: Tensor, last_PCHW: Tensor) -> dict[str,
     }
 
 
-def measure_rerolls(films: Films, stories: Sequence[Story], reader: Reader, clock: Clock) -> dict[str, Any]:
+def measure_rerolls(
+    films: Films, stories: Sequence[Story], reader: AttributeClassifier, clock: Clock
+) -> dict[str, Any]:
     """Make the middle scene of every story anew."""
     before, after, is_kept = [], [], []
     with clock.stage("re-roll", total=len(stories)) as progress:
@@ -201,7 +205,7 @@ def measure(films: Films, *, num_stories: int, num_rerolls: int, clock: Clock) -
         CheckpointError: The model's reader cannot be loaded.
     """
     scene = default_scene(films.source)
-    reader = load_reader(
+    reader = load_classifier(
         films.source.path / CLASSIFIER_FILE,
         num_frames=scene.num_frames,
         height=scene.height,

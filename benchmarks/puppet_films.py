@@ -22,7 +22,7 @@ from m2d.model.codec import decode_scene, encode_scenes, from_pixels, to_pixels
 from m2d.model.source import ModelSource
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, SilentReporter
-from m2d.puppet.attribute_classifier import Reader, Reading
+from m2d.puppet.attribute_classifier import AttributeClassifier, Reading
 from m2d.puppet.render import Clip, render_clips
 from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
@@ -112,7 +112,7 @@ def through_codec(codec: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> Tensor
     )
 
 
-def read_films(reader: Reader, frames_BPCHW: Tensor) -> Reading:
+def read_films(reader: AttributeClassifier, frames_BPCHW: Tensor) -> Reading:
     """Classify any number of scenes."""
     readings = [reader.read(part) for part in torch.split(frames_BPCHW, _BATCH)]
     columns = readings[0].classes

@@ -42,7 +42,7 @@ from m2d.files import sha256_file, write_json
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.progress import Clock, Reporter
-from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, Reader, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, load_classifier
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
 from m2d.puppet.clips import draw_clips, render_batch
@@ -100,7 +100,7 @@ def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
     """
     clock = Clock(reporter)
     scene = default_scene(what.source)
-    reader = load_reader(what.reader, num_frames=scene.num_frames, height=scene.height, width=scene.width)
+    reader = load_classifier(what.reader, num_frames=scene.num_frames, height=scene.height, width=scene.width)
     with clock.stage("judge reader"):
         reader_report = judge_reader(what, reader)
     with clock.stage("judge codec"):
@@ -125,7 +125,7 @@ def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def judge_reader(what: Measurement, reader: Reader) -> dict[str, Any]:
+def judge_reader(what: Measurement, reader: AttributeClassifier) -> dict[str, Any]:
     """Let the reader read rendered clips."""
     clips = draw_clips(seed=READER_SEED, step=0, count=what.num_reader_clips)
     reading = read_films(reader, render_films(clips, scene=default_scene(what.source)))

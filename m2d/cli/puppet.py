@@ -72,12 +72,12 @@ def pack(
     from m2d.tasks.puppet import pack
 
     plan = PackPlan(
-        codec_recipe=recipes / "puppet-codec.yaml",
-        codec_run=codec,
+        vae_recipe=recipes / "puppet-codec.yaml",
+        vae_run=codec,
         text_recipe=recipes / "puppet-text.yaml",
         text_run=text,
         base=base,
-        reader_run=reader,
+        classifier_run=reader,
         transformer=transformer,
         out=out,
     )

@@ -40,7 +40,7 @@ class Reading:
     numbers: Tensor
 
 
-class Reader(nn.Module):
+class AttributeClassifier(nn.Module):
     """Strided convolutions over a scene's frames stacked as channels, then one linear head per property.
 
     Attributes:
@@ -113,7 +113,7 @@ class Reader(nn.Module):
         return num_frames, height, width
 
 
-def load_reader(path: Path, *, num_frames: int, height: int, width: int) -> Reader:
+def load_classifier(path: Path, *, num_frames: int, height: int, width: int) -> AttributeClassifier:
     """Load the reader's weights for clips of this size, ready to read.
 
     Raises:
@@ -126,7 +126,7 @@ def load_reader(path: Path, *, num_frames: int, height: int, width: int) -> Read
             for name, value in load_file(path).items()
         }
         own_frames, own_height, own_width = weights["size"].tolist()
-        reader = Reader(num_frames=own_frames, height=own_height, width=own_width)
+        reader = AttributeClassifier(num_frames=own_frames, height=own_height, width=own_width)
         reader.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(

@@ -95,7 +95,7 @@ def _written(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> list[li
         num_frames=plan.num_frames,
         height=plan.side,
         width=plan.side,
-        # No codec is at hand, and none is needed to render.
+        # No VAE is at hand, and none is needed to render.
         num_latent_frames=1,
         latent_height=1,
         latent_width=1,

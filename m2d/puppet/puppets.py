@@ -115,7 +115,7 @@ def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
 def held_poses(num_frames: int) -> np.ndarray:
     """Return which of a scene's poses each of its frames shows, counted from 0: each is held for two frames.
 
-    Animators work on twos. The first frame stands alone and pairs follow, just as a codec with
+    Animators work on twos. The first frame stands alone and pairs follow, just as a VAE with
     `temporal_compression_ratio` 2 groups them, so that no latent frame has to hold two poses.
     """
     poses: np.ndarray = (np.arange(num_frames) + 1) // 2

@@ -60,7 +60,7 @@ def pack(plan: PackPlan, reporter: Reporter) -> Path:
         InputError: Neither a run nor a base model for the VAE or the text encoder.
         M2DError: As `pack_model`.
     """
-    missing = [flag for flag, run in (("--codec", plan.codec_run), ("--text", plan.text_run)) if run is None]
+    missing = [flag for flag, run in (("--codec", plan.vae_run), ("--text", plan.text_run)) if run is None]
     if missing and plan.base is None:
         raise InputError(f"{', '.join(missing)}: missing; give a run folder, or --base to take a model's")
     return pack_model(plan, reporter)

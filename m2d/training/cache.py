@@ -1,7 +1,7 @@
 """Latents and prompt embeddings of a story source, encoded once and kept on disk.
 
 Owns the shards: their key, their encoding and reading them back. A shard is complete or absent, so an
-interrupted encoding goes on where it stopped. Other stories, codec, text encoder or size: another key.
+interrupted encoding goes on where it stopped. Other stories, VAE, text encoder or size: another key.
 """
 
 # B batch, S stories, N scenes, P pixel frames, F latent frames, C channels, H W height and width,
@@ -33,7 +33,7 @@ _FORMAT = "m2d.latents/1"
 
 
 class SceneEncoder(Protocol):
-    """The frozen codec and text encoder, as the cache needs them."""
+    """The frozen VAE and text encoder, as the cache needs them."""
 
     @property
     def digest(self) -> str:
@@ -129,7 +129,7 @@ def encode_stories(
 
     Args:
         source: The stories.
-        encoder: The frozen codec and text encoder.
+        encoder: The frozen VAE and text encoder.
         root: Folder of all caches; this one is a folder below, named by its key.
 
     Raises:

@@ -33,10 +33,10 @@ from m2d.training.content_store import ContentStore, content_key
 
 
 class ClipEncoder(Protocol):
-    """The frozen codec and text encoder, with an identity each."""
+    """The frozen VAE and text encoder, with an identity each."""
 
     @property
-    def codec_digest(self) -> str:
+    def vae_digest(self) -> str:
         """Identity of all that latents depend on."""
 
     @property
@@ -98,7 +98,7 @@ class EncodedClips:
         self.num_stories = library.num_stories
         self.scene_counts = library.scene_counts
         self.empty_embeds_LD = self._embeds("").float()
-        parts = (library.digest, encoder.codec_digest, encoder.text_digest, policy.variants)
+        parts = (library.digest, encoder.vae_digest, encoder.text_digest, policy.variants)
         self.digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
     def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ class EncodedClips:
                 self._embeds(caption)
                 progress.advance()
                 _stop_if_asked(stop)
-        # The codec needs its memory now.
+        # The VAE needs its memory now.
         self._encoder.release_text()
         clips = [clip for clip in self._all_clips() if not self._store.has(self._clip_key(clip))]
         by_request = {clip.request: clip for clip in clips}
@@ -247,7 +247,7 @@ class EncodedClips:
     def _clip_key(self, clip: Clip) -> str:
         request = clip.request
         how = (request.height, request.width, request.fit)
-        return content_key("clip", clip.sha256, request.frames, how, self._encoder.codec_digest)
+        return content_key("clip", clip.sha256, request.frames, how, self._encoder.vae_digest)
 
     def _reject(self, broken: Mapping[Path, str]) -> None:
         for video, reason in broken.items():

@@ -1,4 +1,4 @@
-"""The frozen parts of a model folder that training needs: codec, text encoder, noise schedule.
+"""The frozen parts of a model folder that training needs: VAE, text encoder, noise schedule.
 
 Owns the digest that latent caches are keyed by, and encoding in batches; the transformer is not read here.
 """
@@ -26,9 +26,9 @@ from m2d.training.late_text import LateTextEncoder
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLCogVideoX
 
-_CODEC_PARTS = ("vae",)
+_VAE_PARTS = ("vae",)
 _TEXT_PARTS = ("text_encoder", "tokenizer")
-_KEYED_PARTS = (*_CODEC_PARTS, *_TEXT_PARTS)
+_KEYED_PARTS = (*_VAE_PARTS, *_TEXT_PARTS)
 _PARTS = (*_KEYED_PARTS, "scheduler")
 # More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread). With so
 # few, a card waits for its next kernel; its limit is memory, so it is counted in pixels.
@@ -47,27 +47,27 @@ class FrozenParts:
     """Everything of a model but its transformer.
 
     Attributes:
-        codec: The VAE.
+        vae: The VAE.
         text: Tokenizer and text encoder; the latter is loaded when a prompt is encoded.
         schedule: Noise levels.
         max_text_tokens: Tokens that prompts are padded to.
-        digest: Identity of codec, text encoder and tokenizer.
-        codec_digest: Identity of the codec alone: all that latents depend on.
+        digest: Identity of VAE, text encoder and tokenizer.
+        vae_digest: Identity of the VAE alone: all that latents depend on.
         text_digest: Identity of text encoder, tokenizer and `max_text_tokens`: all that embeddings depend on.
     """
 
-    codec: AutoencoderKLCogVideoX
+    vae: AutoencoderKLCogVideoX
     text: LateTextEncoder
     schedule: VelocitySchedule
     max_text_tokens: int
     digest: str
-    codec_digest: str
+    vae_digest: str
     text_digest: str
 
     @property
     def latent_channels(self) -> int:
         """Channels of a latent."""
-        return int(self.codec.config.latent_channels)
+        return int(self.vae.config.latent_channels)
 
     @property
     def text_width(self) -> int:
@@ -77,14 +77,14 @@ class FrozenParts:
     @property
     def compression(self) -> tuple[int, int]:
         """Pixels per latent along height and width, and frames per latent frame."""
-        return spatial_compression(self.codec), int(self.codec.config.temporal_compression_ratio)
+        return spatial_compression(self.vae), int(self.vae.config.temporal_compression_ratio)
 
     def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
         """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
         pixels = frames_BPCHW[0, :, 0].numel()
-        count = max(_PIXELS_AT_ONCE // pixels, 1) if self.codec.device.type == "cuda" else _CLIPS_AT_ONCE
+        count = max(_PIXELS_AT_ONCE // pixels, 1) if self.vae.device.type == "cuda" else _CLIPS_AT_ONCE
         parts = torch.split(frames_BPCHW, count)
-        return torch.cat([encode_scenes(self.codec, part).cpu() for part in parts])
+        return torch.cat([encode_scenes(self.vae, part).cpu() for part in parts])
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts to embeddings BLD.
@@ -103,21 +103,21 @@ class FrozenParts:
 
 
 def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:
-    """Load codec, tokenizer and noise schedule of a model folder, which may lack a transformer.
+    """Load VAE, tokenizer and noise schedule of a model folder, which may lack a transformer.
 
     Raises:
         CheckpointError: A part is missing or cannot be read; all missing ones are named.
         SchedulerError: The scheduler is for another prediction than velocity.
     """
     check_components(folder, _PARTS)
-    codec = load_codec(folder, device=device, dtype=torch.float32)
+    vae = load_codec(folder, device=device, dtype=torch.float32)
     return FrozenParts(
-        codec=codec.requires_grad_(False),
+        vae=vae.requires_grad_(False),
         text=LateTextEncoder(folder, max_tokens=max_text_tokens, device=device),
         schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(folder))),
         max_text_tokens=max_text_tokens,
         digest=_digest(folder, _KEYED_PARTS, max_text_tokens=max_text_tokens),
-        codec_digest=_digest(folder, _CODEC_PARTS, max_text_tokens=0),
+        vae_digest=_digest(folder, _VAE_PARTS, max_text_tokens=0),
         text_digest=_digest(folder, _TEXT_PARTS, max_text_tokens=max_text_tokens),
     )
 

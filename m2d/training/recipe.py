@@ -111,7 +111,7 @@ class VideoRecipe(_Part):
 class TransformerRecipe(_Part):
     """The shape of a transformer that starts from random weights.
 
-    Channels, text width and latent sizes follow from the codec, the text encoder and `video`.
+    Channels, text width and latent sizes follow from the VAE, the text encoder and `video`.
     """
 
     num_layers: int = Field(ge=1)
@@ -239,7 +239,7 @@ class TrainingRecipe(_Part):
     """One stage of training.
 
     Attributes:
-        model: Model folder whose codec, text encoder, tokenizer and scheduler are used, frozen.
+        model: Model folder whose VAE, text encoder, tokenizer and scheduler are used, frozen.
         init: `random`, or the run folder or model folder whose transformer the training starts from.
         num_scenes: Scenes per sample, the n of the paper; 1 for the base stage.
         mask: The attention mask's name.

@@ -95,7 +95,7 @@ class ModelNeeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceMemory:
-    """Bytes on one device; what the allocator, the kernels and the codec need comes on top.
+    """Bytes on one device; what the allocator, the kernels and the VAE need comes on top.
 
     Attributes:
         weights: All weights, in what they are kept in.

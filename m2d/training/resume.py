@@ -97,7 +97,7 @@ def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
         # Checkpoints from before the scheduler was written down say nothing of it.
         if part in saved:
             found += map(str, _differing({part: saved[part]}, {part: ours.get(part)}))
-    for part, of in (("stories", "clips, captions, codec or text encoder"), ("layout", "sizes or mask")):
+    for part, of in (("stories", "clips, captions, VAE or text encoder"), ("layout", "sizes or mask")):
         if saved[part] != ours[part]:
             found.append(f"{part} was {saved[part][:12]} and is {ours[part][:12]} (other {of})")
     if saved.get("frozen") != ours.get("frozen"):

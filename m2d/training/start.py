@@ -41,7 +41,7 @@ def transformer_config(
     text_width: int,
     compression: tuple[int, int],
 ) -> dict[str, Any]:
-    """Return the diffusers config of a transformer of the recipe's sizes that fits codec and text encoder.
+    """Return the diffusers config of a transformer of the recipe's sizes that fits VAE and text encoder.
 
     Args:
         compression: Pixels per latent along height and width, and frames per latent frame.

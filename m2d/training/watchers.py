@@ -28,7 +28,7 @@ def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporte
 
     Args:
         setup: Of the training.
-        model_folder: Has codec, text encoder, tokenizer and scheduler.
+        model_folder: Has VAE, text encoder, tokenizer and scheduler.
         reporter: Is told about the films.
 
     Raises:

@@ -25,7 +25,7 @@ from m2d.evaluation.intervals import Tally
 from m2d.model.checkpoint import load_codec
 from m2d.model.source import resolve_model
 from m2d.progress import SilentReporter
-from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, Reader, load_reader
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, load_classifier
 from m2d.puppet.story_scores import DIFFERENCES, story_clips, tally_prompted, tally_unprompted
 from tests.m2d.model.tiny_model import build_tiny_model
 
@@ -38,7 +38,7 @@ def measurement(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
     source = resolve_model(str(build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")))
     torch.manual_seed(0)
     scene = default_scene(source)
-    reader = Reader(num_frames=scene.num_frames, height=scene.height, width=scene.width)
+    reader = AttributeClassifier(num_frames=scene.num_frames, height=scene.height, width=scene.width)
     save_file(reader.state_dict(), source.path / CLASSIFIER_FILE)
     return Measurement(
         source=source,
@@ -118,7 +118,7 @@ def test_all_ways_give_frames_of_one_shape_and_range(measurement: Measurement) -
 
 
 def test_reading_in_parts_reads_the_same(measurement: Measurement) -> None:
-    reader = load_reader(measurement.reader, num_frames=9, height=32, width=32)
+    reader = load_classifier(measurement.reader, num_frames=9, height=32, width=32)
     frames_BPCHW = torch.rand(40, 9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     in_parts, whole = read_films(reader, frames_BPCHW), reader.read(frames_BPCHW)
     assert all(torch.equal(in_parts.classes[name], whole.classes[name]) for name in whole.classes)
@@ -162,7 +162,7 @@ def test_held_out_stories_score_the_same_in_any_number(measurement: Measurement)
 
 
 def test_scoring_needs_every_scene_of_every_story(measurement: Measurement) -> None:
-    reader = load_reader(measurement.reader, num_frames=9, height=32, width=32)
+    reader = load_classifier(measurement.reader, num_frames=9, height=32, width=32)
     reading = read_films(reader, torch.zeros(5, 9, 3, 32, 32))
     for tally in (tally_prompted, tally_unprompted):
         with pytest.raises(ValueError, match="a reading of 5 scenes for 2 stories of 3"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from m2d.diffusion.noise import generator
-from m2d.puppet.attribute_classifier import Reader
+from m2d.puppet.attribute_classifier import AttributeClassifier
 from m2d.puppet.clips import draw_clips
 from m2d.puppet.labels import ABSENT, UNPROMPTED_RANGES, class_labels, unprompted_numbers
 from m2d.puppet.render import Clip, render_clips
@@ -37,7 +37,7 @@ class ClipSize(BaseModel):
     width: int = Field(ge=1)
 
 
-class ReaderRecipe(FitRecipe):
+class ClassifierRecipe(FitRecipe):
     """Sizes of the clips and of the batches.
 
     Attributes:
@@ -56,14 +56,14 @@ class ReaderRecipe(FitRecipe):
         """Size of the clips that are rendered."""
         return self.films or ClipSize(num_frames=self.num_frames, height=self.height, width=self.width)
 
-    def make_reader(self) -> Reader:
+    def make_classifier(self) -> AttributeClassifier:
         """Return a reader with random weights."""
-        return Reader(num_frames=self.num_frames, height=self.height, width=self.width)
+        return AttributeClassifier(num_frames=self.num_frames, height=self.height, width=self.width)
 
     @model_validator(mode="after")
     def _check_films(self) -> Self:
         own, films = f"{self.num_frames} frames of {self.width}x{self.height}", self.film_size
-        if not self.make_reader().can_read(**films.model_dump()):
+        if not self.make_classifier().can_read(**films.model_dump()):
             raise ValueError(
                 f"films: {films.num_frames} frames of {films.width}x{films.height} cannot be shrunk to {own};"
                 " use films of the same shape, as large or larger, whose frames are evenly more"
@@ -71,10 +71,10 @@ class ReaderRecipe(FitRecipe):
         return self
 
 
-def reader_fit(recipe: ReaderRecipe, run: Path) -> Fit:
+def classifier_fit(recipe: ClassifierRecipe, run: Path) -> Fit:
     """Return the reader's training, to be run by `run_fit`."""
     torch.manual_seed(recipe.seed)
-    reader = recipe.make_reader()
+    reader = recipe.make_classifier()
 
     def loss_at(step: int) -> Tensor:
         clips = draw_clips(seed=recipe.seed, step=step, count=recipe.batch_size)
@@ -90,14 +90,14 @@ def reader_fit(recipe: ReaderRecipe, run: Path) -> Fit:
         return loss
 
     def evaluate(model: nn.Module) -> Mapping[str, Any]:
-        assert isinstance(model, Reader)
-        return reader_accuracy(model, recipe)
+        assert isinstance(model, AttributeClassifier)
+        return classifier_accuracy(model, recipe)
 
-    return Fit(name="reader", model=reader, loss_at=loss_at, evaluate=evaluate, run=run)
+    return Fit(name="attribute classifier", model=reader, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
 @torch.no_grad()
-def reader_accuracy(reader: Reader, recipe: ReaderRecipe) -> dict[str, float]:
+def classifier_accuracy(reader: AttributeClassifier, recipe: ClassifierRecipe) -> dict[str, float]:
     """Return per property the share read right on held-out clips, and each number's mean error (0..1)."""
     was_training = reader.training
     reader.eval()
@@ -114,12 +114,12 @@ def reader_accuracy(reader: Reader, recipe: ReaderRecipe) -> dict[str, float]:
     }
 
 
-def _render(recipe: ReaderRecipe, clips: list[Clip]) -> Tensor:
+def _render(recipe: ClassifierRecipe, clips: list[Clip]) -> Tensor:
     return render_clips(clips, **recipe.film_size.model_dump())
 
 
 def _weather(frames_BPCHW: Tensor, *, draw: torch.Generator) -> Tensor:
-    """Blur, recolour and noise each clip by its own random amount, as a codec and a sampler might."""
+    """Blur, recolour and noise each clip by its own random amount, as a VAE and a sampler might."""
     count = len(frames_BPCHW)
 
     def amount(low: float, high: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The plain training loop of the puppet theatre's helpers: codec, text encoder and reader.
+"""The plain training loop of the puppet theatre's helpers: VAE, text encoder and reader.
 
 Owns when a step, a checkpoint and an evaluation happen; what a loss is comes from the caller. The transformer
 has its own loop in `trainer.py`.

@@ -23,8 +23,8 @@ from m2d.model.source import resolve_model
 from m2d.progress import Reporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE
 from m2d.puppet.tokenizer import build_tokenizer
-from m2d.puppet.training.text_encoder import CaptionReader, TextEncoderRecipe
-from m2d.puppet.training.vae import ENCODER, CodecRecipe, build_codec, is_decoder_alone, latent_std
+from m2d.puppet.training.text_encoder import CaptionClassifier, TextEncoderRecipe
+from m2d.puppet.training.vae import ENCODER, VaeRecipe, build_vae, is_decoder_alone, latent_std
 from m2d.recipe.loader import load_document
 from m2d.training.folder import publish_folder
 from m2d.training.state import load_run_average
@@ -38,76 +38,76 @@ class PackPlan:
     """What goes into the embedded model's folder.
 
     Attributes:
-        codec_recipe: Recipe of the codec's run.
-        codec_run: Its run folder; None takes the base's codec.
+        vae_recipe: Recipe of the VAE's run.
+        vae_run: Its run folder; None takes the base's VAE.
         text_recipe: Recipe of the text encoder's run.
         text_run: Its run folder; None takes the base's text encoder.
         base: Model folder that everything comes from for which there is no run.
-        reader_run: The reader's run folder; None takes the base's reader, if there is one.
+        classifier_run: The reader's run folder; None takes the base's reader, if there is one.
         transformer: Model folder whose transformer is taken, or None for a folder to train one from.
         out: The new model folder; an existing one is replaced as a whole.
     """
 
-    codec_recipe: Path
-    codec_run: Path | None
+    vae_recipe: Path
+    vae_run: Path | None
     text_recipe: Path
     text_run: Path | None
     out: Path
     base: Path | None = None
-    reader_run: Path | None = None
+    classifier_run: Path | None = None
     transformer: Path | None = None
 
 
 def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
-    """Write the model folder: codec, text encoder, tokenizer, scheduler, and transformer and reader if given.
+    """Write the model folder: VAE, text encoder, tokenizer, scheduler, and transformer and reader if given.
 
     Raises:
         CheckpointError: A run has no checkpoint that verifies, another recipe made it, or the transformer
-            does not fit codec and text encoder.
+            does not fit VAE and text encoder.
         InputError: A run trained the VAE's decoder alone, and there is no base to take its encoder from.
         OutputError: The disk refused.
     """
-    codec_recipe = load_document(plan.codec_recipe, CodecRecipe)
+    vae_recipe = load_document(plan.vae_recipe, VaeRecipe)
     text_recipe = load_document(plan.text_recipe, TextEncoderRecipe)
     with reporter.stage("pack"), publish_folder(plan.out, replace=True, with_manifest=False) as part:
-        if plan.codec_run is not None:
-            _write_codec(part, codec_recipe, plan.codec_run, base=plan.base)
+        if plan.vae_run is not None:
+            _write_vae(part, vae_recipe, plan.vae_run, base=plan.base)
         if plan.text_run is not None:
             _write_text(part, text_recipe, plan.text_run)
         for name in _from_base(plan):
             assert plan.base is not None
             copy_component(plan.base, name, part)
         _scheduler().save_pretrained(part / "scheduler")
-        if plan.reader_run is not None:
-            _write_reader(part, plan.reader_run)
+        if plan.classifier_run is not None:
+            _write_classifier(part, plan.classifier_run)
         elif plan.base is not None and (plan.base / CLASSIFIER_FILE).is_file():
             write_bytes(part / CLASSIFIER_FILE, (plan.base / CLASSIFIER_FILE).read_bytes())
-        write_settings(part, _settings(codec_recipe))
+        write_settings(part, _settings(vae_recipe))
         if plan.transformer is not None:
             # Scenes and sizes are those that the transformer was trained on.
             write_settings(part, read_settings(plan.transformer))
             copy_component(plan.transformer, "transformer", part)
         write_model_index(part)
         if plan.transformer is not None:
-            # Raises when the transformer was made for another codec or text encoder.
+            # Raises when the transformer was made for another VAE or text encoder.
             resolve_model(str(part))
     return plan.out
 
 
 def _from_base(plan: PackPlan) -> list[str]:
-    parts = ["vae"] if plan.codec_run is None else []
+    parts = ["vae"] if plan.vae_run is None else []
     return [*parts, *(("text_encoder", "tokenizer") if plan.text_run is None else ())]
 
 
-def _write_codec(folder: Path, recipe: CodecRecipe, run: Path, *, base: Path | None) -> None:
-    codec = build_codec(recipe)
+def _write_vae(folder: Path, recipe: VaeRecipe, run: Path, *, base: Path | None) -> None:
+    vae = build_vae(recipe)
     weights = load_run_average(run)
     if is_decoder_alone(weights):
         weights |= _encoder_of(base, run)
-    _fill(codec, weights, run)
-    codec.eval()
-    codec.register_to_config(scaling_factor=_scaling_factor(codec, recipe, base=base))
-    write_component(folder, "vae", codec, dtype=torch.float16)
+    _fill(vae, weights, run)
+    vae.eval()
+    vae.register_to_config(scaling_factor=_scaling_factor(vae, recipe, base=base))
+    write_component(folder, "vae", vae, dtype=torch.float16)
 
 
 def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
@@ -121,26 +121,26 @@ def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if name.startswith(ENCODER)}
 
 
-def _scaling_factor(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe, *, base: Path | None) -> float:
+def _scaling_factor(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe, *, base: Path | None) -> float:
     """The base's when only the decoder was trained further, so that its latents stay what they were."""
     if base is not None:
         before = load_codec(base, device="cpu", dtype=torch.float32)
-        ours, theirs = codec.encoder.state_dict(), before.encoder.state_dict()
+        ours, theirs = vae.encoder.state_dict(), before.encoder.state_dict()
         if ours.keys() == theirs.keys() and all(
             torch.equal(ours[name].half(), theirs[name].half()) for name in ours
         ):
             return float(before.config.scaling_factor)
-    return round(1.0 / latent_std(codec, recipe), 5)
+    return round(1.0 / latent_std(vae, recipe), 5)
 
 
 def _write_text(folder: Path, recipe: TextEncoderRecipe, run: Path) -> None:
-    model = CaptionReader(recipe)
+    model = CaptionClassifier(recipe)
     _load(model, run)
     write_component(folder, "text_encoder", model.encoder, dtype=torch.float16)
     build_tokenizer(max_text_tokens=recipe.max_text_tokens).save_pretrained(folder / "tokenizer")
 
 
-def _write_reader(folder: Path, run: Path) -> None:
+def _write_classifier(folder: Path, run: Path) -> None:
     weights = {
         name: value.half() if value.is_floating_point() else value
         for name, value in load_run_average(run).items()
@@ -168,7 +168,7 @@ def _scheduler() -> CogVideoXDDIMScheduler:
     )
 
 
-def _settings(recipe: CodecRecipe) -> ModelSettings:
+def _settings(recipe: VaeRecipe) -> ModelSettings:
     return ModelSettings(
         num_scenes=_NUM_SCENES,
         default_num_frames=recipe.num_frames,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from m2d.puppet.training.attribute_classifier import ReaderRecipe, reader_fit
+from m2d.puppet.training.attribute_classifier import ClassifierRecipe, classifier_fit
 from m2d.puppet.training.fitting import Fit, FitRecipe
 from m2d.puppet.training.text_encoder import TextEncoderRecipe, text_encoder_fit
-from m2d.puppet.training.vae import CodecRecipe, codec_fit
-from m2d.puppet.training.vae_decoder import DecoderRecipe, decoder_fit
+from m2d.puppet.training.vae import VaeRecipe, vae_fit
+from m2d.puppet.training.vae_decoder import VaeDecoderRecipe, vae_decoder_fit
 
 Part = Literal["codec", "decoder", "text", "reader"]
 
@@ -23,8 +23,8 @@ class PartTraining(NamedTuple):
 
 
 PARTS: Mapping[Part, PartTraining] = {
-    "codec": PartTraining(CodecRecipe, codec_fit),
-    "decoder": PartTraining(DecoderRecipe, decoder_fit),
+    "codec": PartTraining(VaeRecipe, vae_fit),
+    "decoder": PartTraining(VaeDecoderRecipe, vae_decoder_fit),
     "text": PartTraining(TextEncoderRecipe, text_encoder_fit),
-    "reader": PartTraining(ReaderRecipe, reader_fit),
+    "reader": PartTraining(ClassifierRecipe, classifier_fit),
 }

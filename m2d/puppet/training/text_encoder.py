@@ -43,7 +43,7 @@ class TextEncoderRecipe(FitRecipe):
     batch_size: int = Field(ge=1)
 
 
-class CaptionReader(nn.Module):
+class CaptionClassifier(nn.Module):
     """The encoder with one linear head over every token."""
 
     def __init__(self, recipe: TextEncoderRecipe) -> None:
@@ -106,7 +106,7 @@ def _clauses(tokens_BL: Tensor) -> Tensor:
 def text_encoder_fit(recipe: TextEncoderRecipe, run: Path) -> Fit:
     """Return the text encoder's training, to be run by `run_fit`."""
     tokenizer = build_tokenizer(max_text_tokens=recipe.max_text_tokens)
-    model = CaptionReader(recipe)
+    model = CaptionClassifier(recipe)
     held_out = _Batch(recipe, tokenizer, seed=_HELD_OUT_SEED, step=0)
 
     def loss_at(step: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training of the puppet theatre's codec, an `AutoencoderKLCogVideoX` like CogVideoX's own.
+"""Training of the puppet theatre's VAE, an `AutoencoderKLCogVideoX` like CogVideoX's own.
 
 Shapes: B clips, P frames, H W pixels. Three phases: crops of single frames, then crops of clips, then whole
 clips. Crops cost a quarter, so they buy more steps; group norms see whole pictures in the last phase.
@@ -35,8 +35,8 @@ _MOTION_THRESHOLD = 0.05
 _NORM_GROUPS = 8
 
 
-class CodecRecipe(FitRecipe):
-    """Sizes and loss of the codec.
+class VaeRecipe(FitRecipe):
+    """Sizes and loss of the VAE.
 
     Attributes:
         block_out_channels: Channels per level; each further level halves the picture.
@@ -48,7 +48,7 @@ class CodecRecipe(FitRecipe):
         motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a
             latent frame smear where things move.
         kl_weight: Weight of the KL divergence per latent element.
-        init: Run folder of a codec, or a model, of the same channels to start from; its temporal
+        init: Run folder of a VAE, or a model, of the same channels to start from; its temporal
             compression may differ.
         freeze_encoder: Train the decoder alone, so that latents, and what was trained on them, stay valid.
     """
@@ -70,7 +70,7 @@ class CodecRecipe(FitRecipe):
     freeze_encoder: bool = False
 
     @model_validator(mode="after")
-    def _has_sizes_that_the_codec_can_do(self) -> Self:
+    def _has_sizes_that_the_vae_can_do(self) -> Self:
         # diffusers' decoder takes an even number of latent frames for the middle of a clip.
         group = 2 * self.temporal_compression_ratio
         if self.temporal_compression_ratio > 1 and self.num_frames % group != 1:
@@ -84,8 +84,8 @@ class CodecRecipe(FitRecipe):
         return self
 
 
-def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
-    """Return the codec with the random weights of the recipe's seed."""
+def build_vae(recipe: VaeRecipe) -> AutoencoderKLCogVideoX:
+    """Return the VAE with the random weights of the recipe's seed."""
     torch.manual_seed(recipe.seed)
     levels = len(recipe.block_out_channels)
     return AutoencoderKLCogVideoX(
@@ -101,35 +101,35 @@ def build_codec(recipe: CodecRecipe) -> AutoencoderKLCogVideoX:
     )
 
 
-def codec_fit(recipe: CodecRecipe, run: Path) -> Fit:
-    """Return the codec's training, to be run by `run_fit`.
+def vae_fit(recipe: VaeRecipe, run: Path) -> Fit:
+    """Return the VAE's training, to be run by `run_fit`.
 
     Raises:
-        CheckpointError: `init` has no checkpoint that verifies, or one of another codec.
+        CheckpointError: `init` has no checkpoint that verifies, or one of another VAE.
     """
-    codec = build_codec(recipe)
+    vae = build_vae(recipe)
     if recipe.init is not None:
-        _start_from(codec, recipe.init)
-    codec.encoder.requires_grad_(not recipe.freeze_encoder)
+        _start_from(vae, recipe.init)
+    vae.encoder.requires_grad_(not recipe.freeze_encoder)
     held_out = _render(recipe, seed=_HELD_OUT_SEED, step=0, count=32)
 
     def loss_at(step: int) -> Tensor:
         frames_BCPHW, weights_B1PHW = _batch(recipe, step)
-        return _loss(codec, frames_BCPHW, weights_B1PHW, recipe=recipe, step=step)
+        return _loss(vae, frames_BCPHW, weights_B1PHW, recipe=recipe, step=step)
 
     def evaluate(model: nn.Module) -> Mapping[str, Any]:
         return reconstruction_psnr(model, held_out)
 
-    return Fit(name="codec", model=codec, loss_at=loss_at, evaluate=evaluate, run=run)
+    return Fit(name="VAE", model=vae, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
-def _start_from(codec: AutoencoderKLCogVideoX, init: str) -> None:
+def _start_from(vae: AutoencoderKLCogVideoX, init: str) -> None:
     is_run = (Path(init) / CHECKPOINTS).is_dir()
     weights = load_run_average(Path(init)) if is_run else _weights_of_model(init)
     if is_decoder_alone(weights):
         raise CheckpointError(f"init: {init}: its decoder alone was trained", remedy=Remedy.PACK_MODEL)
     try:
-        codec.load_state_dict(weights)
+        vae.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"init: {init}: made with other channels: {str(error).splitlines()[0]}"
@@ -148,26 +148,26 @@ def _weights_of_model(name: str) -> Mapping[str, Tensor]:
 
 
 @torch.no_grad()
-def reconstruction_psnr(codec: AutoencoderKLCogVideoX, batch: ClipBatch) -> dict[str, float]:
+def reconstruction_psnr(vae: AutoencoderKLCogVideoX, batch: ClipBatch) -> dict[str, float]:
     """Return PSNR in dB over all pixels and inside the actors' boxes, through the posterior's mean."""
     squares, box_squares = [], []
     boxes_BP1HW = actor_boxes(batch.actors_BP1HW)
     for start in range(0, len(batch.clips), _EVALUATION_BATCH):
         part = slice(start, start + _EVALUATION_BATCH)
         frames_BPCHW = batch.frames_BPCHW[part]
-        latents = codec.encode(frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean
-        decoded_BPCHW = (codec.decode(latents).sample.transpose(1, 2).clamp(-1, 1) + 1) / 2
+        latents = vae.encode(frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean
+        decoded_BPCHW = (vae.decode(latents).sample.transpose(1, 2).clamp(-1, 1) + 1) / 2
         square_BPCHW = (decoded_BPCHW - frames_BPCHW).square()
         squares.append(square_BPCHW.flatten())
         box_squares.append(square_BPCHW[boxes_BP1HW[part].expand_as(square_BPCHW) > 0])
     return {"psnr_db": decibels(torch.cat(squares)), "psnr_actors_db": decibels(torch.cat(box_squares))}
 
 
-def latent_std(codec: AutoencoderKLCogVideoX, recipe: CodecRecipe) -> float:
-    """Return the standard deviation of held-out latents; its inverse is the codec's scaling factor."""
+def latent_std(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe) -> float:
+    """Return the standard deviation of held-out latents; its inverse is the VAE's scaling factor."""
     batch = _render(recipe, seed=_HELD_OUT_SEED, step=1, count=32)
     with torch.no_grad():
-        return float(codec.encode(batch.frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean.std())
+        return float(vae.encode(batch.frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean.std())
 
 
 def decibels(squares: Tensor) -> float:
@@ -175,12 +175,12 @@ def decibels(squares: Tensor) -> float:
     return round(-10 * math.log10(float(squares.mean())), 3)
 
 
-def _render(recipe: CodecRecipe, *, seed: int, step: int, count: int) -> ClipBatch:
+def _render(recipe: VaeRecipe, *, seed: int, step: int, count: int) -> ClipBatch:
     clips = draw_clips(seed=seed, step=step, count=count)
     return render_batch(clips, num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
 
 
-def _batch(recipe: CodecRecipe, step: int) -> tuple[Tensor, Tensor]:
+def _batch(recipe: VaeRecipe, step: int) -> tuple[Tensor, Tensor]:
     """Return frames in -1..1 (B, 3, P, H, W) and the loss weights (B, 1, P, H, W) of one step."""
     draw = generator(recipe.seed, purpose="codec batch", step=step)
     is_single = step < recipe.single_share * recipe.steps
@@ -234,16 +234,16 @@ def _cut(
 
 
 def _loss(
-    codec: AutoencoderKLCogVideoX,
+    vae: AutoencoderKLCogVideoX,
     frames_BCPHW: Tensor,
     weights_B1PHW: Tensor,
     *,
-    recipe: CodecRecipe,
+    recipe: VaeRecipe,
     step: int,
 ) -> Tensor:
-    posterior = codec.encode(frames_BCPHW).latent_dist
+    posterior = vae.encode(frames_BCPHW).latent_dist
     latents = posterior.sample(generator(recipe.seed, purpose="codec posterior", step=step))
-    error_BCPHW = codec.decode(latents).sample - frames_BCPHW
+    error_BCPHW = vae.decode(latents).sample - frames_BCPHW
     # A little absolute error keeps the gradient of pixels that are nearly right.
     reconstruction: Tensor = (weights_B1PHW * (error_BCPHW.square() + 0.05 * error_BCPHW.abs())).mean()
     kl: Tensor = posterior.kl().mean() / latents[0].numel()

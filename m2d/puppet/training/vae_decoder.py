@@ -1,4 +1,4 @@
-"""Training of the codec's decoder on what transformers make of latents, so that their errors are not shown.
+"""Training of the VAE's decoder on what transformers make of latents, so that their errors are not shown.
 
 A decoder that has seen an encoder's latents alone draws a transformer's as they are: frayed edges, remains of
 other hats. Here latents are noised, a transformer predicts what they were, and the decoder learns to draw the
@@ -48,11 +48,11 @@ _HELD_OUT_SEED = 990_007
 _NUM_HELD_OUT = 8
 
 
-class DecoderRecipe(FitRecipe):
+class VaeDecoderRecipe(FitRecipe):
     """Whose latents the decoder learns from.
 
     Attributes:
-        models: Models that share one codec; steps take turns.
+        models: Models that share one VAE; steps take turns.
         timesteps: First and last timestep that latents are noised to. Little noise leaves the transformer
             small errors; with much it makes another film, whose frames nobody knows.
         encoded_share: Share of the steps on the encoder's latents as they are.
@@ -90,7 +90,7 @@ class StoryLatents(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Maker:
-    """A model without its codec.
+    """A model without its VAE.
 
     Attributes:
         num_text_tokens: Of every prompt.
@@ -156,26 +156,26 @@ class Maker:
         return self.schedule.x0(noisy_BFCHW, velocity_BFCHW, timesteps_BF).view_as(latents_NFCHW)
 
 
-def decoder_fit(recipe: DecoderRecipe, run: Path) -> Fit:
-    """Return the decoder's training, to be run by `run_fit`; its run is one of the whole codec.
+def vae_decoder_fit(recipe: VaeDecoderRecipe, run: Path) -> Fit:
+    """Return the decoder's training, to be run by `run_fit`; its run is one of the whole VAE.
 
     Raises:
         CheckpointError: A model is not there, or damaged.
-        InputError: The models have different codecs, or the crop does not fit them.
+        InputError: The models have different VAEs, or the crop does not fit them.
     """
-    codec = _shared_codec(recipe.models)
-    codec.encoder.requires_grad_(False)
+    vae = _shared_vae(recipe.models)
+    vae.encoder.requires_grad_(False)
     # Its weights move; what latents are made with does not.
-    encoder = copy.deepcopy(codec)
+    encoder = copy.deepcopy(vae)
     makers = [Maker.load(name) for name in recipe.models]
-    _check_crop(recipe, codec, makers)
+    _check_crop(recipe, vae, makers)
 
     def loss_at(step: int) -> Tensor:
         maker = makers[step % len(makers)]
         draw = generator(recipe.seed, purpose="decoder batch", step=step)
         made = _made(maker, encoder, recipe, seed=recipe.seed, step=step, draw=draw)
-        latents_BFCHW, frames_BPCHW = _cut(made, recipe, spatial_compression(codec), draw=draw)
-        error_BPCHW = _decode(codec, latents_BFCHW) - frames_BPCHW
+        latents_BFCHW, frames_BPCHW = _cut(made, recipe, spatial_compression(vae), draw=draw)
+        error_BPCHW = _decode(vae, latents_BFCHW) - frames_BPCHW
         # A little absolute error keeps the gradient of pixels that are nearly right.
         loss: Tensor = (error_BPCHW.square() + 0.05 * error_BPCHW.abs()).mean()
         return loss
@@ -184,11 +184,11 @@ def decoder_fit(recipe: DecoderRecipe, run: Path) -> Fit:
         assert isinstance(model, AutoencoderKLCogVideoX)
         return made_psnr(model, makers, recipe)
 
-    return Fit(name="decoder", model=codec, loss_at=loss_at, evaluate=evaluate, run=run)
+    return Fit(name="decoder", model=vae, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
 @torch.no_grad()
-def made_psnr(codec: AutoencoderKLCogVideoX, makers: list[Maker], recipe: DecoderRecipe) -> dict[str, float]:
+def made_psnr(vae: AutoencoderKLCogVideoX, makers: list[Maker], recipe: VaeDecoderRecipe) -> dict[str, float]:
     """Return PSNR in dB on held-out stories, by model: all pixels and those inside the actors' boxes.
 
     `encoded` is from the encoder's latents, `made` from what the model predicted from noised ones.
@@ -200,10 +200,10 @@ def made_psnr(codec: AutoencoderKLCogVideoX, makers: list[Maker], recipe: Decode
             squares, boxed = [], []
             for step in range(_NUM_HELD_OUT):
                 draw = generator(recipe.seed, purpose="decoder held out", step=step)
-                made = _made(maker, codec, asked, seed=_HELD_OUT_SEED, step=step, draw=draw)
+                made = _made(maker, vae, asked, seed=_HELD_OUT_SEED, step=step, draw=draw)
                 for scene in range(maker.num_scenes):
                     one = slice(scene, scene + 1)
-                    decoded_BPCHW = _decode(codec, made.latents_NFCHW[one]).clamp(-1, 1)
+                    decoded_BPCHW = _decode(vae, made.latents_NFCHW[one]).clamp(-1, 1)
                     # Pixels in 0..1.
                     square_BPCHW = ((decoded_BPCHW - made.frames_NPCHW[one]) / 2).square()
                     is_boxed = actor_boxes(made.actors_NP1HW[one]).expand_as(square_BPCHW) > 0
@@ -215,18 +215,18 @@ def made_psnr(codec: AutoencoderKLCogVideoX, makers: list[Maker], recipe: Decode
     return figures
 
 
-def _shared_codec(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
-    codecs = [load_codec(resolve_model(name), device="cpu", dtype=torch.float32) for name in models]
-    first = codecs[0].state_dict()
-    for name, codec in zip(models[1:], codecs[1:], strict=True):
-        weights = codec.state_dict()
+def _shared_vae(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
+    vaes = [load_codec(resolve_model(name), device="cpu", dtype=torch.float32) for name in models]
+    first = vaes[0].state_dict()
+    for name, vae in zip(models[1:], vaes[1:], strict=True):
+        weights = vae.state_dict()
         if weights.keys() != first.keys() or not all(torch.equal(weights[key], first[key]) for key in first):
-            raise InputError(f"models: {name} has another codec than {models[0]}; train them one by one")
-    return codecs[0]
+            raise InputError(f"models: {name} has another VAE than {models[0]}; train them one by one")
+    return vaes[0]
 
 
-def _check_crop(recipe: DecoderRecipe, codec: AutoencoderKLCogVideoX, makers: list[Maker]) -> None:
-    compression = spatial_compression(codec)
+def _check_crop(recipe: VaeDecoderRecipe, vae: AutoencoderKLCogVideoX, makers: list[Maker]) -> None:
+    compression = spatial_compression(vae)
     smallest = min(min(maker.scene.height, maker.scene.width) for maker in makers)
     if recipe.crop % compression or recipe.crop > smallest:
         raise InputError(
@@ -237,8 +237,8 @@ def _check_crop(recipe: DecoderRecipe, codec: AutoencoderKLCogVideoX, makers: li
 
 def _made(
     maker: Maker,
-    codec: AutoencoderKLCogVideoX,
-    recipe: DecoderRecipe,
+    vae: AutoencoderKLCogVideoX,
+    recipe: VaeDecoderRecipe,
     *,
     seed: int,
     step: int,
@@ -253,7 +253,7 @@ def _made(
         width=maker.scene.width,
     )
     frames_NPCHW = batch.frames_BPCHW * 2 - 1
-    latents_NFCHW = encode_scenes(codec, frames_NPCHW)
+    latents_NFCHW = encode_scenes(vae, frames_NPCHW)
     is_encoded = float(torch.rand((), generator=draw)) < recipe.encoded_share
     first, last = recipe.timesteps
     timestep = int(torch.randint(first, last + 1, (), generator=draw))
@@ -263,7 +263,7 @@ def _made(
 
 
 def _cut(
-    made: StoryLatents, recipe: DecoderRecipe, compression: int, *, draw: torch.Generator
+    made: StoryLatents, recipe: VaeDecoderRecipe, compression: int, *, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Cut windows out of every scene, most often around an actor: latents (BFCHW) and frames (BPCHW)."""
     side = recipe.crop // compression
@@ -287,6 +287,6 @@ def _cut(
     return torch.stack(latents), torch.stack(frames)
 
 
-def _decode(codec: AutoencoderKLCogVideoX, latents_BFCHW: Tensor) -> Tensor:
-    decoded_BCPHW: Tensor = codec.decode(unscaled(codec, latents_BFCHW).transpose(1, 2)).sample
+def _decode(vae: AutoencoderKLCogVideoX, latents_BFCHW: Tensor) -> Tensor:
+    decoded_BCPHW: Tensor = vae.decode(unscaled(vae, latents_BFCHW).transpose(1, 2)).sample
     return decoded_BCPHW.transpose(1, 2)

@@ -7,19 +7,19 @@ import torch
 from safetensors.torch import save_file
 
 from m2d.errors import CheckpointError
-from m2d.puppet.attribute_classifier import Reader, load_reader
+from m2d.puppet.attribute_classifier import AttributeClassifier, load_classifier
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES
 
 SIZE = {"num_frames": 2, "height": 32, "width": 16}
 
 
 @pytest.fixture
-def reader() -> Reader:
+def reader() -> AttributeClassifier:
     torch.manual_seed(0)
-    return Reader(**SIZE).eval()
+    return AttributeClassifier(**SIZE).eval()
 
 
-def test_every_property_is_read_from_every_scene(reader: Reader) -> None:
+def test_every_property_is_read_from_every_scene(reader: AttributeClassifier) -> None:
     reading = reader.read(torch.rand(5, 2, 3, 32, 16))
     assert reading.classes.keys() == PROMPTED_CLASSES.keys() | UNPROMPTED_CLASSES.keys()
     for name, size in (PROMPTED_CLASSES | UNPROMPTED_CLASSES).items():
@@ -28,30 +28,30 @@ def test_every_property_is_read_from_every_scene(reader: Reader) -> None:
     assert reading.numbers.shape == (5, 4)
 
 
-def test_a_scene_is_read_the_same_alone_and_among_others(reader: Reader) -> None:
+def test_a_scene_is_read_the_same_alone_and_among_others(reader: AttributeClassifier) -> None:
     frames_BPCHW = torch.rand(3, 2, 3, 32, 16)
     alone = reader.read(frames_BPCHW[1:2]).numbers
     # Convolutions of other batch sizes sum in another order: float32 rounding.
     assert torch.allclose(reader.read(frames_BPCHW).numbers[1:2], alone, atol=1e-5)
 
 
-def test_a_saved_reader_reads_the_same(reader: Reader, tmp_path: Path) -> None:
+def test_a_saved_reader_reads_the_same(reader: AttributeClassifier, tmp_path: Path) -> None:
     halves = {
         key: value.half() if value.is_floating_point() else value
         for key, value in reader.state_dict().items()
     }
     save_file(halves, tmp_path / "reader.safetensors")
-    loaded = load_reader(tmp_path / "reader.safetensors", **SIZE)
+    loaded = load_classifier(tmp_path / "reader.safetensors", **SIZE)
     assert not loaded.training
     frames_BPCHW = torch.rand(4, 2, 3, 32, 16)
     # Half precision keeps 11 bits of every weight.
     assert torch.allclose(loaded.read(frames_BPCHW).numbers, reader.read(frames_BPCHW).numbers, atol=5e-3)
 
 
-def test_a_reader_of_another_size_is_refused(reader: Reader, tmp_path: Path) -> None:
+def test_a_reader_of_another_size_is_refused(reader: AttributeClassifier, tmp_path: Path) -> None:
     save_file(reader.state_dict(), tmp_path / "reader.safetensors")
     with pytest.raises(CheckpointError, match=r"reader.safetensors: not a reader for 9 frames of 64x64"):
-        load_reader(tmp_path / "reader.safetensors", num_frames=9, height=64, width=64)
+        load_classifier(tmp_path / "reader.safetensors", num_frames=9, height=64, width=64)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
@@ -60,12 +60,14 @@ def test_a_missing_or_damaged_reader_is_refused(content: bytes | None, tmp_path:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"reader.safetensors: not a reader for 2 frames of 16x32"):
-        load_reader(path, **SIZE)
+        load_classifier(path, **SIZE)
 
 
-def test_a_larger_clip_is_read_like_the_small_one_it_shrinks_to(reader: Reader, tmp_path: Path) -> None:
+def test_a_larger_clip_is_read_like_the_small_one_it_shrinks_to(
+    reader: AttributeClassifier, tmp_path: Path
+) -> None:
     save_file(reader.state_dict(), tmp_path / "reader.safetensors")
-    loaded = load_reader(tmp_path / "reader.safetensors", num_frames=5, height=96, width=48)
+    loaded = load_classifier(tmp_path / "reader.safetensors", num_frames=5, height=96, width=48)
     small_BPCHW = torch.rand(3, 2, 3, 32, 16)
     middle_BPCHW = torch.rand(3, 3, 3, 32, 16)
     # The frames between the first and the last are left out, and every pixel is nine.
@@ -78,9 +80,9 @@ def test_a_larger_clip_is_read_like_the_small_one_it_shrinks_to(reader: Reader, 
 
 @pytest.mark.parametrize("size", [(2, 32, 32), (2, 16, 8), (1, 32, 16)])
 def test_another_shape_a_smaller_clip_and_fewer_frames_are_refused(
-    size: tuple[int, int, int], reader: Reader, tmp_path: Path
+    size: tuple[int, int, int], reader: AttributeClassifier, tmp_path: Path
 ) -> None:
     save_file(reader.state_dict(), tmp_path / "reader.safetensors")
     num_frames, height, width = size
     with pytest.raises(CheckpointError, match="it reads 2 frames of 16x32, and larger ones of that shape"):
-        load_reader(tmp_path / "reader.safetensors", num_frames=num_frames, height=height, width=width)
+        load_classifier(tmp_path / "reader.safetensors", num_frames=num_frames, height=height, width=width)

@@ -17,11 +17,11 @@ from m2d.model.save import write_component, write_settings
 from m2d.model.sizes import ModelSettings
 from m2d.model.transformer import SceneTransformer
 from m2d.progress import SilentReporter
-from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_reader
-from m2d.puppet.training.attribute_classifier import ReaderRecipe
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_classifier
+from m2d.puppet.training.attribute_classifier import ClassifierRecipe
 from m2d.puppet.training.pack import PackPlan
 from m2d.puppet.training.text_encoder import TextEncoderRecipe
-from m2d.puppet.training.vae import CodecRecipe
+from m2d.puppet.training.vae import VaeRecipe
 from m2d.recipe.loader import load_document
 from m2d.tasks.puppet import PartPlan, pack, train_part
 from m2d.training.recipe import TrainingRecipe
@@ -48,11 +48,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> PackPlan:
         plan = PartPlan(part=part, recipe=recipe, run=folder / part)  # type: ignore[arg-type]
         assert train_part(plan, SilentReporter()) == folder / part
     return PackPlan(
-        codec_recipe=recipes["codec"],
-        codec_run=folder / "codec",
+        vae_recipe=recipes["codec"],
+        vae_run=folder / "codec",
         text_recipe=recipes["text"],
         text_run=folder / "text",
-        reader_run=folder / "reader",
+        classifier_run=folder / "reader",
         out=folder / "unused",
     )
 
@@ -88,7 +88,7 @@ def write_transformer(folder: Path, **changes: Any) -> Path:
 
 
 def test_every_helper_leaves_a_checkpoint(made: PackPlan) -> None:
-    for run in (made.codec_run, made.text_run, made.reader_run):
+    for run in (made.vae_run, made.text_run, made.classifier_run):
         assert run is not None
         assert find_checkpoint(run).path == run / "checkpoints" / "step-00000002"
 
@@ -108,7 +108,7 @@ def test_a_packed_folder_with_a_transformer_is_a_model_that_loads(
     latents = encode_scene(codec, torch.rand(9, 3, 32, 32) * 2 - 1)
     assert latents.shape == (3, CODEC["latent_channels"], 8, 8)
     assert decode_scene(codec, latents).shape == (9, 32, 32, 3)
-    reader = load_reader(out / CLASSIFIER_FILE, num_frames=5, height=32, width=32)
+    reader = load_classifier(out / CLASSIFIER_FILE, num_frames=5, height=32, width=32)
     assert reader.read(torch.rand(2, 5, 3, 32, 32)).numbers.shape == (2, 4)
 
 
@@ -119,8 +119,8 @@ def test_a_decoder_trained_on_what_a_model_makes_is_packed_and_leaves_its_latent
     recipe = write_recipe(tmp_path / "decoder.yaml", DECODER | FEW | {"models": [str(model)]})
     run = train_part(PartPlan(part="decoder", recipe=recipe, run=tmp_path / "run"), SilentReporter())
     plan = PackPlan(
-        codec_recipe=made.codec_recipe,
-        codec_run=run,
+        vae_recipe=made.vae_recipe,
+        vae_run=run,
         text_recipe=made.text_recipe,
         text_run=None,
         base=model,
@@ -148,7 +148,7 @@ def test_the_scaling_factor_makes_latents_of_unit_variance(made: PackPlan, tmp_p
 
 
 def test_a_folder_without_a_transformer_holds_what_training_one_needs(made: PackPlan, tmp_path: Path) -> None:
-    out = pack(replace(made, out=tmp_path / "model", reader_run=None), SilentReporter())
+    out = pack(replace(made, out=tmp_path / "model", classifier_run=None), SilentReporter())
     parts = {"vae", "text_encoder", "tokenizer", "scheduler"}
     assert {path.name for path in out.iterdir()} == parts | {"m2d.json", "model_index.json"}
     assert set(json.loads((out / "model_index.json").read_text())) == parts | {"_class_name"}
@@ -170,7 +170,7 @@ def test_packing_twice_gives_the_same_bytes(made: PackPlan, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
-@pytest.mark.parametrize("part", ["codec_run", "text_run", "reader_run"])
+@pytest.mark.parametrize("part", ["vae_run", "text_run", "classifier_run"])
 def test_a_run_without_checkpoints_is_refused_and_nothing_is_left(
     part: str, made: PackPlan, tmp_path: Path
 ) -> None:
@@ -182,11 +182,11 @@ def test_a_run_without_checkpoints_is_refused_and_nothing_is_left(
 
 
 def test_a_damaged_checkpoint_is_never_packed(made: PackPlan, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(made.codec_run, tmp_path / "codec"))
+    run = Path(shutil.copytree(made.vae_run, tmp_path / "codec"))
     for weights in run.rglob("ema.safetensors"):
         weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(CheckpointError, match="codec: no checkpoint that verifies"):
-        pack(replace(made, out=tmp_path / "model", codec_run=run), SilentReporter())
+        pack(replace(made, out=tmp_path / "model", vae_run=run), SilentReporter())
 
 
 def test_a_run_of_another_recipe_is_refused(made: PackPlan, tmp_path: Path) -> None:
@@ -219,9 +219,9 @@ def test_a_failed_packing_leaves_the_earlier_folder(made: PackPlan, tmp_path: Pa
 
 
 def test_two_trainings_never_share_a_run_folder(made: PackPlan) -> None:
-    plan = PartPlan(part="codec", recipe=made.codec_recipe, run=made.codec_run)
+    plan = PartPlan(part="codec", recipe=made.vae_recipe, run=made.vae_run)
     with (
-        hold(made.codec_run, what="training there"),
+        hold(made.vae_run, what="training there"),
         pytest.raises(OutputBusy, match="is training there"),
     ):
         train_part(plan, SilentReporter())
@@ -241,7 +241,7 @@ def test_a_codec_starts_from_anothers_weights_and_refuses_other_channels(
     made: PackPlan, tmp_path: Path
 ) -> None:
     def plan(**changes: Any) -> PartPlan:
-        document = CODEC | FEW | {"init": str(made.codec_run)} | changes
+        document = CODEC | FEW | {"init": str(made.vae_run)} | changes
         return PartPlan(
             part="codec", recipe=write_recipe(tmp_path / "codec.yaml", document), run=tmp_path / "run"
         )
@@ -256,8 +256,8 @@ def test_a_codec_does_not_start_from_a_decoder_without_its_encoder(made: PackPla
         recipe = write_recipe(tmp_path / "codec.yaml", CODEC | {"steps": 1, "init": str(init)} | changes)
         return PartPlan(part="codec", recipe=recipe, run=tmp_path / run)
 
-    assert made.codec_run is not None
-    alone = train_part(plan(made.codec_run, "alone", freeze_encoder=True), SilentReporter())
+    assert made.vae_run is not None
+    alone = train_part(plan(made.vae_run, "alone", freeze_encoder=True), SilentReporter())
     with pytest.raises(CheckpointError, match="alone: its decoder alone was trained"):
         train_part(plan(alone, "next"), SilentReporter())
 
@@ -269,8 +269,8 @@ def test_the_shipped_recipes_fit_each_other() -> None:
     assert base.transformer is not None
     assert text.max_text_tokens == base.transformer.max_text_tokens
     for helper in (
-        load_document(folder / "puppet-codec.yaml", CodecRecipe),
-        load_document(folder / "puppet-reader.yaml", ReaderRecipe),
+        load_document(folder / "puppet-codec.yaml", VaeRecipe),
+        load_document(folder / "puppet-reader.yaml", ClassifierRecipe),
     ):
         size = (helper.num_frames, helper.height, helper.width)
         assert size == (base.video.num_frames, base.video.height, base.video.width)
@@ -303,5 +303,5 @@ def test_without_a_base_every_part_needs_a_run(made: PackPlan, tmp_path: Path) -
 def test_a_folder_packed_on_itself_keeps_its_reader(made: PackPlan, tmp_path: Path) -> None:
     out = pack(replace(made, out=tmp_path / "model"), SilentReporter())
     before = (out / CLASSIFIER_FILE).read_bytes()
-    pack(replace(made, out=out, base=out, codec_run=None, text_run=None, reader_run=None), SilentReporter())
+    pack(replace(made, out=out, base=out, vae_run=None, text_run=None, classifier_run=None), SilentReporter())
     assert (out / CLASSIFIER_FILE).read_bytes() == before

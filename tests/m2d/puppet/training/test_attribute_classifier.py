@@ -7,13 +7,13 @@ import torch
 from pydantic import ValidationError
 
 from m2d.diffusion.noise import generator
-from m2d.puppet.attribute_classifier import Reader, Reading
+from m2d.puppet.attribute_classifier import AttributeClassifier, Reading
 from m2d.puppet.labels import PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
 from m2d.puppet.training import attribute_classifier as training
-from m2d.puppet.training.attribute_classifier import reader_accuracy, reader_fit
-from tests.m2d.puppet.training.tiny_helpers import loss_left, reader_recipe
+from m2d.puppet.training.attribute_classifier import classifier_accuracy, classifier_fit
+from tests.m2d.puppet.training.tiny_helpers import classifier_recipe, loss_left
 
-RECIPE = reader_recipe()
+RECIPE = classifier_recipe()
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def few_held_out_clips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_is_always_the_same_and_reaches_every_weight(tmp_path: Path) -> None:
-    fit = reader_fit(RECIPE, tmp_path)
+    fit = classifier_fit(RECIPE, tmp_path)
     loss = fit.loss_at(2)
     assert fit.loss_at(2).item() == loss.item()
     assert fit.loss_at(3).item() != loss.item()
@@ -34,7 +34,7 @@ def test_a_reader_of_larger_films_learns_from_them_as_it_will_read_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     films = {"num_frames": 9, "height": 64, "width": 64}
-    recipe = reader_recipe(films=films)
+    recipe = classifier_recipe(films=films)
     seen = []
 
     def see(frames_BPCHW: torch.Tensor, **_: object) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_a_reader_of_larger_films_learns_from_them_as_it_will_read_them(
         return frames_BPCHW
 
     monkeypatch.setattr(training, "_weather", see)
-    reader_fit(recipe, tmp_path).loss_at(0)
+    classifier_fit(recipe, tmp_path).loss_at(0)
     clips = training.draw_clips(seed=recipe.seed, step=0, count=recipe.batch_size)
     # Every other frame, and the mean of every four pixels.
     rendered = training.render_clips(clips, **films)[:, ::2]
@@ -54,19 +54,19 @@ def test_films_that_do_not_shrink_to_the_readers_size_are_refused() -> None:
     with pytest.raises(
         ValidationError, match="films: 9 frames of 64x48 cannot be shrunk to 5 frames of 32x32"
     ):
-        reader_recipe(films={"num_frames": 9, "height": 48, "width": 64})
+        classifier_recipe(films={"num_frames": 9, "height": 48, "width": 64})
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    assert loss_left(reader_fit(RECIPE, tmp_path), lr=3e-3, steps=12) < 0.8
+    assert loss_left(classifier_fit(RECIPE, tmp_path), lr=3e-3, steps=12) < 0.8
 
 
 def test_the_accuracy_of_a_perfect_reading_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clips = training.draw_clips(seed=training._HELD_OUT_SEED, step=0, count=24)
     answers = Reading(classes=training.class_labels(clips), numbers=training.unprompted_numbers(clips))
-    reader = Reader(num_frames=5, height=32, width=32)
+    reader = AttributeClassifier(num_frames=5, height=32, width=32)
     monkeypatch.setattr(reader, "read", lambda _: answers)
-    figures = reader_accuracy(reader, RECIPE)
+    figures = classifier_accuracy(reader, RECIPE)
     assert figures.keys() == (
         PROMPTED_CLASSES.keys() | UNPROMPTED_CLASSES.keys() | {f"{name}.error" for name in UNPROMPTED_RANGES}
     )
@@ -75,9 +75,9 @@ def test_the_accuracy_of_a_perfect_reading_is_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_evaluating_leaves_a_reader_in_training_as_it_was() -> None:
-    reader = Reader(num_frames=5, height=32, width=32).train()
+    reader = AttributeClassifier(num_frames=5, height=32, width=32).train()
     before = {key: value.clone() for key, value in reader.state_dict().items()}
-    reader_accuracy(reader, RECIPE)
+    classifier_accuracy(reader, RECIPE)
     assert reader.training
     assert all(torch.equal(value, before[key]) for key, value in reader.state_dict().items())
 

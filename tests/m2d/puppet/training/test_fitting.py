@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from m2d.errors import CheckpointError, Interrupted, M2DError
 from m2d.progress import SilentReporter, StageProgress
 from m2d.puppet.training import attribute_classifier as reader_training
-from m2d.puppet.training.attribute_classifier import reader_fit
+from m2d.puppet.training.attribute_classifier import classifier_fit
 from m2d.puppet.training.fitting import Fit, FitRecipe, run_fit
 from m2d.puppet.training.text_encoder import text_encoder_fit
-from m2d.puppet.training.vae import codec_fit
+from m2d.puppet.training.vae import vae_fit
 from m2d.stop import StopRequest
 from m2d.training.log import read_log
 from m2d.training.state import find_checkpoint
-from tests.m2d.puppet.training.tiny_helpers import codec_recipe, reader_recipe, text_recipe
+from tests.m2d.puppet.training.tiny_helpers import classifier_recipe, text_recipe, vae_recipe
 
 RECIPE = FitRecipe.model_validate(
     {
@@ -102,9 +102,9 @@ def test_an_interrupted_training_ends_as_a_straight_one(tmp_path: Path) -> None:
 def test_every_helper_resumes_to_the_bit(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader_training, "_NUM_HELD_OUT", 16)
     makers: dict[str, Any] = {
-        "codec": (codec_fit, codec_recipe),
+        "codec": (vae_fit, vae_recipe),
         "text": (text_encoder_fit, text_recipe),
-        "reader": (reader_fit, reader_recipe),
+        "reader": (classifier_fit, classifier_recipe),
     }
     make, recipe = makers[part]
     whole = recipe(steps=3, evaluate_every_steps=100)

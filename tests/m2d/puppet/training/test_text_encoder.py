@@ -7,14 +7,14 @@ import torch
 from m2d.puppet.labels import PROMPTED_CLASSES
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.puppet.training import text_encoder as training
-from m2d.puppet.training.text_encoder import CaptionReader, text_encoder_fit
+from m2d.puppet.training.text_encoder import CaptionClassifier, text_encoder_fit
 from tests.m2d.puppet.training.tiny_helpers import loss_left, text_recipe
 
 RECIPE = text_recipe()
 
 
 def test_every_token_is_asked_about_every_prompted_property() -> None:
-    model = CaptionReader(RECIPE)
+    model = CaptionClassifier(RECIPE)
     scores = model(torch.zeros(2, 36, dtype=torch.long))
     for name, size in PROMPTED_CLASSES.items():
         assert scores[name].shape == (2, size, 36)

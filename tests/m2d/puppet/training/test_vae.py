@@ -11,15 +11,15 @@ from m2d.model.checkpoint import load_codec, resolve_model
 from m2d.puppet.clips import draw_clips, render_batch
 from m2d.puppet.training import vae as training
 from m2d.puppet.training.vae import (
-    CodecRecipe,
-    build_codec,
-    codec_fit,
+    VaeRecipe,
+    build_vae,
     latent_std,
     reconstruction_psnr,
+    vae_fit,
 )
-from tests.m2d.puppet.training.tiny_helpers import codec_recipe
+from tests.m2d.puppet.training.tiny_helpers import vae_recipe
 
-RECIPE = codec_recipe()
+RECIPE = vae_recipe()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_frames_are_in_the_range_that_the_codec_works_in() -> None:
 
 
 def test_most_crops_show_an_actor() -> None:
-    recipe = codec_recipe(batch_pixels=64 * 256, steps=100)
+    recipe = vae_recipe(batch_pixels=64 * 256, steps=100)
     _, weights_B1PHW = training._batch(recipe, 0)
     shows_actor_B = weights_B1PHW.amax((1, 2, 3, 4)) >= 1 + recipe.actor_weight
     assert float(shows_actor_B.float().mean()) > 0.7
@@ -57,7 +57,7 @@ def test_most_crops_show_an_actor() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"actor_weight": 0.0}, {"motion_weight": 0.0}])
 def test_weights_are_one_plus_actor_plus_motion(changes: dict[str, float]) -> None:
-    recipe = codec_recipe(**changes)
+    recipe = vae_recipe(**changes)
     _, weights_B1PHW = training._batch(recipe, 4)
     actor, motion = recipe.actor_weight, recipe.motion_weight
     allowed = {1.0, 1 + actor, 1 + motion, 1 + actor + motion}
@@ -78,23 +78,23 @@ def test_a_single_frame_has_no_motion() -> None:
 
 
 def test_the_loss_reaches_every_weight(tmp_path: Path) -> None:
-    fit = codec_fit(RECIPE, tmp_path)
+    fit = vae_fit(RECIPE, tmp_path)
     fit.loss_at(4).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     without = [name for name, weight in fit.model.named_parameters() if weight.grad is None]
     assert not without
 
 
 def test_the_loss_of_a_step_is_always_the_same(tmp_path: Path) -> None:
-    fit = codec_fit(RECIPE, tmp_path)
+    fit = vae_fit(RECIPE, tmp_path)
     assert fit.loss_at(3).item() == fit.loss_at(3).item()
 
 
 def test_evaluation_measures_all_pixels_and_those_in_the_actors_boxes() -> None:
-    codec = build_codec(RECIPE).eval()
+    vae = build_vae(RECIPE).eval()
     batch = render_batch(draw_clips(seed=3, step=0, count=10), num_frames=9, height=32, width=32)
-    psnr = reconstruction_psnr(codec, batch)
+    psnr = reconstruction_psnr(vae, batch)
     assert psnr.keys() == {"psnr_db", "psnr_actors_db"}
-    decoded = [_round_trip(codec, clip_PCHW) for clip_PCHW in batch.frames_BPCHW]
+    decoded = [_round_trip(vae, clip_PCHW) for clip_PCHW in batch.frames_BPCHW]
     squares = (torch.stack(decoded) - batch.frames_BPCHW).square()
     # The figure is rounded to a thousandth of a decibel.
     assert psnr["psnr_db"] == pytest.approx(-10 * float(squares.mean().log10()), abs=2e-3)
@@ -103,26 +103,26 @@ def test_evaluation_measures_all_pixels_and_those_in_the_actors_boxes() -> None:
 
 
 @torch.no_grad()
-def _round_trip(codec: torch.nn.Module, frames_PCHW: Tensor) -> Tensor:
+def _round_trip(vae: torch.nn.Module, frames_PCHW: Tensor) -> Tensor:
     frames_1CPHW = frames_PCHW.transpose(0, 1)[None] * 2 - 1
-    decoded = codec.decode(codec.encode(frames_1CPHW).latent_dist.mean).sample
+    decoded = vae.decode(vae.encode(frames_1CPHW).latent_dist.mean).sample
     return ((decoded[0].transpose(0, 1).clamp(-1, 1) + 1) / 2).float()
 
 
 def test_the_scaling_factor_is_measured_on_held_out_latents() -> None:
-    codec = build_codec(RECIPE).eval()
-    std = latent_std(codec, RECIPE)
+    vae = build_vae(RECIPE).eval()
+    std = latent_std(vae, RECIPE)
     assert std > 0
-    assert std == latent_std(codec, RECIPE)
+    assert std == latent_std(vae, RECIPE)
 
 
 def test_the_geometry_follows_the_recipe() -> None:
-    recipe: CodecRecipe = codec_recipe(
+    recipe: VaeRecipe = vae_recipe(
         block_out_channels=[8, 16], temporal_compression_ratio=2, latent_channels=6
     )
-    codec = build_codec(recipe)
+    vae = build_vae(recipe)
     with torch.no_grad():
-        latents = codec.encode(torch.zeros(1, 3, 5, 32, 32)).latent_dist.mean
+        latents = vae.encode(torch.zeros(1, 3, 5, 32, 32)).latent_dist.mean
     assert latents.shape == (1, 6, 3, 16, 16)
 
 
@@ -137,20 +137,20 @@ def test_the_geometry_follows_the_recipe() -> None:
 )
 def test_sizes_that_the_codec_cannot_do_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        codec_recipe(**changes)
+        vae_recipe(**changes)
 
 
 def test_a_decoder_can_be_trained_further_from_a_model_while_its_latents_stay(tmp_path: Path) -> None:
     shipped = load_codec(resolve_model("builtin:puppet"), device="cpu", dtype=torch.float32)
     config = shipped.config
-    recipe = codec_recipe(
+    recipe = vae_recipe(
         block_out_channels=tuple(config.block_out_channels),
         latent_channels=config.latent_channels,
         temporal_compression_ratio=config.temporal_compression_ratio,
         init="builtin:puppet",
         freeze_encoder=True,
     )
-    fit = training.codec_fit(recipe, tmp_path)
+    fit = training.vae_fit(recipe, tmp_path)
     started = fit.model.state_dict()
     assert all(torch.equal(started[name], weight) for name, weight in shipped.state_dict().items())
     fit.loss_at(0).backward()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from m2d.errors import InputError
 from m2d.puppet.story import sample_story
 from m2d.puppet.training import vae_decoder as training
-from m2d.puppet.training.vae_decoder import DecoderRecipe, Maker, decoder_fit
+from m2d.puppet.training.vae_decoder import Maker, VaeDecoderRecipe, vae_decoder_fit
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.puppet.training.tiny_helpers import DECODER, loss_left
 
@@ -24,12 +24,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_tiny_model(tmp_path_factory.mktemp("decoder") / "model"))
 
 
-def recipe_of(*models: str, **changes: Any) -> DecoderRecipe:
-    return DecoderRecipe.model_validate(DECODER | {"models": list(models)} | changes)
+def recipe_of(*models: str, **changes: Any) -> VaeDecoderRecipe:
+    return VaeDecoderRecipe.model_validate(DECODER | {"models": list(models)} | changes)
 
 
 def test_a_step_is_always_the_same_and_moves_the_decoder_alone(model: str, tmp_path: Path) -> None:
-    fit = decoder_fit(recipe_of(model), tmp_path)
+    fit = vae_decoder_fit(recipe_of(model), tmp_path)
     loss = fit.loss_at(2)
     assert fit.loss_at(2).item() == loss.item()
     assert fit.loss_at(3).item() != loss.item()
@@ -42,7 +42,7 @@ def test_a_step_is_always_the_same_and_moves_the_decoder_alone(model: str, tmp_p
 
 def test_latents_are_those_of_the_model_however_far_the_decoder_has_moved(model: str, tmp_path: Path) -> None:
     recipe = recipe_of(model, encoded_share=1.0)
-    fit = decoder_fit(recipe, tmp_path)
+    fit = vae_decoder_fit(recipe, tmp_path)
     before = fit.loss_at(0).item()
     with torch.no_grad():
         for name, weight in fit.model.named_parameters():
@@ -52,7 +52,7 @@ def test_latents_are_those_of_the_model_however_far_the_decoder_has_moved(model:
 
 
 def test_training_lowers_the_loss(model: str, tmp_path: Path) -> None:
-    assert loss_left(decoder_fit(recipe_of(model), tmp_path), lr=3e-3, steps=12) < 0.8
+    assert loss_left(vae_decoder_fit(recipe_of(model), tmp_path), lr=3e-3, steps=12) < 0.8
 
 
 def test_what_a_perfect_transformer_predicts_are_the_latents_themselves(
@@ -102,7 +102,7 @@ def test_figures_tell_encoded_latents_and_made_ones_apart(
     model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(training, "_NUM_HELD_OUT", 1)
-    fit = decoder_fit(recipe_of(model), tmp_path)
+    fit = vae_decoder_fit(recipe_of(model), tmp_path)
     figures = fit.evaluate(fit.model)
     assert figures.keys() == {
         f"model.{kind}.{name}" for kind in ("encoded", "made") for name in ("psnr_db", "psnr_actors_db")
@@ -118,15 +118,15 @@ def test_models_of_two_codecs_are_refused(model: str, tmp_path: Path) -> None:
     tensors = load_file(weights)
     name = next(iter(tensors))
     save_file(tensors | {name: tensors[name] + 1}, weights, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"other has another codec than .*model; train them one by one"):
-        decoder_fit(recipe_of(model, str(other)), tmp_path)
-    decoder_fit(recipe_of(model, model), tmp_path)
+    with pytest.raises(InputError, match=r"other has another VAE than .*model; train them one by one"):
+        vae_decoder_fit(recipe_of(model, str(other)), tmp_path)
+    vae_decoder_fit(recipe_of(model, model), tmp_path)
 
 
 @pytest.mark.parametrize("crop", [18, 64])
 def test_a_crop_that_does_not_fit_is_refused(model: str, tmp_path: Path, crop: int) -> None:
     with pytest.raises(InputError, match=f"crop: got {crop}; use a multiple of 4, .* up to 32"):
-        decoder_fit(recipe_of(model, crop=crop), tmp_path)
+        vae_decoder_fit(recipe_of(model, crop=crop), tmp_path)
 
 
 @pytest.mark.parametrize("timesteps", [[450, 20], [0, 1000]])

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from m2d.puppet.training.attribute_classifier import ReaderRecipe
+from m2d.puppet.training.attribute_classifier import ClassifierRecipe
 from m2d.puppet.training.fitting import Fit
 from m2d.puppet.training.text_encoder import TextEncoderRecipe
-from m2d.puppet.training.vae import CodecRecipe
+from m2d.puppet.training.vae import VaeRecipe
 
 _FIT: dict[str, Any] = {
     "title": "tiny",
@@ -52,16 +52,16 @@ DECODER: dict[str, Any] = _FIT | {
 READER: dict[str, Any] = _FIT | {"num_frames": 5, "height": 32, "width": 32, "batch_size": 8}
 
 
-def codec_recipe(**changes: Any) -> CodecRecipe:
-    return CodecRecipe.model_validate(CODEC | changes)
+def vae_recipe(**changes: Any) -> VaeRecipe:
+    return VaeRecipe.model_validate(CODEC | changes)
 
 
 def text_recipe(**changes: Any) -> TextEncoderRecipe:
     return TextEncoderRecipe.model_validate(TEXT | changes)
 
 
-def reader_recipe(**changes: Any) -> ReaderRecipe:
-    return ReaderRecipe.model_validate(READER | changes)
+def classifier_recipe(**changes: Any) -> ClassifierRecipe:
+    return ClassifierRecipe.model_validate(READER | changes)
 
 
 def loss_left(fit: Fit, *, lr: float, steps: int) -> float:
