@@ -99,7 +99,7 @@ def _write(part: Path, request: GraphRequest) -> float:
     baked = request.bake(EagerBackend().load(request.source, replace(request.options, extra={})))
     _compile(baked, part / PACKAGE, key)
     run = _load(part / PACKAGE)
-    return check_parity(baked, run, batch_size=key.batch_size, dtype=key.dtype, backend="aot")
+    return check_parity(baked, run, batch_sizes=[key.batch_size], dtype=key.dtype, backend="aot")
 
 
 def _compile(baked: BakedTransformer, package: Path, key: ArtifactKey) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from m2d.backend import BackendOptions, StoredArtifact
 from m2d.backend_checks import require_available
-from m2d.errors import BackendUnavailable, ExportError, InputError
+from m2d.errors import BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.devices import device_problem
@@ -31,6 +31,7 @@ from m2d_backends.onnx_session import (
     runtime_problem,
     settings_from,
 )
+from m2d_backends.parity import check_parity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from m2d_backends.baked import BakedTransformer
 
 OPTIONS = ("provider", "threads", "opset")
-# The same float32 arithmetic in another order.
-MAX_ERROR = 1e-5
-_PARITY_SEED = 5
 
 
 class OnnxBackend(GraphBackend):
@@ -152,30 +150,8 @@ def _bake(request: GraphRequest, dtype: str) -> BakedTransformer:
 
 
 def compare(baked: BakedTransformer, folder: Path) -> float:
-    """Run a float32 graph and its model on the CPU, at every batch that the graph takes.
-
-    Returns:
-        The largest difference as a share of the largest output.
-
-    Raises:
-        ExportError: The graph does not compute the same.
-    """
-    import torch
-
-    settings = settings_from(BackendOptions())
-    session = GraphSession(folder, settings)
-    worst = 0.0
-    for batch in range(1, MAX_BATCH + 1):
-        inputs = baked.example_inputs(batch, torch.float32, "cpu", _PARITY_SEED + batch)
-        with torch.inference_mode():
-            expected = baked(*inputs)
-        difference = (session.run(inputs, tuple(expected.shape)) - expected).abs().max().item()
-        peak = expected.abs().max().item()
-        # Written so that NaN fails.
-        if not difference <= MAX_ERROR * max(1.0, peak):
-            raise ExportError(
-                f"the graph differs from the eager model by {difference:.2e} at batch {batch}; "
-                f"allowed are {MAX_ERROR:.0e}"
-            )
-        worst = max(worst, difference / peak if peak else difference)
-    return worst
+    """Run a float32 graph and its model on the CPU; see `check_parity`."""
+    session = GraphSession(folder, settings_from(BackendOptions()))
+    # The CPU provider allocates the output itself and needs no shape.
+    run = _call(session, ())
+    return check_parity(baked, run, batch_sizes=range(1, MAX_BATCH + 1), dtype="float32", backend="onnx")

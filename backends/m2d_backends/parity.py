@@ -1,13 +1,14 @@
-"""Whether a graph computes what the eager model computes: the gate before an artifact is published.
+"""Checks that a graph computes what the eager model computes, before its artifact is published.
 
-Owns the inputs, the measure and the limits; who runs the graph is the caller's.
+Owns the inputs, the measure and the limits; the caller runs the graph.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from m2d.backend import DTypeName
@@ -34,7 +35,7 @@ def check_parity(
     baked: BakedTransformer,
     run: Callable[[Tensor, Tensor, Tensor], Tensor],
     *,
-    batch_size: int,
+    batch_sizes: Iterable[int],
     dtype: DTypeName,
     backend: str,
 ) -> float:
@@ -43,20 +44,20 @@ def check_parity(
     Args:
         baked: The model.
         run: Runs the graph.
-        batch_size: Batch to compare with.
-        dtype: What both compute in.
-        backend: For the message.
+        batch_sizes: Batches to compare with.
+        dtype: Data type of both.
+        backend: The backend's name, for the message.
 
     Returns:
         The largest relative error.
 
     Raises:
-        ExportError: It is above the limit, or the graph returns another shape.
+        ExportError: The error is above the limit, or the graph returns another shape.
     """
     import torch
 
     largest = 0.0
-    for seed in _SEEDS:
+    for batch_size, seed in itertools.product(batch_sizes, _SEEDS):
         inputs = baked.example_inputs(batch_size, getattr(torch, dtype), baked.transformer.device, seed)
         with torch.inference_mode():
             expected, actual = baked(*inputs), run(*inputs)

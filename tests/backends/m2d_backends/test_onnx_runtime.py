@@ -140,7 +140,10 @@ def test_a_graph_with_other_weights_is_not_published():
     with torch.no_grad():
         graph.baked.transformer.proj_out.bias += 1e-3
     try:
-        with pytest.raises(ExportError, match=r"differs from the eager model by 1\.00e-03 at batch 1"):
+        with pytest.raises(
+            ExportError,
+            match=r"backend 'onnx': the graph differs from the eager model by \d\.\de-0[34] of its largest",
+        ):
             compare(graph.baked, graph.folder)
     finally:
         with torch.no_grad():
