@@ -26,7 +26,7 @@ from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
 from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, ROTARY_OPSET, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,
-    chosen_provider,
+    parse_options,
     provider_problem,
     runtime_problem,
     settings_from,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from m2d.model.source import ModelSource
     from m2d_backends.baked import BakedTransformer
-
-OPTIONS = ("provider", "threads", "opset")
 
 
 class OnnxBackend(GraphBackend):
@@ -85,14 +83,10 @@ class OnnxBackend(GraphBackend):
         return self._publish(self._request(source, layout, options), _write, root=out or options.artifacts)
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
-        _check_extra(options)
-        # No graph is for one provider; but it is told before anybody exports one for it.
-        chosen_provider(options)
+        # The graph is the same for every provider, but a wrong one is reported before exporting.
+        opset = parse_options(options).opset
         if options.batch_size > MAX_BATCH:
             raise InputError(f"batch_size: got {options.batch_size}, a graph takes {MAX_BATCH} at most")
-        opset = options.extra.get("opset", "23")
-        if opset not in OPSETS:
-            raise InputError(f"opset: got {opset!r}, allowed: {', '.join(OPSETS)}")
         versions = {"opset": opset, **package_versions("m2d", "torch")}
         # One graph serves every device and both batches: it is data, compiled by nobody.
         portable = replace(options, batch_size=MAX_BATCH)
@@ -101,12 +95,6 @@ class OnnxBackend(GraphBackend):
     def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
         read_graph(folder)
         return _call(GraphSession(folder, settings_from(request.options)), request.output_shape)
-
-
-def _check_extra(options: BackendOptions) -> None:
-    unknown = sorted(set(options.extra) - set(OPTIONS))
-    if unknown:
-        raise InputError(f"backend 'onnx': unknown options {unknown}; it knows {', '.join(OPTIONS)}")
 
 
 def _call(session: GraphSession, output_shape: tuple[int, ...]) -> GraphCall:

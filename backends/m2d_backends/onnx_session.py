@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+from pydantic import Field
 
 from m2d.backend import BackendOptions
 from m2d.errors import BackendUnavailable, InputError
+from m2d_backends.extra_options import ExtraOptions, parse_extra
 from m2d_backends.onnx_graph import GRAPH_FILE, INPUT_NAMES, OUTPUT_NAME
 
 if TYPE_CHECKING:
@@ -42,13 +44,27 @@ OLDEST_RUNTIME = (1, 23)
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
+class OnnxOptions(ExtraOptions):
+    """Options of this backend alone.
+
+    Attributes:
+        provider: The execution provider; by default the device's kind.
+        threads: Threads on the CPU; by default as many as torch uses.
+        opset: The ONNX opset of an exported graph.
+    """
+
+    provider: Provider | None = None
+    threads: int | None = Field(default=None, ge=1)
+    opset: Literal["18", "23"] = "23"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionSettings:
-    """Where and how a graph is to run.
+    """Where and how a graph runs.
 
     Attributes:
         provider: The execution provider; there is no second choice.
-        device_index: Which CUDA device.
+        device_index: The CUDA device.
         threads: Threads on the CPU.
     """
 
@@ -58,43 +74,42 @@ class SessionSettings:
 
 
 def settings_from(options: BackendOptions) -> SessionSettings:
-    """Read `provider` and `threads` of the options' `extra`.
+    """Return the settings of a session.
 
     Raises:
-        InputError: Values that are not possible, or a provider for another device than the options'.
-        BackendUnavailable: A dtype that the CPU provider cannot compute in.
+        InputError: An unknown option or value, or a provider for another device.
+        BackendUnavailable: The CPU provider cannot compute in the dtype.
     """
     import torch
 
-    provider = chosen_provider(options)
-    index = options.device.partition(":")[2]
-    threads = options.extra.get("threads", str(torch.get_num_threads()))
-    if not threads.isdecimal() or int(threads) < 1:
-        raise InputError(f"threads: got {threads!r}; use 1 or more")
-    if provider == "cpu" and options.dtype != "float32":
+    extra = parse_options(options)
+    kind, _, index = options.device.partition(":")
+    if kind == "cpu" and options.dtype != "float32":
         raise BackendUnavailable(
             f"backend 'onnx': ONNX Runtime has no {options.dtype} kernels for the CPU; use float32 "
             "there, or a CUDA device"
         )
-    return SessionSettings(provider=provider, device_index=int(index or 0), threads=int(threads))
+    return SessionSettings(
+        provider=extra.provider or cast(Provider, kind),
+        device_index=int(index or 0),
+        threads=extra.threads or torch.get_num_threads(),
+    )
 
 
-def chosen_provider(options: BackendOptions) -> Provider:
-    """Read `provider` of the options' `extra`; by default the device's kind.
+def parse_options(options: BackendOptions) -> OnnxOptions:
+    """Read this backend's own options.
 
     Raises:
-        InputError: One that is not known, or not one for the options' device.
+        InputError: An unknown option or value, or a provider for another device.
     """
-    kind = options.device.partition(":")[0]
-    provider = options.extra.get("provider", kind)
-    if provider not in get_args(Provider):
-        raise InputError(f"provider: got {provider!r}, allowed: {', '.join(get_args(Provider))}")
-    if (provider == "cpu") != (kind == "cpu"):
+    extra = parse_extra("onnx", OnnxOptions, options.extra)
+    is_cpu = options.device.partition(":")[0] == "cpu"
+    if extra.provider is not None and (extra.provider == "cpu") != is_cpu:
         raise InputError(
-            f"provider: {provider} does not run on device {options.device!r}; give cpu for cpu, a CUDA "
+            f"provider: {extra.provider} does not run on device {options.device!r}; give cpu for cpu, a CUDA "
             "device for the others"
         )
-    return cast(Provider, provider)
+    return extra
 
 
 def runtime_problem() -> str | None:
