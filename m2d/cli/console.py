@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
+from m2d.cli.flags import name_flag_in
 from m2d.cli.remedies import advise, describe
 from m2d.errors import Remedy
 from m2d.garbage import no_collection
@@ -139,7 +140,7 @@ class QuietReporter:
 
     def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
         """Show the warning."""
-        self._console.print(_warning(advise(message, remedy)))
+        self._console.print(_warning(advise(name_flag_in(message), remedy)))
 
 
 class _QuietStage:

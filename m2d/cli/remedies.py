@@ -5,6 +5,7 @@ Rooms below `m2d/tasks` raise facts and a `Remedy`; only this file knows how a u
 
 from __future__ import annotations
 
+from m2d.cli.flags import name_flag
 from m2d.errors import InputError, M2DError, RecipeError, Remedy
 
 _TEXTS = {
@@ -34,7 +35,7 @@ def advise(message: str, remedy: Remedy | None) -> str:
 def describe(error: BaseException) -> list[str]:
     """Return the text of each problem of `error`, with the flag at fault and the remedy."""
     if isinstance(error, RecipeError):
-        first, *rest = (str(problem) for problem in error.problems)
+        first, *rest = (str(name_flag(problem)) for problem in error.problems)
         return [advise(first, error.remedy), *rest]
     message = str(error)
     if isinstance(error, InputError) and error.argument:

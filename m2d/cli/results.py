@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from m2d.cli.flags import name_flag_in
+
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
 
@@ -82,7 +84,7 @@ def film_document(result: FilmResult) -> dict[str, Any]:
         ],
         "timings_s": dict(result.timings_s),
         "notes": list(result.notes),
-        "warnings": list(result.warnings),
+        "warnings": [name_flag_in(warning) for warning in result.warnings],
     }
 
 

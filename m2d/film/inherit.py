@@ -21,7 +21,7 @@ from m2d.model.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolv
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.explain import explain
-from m2d.recipe.overrides import Overrides
+from m2d.recipe.overrides import COMMAND_LINE, Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
@@ -30,7 +30,6 @@ from m2d.video.provenance import Provenance, RunRecord
 
 # The puppet theatre's own settings, as in its stories; for any other model, the recipe's defaults.
 _PUPPET_SAMPLING: Mapping[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 25}
-COMMAND_LINE = Places(path="command line")
 _DESCRIBED = re.compile(r"\b(Actor[1-9][0-9]*)\s*\(([^()]+)\)")
 _SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|join|seed)(\.crossfade)?")
 
@@ -53,7 +52,7 @@ def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource
         return resolve_model(records[-1].name)
     if records:
         name = printable(records[-1].name, limit=200)
-        raise InputError(f"--model: missing; the film was made by the model {name}, give its folder")
+        raise InputError(f"missing; the film was made by the model {name}, give its folder", argument="model")
     return resolve_model(BUILTIN_PUPPET)
 
 
@@ -98,7 +97,7 @@ def inherited_recipe(
         return Recipe.model_validate(document)
     except ValidationError as error:
         problems = explain(error, model=Recipe, places=COMMAND_LINE)
-        raise RecipeError(_as_flags(problems, num_scenes=len(scenes))) from error
+        raise RecipeError(_without_numbers(problems, num_scenes=len(scenes))) from error
 
 
 def plan_on(
@@ -125,7 +124,7 @@ def plan_on(
             known_words=KNOWN_WORDS if source.is_puppet else None,
         )
     except RecipeError as error:
-        raise RecipeError(_as_flags(error.problems, num_scenes=len(recipe.scenes))) from error
+        raise RecipeError(_without_numbers(error.problems, num_scenes=len(recipe.scenes))) from error
     return replace(plan, warnings=_own_warnings(plan, keeps_lengths=film is not None and bool(film.chosen)))
 
 
@@ -181,7 +180,8 @@ def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
     """
     if out is not None:
         if out.suffix.lower() != ".mp4":
-            raise InputError(f"--out: {str(out)!r} does not end in .mp4; films are MP4 files")
+            message = f"{str(out)!r} does not end in .mp4; films are MP4 files"
+            raise InputError(message, argument="out")
         return out
     if not film.name:
         raise InputError(f"{film}: is a folder; give a video file")
@@ -203,11 +203,12 @@ def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> 
     for number, prompt in enumerate(prompts, start=1):
         unknown = unknown_actors(prompt, full)
         if unknown:
-            flag = f"--prompt {number}" if len(prompts) > 1 else "--prompt"
+            argument = f"prompt {number}" if len(prompts) > 1 else "prompt"
             known = ", ".join(full) or "nobody is"
             raise InputError(
-                f"{flag}: {unknown[0]} is not in the film's cast ({known}); describe who that is: "
-                f"{unknown[0]} (tall green body)"
+                f"{unknown[0]} is not in the film's cast ({known}); describe who that is: "
+                f"{unknown[0]} (tall green body)",
+                argument=argument,
             )
     return full
 
@@ -216,27 +217,25 @@ def _own_warnings(plan: RunPlan, *, keeps_lengths: bool) -> tuple[str, ...]:
     """Sizes and cast are the film's, and its maker was warned of them; so are lengths of re-rolled scenes."""
     own = []
     for warning in plan.warnings:
-        place, _, message = warning.removeprefix(f"{COMMAND_LINE.path}: ").partition(": ")
-        match = _SCENE_FIELD.fullmatch(place)
+        field, _, message = warning.removeprefix(f"{COMMAND_LINE.path}: ").partition(": ")
+        match = _SCENE_FIELD.fullmatch(field)
         if match is not None and not (keeps_lengths and match["name"] == "frames"):
-            own.append(f"{_flag(match, num_scenes=len(plan.recipe.scenes))}: {message}")
+            argument = _argument(match, num_scenes=len(plan.recipe.scenes))
+            own.append(f"{COMMAND_LINE.path}: {argument}: {message}")
     return tuple(own)
 
 
-def _as_flags(problems: Sequence[Problem], *, num_scenes: int) -> list[Problem]:
-    """Name fields of the scenes as the command line does: `--prompt 2` for the second one's, if any."""
-    return [_as_flag(problem, num_scenes=num_scenes) for problem in problems]
+def _without_numbers(problems: Sequence[Problem], *, num_scenes: int) -> list[Problem]:
+    """Name the arguments at fault: a scene has a number only where several prompts were given."""
+    return [
+        replace(problem, field=_argument(match, num_scenes=num_scenes))
+        if problem.path == COMMAND_LINE.path and (match := _SCENE_FIELD.fullmatch(problem.field))
+        else problem
+        for problem in problems
+    ]
 
 
-def _as_flag(problem: Problem, *, num_scenes: int) -> Problem:
-    match = _SCENE_FIELD.fullmatch(problem.field)
-    if problem.path != COMMAND_LINE.path or match is None:
-        return problem
-    return replace(problem, field=_flag(match, num_scenes=num_scenes))
-
-
-def _flag(match: re.Match[str], *, num_scenes: int) -> str:
-    # Other options are said once for all scenes.
+def _argument(match: re.Match[str], *, num_scenes: int) -> str:
+    # All arguments but the prompt are given once for all scenes.
     is_numbered = match["name"] == "prompt" and num_scenes > 1
-    number = f" {int(match['index']) + 1}" if is_numbered else ""
-    return f"--{match['name']}{number}"
+    return match.group() if is_numbered else match["name"]

@@ -1,6 +1,6 @@
-"""What the command line says instead of the recipe, and the recipe that comes of it.
+"""Values that replace fields of a recipe for one run, and the recipe with them applied.
 
-Owns which flag overrides which field, and errors in the flags' names; resolves nothing against a model.
+Owns which value replaces which field; resolves nothing against a model and knows no flags.
 """
 
 from __future__ import annotations
@@ -11,31 +11,24 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from m2d.errors import Problem, RecipeError
+from m2d.errors import RecipeError
 from m2d.recipe.explain import explain
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
 
-_FLAGS = {
-    "sampling.seed": "--seed",
-    "sampling.num_inference_steps": "--steps",
-    "sampling.speed": "--speed",
-    "backend.name": "--backend",
-    "backend.device": "--device",
-    "backend.dtype": "--dtype",
-    "backend.options": "--backend-option",
-}
+COMMAND_LINE = Places(path="command line")
+"""Places of values that stand in no file; whoever shows a problem there translates its field to a flag."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Overrides:
-    """What the command line says instead of the recipe; None leaves the recipe's.
+    """Values that replace those of the recipe; None keeps the recipe's value.
 
     Attributes:
-        out: Any path, unlike the recipe's `output`.
-        seed: The story's seed; scenes with a seed of their own keep it.
-        artifacts: Where exported graphs are; no part of a recipe, which goes to other machines.
-        backend_options: Added to the recipe's, unless another backend is named: then in their place.
+        out: Path of the film; unlike the recipe's `output`, it may name a folder.
+        seed: The story's seed; a scene with its own seed keeps it.
+        artifacts: Folder of exported graphs; not a recipe field, because recipes move between machines.
+        backend_options: Added to the recipe's options; if `backend` differs, they replace them.
     """
 
     out: Path | None = None
@@ -50,10 +43,10 @@ class Overrides:
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
-    """Return the recipe as the command line wants it; `out` is no part of a recipe.
+    """Return the recipe with the overrides applied; `out` is only checked, since it is not a recipe field.
 
     Raises:
-        RecipeError: A value that no recipe may have; the message names the flag.
+        RecipeError: An override is not a valid value of its field.
     """
     sampling = {
         "seed": overrides.seed,
@@ -64,7 +57,7 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     document = recipe.model_dump()
     document["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
     if overrides.backend not in (None, recipe.backend.name):
-        # They are another backend's.
+        # The recipe's options belong to the other backend.
         document["backend"]["options"] = {}
     document["backend"] |= {key: value for key, value in backend.items() if value is not None}
     document["backend"]["options"] = {**document["backend"]["options"], **overrides.backend_options}
@@ -72,20 +65,10 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     try:
         changed = Recipe.model_validate(document)
     except ValidationError as error:
-        found = explain(error, model=Recipe, places=Places(path="command line"))
-        problems += [_as_flag(problem) for problem in found]
+        problems += explain(error, model=Recipe, places=COMMAND_LINE)
     if overrides.out is not None and overrides.out.suffix.lower() != ".mp4":
-        problems.append(
-            _flag_problem("--out", f"{str(overrides.out)!r} does not end in .mp4; films are MP4 files")
-        )
+        message = f"{str(overrides.out)!r} does not end in .mp4; films are MP4 files"
+        problems.append(COMMAND_LINE.problem(("output",), message))
     if problems:
         raise RecipeError(problems)
     return changed
-
-
-def _as_flag(problem: Problem) -> Problem:
-    return _flag_problem(_FLAGS.get(problem.field, problem.field), problem.message)
-
-
-def _flag_problem(flag: str, message: str) -> Problem:
-    return Problem(path="command line", line=0, column=0, field=flag, message=message)

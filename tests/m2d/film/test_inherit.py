@@ -29,5 +29,5 @@ def test_footage_goes_on_with_the_small_one() -> None:
 
 
 def test_a_folder_s_film_needs_the_folder() -> None:
-    with pytest.raises(InputError, match="--model: missing; the film was made by the model mine"):
+    with pytest.raises(InputError, match="model: missing; the film was made by the model mine"):
         model_of(made_by(BUILTIN_PUPPET, "mine"), model=None)

@@ -108,17 +108,17 @@ def test_the_plan_s_recipe_gives_the_same_plan_without_overrides() -> None:
     assert again == planned
 
 
-def test_overrides_are_checked_like_fields_and_named_by_their_flags() -> None:
+def test_overrides_are_checked_like_fields_and_named_by_their_fields() -> None:
     wanted = Overrides(out=Path("x.avi"), seed=-1, num_inference_steps=0, device="gpu", dtype="half")
     found = refusals(overrides=wanted)
     assert sorted(line.split(": ")[1] for line in found) == [
-        "--device",
-        "--dtype",
-        "--out",
-        "--seed",
-        "--steps",
+        "backend.device",
+        "backend.dtype",
+        "output",
+        "sampling.num_inference_steps",
+        "sampling.seed",
     ]
-    assert "command line: --steps: must be at least 1, got 0" in found
+    assert "command line: sampling.num_inference_steps: must be at least 1, got 0" in found
 
 
 def test_wrong_sizes_are_reported_together_with_the_nearest_allowed() -> None:

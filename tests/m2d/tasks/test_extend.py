@@ -205,13 +205,13 @@ def test_somebody_new_joins_the_cast_by_being_described(studio: Studio) -> None:
 
 REFUSED = {
     "nothing asked for": ({"prompts": ()}, InputError, "--prompt: missing; give one for each new scene"),
-    "an empty prompt": ({"prompts": ("a fish", " ")}, RecipeError, "--prompt 2: is empty"),
-    "a control character": ({"prompts": ("a\x1b[31m",)}, RecipeError, r"--prompt: .* U\+001B; remove it"),
-    "a prompt too long": ({"prompts": ("fish " * 50,)}, RecipeError, "--prompt: 51 tokens .* at most 40"),
-    "an unknown actor": ({"prompts": ("Actor7 waves",)}, InputError, r"--prompt: Actor7 .* Actor7 \(tall"),
-    "frames not 4k+1": ({"frames": 10}, RecipeError, r"--frames: 10 is not 4k\+1; use 9 or 13"),
-    "no frames": ({"frames": 0}, RecipeError, "--frames: must be at least 1, got 0"),
-    "a crossfade of nothing": ({"join": {"crossfade": 0}}, RecipeError, "--join: .* from 1, got 0"),
+    "an empty prompt": ({"prompts": ("a fish", " ")}, RecipeError, r"scenes\[1\]\.prompt: is empty"),
+    "a control character": ({"prompts": ("a\x1b[31m",)}, RecipeError, r"line: prompt: .* U\+001B; remove it"),
+    "a prompt too long": ({"prompts": ("fish " * 50,)}, RecipeError, "line: prompt: 51 tokens .* at most 40"),
+    "an unknown actor": ({"prompts": ("Actor7 waves",)}, InputError, r"^prompt: Actor7 .* Actor7 \(tall"),
+    "frames not 4k+1": ({"frames": 10}, RecipeError, r"line: frames: 10 is not 4k\+1; use 9 or 13"),
+    "no frames": ({"frames": 0}, RecipeError, "line: frames: must be at least 1, got 0"),
+    "a crossfade of nothing": ({"join": {"crossfade": 0}}, RecipeError, "line: join: .* from 1, got 0"),
     "a crossfade of all": ({"join": {"crossfade": 5}}, RecipeError, "crossfade of 5 frames, .* room for 4"),
     "cuts of a film that knows its own": (
         {"cuts_s": (1.0,)},
@@ -224,16 +224,20 @@ REFUSED = {
         "knows its scenes and prompts; leave",
     ),
     "a model that is nowhere": ({"model": "nowhere"}, InputError, "'nowhere': there is no such folder"),
-    "no model": ({"model": None}, InputError, "--model: missing; the film was made by the model tiny"),
-    "an unknown device": ({"overrides": {"device": "tpu"}}, RecipeError, "--device: 'tpu' is not known"),
+    "no model": ({"model": None}, InputError, "^model: missing; the film was made by the model tiny"),
+    "an unknown device": (
+        {"overrides": {"device": "tpu"}},
+        RecipeError,
+        r"backend\.device: 'tpu' is not known",
+    ),
     "no steps": (
         {"overrides": {"num_inference_steps": 0}},
         RecipeError,
-        "--steps: must be at least 1, got 0",
+        r"sampling\.num_inference_steps: must be at least 1, got 0",
     ),
-    "its own name": ({"out": "three.mp4"}, OutputError, r"three\.mp4: exists already; .* with --force"),
+    "its own name": ({"out": "three.mp4"}, OutputError, r"three\.mp4: exists already"),
     "a folder that is missing": ({"out": "no/a.mp4"}, OutputError, "folder .*no does not exist"),
-    "no film's name": ({"out": "a.gif"}, InputError, r"--out: '.*a\.gif' does not end in \.mp4"),
+    "no film's name": ({"out": "a.gif"}, InputError, r"^out: '.*a\.gif' does not end in \.mp4"),
     "nothing to resume": ({"resume": True}, InputError, "nothing to resume: no unfinished run is there"),
     "nothing to recall": ({"resume": True, "prompts": ()}, InputError, "nothing to resume: .* give --prompt"),
 }
@@ -275,5 +279,5 @@ def test_only_what_the_new_scenes_are_to_be_warned_of_is_said(studio: Studio, th
         recipe, picky.source, ExistingFilm(scenes=film.plans), overrides=Overrides(out=studio.path("never"))
     )
     (warning,) = plan.warnings
-    assert warning.startswith("--prompt 2: ")
+    assert warning.startswith("command line: scenes[1].prompt: ")
     assert "xyzzy" in warning

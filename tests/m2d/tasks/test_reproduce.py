@@ -192,5 +192,5 @@ def test_runs_of_several_devices_need_one_to_be_chosen(studio: Studio, grown: Fi
 
 
 def test_a_value_no_recipe_may_have_is_refused(studio: Studio, grown: FilmResult) -> None:
-    with pytest.raises(RecipeError, match="--steps: must be at least 1"):
+    with pytest.raises(RecipeError, match=r"sampling\.num_inference_steps: must be at least 1"):
         studio.reproduce(grown.film, out=studio.path("never"), overrides={"num_inference_steps": 0})

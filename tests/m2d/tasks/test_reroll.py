@@ -182,9 +182,9 @@ REFUSED: dict[str, tuple[tuple[int, ...], dict[str, Any], type[InputError], str]
     "a scene twice": ((1, 1), {}, InputError, "--scene: 2, 2; name each scene once"),
     "too many prompts": ((1,), {"prompts": ("a", "b")}, InputError, "--prompt: 2 given for 1 of --scene"),
     "too few prompts": ((1, 2), {"prompts": ("a",)}, InputError, "--prompt: 1 given for 2 of --scene"),
-    "an empty prompt": ((1,), {"prompts": (" ",)}, RecipeError, "--prompt: is empty"),
-    "a negative seed": ((1,), {"seed": -1}, RecipeError, "--seed: must be at least 0, got -1"),
-    "a seed too large": ((1,), {"seed": 2**63}, RecipeError, "--seed: must be at most"),
+    "an empty prompt": ((1,), {"prompts": (" ",)}, RecipeError, "line: prompt: is empty"),
+    "a negative seed": ((1,), {"seed": -1}, RecipeError, "line: seed: must be at least 0, got -1"),
+    "a seed too large": ((1,), {"seed": 2**63}, RecipeError, "line: seed: must be at most"),
     "nothing to resume": ((1,), {"resume": True}, InputError, "nothing to resume"),
 }
 

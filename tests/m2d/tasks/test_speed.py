@@ -111,6 +111,6 @@ def test_an_interrupted_film_ends_with_the_bits_and_the_record_of_the_straight_o
 def test_a_speed_nobody_knows_is_refused_by_the_flags_name(studio: Studio) -> None:
     recipe = Recipe.model_validate({"title": "A ball", "model": studio.source.name, "scenes": ("a ball",)})
     with pytest.raises(
-        RecipeError, match="--speed: 'warp' is not known; use one of 'exact', 'balanced', 'fast'"
+        RecipeError, match=r"sampling\.speed: 'warp' is not known; use one of 'exact', 'balanced', 'fast'"
     ):
         plan_on(recipe, studio.source, None, overrides=Overrides(speed="warp"))

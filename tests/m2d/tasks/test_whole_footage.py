@@ -172,7 +172,7 @@ def test_a_crossfade_takes_the_last_frames_of_the_last_scene(
 
 def test_a_crossfade_needs_room_in_the_scene_as_the_film_shows_it(studio: Studio, travels: Path) -> None:
     """The model is given nine frames; the film shows four of the last scene."""
-    with pytest.raises(RecipeError, match=r"--join: a crossfade of 4 frames, .* room for 3"):
+    with pytest.raises(RecipeError, match=r"join: a crossfade of 4 frames, .* room for 3"):
         studio.extend(
             travels, "a dog", cuts_s=(0.5, 2.5, 4.4583), join={"crossfade": 4}, out=studio.path("never")
         )
