@@ -1,7 +1,7 @@
-"""What one CogVideoX-5B block moves, holds and multiplies at full size, against the official scheme.
+"""Bytes, memory and operations of one CogVideoX-5B block at full size, against the official scheme.
 
 Run: `python -m benchmarks.accounting`. Writes `benchmarks/results/accounting.json` and fails when a target is
-missed. Counted on the meta device: no weights, no GPU, seconds, and the same figures every time.
+missed. Counted on the meta device in seconds, without weights or GPU; the figures are the same every time.
 """
 
 # B batch, N scenes, T text tokens, V video tokens, D width, E width of the timestep embedding, R pairs.
@@ -32,7 +32,7 @@ LARGEST_FLOPS_ERROR = 0.001
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockCounts:
-    """One block: ours, by the official scheme, and stock diffusers without a mask."""
+    """The counts of one block: ours, the official scheme, and stock diffusers without a mask."""
 
     ours: Counts
     official: Counts
@@ -41,7 +41,7 @@ class BlockCounts:
 
 
 def attention_flops(case: Case) -> int:
-    """What the default mask leaves: videos see all videos; a text and its video each other."""
+    """Return the operations under the default mask: video to all videos; text and its video to each other."""
     scenes, text = case.num_scenes, case.text_tokens
     video = case.latent_frames * case.grid[0] * case.grid[1]
     pairs = (scenes * video) ** 2 + 2 * scenes * text * video + scenes * text**2
@@ -49,16 +49,16 @@ def attention_flops(case: Case) -> int:
 
 
 def block_flops(case: Case) -> int:
-    """Of a whole block: attention, and per token four square products and a feed-forward of eight squares.
+    """Return the operations of a block: attention, and 4 + 8 square products per token.
 
-    What is left out, the adaptive norms' products of one row per scene, is a millionth.
+    Four are projections, eight are the feed-forward. The adaptive norms, a millionth, are left out.
     """
     tokens = case.batch_size * case.layout.num_tokens
     return attention_flops(case) + 2 * tokens * 12 * (case.num_heads * 64) ** 2
 
 
 def count_block(case: Case = BLOCK_5B, dtype: torch.dtype = torch.bfloat16) -> BlockCounts:
-    """Count one block of a case in every way, on the meta device."""
+    """Count one block of a case in all three implementations, on the meta device."""
     layout, width = case.layout, case.num_heads * 64
     with torch.device("meta"):
         text_BTD = torch.empty(case.batch_size, layout.num_text_tokens, width, dtype=dtype)
@@ -86,7 +86,7 @@ def count_block(case: Case = BLOCK_5B, dtype: torch.dtype = torch.bfloat16) -> B
 
 
 def main() -> int:
-    """Count, write the figures and tell whether the targets are kept."""
+    """Count, write the figures and report whether the targets are met."""
     counts = count_block()
     bytes_ratio = counts.ours.moved_bytes / counts.official.moved_bytes
     peak_ratio = counts.ours.peak_bytes / counts.official.peak_bytes

@@ -1,13 +1,13 @@
-"""What low-rank adapters teach the puppet model, and what they cost it: a party hat becomes a crown.
+"""LoRA on the puppet model: what it learns and what it loses when a party hat becomes a crown.
 
 Run: `python -m benchmarks.adapter [--run runs/puppet-lora] [--stories 40]`. Trains
 `recipes/training/puppet-lora.yaml` into the run folder unless a finished training is there, writes
 `benchmarks/results/adapter.json` and fails when a target is missed.
 
-Both models make the same held-out stories from the same noise, stories in which nobody has a red body: the
-crown is red, and so its pixels can be counted. Stories whose cast wears party hats tell what was learned;
-stories without tell what it cost: the figures of `benchmarks.quality`, before and after. The reader knows no
-crown, so it judges the second kind alone.
+Both models make the same held-out stories from the same noise. No actor has a red body: the crown is red, so
+its pixels can be counted. Stories with party hats show what was learned. Stories without them show what was
+lost, by the figures of `benchmarks.quality` before and after; the attribute classifier, which knows no crown,
+scores only these.
 """
 
 # B scenes, P frames, C colours, H W pixels
@@ -50,8 +50,8 @@ RESULTS = Path(__file__).parent / "results" / "adapter.json"
 # A collection that no recipe draws from.
 STORY_SEED, NUM_SCENES = 883, 3
 MOST_STEPS, MOST_LOST, LEAST_CROWNED = 300, 0.03, 0.9
-# In RGB. A crown that has passed through the codec keeps at least 10 such pixels a frame; no scene without
-# crowns and red bodies has one.
+# In RGB. A crown that has passed through the VAE keeps at least 10 such pixels a frame; scenes without crowns
+# and red bodies have none.
 NEAR, FEWEST_PIXELS = 0.15, 5.0
 
 
@@ -66,7 +66,7 @@ class Stories:
 def held_out_stories(count: int) -> Stories:
     """Return `count` stories in which every actor wears a party hat, and as many in which none does.
 
-    Nobody in them has a red body.
+    No actor in them has a red body.
     """
     crowned: list[Story] = []
     others: list[Story] = []
@@ -121,7 +121,7 @@ def measure(
 
 
 def rendered_shares(stories: Stories, source: ModelSource) -> dict[str, float]:
-    """The shares that the world's own drawings have: what the measure can show at most, and at least."""
+    """Return the shares for drawn scenes: the highest and lowest values that the measure can give."""
     from m2d.puppet.render import render_clips
 
     size, wardrobe = default_scene(source), wardrobe_with({"party hat": "crown"})
@@ -140,7 +140,7 @@ def rendered_shares(stories: Stories, source: ModelSource) -> dict[str, float]:
 
 
 def checks(before: dict[str, Any], after: dict[str, Any], *, steps: int) -> list[dict[str, Any]]:
-    """Compare with what is required."""
+    """Compare the figures with their targets."""
     lost = {
         name: round(
             value - before["figures"][name]
@@ -169,7 +169,7 @@ def checks(before: dict[str, Any], after: dict[str, Any], *, steps: int) -> list
 
 
 def trained(run: Path, reporter: Reporter) -> ModelSource:
-    """Train the recipe into the run folder, or go on, or take what is finished there."""
+    """Return the trained model: train the recipe, resume its training, or use the finished one."""
     model = run / "model"
     if not model.is_dir():
         resume = "latest" if (run / "checkpoints").is_dir() else None
@@ -188,7 +188,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Train, measure, write the figures and tell whether all targets are met."""
+    """Train, measure, write the figures and report whether all targets are met."""
     given = _parse()
     reporter = make_reporter()
     sampling = Sampling(num_inference_steps=25, guidance_scale=2.0, scheduler="ddim", device="cpu")

@@ -1,4 +1,4 @@
-"""Small videos, sound and broken in many ways, for tests and for `benchmarks.rejects`."""
+"""Small videos, valid and broken in many ways, for tests and for `benchmarks.rejects`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ KINDS: dict[str, Callable[[Path, int], None]] = {
 
 
 def break_videos(videos: list[Path], *, count: int) -> dict[Path, str]:
-    """Replace `count` of `videos`, spread evenly, by broken ones of all kinds; return which is what."""
+    """Replace `count` of `videos`, spread evenly, by broken ones of all kinds; return the kind of each."""
     step = len(videos) / count
     chosen = [videos[int(number * step)] for number in range(count)]
     kinds = list(KINDS)

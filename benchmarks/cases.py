@@ -1,6 +1,6 @@
-"""What is timed and counted: sizes of models and stories, random weights and fresh random inputs.
+"""The cases that are timed and counted: sizes of models and stories, random weights and random inputs.
 
-Owns the numbers of every case; does not run anything.
+Owns the numbers of every case; runs nothing.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent size, L text tokens, D width.
@@ -22,19 +22,19 @@ PATCH = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One size.
+    """The sizes of a model and a story.
 
     Attributes:
         num_heads: Heads of 64 channels.
         num_layers: Blocks.
         num_scenes: Scenes of equal length.
-        text_tokens: Of one scene.
-        latent_frames: Of one scene.
+        text_tokens: Text tokens of one scene.
+        latent_frames: Latent frames of one scene.
         grid: Tokens of a frame as (rows, columns).
-        batch_size: 2 is guidance in one batch.
+        batch_size: 2 for guidance in one batch.
         text_width: Width of the prompts' embeddings.
         time_width: Width of the timestep embedding.
-        channels: Of the latents.
+        channels: Latent channels.
     """
 
     num_heads: int
@@ -50,11 +50,11 @@ class Case:
 
     @property
     def layout(self) -> SceneLayout:
-        """The story, with the default mask."""
+        """Return the story's layout with the default mask."""
         return self.layout_with("mask2dit")
 
     def layout_with(self, mask: str) -> SceneLayout:
-        """The story with another mask."""
+        """Return the story's layout with another mask."""
         return SceneLayout.build(
             mask,
             text_tokens=[self.text_tokens] * self.num_scenes,
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Scenes, tokens and layers in short."""
+        """Return a short label: scenes, tokens and layers."""
         video = self.latent_frames * self.grid[0] * self.grid[1]
         return f"{self.num_scenes}x({self.text_tokens}+{video}) tokens, {self.num_layers} layers"
 
@@ -72,7 +72,7 @@ class Case:
 TINY = Case(num_heads=4, num_layers=8, text_tokens=8, latent_frames=3, grid=(8, 8))
 TINY_LONG = Case(num_heads=4, num_layers=2, text_tokens=16, latent_frames=4, grid=(16, 16))
 MID = Case(num_heads=4, num_layers=8, text_tokens=16, latent_frames=4, grid=(16, 16))
-# Of a single block the last block's savings are a part: text rows reach no output. Four dilute them.
+# The last block saves work, because its text rows reach no output. With four blocks that weighs less.
 BLOCK_5B = Case(
     num_heads=48,
     num_layers=1,
@@ -100,11 +100,11 @@ CASES: Mapping[str, Case] = {
 }
 
 SHARPNESS = 4.0
-"""What random queries are multiplied with, so that a wrong mask shows in the results."""
+"""Factor for random queries, so that a wrong mask shows in the results."""
 
 
 class Inputs(NamedTuple):
-    """What a transformer is called with."""
+    """The arguments of a transformer call."""
 
     latents_BFCHW: Tensor
     prompt_embeds_BLD: Tensor
@@ -131,10 +131,10 @@ def make_transformer(
             patch_size=PATCH,
             max_text_seq_length=case.text_tokens,
             use_rotary_positional_embeddings=True,
-            # As CogVideoX-5B has it.
+            # As in CogVideoX-5B.
             attention_bias=True,
         )
-    # Random queries look at all of many keys alike, whatever the mask: sharpened, each looks at a few.
+    # Random queries attend to all keys about equally under any mask; scaled up, each attends to a few.
     for name, weight in model.named_parameters():
         if name.endswith("norm_q.weight"):
             weight.data.mul_(SHARPNESS)
@@ -150,7 +150,7 @@ def make_inputs(
     target: int | None = None,
     seed: int = 0,
 ) -> Inputs:
-    """Draw inputs; with a target, the other scenes have timestep 0. Never zeros: those run faster."""
+    """Draw inputs; with a target, the other scenes have timestep 0. Never zeros, which run faster."""
     stream = torch.Generator(device="cpu").manual_seed(seed)
     batch, scenes = case.batch_size, case.num_scenes
     shape = (batch, scenes * case.latent_frames, case.channels, case.grid[0] * PATCH, case.grid[1] * PATCH)

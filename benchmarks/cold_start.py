@@ -1,12 +1,12 @@
-"""What an exported graph is worth to somebody who makes one film: whole processes, from start to exit.
+"""Time of `m2d generate` with an exported graph against eager: whole processes, from start to exit.
 
 Run: `python -m benchmarks.cold_start [STORY] [--pairs 9] [--backend aot ...]`. Exports what the backends
-need, then runs `m2d generate` with each and with eager in turn, and fails when the best one takes more than
-0.75 of eager's time. Writes `benchmarks/results/cold_start.json`.
+need, then runs `m2d generate` with each and with eager in turn, and fails if the fastest takes more than 0.75
+of the time of eager. Writes `benchmarks/results/cold_start.json`.
 
 Cold means a new process that loads everything; the file system's cache is as earlier runs left it. All runs
 get the first two CPU cores this process may use. A round is eager, every backend, eager: the ratio is a
-backend's time over the mean of the two, the noise that of the two against each other.
+backend's time over the mean of the two eager times, the noise the ratio of the two.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(backends: Sequence[str], story: Path, folder: Path, *, num_pairs: in
 
 
 def compare(runs: Mapping[str, Sequence[Run]], backend: str) -> Comparison:
-    """A backend's wall times against eager's of the same rounds."""
+    """Compare a backend's wall times with those of eager in the same rounds."""
     eager = [run.wall_s for run in runs[EAGER]]
     befores, afters = eager[::2], eager[1::2]
     ours = [run.wall_s for run in runs[backend]]
@@ -75,13 +75,13 @@ def compare(runs: Mapping[str, Sequence[Run]], backend: str) -> Comparison:
 
 
 def stages_of(film: Path) -> dict[str, float]:
-    """Seconds of every stage, as the run itself took them; the rest of the wall time is imports."""
+    """Return the seconds of every stage from the run's record; the rest of the wall time is imports."""
     document = json.loads((film.with_suffix(".m2d") / "run.json").read_bytes())
     return {name: float(seconds) for name, seconds in document["timings_s"].items()}
 
 
 def largest_difference(film: Path, other: Path) -> int:
-    """Levels by which any pixel of two films differs, as they are shown: H.264 may spread what differs."""
+    """Return the largest difference of a pixel of two decoded films, in levels; H.264 may enlarge it."""
     ours, theirs = (read_film(path).frames_PHWC.astype(np.int16) for path in (film, other))
     if ours.shape != theirs.shape:
         raise RuntimeError(f"{film.name} has frames {ours.shape}, {other.name} {theirs.shape}")
@@ -91,7 +91,7 @@ def largest_difference(film: Path, other: Path) -> int:
 def report_of(
     runs: Mapping[str, Sequence[Run]], backends: Sequence[str], folder: Path, *, story: Path
 ) -> dict[str, Any]:
-    """All figures, and whether the best backend keeps the limit."""
+    """Return all figures, and whether the fastest backend meets the limit."""
     rows = {}
     for backend in backends:
         result = compare(runs, backend)
@@ -140,7 +140,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Measure, write the figures and tell whether the limit is kept."""
+    """Measure, write the figures and report whether the limit is met."""
     arguments = parse()
     backends, story = tuple(arguments.backend or BACKENDS), arguments.story
     cores = use_cores(NUM_CORES)

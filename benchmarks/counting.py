@@ -1,7 +1,7 @@
-"""Counts what a computation moves, holds and multiplies, by watching its operations; nothing is run for it.
+"""Counts the bytes, memory and operations of a computation by observing its operations.
 
-Owns what an operation is charged: every operation that is no view reads its tensors and writes its results.
-On the meta device a model of any size is counted in seconds and the figures are the same every time.
+Owns the cost of an operation: every operation that is no view reads its tensors and writes its results. On
+the meta device a model of any size is counted in seconds, with the same figures every time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# They allocate and touch nothing.
+# They allocate memory but read and write none.
 _FREE = {
     "aten::empty",
     "aten::empty_like",
@@ -25,19 +25,19 @@ _FREE = {
     "aten::empty_strided",
     "aten::_unsafe_view",
 }
-# They make a contiguous copy of an input that is not, where no mode sees it.
+# They copy an input that is not contiguous, unseen by dispatch modes.
 _COPY_FIRST = {"aten::native_layer_norm"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What a computation costs.
+    """The costs of a computation.
 
     Attributes:
-        moved_bytes: Read and written by operations that are no views.
-        peak_bytes: Largest memory held at one time, above what was held before.
-        attention_flops: Of attention's two products; a multiplication and an addition are two.
-        matmul_flops: Of all other products.
+        moved_bytes: Bytes read and written by operations that are no views.
+        peak_bytes: Peak memory above the memory held before.
+        attention_flops: Operations of attention's two products; a multiply-add counts as two.
+        matmul_flops: Operations of all other products.
         moved_by: Bytes by operation, most first.
     """
 
@@ -49,7 +49,7 @@ class Counts:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
-    """Sees every operation; storages are counted while anything holds them."""
+    """Observes every operation; a storage counts as long as a tensor holds it."""
 
     def __init__(self, held: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch
@@ -76,7 +76,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
     @staticmethod
     def _overwritten(func: Any, args: tuple[Any, ...]) -> int:
-        """`copy_` does not read what it writes over."""
+        """Return the tensor that `copy_` overwrites without reading it."""
         return _size(args[0]) if func._schema.name in ("aten::copy_", "aten::fill_", "aten::zero_") else 0
 
     def _count_products(self, name: str, read: Sequence[Tensor], written: Sequence[Tensor]) -> None:
@@ -104,7 +104,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Makes attention one operation, as fused kernels have it; the meta device would take it apart."""
+    """Counts attention as one operation, like a fused kernel; the meta device would split it."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -120,8 +120,8 @@ def count(run: Callable[[], object], *, held: Sequence[Tensor] = ()) -> Counts:
     """Count one call.
 
     Args:
-        run: On the meta device, or on any; its result is dropped.
-        held: Weights and inputs: they are there before and are no part of the peak.
+        run: The computation, on the meta device or another; its result is dropped.
+        held: Weights and inputs, which exist before the call and are not part of the peak.
     """
     counter = _Counter(held)
     with torch.no_grad(), counter, _FusedAttention():

@@ -1,7 +1,7 @@
-"""What one CogVideoX-5B block has to reach on a card, and whether it did: figures made of several trials.
+"""Targets for one CogVideoX-5B block on a GPU, and whether they are met.
 
-Owns the targets that the README shows, and how each figure follows from the rows of `benchmarks.speed`;
-times nothing. A figure whose rows are not there has no value: it was not run.
+Owns the targets, and how each figure follows from several rows of `benchmarks.speed`; times nothing. A figure
+without its rows has no value: it was not run.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 Rows = Mapping[str, Mapping[str, Any]]
 
-# Both compute one whole block, every row of it, and are held against the official scheme.
+# Both compute one whole block, with all rows, and are compared with the official scheme.
 BLOCKS = ("block-eager", "block-compiled")
-# Models of one block, with its embedding and output layers: they stand in where no block was run alone.
+# Models of one block with embedding and output layers, used if no block was run alone.
 MODELS = ("model-eager", "model-compiled")
 
 
@@ -23,9 +23,9 @@ class Goal:
     """A figure and its limit.
 
     Attributes:
-        name: Of the figure in the results.
-        what: In words.
-        bound: On which side of the target it has to be.
+        name: Name of the figure in the results.
+        what: The figure in words.
+        bound: The required side of the target.
         target: The limit, as a ratio.
     """
 
@@ -35,7 +35,7 @@ class Goal:
     target: float
 
     def holds(self, value: float) -> bool:
-        """Whether a value is on the right side."""
+        """Return whether a value meets the target."""
         return value <= self.target if self.bound == "at most" else value >= self.target
 
 
@@ -76,12 +76,12 @@ GOALS = (
 def checked(
     rows: Sequence[Mapping[str, Any]], *, flops: int, matmul_flop_per_s: float
 ) -> list[dict[str, Any]]:
-    """Return every goal with its value and whether it is kept; both None where it was not run.
+    """Return every goal with its value and whether it is met; both None if it was not run.
 
     Args:
-        rows: Of all trials, as `benchmarks.speed` writes them; failed ones are left out of account.
-        flops: Of one block.
-        matmul_flop_per_s: What the card reached in the same run.
+        rows: Rows of all trials, as `benchmarks.speed` writes them; failed trials are ignored.
+        flops: Operations of one block.
+        matmul_flop_per_s: Rate of a large product on the GPU in the same run.
     """
     measured = {row["key"]: row for row in rows if row["error"] is None}
     best = fastest_block(measured)
@@ -112,17 +112,17 @@ def checked(
 
 
 def fastest_block(measured: Rows) -> str | None:
-    """The faster of ours, by its ratio to the official scheme; only a result that is equal counts."""
+    """Return our fastest block by its ratio to the official scheme, among those with equal results."""
     equal = [key for key, row in measured.items() if row["is_equal"]]
     ours = [key for key in BLOCKS if key in equal] or [key for key in MODELS if key in equal]
     return min(ours, key=lambda key: measured[key]["ratios"]["median"], default=None)
 
 
 def block_seconds(measured: Rows) -> list[float]:
-    """Times of ours alone: of the blocks that were run, equal to the official scheme's.
+    """Return the times of our blocks whose results equal those of the official scheme.
 
     Raises:
-        KeyError: None was.
+        KeyError: No such block was run.
     """
     seconds = [measured[key]["seconds"][0] for key in BLOCKS if key in measured and measured[key]["is_equal"]]
     if not seconds:

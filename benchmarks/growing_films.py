@@ -1,6 +1,6 @@
-"""Held-out stories as films that grow: made, extended and re-rolled by the tasks behind the commands.
+"""Makes, extends and re-rolls films of held-out stories, by the tasks behind the commands.
 
-Owns how a story's prompts and recipe are written; what is measured of the films is `benchmarks.growth`'s.
+Owns the prompts and recipe of a story; `benchmarks.growth` measures the films.
 """
 
 # N scenes, P frames, C channels, H height, W width.
@@ -29,14 +29,14 @@ from m2d.tasks import extend, generate, reroll
 from m2d.video.run_folder import read_run
 
 STORY_SEED = 881
-"""Of the collection that the stories come from, and of their sampling: nothing was trained on it."""
+"""Seed of the collection of stories, which no training uses, and of their sampling."""
 NUM_JOINT = 3
-"""Scenes that are generated together, before anything is added."""
+"""Scenes that are generated jointly, before any are appended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Films:
-    """Where and how films are made."""
+    """The folder and settings with which films are made."""
 
     folder: Path
     source: ModelSource
@@ -45,7 +45,7 @@ class Films:
     guidance: float
 
     def generate(self, story: Story, *, num_scenes: int, name: str) -> FilmResult:
-        """Make the first scenes of a story."""
+        """Generate the first scenes of a story."""
         plan = plan_on(
             recipe_of(story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance),
             self.source,
@@ -55,7 +55,7 @@ class Films:
         return generate.run(plan, get_backend(plan.backend), reporter=SilentReporter())
 
     def extend(self, film: Path, *prompts: str, reporter: Reporter | None = None) -> FilmResult:
-        """Append scenes, in place."""
+        """Append scenes to a film, in place."""
         return extend.run(
             extend.Extension(film=film, prompts=prompts, model=self.source.name),
             find_backend=get_backend,
@@ -65,7 +65,7 @@ class Films:
         )
 
     def reroll(self, film: Path, scene: int) -> FilmResult:
-        """Make one scene anew, beside the film."""
+        """Regenerate one scene, in a new film beside the old one."""
         return reroll.run(
             reroll.Reroll(film=film, scenes=(scene,), model=self.source.name),
             find_backend=get_backend,
@@ -76,7 +76,7 @@ class Films:
 
 
 def prompt_of(story: Story, number: int) -> str:
-    """The prompt of a scene as a recipe with cast and setting has it."""
+    """Return the prompt of a scene for a recipe with cast and setting."""
     actions = story.scenes[number].actions
     said = [
         f"{ACTORS[actor]} {ACTIONS[action]}." for actor, action in enumerate(actions) if action is not None
@@ -85,7 +85,7 @@ def prompt_of(story: Story, number: int) -> str:
 
 
 def recipe_of(story: Story, source: ModelSource, *, scenes: range, steps: int, guidance: float) -> Recipe:
-    """The story's recipe, some scenes of it."""
+    """Return the recipe of some scenes of a story."""
     return Recipe.model_validate(
         {
             "title": "Held-out story",
@@ -99,6 +99,6 @@ def recipe_of(story: Story, source: ModelSource, *, scenes: range, steps: int, g
 
 
 def frames_of(film: Path, codec: AutoencoderKLCogVideoX) -> Tensor:
-    """The scenes of a film as the model made them; frames_NPCHW in 0..1."""
+    """Decode the latents of a film's scenes; frames_NPCHW in 0..1."""
     scenes = [decode_scene(codec, torch.from_numpy(latents)) for latents in read_run(film).latents_FCHW]
     return torch.stack([(from_pixels(frames_PHWC) + 1) / 2 for frames_PHWC in scenes])

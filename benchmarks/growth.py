@@ -1,19 +1,19 @@
-"""How well puppet films grow: long chains of extensions, re-rolled scenes, and the time an added scene takes.
+"""Quality of growing puppet films: chains of extensions, re-rolled scenes, and the time of an added scene.
 
 Run: `python -m benchmarks.growth [--model builtin:puppet|FOLDER] [--stories 20]`. Writes
 `benchmarks/results/growth.json` and fails when a target is missed.
 
 Every film is made by the tasks behind `m2d generate`, `m2d extend` and `m2d reroll`, in a temporary folder:
 - chain: held-out stories of eleven scenes. Three are generated, then eight appended one by one, each from the
-  two before it. The reader tells what the last scene shows, and how far unprompted properties of scene 11 are
-  from those of scene 1, where 1 is how far they are from scene 1 of other stories.
-- background: pixels that no actor of scene 1 or scene 11 ever covers; how far these differ, in levels of 255,
-  between the two scenes (`pixels`: pixel by pixel; `colours`: histograms, blind to what moved).
-- re-roll: the middle scene of held-out stories made anew. Others must keep their frames to the bit;
-  unprompted properties of the new scene are compared with its neighbours', where 1 is as far as in joint
-  generation.
-- time: twelve scenes appended to a film in one run, each scene's denoising and decoding against the first's;
-  and by a command each, `m2d extend` from its start to its end, with all that it loads, reads and writes.
+  two before it. The attribute classifier reads what the last scene shows, and how far its unprompted
+  properties are from those of scene 1, where 1 is their distance from scene 1 of other stories.
+- background: the difference of scenes 1 and 11, in levels of 255, at pixels that no actor of either covers
+  (`pixels`: pixel by pixel; `colours`: of histograms, which ignore motion).
+- re-roll: the middle scene of held-out stories regenerated. The other scenes must keep their frames bit for
+  bit. Unprompted properties of the new scene are compared with those of its neighbours, where 1 is the
+  distance in joint generation.
+- time: twelve scenes appended to a film in one run, with the denoising and decoding of each against the
+  first; and twelve `m2d extend` commands of one scene, from start to exit.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ REROLL_TARGET, TIME_TARGET = 1.10, 1.10
 def measure_chain(
     films: Films, stories: Sequence[Story], reader: AttributeClassifier, clock: Clock
 ) -> dict[str, Any]:
-    """Extend every story to eleven scenes, and compare the last with what was asked and with the first."""
+    """Extend every story to eleven scenes, and compare the last scene with its prompt and with the first."""
     first, last, jumps, pixels = [], [], [], []
     with clock.stage("chain", total=len(stories)) as progress:
         for number, story in enumerate(stories):
@@ -93,7 +93,7 @@ def measure_chain(
 
 
 def drift(first: Reading, last: Reading) -> dict[str, float]:
-    """Unprompted differences of scene 11 from scene 1, as a share of those from other stories' scene 1."""
+    """Return unprompted differences of scenes 11 and 1, as a share of those from scene 1 of other stories."""
     ours_SV = (last.numbers - first.numbers).abs().double()
     num_stories = len(ours_SV)
     others_SSV = (last.numbers[:, None] - first.numbers[None]).abs().double()
@@ -106,10 +106,10 @@ def drift(first: Reading, last: Reading) -> dict[str, float]:
 
 
 def background(story: Story, first_PCHW: Tensor, last_PCHW: Tensor) -> dict[str, float]:
-    """How far the pixels that no actor covers differ between two scenes, in levels of 255."""
+    """Return the difference of two scenes at pixels that no actor covers, in levels of 255."""
     scene_shape = {"num_frames": len(first_PCHW), "height": first_PCHW.shape[2], "width": first_PCHW.shape[3]}
     batch = render_batch([Clip(story, story.scenes[0]), Clip(story, story.scenes[-1])], **scene_shape)
-    # An actor stands on either half, wherever the model puts it: two pixels around what the world draws.
+    # Each actor stays on its half but the model may place it differently: add two pixels around the drawing.
     covered_HW = (
         torch.nn.functional.max_pool2d(batch.actors_BP1HW.amax((0, 1)), 5, stride=1, padding=2)[0] > 0
     )
@@ -124,16 +124,18 @@ def background(story: Story, first_PCHW: Tensor, last_PCHW: Tensor) -> dict[str,
 def measure_rerolls(
     films: Films, stories: Sequence[Story], reader: AttributeClassifier, clock: Clock
 ) -> dict[str, Any]:
-    """Make the middle scene of every story anew."""
+    """Regenerate the middle scene of every story."""
     before, after, is_kept = [], [], []
     with clock.stage("re-roll", total=len(stories)) as progress:
         for number, story in enumerate(stories):
             made = films.generate(story, num_scenes=NUM_JOINT, name=f"reroll-{number}")
-            anew = films.reroll(made.film, 1)
-            digests = [[scene.frames_sha256 for scene in each.provenance.scenes] for each in (made, anew)]
+            rerolled_film = films.reroll(made.film, 1)
+            digests = [
+                [scene.frames_sha256 for scene in each.provenance.scenes] for each in (made, rerolled_film)
+            ]
             is_kept.append(digests[0][::2] == digests[1][::2] and digests[0][1] != digests[1][1])
             before.append(frames_of(made.film, films.codec))
-            after.append(frames_of(anew.film, films.codec))
+            after.append(frames_of(rerolled_film.film, films.codec))
             progress.advance()
     joint, rerolled = (middle_gaps(read_films(reader, torch.cat(group))) for group in (before, after))
     return {
@@ -146,7 +148,7 @@ def measure_rerolls(
 
 
 def middle_gaps(reading: Reading) -> Tally:
-    """Differences of unprompted numbers between the middle scene of every story and its two neighbours."""
+    """Tally unprompted differences between the middle scene of every story and its two neighbours."""
     numbers_SNV = reading.numbers.double().reshape(-1, NUM_JOINT, reading.numbers.shape[-1])
     gaps_SX = (numbers_SNV[:, [0, 2]] - numbers_SNV[:, [1]]).abs().flatten(1)
     counts_S = torch.full((len(gaps_SX),), gaps_SX.shape[1], dtype=torch.float64)
@@ -154,7 +156,7 @@ def middle_gaps(reading: Reading) -> Tally:
 
 
 def checks_of(report: Mapping[str, Any]) -> list[Check]:
-    """The figures that have a target."""
+    """Return the figures that have a target."""
     chain, rerolls, times = report["chain"], report["reroll"], report["time"]
     return [
         *(
@@ -193,16 +195,16 @@ def checks_of(report: Mapping[str, Any]) -> list[Check]:
 
 
 def measure(films: Films, *, num_stories: int, num_rerolls: int, clock: Clock) -> dict[str, Any]:
-    """Measure everything; the content of the results file.
+    """Measure everything and return the content of the results file.
 
     Args:
-        films: How films are made.
-        num_stories: Whose chains are measured.
-        num_rerolls: Stories of which a scene is made anew: their difference is small, and takes more of them.
+        films: Makes the films.
+        num_stories: Stories whose chains are measured.
+        num_rerolls: Stories with a re-rolled scene: more, because their difference is small.
         clock: Times the stages.
 
     Raises:
-        CheckpointError: The model's reader cannot be loaded.
+        CheckpointError: The attribute classifier cannot be loaded.
     """
     scene = default_scene(films.source)
     reader = load_classifier(
@@ -230,30 +232,32 @@ def measure(films: Films, *, num_stories: int, num_rerolls: int, clock: Clock) -
 
 
 def with_times(report: Mapping[str, Any], films: Films, clock: Clock) -> dict[str, Any]:
-    """Measure the times again, on a machine that does nothing else, and keep all other figures.
+    """Measure the times again, on an idle machine, and keep all other figures.
 
     Raises:
-        CheckpointError: The figures are another model's.
+        CheckpointError: The figures belong to another model.
     """
     if report["model"]["digest"] != films.source.digest:
-        raise CheckpointError(f"the figures are those of another model: {report['model']['digest']}")
+        raise CheckpointError(f"the figures belong to another model: {report['model']['digest']}")
     story = sample_story(seed=STORY_SEED, index=0, num_scenes=NUM_JOINT + NUM_ADDED)
     changed = {**report, "time": measure_time(films, story, clock)}
     return {**changed, **check_report(checks_of(changed))}
 
 
 def main() -> int:
-    """Measure, write the figures and tell whether all targets are met."""
+    """Measure, write the figures and report whether all targets are met."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=BUILTIN_PUPPET, help="model folder, or builtin:puppet")
     parser.add_argument("--stories", type=int, default=20)
-    parser.add_argument("--rerolls", type=int, default=60, help="stories of which a scene is made anew")
+    parser.add_argument("--rerolls", type=int, default=60, help="stories with a re-rolled scene")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--time-only", action="store_true", help="measure the times in OUT anew, and no more")
+    parser.add_argument(
+        "--time-only", action="store_true", help="measure only the times again, and update OUT"
+    )
     given = parser.parse_args()
     try:
         source = resolve_model(given.model)

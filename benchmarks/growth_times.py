@@ -1,4 +1,4 @@
-"""The time that one more scene of a film takes: twelve in one run, and by a command each."""
+"""The time of one more scene of a film: twelve in one run, and twelve commands of one scene."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NUM_TIMED = 12
 
 
 class Stopwatch(SilentReporter):
-    """Notes when every unit of the stages was done."""
+    """Records when every unit of the stages ended."""
 
     def __init__(self) -> None:
         self.moments_s: dict[str, list[float]] = {}
 
     @contextmanager
     def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Note the beginning, then every unit."""
+        """Record the start of the stage, then the end of every unit."""
         del total
         moments_s = self.moments_s.setdefault(name, [])
         moments_s.append(time.perf_counter())
@@ -40,21 +40,21 @@ class Stopwatch(SilentReporter):
         yield Units()
 
     def unit_seconds(self, name: str) -> list[float]:
-        """How long each unit of a stage took."""
+        """Return the seconds of each unit of a stage."""
         return [after - before for before, after in itertools.pairwise(self.moments_s[name])]
 
 
 def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
-    """Append twelve scenes to a film: in one run, and by one command each."""
+    """Append twelve scenes to a film: in one run, and by twelve commands."""
     prompts = [prompt_of(story, number % len(story.scenes)) for number in range(NUM_TIMED)]
-    # What the first run imports and allocates is not a scene's cost.
+    # The imports and allocations of the first run are not the cost of a scene.
     films.extend(films.generate(story, num_scenes=NUM_JOINT, name="warm-up").film, prompts[0])
     with clock.stage("time, one run"):
         film = films.generate(story, num_scenes=NUM_JOINT, name="at-once").film
         watch = Stopwatch()
         films.extend(film, *prompts, reporter=watch)
         steps = watch.unit_seconds("denoise")
-        # Of the scenes before, those that a new one joins are decoded, too.
+        # An earlier scene that a new one follows is decoded, too.
         decoded = watch.unit_seconds("decode")[-NUM_TIMED:]
         at_once = [
             sum(steps[number * films.steps : (number + 1) * films.steps]) + decoded[number]
@@ -62,7 +62,7 @@ def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
         ]
     with clock.stage("time, a command each", total=NUM_TIMED) as progress:
         film = films.generate(story, num_scenes=NUM_JOINT, name="one-by-one").film
-        # What the system has to read from disk once is not a scene's cost.
+        # Files that the system reads from disk once are not the cost of a scene.
         run_command(films.generate(story, num_scenes=NUM_JOINT, name="warm-command").film, prompts[0], films)
         each = []
         for prompt in prompts:
@@ -75,7 +75,7 @@ def measure_time(films: Films, story: Story, clock: Clock) -> dict[str, Any]:
 
 
 def run_command(film: Path, prompt: str, films: Films) -> float:
-    """Append a scene in place with `m2d extend`, a process of its own; return the seconds it took.
+    """Append a scene in place with `m2d extend` in a new process, and return the seconds it took.
 
     Raises:
         RuntimeError: The command failed.
@@ -95,7 +95,7 @@ def run_command(film: Path, prompt: str, films: Films) -> float:
 
 
 def _growth(seconds: Sequence[float]) -> float:
-    """The last quarter's median over the first quarter's."""
+    """Return the median of the last quarter over that of the first."""
     quarter = len(seconds) // 4
     return round(statistics.median(seconds[-quarter:]) / statistics.median(seconds[:quarter]), 4)
 

@@ -1,6 +1,6 @@
-"""What a benchmark ran on: versions, processor, the rates it reaches then, the kernel that really ran.
+"""The machine of a benchmark: versions, processor, measured rates, attention kernels.
 
-Owns no timing of models. Names no host and no user.
+Does not time models, and records no host or user name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COPY_BYTES = {"cpu": 2**26, "cuda": 2**32}
 
 
 def describe_machine(device: str) -> dict[str, object]:
-    """Processor or card, threads and versions."""
+    """Return processor or GPU, threads and versions."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -46,11 +46,11 @@ def describe_machine(device: str) -> dict[str, object]:
 
 
 def roofline(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Measure what the machine reaches at this moment: a cube-shaped product, and a copy."""
+    """Measure the current rates of the machine for a large square product and a copy."""
     kind = device.split(":")[0]
     side = _CUBE[kind]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    # Several in a row: a card is started and awaited once for all.
+    # Several in a row, with one start and one synchronization of the GPU.
     num_products = 1 if kind == "cpu" else 20
 
     def multiply() -> None:
@@ -69,7 +69,7 @@ def roofline(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 def attention_kernels(run: Callable[[], object], device: str) -> list[str]:
-    """The attention operations and device kernels that a call really ran; why, where no profiler runs."""
+    """Return the attention operations and kernels that a call ran, or why the profiler cannot show them."""
     activities = [ProfilerActivity.CPU]
     if device.startswith("cuda"):
         activities.append(ProfilerActivity.CUDA)

@@ -1,9 +1,9 @@
-"""How far the plan's unmasked attention is from attention with a dense mask, for every mask, in float32.
+"""Error of the plan's unmasked attention against attention with a dense mask, for every mask, in float32.
 
 Run: `python -m benchmarks.masks`. Writes `benchmarks/results/masks.json` and fails above the tolerance.
 
-The plan is executed by the model's own `SceneAttnProcessor`; the oracle is diffusers' CogVideoX processor
-given the dense mask. Values and outputs pass unprojected, so that no projection makes errors look small.
+The model's own `SceneAttnProcessor` executes the plan; the oracle is diffusers' CogVideoX processor with the
+dense mask. Values and outputs are not projected, because projections would make errors look small.
 """
 
 # B batch, L tokens, T text tokens, V video tokens, D width, K head dim, R = K/2.
@@ -36,7 +36,7 @@ BATCH, HEADS, HEAD_DIM = 2, 2, 32
 
 
 class Comparison(NamedTuple):
-    """Largest absolute error with all queries and with the targets' alone; largest absolute output."""
+    """Largest absolute errors, with all queries and with target queries, and largest absolute output."""
 
     error: float
     error_targets: float
@@ -45,10 +45,10 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskFigures:
-    """What was measured for one mask.
+    """The figures of one mask.
 
     Attributes:
-        max_abs_error: Over all outputs of all layouts, all tokens as queries.
+        max_abs_error: Largest error of all outputs of all layouts, with all tokens as queries.
         max_abs_error_targets: The same with some scenes' video tokens as the only queries (the last block).
         max_abs_output: The oracle's largest output, for scale.
         most_tokens: Tokens of the longest layout.
@@ -72,7 +72,7 @@ def random_layout(mask: str, draw: random.Random) -> SceneLayout:
 
 
 def make_attention() -> Attention:
-    """Make a CogVideoX attention whose values and outputs pass unprojected."""
+    """Make a CogVideoX attention without projections of values and outputs."""
     width = HEADS * HEAD_DIM
     attention = Attention(
         query_dim=width,
@@ -127,7 +127,7 @@ def compare(layout: SceneLayout, *, targets: tuple[int, ...], generator: torch.G
 def measure(mask: str, *, num_layouts: int, seed: int = SEED) -> MaskFigures:
     """Compare plan and oracle on random layouts of one mask."""
     draw = random.Random(f"{seed} {mask}")
-    torch.manual_seed(seed)  # the attention's own weights: modules take no generator
+    torch.manual_seed(seed)  # seeds the attention's own weights, because modules take no generator
     generator = torch.Generator().manual_seed(seed)
     layouts = [random_layout(mask, draw) for _ in range(num_layouts)]
     compared = []
@@ -143,7 +143,7 @@ def measure(mask: str, *, num_layouts: int, seed: int = SEED) -> MaskFigures:
 
 
 def main() -> int:
-    """Measure every mask, write the figures, and tell whether all are within the tolerance."""
+    """Measure every mask, write the figures, and report whether all are within the tolerance."""
     figures = {mask: measure(mask, num_layouts=NUM_LAYOUTS) for mask in MEASURED_MASKS}
     worst = max(max(each.max_abs_error, each.max_abs_error_targets) for each in figures.values())
     report = {

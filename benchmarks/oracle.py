@@ -1,10 +1,10 @@
-"""How far the scene transformer is from the official Mask2DiT model, in float32.
+"""Error of the scene transformer against the official Mask2DiT model, in float32.
 
 Run: `python -m benchmarks.oracle`. Writes `benchmarks/results/oracle.json` and fails above the tolerance.
 
 The fixture holds a small random-weight checkpoint in the official layout and the official model's outputs for
-three scenes: all denoised (`fixed`), and each denoised with the others as clean context. It is loaded as any
-checkpoint is.
+three scenes: all denoised (`fixed`), and each denoised with the others as clean context. It is loaded like
+any other checkpoint.
 """
 
 # B batch, N scenes, F latent frames, C channels, H W latent size, V video tokens, K head dim, R = K/2.
@@ -47,7 +47,7 @@ def story_layout(model: SceneTransformer, latents_BFCHW: Tensor, prompt_embeds_B
 
 @torch.no_grad()
 def measure(fixture: Path = FIXTURE) -> dict[str, float]:
-    """Compare every output that the fixture has; name of the comparison -> largest absolute error."""
+    """Compare all outputs of the fixture; return comparison name to largest absolute error."""
     model = load_transformer(fixture, device="cpu", dtype=torch.float32)
     io = load_file(fixture / "io.safetensors")
     latents, prompts = io["latents"], io["prompt_embeds"]
@@ -81,14 +81,14 @@ def rotary_error(model: SceneTransformer, latents_BFCHW: Tensor, io: dict[str, T
 
 
 def largest(got: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference of two tensors of one shape."""
+    """Return the largest absolute difference of two tensors of one shape."""
     if got.shape != expected.shape:
         raise ValueError(f"shape {tuple(got.shape)} where the oracle has {tuple(expected.shape)}")
     return (got - expected).abs().max().item()
 
 
 def main() -> int:
-    """Measure, write the figures, and tell whether all are within the tolerance."""
+    """Measure, write the figures, and report whether all are within the tolerance."""
     errors = measure()
     worst = max(errors.values())
     report = {

@@ -1,16 +1,16 @@
-"""How well the puppet model shows what held-out stories ask for, and how well its scenes fit together.
+"""Quality of the puppet model on held-out stories: prompts followed, and scenes that agree with each other.
 
 Run: `python -m benchmarks.quality [--model builtin:puppet|FOLDER] [--stories 60] [--steps 25]`. Writes
 `benchmarks/results/quality.json` and fails when a target is missed.
 
 Every story is generated jointly (with the mask the model was trained with, or `--mask`) and, from the same
-prompts and noise, with scenes that cannot see each other (`isolated`). The reader then reads the frames;
-`m2d.puppet.story_scores` defines the figures. The same stories rendered by the world itself (`rendered`)
-and passed through the codec (`codec`) are scored by the same code: they show the most that any transformer
-could reach, and that the measure measures.
+prompts and noise, with scenes that cannot see each other (`isolated`). The attribute classifier ("reader")
+reads the frames; `m2d.puppet.story_scores` defines the figures. The same code scores the stories as the world
+draws them (`rendered`), and drawn and passed through the VAE (`codec`): the best that any transformer could
+reach.
 
-`--single` generates every scene on its own, for models trained on single scenes. `--reader` is for model
-folders that have no reader, such as those of training runs.
+`--single` generates every scene alone, for models trained on single scenes. `--reader` is for model folders
+without a classifier, such as those of training runs.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ NUM_SCENES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What to measure.
+    """The settings of a measurement.
 
     Attributes:
         source: The model.
-        reader: Weights of the reader.
+        reader: Weights of the attribute classifier.
         sampling: How scenes are generated.
         num_stories: Held-out stories.
-        is_single: Whether every scene is generated on its own.
-        mask: With which scenes are generated together.
-        num_reader_clips: Rendered clips that the reader is judged by.
-        num_codec_clips: Rendered clips that the codec is judged by.
+        is_single: Whether every scene is generated alone.
+        mask: Mask of scenes that are generated together.
+        num_reader_clips: Drawn clips that score the classifier.
+        num_codec_clips: Drawn clips that score the VAE.
     """
 
     source: ModelSource
@@ -87,23 +87,23 @@ class Measurement:
     num_codec_clips: int = 96
 
     def stories(self) -> list[Story]:
-        """The held-out stories."""
+        """Return the held-out stories."""
         indices = range(self.num_stories)
         return [sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_SCENES) for index in indices]
 
 
 def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
-    """Measure everything; the content of the results file.
+    """Measure everything and return the content of the results file.
 
     Raises:
-        CheckpointError: The model or its reader cannot be loaded.
+        CheckpointError: The model or the classifier cannot be loaded.
     """
     clock = Clock(reporter)
     scene = default_scene(what.source)
     reader = load_classifier(what.reader, num_frames=scene.num_frames, height=scene.height, width=scene.width)
-    with clock.stage("judge reader"):
+    with clock.stage("score classifier"):
         reader_report = judge_reader(what, reader)
-    with clock.stage("judge codec"):
+    with clock.stage("score VAE"):
         codec_report = judge_codec(what)
     films = _ceilings(what, clock) | _generated(what, clock)
     stories = what.stories()
@@ -126,7 +126,7 @@ def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
 
 
 def judge_reader(what: Measurement, reader: AttributeClassifier) -> dict[str, Any]:
-    """Let the reader read rendered clips."""
+    """Score the attribute classifier on drawn clips."""
     clips = draw_clips(seed=READER_SEED, step=0, count=what.num_reader_clips)
     reading = read_films(reader, render_films(clips, scene=default_scene(what.source)))
     return {
@@ -138,7 +138,7 @@ def judge_reader(what: Measurement, reader: AttributeClassifier) -> dict[str, An
 
 
 def judge_codec(what: Measurement) -> dict[str, Any]:
-    """Let the codec encode and decode rendered clips."""
+    """Score the VAE on drawn clips."""
     scene = default_scene(what.source)
     clips = draw_clips(seed=CODEC_SEED, step=0, count=what.num_codec_clips)
     batch = render_batch(clips, num_frames=scene.num_frames, height=scene.height, width=scene.width)
@@ -147,24 +147,24 @@ def judge_codec(what: Measurement) -> dict[str, Any]:
 
 
 def _ceilings(what: Measurement, clock: Clock) -> dict[str, Tensor]:
-    """The stories' scenes without a transformer; frames_BPCHW by how they were made."""
+    """Return the scenes without a transformer: name of the method to frames_BPCHW."""
     codec = load_codec(what.source, device="cpu", dtype=torch.float32)
     with clock.stage("render stories"):
         rendered_BPCHW = render_films(story_clips(what.stories()), scene=default_scene(what.source))
-    with clock.stage("pass stories through the codec"):
+    with clock.stage("pass stories through the VAE"):
         decoded_BPCHW = through_codec(codec, rendered_BPCHW)
     return {"rendered": rendered_BPCHW, "codec": decoded_BPCHW}
 
 
 def _generated(what: Measurement, clock: Clock) -> dict[str, Tensor]:
-    """The stories' scenes as the model makes them; frames_BPCHW by how they were made."""
+    """Return the scenes generated by the model: name of the method to frames_BPCHW."""
     groups = [tuple(plain_caption(story, scene) for scene in story.scenes) for story in what.stories()]
     if what.is_single:
         groups = [(prompt,) for prompts in groups for prompt in prompts]
     generator = SceneGenerator(what.source, what.sampling)
     films = {}
     for name in (SINGLE,) if what.is_single else (what.mask, APART):
-        # Of a scene alone, all masks make the same.
+        # All masks are equal for a single scene.
         mask = what.mask if what.is_single else name
         with clock.stage(f"generate {name}", total=len(groups)) as progress:
             scenes = []
@@ -198,16 +198,18 @@ def _parse() -> tuple[Measurement, Path]:
     )
     parser.add_argument("--model", default=BUILTIN_PUPPET, help="model folder, or builtin:puppet")
     parser.add_argument(
-        "--reader", type=Path, help=f"the reader's weights; default: {CLASSIFIER_FILE} of the model"
+        "--reader",
+        type=Path,
+        help=f"weights of the attribute classifier; default: {CLASSIFIER_FILE} of the model",
     )
     parser.add_argument("--stories", type=int, default=60)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--scheduler", default="ddim")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--single", action="store_true", help="generate every scene on its own")
-    parser.add_argument("--mask", help="default: the one the model was trained with")
-    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside the other results")
+    parser.add_argument("--single", action="store_true", help="generate every scene alone")
+    parser.add_argument("--mask", help="default: the mask that the model was trained with")
+    parser.add_argument("--out", type=Path, help=f"results file; default: {RESULTS.name} beside the others")
     given = parser.parse_args()
     source = resolve_model(given.model)
     if source.geometry.num_scenes < NUM_SCENES and not given.single:
@@ -229,7 +231,7 @@ def _parse() -> tuple[Measurement, Path]:
 
 
 def main() -> int:
-    """Measure, write the figures and tell whether all targets are met."""
+    """Measure, write the figures and report whether all targets are met."""
     try:
         what, out = _parse()
         report = measure(what, make_reporter())

@@ -1,4 +1,4 @@
-"""What the puppet model must reach, and whether it does. Measures nothing: tallies and reports in."""
+"""Targets of the puppet model, and whether they are met. Takes tallies and reports; measures nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m2d.evaluation.intervals import Figure, Tally, figure_of, ratio_of
 from m2d.puppet.story_scores import DIFFERENCES
 
 JOINT, APART, SINGLE = "mask2dit", "isolated", "single"
-"""How scenes are made: together, together without seeing each other, one by one."""
+"""How scenes are generated: jointly, jointly without seeing each other, one by one."""
 PROMPTED_TARGETS = {
     **dict.fromkeys(("colour", "shape", "hat", "setting", "time"), 0.90),
     "on_stage": 0.95,
@@ -26,8 +26,8 @@ class Check:
     """One figure against its target.
 
     Attributes:
-        name: Which figure.
-        value: What was measured; None when there was nothing to measure.
+        name: Name of the figure.
+        value: The measured value; None if there was nothing to measure.
         bound: `at least` or `at most`.
         target: The limit.
     """
@@ -39,7 +39,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the value is on the right side of its limit."""
+        """Return whether the value meets its limit."""
         if self.value is None:
             return False
         return self.value >= self.target if self.bound == "at least" else self.value <= self.target
@@ -52,13 +52,13 @@ def judge(
     codec_report: Mapping[str, Any],
     joint: str = JOINT,
 ) -> dict[str, Any]:
-    """Turn tallies into figures, and compare those that have a target with it.
+    """Turn tallies into figures, and compare them with their targets.
 
     Args:
-        tallies: By how the scenes were made; `joint` and APART, or SINGLE, and any others.
+        tallies: Tallies by generation method: `joint` and APART, or SINGLE, and any others.
         reader_report: Has `accuracy` per property.
         codec_report: Has the keys of CODEC_TARGETS.
-        joint: The mask with which scenes are made together.
+        joint: The mask of jointly generated scenes.
     """
     figures = {name: {key: figure_of(each) for key, each in group.items()} for name, group in tallies.items()}
     drift: dict[str, Figure] = {}
@@ -85,7 +85,7 @@ def judge(
 
 
 def check_report(checks: Sequence[Check]) -> dict[str, Any]:
-    """The checks as JSON values, and whether all of them hold."""
+    """Return the checks as JSON values, and whether all of them hold."""
     return {
         "checks": [asdict(check) | {"holds": check.holds} for check in checks],
         "all_hold": all(check.holds for check in checks),
@@ -93,7 +93,7 @@ def check_report(checks: Sequence[Check]) -> dict[str, Any]:
 
 
 def _story_checks(figures: Mapping[str, Figure], drift: Mapping[str, Figure]) -> list[Check]:
-    """Scenes made one by one cannot leak or agree, so only what their prompts name has targets."""
+    """Check the figures of stories; scenes made one by one have targets for prompted properties only."""
     values = {name: figure.as_json()["value"] for name, figure in figures.items()}
     checks = [
         Check(name=name, value=values[name], bound="at least", target=target)
@@ -113,7 +113,7 @@ def _as_json(figures: Mapping[str, Figure]) -> dict[str, Any]:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The checks as lines for people."""
+    """Return the checks as readable lines."""
     lines = []
     for check in report["checks"]:
         value = "nothing to measure" if check["value"] is None else f"{check['value']:.4g}"

@@ -1,9 +1,9 @@
-"""How training takes a dataset in which every seventh video is broken.
+"""Training on a dataset in which every seventh video is broken.
 
 Run: `python -m benchmarks.rejects [--clips 300] [--broken 40]`. Writes `benchmarks/results/rejects.json` and
-fails when a target is missed: every broken video listed with its reason and no sound one, no crash, no video
-that takes longer than 20 s, all samples of an epoch complete; and a dataset of nothing but broken videos ends
-with an error that names them.
+fails when a target is missed: every broken video is listed with its reason and no valid one, nothing crashes,
+no video takes longer than 20 s, all samples of an epoch are complete, and a dataset of broken videos alone
+ends with an error that names them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def rendered(folder: Path, *, num_clips: int) -> tuple[Path, list[Path]]:
 
 
 def train(table: Path, folder: Path, *, share: float, num_samples: int) -> float:
-    """Train one epoch; return how long it took."""
+    """Train one epoch and return the seconds it took."""
     recipe = folder / "recipe.yaml"
     steps = num_samples // 12
     recipe.write_text(_RECIPE.format(source=table, longest_s=LONGEST_S, share=share, steps=steps))
@@ -64,13 +64,13 @@ def train(table: Path, folder: Path, *, share: float, num_samples: int) -> float
 
 
 def listed(run_folder: Path) -> dict[str, str]:
-    """The rejected videos' names and reasons."""
+    """Return the names of the rejected videos with their reasons."""
     lines = (run_folder / "rejected.jsonl").read_text().splitlines()
     return {Path(line["video"]).name: line["reason"] for line in map(json.loads, lines)}
 
 
 def measure(folder: Path, *, num_clips: int, num_broken: int) -> dict[str, Any]:
-    """Break some clips, train, and compare the list with what was broken; then break all of them."""
+    """Break some clips, train, and compare the list with the broken clips; then break all of them."""
     table, videos = rendered(folder / "data", num_clips=num_clips)
     broken = break_videos(videos, count=num_broken)
     turned = [video for video in videos if video not in broken][:5]
@@ -96,7 +96,7 @@ def measure(folder: Path, *, num_clips: int, num_broken: int) -> dict[str, Any]:
 
 
 def refused(table: Path, folder: Path) -> dict[str, Any]:
-    """Train on nothing but broken videos; tell how that ends."""
+    """Train on broken videos alone and return how the training ends."""
     folder.mkdir()
     started_s = time.monotonic()
     try:
@@ -114,7 +114,7 @@ def refused(table: Path, folder: Path) -> dict[str, Any]:
 
 
 def is_reached(result: dict[str, Any]) -> bool:
-    """Whether all targets are."""
+    """Return whether all targets are met."""
     is_complete = result["num_listed"] == result["num_broken"] and not result["num_sound_listed"]
     is_refused = result["all_broken"]["exit_code"] == 2 and result["all_broken"]["num_named"] > 0
     return is_complete and not result["num_timeouts"] and is_refused and result["num_turned_and_used"] == 5

@@ -1,8 +1,8 @@
 """Do all backends make the same film? `m2d verify` on a story, with every backend that works here.
 
 Run: `python -m benchmarks.same_film [STORY] [--device cuda --dtype bfloat16]`, minutes the first time: graphs
-that are missing are exported. Writes `benchmarks/results/same_film.json` and fails when a backend's film is
-another one.
+that are missing are exported. Writes `benchmarks/results/same_film.json` and fails if the film of a backend
+differs.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ RESULTS = Path(__file__).parent / "results" / "same_film.json"
 
 
 def verify_command(story: Path, *, device: str, dtype: str) -> list[str]:
-    """The command that compares all backends that work on `device`."""
+    """Return the command that compares all backends that work on `device`."""
     options = ["--export", "--json", "--device", device, "--dtype", dtype]
     return [sys.executable, "-m", "m2d", "verify", str(story), *options]
 
 
 def summarize(report: dict[str, Any], *, story: Path, machine: dict[str, object]) -> dict[str, Any]:
-    """The report of `m2d verify` without its single steps, and where it is from."""
+    """Return the report of `m2d verify` without single steps, with story and machine."""
     backends = [
         {name: value for name, value in backend.items() if name != "steps"}
         | {"num_steps": len(backend["steps"])}
@@ -38,7 +38,7 @@ def summarize(report: dict[str, Any], *, story: Path, machine: dict[str, object]
 
 
 def main() -> int:
-    """Compare, write the figures and tell whether all films are the same."""
+    """Compare, write the figures and report whether all films are the same."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

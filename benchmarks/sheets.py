@@ -1,8 +1,8 @@
-"""Pictures for the documentation: a contact sheet per shipped story, and one story's scenes side by side.
+"""Pictures for the documentation: a contact sheet of each shipped story, and the scenes of one side by side.
 
 Run: `python -m benchmarks.sheets [--result STORY] [--frame 8] [NAME ...]`. Generates the stories in
-`recipes/stories` with `m2d generate`, each in a process of its own, and writes `docs/sheets/NAME.png` and
-`docs/result.png`. Names given alone redo these stories only. Takes about as long as generating them.
+`recipes/stories` with `m2d generate`, each in its own process, and writes `docs/sheets/NAME.png` and
+`docs/result.png`. NAME limits this to the named stories. Takes about as long as generating them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 STORIES = ROOT / "recipes" / "stories"
 DOCS = ROOT / "docs"
 LARGEST_BYTES = 200_000
-"""Of a picture of up to eight scenes; every further one may add its share."""
+"""Size limit of a picture of up to eight scenes; each further scene may add its share."""
 PER_ROW = 4
 
 _SIDE, _SMALL_SIDE = 432, 288
@@ -39,12 +39,12 @@ _GROUND, _PLAIN = (20, 22, 27), (198, 200, 205)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """What one story's run left.
+    """The results of one story's run.
 
     Attributes:
         sheet: Its contact sheet.
-        scenes: Frames PHWC per scene, at the size the model made.
-        prompts: As the recipe has them, without cast and setting.
+        scenes: Frames PHWC of each scene, in the model's size.
+        prompts: Prompts of the recipe, without cast and setting.
     """
 
     sheet: Image.Image
@@ -53,11 +53,11 @@ class Made:
 
 
 def make(story: Path, *, options: Sequence[str] = ()) -> Made:
-    """Generate a story with `m2d generate` and collect what its pictures are made of.
+    """Generate a story with `m2d generate` and collect the parts of its pictures.
 
     Args:
         story: The recipe.
-        options: More words for the command, such as `--model FOLDER`.
+        options: More arguments of the command, such as `--model FOLDER`.
 
     Raises:
         RuntimeError: The command failed.
@@ -98,18 +98,18 @@ def side_by_side(made: Made, *, frame: int) -> Image.Image:
 
 
 def largest_bytes(num_scenes: int) -> int:
-    """How large a story's picture may be."""
+    """Return the largest size of a story's picture."""
     return LARGEST_BYTES * max(num_scenes, 8) // 8
 
 
 def small_png(picture: Image.Image, *, limit_bytes: int = LARGEST_BYTES) -> bytes:
-    """Encode a picture, with as many colours as fit.
+    """Encode a picture with as many colours as the size limit allows.
 
     Raises:
         ValueError: It is too large even with 32 colours.
     """
     for colours in (None, 256, 128, 64, 32):
-        # No dithering: it would put noise on enlarged pixels, which neither looks well nor compresses.
+        # No dithering: noise on enlarged pixels looks bad and compresses badly.
         reduced = picture if colours is None else picture.quantize(colours, dither=Image.Dither.NONE)
         file = io.BytesIO()
         reduced.save(file, "PNG", optimize=True)

@@ -1,9 +1,8 @@
-"""How fast m2d is: paired ratios against the official scheme and other baselines, all checked to be equal.
+"""Speed of m2d: paired ratios against the official scheme and other baselines, with equal results.
 
-Run: `python -m benchmarks.speed`, some minutes on two cores. With a card, one command checks, times and
-records it: `python -m benchmarks.speed --device cuda --case 5b-block --json OUT`. Writes
-`benchmarks/results/speed.json`, anew after every trial, prints a table and fails when a target is missed, two
-results differ, a trial fails or `--max-seconds` left one out.
+Run: `python -m benchmarks.speed`, some minutes on two cores; on a GPU `python -m benchmarks.speed --device
+cuda --case 5b-block --json OUT`. Writes `benchmarks/results/speed.json` after every trial, prints a table and
+fails when a target is missed, two results differ, a trial fails or `--max-seconds` left one out.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ SEED = 0
 
 
 class Planned(NamedTuple):
-    """A trial to come; made when it is its turn, for what it holds."""
+    """A trial that is made only at its turn, because it holds models in memory."""
 
     key: str
     make: Callable[[], Trial]
 
 
 def cpu_trials() -> Iterator[Planned]:
-    """What two cores have to reach."""
+    """Return the trials of two CPU cores with their targets."""
     tiny, long, mid = (Bench.make(case, "cpu", torch.float32) for case in (TINY, TINY_LONG, MID))
     yield Planned("tiny-eager", lambda: tiny.fixed(0.95))
     yield Planned("mid-eager", lambda: mid.fixed(0.98))
@@ -55,9 +54,9 @@ def cpu_trials() -> Iterator[Planned]:
 
 
 def case_trials(name: str, device: str, dtype: torch.dtype) -> Iterator[Planned]:
-    """One case on any device, what matters most first; what has to be reached is `benchmarks.goals`'s.
+    """Return the trials of one case on any device, most important first; `benchmarks.goals` has the targets.
 
-    Dense masks and FlexAttention come late: the one may need most memory, the other compiles longest.
+    Dense masks and FlexAttention come last: one needs the most memory, the other compiles longest.
     """
     bench = Bench.make(CASES[name], device, dtype)
     cudnn, flash, efficient = (
@@ -83,21 +82,21 @@ def case_trials(name: str, device: str, dtype: torch.dtype) -> Iterator[Planned]
 
 
 def kernel_name(device: str, dtype: torch.dtype) -> str:
-    """The attention kernel that ours runs by, as the eager backend pins it."""
+    """Return the attention kernel that the eager backend pins."""
     kernel = choose_kernel(torch.device(device), dtype, HEAD_DIM)
     return "torch's choice" if kernel is None else kernel.name
 
 
 def attempt(planned: Planned, *, device: str, num_pairs: int) -> dict[str, Any]:
-    """Run a trial; one that fails leaves a row that says why, and all others their figures."""
+    """Run a trial; if it fails, return a row with the reason, so that the others still run."""
     began_s = time.monotonic()
     try:
         row = run_trial(planned.make(), device=device, num_pairs=num_pairs)
-    except Exception as error:  # Whatever it was, it is recorded, and the command fails in the end.
+    except Exception as error:  # Any error is recorded, and the command fails at the end.
         first_line = (str(error).strip().splitlines() or [""])[0]
         row = {"name": planned.key, "error": f"{type(error).__name__}: {first_line}", "is_kept": False}
     row = {"key": planned.key, **row, "took_s": time.monotonic() - began_s}
-    # What a trial held, and what its error's frames did.
+    # Free the tensors of the trial and of the frames of its error.
     gc.collect()
     if device != "cpu" and is_alive(device):
         torch.cuda.empty_cache()
@@ -105,7 +104,7 @@ def attempt(planned: Planned, *, device: str, num_pairs: int) -> dict[str, Any]:
 
 
 def is_alive(device: str) -> bool:
-    """Whether a device still computes; after some errors a card refuses everything until the process ends."""
+    """Return whether a device still computes: after some errors a GPU fails until the process ends."""
     if device == "cpu":
         return True
     try:
@@ -116,7 +115,7 @@ def is_alive(device: str) -> bool:
 
 
 def run_trial(trial: Trial, *, device: str, num_pairs: int) -> dict[str, Any]:
-    """Check and time one trial; the peak memory too where a card counts it."""
+    """Check and time one trial, with peak memory on a GPU."""
     difference = largest_difference(trial)
     is_equal = trial.tolerance is None or (difference is not None and difference <= trial.tolerance)
     with torch.inference_mode():
@@ -144,7 +143,7 @@ def run_trial(trial: Trial, *, device: str, num_pairs: int) -> dict[str, Any]:
 
 
 def _peaks(trial: Trial, device: str) -> dict[str, int] | None:
-    """Memory of a call above what lay there before: weights, inputs, tables."""
+    """Return the peak memory of calls above that of weights, inputs and tables."""
     if device == "cpu":
         return None
     peaks = {}
@@ -160,7 +159,7 @@ def _peaks(trial: Trial, device: str) -> dict[str, int] | None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Target, measured and kept, a line each; `peak` is a ratio, too."""
+    """Return a line for each trial: target, measured, met; `peak` is a ratio, too."""
     lines = [f"{'target':>7} {'ratio':>6} {'noise':>6} {'peak':>6}  kept  what"]
     for row in rows:
         if row["error"] is not None:
@@ -179,7 +178,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def checks_table(checks: list[dict[str, Any]]) -> str:
-    """The goals' figures, a line each."""
+    """Return a line for each goal."""
     said = {None: "not run", True: "yes", False: "NO"}
     return "".join(
         f"{check['name']:>14}  {'-' if check['value'] is None else format(check['value'], '.3f'):>6}  "
@@ -217,7 +216,7 @@ def parse() -> argparse.Namespace:
 def report_of(
     case: str | None, device: str, rows: list[dict[str, Any]], rates: dict[str, float], left: list[str]
 ) -> dict[str, Any]:
-    """All that is known after some of the trials."""
+    """Return the results of the trials so far."""
     is_goal = device != "cpu" and case is not None and case.startswith("5b")
     checks = (
         []
@@ -232,7 +231,7 @@ def report_of(
         "machine": describe_machine(device),
         "roofline": rates,
         "not_yet_run": left,
-        # The goals are a card's and a full-size block's: elsewhere they are figures and no more.
+        # The goals are for a GPU and a full-size block; elsewhere they have no verdict.
         "is_kept": not left
         and all(row["is_kept"] for row in rows)
         and (not is_goal or all(check["holds"] for check in checks)),
@@ -242,7 +241,7 @@ def report_of(
 
 
 def main() -> int:
-    """Check and time every trial, write the figures, print the table, and tell whether all is kept."""
+    """Check and time all trials, write and print the figures, and report whether all targets are met."""
     arguments = parse()
     began_s = time.monotonic()
     device: str = arguments.device
@@ -257,7 +256,7 @@ def main() -> int:
         extra["block_5b_peak_ratio"] = counts.ours.peak_bytes / counts.official.peak_bytes
     rows: list[dict[str, Any]] = []
     left = [planned.key for planned in trials]
-    # Now and after every trial: a run that is cut short keeps what it measured.
+    # Write now and after every trial, so that a run that is cut short keeps its results.
     report = report_of(arguments.case, device, rows, rates, left) | extra
     write_json(arguments.json, report)
     for planned in trials:

@@ -1,7 +1,7 @@
-"""What a newcomer waits for: `m2d --help`, and a three-scene film from a cold start.
+"""Waiting times of a new user: `m2d --help`, and a three-scene film from a cold start.
 
 Run: `python -m benchmarks.startup [STORY]`. Writes `benchmarks/results/startup.json` and fails when a limit
-is missed, or when the same story and seed twice do not give identical frames.
+is missed, or when the same story and seed do not give identical frames twice.
 
 Cold means a new process that loads everything; the file system's cache is as earlier runs left it. All runs
 get the first two CPU cores this process may use.
@@ -39,7 +39,7 @@ class Run:
 
     Attributes:
         wall_s: From start to exit.
-        cpu_s: Processor time of all its processes; on a busy machine, about the wall time on an idle one.
+        cpu_s: Processor time of all its processes; about the wall time on an idle machine.
         peak_bytes: Largest resident size of the process, or of one it waited for.
     """
 
@@ -78,7 +78,7 @@ def measure_help() -> list[Run]:
 
 
 def measure_films(story: Path) -> tuple[list[Run], list[str]]:
-    """Generate the same story more than once; the runs, and the SHA-256 of each film's decoded frames."""
+    """Generate a story more than once; return the runs and the SHA-256 of each film's decoded frames."""
     runs, hashes = [], []
     with tempfile.TemporaryDirectory() as folder:
         for index in range(NUM_FILMS):
@@ -89,7 +89,7 @@ def measure_films(story: Path) -> tuple[list[Run], list[str]]:
 
 
 def use_cores(count: int) -> int:
-    """Confine this process and its children to `count` cores where the system can; how many they have."""
+    """Confine this process and its children to `count` cores if possible; return the number they have."""
     if not hasattr(os, "sched_setaffinity"):
         return os.cpu_count() or 1
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
@@ -97,7 +97,7 @@ def use_cores(count: int) -> int:
 
 
 def main() -> int:
-    """Measure, write the figures and tell whether all limits are kept."""
+    """Measure, write the figures and report whether all limits are met."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

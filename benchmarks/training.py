@@ -1,12 +1,13 @@
 """A training step of the puppet transformer against a plain hand-written loop over the same model.
 
-Run: `python -m benchmarks.training [--pairs N]`, on a machine that does nothing else. Writes
-`benchmarks/results/training.json` and fails when a step of ours takes longer than the plain one by more than
-the noise of the same run, or when more than 5 % of it goes into collecting the batch.
+Run: `python -m benchmarks.training [--pairs N]`, on an idle machine. Writes
+`benchmarks/results/training.json` and fails if our step is slower than the plain one by more than the noise
+of the run, or spends more than 5 % on collecting the batch.
 
-Both learn the same things: AdamW, clipped gradients, a running average, conditional samples, caption dropout.
-The plain loop is what one writes first: a tensor of latents in memory, a batch by random indices, torch's own
-classes. Stories are random numbers of the puppet's sizes: a step's time does not depend on what they show.
+Both do the same work: AdamW, clipped gradients, a running average, conditional samples, caption dropout. The
+plain loop is the simplest one: a tensor of latents in memory, batches by random indices, torch's own classes.
+Stories are random numbers in the puppet model's sizes, because the time of a step does not depend on their
+content.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ DROPOUT, DECAY, CLIP = 0.1, 0.997, 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """Of the model and a batch; the defaults are the embedded model's.
+    """Sizes of the model and a batch; the defaults are those of the embedded model.
 
     Attributes:
         latent_shape: Latent frames, channels, height and width of a scene.
@@ -66,7 +67,7 @@ class Sizes:
     text_shape: tuple[int, int] = (36, 128)
 
     def layout(self) -> SceneLayout:
-        """The layout of every sample."""
+        """Return the layout of every sample."""
         frames, _, height, width = self.latent_shape
         return SceneLayout.build(
             "mask2dit",
@@ -76,7 +77,7 @@ class Sizes:
         )
 
     def model(self) -> SceneTransformer:
-        """The same random weights every time."""
+        """Return a model with the same random weights every time."""
         torch.manual_seed(0)
         frames, channels, height, width = self.latent_shape
         model: SceneTransformer = SceneTransformer(
@@ -99,7 +100,7 @@ class Sizes:
         return model
 
     def stories(self) -> EncodedStories:
-        """Random latents and prompts, in float16 as the cache keeps them."""
+        """Return random latents and prompts, in float16 as in the cache."""
         shards = []
         for first in range(0, self.num_stories, STORIES_PER_SHARD):
             shape = (min(STORIES_PER_SHARD, self.num_stories - first), self.num_scenes)
@@ -114,7 +115,7 @@ class Sizes:
         )
 
     def recipe(self) -> TrainingRecipe:
-        """The training that both loops do."""
+        """Return the recipe that both loops follow."""
         return TrainingRecipe.model_validate(
             {
                 "title": "training speed",
@@ -135,7 +136,7 @@ class Sizes:
 
 
 def our_step(sizes: Sizes, run: Path, data_s: list[float]) -> Callable[[], object]:
-    """Return what does one step as `m2d train` does it; seconds spent on its batch are added to a list."""
+    """Return a function that trains one step as `m2d train` does; it appends the seconds of its batch."""
     model = sizes.model()
     recipe = sizes.recipe()
     setup = TrainingSetup(
@@ -156,7 +157,7 @@ def our_step(sizes: Sizes, run: Path, data_s: list[float]) -> Callable[[], objec
 
 
 def plain_step(sizes: Sizes) -> Callable[[], object]:
-    """Return what does one step of a loop written by hand."""
+    """Return a function that trains one step of the plain loop."""
     model, layout, schedule, stories = sizes.model(), sizes.layout(), _schedule(), sizes.stories()
     latents_SNFCHW = torch.cat([shard[0] for shard in stories.shards]).float()
     embeds_SNLD = torch.cat([shard[1] for shard in stories.shards]).float()
@@ -234,7 +235,7 @@ def _schedule() -> VelocitySchedule:
 
 
 def main() -> int:
-    """Measure, write the results and judge."""
+    """Measure, write the results and report whether the targets are met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)

@@ -151,5 +151,5 @@ def test_times_measured_anew_leave_all_other_figures_and_refuse_another_model_s(
     assert changed["checks"][:-2] == report["checks"][:-2]
     assert [check["holds"] for check in changed["checks"][-2:]] == [True, False]
     source.digest = "another"
-    with pytest.raises(CheckpointError, match="those of another model"):
+    with pytest.raises(CheckpointError, match="belong to another model"):
         growth.with_times(report, films, Clock(SilentReporter()))
