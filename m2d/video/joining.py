@@ -1,7 +1,7 @@
-"""How finished scenes become one film: which frames of each are shown, blended and matched in colour.
+"""Transitions between scenes: which frames of each are shown, crossfades, and matching of colours.
 
-Owns the arithmetic on frames. Which join a boundary has is the recipe's word (`m2d.joins`); writing the film
-is the business of `write`. P frames, H height, W width, C channels.
+Owns the arithmetic on frames; the recipe chooses the transition (`m2d.joins`). P frames, H height, W width, C
+channels.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 from m2d.joins import CUT, Join
 
 LEVELS = 256
-# Beyond one and a half, steps of 8 bits become steps of two levels, which show as bands on an even sky; and
-# what differs that much in contrast is another picture, not a drift of the same one.
+# A larger gain turns steps of one 8-bit level into steps of two, visible as bands on an even sky; and a
+# picture that differs that much in contrast shows something else.
 LEAST_GAIN, MOST_GAIN = 2 / 3, 3 / 2
-# About a fifth of the range. Drift and tints stay below it; day after night does not and may keep its
-# difference.
+# About a fifth of the range: drift and tints stay below it. Day after night exceeds it and keeps the rest of
+# its difference.
 MOST_SHIFT = 48.0
-# The darkest and the brightest hundredth are left out: they are noise, glints and levels lost to clipping.
+# Without the darkest and the brightest hundredth: noise, glints and clipped levels.
 _QUANTILES = np.linspace(0.01, 0.99, 99)
-# An actor who enters or turns changes a part of the picture; the line follows the larger rest.
+# An actor who enters or turns changes a part of the picture; the line is fitted to the larger rest.
 _KEPT_QUANTILES = 0.75
-# Two frames with half of their pixels within four levels (a codec's noise) of one line show the same place.
+# Two frames show the same place when half of their pixels lie within four levels (coding noise) of a line.
 _SAME_SHARE, _SAME_LEVELS = 0.5, 4.0
-# An area more even than this, but for grain, tells nothing about contrast.
+# Contrast cannot be measured on an area more even than this.
 _LEAST_SPREAD = 1.5
 # Fits settle after three to five.
 _FITS = 8
@@ -66,21 +66,21 @@ def shown_frames(
 
 
 def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join = CUT) -> float:
-    """How far the overall colour jumps where one scene follows the other, as the film shows it.
+    """Measure how far the overall colour jumps between two scenes, as the film shows them.
 
-    Of two frames that follow each other, the distance of their histograms: by how many levels a pixel has to
-    change, on average over pixels and channels, to turn the colours of the one into those of the other (the
-    Wasserstein distance, per channel). A frame that is 5 levels brighter everywhere is 5 away. Where in the
-    picture a colour is does not count, so movement alone is 0; what enters or leaves counts by its area. A
-    cut to another place is far away by right: the measure tells what is seen, not whether it was meant.
+    The measure is the distance of two successive frames' histograms: the number of levels by which a pixel
+    must change, on average over pixels and channels, to turn one frame's colours into the other's (the
+    Wasserstein distance per channel). A frame that is 5 levels brighter everywhere has distance 5. The
+    position of a colour does not count, so movement alone gives 0; an object that enters or leaves counts by
+    its area. A cut to another place gives a large value, whether intended or not.
 
-    A crossfade goes in steps, from the last frame of the earlier scene alone through the blended ones to the
-    first of the later one alone: its jump is the largest of them.
+    For a crossfade, the result is the largest jump between successive frames from the last unblended frame of
+    the earlier scene to the first unblended frame of the later one.
 
     Args:
         before_PHWC: The earlier scene, uint8.
         after_PHWC: The later scene, uint8.
-        join: How it follows.
+        join: The transition between them.
 
     Returns:
         Levels, 0 (the same colours) to 255 (black to white).
@@ -93,17 +93,17 @@ def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join = CU
 
 
 def colour_map(scene_PHWC: np.ndarray, reference_PHWC: np.ndarray) -> np.ndarray:
-    """Find what corrects the colour jump of a scene against the one before it, and not what moves in it.
+    """Find the colour correction of a scene towards the scene before it, ignoring movement.
 
-    One straight line per channel, gain and shift, fitted to the boundary frames and applied to every frame:
-    pixel by pixel when most of the picture is the same place, so that somebody who enters does not count as
-    colour; otherwise to the frames' quantiles, without the quarter of them that fits worst. Gain and shift
-    keep within `LEAST_GAIN`, `MOST_GAIN` and `MOST_SHIFT`. A channel that the line would not bring closer (by
-    `colour_jump`'s measure) stays as it is, so the jump never grows.
+    The correction is one straight line per channel (gain and shift), fitted to the two boundary frames and
+    applied to every frame. It is fitted pixel by pixel when most of the picture shows the same place, so that
+    an actor who enters does not count as colour; otherwise to the frames' quantiles without the quarter that
+    fits worst. Gain and shift stay within `LEAST_GAIN`, `MOST_GAIN` and `MOST_SHIFT`. A channel that the line
+    would not bring closer (by the measure of `colour_jump`) is unchanged, so the jump never grows.
 
     Args:
         scene_PHWC: The later scene, uint8.
-        reference_PHWC: The scene before it as it is shown, uint8; only its last frame is looked at.
+        reference_PHWC: The scene before it as it is shown, uint8; only its last frame is used.
 
     Returns:
         uint8 (256, 3): each channel's new level for every level, for `recolour`.
@@ -117,7 +117,7 @@ def colour_map(scene_PHWC: np.ndarray, reference_PHWC: np.ndarray) -> np.ndarray
 
 
 def recolour(frames_PHWC: np.ndarray, map_LC: np.ndarray) -> np.ndarray:
-    """Send every pixel through a `colour_map`: uint8 PHWC in and out, a new array."""
+    """Apply a `colour_map` to every pixel: uint8 PHWC, a new array."""
     return _through(map_LC, frames_PHWC)
 
 
@@ -129,7 +129,7 @@ def _blended(before_PHWC: np.ndarray, after_PHWC: np.ndarray) -> np.ndarray:
 
 
 def _distances(before_HWC: np.ndarray, after_HWC: np.ndarray) -> np.ndarray:
-    """The Wasserstein distance of each channel's histogram, (3,)."""
+    """Compute the Wasserstein distance of each channel's histogram, (3,)."""
     gaps = [_cumulative(before_HWC[..., c]) - _cumulative(after_HWC[..., c]) for c in range(3)]
     return np.asarray(np.abs(gaps).sum(axis=1))
 
@@ -139,7 +139,7 @@ def _cumulative(levels_HW: np.ndarray) -> np.ndarray:
 
 
 def _line(levels_HW: np.ndarray, wanted_HW: np.ndarray) -> np.ndarray:
-    """What each of the 256 levels becomes, uint8 (256,), for `levels_HW` to look like `wanted_HW`."""
+    """Map each of the 256 levels, uint8 (256,), so that `levels_HW` looks like `wanted_HW`."""
     found, wanted = levels_HW.ravel().astype(np.float64), wanted_HW.ravel().astype(np.float64)
     found_Q, wanted_Q = np.quantile(found, _QUANTILES), np.quantile(wanted, _QUANTILES)
     unmoved = np.poly1d([1.0, np.median(wanted_Q - found_Q)])
@@ -151,7 +151,7 @@ def _line(levels_HW: np.ndarray, wanted_HW: np.ndarray) -> np.ndarray:
 
 
 def _fit(line: np.poly1d, found: np.ndarray, wanted: np.ndarray, *, kept_share: float) -> np.poly1d:
-    """The line from `found` to `wanted` on which at least `kept_share` of them agree, sought from `line` on.
+    """Fit the line from `found` to `wanted` to the `kept_share` that fits best, starting from `line`.
 
     Concentration steps: Rousseeuw, Van Driessen, "Computing LTS Regression for Large Data Sets", 2006.
     """
@@ -164,7 +164,7 @@ def _fit(line: np.poly1d, found: np.ndarray, wanted: np.ndarray, *, kept_share: 
 
 
 def _limited_line(found: np.ndarray, wanted: np.ndarray) -> np.poly1d:
-    # The ratio of spreads, not a regression, which noise in both would flatten.
+    # The ratio of spreads; noise in both would flatten a regression.
     spreads = float(found.std()), float(wanted.std())
     gain = spreads[1] / spreads[0] if min(spreads) >= _LEAST_SPREAD else 1.0
     gain = min(max(gain, LEAST_GAIN), MOST_GAIN)
@@ -173,5 +173,5 @@ def _limited_line(found: np.ndarray, wanted: np.ndarray) -> np.poly1d:
 
 
 def _through(lines_LC: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Each channel of `frames` (PHWC or HWC) through its column of `lines_LC`."""
+    """Map each channel of `frames` (PHWC or HWC) by its column of `lines_LC`."""
     return np.stack([lines_LC[frames[..., c], c] for c in range(3)], axis=-1)

@@ -1,7 +1,7 @@
-"""How a film grew: which run made each scene, from which others, and which of those have changed since.
+"""How a film grew: which run made each scene, from which context, and which of the context has changed since.
 
-Owns what can be concluded from a provenance's runs and windows; shows nothing. Windows count scenes of the
-story from 0, people count scenes of the film from 1: `name_scenes` is the way from one to the other.
+All of it follows from a provenance's runs and windows. Windows count scenes of the story from 0, people count
+scenes of the film from 1: `name_scenes` converts.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunKind, RunRecord, WindowRecord
 
 LONGEST_NAME = 200
-# Fewer windows in a row are named one by one.
+# Fewer windows in a row are described one by one.
 FEWEST_STEPS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLineage:
-    """What one run did for the film.
+    """One run and the scenes it made.
 
     Attributes:
         number: Counted from 1.
         kind: See `RunRecord`.
         record: The run.
         made: Scenes of the story it made, from 0, ascending.
-        replaced: Those of them that are in the film, but as a later run made them.
+        replaced: Those of them that a later run has replaced in the film.
     """
 
     number: int
@@ -39,14 +39,14 @@ class RunLineage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneOrigin:
-    """How a scene came to be as it is.
+    """The window that made a scene.
 
     Attributes:
         run: Index of the run.
-        window: Index of the window in its run; None when the scene came out of no window, such as footage.
-        context: Scenes of the story that were given to that window.
+        window: Index of the window in its run; None when no window made the scene, as in external video.
+        context: Scenes of the story that were that window's context.
         together: Scenes of the story that were made with it.
-        outdated: Those of both that were made anew afterwards, by a window that did not see this scene.
+        outdated: Scenes of both that were regenerated later, by a window that did not see this scene.
     """
 
     run: int
@@ -57,24 +57,24 @@ class SceneOrigin:
 
 
 def lineage(provenance: Provenance) -> tuple[RunLineage, ...]:
-    """The runs of a film with the scenes they made, oldest first."""
-    told = []
+    """Return the runs of a film with the scenes they made, oldest first."""
+    runs = []
     for index, record in enumerate(provenance.runs):
         kept = _kept_scenes(provenance, index)
         targets = {scene for window in record.windows for scene in window.targets}
         made = tuple(sorted(targets or kept))
         replaced = tuple(scene for scene in made if scene not in kept and scene >= provenance.first_scene)
-        told.append(
+        runs.append(
             RunLineage(number=index + 1, kind=record.kind, record=record, made=made, replaced=replaced)
         )
-    return tuple(told)
+    return tuple(runs)
 
 
 def scene_origin(provenance: Provenance, index: int) -> SceneOrigin:
-    """How scene `index` of the film, from 0, came to be.
+    """Find the window that made scene `index` of the film, from 0.
 
-    A scene that follows without a cut is outdated as soon as the one before it changes: it began with that
-    scene's last frame.
+    A scene with the transition `continue` is outdated as soon as the scene before it changes, because it
+    begins with that scene's last frame.
     """
     run, scene = provenance.scenes[index].run, provenance.first_scene + index
     made_in = _window_of(provenance, run, scene)
@@ -116,11 +116,11 @@ def hints(provenance: Provenance) -> tuple[Hint, ...]:
 
 
 def describe_run(provenance: Provenance, run: RunLineage) -> str:
-    """One line on what a run made, from what, and what is left of it."""
+    """Describe in one line what a run made, from which context, and what was replaced since."""
     if run.kind == "footage":
         film = printable(str(run.record.parameters.get("film", "another film")), limit=LONGEST_NAME)
         taken = f"{name_scenes(provenance, run.made)} taken from {film}"
-        parts = [taken if run.made else f"went on from {film}, none of which is in this film"]
+        parts = [taken if run.made else f"continued {film}, which is not part of this film"]
     else:
         parts = _describe_windows(provenance, run.record.windows)
     if not parts:
@@ -131,7 +131,7 @@ def describe_run(provenance: Provenance, run: RunLineage) -> str:
 
 
 def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
-    """By what a run was made: the name and value of everything that is known; nothing for footage."""
+    """Return name and value of model, mask, sampling, backend and versions; empty for external video."""
     parameters = run.record.parameters
     model = run.record.model
     where = [str(parameters.get(name, "?")) for name in ("backend", "device", "dtype")]
@@ -150,7 +150,7 @@ def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
 def name_scenes(provenance: Provenance, scenes: Iterable[int]) -> str:
     """Name scenes of the story as people count them in the film: `scene 4`, `scenes 1-3 and 5`.
 
-    Scenes that are not in the film (it may consist of new scenes alone) are counted, not numbered.
+    Scenes outside the film, which may hold new scenes alone, are counted and not numbered.
     """
     numbers = sorted({scene - provenance.first_scene + 1 for scene in scenes})
     inside = [number for number in numbers if number >= 1]
@@ -164,7 +164,7 @@ def name_scenes(provenance: Provenance, scenes: Iterable[int]) -> str:
 
 
 def _describe_windows(provenance: Provenance, windows: Sequence[WindowRecord]) -> list[str]:
-    """One part for each window; long rows of windows that step through the story become one part."""
+    """Describe each window; a long row of windows that step through the story gets one description."""
     parts: list[str] = []
     rest = list(windows)
     while rest:
@@ -181,7 +181,7 @@ def _describe_windows(provenance: Provenance, windows: Sequence[WindowRecord]) -
 
 
 def _num_steps(windows: Sequence[WindowRecord]) -> int:
-    """How many of the first windows each make the next scene from as many scenes right before it."""
+    """Count the first windows that each make the next scene from the same number of scenes before it."""
     first = windows[0]
     size = len(set(first.scenes))
     for place, window in enumerate(windows):
@@ -201,8 +201,8 @@ def _describe_window(provenance: Provenance, window: WindowRecord) -> str:
 
 def _sampling(run: RunRecord) -> str:
     steps, scheduler = (run.parameters.get(name) for name in ("num_inference_steps", "scheduler"))
-    told = [f"{steps} steps"] if steps is not None else []
-    return ", ".join([*told, f"scheduler {scheduler}"] if scheduler is not None else told)
+    parts = [f"{steps} steps"] if steps is not None else []
+    return ", ".join([*parts, f"scheduler {scheduler}"] if scheduler is not None else parts)
 
 
 def _kept_scenes(provenance: Provenance, run: int) -> set[int]:
@@ -216,20 +216,20 @@ def _context(window: WindowRecord) -> tuple[int, ...]:
 
 
 def _window_of(provenance: Provenance, run: int, scene: int) -> int | None:
-    """The last window of the run that made the scene."""
+    """Return the last window of the run that made the scene."""
     windows = provenance.runs[run].windows
     return max((index for index, window in enumerate(windows) if scene in window.targets), default=None)
 
 
 def _changed_unseen(provenance: Provenance, scene: int, *, since: tuple[int, int], by: int) -> bool:
-    """Whether `scene` was made after the window `since`, and without a look at the scene `by`."""
+    """Whether `scene` was made after the window `since`, by a window that did not see the scene `by`."""
     index = scene - provenance.first_scene
     if not 0 <= index < len(provenance.scenes):
         return False
     run = provenance.scenes[index].run
     made_in = _window_of(provenance, run, scene)
     if made_in is None:
-        # Frames taken over, such as the whole film's when its latents were gone: the scene is what it was.
+        # Its frames were taken from a video, such as the film itself when its latents were lost: unchanged.
         return False
     follows = by == scene + 1 and provenance.scenes[by - provenance.first_scene].join == "continue"
     return (run, made_in) > since and (follows or by not in _context(provenance.runs[run].windows[made_in]))

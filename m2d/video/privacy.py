@@ -1,7 +1,6 @@
-"""Keep where and by whom a film was made out of what the film tells: paths, host and user names.
+"""Keep absolute paths, host names and user names out of a film's metadata.
 
-Owns the rules and the check; knows no film format. The story's own words are never looked at: they are
-content.
+Owns the rules and the check. The story's own words are never checked: they are content.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Any
 
 from m2d.errors import InputError
 
-# What the user wrote to be seen: the film's content, whatever it says.
+# The user's own texts are the film's content.
 _STORY_KEYS = frozenset({"title", "setting", "cast", "prompt", "prompts", "negative_prompt"})
 _ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'=:,;(\[])(?:/\S|~\w*/|[A-Za-z]:[\\/]|\\\\\S|file:/)")
 
 
 class PrivacyError(InputError):
-    """Something would tell where or by whom a film was made."""
+    """A path, host or user name would become part of a film."""
 
 
 def local_names() -> frozenset[str]:
-    """This machine's host name, long and short, and the user's name, as far as they are known."""
+    """Return this machine's host name, long and short, and the user's name, as far as known."""
     host = socket.gethostname()
     try:
         user = getpass.getuser()
@@ -36,16 +35,16 @@ def local_names() -> frozenset[str]:
 
 
 def refuse_private(document: Mapping[str, Any], *, names: frozenset[str]) -> None:
-    """Make sure that nothing in `document` tells where or by whom it was made.
+    """Check that `document` holds no absolute path, host name or user name.
 
-    The story's own words (title, setting, cast, prompts) are not looked at: they are the film's content.
+    The story's own words (title, setting, cast, prompts) are not checked: they are the film's content.
 
     Args:
         document: JSON values.
         names: Host and user names to refuse, as whole values or around an `@`.
 
     Raises:
-        PrivacyError: Names the place.
+        PrivacyError: It holds one; the message names the place.
     """
     for place, text in _strings(document, place="provenance"):
         if _ABSOLUTE_PATH.search(text):
@@ -55,13 +54,13 @@ def refuse_private(document: Mapping[str, Any], *, names: frozenset[str]) -> Non
 
 
 def without_folders(value: Any, *, key: str = "") -> Any:
-    """Return the JSON value `value` with each string that is an absolute path cut to its last part.
+    """Return the JSON value `value` with each absolute path shortened to its last part.
 
-    The story's own words stay as they are.
+    The story's own words are unchanged.
 
     Args:
         value: JSON values.
-        key: Under which key `value` was found; empty for the document itself.
+        key: The key of `value`; empty for the document itself.
     """
     if key in _STORY_KEYS:
         return value
@@ -73,7 +72,7 @@ def without_folders(value: Any, *, key: str = "") -> Any:
 
 
 def last_part(text: str) -> str:
-    """Return the last part of an absolute path, POSIX or Windows, and any other text as it is."""
+    """Return the last part of an absolute path, POSIX or Windows; any other text is unchanged."""
     if PurePosixPath(text).is_absolute():
         return PurePosixPath(text).name
     if PureWindowsPath(text).is_absolute():

@@ -1,6 +1,6 @@
-"""Where a film comes from, as a document that travels inside it: recipe, seeds, digests, versions.
+"""Provenance: a document inside the film with its recipes, seeds, digests and versions.
 
-Owns the document. `provenance_builder` fills it in, `provenance_text` turns it into text and back, and
+Owns the schema. `provenance_builder` fills it in, `provenance_text` turns it into text and back, and
 `write` puts it into a film.
 """
 
@@ -21,13 +21,13 @@ SCHEMA_VERSION = 3
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
-# A small claim in a film must not make much work.
+# A film's metadata must not cause unlimited work.
 ClipLength = Annotated[int, Field(ge=1, le=1000)]
 RunKind = Literal["generate", "extend", "reroll", "footage"]
 
 
 class ProvenanceError(InputError):
-    """The provenance in a film is damaged, of another version, or does not tell the truth about the film."""
+    """The provenance in a film is corrupt, of another version, or does not match the film."""
 
 
 class _Record(BaseModel):
@@ -42,10 +42,10 @@ class ModelRecord(_Record):
 
 
 class VideoRecord(_Record):
-    """The film's size as the model made it, how many times larger it is written, and how it was encoded.
+    """The film's size as the model made it, the factor by which it is enlarged, and its encoding.
 
     Attributes:
-        encoding: Identity of encoder and settings; empty when it is not told.
+        encoding: Identity of encoder and settings; empty when not recorded.
     """
 
     width: Count
@@ -56,7 +56,7 @@ class VideoRecord(_Record):
 
 
 class WindowRecord(_Record):
-    """One pass of the denoising loop: the scenes of the story it saw, and those it made; from 0."""
+    """One pass of the denoising loop: the scenes of the story it saw and the scenes it made, from 0."""
 
     scenes: tuple[Index, ...] = Field(min_length=1)
     targets: tuple[Index, ...] = Field(min_length=1)
@@ -64,15 +64,15 @@ class WindowRecord(_Record):
 
 
 class RunRecord(_Record):
-    """One run that made scenes of the film, with all that is needed to repeat it.
+    """One run that made scenes of the film, with everything needed to repeat it.
 
     Attributes:
-        kind: `footage` is no run of a model: scenes of another film, taken over.
-        recipe: The recipe as it was run; its scenes are the ones made. Data to be checked, never trusted.
-        parameters: The resolved parameters; for footage, what was taken from where.
-        model: None for footage.
+        kind: `footage` is external video: scenes taken from another film, without a model.
+        recipe: The recipe as it was run; its scenes are the ones made. Validate before use.
+        parameters: The resolved parameters; of external video, its name and spans.
+        model: None for external video.
         versions: Package name to version.
-        windows: The passes, in order; none for footage.
+        windows: The passes, in order; empty for external video.
     """
 
     kind: RunKind
@@ -84,24 +84,24 @@ class RunRecord(_Record):
 
 
 class SceneRecord(_Record):
-    """One scene: where it is in the film, which run made it, and digests of its latents and frames.
+    """One scene: its place in the film, the run that made it, and digests of its latents and frames.
 
     Attributes:
-        negative_prompt: What it was steered away from.
-        guidance_scale: None for footage; so is the seed.
+        guidance_scale: None for external video, and so is the seed.
         run: Index of the run that made it.
-        first_frame: Frame of the film with which it begins to appear.
-        num_frames: Its frames, those shared with its neighbours included.
-        join: How it follows the scene before it.
-        overlap: Frames shared with the scene before it.
-        colour_map: How its colours were corrected towards the scene before it: the three channels' new
-            levels, 256 bytes each, in base64; None when they were not.
+        first_frame: The film's frame in which it first appears.
+        num_frames: Number of frames, those shared with its neighbours included.
+        join: Transition from the scene before it.
+        overlap: Number of frames shared with the scene before it.
+        colour_map: Correction of its colours towards the scene before it: the three channels' new levels, 256
+            bytes each, in base64; None when they were not corrected.
         colour_jump: How far the colours jump from the scene before it, in levels of 255; None for the first.
-        frames_sha256: Digest of its frames before they were joined with others.
-        packets_sha256: Digest of what is shown of it, as it was encoded; None when it is not told.
-        clip_frames: Frames of the clip that a model is given in place of footage of another length: its last
-            ones, the first of them held when it has fewer. None when the model is given all of it.
-        clip_sha256: Digest of that clip when it is kept beside the film; None when it comes from the film.
+        frames_sha256: Digest of its frames before transitions were applied.
+        packets_sha256: Digest of its shown frames as encoded; None when not recorded.
+        clip_frames: Number of frames that a model is given of external video of another length: the last
+            ones, with the first repeated when there are fewer. None when the model is given the whole scene.
+        clip_sha256: Digest of that clip when it is stored beside the film; None when it is read from the
+            film.
     """
 
     prompt: str
@@ -130,7 +130,7 @@ class SceneRecord(_Record):
 
 
 class Provenance(_Record):
-    """Everything needed to make the film again and to see that it is the same.
+    """Everything needed to make the film again and to verify that it is the same.
 
     Attributes:
         runs: The runs that made the film, oldest first: its lineage.
@@ -149,7 +149,7 @@ class Provenance(_Record):
 
     @property
     def frames_sha256(self) -> str:
-        """Digest over those of all scenes' frames, before joining and encoding."""
+        """Digest over the frame digests of all scenes."""
         return film_digest([scene.frames_sha256 for scene in self.scenes])
 
     @property
@@ -159,13 +159,13 @@ class Provenance(_Record):
 
     @property
     def shown_frames(self) -> tuple[int, ...]:
-        """Frames from each scene's first one to the next scene's."""
+        """Number of frames from each scene's first frame to the next scene's."""
         following = [*(scene.first_frame for scene in self.scenes[1:]), self.num_frames]
         return tuple(after - scene.first_frame for scene, after in zip(self.scenes, following, strict=True))
 
     @property
     def num_frames(self) -> int:
-        """Frames of the whole film."""
+        """Number of frames of the film."""
         last = self.scenes[-1]
         return last.first_frame + last.num_frames
 
@@ -174,24 +174,21 @@ class Provenance(_Record):
         return text_digest(canonical_json(self.model_dump(mode="json")))
 
     def check_film(self, *, num_frames: int, width: int, height: int) -> None:
-        """Compare with what a film really holds.
+        """Compare the provenance with the film.
 
         Args:
-            num_frames: Decoded frames.
-            width: Width of the written picture in pixels.
-            height: Height of the written picture in pixels.
+            num_frames: Number of frames in the film.
+            width: Width of the encoded picture in pixels.
+            height: Height of the encoded picture in pixels.
 
         Raises:
-            ProvenanceError: The film is another one than the provenance describes.
+            ProvenanceError: The provenance describes another film.
         """
-        told_width, told_height = (
-            self.video.width * self.video.upscale,
-            self.video.height * self.video.upscale,
-        )
-        told = f"{self.num_frames} frames of {told_width}x{told_height}"
+        expected_size = f"{self.video.width * self.video.upscale}x{self.video.height * self.video.upscale}"
+        expected = f"{self.num_frames} frames of {expected_size}"
         found = f"{num_frames} frames of {width}x{height}"
-        if told != found:
+        if expected != found:
             raise ProvenanceError(
-                f"the provenance tells of {told}, the film has {found}: it was changed after writing; use the"
-                " original, or remove the film's tags to have it taken as any other film"
+                f"the provenance describes {expected}, the film has {found}: it was changed after writing;"
+                " use the original, or remove the film's tags to treat it as any other film"
             )

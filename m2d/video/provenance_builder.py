@@ -1,7 +1,6 @@
-"""What was made, written down as provenance: runs with their versions, scenes with their digests.
+"""Build a film's provenance: runs with their versions, scenes with their digests.
 
-Owns the scene as it leaves the model and what is written about it. What may not be written is `privacy`'s
-rule.
+Owns `MadeScene`, the scene as the model made it. `privacy` decides what may not be recorded.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MadeScene:
-    """One scene as it was made. P frames, F latent frames, C channels, H W height and width.
+    """One scene as the model made it. P frames, F latent frames, C channels, H W height and width.
+
+    Fields named as in `SceneRecord` have the same meaning.
 
     Attributes:
         prompt: The prompt as the model got it.
-        negative_prompt: See `SceneRecord`, as for all fields of the same name.
-        seed: The scene's own seed; None for footage.
-        run: Index of the run that made it.
-        frames_PHWC: uint8 frames before joining, upscaling and encoding; None when `kept` tells of them. Of
-            footage that only a clip is given of, some of its frames, that clip last.
-        latents_FCHW: The denoised latents; None when the scene did not come from latents.
-        colour_map_LC: uint8 (256, 3), as `SceneRecord` keeps it in text.
-        kept: What was told of it in a film that it is taken over from, frames as they are there.
-        packets_sha256: As in `SceneRecord`, once it is encoded.
+        seed: The scene's own seed; None for external video.
+        frames_PHWC: uint8 frames before transitions, upscaling and encoding; None when `kept` describes them.
+            Of external video that the model is given a clip of, some frames with that clip at the end.
+        latents_FCHW: The denoised latents; None when the scene was not made from latents.
+        colour_map_LC: uint8 (256, 3); `SceneRecord` stores it as text.
+        kept: The record of a scene that is taken unchanged from an existing film.
+        packets_sha256: Set once it is encoded.
     """
 
     prompt: str
@@ -69,7 +68,7 @@ class MadeScene:
 
     @property
     def num_frames(self) -> int:
-        """Its frames, those shared with its neighbours included."""
+        """Number of frames, those shared with its neighbours included."""
         if self.kept is not None:
             return self.kept.num_frames
         assert self.frames_PHWC is not None
@@ -77,7 +76,7 @@ class MadeScene:
 
     @property
     def frames_sha256(self) -> str:
-        """See `SceneRecord`."""
+        """Digest of its frames before transitions were applied."""
         if self.kept is not None:
             return self.kept.frames_sha256
         assert self.frames_PHWC is not None
@@ -92,10 +91,10 @@ def build_run_record(
     model: ModelRecord | None,
     windows: Sequence[WindowRecord],
 ) -> RunRecord:
-    """Write down one run with the versions of what runs now; of absolute paths only the last part is kept.
+    """Record one run with the versions of the installed packages; absolute paths are cut to their last part.
 
     Raises:
-        PrivacyError: A path, host or user name is left in it.
+        PrivacyError: It holds a path, host or user name.
         ValueError: Values that are not JSON.
     """
     document = {
@@ -122,21 +121,21 @@ def build_provenance(
     parents: Sequence[str] = (),
     encoding: str = "",
 ) -> Provenance:
-    """Write down where a film comes from.
+    """Build the provenance of a film.
 
     Args:
         title: The story's title.
         runs: The runs that made it, oldest first.
         scenes: All scenes in the film's order.
         fps: Frames per second of the film.
-        upscale: Integer factor by which the written picture is larger than the frames.
+        upscale: Integer factor by which the encoded picture is larger than the frames.
         first_scene: Number, in the story, of the film's first scene.
         parents: Digests of the films this one continues.
-        encoding: Identity of how the scenes are encoded.
+        encoding: The `encoding_id` of the scenes.
 
     Raises:
-        PrivacyError: A path, host or user name is left in it.
-        ValueError: No scenes, no runs, scenes of other runs, or no frames that tell the film's size.
+        PrivacyError: It holds a path, host or user name.
+        ValueError: No scenes, no runs, scenes of other runs, or no frames to take the film's size from.
     """
     if not scenes or any(not 0 <= scene.run < len(runs) for scene in scenes):
         raise ValueError(f"{len(scenes)} scenes of runs {[scene.run for scene in scenes]}, got {len(runs)}")
@@ -156,14 +155,14 @@ def build_provenance(
 
 
 def _through_json(document: dict[str, Any]) -> dict[str, Any]:
-    """What a reader of the film will get, so that just this is kept."""
+    """Pass the document through JSON, so that it equals what a reader of the film gets."""
     text = _SURROGATE.sub(REPLACEMENT, json.dumps(document, ensure_ascii=False, allow_nan=False))
     read: dict[str, Any] = json.loads(text)
     return read
 
 
 def installed_versions() -> dict[str, str]:
-    """Python's version and that of every package that can change a frame; imports none of them."""
+    """Return the versions of Python and of every package that can change a frame, without importing them."""
     versions = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         try:

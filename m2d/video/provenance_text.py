@@ -1,7 +1,6 @@
-"""Provenance as text: sealed with its own digest, and read again without trusting a word of it.
+"""Provenance as text: sealed with its own digest, and validated completely when it is read.
 
-Owns the form in which provenance travels; what it says is `provenance`'s, where it lies in a film `write`'s
-and `read`'s.
+Owns the text form; `provenance` owns the schema, `write` and `read` the tags of the film that hold it.
 """
 
 from __future__ import annotations
@@ -19,29 +18,30 @@ LONGEST_TEXT_BYTES = 16 << 20
 
 
 def seal_provenance(provenance: Provenance) -> str:
-    """The canonical JSON of `provenance` with its own sha256 inside; ASCII only."""
+    """Write the canonical JSON of `provenance` with its own sha256 inside; ASCII only."""
     document = provenance.model_dump(mode="json")
     return canonical_json({**document, "sha256": text_digest(canonical_json(document))})
 
 
 def parse_provenance(text: str) -> Provenance:
-    """Read what `seal_provenance` wrote, trusting nothing.
+    """Read and validate the text of `seal_provenance`.
 
     Raises:
-        ProvenanceError: Not JSON, of another schema version, damaged, or with scenes that do not join.
+        ProvenanceError: Not JSON, of another schema version, corrupt, or with scenes that do not follow each
+            other.
     """
     document = _load_json(text)
     if document.get("m2d_provenance") != SCHEMA_VERSION:
         version = printable(str(document.get("m2d_provenance")), limit=40)
         raise ProvenanceError(f"provenance of version {version}; this m2d reads version {SCHEMA_VERSION}")
-    told = document.pop("sha256", None)
+    recorded = document.pop("sha256", None)
     try:
         found = text_digest(canonical_json(document))
     except (ValueError, RecursionError) as error:
         raise ProvenanceError("the provenance is not plain JSON") from error
-    if told != found:
+    if recorded != found:
         raise ProvenanceError(
-            "the provenance is damaged: its sha256 does not match; it was changed after writing"
+            "the provenance is corrupt: its sha256 does not match; it was changed after writing"
         )
     try:
         provenance = Provenance.model_validate(document)
@@ -52,7 +52,7 @@ def parse_provenance(text: str) -> Provenance:
 
 
 def is_provenance(text: str) -> bool:
-    """Whether `text` claims to be provenance; a comment that somebody else wrote does not."""
+    """Whether `text` looks like provenance and not like a comment by another program."""
     return text.startswith("{") and '"m2d_provenance"' in text
 
 
@@ -81,7 +81,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _check_ranges(provenance: Provenance) -> None:
-    """Check what digests cannot: that scenes join, and name runs and windows that are there."""
+    """Check that scenes follow each other, and that their runs and windows exist."""
     expected = 0
     for index, scene in enumerate(provenance.scenes):
         expected -= scene.overlap
@@ -91,7 +91,7 @@ def _check_ranges(provenance: Provenance) -> None:
             )
         if scene.run >= len(provenance.runs):
             raise ProvenanceError(
-                f"scenes[{index}] of the provenance is of run {scene.run}, which is not there"
+                f"scenes[{index}] of the provenance is of run {scene.run}, which does not exist"
             )
         if index == 0 and scene.join == "crossfade":
             raise ProvenanceError("scenes[0] of the provenance is a crossfade with nothing before it")

@@ -1,7 +1,6 @@
-"""The folder beside a film, `NAME.m2d/`: how the run went, the latents to go on from, the contact sheet.
+"""The run folder beside a film, `NAME.m2d/`: the run's record, its latents and the contact sheet.
 
-Owns its files and their digests. What the run's record says beyond the digests is the business of the tasks.
-F latent frames, C channels, H W latent height and width.
+Owns its files and their digests. F latent frames, C channels, H W latent height and width.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ LONGEST_RECORD_BYTES = 32 << 20
 
 
 class RunFolderError(InputError):
-    """A run folder that is missing, incomplete, changed, or of another film."""
+    """A run folder that is missing, incomplete, changed, or belongs to another film."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What a run left beside its film.
+    """Contents of a run folder.
 
     Attributes:
-        provenance: Equal to what the film carries.
+        provenance: The film's provenance.
         timings_s: Seconds per stage.
-        latents_FCHW: Per scene, as denoised; None for footage that was never encoded.
+        latents_FCHW: Denoised latents of each scene; None for external video that was never encoded.
     """
 
     provenance: Provenance
@@ -54,7 +53,7 @@ def run_folder_of(film: Path) -> Path:
 
 
 def check_run_folder(film: Path, *, force: bool) -> None:
-    """Make sure, before any work is done, that the run folder of `film` can be written.
+    """Check, before any work, that the run folder of `film` can be written.
 
     Raises:
         OutputError: A file has the folder's name, or a run is in it already and `force` is not set.
@@ -71,11 +70,11 @@ def check_run_folder(film: Path, *, force: bool) -> None:
 def finish_run(
     film: Path, *, provenance: Provenance, files: Mapping[str, bytes], timings_s: Mapping[str, float]
 ) -> Path:
-    """Write what belongs into the run folder of `film`, the record last; whatever is there is replaced.
+    """Write the run folder of `film`, the record last; existing files are replaced.
 
     Args:
         film: The film's path.
-        provenance: What the film carries.
+        provenance: The film's provenance.
         files: Name to bytes: `latents_bytes`, and the contact sheet.
         timings_s: Seconds per stage.
 
@@ -83,7 +82,7 @@ def finish_run(
         The folder.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: A file cannot be written.
     """
     folder = run_folder_of(film)
     make_folder(folder)
@@ -100,20 +99,20 @@ def finish_run(
 
 
 def read_run(film: Path) -> Run:
-    """Read the run folder of `film`, believing nothing that its digests do not confirm.
+    """Read the run folder of `film` and verify it by its digests.
 
     Raises:
         RunFolderError: Missing, incomplete or changed.
-        ProvenanceError: Its provenance is damaged.
+        ProvenanceError: Its provenance is corrupt.
     """
     folder = run_folder_of(film)
     record = _read_record(folder / RECORD)
     provenance = parse_provenance(json.dumps(record["provenance"]))
     path = folder / LATENTS
     _check_file(path, digest=record["files"].get(LATENTS))
-    told = [scene.latents_sha256 for scene in provenance.scenes]
-    latents = _read_latents(path, wanted=[digest is not None for digest in told])
-    for index, (digest, latents_FCHW) in enumerate(zip(told, latents, strict=True)):
+    digests = [scene.latents_sha256 for scene in provenance.scenes]
+    latents = _read_latents(path, wanted=[digest is not None for digest in digests])
+    for index, (digest, latents_FCHW) in enumerate(zip(digests, latents, strict=True)):
         if latents_FCHW is not None and latents_digest(latents_FCHW) != digest:
             raise RunFolderError(
                 f"{path}: the latents of scene {index} are not those of the film; restore them"
@@ -122,7 +121,7 @@ def read_run(film: Path) -> Run:
 
 
 def read_sheet(film: Path) -> bytes:
-    """The contact sheet that was written with the run beside `film`; empty when it is not that any more."""
+    """Read the contact sheet beside `film`; empty when it is missing or was changed."""
     folder = run_folder_of(film)
     try:
         digest = _read_record(folder / RECORD)["files"].get(SHEET)
@@ -133,7 +132,7 @@ def read_sheet(film: Path) -> bytes:
 
 
 def latents_bytes(latents_FCHW: Sequence[np.ndarray | None]) -> bytes:
-    """The bytes of `latents.safetensors`: one float array per scene that has latents."""
+    """Return the bytes of `latents.safetensors`: one float array per scene that has latents."""
     tensors = {
         _key(index): np.ascontiguousarray(latents)
         for index, latents in enumerate(latents_FCHW)

@@ -175,7 +175,7 @@ def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: FilmResu
     [
         ("num_frames", 4, "begins at frame 3, not at 2"),
         ("first_frame", 7, "begins at frame 7, not at 3"),
-        ("run", 5, "is of run 5, which is not there"),
+        ("run", 5, "is of run 5, which does not exist"),
         ("overlap", 0, "begins at frame 3, not at 5"),
     ],
 )
@@ -200,7 +200,7 @@ def test_provenance_that_lies_about_its_scenes_is_refused_by_every_command(
 
 def test_a_film_of_another_size_than_it_tells_is_refused(studio: Studio, made: FilmResult) -> None:
     film = rewritten(made.film, studio.path("size"), lambda _: None)
-    with pytest.raises(ProvenanceError, match="tells of 8 frames of 32x32, the film has 8 frames of 16x16"):
+    with pytest.raises(ProvenanceError, match="describes 8 frames of 32x32, the film has 8 frames of 16x16"):
         studio.extend(film, "a fish")
 
 

@@ -146,7 +146,7 @@ def test_provenance_that_lies_about_its_frames_is_refused(studio: Studio, grown:
     def lengthen(document: dict[str, Any]) -> None:
         document["scenes"][-1]["num_frames"] += 4
 
-    with pytest.raises(ProvenanceError, match=r"long\.mp4: .* tells of \d+ frames of 16x16, the film has"):
+    with pytest.raises(ProvenanceError, match=r"long\.mp4: .* describes \d+ frames of 16x16, the film has"):
         studio.reproduce(rewritten(grown.film, studio.path("long"), lengthen))
 
 
@@ -155,7 +155,7 @@ def test_damaged_provenance_is_refused(studio: Studio, grown: FilmResult) -> Non
     parse_provenance(text)
     film = Path(shutil.copy(grown.film, studio.path("damaged")))
     for spoilt, told in (
-        (text.replace("a moon", "a mood"), r"damaged\.mp4: .* is damaged: its sha256"),
+        (text.replace("a moon", "a mood"), r"damaged\.mp4: .* is corrupt: its sha256"),
         (text[:-20], "is not JSON"),
         (text.replace('"m2d_provenance":3', '"m2d_provenance":2'), "provenance of version 2"),
     ):

@@ -142,5 +142,5 @@ def test_scenes_that_are_not_in_a_film_of_new_scenes_alone_are_counted_only() ->
 def test_footage_that_is_not_in_a_film_of_new_scenes_alone_is_what_it_went_on_from() -> None:
     provenance, _ = grown((("footage", ()), EXTEND), (1, 1), first_scene=3)
     told = describe_run(provenance, lineage(provenance)[0])
-    assert told.startswith("went on from ")
-    assert told.endswith(", none of which is in this film")
+    assert told.startswith("continued ")
+    assert told.endswith(", which is not part of this film")

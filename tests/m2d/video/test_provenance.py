@@ -141,7 +141,7 @@ def test_scenes_must_join() -> None:
 def test_film_of_another_length_or_size_is_told() -> None:
     provenance = make()
     provenance.check_film(num_frames=10, width=64, height=32)
-    with pytest.raises(ProvenanceError, match="tells of 10 frames of 64x32, the film has 9 frames of 64x32"):
+    with pytest.raises(ProvenanceError, match="describes 10 frames of 64x32, the film has 9 frames of 64x32"):
         provenance.check_film(num_frames=9, width=64, height=32)
     with pytest.raises(ProvenanceError, match="of 64x32, the film has 10 frames of 32x32"):
         provenance.check_film(num_frames=10, width=32, height=32)

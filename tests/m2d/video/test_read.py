@@ -294,7 +294,7 @@ def test_provenance_that_lies_about_the_film_is_refused(film: WriteFilm, tmp_pat
     assert provenance is not None
     fewer = provenance.model_copy(update={"scenes": provenance.scenes[:2]})
     lie = retagged(path, tmp_path / "lie.mp4", {"m2d.recipe": seal_provenance(fewer)})
-    with pytest.raises(ProvenanceError, match="tells of 10 frames of 96x64, the film has 15 frames"):
+    with pytest.raises(ProvenanceError, match="describes 10 frames of 96x64, the film has 15 frames"):
         read_film(lie)
     larger = provenance.model_copy(update={"video": provenance.video.model_copy(update={"upscale": 3})})
     lie = retagged(path, tmp_path / "lie.mp4", {"m2d.recipe": seal_provenance(larger)})
@@ -308,7 +308,7 @@ def test_damaged_provenance_is_refused(film: WriteFilm, tmp_path: Path) -> None:
     assert provenance is not None
     text = seal_provenance(provenance).replace("walks right", "walks left")
     broken = retagged(path, tmp_path / "broken.mp4", {"comment": text})
-    with pytest.raises(ProvenanceError, match="damaged"):
+    with pytest.raises(ProvenanceError, match="corrupt"):
         probe(broken)
 
 

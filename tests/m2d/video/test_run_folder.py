@@ -154,5 +154,5 @@ def test_record_that_is_none_is_refused(film: Path, text: str, complaint: str) -
 def test_changed_record_is_noticed(film: Path) -> None:
     path = run_folder_of(film) / "run.json"
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
-    with pytest.raises(ProvenanceError, match="damaged"):
+    with pytest.raises(ProvenanceError, match="corrupt"):
         read_run(film)
