@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from m2d.backend import BackendOptions
@@ -112,7 +111,7 @@ class EagerDenoiser:
 
 
 class _Key(NamedTuple):
-    path: Path
+    digest: str
     device: str
     dtype: str
     table_timesteps: tuple[int, ...] | None
@@ -136,7 +135,7 @@ class EagerBackend:
         return None if device is None else device_problem(device)
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> EagerDenoiser:
-        """Load the transformer, or take the one loaded before for the same folder, device and dtype."""
+        """Load the transformer, or reuse the one already loaded for this model, device and dtype."""
         require_available(self, options.device)
         return EagerDenoiser(self.load(source, options), layout, options.targets)
 
@@ -155,17 +154,19 @@ class EagerBackend:
         return model
 
     def load(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
-        """Load the transformer, or return the one loaded for the same folder, device, dtype and tables.
+        """Load the transformer, or return the one already loaded for this model, device, dtype and tables.
+
+        Models are compared by digest, not by path: the files at a path can change.
 
         Raises:
-            InputError: Options it does not know, or tables for timesteps that nobody named.
+            InputError: Unknown options, or tables without the run's timesteps.
         """
         import torch
 
         from m2d.model.checkpoint import load_transformer
         from m2d.model.kernels import choose_kernel
 
-        key = _Key(source.path, options.device, options.dtype, self._table_timesteps(options))
+        key = _Key(source.digest, options.device, options.dtype, self._table_timesteps(options))
         if self._transformer is None or key != self._key:
             # Let go of the old one first: two 5B transformers do not fit where one does.
             self._transformer = self._key = None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from m2d_backends.devices import device_problem
 from m2d_backends.eager import EagerBackend, EagerDenoiser
+from safetensors.torch import load_file, save_file
 
 from m2d.backend import BackendOptions, TrainableBackend
 from m2d.errors import BackendError, BackendUnavailable, InputError
@@ -37,6 +38,19 @@ def test_another_dtype_is_loaded_anew(source):
     second = backend.prepare(source, LAYOUT, BackendOptions(dtype="bfloat16"))
     assert first._transformer.dtype == torch.float32
     assert second._transformer.dtype == torch.bfloat16
+
+
+def test_another_model_at_the_same_path_is_loaded_and_not_the_old_one(tmp_path):
+    backend = EagerBackend()
+    folder = build_tiny_model(tmp_path / "model")
+    first = backend.prepare(resolve_model(str(folder)), LAYOUT, BackendOptions())._transformer
+    assert backend.prepare(resolve_model(str(folder)), LAYOUT, BackendOptions())._transformer is first
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors["proj_out.bias"] += 1
+    save_file(tensors, weights)
+    second = backend.prepare(resolve_model(str(folder)), LAYOUT, BackendOptions())._transformer
+    torch.testing.assert_close(second.proj_out.bias, tensors["proj_out.bias"], rtol=0, atol=0)
 
 
 def test_releasing_frees_the_weights_though_a_denoiser_still_holds_them(source):
