@@ -47,7 +47,7 @@ class BackendOptions:
     """How a denoiser is to run.
 
     Attributes:
-        device: `cpu`, `cuda` or `cuda:1`. A backend that cannot use it refuses; it never takes another.
+        device: `cpu`, `cuda` or `cuda:1`. A backend uses this device or raises an error.
         dtype: What the transformer computes in.
         targets: The scenes whose velocity is wanted; None for all. Leaving out context scenes saves the last
             block and the head for these, exactly.

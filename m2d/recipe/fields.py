@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
 
+from m2d.devices import DEVICE_NAMES, is_device_name
 from m2d.masks import MASKS, LayoutError, rule_of
 from m2d.recipe.text_tree import forbidden_character, name_character, show
 
@@ -21,7 +22,6 @@ _MAX_NAME_CHARACTERS = 32
 _MAX_OUTPUT_BYTES = 200
 _MAX_SLUG_CHARACTERS = 80
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-_DEVICE = re.compile(r"cpu|mps|(cuda|xpu)(:[0-9]{1,2})?")
 _BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _MODELS = "builtin:puppet, builtin:puppet-large"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//|\\\\")
@@ -101,8 +101,8 @@ def _model(name: str) -> str:
 
 
 def _device(name: str) -> str:
-    if not _DEVICE.fullmatch(name):
-        raise ValueError(f"{show(name)} is not known; use cpu, cuda, cuda:0, mps or xpu")
+    if not is_device_name(name):
+        raise ValueError(f"{show(name)} is not known; use {DEVICE_NAMES}")
     return name
 
 

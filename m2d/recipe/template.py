@@ -73,7 +73,7 @@ mask: mask2dit
 
 backend:
   name: eager                # `m2d doctor` lists what works here
-  device: cpu                # cpu, cuda, cuda:0, mps or xpu
+  device: cpu                # cpu, cuda or cuda:0
   dtype: float32             # float32, bfloat16 or float16
   # options: {{scope: whole}}  # what only one backend knows, here compile
 

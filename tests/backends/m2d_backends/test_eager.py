@@ -2,18 +2,21 @@
 
 import gc
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from m2d_backends.devices import device_problem
 from m2d_backends.eager import EagerBackend, EagerDenoiser
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from m2d.backend import BackendOptions, TrainableBackend
 from m2d.errors import BackendError, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d.model.checkpoint import ModelSource, resolve_model
+from m2d.recipe.schema import BackendChoice
 from tests.m2d.model.tiny_model import LATENT_CHANNELS, TEXT_WIDTH, build_tiny_model, tiny_transformer
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=(3, 2), latent_frames=(2, 1), tokens_per_frame=4)
@@ -88,6 +91,13 @@ def test_cuda_without_a_cuda_device_is_refused_and_nothing_else_is_taken(source)
 @pytest.mark.parametrize("device", ["tpu", "cpu:0", "cuda:", "cuda:x", "CPU", ""])
 def test_a_device_nobody_has_is_named(device):
     assert device_problem(device) == f"device {device!r} is not known; use cpu, cuda or cuda:N"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "mps", "xpu:1", "gpu", "cuda:"])
+def test_recipes_and_backends_know_the_same_devices(device):
+    is_known = "is not known" not in (device_problem(device) or "")
+    with nullcontext() if is_known else pytest.raises(ValidationError, match="is not known"):
+        BackendChoice(device=device)
 
 
 def test_the_cpu_is_always_there():

@@ -1,0 +1,13 @@
+"""Names of the devices that m2d computes on; whether one is here is each backend's to say."""
+
+from __future__ import annotations
+
+import re
+
+DEVICE_NAMES = "cpu, cuda or cuda:N"
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,2})?")
+
+
+def is_device_name(name: str) -> bool:
+    """Whether `name` is one of `DEVICE_NAMES`."""
+    return _DEVICE.fullmatch(name) is not None
