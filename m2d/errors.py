@@ -31,6 +31,12 @@ class Remedy(StrEnum):
     GIVE_CUTS = auto()
     WRITE_RECIPE = auto()
     SHOW_DOCTOR = auto()
+    DISCARD_RUN = auto()
+    RESUME_OR_DISCARD = auto()
+    REPEAT_OR_DISCARD = auto()
+    START_RUN = auto()
+    RESUME_WITHOUT_PREVIEWS = auto()
+    GIVE_MODEL = auto()
 
 
 class M2DError(Exception):

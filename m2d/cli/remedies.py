@@ -21,6 +21,12 @@ _TEXTS = {
     Remedy.GIVE_CUTS: "say where scenes begin with --cuts 2.5,5.0",
     Remedy.WRITE_RECIPE: "`m2d init` writes a recipe to start from",
     Remedy.SHOW_DOCTOR: "`m2d doctor` shows what works here",
+    Remedy.DISCARD_RUN: "discard it with --force, without --resume",
+    Remedy.RESUME_OR_DISCARD: "continue it with --resume or discard it with --force",
+    Remedy.REPEAT_OR_DISCARD: "ask for the same, or discard it with --force, without --resume",
+    Remedy.START_RUN: "start a run without --resume",
+    Remedy.RESUME_WITHOUT_PREVIEWS: "resume with --resume and without --save-previews",
+    Remedy.GIVE_MODEL: "name that model with --model, or move the run folder away to use the film's frames",
 }
 
 

@@ -59,8 +59,8 @@ def load_footage(
     num_scenes, num_clips = len(whole.picks), len(footage.scenes)
     if len(prompts) > num_scenes:
         raise InputError(
-            f"--context-prompt: {len(prompts)} prompts for {num_scenes} scenes of {path}; give at most "
-            "one each"
+            f"{len(prompts)} prompts for {num_scenes} scenes of {path}; give at most one each",
+            argument="context_prompt",
         )
     told = [""] * (num_scenes - len(prompts)) + list(prompts)
     clips = [None] * (num_scenes - num_clips) + [scene.frames_PHWC for scene in footage.scenes]
@@ -88,9 +88,7 @@ def load_footage(
         cuts_s=None if cuts_s is None else tuple(cuts_s),
         stream=None if only_context else whole,
         file_sha256=None if only_context else sha256_file(path),
-        notes=footage.notes
-        if only_context
-        else (*footage.notes, _whole_note(whole, fps=geometry.default_fps)),
+        notes=footage.notes,
     )
 
 
@@ -104,7 +102,8 @@ def _spans(whole: ResampledVideo) -> list[list[float]]:
     return [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
 
 
-def _whole_note(whole: ResampledVideo, *, fps: int) -> str:
+def describe_copy(whole: ResampledVideo, *, fps: int) -> str:
+    """Return a note on the size of the part of the output that an external video becomes."""
     num_scenes, length_s = len(whole.picks), whole.num_frames / fps
     size_bytes = (
         whole.num_frames * whole.shape.target_width * whole.shape.target_height * BYTES_PER_WRITTEN_PIXEL
@@ -113,5 +112,5 @@ def _whole_note(whole: ResampledVideo, *, fps: int) -> str:
     size = f"about {size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else "less than 0.1 MB"
     return (
         f"all of it is written: {num_scenes} scene{'s' if num_scenes > 1 else ''}, "
-        f"{whole.num_frames:,} frames, {length}, {size}; --only-new leaves it out"
+        f"{whole.num_frames:,} frames, {length}, {size}"
     )

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from m2d.errors import InputError
+from m2d.errors import InputError, Remedy
 from m2d.film.journal import open_journal
 from m2d.film.journal_contents import Made, find_kept
 from m2d.film.journal_folder import DamagedFileError, Header, journal_folder_of, read_header
@@ -96,12 +96,11 @@ def _check_same(film: Path, header: Header, *, kind: RunKind, prompts: Sequence[
     runs = header.request["runs"]
     asked = [scene["prompt"] for run in runs for scene in run["recipe"]["scenes"]]
     if runs[-1]["kind"] != kind:
-        told = f"it is a run of `m2d {runs[-1]['kind']}`"
+        difference = f"its kind is {runs[-1]['kind']}"
     elif prompts and sorted(" ".join(prompt.split()) for prompt in prompts) != sorted(asked):
-        told = "its prompts are others"
+        difference = "its prompts differ"
     else:
         return
     raise InputError(
-        f"{film}: the unfinished run is of another request: {told}; ask for the same, or discard it with "
-        "--force, without --resume"
+        f"{film}: the unfinished run is of another request: {difference}", remedy=Remedy.REPEAT_OR_DISCARD
     )

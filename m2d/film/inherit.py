@@ -142,7 +142,7 @@ def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
     wanted = film.first_scene + number
     if wanted not in made or len(made) != len(recipe.scenes):
         raise InputError(
-            f"the film's provenance does not tell how scene {number + 1} was made; give --prompt"
+            f"missing; the film does not record how scene {number + 1} was made", argument="prompt"
         )
     return recipe.scenes[made.index(wanted)].model_dump()
 

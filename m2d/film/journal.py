@@ -90,7 +90,7 @@ class Journal:
 
     @property
     def may_replace(self) -> bool:
-        """Whether film and run folder may be replaced: by --force, or because this run may have made them."""
+        """Whether film and run folder may be replaced: with `force`, or when this run may have made them."""
         return self._may_replace
 
     def resume_point(self) -> ResumePoint:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from m2d.errors import InputError
+from m2d.errors import InputError, Remedy
 from m2d.film.context_frames import read_kept_frames
 from m2d.film.external import footage_record
 from m2d.film.journal_folder import has_journal, journal_folder_of
@@ -148,8 +148,8 @@ def _run_of(path: Path, provenance: Provenance) -> tuple[Run | None, str]:
     if has_journal(path):
         # The latents may be there: going on from frames would lose them without need.
         raise InputError(
-            f"{path}: the run that wrote it was interrupted before its latents were in place; finish it with "
-            f"its own command and --resume, or remove {journal_folder_of(path)} to go on from the frames"
+            f"{path}: the run that wrote it was interrupted before its latents were in place; resume that "
+            f"run with its own command, or remove {journal_folder_of(path)} to start from the frames"
         )
     return None, reason
 
@@ -168,9 +168,9 @@ def _check_model(path: Path, provenance: Provenance, source: ModelSource) -> Non
     foreign = [model.name for model in makers if model is not None and model.digest != source.digest]
     if foreign:
         raise ModelMismatch(
-            f"{path}: its latents are those of {printable(foreign[0])} with other weights than "
-            f"{source.name}; name that model with --model, or move {run_folder_of(path)} away to go on from "
-            "the film's frames"
+            f"{path}: the latents in {run_folder_of(path)} are those of {printable(foreign[0])} with other "
+            f"weights than {source.name}",
+            remedy=Remedy.GIVE_MODEL,
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from m2d.backend import Backend
 from m2d.backend_checks import require_available
-from m2d.errors import Interrupted
+from m2d.errors import Interrupted, Remedy
 from m2d.files import nameless_file, remove_file
 from m2d.film.assembly import Assembled, assemble
 from m2d.film.contents import files_of, provenance_of
@@ -163,7 +163,7 @@ def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None
 
     def check_stop() -> None:
         if stop.reason:
-            raise Interrupted(f"{stop.reason}: what is done is kept; go on with --resume")
+            raise Interrupted(f"{stop.reason}: finished work is kept", remedy=Remedy.RESUME)
 
     def on_step(step: WindowStep) -> None:
         if previews is not None:

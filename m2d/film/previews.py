@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from m2d.errors import Remedy
 from m2d.files import make_folder, remove_empty_folder, remove_file, write_bytes
 from m2d.layout import SceneLayout
 from m2d.model.codec import decode_scene
@@ -103,7 +104,7 @@ def save_preview(
         if not is_out_of_memory(error):
             raise
         raise DecodingError(
-            f"the preview of step {step} ran out of memory; go on with --resume and without --save-previews"
+            f"the preview of step {step} ran out of memory", remedy=Remedy.RESUME_WITHOUT_PREVIEWS
         ) from error
     labels = [f"scene {number + 1}" for number in scene_numbers]
     path = folder / f"step-{step:04d}.png"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from m2d.errors import InputError, OutputError
+from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import remove_file
 from m2d.film.differences import differences, listed
 from m2d.film.journal_contents import Kept, find_kept
@@ -50,15 +50,14 @@ def refuse_unfinished(film: Path) -> None:
         header = read_header(folder)
     except DamagedFileError as error:
         raise OutputError(
-            f"{film}: an unfinished run is here, but {error}; discard it with --force"
+            f"{film}: an unfinished run is here, but {error}", remedy=Remedy.DISCARD_RUN
         ) from error
     if header is None:
         return
     kept = find_kept(folder, header).kept
     if not kept.is_empty:
         raise OutputError(
-            f"{film}: an unfinished run is here: {kept.progress(header)}; "
-            "continue it with --resume or discard it with --force"
+            f"{film}: an unfinished run is here: {kept.progress(header)}", remedy=Remedy.RESUME_OR_DISCARD
         )
 
 
@@ -89,7 +88,7 @@ def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> Opened:
     grown = replace(header, versions=header.versions + versions, force=header.force or wanted.force)
     if grown != header:
         write_header(folder, grown)
-    reporter.note(f"going on with the unfinished run: {found.kept.progress(header)}")
+    reporter.note(f"resuming the unfinished run: {found.kept.progress(header)}")
     return Opened(grown, found.kept)
 
 
@@ -98,8 +97,7 @@ def _unfinished_header(film: Path, folder: Path) -> Header:
         header = read_header(folder)
     except DamagedFileError as error:
         raise InputError(
-            f"{film}: the unfinished run cannot be resumed: {error}; "
-            "discard it with --force, without --resume"
+            f"{film}: the unfinished run cannot be resumed: {error}", remedy=Remedy.DISCARD_RUN
         ) from error
     if header is not None:
         return header
@@ -107,7 +105,7 @@ def _unfinished_header(film: Path, folder: Path) -> Header:
     discard(folder)
     is_complete = film.is_file() and (run_folder_of(film) / RECORD).is_file()
     state = "the film is complete" if is_complete else "no unfinished run is there"
-    raise InputError(f"{film}: nothing to resume: {state}; start a run without --resume")
+    raise InputError(f"{film}: nothing to resume: {state}", remedy=Remedy.START_RUN)
 
 
 def _check_same(film: Path, header: Header, wanted: Header) -> None:
@@ -115,8 +113,8 @@ def _check_same(film: Path, header: Header, wanted: Header) -> None:
     differing = differences(header.request, wanted.request) or differences(*steps)
     if differing:
         raise InputError(
-            f"{film}: the unfinished run is of another request: {listed(_as_asked(differing))}; "
-            "ask for the same, or discard it with --force, without --resume"
+            f"{film}: the unfinished run is of another request: {listed(_as_asked(differing))}",
+            remedy=Remedy.REPEAT_OR_DISCARD,
         )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from m2d.backend import Backend
-from m2d.errors import InputError
+from m2d.errors import InputError, Remedy
 from m2d.film.draft import draw_draft
-from m2d.film.external import load_footage
+from m2d.film.external import describe_copy, load_footage
 from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun, announce, headline
@@ -160,13 +160,17 @@ def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -
         except PromptTooLong as error:
             raise InputError(f"--context-prompt {number}: {error}") from error
     with reporter.stage("look through the film"):
-        return load_footage(
+        film = load_footage(
             extension.film,
             source,
             cuts_s=extension.cuts_s,
             prompts=prompts,
             only_context=extension.only_new,
         )
+    if film.stream is None:
+        return film
+    note = f"{describe_copy(film.stream, fps=film.fps)}; --only-new leaves it out"
+    return replace(film, notes=(*film.notes, note))
 
 
 def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:
@@ -182,8 +186,7 @@ def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extens
         request = read_request(output)
     except DamagedFileError as error:
         raise InputError(
-            f"{output}: the unfinished run cannot be resumed: {error}; discard it with --force, "
-            "without --resume"
+            f"{output}: the unfinished run cannot be resumed: {error}", remedy=Remedy.DISCARD_RUN
         ) from error
     if request is None:
         raise InputError(

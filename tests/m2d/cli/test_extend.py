@@ -248,11 +248,11 @@ def test_sigterm_leaves_a_run_that_resume_finishes_without_being_told_again(m2d:
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 75
-    assert stderr.splitlines()[-1] == "error: SIGTERM: what is done is kept; go on with --resume"
+    assert stderr.splitlines()[-1] == "error: SIGTERM: finished work is kept; resume with --resume"
     assert not (folder / LONGER).exists()
     resumed = m2d("extend", FILM, "--model", "tiny", "--resume")
     assert resumed.exit_code == 0, resumed.stderr
-    assert "going on with the unfinished run: window 1 of 1, " in resumed.stderr
+    assert "resuming the unfinished run: window 1 of 1, " in resumed.stderr
     assert (folder / LONGER).read_bytes() == (folder / "straight.mp4").read_bytes()
 
 

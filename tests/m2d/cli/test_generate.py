@@ -255,7 +255,7 @@ def test_ctrl_c_while_denoising_leaves_a_run_that_resume_finishes_as_if_nothing_
     while not (folder / "first-snow.m2d" / "journal" / "step.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    assert interrupted(process) == "error: SIGINT: what is done is kept; go on with --resume"
+    assert interrupted(process) == "error: SIGINT: finished work is kept; resume with --resume"
     assert process.returncode == 75
     assert not (folder / "first-snow.mp4").exists()
     refused = m2d("generate", "story.yaml", "--steps", "300")

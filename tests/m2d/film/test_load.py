@@ -223,7 +223,7 @@ def test_a_film_whose_run_did_not_finish_is_not_gone_on_from_without_its_latents
         with pytest.raises(KeyboardInterrupt):
             studio.extend(film, "a fish", out=film, force=True)
     before = contents(studio.folder)
-    told = r"halfway\.mp4: the run that wrote it was interrupted .* --resume"
+    told = r"halfway\.mp4: the run that wrote it was interrupted .* resume that run"
     for command in (lambda: studio.extend(film, "a bird"), lambda: studio.reroll(film, 0)):
         with pytest.raises(InputError, match=told):
             command()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2d.errors import InputError, OutputError, RecipeError, UnknownBackend
+from m2d.errors import InputError, OutputError, RecipeError, Remedy, UnknownBackend
 from m2d.film.inherit import inherited_recipe, plan_on
 from m2d.film.load import ModelMismatch, load_film
 from m2d.film.make import FilmResult
@@ -126,10 +126,8 @@ def foreign(studio: Studio) -> ModelSource:
 
 def test_latents_of_another_model_are_refused(studio: Studio, three: Path, foreign: ModelSource) -> None:
     before = contents(studio.folder)
-    told = (
-        r"latents are those of tiny with other weights than .*foreign; name that model with --model, or move"
-    )
-    with pytest.raises(ModelMismatch, match=told):
+    told = r"latents in .* are those of tiny with other weights than .*foreign"
+    with pytest.raises(ModelMismatch, match=told, check=lambda error: error.remedy is Remedy.GIVE_MODEL):
         studio.extend(three, "a fish", model=foreign.name)
     assert contents(studio.folder) == before
 

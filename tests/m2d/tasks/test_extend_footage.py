@@ -192,9 +192,9 @@ def test_a_stop_is_resumed_without_repeating_what_was_asked(
 
 
 REFUSED = {
-    "a cut outside": ({"cuts_s": (100.0,)}, "--cuts: 100 is not in the film, which ends at 2.00 s"),
-    "cuts out of order": ({"cuts_s": (1.0, 0.5)}, "--cuts: 0.5 is not after 1"),
-    "no time": ({"cuts_s": (float("nan"),)}, "--cuts: nan is not a time"),
+    "a cut outside": ({"cuts_s": (100.0,)}, "^cuts: 100 is not in the film, which ends at 2.00 s"),
+    "cuts out of order": ({"cuts_s": (1.0, 0.5)}, "^cuts: 0.5 is not after 1"),
+    "no time": ({"cuts_s": (float("nan"),)}, "^cuts: nan is not a time"),
     "scenes too short": ({"cuts_s": (0.25, 1.9)}, "scene . of 3 .* has . of the 9 frames"),
     "too many prompts": ({"cuts_s": (), "context_prompts": ("a", "b")}, "2 prompts for 1 scenes"),
     "a prompt with controls": ({"cuts_s": (), "context_prompts": ("\x1b",)}, "--context-prompt 1: .* U.001B"),

@@ -213,7 +213,7 @@ def test_what_was_denoised_is_not_denoised_again(plan: RunPlan) -> None:
     reporter = Stopping()
     resumed(plan, reporter)
     assert set(reporter.done) == {"decode", "write"}
-    assert reporter.notes == ["going on with the unfinished run: all scenes are denoised"]
+    assert reporter.notes == ["resuming the unfinished run: all scenes are denoised"]
 
 
 def test_a_stop_keeps_the_film_that_is_to_be_replaced_until_the_new_one_is_there(

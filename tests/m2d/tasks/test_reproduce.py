@@ -78,7 +78,7 @@ def test_an_interrupted_reproduction_is_resumed(studio: Studio, grown: FilmResul
         studio.reproduce(grown.film, reporter=reporter, **given)
     told = Stopping()
     assert studio.reproduce(grown.film, resume=True, reporter=told, **given).differing == ()
-    assert told.notes == ["going on with the unfinished run: window 3 of 7, 0 of 3 steps"]
+    assert told.notes == ["resuming the unfinished run: window 3 of 7, 0 of 3 steps"]
 
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

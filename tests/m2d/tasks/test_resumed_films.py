@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from m2d.errors import InputError, Interrupted, OutputError
+from m2d.errors import InputError, Interrupted, OutputError, Remedy
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.make import FilmResult
 from m2d.video.run_folder import read_run, run_folder_of
@@ -56,7 +56,7 @@ def test_a_stop_leaves_film_and_journal_and_resume_knows_the_prompts(
     before = contents(run_folder_of(film)) | {"film": film.read_bytes()}
     given: dict[str, Any] = {"out": film if in_place else studio.path(f"{stage} {after} new")}
     reporter = Stopping(stage_to_stop=stage, after=after)
-    with pytest.raises(Interrupted, match=r"^SIGTERM: .* go on with --resume") as raised:
+    with pytest.raises(Interrupted, match=r"^SIGTERM: finished work is kept$") as raised:
         studio.extend(film, *ASKED, reporter=reporter, force=in_place, **given)
     assert raised.value.exit_code == 75
     kept = contents(run_folder_of(film)) | {"film": film.read_bytes()}
@@ -101,7 +101,7 @@ def test_a_film_that_was_published_gets_its_run_folder_and_nothing_is_made_again
     result = studio.extend(film, *asked, resume=True, reporter=reporter, **given)
     check(result, straight)
     assert reporter.done == {}
-    assert reporter.notes == ["going on with the unfinished run: all scenes are made, not all is written"]
+    assert reporter.notes == ["resuming the unfinished run: all scenes are made, not all is written"]
     assert reporter.warnings == []
     with pytest.raises(InputError, match="nothing to resume"):
         studio.extend(film, *asked, resume=True, **given)
@@ -118,7 +118,7 @@ def test_a_film_that_was_about_to_be_published_is_decoded_and_written_again(
     reporter = Stopping()
     check(studio.extend(film, resume=True, reporter=reporter, **given), straight)
     assert set(reporter.done) == {"decode", "write"}
-    assert reporter.notes == ["going on with the unfinished run: all scenes are made, not all is written"]
+    assert reporter.notes == ["resuming the unfinished run: all scenes are made, not all is written"]
 
 
 def test_what_is_to_be_replaced_may_be_anything(
@@ -184,7 +184,7 @@ def test_options_of_scenes_that_are_not_asked_for_are_refused(
 def test_an_unfinished_run_is_not_overrun(studio: Studio, two: Path, stop_at: StopAt) -> None:
     out = studio.path("overrun")
     stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out))
-    with pytest.raises(OutputError, match="all scenes are made, not all is written; continue it"):
+    with pytest.raises(OutputError, match=r"all scenes are made, not all is written$"):
         studio.extend(two, "a cat", out=out)
     assert studio.extend(two, "a cat", out=out, force=True).provenance.scenes[-1].prompt == "a cat"
 
@@ -196,7 +196,11 @@ def test_a_damaged_journal_says_what_can_be_done(
     out = studio.path(f"damaged {len(prompts)}")
     stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out))
     (journal_folder_of(out) / "journal.json").write_text("{}")
-    with pytest.raises(InputError, match=r"cannot be resumed: .*journal\.json: .*; discard it with --force"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot be resumed: .*journal\.json: ",
+        check=lambda error: error.remedy is Remedy.DISCARD_RUN,
+    ):
         studio.extend(two, *prompts, out=out, resume=True)
 
 

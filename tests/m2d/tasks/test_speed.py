@@ -100,7 +100,7 @@ def test_an_interrupted_film_ends_with_the_bits_and_the_record_of_the_straight_o
 ) -> None:
     straight = run(studio.plan(4, name=f"straight-{after}", sampling=SAMPLING), SmoothBackend())
     plan = studio.plan(4, name=f"stopped-{after}", sampling=SAMPLING)
-    with pytest.raises(Interrupted, match="go on with --resume"):
+    with pytest.raises(Interrupted, match="finished work is kept"):
         run(plan, SmoothBackend(), Stopping(stage_to_stop="denoise", after=after))
     resumed = run(plan, SmoothBackend(), resume=True)
     assert resumed.frames_sha256 == straight.frames_sha256
