@@ -96,7 +96,7 @@ def test_every_changed_character_is_noticed() -> None:
         ('{"m2d_provenance": "\\u001b[31m"}', r"of version \[31m;"),
         ('{"m2d_provenance": 3, "fps": NaN}', "not JSON"),
         ('{"m2d_provenance": 3, "fps": 1e999}', "not plain JSON"),
-        ('{"m2d_provenance": 3}', "damaged"),
+        ('{"m2d_provenance": 3}', "corrupt"),
     ],
 )
 def test_text_that_is_no_provenance_is_refused(text: str, complaint: str) -> None:
