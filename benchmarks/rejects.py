@@ -90,7 +90,7 @@ def measure(folder: Path, *, num_clips: int, num_broken: int) -> dict[str, Any]:
         "num_timeouts": sum("is not decoded after" in reason for reason in found.values()),
         "num_turned_and_used": len({video.name for video in turned} - found.keys()),
         "training_s": round(duration_s, 1),
-        "reasons": {kind: sorted(told) for kind, told in sorted(reasons.items())},
+        "reasons": {kind: sorted(texts) for kind, texts in sorted(reasons.items())},
         "all_broken": refused(table, folder / "all"),
     }
 

@@ -1,6 +1,6 @@
-"""Small films to be made in child processes, and what their folders must hold whatever happens to these.
+"""Small films made in child processes that may be ended, and the required content of their folders.
 
-Owns the films and the verdict on a folder; when a process is ended, and how, is the business of who asks.
+Owns the films and the verdict on a folder; the caller decides when and how a process is ended.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from m2d.video.run_folder import RECORD, run_folder_of
 
 STORY: Mapping[str, Any] = {
     "title": "Three scenes",
-    # Two scenes jointly; the third is made alone, from the second's last frame.
+    # Two scenes jointly; the third is made alone, from the last frame of the second.
     "scenes": (
         "a red ball",
         {"prompt": "a blue ball", "join": {"crossfade": 2}},
         {"prompt": "a tree", "join": "continue", "match_colour": True},
     ),
-    # A scheduler with a memory of earlier steps, which has to survive, too.
+    # A scheduler with state of earlier steps, which must survive, too.
     "sampling": {"num_inference_steps": 12, "seed": 3, "scheduler": "dpm++"},
     "video": {"num_frames": 5},
 }
@@ -54,7 +54,7 @@ STAGES = (
     "write",
     FINISH,
 )
-"""Stages of a run; `finish` is what comes after writing."""
+"""Stages of a run; `finish` follows writing."""
 MOST_RUNS = 20
 NUM_UNDISTURBED = 2
 
@@ -66,10 +66,10 @@ class Case:
     """A film to make.
 
     Attributes:
-        name: For reports.
-        task: What makes it.
-        output: Its file; `film.mp4` is there before, unless nothing is.
-        begins_empty: Whether nothing is in the folder before.
+        name: Name in reports.
+        task: The task that makes it.
+        output: Its file; `film.mp4` exists before unless the folder is empty.
+        begins_empty: Whether the folder is empty before.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Case:
 
     @property
     def replaces(self) -> bool:
-        """Whether an older film has the output's name."""
+        """Return whether an older film has the name of the output."""
         return self.output == FILM and not self.begins_empty
 
 
@@ -121,15 +121,15 @@ def make(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A case, ready to be run as often as one likes.
+    """A case that is ready to be run any number of times.
 
     Attributes:
         case: The case.
         model: The model's name or folder.
-        template: What the folder holds before.
+        template: The folder before a run.
         before: Its contents.
-        after: Contents of the folder after a run that nothing disturbed.
-        spans_s: How long such a run is in each of its stages; the shorter time of two.
+        after: Contents of the folder after an undisturbed run.
+        spans_s: Seconds of an undisturbed run in each stage; the shorter time of two runs.
     """
 
     case: Case
@@ -140,18 +140,18 @@ class Prepared:
     spans_s: Mapping[str, float] = field(default_factory=dict)
 
     def fresh(self, folder: Path) -> Path:
-        """Make `folder`, as it is before a run."""
+        """Create `folder` in its state before a run."""
         return Path(shutil.copytree(self.template, folder))
 
     def start(self, folder: Path, *, resume: bool = False) -> Child:
         """Start making the film in `folder`."""
         options = RunOptions(force=self.case.replaces and not resume, resume=resume)
         return Child(
-            lambda teller: make(self.case, folder, model=self.model, reporter=teller, options=options)
+            lambda reporter: make(self.case, folder, model=self.model, reporter=reporter, options=options)
         )
 
     def film_state(self, folder: Path) -> FilmState:
-        """What is at the output's name; the new film is one that was decoded to its last frame."""
+        """Return the state of the output file; `prepare` has decoded the new film to its last frame."""
         path = folder / self.case.output
         if not os.path.lexists(path):
             return "absent"
@@ -161,7 +161,7 @@ class Prepared:
         return "old" if digest == self.before.get(self.case.output) else "broken"
 
     def faults(self, folder: Path) -> list[str]:
-        """What is wrong in a folder whose run was ended in its midst."""
+        """Return the faults in a folder whose run was interrupted."""
         state, own = self.film_state(folder), run_folder_of(Path(self.case.output)).name
         wrong = [f"{self.case.output} is neither the old film nor the new one"] if state == "broken" else []
         if state == "absent" and self.case.replaces:
@@ -174,14 +174,14 @@ class Prepared:
         return wrong
 
     def differences(self, folder: Path) -> list[str]:
-        """What a folder holds that an undisturbed run would not have left, and the other way round."""
+        """Return the differences from the folder that an undisturbed run leaves."""
         found = contents(folder)
         differing = {name for name, _ in found.items() ^ self.after.items()}
         return [f"{name} is {_compared(found.get(name), self.after.get(name))}" for name in sorted(differing)]
 
 
 class Completion(NamedTuple):
-    """How an unfinished film was completed: runs it took, what they said, their stages, what was wrong."""
+    """How an unfinished film was completed: number of runs, their messages and stages, and faults."""
 
     num_runs: int
     said: list[str]
@@ -192,12 +192,12 @@ class Completion(NamedTuple):
 def complete(
     prepared: Prepared, folder: Path, *, disturb: Callable[[Child], object] = lambda _: None
 ) -> Completion:
-    """Do what a user does after an interruption: resume, or start again when nothing is there to resume.
+    """Complete a film after an interruption: resume, or start again if there is nothing to resume.
 
     Args:
-        prepared: What is made.
-        folder: Where a run of it was ended.
-        disturb: Is given every process that goes on, and may kill it, too.
+        prepared: The case.
+        folder: The folder of the interrupted run.
+        disturb: Called with every process that resumes; may kill it.
     """
     said: list[str] = []
     stages: list[str] = []
@@ -207,13 +207,13 @@ def complete(
         child = prepared.start(folder, resume=resume)
         disturb(child)
         code = child.wait()
-        said += [told.text for told in child.told if told.kind in ("note", "warning", "error")]
-        stages += [told.text for told in child.told if told.kind == "stage"]
-        has_nothing = code == EXIT_BAD_INPUT and "nothing to resume" in child.complaint
+        said += [message.text for message in child.messages if message.kind in ("note", "warning", "error")]
+        stages += [message.text for message in child.messages if message.kind == "stage"]
+        has_nothing = code == EXIT_BAD_INPUT and "nothing to resume" in child.error
         if code == 0 or (has_nothing and prepared.film_state(folder) == "new"):
             return Completion(number, said, stages, wrong + prepared.differences(folder))
         if not has_nothing and code != -signal.SIGKILL:
-            wrong.append(f"going on failed with {code}: {child.complaint}")
+            wrong.append(f"resuming failed with {code}: {child.error}")
             return Completion(number, said, stages, wrong)
         wrong += prepared.faults(folder)
         resume = not has_nothing
@@ -223,11 +223,11 @@ def complete(
 def _compared(found: str | None, wanted: str | None) -> str:
     if found is None:
         return "missing"
-    return "left over" if wanted is None else "another one"
+    return "left over" if wanted is None else "different"
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file below `folder`, hidden ones, too; of a run's record, without its timings."""
+    """Return a digest of every file below `folder`, hidden ones included; timings in records are ignored."""
     paths = sorted(path for path in folder.rglob("*"))
     return {str(path.relative_to(folder)): _digest(path) for path in paths}
 
@@ -243,7 +243,7 @@ def _digest(path: Path) -> str:
 
 
 def prepare(cases: tuple[Case, ...], folder: Path, *, model: str) -> dict[str, Prepared]:
-    """Make the films that are there before, and every case once without disturbance.
+    """Make the films that exist before, and run every case without disturbance.
 
     Args:
         cases: The cases.
@@ -254,13 +254,12 @@ def prepare(cases: tuple[Case, ...], folder: Path, *, model: str) -> dict[str, P
         The cases by name.
 
     Raises:
-        RuntimeError: One of them failed, left a film that does not decode to all its frames, or twice in a
-            row did not leave the same.
+        RuntimeError: A run failed, its film does not decode to all its frames, or two runs differ.
     """
     templates = {True: folder / "empty", False: folder / "older"}
     for template in templates.values():
         template.mkdir()
-    # In this process: whatever libraries load late is then loaded in every child that is forked from it.
+    # In this process, so that every forked child already has what libraries load late.
     make(
         CASES[0],
         templates[False],
@@ -283,11 +282,11 @@ def _prepared(case: Case, folder: Path, *, model: str, template: Path) -> Prepar
         child = blank.start(blank.fresh(folder / str(number)))
         code = child.wait()
         if code != 0:
-            raise RuntimeError(f"{case.name}: failed undisturbed with {code}: {child.complaint}")
+            raise RuntimeError(f"{case.name}: failed undisturbed with {code}: {child.error}")
         runs.append(child.spans_s())
     film = read_film(folder / "0" / case.output)
     if film.provenance is None or len(film.frames_PHWC) != film.provenance.num_frames:
-        raise RuntimeError(f"{case.name}: the film does not decode to the frames it tells of")
+        raise RuntimeError(f"{case.name}: the film does not decode to the recorded number of frames")
     after = contents(folder / "0")
     if any(contents(folder / str(number)) != after for number in range(NUM_UNDISTURBED)):
         raise RuntimeError(f"{case.name}: two undisturbed runs left different films")

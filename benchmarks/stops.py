@@ -1,6 +1,6 @@
-"""What SIGTERM and Ctrl-C leave: commands that are stopped at random moments, gone on with, and compared.
+"""Stops commands by SIGTERM and Ctrl-C at random moments, resumes them, and compares the results.
 
-Owns the commands and the verdict on what they left; how often they are stopped is the business of `kills`.
+Owns the commands and the verdict; `kills` decides how often they are stopped.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _STAGE = re.compile(r"(?P<name>[a-z][a-z ]+?)(?::| \.\.\.)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
-    """One command that was stopped, and what became of it.
+    """One stopped command and its outcome.
 
     Attributes:
         command: `generate` or `extend`.
         sent: The signal.
-        after_s: Seconds since the journal was there.
-        stage: The last stage it told of.
+        after_s: Seconds after the journal appeared.
+        stage: The last stage it reported.
         code: Its exit code.
-        too_late: Commands before that were complete, or past stopping, when the signal came.
-        wrong: What was not as it must be.
+        too_late: Earlier tries in which the command had finished before the signal.
+        wrong: Faults.
     """
 
     command: str
@@ -56,29 +56,29 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stoppable:
-    """A command, ready to be run as often as one likes.
+    """A command that is ready to be run any number of times.
 
     Attributes:
         command: `generate` or `extend`.
-        template: What its folder holds before.
-        arguments: What it is asked.
-        goes_on: What it is asked to go on.
+        template: Its folder before a run.
+        arguments: Its arguments.
+        resume_arguments: Its arguments for resuming.
         output: Its film.
-        after: Contents of the folder after a run that nothing disturbed.
-        span_s: How long that took from its journal's beginning to its end.
+        after: Contents of the folder after an undisturbed run.
+        span_s: Seconds of that run from the first journal file to its end.
     """
 
     command: str
     template: Path
     arguments: tuple[str, ...]
-    goes_on: tuple[str, ...]
+    resume_arguments: tuple[str, ...]
     output: str
     after: Mapping[str, str]
     span_s: float = 0.0
 
     def start(self, folder: Path, *, resume: bool = False) -> subprocess.Popen[str]:
-        """Start it in `folder`, as a shell does: in a process group of its own."""
-        asked = self.goes_on if resume else self.arguments
+        """Start it in `folder` in its own process group, as a shell does."""
+        asked = self.resume_arguments if resume else self.arguments
         return subprocess.Popen(
             [sys.executable, "-m", "m2d", self.command, *asked],
             cwd=folder,
@@ -90,7 +90,7 @@ class Stoppable:
         )
 
     def wait_for_journal(self, folder: Path, process: subprocess.Popen[str]) -> None:
-        """Wait until it can be gone on with, or has ended."""
+        """Wait until it can be resumed, or has ended."""
         header = journal_folder_of(folder / self.output) / HEADER
         while process.poll() is None and not header.exists():
             time.sleep(_POLL_S)
@@ -100,7 +100,7 @@ def prepare_stops(folder: Path, *, model: str) -> dict[str, Stoppable]:
     """Make the film that is extended, and run both commands once without disturbance.
 
     Raises:
-        RuntimeError: One of them failed.
+        RuntimeError: A command failed.
     """
     story = folder / "story"
     story.mkdir(parents=True)
@@ -110,7 +110,7 @@ def prepare_stops(folder: Path, *, model: str) -> dict[str, Stoppable]:
             command="generate",
             template=story,
             arguments=(STORY_FILE, "--out", FILM),
-            goes_on=(STORY_FILE, "--out", FILM, "--resume"),
+            resume_arguments=(STORY_FILE, "--out", FILM, "--resume"),
             output=FILM,
             after={},
         ),
@@ -123,7 +123,7 @@ def prepare_stops(folder: Path, *, model: str) -> dict[str, Stoppable]:
             command="extend",
             template=folder / "generate",
             arguments=(*named, *prompts, "--join", "crossfade:1"),
-            goes_on=(*named, "--resume"),
+            resume_arguments=(*named, "--resume"),
             output=LONGER_FILM,
             after={},
         ),
@@ -144,24 +144,24 @@ def _undisturbed(command: Stoppable, folder: Path) -> Stoppable:
         command=command.command,
         template=command.template,
         arguments=command.arguments,
-        goes_on=command.goes_on,
+        resume_arguments=command.resume_arguments,
         output=command.output,
         after=contents(folder),
         span_s=time.monotonic() - began_s,
     )
 
 
-def stop_and_go_on(command: Stoppable, folder: Path, *, sent: signal.Signals, draw: random.Random) -> Stop:
-    """Stop the command at a random moment, go on, and compare.
+def stop_and_resume(command: Stoppable, folder: Path, *, sent: signal.Signals, draw: random.Random) -> Stop:
+    """Stop the command at a random moment, resume it, and compare.
 
     Args:
         command: The command.
-        folder: Made for this, and removed when all is as it must be.
-        sent: The signal: to the process, or to its group as a terminal does with Ctrl-C.
-        draw: For the moment.
+        folder: Created, and removed if there is no fault.
+        sent: The signal: SIGTERM to the process, or SIGINT to its group, as a terminal does.
+        draw: Draws the moment.
 
     Raises:
-        RuntimeError: It was too late so often that something else must be wrong.
+        RuntimeError: The signal came too late every time.
     """
     for too_late in range(MOST_TRIES):
         shutil.copytree(command.template, folder)
@@ -171,11 +171,11 @@ def stop_and_go_on(command: Stoppable, folder: Path, *, sent: signal.Signals, dr
         time.sleep(after_s)
         _send(process, sent)
         _, said = process.communicate()
-        # Nothing is left to stop once the film has its name, nor to resume when Python has begun to end.
+        # Too late: the film has its name, or Python is ending.
         if contents(folder) == command.after:
             shutil.rmtree(folder)
             continue
-        wrong = _complaints(process.returncode, said, sent) + _gone_on(command, folder)
+        wrong = _complaints(process.returncode, said, sent) + _resumed(command, folder)
         if not wrong:
             shutil.rmtree(folder)
         return Stop(
@@ -198,17 +198,17 @@ def _send(process: subprocess.Popen[str], sent: signal.Signals) -> None:
 def _complaints(code: int, said: str, sent: signal.Signals) -> list[str]:
     wrong = [] if code == EXIT_RESUMABLE else [f"ended with {code}: {said.strip()[-300:]}"]
     if f"{sent.name}: " not in said or "--resume" not in said:
-        wrong.append("did not say how to go on")
+        wrong.append("the message does not name --resume")
     return wrong
 
 
-def _gone_on(command: Stoppable, folder: Path) -> list[str]:
+def _resumed(command: Stoppable, folder: Path) -> list[str]:
     process = command.start(folder, resume=True)
     _, said = process.communicate()
     if process.returncode:
-        return [f"going on failed with {process.returncode}: {said.strip()[-300:]}"]
+        return [f"resuming failed with {process.returncode}: {said.strip()[-300:]}"]
     found = contents(folder)
-    return [f"{name} is another one" for name, _ in sorted(found.items() ^ command.after.items())]
+    return [f"{name} differs" for name, _ in sorted(found.items() ^ command.after.items())]
 
 
 def _last_stage(said: str) -> str:
@@ -219,15 +219,15 @@ def _last_stage(said: str) -> str:
 def stop_often(
     commands: Mapping[str, Stoppable], folder: Path, *, numbers: Sequence[int], seed: int
 ) -> Iterator[Stop]:
-    """Stop as often as there are numbers, commands and signals taking turns; each number has its moment."""
+    """Run one trial for each number; commands and signals take turns, and a number determines the moment."""
     for number in numbers:
         name, sent = COMMANDS[number % 2], SIGNALS[number // 2 % 2]
         draw = random.Random(f"{seed} stop {number}")
-        yield stop_and_go_on(commands[name], folder / f"stop-{number}", sent=sent, draw=draw)
+        yield stop_and_resume(commands[name], folder / f"stop-{number}", sent=sent, draw=draw)
 
 
 def report_of_stops(stops: Sequence[Stop]) -> dict[str, Any]:
-    """Figures of all stops, and every stop in a line."""
+    """Return the figures of all stops, and a line for every stop."""
     return {
         "stops": len(stops),
         "wrong": sum(bool(stop.wrong) for stop in stops),

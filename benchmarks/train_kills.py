@@ -1,9 +1,9 @@
-"""What `kill -9` leaves of a training: killed at random moments, gone on with, and compared to the bit.
+"""Kills trainings by `kill -9` at random moments, resumes them, and compares the results bit for bit.
 
-Run: `python -m benchmarks.train_kills [--kills N]`. Writes `benchmarks/results/train_kills.json` and fails
-when the weights, the average or the optimizer's state of any chain of interruptions differ from the straight
-run's, when a run could not go on, or when anything is left over. A tiny transformer over the embedded model's
-codec: what is tested is the order of things on the disk, which no size changes.
+Run: `python -m benchmarks.train_kills [--kills N]`. Writes `benchmarks/results/train_kills.json` and fails if
+weights, average or optimizer state after any chain of interruptions differ from those of an uninterrupted
+run, if a run cannot resume, or if a file is left over. The transformer is tiny, because the order of writes
+to the disk does not depend on its size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.child import END, Child, Teller
+from benchmarks.child import END, Child, PipeReporter
 from m2d.files import sha256_file, write_json
 from m2d.progress import SilentReporter
 from m2d.tasks.train import plan_training, run
@@ -31,10 +31,10 @@ RESULTS = Path(__file__).parent / "results" / "train_kills.json"
 NUM_KILLS = 50
 SEED = 411
 AGAIN = 0.4
-"""Share of the runs that go on which are killed, too."""
+"""Share of the resumed runs that are killed, too."""
 STAGE = "train sft"
 PARTS = ("weights", "ema", "optimizer")
-# 12 training stories in batches of 4: an epoch is three steps, a checkpoint comes every other step.
+# 12 training stories in batches of 4: an epoch has three steps, and every other step has a checkpoint.
 RECIPE = """\
 title: kills
 stage: sft
@@ -59,13 +59,13 @@ export_dtype: float32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kill:
-    """One training that was killed, and what became of it.
+    """One killed training and its outcome.
 
     Attributes:
         after_s: Seconds into the first run's training at which it was killed.
-        steps: Steps of the newest sound checkpoint after each kill; -1: there was none yet.
-        num_runs: Runs it took to the end.
-        wrong: What was not as it must be.
+        steps: Steps of the newest valid checkpoint after each kill; -1 for none.
+        num_runs: Runs until the end.
+        wrong: Faults.
     """
 
     after_s: float
@@ -76,13 +76,13 @@ class Kill:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A training with its straight run done.
+    """A training whose uninterrupted run is done.
 
     Attributes:
         recipe: The recipe file.
         cache: Encoded stories.
-        digests: sha256 of the straight run's last checkpoint, by part.
-        train_s: Seconds of the straight run's training.
+        digests: sha256 of the uninterrupted run's last checkpoint, by part.
+        train_s: Seconds of the uninterrupted run's training.
     """
 
     recipe: Path
@@ -91,32 +91,32 @@ class Prepared:
     train_s: float
 
     def start(self, folder: Path) -> Child:
-        """Train in `folder` in a child process, from wherever it stands."""
-        return Child(lambda teller: _train(self.recipe, folder, self.cache, teller))
+        """Train in `folder` in a child process, from its newest checkpoint if there is one."""
+        return Child(lambda reporter: _train(self.recipe, folder, self.cache, reporter))
 
 
 def prepare(folder: Path, *, model: str = "builtin:puppet") -> Prepared:
-    """Do the straight run; everything heavy is imported and encoded once."""
+    """Do the uninterrupted run, after importing and encoding everything once."""
     torch.set_num_threads(1)
     recipe, cache, straight = folder / "kills.yaml", folder / "cache", folder / "straight"
     recipe.write_text(RECIPE.format(model=model), encoding="ascii")
     _train(recipe, folder / "warm-up", cache, SilentReporter())
-    child = Child(lambda teller: _train(recipe, straight, cache, teller))
+    child = Child(lambda reporter: _train(recipe, straight, cache, reporter))
     code = child.wait()
     if code:
-        raise RuntimeError(f"the straight run failed with {code}: {child.complaint}")
+        raise RuntimeError(f"the uninterrupted run failed with {code}: {child.error}")
     return Prepared(recipe=recipe, cache=cache, digests=_digests(straight), train_s=child.spans_s()[STAGE])
 
 
 def kill_often(prepared: Prepared, folder: Path, *, count: int, seed: int = SEED) -> Iterator[Kill]:
-    """Kill `count` trainings, each at a moment drawn evenly over its time, and go on with each to its end."""
+    """Kill `count` trainings, each at a uniformly drawn moment, and resume each to its end."""
     draw = random.Random(seed)
     for index in range(count):
-        yield kill_and_go_on(prepared, folder / f"run-{index}", draw)
+        yield kill_and_resume(prepared, folder / f"run-{index}", draw)
 
 
-def kill_and_go_on(prepared: Prepared, folder: Path, draw: random.Random) -> Kill:
-    """Kill a training, go on until it is complete, and compare; the folder goes when all is well."""
+def kill_and_resume(prepared: Prepared, folder: Path, draw: random.Random) -> Kill:
+    """Kill a training, resume it to its end, and compare; remove the folder if there is no fault."""
     after_s, steps, wrong, num_runs = draw.uniform(0, prepared.train_s), [], [], 0
     wait_s: float | None = after_s
     while True:
@@ -129,7 +129,7 @@ def kill_and_go_on(prepared: Prepared, folder: Path, draw: random.Random) -> Kil
         if child.stage == END:
             break
         if code != -9:
-            wrong.append(f"run {num_runs} failed by itself with {code}: {child.complaint}")
+            wrong.append(f"run {num_runs} failed by itself with {code}: {child.error}")
             break
         steps.append(_newest_step(folder, wrong))
         wait_s = draw.uniform(0, prepared.train_s) if draw.random() < AGAIN else None
@@ -140,14 +140,14 @@ def kill_and_go_on(prepared: Prepared, folder: Path, draw: random.Random) -> Kil
     return Kill(after_s=round(after_s, 3), steps=tuple(steps), num_runs=num_runs, wrong=tuple(wrong))
 
 
-def _train(recipe: Path, folder: Path, cache: Path, reporter: SilentReporter | Teller) -> None:
+def _train(recipe: Path, folder: Path, cache: Path, reporter: SilentReporter | PipeReporter) -> None:
     resume = "latest" if any((folder / FOLDER).glob("step-*")) else None
     run(plan_training(recipe, run=folder, cache=cache, resume=resume, num_threads=1), reporter)
 
 
 def _newest_step(folder: Path, wrong: list[str]) -> int:
     found = find_checkpoint(folder)
-    wrong += [f"refused: {why}" for why in found.refused]
+    wrong += [f"rejected: {why}" for why in found.refused]
     return int(found.path.name.rpartition("-")[2]) if found.path is not None else -1
 
 
@@ -157,7 +157,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Kill, go on, compare and write the results."""
+    """Kill, resume, compare and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=NUM_KILLS)
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -9,7 +9,9 @@ from tests.m2d.model.tiny_model import build_tiny_model
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(NUM_KILLS, marks=pytest.mark.long)])
-def test_a_training_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path: Path, count: int) -> None:
+def test_a_training_killed_at_any_moment_resume_arguments_to_the_same_bits(
+    tmp_path: Path, count: int
+) -> None:
     prepared = prepare(tmp_path, model=str(build_tiny_model(tmp_path / "model")))
     kills = list(kill_often(prepared, tmp_path, count=count))
     assert [kill.wrong for kill in kills] == [()] * count

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.child import Child, Teller
+from benchmarks.child import Child, PipeReporter
 from benchmarks.small_films import Prepared, complete, make
 from m2d.film.make import RunOptions
 from m2d.progress import SilentReporter
@@ -66,11 +66,11 @@ def start(prepared: Prepared, folder: Path, *, fault: str, at: int) -> Child:
     """Start making the film on a disk that fails."""
     happens, stays, _ = FAULTS[fault]
 
-    def work(teller: Teller) -> None:
+    def work(reporter: PipeReporter) -> None:
         options = RunOptions(force=prepared.case.replaces)
         with pytest.MonkeyPatch.context() as patch:
             FaultyDisk(at=at, fault=happens, stays=stays).install(patch)
-            make(prepared.case, folder, model=prepared.model, reporter=teller, options=options)
+            make(prepared.case, folder, model=prepared.model, reporter=reporter, options=options)
 
     return Child(work)
 
@@ -78,13 +78,13 @@ def start(prepared: Prepared, folder: Path, *, fault: str, at: int) -> Child:
 def complaints_of(child: Child, code: int, *, fault: str, film: str) -> list[str]:
     """What is wrong with how a run on such a disk ended."""
     if fault == "crash":
-        return [] if code in (0, CRASHED) else [f"ended with {code}: {child.complaint}"]
+        return [] if code in (0, CRASHED) else [f"ended with {code}: {child.error}"]
     words = FAULTS[fault][2]
     if code == 0:
         # Only what is done when the film is complete may fail without the run failing.
         return [] if film == "new" else ["a run that failed says that it did not"]
-    if code != 2 or words not in child.complaint or "\n" in child.complaint:
-        return [f"ended with {code}: {child.complaint!r}"]
+    if code != 2 or words not in child.error or "\n" in child.error:
+        return [f"ended with {code}: {child.error!r}"]
     return []
 
 

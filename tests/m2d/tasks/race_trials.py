@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.child import Child, Teller
+from benchmarks.child import Child, PipeReporter
 from benchmarks.small_films import Prepared, make
 from m2d.errors import EXIT_UNAVAILABLE
 from m2d.film.make import RunOptions
@@ -26,7 +26,7 @@ class Race:
     wrong: list[str]
 
 
-class _Waiting(Teller):
+class _Waiting(PipeReporter):
     """Waits in the midst of its run until it is told to go on."""
 
     def __init__(self, descriptor: int, go_on: int) -> None:
@@ -47,8 +47,8 @@ def race(prepared: Prepared, folder: Path, *, num_processes: int) -> Race:
     go_on, release = os.pipe()
     options = RunOptions(force=prepared.case.replaces)
 
-    def work(teller: Teller) -> None:
-        waiting = _Waiting(teller.descriptor, go_on)
+    def work(reporter: PipeReporter) -> None:
+        waiting = _Waiting(reporter.descriptor, go_on)
         make(prepared.case, folder, model=prepared.model, reporter=waiting, options=options)
 
     children = [Child(work) for _ in range(num_processes)]
@@ -61,8 +61,8 @@ def race(prepared: Prepared, folder: Path, *, num_processes: int) -> Race:
         told = f"process {winners[0].pid} on {socket.gethostname()} is making" if winners else "somebody"
         if child in winners:
             wrong += [f"the winner ended with {codes[child.pid]}"] if codes[child.pid] else []
-        elif codes[child.pid] != EXIT_UNAVAILABLE or told not in child.complaint:
-            wrong.append(f"a loser ended with {codes[child.pid]}: {child.complaint!r}")
+        elif codes[child.pid] != EXIT_UNAVAILABLE or told not in child.error:
+            wrong.append(f"a loser ended with {codes[child.pid]}: {child.error!r}")
     os.close(go_on)
     os.close(release)
     return Race(num_winners=len(winners), wrong=wrong)

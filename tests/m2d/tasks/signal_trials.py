@@ -50,7 +50,7 @@ def stop_often(prepared: Prepared, folder: Path, *, num_trials: int) -> Stops:
         code = child.wait()
         codes[str(code)] += 1
         stages[child.stage] += 1
-        found = _complaints(code, child.complaint, began=child.stage != BEGIN, sent=sent)
+        found = _complaints(code, child.error, began=child.stage != BEGIN, sent=sent)
         found += complete(prepared, own).wrong
         wrong += [f"{sent.name} in {stage}, ended in {child.stage} with {code}: {each}" for each in found]
     return Stops(codes=dict(codes), stages=dict(stages), wrong=wrong)
