@@ -22,7 +22,8 @@ from benchmarks.baselines.stock import stock_model
 from benchmarks.cases import BLOCK_5B, Case, make_transformer
 from benchmarks.counting import Counts, count
 from m2d.files import write_json
-from m2d.model.attention import block_plan
+from m2d.model.block_plan import scenes_plan
+from m2d.model.execution import choose_execution
 
 RESULTS = Path(__file__).parent / "results" / "accounting.json"
 LARGEST_BYTES_RATIO = 0.50
@@ -71,14 +72,14 @@ def count_block(case: Case = BLOCK_5B, dtype: torch.dtype = torch.bfloat16) -> B
     official = OfficialBlock(stock_model(transformer).transformer_blocks[0], case.num_scenes)
     stock = stock_model(transformer).transformer_blocks[0]
     tensors = [text_BTD, video_BVD, temb_BNE, rotary_VR2, *cos_sin]
-    plan = block_plan(layout)
+    plan, execution = scenes_plan(layout).plan, choose_execution(layout)
     one_temb_BE = temb_BNE[:, 0]
 
     def counted(block: nn.Module, run: Callable[[], object]) -> Counts:
         return count(run, held=[*tensors, *block.parameters()])
 
     return BlockCounts(
-        ours=counted(ours, lambda: ours(text_BTD, video_BVD, temb_BNE, rotary_VR2, plan)),
+        ours=counted(ours, lambda: ours(text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, None, execution)),
         official=counted(official, lambda: official(text_BTD, video_BVD, one_temb_BE, cos_sin)),
         official_with_context=counted(official, lambda: official(text_BTD, video_BVD, temb_BNE, cos_sin)),
         stock=counted(stock, lambda: stock(video_BVD, text_BTD, one_temb_BE, cos_sin)),

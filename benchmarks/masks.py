@@ -24,7 +24,8 @@ from torch import Tensor
 
 from m2d.files import write_json
 from m2d.layout import MASKS, SceneLayout
-from m2d.model.attention import SceneAttnProcessor, block_plan
+from m2d.model.attention import SceneAttnProcessor
+from m2d.model.block_plan import scenes_plan
 
 RESULTS = Path(__file__).parent / "results" / "masks.json"
 TOLERANCE = 1e-6  # a few units in the last place of float32 at the outputs' magnitude (2 to 4)
@@ -115,8 +116,9 @@ def compare(layout: SceneLayout, *, targets: tuple[int, ...], generator: torch.G
     expected_BLD = attend_dense(attention, tokens_BLD, layout=layout, angles_VR=angles_VR)
     rows = torch.cat([torch.arange(span.start, span.stop) for span in layout.target_spans(targets)])
     run = SceneAttnProcessor()
-    all_BLD = run(attention, tokens_BLD, plan=block_plan(layout), rotary_VR2=rotary_VR2)
-    some_BQD = run(attention, tokens_BLD, plan=block_plan(layout, targets), rotary_VR2=rotary_VR2)
+    all_BLD = run(attention, tokens_BLD, plan=scenes_plan(layout).plan, rotary_VR2=rotary_VR2)
+    last_plan = scenes_plan(layout, targets=targets).last_plan
+    some_BQD = run(attention, tokens_BLD, plan=last_plan, rotary_VR2=rotary_VR2)
     return Comparison(
         error=(all_BLD - expected_BLD).abs().max().item(),
         error_targets=(some_BQD - expected_BLD[:, rows]).abs().max().item(),

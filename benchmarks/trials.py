@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from m2d_backends.baked import BakedTransformer
@@ -32,8 +32,9 @@ from benchmarks.baselines.official import OfficialTransformer
 from benchmarks.baselines.stock import stock_model, stock_rotary
 from benchmarks.cases import SHARPNESS, Case, Inputs, make_inputs, make_transformer
 from m2d.layout import SceneLayout
-from m2d.model.attention import block_plan
+from m2d.model.block_plan import scenes_plan
 from m2d.model.context_cache import keep_context
+from m2d.model.execution import choose_execution
 from m2d.model.kernels import choose_kernel
 from m2d.model.transformer import SceneTransformer
 
@@ -103,7 +104,7 @@ class Bench:
     def fixed(self, target: float | None, *, compiled: bool = False) -> Trial:
         """All scenes denoised."""
         inputs, layout = self.inputs(), self.case.layout
-        ours: Run = partial(self.transformer.__call__, *inputs, layout=layout)
+        ours: Run = partial(self._eager, inputs, layout)
         if compiled:
             ours = partial(self._compiled(layout).predict, *inputs)
         latents, prompts, timesteps_BN = inputs
@@ -129,10 +130,15 @@ class Bench:
         return Trial(
             name=f"onnx / eager, all scenes, {self.case.name}",
             ours=lambda: session.run(DenoiserInputs(*inputs), velocity_shape),
-            baseline=lambda: self.transformer(*inputs, layout=layout),
+            baseline=lambda: self._eager(inputs, layout),
             target=target,
             tolerance=self.tolerance,
         )
+
+    def _eager(self, inputs: Inputs, layout: SceneLayout, **settings: Any) -> Tensor:
+        """Predict as the eager backend does."""
+        execution = choose_execution(layout)
+        return self.transformer(*inputs, layout=layout, execution=execution, **settings)
 
     def _compiled(self, layout: SceneLayout) -> CompiledDenoiser:
         """The same model as `--backend compile` runs it."""
@@ -173,12 +179,14 @@ class Bench:
         )
         cos_sin = stock_rotary(self.official.stock, latents_BFCHW)
         model = self._compiled_model() if compiled else self.transformer
-        ours, official, plan = model.transformer_blocks[0], self.official.blocks[0], block_plan(layout)
+        ours, official, plan = model.transformer_blocks[0], self.official.blocks[0], scenes_plan(layout).plan
+        execution = "joined" if compiled else choose_execution(layout)
 
         def run_ours() -> Result:
             with compiling() if compiled else nullcontext():
                 # After its activation: that is taken once for all blocks.
-                return ours(text_BTD, video_BVD, nn.functional.silu(temb_BNE), tables.rotary_VR2, plan)  # type: ignore[no-any-return]
+                temb_after_BNE = nn.functional.silu(temb_BNE)
+                return ours(text_BTD, video_BVD, temb_after_BNE, tables.rotary_VR2, plan, None, execution)  # type: ignore[no-any-return]
 
         def run_official() -> Result:
             with _kernel_of(official_kernel):
@@ -206,7 +214,7 @@ class Bench:
         inputs, frames = self.inputs(last), self.case.layout.frame_span(last).as_slice
         return Trial(
             name=f"extension with target_only / official, {self.case.name}",
-            ours=lambda: self.transformer(*inputs, layout=layout, targets=(last,)),
+            ours=lambda: self._eager(inputs, layout, targets=(last,)),
             baseline=lambda: self.official(*inputs)[:, frames],
             target=target,
             tolerance=self.tolerance,
@@ -217,11 +225,18 @@ class Bench:
         last, layout = self.case.num_scenes - 1, self.case.layout_with("causal")
         inputs = self.inputs(last)
         with torch.inference_mode():
-            kept = keep_context(self.transformer, inputs[0], inputs[1], layout=layout, targets=(last,))
+            kept = keep_context(
+                self.transformer,
+                inputs[0],
+                inputs[1],
+                layout=layout,
+                targets=(last,),
+                execution=choose_execution(layout),
+            )
         return Trial(
             name=f"extension with kept context / without, causal mask, {self.case.name}",
-            ours=lambda: self.transformer(*inputs, layout=layout, context=kept),
-            baseline=lambda: self.transformer(*inputs, layout=layout, targets=(last,)),
+            ours=lambda: self._eager(inputs, layout, context=kept),
+            baseline=lambda: self._eager(inputs, layout, targets=(last,)),
             target=target,
             tolerance=self.tolerance,
         )
@@ -233,7 +248,7 @@ class Bench:
         rotary = stock_rotary(stock, latents)
         return Trial(
             name=f"eager / stock diffusers without a mask, {self.case.name}",
-            ours=lambda: self.transformer(*inputs, layout=layout),
+            ours=lambda: self._eager(inputs, layout),
             baseline=lambda: stock(latents, prompts, timesteps_BN[:, 0], image_rotary_emb=rotary).sample,
             target=None,
             tolerance=None,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from m2d.masks import MASKS, LayoutError, Segment, Span, rule_of
 
-__all__ = ["MASKS", "AttentionCall", "LayoutError", "SceneLayout", "Segment", "Span", "renumber"]
+__all__ = ["MASKS", "AttentionCall", "LayoutError", "SceneLayout", "Segment", "Span", "merged"]
 
 _DIGEST_VERSION = "m2d.layout/1"
 
@@ -159,7 +159,7 @@ class SceneLayout:
         """The plan for the video queries of some scenes alone, with all their keys.
 
         When only these scenes are denoised the last block needs no other rows; leaving them out is exact.
-        Positions count the whole sequence; `renumber` counts them within `target_spans(scenes)`.
+        Positions count the whole sequence.
 
         Raises:
             ValueError: No scene, or one that is not in the story.
@@ -173,15 +173,7 @@ class SceneLayout:
         Raises:
             ValueError: No scene, or one that is not in the story.
         """
-        return _merge(self.video_span(scene) for scene in self._checked_scenes(scenes))
-
-    def text_part(self, spans: Iterable[Span]) -> tuple[Span, ...]:
-        """What of `spans` (such as a call's queries) is text; empty when nothing is."""
-        return _clip(spans, within=Span(0, self.num_text_tokens))
-
-    def video_part(self, spans: Iterable[Span]) -> tuple[Span, ...]:
-        """What of `spans` is video, in positions of the whole sequence; empty when nothing is."""
-        return _clip(spans, within=Span(self.num_text_tokens, self.num_tokens))
+        return merged(self.video_span(scene) for scene in self._checked_scenes(scenes))
 
     def digest(self) -> str:
         """SHA-256 (hex) over lengths, mask name and matrix: equal for equal layouts, and for no others.
@@ -189,20 +181,6 @@ class SceneLayout:
         The matrix is part of it so that artifacts go stale should a rule ever change under its name.
         """
         return self._digest
-
-    def picture(self, *, sees: str = "#", blind: str = ".") -> tuple[str, ...]:
-        """The matrix as lines of text: a header with the keys' labels, then a row per query segment.
-
-        Args:
-            sees: Drawn where the row's segment sees the column's.
-            blind: Drawn elsewhere.
-        """
-        labels = [segment.label for segment in self.segments]
-        width = max(len(text) for text in (*labels, sees, blind))
-        rows = [["", *labels]]
-        for label, row in zip(labels, self.may_attend, strict=True):
-            rows.append([label, *(sees if seen else blind for seen in row)])
-        return tuple(" ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)
 
     @cached_property
     def _plan(self) -> tuple[AttentionCall, ...]:
@@ -228,8 +206,8 @@ class SceneLayout:
                 queries_of.setdefault(row.tobytes(), []).append(index)
         return tuple(
             AttentionCall(
-                queries=_merge(self.segments[index].span for index in indices),
-                keys=_merge(
+                queries=merged(self.segments[index].span for index in indices),
+                keys=merged(
                     self.segments[index].span for index in np.flatnonzero(self.may_attend[indices[0]])
                 ),
             )
@@ -253,29 +231,6 @@ class SceneLayout:
         return wanted
 
 
-def renumber(spans: Iterable[Span], *, within: Sequence[Span]) -> tuple[Span, ...]:
-    """Count positions within the concatenation of some spans instead of within the whole sequence.
-
-    Args:
-        spans: Spans, each inside one of `within`.
-        within: Ascending spans that are not adjacent, such as `SceneLayout.target_spans` returns.
-
-    Raises:
-        ValueError: A span lies outside.
-    """
-    renumbered = []
-    for span in spans:
-        before = 0
-        for kept in within:
-            if kept.start <= span.start and span.stop <= kept.stop:
-                renumbered.append(Span(before + span.start - kept.start, before + span.stop - kept.start))
-                break
-            before += len(kept)
-        else:
-            raise ValueError(f"{span} lies in none of {list(within)}")
-    return tuple(renumbered)
-
-
 def _check_positive(name: str, counts: Sequence[int]) -> None:
     for index, count in enumerate(counts):
         if count < 1:
@@ -295,16 +250,12 @@ def _span_of(counts: Sequence[int], scene: int) -> Span:
     return Span(start, start + counts[scene])
 
 
-def _merge(spans: Iterable[Span]) -> tuple[Span, ...]:
-    merged: list[Span] = []
+def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Join ascending spans where they are adjacent."""
+    runs: list[Span] = []
     for span in spans:
-        if merged and merged[-1].stop == span.start:
-            merged[-1] = Span(merged[-1].start, span.stop)
+        if runs and runs[-1].stop == span.start:
+            runs[-1] = Span(runs[-1].start, span.stop)
         else:
-            merged.append(span)
-    return tuple(merged)
-
-
-def _clip(spans: Iterable[Span], *, within: Span) -> tuple[Span, ...]:
-    clipped = (Span(max(span.start, within.start), min(span.stop, within.stop)) for span in spans)
-    return tuple(span for span in clipped if span.start < span.stop)
+            runs.append(span)
+    return tuple(runs)

@@ -187,6 +187,43 @@ def test_imports_go_downwards_only() -> None:
     assert not wrong, describe(wrong)
 
 
+def circles() -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others; imports for types count, too."""
+    edges: dict[str, set[str]] = {module: set() for module in sources()}
+    for each in imports():
+        # `m2d` imports its names when they are first used; modules below it need its version alone.
+        if each.target in edges and each.target not in (each.importer, "m2d"):
+            edges[each.importer].add(each.target)
+    reached = {module: reachable(module, edges) for module in edges}
+    groups = {
+        frozenset(other for other in reached[module] if module in reached[other])
+        for module in edges
+        if module in reached[module]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
+def reachable(module: str, edges: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    pending = list(edges[module])
+    while pending:
+        current = pending.pop()
+        if current not in found:
+            found.add(current)
+            pending += edges[current]
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert not circles(), "\n".join(" <-> ".join(group) for group in circles())
+
+
+def test_a_circle_is_recognised() -> None:
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}
+    assert reachable("a", edges) == {"a", "b", "c", "d"}
+    assert "d" not in reachable("d", edges)
+
+
 def test_backends_import_nothing_above_the_protocols() -> None:
     ours = [each for each in imports() if top(each.importer) == BACKENDS and top(each.target) == "m2d"]
     wrong = [each for each in ours if ROWS[prefix_of(each.target)] > BACKEND_ROW]

@@ -9,16 +9,15 @@ that there is one forward pass to be right about; serializing the graph is each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from m2d.backend_checks import chosen_targets
 from m2d.errors import LayoutMismatch
 from m2d.layout import SceneLayout
-from m2d.model.attention import BlockContext, block_plan
-from m2d.model.context_cache import ContextCache, Rows
+from m2d.model.block_plan import scenes_plan
+from m2d.model.context_cache import ContextCache
+from m2d.model.scene_model import PositionTables
 from m2d.model.transformer import SceneTransformer
 from m2d_backends.denoiser_inputs import DenoiserInputs
 
@@ -62,32 +61,18 @@ class BakedTransformer(nn.Module):
         self.layout = layout
         self.latent_shape = latent_shape
         self.transformer = transformer
-        self._context = context
-        self._plan = block_plan(layout) if context is None else context.part.plan
-        self._last_plan = block_plan(layout, self.targets) if context is None else context.part.last_plan
+        self._context = None if context is None else context.blocks
+        self._plan = scenes_plan(layout, targets=self.targets) if context is None else context.plan
         tables = transformer.position_tables(layout, latent_shape, device=transformer.device)
         self.register_buffer("rotary_VR2", tables.rotary_VR2, persistent=False)
         self.register_buffer("positions_VD", tables.positions_VD, persistent=False)
 
     def forward(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
         """Predict the target scenes' velocity; see `m2d.backend.Denoiser`. Checks nothing."""
-        transformer = self.transformer
-        text_BTD = transformer.embed_text(prompt_embeds_BLD)
-        video_BVD = transformer.embed_video(latents_BFCHW, self.positions_VD)
-        temb_BNE = transformer.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
-        rows = Rows(text_BTD, video_BVD, temb_BNE, self.rotary_VR2)
-        kept: Sequence[BlockContext | None] = [None] * len(transformer.transformer_blocks)
-        if self._context is not None:
-            rows, kept = self._context.part.pick(rows), self._context.blocks
-        text_BTD, video_BVD, temb_BNE, rotary_VR2 = rows
-        plans = [self._plan] * (len(kept) - 1) + [self._last_plan]
-        for block, plan, outside in zip(transformer.transformer_blocks, plans, kept, strict=True):
-            text_BTD, video_BVD = block(text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, outside)
-        height, width = self.latent_shape[2:]
-        velocity_BFCHW: Tensor = transformer.finish(
-            video_BVD, temb_BNE, self._last_plan, size=(height, width)
+        tables = PositionTables(self.rotary_VR2, self.positions_VD)
+        return self.transformer.velocity(
+            latents_BFCHW, prompt_embeds_BLD, timesteps_BN, tables, self._plan, context=self._context
         )
-        return velocity_BFCHW
 
     def example_inputs(
         self, batch_size: int, dtype: torch.dtype, device: torch.device | str, seed: int

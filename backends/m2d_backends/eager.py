@@ -15,6 +15,7 @@ from m2d.backend import BackendOptions
 from m2d.backend_checks import check_inputs, chosen_targets, require_available
 from m2d.errors import BackendError, InputError
 from m2d.layout import SceneLayout
+from m2d.model.execution import Execution, choose_execution
 from m2d_backends.devices import device_problem
 from m2d_backends.extra_options import ExtraOptions, parse_extra
 
@@ -48,12 +49,22 @@ class EagerDenoiser:
         targets: tuple[int, ...] | None = None,
         *,
         context: ContextCache | None = None,
+        execution: Execution = "joined",
     ) -> None:
-        """Bind `transformer`; `targets` are ascending scene numbers, None for all."""
+        """Bind a transformer.
+
+        Args:
+            transformer: With its weights.
+            layout: The story.
+            targets: Ascending scene numbers; None for all.
+            context: Context that was computed before.
+            execution: How its blocks run; see `m2d.model.execution`.
+        """
         self.layout = layout
         self.targets = chosen_targets(layout, targets)
         self._transformer = transformer
         self._context = context
+        self._execution: Execution = execution
 
     @property
     def context(self) -> ContextCache | None:
@@ -76,9 +87,16 @@ class EagerDenoiser:
         self._check_loaded()
         with torch.inference_mode():
             context = keep_context(
-                self._transformer, latents_BFCHW, prompt_embeds_BLD, layout=self.layout, targets=targets
+                self._transformer,
+                latents_BFCHW,
+                prompt_embeds_BLD,
+                layout=self.layout,
+                targets=targets,
+                execution=choose_execution(self.layout),
             )
-        return EagerDenoiser(self._transformer, self.layout, targets, context=context)
+        return EagerDenoiser(
+            self._transformer, self.layout, targets, context=context, execution=self._execution
+        )
 
     def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
         """Predict the target scenes' velocity; see `m2d.backend.Denoiser`."""
@@ -95,6 +113,7 @@ class EagerDenoiser:
                 # A kept context has its targets.
                 targets=targets if self._context is None else None,
                 context=self._context,
+                execution=self._execution,
             )
 
     def check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
@@ -137,7 +156,9 @@ class EagerBackend:
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> EagerDenoiser:
         """Load the transformer, or reuse the one already loaded for this model, device and dtype."""
         require_available(self, options.device)
-        return EagerDenoiser(self.load(source, options), layout, options.targets)
+        execution = choose_execution(layout)
+        logger.info("eager: blocks run %s", execution)
+        return EagerDenoiser(self.load(source, options), layout, options.targets, execution=execution)
 
     def release(self) -> None:
         """Empty the loaded transformer; see `m2d.backend.Backend`."""

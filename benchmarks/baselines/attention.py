@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from m2d.layout import SceneLayout
-from m2d.model.attention import SceneAttnProcessor, block_plan
-from m2d.model.streams import KeyRows, attend_segments
+from m2d.model.attention import SceneAttnProcessor
+from m2d.model.block_plan import scenes_plan
+from m2d.model.per_scene import KeyRows, attend_segments
 
 _MOST_MASK_ENTRIES = 2**31 - 1
 AttentionOf = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -71,7 +72,7 @@ class PlannedAttention:
         *,
         kernel: SDPBackend | None = None,
     ) -> None:
-        self._plan = block_plan(layout)
+        self._plan = scenes_plan(layout).plan
         self._processor = SceneAttnProcessor()
         self._processor.kernel = kernel
         q_BLAK, k_BLAK, v_BLAK = (x.transpose(1, 2) for x in (q_BALK, k_BALK, v_BALK))

@@ -9,9 +9,6 @@ concatenated). Who may attend to whom is decided in `m2d.layout` alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
@@ -19,117 +16,9 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from m2d.layout import SceneLayout, Segment, Span
 from m2d.model import kernels
+from m2d.model.block_plan import BlockContext, BlockPlan, join
 from m2d.model.rotary import apply_rotary
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentCall:
-    """One attention call: every token of the query segments sees every token of the key segments.
-
-    Attributes:
-        queries: Positions among the segments that have queries, ascending.
-        keys: Positions among all segments, ascending.
-    """
-
-    queries: tuple[int, ...]
-    keys: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BlockPlan:
-    """What a transformer block does for one layout: how its tokens are cut and which calls join them.
-
-    Attributes:
-        text_sizes: Tokens of each text segment, one per scene.
-        video_sizes: Tokens of each video segment; `anchor` has two per scene, other masks one.
-        video_tokens: Tokens of each scene's video.
-        query_text_sizes: Tokens of the text segments that have queries: of all, or of none.
-        query_video_sizes: Tokens of the video segments that have queries.
-        calls: Calls that together serve every query exactly once.
-        targets: Scenes whose video tokens alone have queries; None when every token has.
-        target_tokens: Tokens of each target scene's video; of every scene when `targets` is None.
-        target_spans: Where these lie among all video tokens, merged where adjacent.
-    """
-
-    text_sizes: tuple[int, ...]
-    video_sizes: tuple[int, ...]
-    video_tokens: tuple[int, ...]
-    query_text_sizes: tuple[int, ...]
-    query_video_sizes: tuple[int, ...]
-    calls: tuple[SegmentCall, ...]
-    targets: tuple[int, ...] | None
-    target_tokens: tuple[int, ...]
-    target_spans: tuple[Span, ...]
-
-    def target_rows(self, rows: Tensor, *, dim: int = 1) -> Tensor:
-        """Keep what belongs to the target scenes' video tokens of a tensor that has a row per video token."""
-        if sum(self.target_tokens) == rows.shape[dim]:
-            return rows
-        pieces = [rows.narrow(dim, span.start, len(span)) for span in self.target_spans]
-        return _join(pieces, dim=dim)
-
-    def target_scenes(self, values_BND: Tensor) -> Tensor:
-        """Keep what belongs to the target scenes of a tensor that has a row per scene."""
-        if self.targets is None or len(self.targets) == values_BND.shape[1]:
-            return values_BND
-        return torch.cat([values_BND[:, scene : scene + 1] for scene in self.targets], dim=1)
-
-
-@lru_cache(maxsize=64)
-def block_plan(layout: SceneLayout, targets: tuple[int, ...] | None = None) -> BlockPlan:
-    """Translate a layout's plan from token spans to segments.
-
-    Args:
-        layout: The story.
-        targets: Plan for these scenes' video queries alone (the last block), ascending; None for all tokens.
-
-    Raises:
-        ValueError: A target that is not in the story, none, or targets out of order.
-    """
-    if targets is not None and list(targets) != sorted(set(targets)):
-        raise ValueError(f"targets {list(targets)}: name each scene once, in ascending order")
-    segments = layout.segments
-    kept = tuple(range(layout.num_scenes)) if targets is None else targets
-    plan = layout.plan() if targets is None else layout.plan_for(kept)
-    queried = [
-        index
-        for index, segment in enumerate(segments)
-        if targets is None or (segment.kind == "video" and segment.scene in targets)
-    ]
-    texts = tuple(len(segment.span) for segment in segments if segment.kind == "text")
-    videos = tuple(len(segment.span) for segment in segments if segment.kind == "video")
-    place = {index: position for position, index in enumerate(queried)}
-    num_text = layout.num_text_tokens
-    return BlockPlan(
-        text_sizes=texts,
-        video_sizes=videos,
-        video_tokens=tuple(len(layout.video_span(scene)) for scene in range(layout.num_scenes)),
-        query_text_sizes=texts if targets is None else (),
-        query_video_sizes=tuple(len(segments[i].span) for i in queried if segments[i].kind == "video"),
-        calls=tuple(
-            SegmentCall(
-                queries=tuple(place[index] for index in _segments_in(call.queries, segments)),
-                keys=tuple(_segments_in(call.keys, segments)),
-            )
-            for call in plan
-        ),
-        targets=targets,
-        target_tokens=tuple(len(layout.video_span(scene)) for scene in kept),
-        target_spans=tuple(
-            Span(span.start - num_text, span.stop - num_text) for span in layout.target_spans(kept)
-        ),
-    )
-
-
-class BlockContext(Protocol):
-    """Keys and values from outside the tokens at hand; see `m2d.model.context_cache`."""
-
-    def join(
-        self, keys: Sequence[Tensor], values: Sequence[Tensor]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Take the segments at hand, BSNK each, keys rotated; return all that the plan's calls count."""
 
 
 class SceneAttnProcessor:
@@ -221,15 +110,15 @@ class SceneAttnProcessor:
         served: dict[int, Tensor] = {}
         for call in plan.calls:
             out_BQNK = self.attend(
-                _join([queries[index] for index in call.queries]),
-                _join([keys[index] for index in call.keys]),
-                _join([values[index] for index in call.keys]),
+                join([queries[index] for index in call.queries]),
+                join([keys[index] for index in call.keys]),
+                join([values[index] for index in call.keys]),
             )
             if len(plan.calls) == 1:
                 return out_BQNK
             pieces = out_BQNK.split_with_sizes([sizes[index] for index in call.queries], dim=1)
             served.update(zip(call.queries, pieces, strict=True))
-        return _join([served[index] for index in range(len(sizes))])
+        return join([served[index] for index in range(len(sizes))])
 
 
 def project(
@@ -242,30 +131,13 @@ def project(
         tokens_BLD: Normalized tokens.
         has_queries: Whether queries are wanted; without, the first result is None.
     """
-    if has_queries and attn.fused_projections:
-        q_BLD, k_BLD, v_BLD = attn.to_qkv(tokens_BLD).chunk(3, dim=-1)
-    else:
-        q_BLD = attn.to_q(tokens_BLD) if has_queries else None
-        k_BLD, v_BLD = attn.to_k(tokens_BLD), attn.to_v(tokens_BLD)
     return (
-        None if q_BLD is None else _split_heads(attn, q_BLD, norm=attn.norm_q),
-        _split_heads(attn, k_BLD, norm=attn.norm_k),
-        _split_heads(attn, v_BLD, norm=None),
+        _split_heads(attn, attn.to_q(tokens_BLD), norm=attn.norm_q) if has_queries else None,
+        _split_heads(attn, attn.to_k(tokens_BLD), norm=attn.norm_k),
+        _split_heads(attn, attn.to_v(tokens_BLD), norm=None),
     )
 
 
 def _split_heads(attn: Attention, projected_BLD: Tensor, *, norm: torch.nn.Module | None) -> Tensor:
     heads_BLNK: Tensor = torch.unflatten(projected_BLD, -1, (attn.heads, -1))
     return heads_BLNK if norm is None else norm(heads_BLNK)
-
-
-def _join(pieces: Sequence[Tensor], *, dim: int = 1) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=dim)
-
-
-def _segments_in(spans: Sequence[Span], segments: Sequence[Segment]) -> list[int]:
-    return [
-        index
-        for index, segment in enumerate(segments)
-        if any(span.start <= segment.start and segment.stop <= span.stop for span in spans)
-    ]

@@ -14,7 +14,7 @@ import torch
 from diffusers.models.normalization import CogVideoXLayerNormZero
 from torch import Tensor, nn
 
-from m2d.model.attention import BlockPlan
+from m2d.model.block_plan import BlockPlan
 
 
 class Modulation(NamedTuple):

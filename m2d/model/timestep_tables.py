@@ -9,15 +9,12 @@ norms, hold 0.8 of 5.6 billion weights; what they make of the 51 timesteps of a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from m2d.errors import BackendError
-
-if TYPE_CHECKING:
-    from m2d.model.transformer import SceneTransformer
 
 # A product of fewer rows is summed in another order by some CPU kernels; see `use_timestep_tables`.
 _FEWEST_ROWS = 8
@@ -68,8 +65,35 @@ class TimestepTable(nn.Module):
         return nn.functional.embedding(rows_BN, self.table_RX)
 
 
+class TimedTransformer(Protocol):
+    """What tables need of a transformer."""
+
+    transformer_blocks: nn.ModuleList
+    timestep_rows: TimestepRows | None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+
+    def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Embed every scene's timestep: temb_BNE."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return a module by its dotted name."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield its weights."""
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Yield its tables."""
+
+
 @torch.no_grad()
-def use_timestep_tables(transformer: SceneTransformer, timesteps: Iterable[int]) -> int:
+def use_timestep_tables(transformer: TimedTransformer, timesteps: Iterable[int]) -> int:
     """Replace, in place, the linear layers of all adaptive norms by what they make of some timesteps.
 
     The transformer computes the same from then on, for these timesteps and no others. To the bit where the
@@ -101,7 +125,7 @@ def held_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
-def _adaptive_norms(transformer: SceneTransformer) -> Iterator[nn.Module]:
+def _adaptive_norms(transformer: TimedTransformer) -> Iterator[nn.Module]:
     for block in range(len(transformer.transformer_blocks)):
         for name in ("norm1", "norm2"):
             yield transformer.get_submodule(f"transformer_blocks.{block}.{name}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -20,20 +20,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from m2d.layout import SceneLayout
-from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, block_plan
-from m2d.model.context_cache import ContextCache, Rows
+from m2d.model.attention import SceneAttnProcessor
+from m2d.model.block_plan import BlockContext, BlockPlan, Rows, ScenesPlan, scenes_plan
+from m2d.model.context_cache import ContextCache
+from m2d.model.execution import Execution
 from m2d.model.modulation import gate, gate_both, modulate, modulations, normalize_both
+from m2d.model.per_scene import run_per_scene
 from m2d.model.rotary import apply_rotary, rotary_table
+from m2d.model.scene_model import PositionTables
 from m2d.model.sincos import sincos_positions
-from m2d.model.streams import can_stream, run_streamed
 from m2d.model.timestep_tables import TimestepRows
-
-
-class PositionTables(NamedTuple):
-    """Where the video tokens are, in the form the model was trained with; the other one is None."""
-
-    rotary_VR2: Tensor | None
-    positions_VD: Tensor | None
 
 
 class SceneBlock(nn.Module):
@@ -58,6 +54,7 @@ class SceneBlock(nn.Module):
         rotary_VR2: Tensor | None,
         plan: BlockPlan,
         context: BlockContext | None = None,
+        execution: Execution = "joined",
     ) -> tuple[Tensor, Tensor]:
         """Attend and feed forward.
 
@@ -68,12 +65,13 @@ class SceneBlock(nn.Module):
             rotary_VR2: Table of the video tokens, or None.
             plan: Attention calls. When it names targets, only their video tokens are computed.
             context: Keys and values of scenes that are not among these tokens, or None.
+            execution: `per_scene` computes the same one scene after the other.
 
         Returns:
             Text and video tokens. With targets: the text as it came in and the targets' video tokens alone.
         """
-        if can_stream(plan, video_BVD):
-            return run_streamed(self, text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, context)
+        if execution == "per_scene":
+            return run_per_scene(self, text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, context)
         text, video = modulations(self.norm1, temb_BNE)
         normed_BLD = normalize_both(self.norm1.norm, text_BTD, video_BVD, text, video, plan)
         # Not through `Attention.forward`: it drops, with a warning, what its processor does not take.
@@ -114,6 +112,11 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         self.transformer_blocks = nn.ModuleList(SceneBlock(block) for block in stock_blocks)
         self.timestep_rows: TimestepRows | None = None
 
+    @property
+    def num_blocks(self) -> int:
+        """Number of its blocks."""
+        return len(self.transformer_blocks)
+
     def forward(
         self,
         latents_BFCHW: Tensor,
@@ -123,49 +126,52 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         layout: SceneLayout,
         targets: tuple[int, ...] | None = None,
         context: ContextCache | None = None,
+        execution: Execution = "joined",
     ) -> Tensor:
-        """Predict the velocity.
+        """Predict the velocity; see `m2d.model.scene_model.SceneModel`.
 
-        Args:
-            latents_BFCHW: All scenes' latents, one scene after the other along F.
-            prompt_embeds_BLD: All scenes' prompts, one after the other along L.
-            timesteps_BN: Each scene's timestep, 0 to 999; clean context scenes have 0.
-            layout: Lengths of the scenes and who may attend to whom.
-            targets: Ascending scene numbers. The last block and the head then run for these scenes alone,
-                which changes nothing in their output.
-            context: From `keep_context`, in place of `targets`: its scenes run alone, with what was kept of
-                the others.
-
-        Returns:
-            velocity_BFCHW of all scenes, or of the target scenes, one after the other.
-
-        Raises:
-            ValueError: Shapes that are not the layout's, or targets that are not in it.
+        The last block and the head run for the target scenes alone, which changes nothing in their output.
         """
         self._check_shapes(latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout)
+        if context is not None:
+            _check_context(context, layout, targets, batch=latents_BFCHW.shape[0])
         tables = self.position_tables(layout, latents_BFCHW.shape[1:], device=latents_BFCHW.device)
-        rotary_VR2 = tables.rotary_VR2
+        return self.velocity(
+            latents_BFCHW,
+            prompt_embeds_BLD,
+            timesteps_BN,
+            tables,
+            scenes_plan(layout, targets=targets) if context is None else context.plan,
+            context=None if context is None else context.blocks,
+            execution=execution,
+        )
+
+    def velocity(
+        self,
+        latents_BFCHW: Tensor,
+        prompt_embeds_BLD: Tensor,
+        timesteps_BN: Tensor,
+        tables: PositionTables,
+        plan: ScenesPlan,
+        *,
+        context: Sequence[BlockContext | None] | None = None,
+        execution: Execution = "joined",
+    ) -> Tensor:
+        """Predict the velocity from tables and a plan made beforehand: the forward pass itself."""
         temb_BNE = self.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
         text_BTD = self.embed_text(prompt_embeds_BLD)
         video_BVD = self.embed_video(latents_BFCHW, tables.positions_VD)
-
-        plan = block_plan(layout)
+        text_BTD, video_BVD, temb_BNE, rotary_VR2 = plan.pick(
+            Rows(text_BTD, video_BVD, temb_BNE, tables.rotary_VR2)
+        )
         # The last block's other rows reach no output: text rows never do, context scenes' rows are discarded.
-        last_plan = block_plan(layout, tuple(range(layout.num_scenes)) if targets is None else targets)
-        num_blocks = len(self.transformer_blocks)
-        kept: Sequence[BlockContext | None] = [None] * num_blocks
-        if context is not None:
-            _check_context(context, layout, targets, batch=latents_BFCHW.shape[0])
-            rows = context.part.pick(Rows(text_BTD, video_BVD, temb_BNE, rotary_VR2))
-            text_BTD, video_BVD, temb_BNE, rotary_VR2 = rows
-            plan, last_plan, kept = context.part.plan, context.part.last_plan, context.blocks
-        plans = [plan] * (num_blocks - 1) + [last_plan]
-        for block, calls, outside in zip(self.transformer_blocks, plans, kept, strict=True):
+        plans = [plan.plan] * (self.num_blocks - 1) + [plan.last_plan]
+        outside = [None] * self.num_blocks if context is None else context
+        for block, calls, keys in zip(self.transformer_blocks, plans, outside, strict=True):
             text_BTD, video_BVD = self._run_block(
-                block, text_BTD, video_BVD, temb_BNE, rotary_VR2, calls, outside
+                block, text_BTD, video_BVD, temb_BNE, rotary_VR2, calls, keys, execution
             )
-
-        return self.finish(video_BVD, temb_BNE, last_plan, size=latents_BFCHW.shape[3:])
+        return self._finish(video_BVD, temb_BNE, plan.last_plan, size=latents_BFCHW.shape[3:])
 
     def pin_attention_kernel(self, kernel: SDPBackend | None) -> None:
         """Make every block's attention run by one of torch's kernels, or fail; None leaves it to torch."""
@@ -177,23 +183,11 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         for attn in self._attentions():
             attn.processor.rotate = apply_rotary if rotate is None else rotate
 
-    @torch.no_grad()
-    def fuse_qkv_projections(self) -> None:
-        """Compute queries, keys and values in one product, from copies of the weights: for inference."""
-        for attn in self._attentions():
-            attn.fuse_projections(fuse=True)
-
-    def unfuse_qkv_projections(self) -> None:
-        """Undo `fuse_qkv_projections`; drops the copies."""
-        for attn in self._attentions():
-            attn.fused_projections = False
-            del attn.to_qkv
-
     def _attentions(self) -> list[Attention]:
         return [module for module in self.modules() if isinstance(module, Attention)]
 
     def _run_block(
-        self, block: nn.Module, *inputs: Tensor | BlockPlan | BlockContext | None
+        self, block: nn.Module, *inputs: Tensor | BlockPlan | BlockContext | Execution | None
     ) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(block, *inputs)  # type: ignore[no-any-return]  # diffusers
@@ -258,7 +252,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             video_BVD = video_BVD + positions_VD.to(video_BVD.dtype)
         return self.embedding_dropout(video_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
 
-    def finish(self, video_BVD: Tensor, temb_BNE: Tensor, plan: BlockPlan, *, size: Sequence[int]) -> Tensor:
+    def _finish(self, video_BVD: Tensor, temb_BNE: Tensor, plan: BlockPlan, *, size: Sequence[int]) -> Tensor:
         """Make the velocity of what the last block returned.
 
         Args:
@@ -302,9 +296,9 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
 def _check_context(
     context: ContextCache, layout: SceneLayout, targets: tuple[int, ...] | None, *, batch: int
 ) -> None:
-    if context.part.layout != layout:
+    if context.plan.layout != layout:
         raise ValueError(
-            f"context: kept for layout {context.part.layout.digest()[:12]}, not for {layout.digest()[:12]}"
+            f"context: kept for layout {context.plan.layout.digest()[:12]}, not for {layout.digest()[:12]}"
         )
     if targets is not None:
         raise ValueError(f"targets {list(targets)}: given together with context, whose own hold")

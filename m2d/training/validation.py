@@ -23,6 +23,7 @@ from m2d.files import make_folder
 from m2d.film.job import FilmJob, PlannedRun, announce
 from m2d.film.make import RunOptions, make_film
 from m2d.layout import SceneLayout
+from m2d.model.execution import choose_execution
 from m2d.model.source import ModelSource
 from m2d.model.transformer import SceneTransformer
 from m2d.pipeline.planning import plan_recipe_for
@@ -91,7 +92,13 @@ class _DenoiserInTraining:
         """Predict the velocity; see `m2d.backend.Denoiser`."""
         with torch.autocast(latents_BFCHW.device.type, torch.bfloat16, enabled=self._is_mixed):
             velocity_BFCHW: Tensor = self._transformer(
-                latents_BFCHW, prompt_embeds_BLD, timesteps_BN, layout=self.layout, targets=self.targets
+                latents_BFCHW,
+                prompt_embeds_BLD,
+                timesteps_BN,
+                layout=self.layout,
+                targets=self.targets,
+                # Autocast does not reach products that are written in place.
+                execution="joined" if self._is_mixed else choose_execution(self.layout),
             )
         return velocity_BFCHW.float()
 

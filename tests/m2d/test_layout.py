@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2d.layout import MASKS, AttentionCall, LayoutError, SceneLayout, Span, renumber
+from m2d.layout import MASKS, AttentionCall, LayoutError, SceneLayout, Span
 
 Bools = npt.NDArray[np.bool_]
 
@@ -122,28 +122,6 @@ def test_plan_for_some_scenes_is_the_plan_of_their_video_rows(
     calls = layout.plan_for(scenes)
     np.testing.assert_array_equal(expand(calls, layout.num_tokens), expected)
     assert sorted(position for call in calls for position in positions(call.queries)) == rows
-
-
-@given(layouts(), st.data())
-def test_renumbered_queries_count_the_rows_of_the_target_spans(
-    layout: SceneLayout, data: st.DataObject
-) -> None:
-    scenes = data.draw(st.sets(st.integers(0, layout.num_scenes - 1), min_size=1))
-    targets = layout.target_spans(scenes)
-    rows = positions(targets)
-    assert rows == sorted(position for scene in scenes for position in positions((layout.video_span(scene),)))
-    for call in layout.plan_for(scenes):
-        kept = renumber(call.queries, within=targets)
-        assert [rows[position] for position in positions(kept)] == positions(call.queries)
-
-
-@given(layouts())
-def test_text_and_video_part_split_the_queries_of_every_call(layout: SceneLayout) -> None:
-    for call in layout.plan():
-        texts, videos = positions(layout.text_part(call.queries)), positions(layout.video_part(call.queries))
-        assert texts + videos == positions(call.queries)
-        assert all(position < layout.num_text_tokens for position in texts)
-        assert all(position >= layout.num_text_tokens for position in videos)
 
 
 @given(layouts(SYMMETRIC))
@@ -262,17 +240,6 @@ def test_layout_and_its_matrix_cannot_be_changed() -> None:
         layout.may_attend[0, 0] = False
 
 
-def test_picture_shows_the_matrix_with_scenes_counted_from_one() -> None:
-    layout = SceneLayout.build("mask2dit", text_tokens=(3, 2), latent_frames=(2, 1), tokens_per_frame=2)
-    assert layout.picture(sees="o", blind="-") == (
-        "   T1 T2 V1 V2",
-        "T1 o  -  o  -",
-        "T2 -  o  -  o",
-        "V1 o  -  o  o",
-        "V2 -  o  o  o",
-    )
-
-
 @pytest.mark.parametrize(
     ("text_tokens", "latent_frames", "tokens_per_frame", "message"),
     [
@@ -306,8 +273,3 @@ def test_spans_of_absent_scenes_are_refused(scene: int) -> None:
 def test_plan_for_absent_scenes_is_refused(scenes: list[int]) -> None:
     with pytest.raises(ValueError, match="give one or more of 0 to 2"):
         story("mask2dit").plan_for(scenes)
-
-
-def test_renumbering_a_span_outside_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Span\(start=3, stop=5\) lies in none of"):
-        renumber([Span(3, 5)], within=[Span(0, 4)])

@@ -48,16 +48,3 @@ def test_every_kernel_gives_the_same_velocity() -> None:
     model.pin_attention_kernel(SDPBackend.CUDNN_ATTENTION)
     with pytest.raises(RuntimeError, match=r"(?i)kernel|backend"):
         model(*inputs, layout=layout)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("targets", [None, (1,)])
-def test_fused_projections_change_nothing(targets: tuple[int, ...] | None) -> None:
-    model, layout = make_model(), story()
-    inputs = make_inputs(layout)
-    want = model(*inputs, layout=layout, targets=targets)
-    model.fuse_qkv_projections()
-    got = model(*inputs, layout=layout, targets=targets)
-    assert max_error(got, want) <= 1e-6 * max(1.0, want.abs().max().item())
-    model.unfuse_qkv_projections()
-    assert torch.equal(model(*inputs, layout=layout, targets=targets), want)

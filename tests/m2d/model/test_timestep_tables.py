@@ -12,8 +12,8 @@ from torch import Tensor
 
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
-from m2d.model import streams
 from m2d.model.context_cache import keep_context
+from m2d.model.execution import Execution
 from m2d.model.known_sizes import KNOWN_MODELS
 from m2d.model.timestep_tables import held_bytes, use_timestep_tables
 from m2d.model.transformer import SceneTransformer
@@ -64,19 +64,17 @@ def test_two_predictions_of_three_scenes_have_the_same_bits_on_one_thread(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("smallest", [1, 10**9], ids=["streamed", "joined"])
+@pytest.mark.parametrize("execution", ["per_scene", "joined"])
 @pytest.mark.parametrize("targets", [None, (2,), (0, 2)])
 def test_few_rows_differ_by_rounding_at_most_however_a_block_runs(
     plain: SceneTransformer,
     tabled: SceneTransformer,
-    monkeypatch: pytest.MonkeyPatch,
-    smallest: int,
+    execution: Execution,
     targets: tuple[int, ...] | None,
 ) -> None:
-    monkeypatch.setattr(streams, "SMALLEST_SCENE", smallest)
     call = inputs(0, 19, 999, batch=1)
-    want = plain(*call, layout=LAYOUT, targets=targets)
-    got = tabled(*call, layout=LAYOUT, targets=targets)
+    want = plain(*call, layout=LAYOUT, targets=targets, execution=execution)
+    got = tabled(*call, layout=LAYOUT, targets=targets, execution=execution)
     assert (got - want).abs().max() <= TOLERANCE * max(1.0, want.abs().max().item())
 
 

@@ -1,10 +1,9 @@
-"""Runs a block scene by scene: for inference at large sizes, with the least memory moved and held.
+"""Runs a block one scene after the other: for inference at large sizes, with the least memory moved and held.
 
-Owns the order of the work and the one buffer of keys and values; computes what the joined form in
-`m2d.model.transformer` does. Activations are never joined: every scene's queries, attention output and feed
-forward exist on their own, one after the other. Keys and values lie in one buffer, `[slot | all video]`, of
-which a call that sees a run of videos reads just that part, with the texts it sees copied in front. Writes in
-place, so it is for no graph: neither a gradient's nor a compiled or an exported one.
+Computes what the joined form of a block does. Activations are never joined: every scene's queries, attention
+output and feed-forward exist on their own, one after the other. Keys and values lie in one buffer,
+`[slot | all video]`: a call whose keys are consecutive videos reads that part of it, with the texts that it
+sees copied in front. It writes in place, so it cannot be differentiated, compiled or exported.
 """
 
 # B batch, N scenes or heads, S tokens of a segment or a scene, T text tokens, V video tokens, Q query tokens,
@@ -14,36 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2d.layout import Span
-from m2d.model.attention import BlockContext, BlockPlan, SceneAttnProcessor, SegmentCall, project
+from m2d.model.attention import SceneAttnProcessor, project
+from m2d.model.block_plan import BlockContext, BlockPlan, SegmentCall, join, spans_of
 from m2d.model.modulation import Modulation, modulate, modulations
 from m2d.model.rotary import rotate_into
 
-if TYPE_CHECKING:
-    from m2d.model.transformer import SceneBlock
 
-SMALLEST_SCENE = 512
-"""Video tokens of a scene from which on this form pays; below, its many small operations cost more."""
+class BlockParts(Protocol):
+    """The submodules of a block, as CogVideoX names them."""
 
-
-def can_stream(plan: BlockPlan, tokens: Tensor) -> bool:
-    """Whether a block may, and should, run scene by scene."""
-    # First and alone: torch 2.11 cannot trace what comes after it.
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return False
-    device = tokens.device.type
-    is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return not is_cast and min(plan.video_tokens) >= SMALLEST_SCENE
+    norm1: Any
+    attn1: Attention
+    norm2: Any
+    ff: nn.Module
 
 
-def run_streamed(
-    block: SceneBlock,
+def run_per_scene(
+    block: BlockParts,
     text_BTD: Tensor,
     video_BVD: Tensor,
     temb_BNE: Tensor,
@@ -51,7 +44,7 @@ def run_streamed(
     plan: BlockPlan,
     context: BlockContext | None,
 ) -> tuple[Tensor, Tensor]:
-    """Run a block; arguments and results are those of `SceneBlock.forward`."""
+    """Run a block; arguments and results are those of its forward."""
     text, video = modulations(block.norm1, temb_BNE)
     served = _attend(block, text_BTD, video_BVD, (text, video), rotary_VR2, plan, context)
     video_BQD = _add_attention(block, video_BVD, served, video.gate_BND, plan)
@@ -99,9 +92,9 @@ class KeyRows(NamedTuple):
 
     @contextmanager
     def joined(self, texts: Sequence[int], run: Span) -> Iterator[tuple[Tensor, Tensor]]:
-        """Lend some texts and a run of video rows as one piece, by writing the texts in front of the run.
+        """Yield some texts and consecutive video rows as one piece, by copying the texts in front of them.
 
-        A run that does not start at the slot has other video's rows there; they are put back.
+        The copy overwrites the rows before them, which may be another scene's video: these are restored.
         """
         length = sum(self.text_k[index].shape[1] for index in texts)
         if not length:
@@ -122,7 +115,7 @@ class KeyRows(NamedTuple):
 
 
 def _attend(
-    block: SceneBlock,
+    block: BlockParts,
     text_BTD: Tensor,
     video_BVD: Tensor,
     modulation: tuple[Modulation, Modulation],
@@ -161,10 +154,10 @@ def attend_segments(
         keys, values = list(joined[0]), list(joined[1])
     served: dict[int, Tensor] = {}
     for call in plan.calls:
-        query_BQNK = _join([queries[index] for index in call.queries])
+        query_BQNK = join([queries[index] for index in call.queries])
         run = _video_run(call, plan, rows.slot)
         if run is None:
-            k_BSNK, v_BSNK = (_join([rows_of[index] for index in call.keys]) for rows_of in (keys, values))
+            k_BSNK, v_BSNK = (join([rows_of[index] for index in call.keys]) for rows_of in (keys, values))
             out_BQNK = processor.attend(query_BQNK, k_BSNK, v_BSNK)
         else:
             texts = [index for index in call.keys if index < len(plan.text_sizes)]
@@ -176,7 +169,7 @@ def attend_segments(
 
 
 def _project(
-    block: SceneBlock,
+    block: BlockParts,
     text_BTD: Tensor,
     video_BVD: Tensor,
     modulation: tuple[Modulation, Modulation],
@@ -191,7 +184,7 @@ def _project(
     rows = KeyRows.empty(k_BTNK, v_BTNK, plan)
     normed_BVD = norm(video_BVD)
     targets = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
-    for scene, span in enumerate(_spans(plan.video_tokens)):
+    for scene, span in enumerate(spans_of(plan.video_tokens)):
         tokens_BSD = _modulate_scene(normed_BVD[:, span.as_slice], video, scene)
         q_BSNK, k_BSNK, v_BSNK = project(attn, tokens_BSD, has_queries=scene in targets)
         place = slice(rows.slot + span.start, rows.slot + span.stop)
@@ -207,7 +200,7 @@ def _project(
 
 def _cut_scene(q_BSNK: Tensor, span: Span, plan: BlockPlan) -> Sequence[Tensor]:
     """Cut a scene into its video segments."""
-    sizes = [len(each) for each in _spans(plan.video_sizes) if span.start <= each.start < span.stop]
+    sizes = [len(each) for each in spans_of(plan.video_sizes) if span.start <= each.start < span.stop]
     return q_BSNK.split_with_sizes(sizes, dim=1)
 
 
@@ -218,7 +211,7 @@ def _video_run(call: SegmentCall, plan: BlockPlan, slot: int) -> Span | None:
     is_run = bool(videos) and videos == list(range(videos[0], videos[-1] + 1)) and videos[-1] < num_segments
     if not is_run:
         return None
-    spans = _spans(plan.video_sizes)
+    spans = spans_of(plan.video_sizes)
     return Span(slot + spans[videos[0] - num_texts].start, slot + spans[videos[-1] - num_texts].stop)
 
 
@@ -231,12 +224,12 @@ def _slot_size(plan: BlockPlan) -> int:
 
 
 def _add_attention(
-    block: SceneBlock, video_BVD: Tensor, served: list[Tensor], gate_BND: Tensor, plan: BlockPlan
+    block: BlockParts, video_BVD: Tensor, served: list[Tensor], gate_BND: Tensor, plan: BlockPlan
 ) -> Tensor:
     """The query scenes' video tokens with attention's update; takes the video's outputs out of `served`."""
     scenes = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
-    sources, places = _spans(plan.video_tokens), _spans(plan.target_tokens)
-    segments = _spans(plan.query_video_sizes)
+    sources, places = spans_of(plan.video_tokens), spans_of(plan.target_tokens)
+    segments = spans_of(plan.query_video_sizes)
     num_texts = len(plan.query_text_sizes)
     shape = (video_BVD.shape[0], sum(plan.target_tokens), video_BVD.shape[2])
     video_BQD = video_BVD.new_empty(shape)
@@ -250,13 +243,13 @@ def _add_attention(
 
 
 def _project_out(attn: Attention, pieces: Sequence[Tensor]) -> Tensor:
-    hidden_BSD: Tensor = attn.to_out[0](_join(pieces).flatten(2))
+    hidden_BSD: Tensor = attn.to_out[0](join(pieces).flatten(2))
     return attn.to_out[1](hidden_BSD)  # type: ignore[no-any-return]  # untyped module list
 
 
 def _add(tokens_BLD: Tensor, update_BLD: Tensor, gate_BND: Tensor, lengths: Sequence[int]) -> Tensor:
     added_BLD = torch.empty_like(tokens_BLD)
-    for scene, span in enumerate(_spans(lengths)):
+    for scene, span in enumerate(spans_of(lengths)):
         rows = span.as_slice
         torch.addcmul(
             tokens_BLD[:, rows],
@@ -268,7 +261,7 @@ def _add(tokens_BLD: Tensor, update_BLD: Tensor, gate_BND: Tensor, lengths: Sequ
 
 
 def _feed_forward(
-    block: SceneBlock,
+    block: BlockParts,
     tokens_BLD: Tensor,
     modulation: Modulation,
     lengths: Sequence[int],
@@ -280,7 +273,7 @@ def _feed_forward(
     if is_whole:
         normed_BLD = modulate(normed_BLD, modulation.shift_BND, modulation.scale_BND, tuple(lengths))
         whole_BLD = block.ff(normed_BLD)
-    for scene, span in enumerate(_spans(lengths)):
+    for scene, span in enumerate(spans_of(lengths)):
         rows = span.as_slice
         if is_whole:
             update_BSD = whole_BLD[:, rows]
@@ -292,12 +285,3 @@ def _feed_forward(
 def _modulate_scene(normed_BSD: Tensor, modulation: Modulation, scene: int) -> Tensor:
     row = slice(scene, scene + 1)
     return torch.addcmul(modulation.shift_BND[:, row], normed_BSD, 1 + modulation.scale_BND[:, row])
-
-
-def _spans(lengths: Sequence[int]) -> list[Span]:
-    ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
-    return [Span(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-
-
-def _join(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)

@@ -1,0 +1,134 @@
+"""The diffusion transformer as every room but its own family sees it."""
+
+# B batch, N scenes, F latent frames, C latent channels, H W latent size, L text tokens, V video tokens,
+# D width, E width of the timestep embedding, R rotated pairs per head
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+
+from m2d.layout import SceneLayout
+from m2d.model.block_plan import BlockContext, ScenesPlan
+from m2d.model.context_cache import ContextCache
+from m2d.model.execution import Execution
+
+
+class PositionTables(NamedTuple):
+    """Positions of the video tokens, in the form that the model was trained with; the other one is None."""
+
+    rotary_VR2: Tensor | None
+    positions_VD: Tensor | None
+
+
+class SceneModel(Protocol):
+    """Predicts the velocity of a story: a timestep per scene, attention as a layout allows.
+
+    Besides the methods below it is a `torch.nn.Module` whose `config` has the keys of its `config.json`.
+
+    Attributes:
+        config: The content of its `config.json`.
+        transformer_blocks: Its blocks, from first to last.
+        timestep_rows: The timesteps that its tables hold, when these are in place of the layers that take the
+            timestep; None otherwise.
+    """
+
+    config: Any
+    transformer_blocks: nn.ModuleList
+    timestep_rows: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights; `meta` when they were released."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+
+    def __call__(
+        self,
+        latents_BFCHW: Tensor,
+        prompt_embeds_BLD: Tensor,
+        timesteps_BN: Tensor,
+        *,
+        layout: SceneLayout,
+        targets: tuple[int, ...] | None = None,
+        context: ContextCache | None = None,
+        execution: Execution = "joined",
+    ) -> Tensor:
+        """Predict velocity_BFCHW of the target scenes, one after the other.
+
+        Args:
+            latents_BFCHW: All scenes' latents, one scene after the other along F.
+            prompt_embeds_BLD: All scenes' prompts, one after the other along L.
+            timesteps_BN: Each scene's timestep, 0 to 999; clean context scenes have 0.
+            layout: Lengths of the scenes and who may attend to whom.
+            targets: Ascending scene numbers; None for all.
+            context: From `keep_context`, in place of `targets`.
+            execution: How the blocks run; see `m2d.model.execution`.
+
+        Raises:
+            ValueError: Shapes that are not the layout's, or targets that are not in it.
+        """
+
+    def position_tables(
+        self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
+    ) -> PositionTables:
+        """Make the tables of a story's video tokens, which depend on its layout and size alone.
+
+        Args:
+            layout: The story.
+            latent_shape: (F, C, H, W) of all scenes together.
+            device: Where the tables go.
+        """
+
+    def velocity(
+        self,
+        latents_BFCHW: Tensor,
+        prompt_embeds_BLD: Tensor,
+        timesteps_BN: Tensor,
+        tables: PositionTables,
+        plan: ScenesPlan,
+        *,
+        context: Sequence[BlockContext | None] | None = None,
+        execution: Execution = "joined",
+    ) -> Tensor:
+        """Predict as `__call__` does, from tables and a plan made beforehand; checks nothing."""
+
+    def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Embed every scene's timestep: temb_BNE, after its activation."""
+
+    def pin_attention_kernel(self, kernel: SDPBackend | None) -> None:
+        """Run every block's attention by one of torch's kernels, or fail; None leaves the choice to torch."""
+
+    def rotate_by(self, rotate: Callable[[Tensor, Tensor], Tensor] | None) -> None:
+        """Rotate queries and keys by a function like `apply_rotary`; None restores that one."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """See `torch.nn.Module`, as for all methods below."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def to(self, *args: Any, **kwargs: Any) -> Self: ...
+
+    def eval(self) -> Self: ...
+
+    def train(self, mode: bool = True) -> Self: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
