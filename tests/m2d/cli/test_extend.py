@@ -260,12 +260,12 @@ def test_help_says_what_is_changed_and_what_not(m2d: Run) -> None:
     told = " ".join(m2d("extend", "--help").stdout.split())
     assert "FILM itself is never changed, unless --out names it and --force is given." in told
     options: dict[str, Any] = {
-        "--prompt": "One new scene; give it again for more.",
-        "--cuts": "Where scenes of another film begin, in seconds.",
-        "--only-new": "Write the new scenes alone.",
-        "--resume": "Go on with an unfinished run.",
+        "--prompt": "Prompt of a new scene; repeat it for more scenes.",
+        "--cuts": "Where the scenes of an external video begin, in seconds.",
+        "--only-new": "Write only the new scenes.",
+        "--resume": "Resume an unfinished run.",
         "--preview": "First draw a contact sheet of a quick draft.",
-        "--save-previews": "Draw the current estimate while denoising.",
+        "--save-previews": "Save pictures of the current estimate while denoising.",
         "--join": "cut (default), continue, or crossfade:4 (frames).",
     }
     for name, text in options.items():

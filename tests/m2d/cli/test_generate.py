@@ -343,12 +343,12 @@ def test_a_negative_prompt_may_say_anything(m2d: Run, folder: Path) -> None:
     assert provenance.scenes[0].negative_prompt == "rain, /home of the sun"
 
 
-def test_help_names_the_ways_to_go_on(m2d: Run) -> None:
+def test_help_names_drafts_previews_and_resuming(m2d: Run) -> None:
     told = " ".join(m2d("generate", "--help").stdout.split())
     for text in (
-        "Make a film of m2d again, as NAME-again.mp4, from what it says of itself.",
+        "Reproduce a film made by m2d, as NAME-again.mp4.",
         "First draw a contact sheet of a quick draft.",
-        "Draw the current estimate while denoising.",
-        "Go on with an unfinished run.",
+        "Save pictures of the current estimate while denoising.",
+        "Resume an unfinished run.",
     ):
         assert text in told

@@ -112,7 +112,7 @@ def test_a_film_of_somebody_else_has_no_scenes_to_go_back_to(m2d: Run, folder: P
 
 def test_help_says_what_stays(m2d: Run) -> None:
     told = " ".join(m2d("reroll", "--help").stdout.split())
-    assert "whose frames stay identical" in told
+    assert "the frames of all other scenes stay identical" in told
     assert "FILM itself is never changed, unless --out names it and --force is given." in told
-    assert "A scene to make anew, counted from 1; may be repeated." in told
-    assert "Its seed; without it, the next one." in told
+    assert "Scene to regenerate, counted from 1; repeatable." in told
+    assert "New seed; by default the scene's seed plus 1." in told
