@@ -28,6 +28,7 @@ ROWS = {
     "m2d.layout": 0,
     "m2d.files": 0,
     "m2d.devices": 0,
+    "m2d.cache_root": 0,
     "m2d.lock": 0,
     "m2d.stop": 0,
     "m2d.ending": 0,

@@ -20,6 +20,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2d.backend import ARTIFACT_MANIFEST, DTypeName, ExportManifest, StoredArtifact
+from m2d.cache_root import cache_root
 from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
 from m2d.files import is_running, make_folder, remove_tree, rename_folder, sha256_file, sync_tree, writing
 from m2d_backends.artifact_key import (
@@ -32,7 +33,7 @@ from m2d_backends.artifact_key import (
     make_key,
     package_versions,
 )
-from m2d_backends.trust import cache_folder, check_file, check_folder, is_signed, private_folder, sign
+from m2d_backends.trust import check_file, check_folder, is_signed, private_folder, sign
 
 __all__ = [
     "ArtifactKey",
@@ -196,7 +197,7 @@ def locate(key: ArtifactKey, *, label: str, root: Path | None) -> Path:
 
 def stored_artifacts(backend: str, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
     """All readable artifacts of a backend in a folder, or in the user's cache, by name."""
-    root = folder or cache_folder() / "artifacts"
+    root = folder or cache_root() / "artifacts"
     found = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
         if path.name.startswith("."):
@@ -276,8 +277,8 @@ def _described(folder: Path) -> dict[str, StoredFile]:
 
 
 def _private_parents(folder: Path) -> None:
-    if folder.parent == cache_folder() / "artifacts":
-        private_folder(cache_folder())
+    if folder.parent == cache_root() / "artifacts":
+        private_folder(cache_root())
         private_folder(folder.parent)
         return
     make_folder(folder.parent)

@@ -18,10 +18,10 @@ from typing import Any
 
 from m2d.backend import BackendOptions, ExportManifest
 from m2d.backend_checks import chosen_targets
+from m2d.cache_root import cache_root
 from m2d.errors import InputError
 from m2d.layout import SceneLayout
 from m2d.model.source import ModelSource
-from m2d_backends.trust import cache_folder
 
 ArtifactKey = ExportManifest
 """An artifact runs when its manifest equals the key that is looked for, field by field."""
@@ -95,7 +95,7 @@ def default_folder(key: ArtifactKey, *, label: str = "", root: Path | None = Non
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
     frames, _, height, width = key.latent_shape
     parts = (key.backend, label, f"{frames}x{height}x{width}", f"b{key.batch_size}", key.dtype, digest)
-    return (root or cache_folder() / "artifacts") / "-".join(filter(None, parts))
+    return (root or cache_root() / "artifacts") / "-".join(filter(None, parts))
 
 
 def label_of(source: ModelSource, layout: SceneLayout) -> str:

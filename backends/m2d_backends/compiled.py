@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from m2d.backend import BackendOptions
 from m2d.backend_checks import require_available
+from m2d.cache_root import cache_root
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
 from m2d_backends.eager import EagerBackend, EagerDenoiser, EagerOptions
 from m2d_backends.extra_options import parse_extra
 from m2d_backends.onednn import can_use_onednn, compile_with_onednn
-from m2d_backends.trust import cache_folder, private_folder
+from m2d_backends.trust import private_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -205,8 +206,8 @@ def compile_cache() -> str:
     # Importing torch's compiler sets the variable to its own choice: in /tmp, under a name anybody can guess.
     if named and Path(named) != Path(default_cache_dir()).absolute():
         return str(private_folder(Path(named)))
-    private_folder(cache_folder())
-    return str(private_folder(cache_folder() / "inductor"))
+    private_folder(cache_root())
+    return str(private_folder(cache_root() / "inductor"))
 
 
 @contextlib.contextmanager

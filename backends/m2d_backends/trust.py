@@ -14,20 +14,13 @@ import secrets
 import stat
 from pathlib import Path
 
+from m2d.cache_root import cache_root
 from m2d.errors import ArtifactRefused
 from m2d.files import make_folder, publish, write_part
 
 KEY_FILE = "signing.key"
 _KEY_BYTES = 32
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-
-def cache_folder() -> Path:
-    """Where m2d keeps what it can make again: `$M2D_CACHE`, else `m2d` in the user's cache folder."""
-    named = os.environ.get("M2D_CACHE")
-    if named:
-        return Path(named).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "m2d"
 
 
 def private_folder(path: Path) -> Path:
@@ -90,7 +83,7 @@ def is_signed(data: bytes, signature: str) -> bool:
 
 
 def _key() -> bytes:
-    path = private_folder(cache_folder()) / KEY_FILE
+    path = private_folder(cache_root()) / KEY_FILE
     if not path.is_symlink() and not path.exists():
         with publish(path, force=True) as part:
             part.touch(mode=0o600)

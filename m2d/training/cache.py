@@ -10,7 +10,6 @@ interrupted encoding goes on where it stopped. Other stories, VAE, text encoder 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from m2d.stop import StopRequest
 from m2d.training.source import StorySource
 
 STORIES_PER_SHARD = 128
-_ENV = "M2D_CACHE"
 _FORMAT = "m2d.latents/1"
 
 
@@ -111,15 +109,6 @@ class EncodedStories:
         latents_BFCHW = torch.cat(latents).view(batch_size, -1, *latents[0].shape[1:])
         embeds_BLD = torch.cat(embeds).view(batch_size, -1, embeds[0].shape[-1])
         return latents_BFCHW.float(), embeds_BLD.float()
-
-
-def cache_root(folder: Path | None) -> Path:
-    """Return the folder that holds all latent caches: the one given, or $M2D_CACHE, or the user's cache."""
-    if folder is not None:
-        return folder
-    if os.environ.get(_ENV):
-        return Path(os.environ[_ENV])
-    return Path.home() / ".cache" / "m2d" / "latents"
 
 
 def encode_stories(

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
+from m2d.cache_root import cache_root
 from m2d.errors import OutputError, Remedy
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
 from m2d.model.checkpoint import builtin_folder
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
-from m2d.training.cache import StoryLatents, cache_root
+from m2d.training.cache import StoryLatents
 from m2d.training.datasets import open_stories
 from m2d.training.export import publish_model
 from m2d.training.folder import remove_leftovers
@@ -211,7 +212,7 @@ def _encoded(
                 plan.recipe,
                 frozen,
                 geometry,
-                root=cache_root(plan.cache),
+                root=plan.cache or cache_root() / "latents",
                 run=plan.run,
                 keeps_rejects=plan.resume or not processes.is_main,
                 reporter=reporter,

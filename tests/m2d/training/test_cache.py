@@ -12,7 +12,7 @@ from m2d.errors import Interrupted
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
 from m2d.training import cache
-from m2d.training.cache import EncodedStories, cache_root, encode_stories
+from m2d.training.cache import EncodedStories, encode_stories
 
 
 @pytest.fixture(autouse=True)
@@ -112,13 +112,3 @@ def test_a_damaged_shard_is_encoded_again_with_a_warning(
     _encode(fake_stories, fake_encoder, tmp_path, reporter)
     assert fake_stories.rendered == list(range(10, 20))
     assert "is damaged" in reporter.texts[0]
-
-
-def test_the_cache_folder_is_the_one_given_then_the_environments_then_the_users(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "env"))
-    assert cache_root(tmp_path / "given") == tmp_path / "given"
-    assert cache_root(None) == tmp_path / "env"
-    monkeypatch.delenv("M2D_CACHE")
-    assert cache_root(None) == Path.home() / ".cache" / "m2d" / "latents"
