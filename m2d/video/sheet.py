@@ -1,6 +1,6 @@
-"""Draw a contact sheet: every scene of a film at a glance, with its prompt and how it was made; or one strip.
+"""Draw a contact sheet of a film, with frames and prompt of every scene in a row; or a strip of frames.
 
-Owns the picture's look; equal arguments give equal bytes. P frames, H height, W width, C channels.
+Equal arguments give equal bytes. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from m2d.video.printable import printable
 
 FRAMES_PER_SCENE = 5
-# As many scenes as a recipe may have; programs refuse to open much larger pictures.
+# The most scenes of a recipe; many programs refuse to open much larger pictures.
 MOST_ROWS = 500
 FRAME_WIDTH = 208
 LONGEST_PROMPT = 600
@@ -50,9 +50,9 @@ class SheetScene:
 
     Attributes:
         prompt: Drawn beside its frames.
-        num_frames: Its frames.
-        picked: Gives some of its frames by their numbers, ascending: uint8 RGB HWC.
-        key: Names what it shows; empty when it is drawn in any case.
+        num_frames: Number of frames.
+        picked: Returns frames by their numbers, ascending: uint8 RGB HWC.
+        key: Identifies its frames; a scene without a key is always drawn.
     """
 
     prompt: str
@@ -63,14 +63,14 @@ class SheetScene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Layout:
-    """What all rows of a sheet share, in pixels."""
+    """Sizes common to all rows of a sheet, in pixels."""
 
     column: int
     width: int
     frame_height: int
 
     def row_height(self, lines: Sequence[str]) -> int:
-        """A row and the gap below it."""
+        """Height of a row and the gap below it."""
         return max(self.frame_height, _LINE * (len(lines) + 1) + 12) + _ROW_GAP
 
 
@@ -83,7 +83,7 @@ def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str],
         scenes: At least one; of more than `MOST_ROWS` the last ones are shown.
         title: The film's title.
         facts: Short texts for the footer, such as `seed 7`.
-        older: An older sheet of the film; anything else than a sheet is ignored.
+        older: An older sheet of the film, as PNG; anything else is ignored.
 
     Raises:
         ValueError: No scene, or one without frames.
@@ -115,12 +115,12 @@ def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str],
 
 
 def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str) -> bytes:
-    """A few frames side by side under a title, as the bytes of a PNG file.
+    """Draw a few frames side by side under a title: the bytes of a PNG file.
 
     Args:
         frames: uint8 RGB arrays HWC.
         labels: One short text per frame, drawn above it.
-        title: Drawn above all.
+        title: Drawn at the top.
 
     Raises:
         ValueError: Frames and labels do not fit together.
@@ -158,7 +158,7 @@ def _layout_of(scenes: Sequence[SheetScene]) -> _Layout:
 
 
 def _row_key(scene: SheetScene, number: int, layout: _Layout) -> str:
-    """A digest of all that a row shows; empty when the row is drawn in any case."""
+    """Return a digest of everything that a row shows; empty when it cannot be copied."""
     if not scene.key:
         return ""
     drawn = [_LOOK, scene.key, scene.prompt, number, layout.column, layout.width, layout.frame_height]
@@ -166,7 +166,7 @@ def _row_key(scene: SheetScene, number: int, layout: _Layout) -> str:
 
 
 def _read_rows(png: bytes, *, width: int) -> dict[str, Callable[[], Image.Image]]:
-    """The rows of a sheet by their keys; none when it is not a sheet of this width."""
+    """Return the rows of a sheet by their keys; none when it is not a sheet of this width."""
     try:
         # `Image.open` refuses pictures as tall as the sheet of a long film.
         sheet = PngImageFile(io.BytesIO(png))
@@ -187,7 +187,7 @@ def _read_rows(png: bytes, *, width: int) -> dict[str, Callable[[], Image.Image]
 def _draw_row(scene: SheetScene, number: int, lines: Sequence[str], layout: _Layout) -> Image.Image:
     row = Image.new("RGB", (layout.width, layout.row_height(lines)), _GROUND)
     draw = ImageDraw.Draw(row)
-    # Letters reach above the row's top.
+    # The digits' glyphs begin below their origin.
     draw.text((_MARGIN, -3), f"{number}", font=_font(28), fill=_ACCENT)
     for index, line in enumerate(lines):
         draw.text((_MARGIN, 44 + index * _LINE), line, font=_font(17), fill=_PLAIN)
@@ -254,7 +254,7 @@ def _png(picture: Image.Image, *, texts: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
-# Drawn once: a long film has a row for every scene.
+# Cached: a long film has a row for every scene.
 @functools.cache
 def _rounded(size: tuple[int, int]) -> Image.Image:
     large = Image.new("L", (size[0] * _SMOOTHING, size[1] * _SMOOTHING), 0)
@@ -279,7 +279,7 @@ def _wrapped(prompt: str, *, column: int) -> tuple[str, ...]:
 
 
 def _pieces(word: str, *, column: int) -> list[str]:
-    """The word, cut where it is wider than the column."""
+    """Divide a word where it is wider than the column."""
     pieces = [""]
     for character in word:
         if _font(17).getlength(pieces[-1] + character) > column:

@@ -1,6 +1,6 @@
 """Write a film: one file that plays everywhere, with a chapter per scene and its provenance inside.
 
-Owns the way from frames to a verified file under its final name. P frames, H height, W width, C channels.
+The file gets its final name only after it has been verified. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from m2d.video.provenance_text import seal_provenance
 LONGEST_TITLE = 200
 LARGEST_SIDE = 8192
 FASTEST_FPS = 240
-# Mean error of a frame's brightness in levels of 255. Pure noise at the encoder's setting reaches 2; a frame
-# that is black, missing or another one is far beyond.
+# Mean luma error of a frame in levels of 255. Pure noise at the encoder's setting reaches 2; a black, missing
+# or exchanged frame is far beyond.
 BRIGHTNESS_TOLERANCE = 5.0
 
 
@@ -48,24 +48,24 @@ def write_film(
     provenance: Provenance | None,
     force: bool,
 ) -> None:
-    """Encode what is not encoded, tag, verify and publish a film; on any failure `path` is left as it was.
+    """Encode, tag, verify and publish a film; on any failure `path` is unchanged.
 
     Equal arguments give equal bytes (with the same versions of the encoder and PyAV). Every packet is read
-    back and compared; what was encoded for this film is decoded, too.
+    back and compared; newly encoded scenes are also decoded.
 
     Args:
         path: The film's final name.
-        scenes: What is shown of each scene: uint8 RGB arrays PHWC, all of one size, or encoded scenes of that
-            size; at least one of them made for this film.
+        scenes: The shown frames of each scene: uint8 RGB arrays PHWC of one size, or encoded scenes of that
+            size; at least one of them newly encoded.
         fps: Frames per second.
-        upscale: Integer factor, nearest neighbour: the written picture is this much larger than the frames.
+        upscale: Integer factor by which the frames are enlarged, nearest neighbour.
         title: The film's title tag.
-        scene_prompts: One per scene: the chapters' titles.
-        provenance: What `build_provenance` made of the same scenes; None leaves it out.
+        scene_prompts: One per scene, for the chapters' titles.
+        provenance: From `build_provenance` for the same scenes; None leaves it out.
         force: Whether an existing file is replaced.
 
     Raises:
-        OutputError: `path` exists or cannot be written, or what was written is not what was given.
+        OutputError: `path` exists or cannot be written, or the written film differs from its scenes.
         InputError: A size or rate that H.264 cannot have.
         ValueError: Scenes, prompts and provenance that do not fit together.
     """
@@ -78,7 +78,8 @@ def write_film(
         encoded = encode_scenes(scenes, path.parent, fps=rate, upscale=upscale)
         lengths = [len(scene) for scene in encoded]
         chapters = _chapters(lengths, scene_prompts, fps=rate)
-        # The muxer goes back and forth in it, which the part is not open for; and a film may be large.
+        # The muxer seeks and reads in its file, which `part` does not allow; and a film may be too large for
+        # memory.
         with nameless_file(path.parent) as film:
             with writing(path):
                 _mux(encoded, film, fps=rate, tags=_tags(title, provenance), chapters=chapters)
@@ -90,11 +91,11 @@ def write_film(
 def encode_scenes(
     scenes: Sequence[np.ndarray | EncodedScene], folder: Path, *, fps: float | Fraction, upscale: int
 ) -> list[EncodedScene]:
-    """Encode the scenes of a film that are not encoded yet, several at once: each encoder has one thread.
+    """Encode the scenes of a film that are not encoded yet, in parallel: each encoder uses one thread.
 
     Args:
         scenes: As for `write_film`.
-        folder: Where the encoder's output may lie for a moment, in a file without a name.
+        folder: Where the encoder's temporary output lies, in a file without a name.
         fps: Frames per second.
         upscale: See `write_film`.
 
@@ -119,7 +120,7 @@ def encode_scenes(
 
 
 def picture_of(height: int, width: int, *, upscale: int, fps: Fraction) -> Picture:
-    """What frames of this size become.
+    """Return the encoded size and rate of frames, after checking them.
 
     Raises:
         InputError: A size or rate that H.264 cannot have.
@@ -155,13 +156,13 @@ def _check_frames(scenes: Sequence[np.ndarray]) -> None:
 def _check_provenance(
     provenance: Provenance, scenes: Sequence[np.ndarray | EncodedScene], *, upscale: int
 ) -> None:
-    told = list(provenance.shown_frames)
-    if told != [len(scene) for scene in scenes]:
-        raise ValueError(f"the provenance tells of scenes of {told} frames, these are others")
+    lengths = list(provenance.shown_frames)
+    if lengths != [len(scene) for scene in scenes]:
+        raise ValueError(f"the provenance describes scenes of {lengths} frames, not these")
     for scene in scenes:
         if not isinstance(scene, EncodedScene):
             height, width = (side * upscale for side in scene.shape[1:3])
-            provenance.check_film(num_frames=sum(told), width=width, height=height)
+            provenance.check_film(num_frames=sum(lengths), width=width, height=height)
 
 
 def _tags(title: str, provenance: Provenance | None) -> dict[str, str]:
@@ -197,7 +198,7 @@ def _chapter_title(number: int, prompt: str) -> str:
 
 
 class _SecondReader(io.RawIOBase):
-    """Reads a file that is being written, from a place of its own."""
+    """Reads a file that is being written, at a position of its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._at = file, 0
@@ -237,7 +238,7 @@ def _mux(
 ) -> None:
     template = next((scene.template for scene in scenes if scene.template), b"")
     if not template or any(scene.header != scenes[0].header for scene in scenes):
-        raise ValueError("these scenes cannot share a film: none is new, or they were encoded differently")
+        raise ValueError("these scenes cannot share a film: none is newly encoded, or their encodings differ")
     options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
     # To move the index to the front, the muxer reads the film a second time.
     with (
@@ -264,19 +265,21 @@ def _put_packets(
 
 
 def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene], *, upscale: int) -> None:
-    """Compare every packet with what was given, and decode those that no film has held before."""
+    """Compare every packet with the given one, and decode the newly encoded scenes."""
     try:
         header, packets = read_packets(part)
         num_expected = sum(map(len, scenes))
         if len(packets) != num_expected:
             raise OutputError(
-                f"{path}: {len(packets)} of {num_expected} frames arrived in the file; nothing was kept"
+                f"{path}: {len(packets)} of {num_expected} frames are in the written file; it was not saved"
             )
         expected = itertools.chain.from_iterable(scene.packets for scene in scenes)
         pairs = enumerate(zip(packets, expected, strict=True))
         changed = next((index for index, (found, given) in pairs if found != given), None)
         if changed is not None or header != scenes[0].header:
-            raise OutputError(f"{path}: frame {changed or 0} arrived changed in the file; not kept")
+            raise OutputError(
+                f"{path}: frame {changed or 0} differs in the written file; the film was not saved"
+            )
         first_frame = 0
         for found, scene in zip(
             cut_packets(header, packets, [len(each) for each in scenes]), scenes, strict=True
@@ -286,23 +289,23 @@ def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene], *, upscale: 
             first_frame += len(scene)
     except (av.FFmpegError, FilmError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: what was written cannot be decoded: {reason}; try again") from error
+        raise OutputError(f"{path}: the written file cannot be decoded: {reason}; try again") from error
 
 
 def check_pictures(
     path: Path, scene: EncodedScene, sketches_PHW: np.ndarray, *, first_frame: int, upscale: int
 ) -> None:
-    """Decode a scene, and compare what it shows with what it is to show.
+    """Decode a scene and compare its frames with their sketches.
 
     Args:
         path: The film, for messages.
-        scene: As it was read back.
+        scene: The scene as read back.
         sketches_PHW: See `EncodedScene`.
-        first_frame: Its first frame's number in the film, for messages.
-        upscale: Integer factor by which the written picture is larger than the frames.
+        first_frame: Number of its first frame in the film, for messages.
+        upscale: Integer factor by which the encoded picture is larger than the frames.
 
     Raises:
-        OutputError: A frame is missing or another one.
+        OutputError: A frame is missing or differs.
         av.FFmpegError: It cannot be decoded.
     """
     num_decoded = 0
@@ -311,11 +314,11 @@ def check_pictures(
         error = float(np.abs(found_HW - sketch_HW).mean()) if found_HW.shape == sketch_HW.shape else 255.0
         if error > BRIGHTNESS_TOLERANCE:
             raise OutputError(
-                f"{path}: frame {first_frame + num_decoded} arrived changed in the file, by {error:.0f}"
-                " levels of 255; not kept"
+                f"{path}: frame {first_frame + num_decoded} differs by {error:.0f} levels of 255 after"
+                " encoding; the film was not saved"
             )
         num_decoded += 1
     if num_decoded != len(sketches_PHW):
         raise OutputError(
-            f"{path}: {num_decoded} of {len(sketches_PHW)} frames of a scene decode; nothing was kept"
+            f"{path}: {num_decoded} of {len(sketches_PHW)} frames of a scene decode; the film was not saved"
         )

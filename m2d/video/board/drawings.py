@@ -1,7 +1,7 @@
-"""Drawings for a page: a mask as squares and a film's lineage as a graph, as plain shapes and numbers.
+"""Drawings for a page: a mask as squares and a film's lineage as a graph.
 
-Owns their geometry, in pixels from the top left; which tags and colours the shapes get is the template's
-business. Scenes are those of the story, from 0, until they become labels.
+Owns their geometry, in pixels from the top left; the template owns tags and colours. Scenes are numbered from
+0 within the story; labels number them from 1 within the film.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from m2d.layout import LayoutError, SceneLayout, Segment
 from m2d.video.lineage import RunLineage, lineage
 from m2d.video.provenance import Provenance, SceneRecord, WindowRecord
 
-# Side of a square with the gap beside it, and room for names; wider for names of three letters.
+# Side of a square with the gap beside it (wider for names of three letters), and room for names.
 CELL, WIDE_CELL, GAP, MASK_MARGIN = 18, 22, 2, 34
 MOST_SEGMENTS = 24
 COLUMN, NARROW_COLUMN, ROW, NODE = 60, 46, 84, 13
 # Up to this many scenes get wide columns.
 FEW_COLUMNS = 9
 GRAPH_LEFT, GRAPH_TOP = 96, 58
-# How much higher an arc gets for each scene that it spans, and for how many.
+# An arc gets higher by this much for each scene that it spans, up to a number of scenes.
 ARC, HIGHEST_ARC = 11, 4
 MOST_COLUMNS, MOST_ROWS = 64, 40
 
@@ -31,7 +31,7 @@ class MaskLabel:
 
     Attributes:
         text: `T1` or `V2r`.
-        at: Middle of its row, and of its column.
+        at: Centre of its row and of its column.
         is_given: Whether its scene was clean context.
     """
 
@@ -42,7 +42,7 @@ class MaskLabel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskSquares:
-    """All squares of one kind: `blind`, or what sees what, such as `text-video`: prompts see frames."""
+    """All squares of one kind: `blind`, or query and key such as `text-video`: prompts see frames."""
 
     kind: str
     path: str
@@ -50,10 +50,10 @@ class MaskSquares:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskDrawing:
-    """Who may attend to whom in one window.
+    """The attention mask of one window.
 
     Attributes:
-        side: Width and height.
+        side: Width and height of the drawing.
         margin: Where the first row and column begin.
     """
 
@@ -68,10 +68,10 @@ class GraphNode:
     """A scene as one run made it.
 
     Attributes:
-        x: Middle.
-        y: Middle.
-        label: The scene's number in the film; a dot when it is not in it.
-        kind: The run's.
+        x: Centre.
+        y: Centre.
+        label: The scene's number in the film; a dot for a scene outside the film.
+        kind: The kind of the run.
         is_kept: Whether the film shows this version.
     """
 
@@ -84,7 +84,7 @@ class GraphNode:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphRow:
-    """A run's line: where it is, its number and its kind."""
+    """The row of a run: its position, number and kind."""
 
     y: int
     number: int
@@ -97,7 +97,7 @@ class GraphDrawing:
 
     Attributes:
         bands: Paths through scenes that were made together.
-        arrows: Paths from the scenes that were given to those made from them.
+        arrows: Paths from context scenes to the scenes made from them.
     """
 
     width: int
@@ -109,14 +109,14 @@ class GraphDrawing:
 
 
 def draw_mask(provenance: Provenance, window: WindowRecord, mask: object) -> MaskDrawing | None:
-    """Draw the mask of a window; None when it is not known, or too large for a picture.
+    """Draw the mask of a window; None when the mask is unknown or the window has too many scenes.
 
-    The picture depends on the scenes alone, not on how many tokens each has.
+    Each scene has the same size, whatever its number of tokens.
 
     Args:
-        provenance: Of the film.
+        provenance: The film's provenance.
         window: One of its windows.
-        mask: As the run's parameters name it.
+        mask: The mask's name in the run's parameters.
     """
     scenes = sorted(set(window.scenes))
     if not isinstance(mask, str) or 2 * len(scenes) > MOST_SEGMENTS:
@@ -151,7 +151,7 @@ def draw_mask(provenance: Provenance, window: WindowRecord, mask: object) -> Mas
 
 
 def draw_lineage(provenance: Provenance) -> GraphDrawing | None:
-    """Draw a film's lineage; None when it is too large for a picture."""
+    """Draw a film's lineage; None when it has too many scenes or runs."""
     runs = lineage(provenance)
     columns = _columns(provenance, runs)
     if len(columns) > MOST_COLUMNS or len(runs) > MOST_ROWS:
@@ -163,7 +163,7 @@ def draw_lineage(provenance: Provenance) -> GraphDrawing | None:
 
 
 class _Graph:
-    """Collects the shapes run by run, and knows where the newest version of each scene stands."""
+    """Collects the shapes run by run, and the row of each scene's newest version."""
 
     def __init__(self, provenance: Provenance, columns: Mapping[int, int]) -> None:
         self._provenance = provenance
@@ -239,7 +239,7 @@ def _y(row: int) -> int:
 
 
 def _columns(provenance: Provenance, runs: Sequence[RunLineage]) -> dict[int, int]:
-    """The column of every scene that the film has or that a run saw."""
+    """Return the column of every scene in the film or in a window."""
     first = provenance.first_scene
     scenes = set(range(first, first + len(provenance.scenes)))
     for run in runs:
@@ -248,13 +248,13 @@ def _columns(provenance: Provenance, runs: Sequence[RunLineage]) -> dict[int, in
 
 
 def _num_parts(provenance: Provenance, scene: int) -> int:
-    """Latent frames, as far as a mask may tell them apart: the first, and the others if there are any."""
+    """Number of latent frames that a mask distinguishes: the first, and the rest if there is any."""
     shown = _record(provenance, scene)
     return 1 if shown is not None and shown.num_frames == 1 else 2
 
 
 def _record(provenance: Provenance, scene: int) -> SceneRecord | None:
-    """The scene in the film; None when it is not there."""
+    """Return the record of a scene; None for a scene outside the film."""
     index = scene - provenance.first_scene
     return provenance.scenes[index] if 0 <= index < len(provenance.scenes) else None
 

@@ -1,6 +1,6 @@
-"""The pictures of a film's page, painted while the film is decoded: a long one need not fit into memory.
+"""Paint the pictures of a film's page while it is decoded, so that a long film need not fit into memory.
 
-Owns which frame goes into which picture; what a picture looks like is `pictures`'s.
+Owns which frame goes into which picture; `pictures` paints them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class FilmPictures:
     """All pictures of one film.
 
     Attributes:
-        grids: Every scene's frames.
-        stripe: The whole film as a line, a data URI.
+        grids: A grid of frames per scene.
+        stripe: The film as one line of columns, a data URI.
     """
 
     grids: tuple[FrameGrid, ...]
@@ -34,12 +34,12 @@ def paint_film(path: Path, info: FilmInfo, provenance: Provenance) -> FilmPictur
 
     Args:
         path: The film.
-        info: What it says about itself.
-        provenance: The film's own.
+        info: The film's metadata.
+        provenance: The film's provenance.
 
     Raises:
-        FilmError: It cannot be decoded to its end.
-        ProvenanceError: The film is another one than the provenance describes.
+        FilmError: The film cannot be decoded to its end.
+        ProvenanceError: The provenance describes another film.
     """
     fps = float(info.fps)
     scenes = provenance.scenes
@@ -59,7 +59,7 @@ def paint_film(path: Path, info: FilmInfo, provenance: Provenance) -> FilmPictur
                     painters[index].add(number - scenes[index].first_frame, frame_HWC)
             for index in shown:
                 if number == scenes[index].first_frame + scenes[index].num_frames - 1:
-                    # Its painter goes, and with it the picture.
+                    # Removing the painter frees its picture.
                     grids[index] = painters.pop(index).finish()
                     first_open = index + 1
     provenance.check_film(num_frames=num_decoded, width=info.width, height=info.height)
@@ -67,7 +67,7 @@ def paint_film(path: Path, info: FilmInfo, provenance: Provenance) -> FilmPictur
 
 
 def _shown(scenes: Sequence[SceneRecord], number: int, *, first_open: int) -> list[int]:
-    """Which scenes a frame belongs to, of those that are not over: in a crossfade two."""
+    """Return the scenes that show a frame: two in a crossfade."""
     later = itertools.takewhile(
         lambda index: scenes[index].first_frame <= number, range(first_open, len(scenes))
     )

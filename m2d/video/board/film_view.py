@@ -1,6 +1,6 @@
-"""What a page says about one film: every text made harmless, every picture made small.
+"""What a page shows of one film, with all texts printable.
 
-Owns what is shown and in which words; the template owns where.
+Owns contents and wording; the template owns the arrangement.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from m2d.video.board.drawings import GraphDrawing, MaskDrawing, draw_lineage, dr
 from m2d.video.board.film_pictures import FilmPictures
 from m2d.video.board.pictures import FrameGrid
 from m2d.video.lineage import (
+    Hint,
     RunLineage,
     describe_means,
     describe_run,
@@ -27,7 +28,7 @@ from m2d.video.read import FilmInfo
 
 LONGEST_TITLE, LONGEST_PROMPT = 200, 4000
 MOST_WINDOWS = 24
-# A jump as large as this fills the little scale beside its number; a cut to another place may be larger.
+# A colour jump that fills the scale beside its number; a cut to another place may exceed it.
 LARGEST_JUMP = 50.0
 
 Row = tuple[str, str]
@@ -38,12 +39,12 @@ class SceneView:
     """One scene's card.
 
     Attributes:
-        shared: What its prompt begins with, as do all others of the film.
+        shared: The opening that all prompts of the film have in common.
         prompt: The rest of the prompt.
-        join: How it follows the scene before it; empty for the first.
+        join: Transition from the scene before it; empty for the first.
         jump: How far the colours jump there, in levels of 255; None for the first scene.
-        jump_share: The same on a scale from 0 to 1.
-        outdated: Which scenes it was made with are no longer the same; empty when all are.
+        jump_share: The jump on a scale from 0 to 1.
+        outdated: Scenes it was made with that have changed since; empty when none has.
     """
 
     number: int
@@ -62,7 +63,7 @@ class SceneView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskView:
-    """One window's mask; `drawing` is None when there is nothing to draw it from, or too much."""
+    """One window's mask; `drawing` is None when the mask is unknown or the window has too many scenes."""
 
     title: str
     drawing: MaskDrawing | None
@@ -74,10 +75,10 @@ class RunView:
     """One run's part of the page.
 
     Attributes:
-        means: By what it was made, as far as it differs from the run before.
-        same_as: Number of that run, when something is the same; 0 otherwise.
-        masks: Its windows, as many as are shown.
-        num_hidden: Windows that are not.
+        means: Model, mask, sampling and versions, where they differ from the run before.
+        same_as: Number of that run when some are the same; 0 otherwise.
+        masks: The windows that are shown.
+        num_hidden: Number of windows that are not shown.
         documents: Recipe and parameters as JSON, by name.
     """
 
@@ -94,7 +95,7 @@ class RunView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageView:
-    """How long one stage took; `share` is of the longest stage's time."""
+    """Duration of one stage; `share` is relative to the longest stage."""
 
     name: str
     seconds: float
@@ -103,7 +104,7 @@ class StageView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarkView:
-    """A scene's place in the film, as shares of its length."""
+    """A scene's start and length as shares of the film's length."""
 
     number: int
     start: float
@@ -112,17 +113,17 @@ class MarkView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """What is known of a film besides its contents.
+    """The film's file and its run folder.
 
     Attributes:
-        name: Its file's name.
-        place: Where it is, seen from the page.
-        link: The same as an address.
-        video: The address a player gets: the link, or the whole film; empty for none.
-        is_embedded: Whether `video` is the whole film.
+        name: The file's name.
+        place: The file's path relative to the page.
+        link: `place` as a URL.
+        video: The player's URL: `link`, or the film as a data URI; empty for no player.
+        is_embedded: Whether `video` holds the film.
         written: The day it was written.
         timings_s: Seconds per stage of its last run.
-        run_folder: What is to be said of its run folder.
+        run_folder: A sentence about its run folder.
     """
 
     name: str
@@ -150,7 +151,7 @@ class FilmView:
     scenes: tuple[SceneView, ...]
     runs: tuple[RunView, ...]
     graph: GraphDrawing | None
-    hints: tuple[str, ...]
+    hints: tuple[Hint, ...]
     stages: tuple[StageView, ...]
     digests: tuple[Row, ...]
 
@@ -178,7 +179,7 @@ def film_view(
         scenes=_scenes(info, provenance, pictures),
         runs=_runs(provenance),
         graph=draw_lineage(provenance),
-        hints=tuple(hint.text for hint in hints(provenance)),
+        hints=hints(provenance),
         stages=_stages(surroundings.timings_s),
         digests=_digests(provenance),
     )
@@ -198,9 +199,9 @@ def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
 
 
 def _marks(provenance: Provenance) -> tuple[MarkView, ...]:
-    whole = provenance.num_frames
+    total = provenance.num_frames
     return tuple(
-        MarkView(number=number, start=scene.first_frame / whole, length=max(shown, 0) / whole)
+        MarkView(number=number, start=scene.first_frame / total, length=max(shown, 0) / total)
         for number, (scene, shown) in enumerate(
             zip(provenance.scenes, provenance.shown_frames, strict=True), start=1
         )
@@ -250,7 +251,7 @@ def _scene_facts(info: FilmInfo, provenance: Provenance, index: int) -> tuple[Ro
         ("guidance", "" if scene.guidance_scale is None else f"{scene.guidance_scale:g}"),
         ("length", f"{scene.num_frames} frames, {length_s:.1f} s"),
         ("begins at", f"{start_s:.1f} s"),
-        ("colours", "" if scene.colour_map is None else "matched to the scene before"),
+        ("colours", "" if scene.colour_map is None else "matched to the scene before it"),
     ]
     return tuple((name, value) for name, value in facts if value)
 
@@ -306,7 +307,7 @@ def _digests(provenance: Provenance) -> tuple[Row, ...]:
         for name, digest in (("latents", scene.latents_sha256), ("frames", scene.frames_sha256))
         if digest
     ]
-    parents = [("goes on from", _plain(parent, 64)) for parent in provenance.parents]
+    parents = [("continues", _plain(parent, 64)) for parent in provenance.parents]
     return (
         ("provenance", provenance.digest()),
         ("all frames", provenance.frames_sha256),
@@ -316,7 +317,7 @@ def _digests(provenance: Provenance) -> tuple[Row, ...]:
 
 
 def _shared_opening(prompts: Sequence[str]) -> str:
-    """The sentences with which all prompts begin, when there is more than one; such as the setting."""
+    """Return the sentences with which all prompts begin, such as the setting; empty for a single prompt."""
     if len(prompts) < 2:
         return ""
     first, last = min(prompts), max(prompts)

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const HOLD = 3; // Frames for which the last one stays, so that the eye sees where a scene ends.
+  const HOLD = 3; // The last frame stays this many frames longer, so that the end of a scene is visible.
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
   const playing = new Set();
   let ticking = false;
@@ -11,7 +11,7 @@
     if (ticking) requestAnimationFrame(tick);
   };
 
-  // Plays while the pointer or the keyboard is on it, and on after a press until the next one.
+  // Plays while the pointer or the keyboard focus is on it; a press keeps it playing until the next press.
   const makeClip = (button) => {
     const { frames, columns, fps, poster } = Object.fromEntries(
       Object.entries(button.dataset).map(([name, value]) => [name, Number(value)]),
@@ -57,7 +57,7 @@
         show(Math.min(passed, frames - 1));
       },
       press: (pressed) => {
-        // A press that stops it must stop it under the pointer, too.
+        // A second press stops it even while the pointer is on it.
         Object.assign(state, { pressed, stepped: false }, pressed ? {} : { hovered: false, focused: false });
         playing.delete(clip);
         update();
@@ -108,12 +108,12 @@
     button.addEventListener("click", () => {
       const pressed = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", pressed);
-      button.textContent = pressed ? "Stop" : "Play side by side";
+      button.textContent = pressed ? "Stop" : "Play all";
       own.forEach((clip) => clip.press(pressed));
     });
   });
 
-  // The film's line follows the player, and takes it to where it is pressed.
+  // The playhead follows the player; a click on the line moves the player to that time.
   const video = document.querySelector("video");
   const line = document.querySelector(".playhead");
   if (!video || !line) return;

@@ -1,7 +1,7 @@
-"""From films to one HTML document that needs nothing but itself.
+"""Render films as one self-contained HTML document.
 
-Owns the document's frame: template, style, script and the policy that forbids everything else. Whatever a
-film says is escaped by the template engine, and the policy admits no script or style but the page's own.
+Owns template, style, script and the content security policy. The template engine escapes all texts of a film,
+and the policy admits no script or style but the page's own.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ TEMPLATE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unread:
-    """A file that is not on the page, and why; both free of control characters."""
+    """A file that is not on the page, and the reason; both free of control characters."""
 
     name: str
     reason: str
 
 
 def render_page(films: Sequence[FilmView], unread: Sequence[Unread], *, is_index: bool) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        films: In the order they are shown.
-        unread: What could not be shown.
-        is_index: Whether this is a list of films; otherwise it is the page of one.
+        films: In the order of the page.
+        unread: Files that cannot be shown.
+        is_index: Whether the page lists several films; otherwise it shows one.
 
     Returns:
         The HTML, ASCII only.
@@ -67,7 +67,7 @@ def _is_linked(film: FilmView) -> bool:
 
 
 def _policy(style: str, script: str, *, has_links: bool) -> str:
-    # A page opened from disk is no origin of its own, so `'self'` would not cover the film beside it.
+    # A page opened from disk has no origin, so `'self'` does not cover the film beside it.
     media = "data: 'self' file:" if has_links else "data:"
     return (
         f"default-src 'none'; img-src data:; media-src {media}; style-src '{_hash(style)}'; "

@@ -1,4 +1,4 @@
-"""Pixels for a page: a scene's frames in one picture, and a whole film as a stripe of its frames.
+"""Pictures for a page: a scene's frames as a grid, and a film as a stripe with a column per frame.
 
 Owns sizes, formats and data URIs; equal arguments give equal bytes. P frames, H height, W width, C channels.
 """
@@ -17,7 +17,7 @@ LONGEST_SIDE = 320
 MOST_FRAMES = 64
 STRIPE_HEIGHT = 64
 WIDEST_STRIPE = 1200
-# Small pictures are enlarged on the page, where every artefact would show; larger ones would weigh too much.
+# Small pictures are enlarged on the page, where artefacts would show; larger ones would need too many bytes.
 LARGEST_LOSSLESS_BYTES = 64 << 10
 MOST_LOSSLESS_PIXELS = 1 << 18
 QUALITY = 82
@@ -28,12 +28,12 @@ class FrameGrid:
     """A scene's frames in one picture, row by row.
 
     Attributes:
-        uri: The picture.
-        width: Of one frame, in pixels.
-        height: Of one frame, in pixels.
-        columns: Frames in a row.
-        num_frames: Frames in the picture; of a long scene not all.
-        fps: At what rate they have to follow each other to last as long as the scene.
+        uri: The picture as a data URI.
+        width: Width of one frame in pixels.
+        height: Height of one frame in pixels.
+        columns: Frames per row.
+        num_frames: Frames in the picture; a selection of a long scene.
+        fps: Frames per second at which they last as long as the scene.
     """
 
     uri: str
@@ -45,28 +45,28 @@ class FrameGrid:
 
     @property
     def rows(self) -> int:
-        """Rows of frames; the last may be incomplete."""
+        """Number of rows; the last may be incomplete."""
         return -(-self.num_frames // self.columns)
 
     @property
     def poster(self) -> int:
-        """The frame to show when nothing moves: the middle one tells more than the first."""
+        """The frame to show when the clip does not play: the middle one."""
         return self.num_frames // 2
 
 
 def data_uri(data: bytes, *, kind: str) -> str:
-    """`data` as an address that holds it, of the given media type."""
+    """Encode `data` as a data URI of the given media type."""
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 class GridPainter:
-    """A `FrameGrid` in the making; takes a scene's frames one by one and holds none of them."""
+    """Paints a `FrameGrid` from a scene's frames, one by one, without keeping them."""
 
     def __init__(self, num_frames: int, *, fps: float) -> None:
-        """Expect a scene.
+        """Choose the frames of a scene.
 
         Args:
-            num_frames: Its frames, at least one.
+            num_frames: The scene's number of frames, at least one.
             fps: Frames per second of the film.
         """
         chosen = _spread(num_frames, MOST_FRAMES)
@@ -77,11 +77,11 @@ class GridPainter:
         self._grid: Image.Image | None = None
 
     def wants(self, index: int) -> bool:
-        """Whether a frame of the scene, counted from 0, is in the picture."""
+        """Whether frame `index` of the scene, from 0, is in the grid."""
         return index in self._places
 
     def add(self, index: int, frame_HWC: np.ndarray) -> None:
-        """Paint a frame that is wanted, uint8 RGB; all are of one size."""
+        """Paint a wanted frame, uint8 RGB; all have one size."""
         if self._grid is None:
             height, width = _fitted(*frame_HWC.shape[:2])
             self._size = (width, height)
@@ -94,7 +94,7 @@ class GridPainter:
         self._grid.paste(frame, (column * self._size[0], row * self._size[1]))
 
     def finish(self) -> FrameGrid:
-        """Return the grid of all frames that were added."""
+        """Return the grid of all added frames."""
         assert self._grid is not None, "no frame was added"
         width, height = self._size
         return FrameGrid(
@@ -108,26 +108,26 @@ class GridPainter:
 
 
 class StripePainter:
-    """A whole film in one line: every frame squeezed into a column, the first at the left.
+    """Paints a film as one line: every frame averaged to a column, the first at the left.
 
-    What stays where it is from frame to frame becomes a horizontal line; a colour that jumps, an edge.
+    An object that does not move becomes a horizontal line, a colour jump a vertical edge.
     """
 
     def __init__(self, num_frames: int) -> None:
-        """Expect a film of so many frames, at least one."""
+        """Choose the columns of a film of at least one frame."""
         self._chosen = frozenset(_spread(num_frames, WIDEST_STRIPE))
         self._columns: list[np.ndarray] = []
 
     def wants(self, index: int) -> bool:
-        """Whether a frame of the film, counted from 0, is in the stripe."""
+        """Whether frame `index` of the film, from 0, is in the stripe."""
         return index in self._chosen
 
     def add(self, frame_HWC: np.ndarray) -> None:
-        """Add the next frame that is wanted, uint8 RGB."""
+        """Add the next wanted frame, uint8 RGB."""
         self._columns.append(frame_HWC.mean(axis=1))
 
     def finish(self) -> str:
-        """Return a data URI of a picture as wide as the film has frames, at most `WIDEST_STRIPE`."""
+        """Return a data URI of a picture with a column per frame, at most `WIDEST_STRIPE`."""
         columns_WHC = np.stack(self._columns)
         picture = Image.fromarray(np.rint(columns_WHC.transpose(1, 0, 2)).astype(np.uint8))
         shape = (len(self._columns), min(picture.height, STRIPE_HEIGHT))
@@ -135,7 +135,7 @@ class StripePainter:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, evenly, the first and the last among them."""
+    """Choose at most `most` of `count` indices, evenly, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(place * (count - 1) / (most - 1)) for place in range(most)]

@@ -147,7 +147,7 @@ def test_what_is_wrong_with_the_run_folder_is_told_without_its_place(film: Path)
     text = draw(film).page.read_text()
     words = read_page(text).words()
     assert "The run folder is of no use: walk.m2d/run.json: is not JSON" in words
-    assert "Not known." in words
+    assert "Not recorded." in words
     assert str(film.parent) not in text
 
 

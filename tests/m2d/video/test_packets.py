@@ -106,7 +106,7 @@ def test_a_film_that_was_encoded_otherwise_is_not_copied(film: WriteFilm, tmp_pa
 
 def test_scenes_of_another_size_cannot_share_a_film(tmp_path: Path) -> None:
     small, large = (encode_scenes(drawn(1), tmp_path, fps=8, upscale=upscale)[0] for upscale in (2, 4))
-    with pytest.raises(ValueError, match="none is new, or they were encoded differently"):
+    with pytest.raises(ValueError, match="none is newly encoded, or their encodings differ"):
         write(tmp_path / "film.mp4", [small, large])
 
 

@@ -133,7 +133,7 @@ def test_odd_frames_can_be_written_with_an_even_factor(film: WriteFilm) -> None:
 
 def test_provenance_of_other_scenes_is_a_wrong_call(tmp_path: Path, film: WriteFilm) -> None:
     provenance = probe(film()).provenance
-    with pytest.raises(ValueError, match=r"tells of scenes of \[5, 5, 5\] frames"):
+    with pytest.raises(ValueError, match=r"describes scenes of \[5, 5, 5\] frames"):
         write_plain(tmp_path / "other.mp4", frames_of(), provenance=provenance)
 
 
@@ -195,7 +195,7 @@ def test_encoder_that_changes_the_order_is_found_out(
 ) -> None:
     real = encode._enlarged
     monkeypatch.setattr(encode, "_enlarged", lambda *a, **k: reversed(list(real(*a, **k))))
-    with pytest.raises(OutputError, match="frame 0 arrived changed in the file, by 60 levels"):
+    with pytest.raises(OutputError, match="frame 0 differs by 60 levels of 255 after encoding"):
         film(
             scenes=[
                 np.array([0, 128, 70], np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
@@ -221,7 +221,7 @@ def test_file_that_changed_on_the_disk_is_found_out(
         files.write_part(part, data[: len(data) // 2])
 
     monkeypatch.setattr(write, "copy_to_part", halved)
-    with pytest.raises(OutputError, match=r"cannot be decoded|frames arrived"):
+    with pytest.raises(OutputError, match=r"cannot be decoded|frames are in the written file"):
         film()
     assert names(tmp_path) == []
 

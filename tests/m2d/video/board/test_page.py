@@ -120,7 +120,7 @@ def test_one_film_fills_a_page_with_everything(folder: Path) -> None:
     words = page.words()
     for expected in (
         "scene 4 from scenes 2-3; scene 5 from scenes 3-4",
-        "As run 2.",
+        "The same as run 2.",
         "25 steps, scheduler ddim",
         "m2d reroll FILM --scene 4",
     ):
