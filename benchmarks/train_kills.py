@@ -147,7 +147,7 @@ def _train(recipe: Path, folder: Path, cache: Path, reporter: SilentReporter | P
 
 def _newest_step(folder: Path, wrong: list[str]) -> int:
     found = find_checkpoint(folder)
-    wrong += [f"rejected: {why}" for why in found.refused]
+    wrong += [f"rejected: {why}" for why in found.rejected]
     return int(found.path.name.rpartition("-")[2]) if found.path is not None else -1
 
 

@@ -1,6 +1,6 @@
-"""Batches for the objective: the sampler's indices become latents, captions and noise.
+"""Batches for the objective: turn the sampler's indices into latents, prompt embeddings and noise.
 
-Owns caption dropout and the noise's seeds; draws no indices itself.
+Owns caption dropout and the seeds of the noise; `sampling` draws the indices.
 """
 
 # B batch, N scenes
@@ -24,9 +24,10 @@ from m2d.training.sampling import BatchDraw, StageSampler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchMaker:
-    """Turns draws into batches on one device; noise belongs to (seed, purpose, step, place in the batch).
+    """Turns draws into batches on one device.
 
-    A sample's noise is its own, so that a batch can be shared out over processes and still be the same.
+    The noise of a sample depends only on (seed, purpose, step, place in the batch), so a batch that is split
+    over processes stays the same batch.
     """
 
     stories: StoryLatents
@@ -47,10 +48,10 @@ class BatchMaker:
     def collect(
         self, draw: BatchDraw, *, step: int, first: int = 0, pool: ThreadPoolExecutor | None = None
     ) -> TrainingBatch:
-        """Do what `make` does, but leave the batch in the CPU's memory.
+        """Make the batch as `make` does, but in the CPU's memory.
 
         Args:
-            pool: Draws the samples' noise side by side; it is the same noise.
+            pool: Threads that draw the noise of several samples at once; the numbers stay the same.
         """
         latents_BFCHW, embeds_BLD = self.stories.gather(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
         if bool(draw.drops_caption_B.any()):
@@ -72,13 +73,13 @@ class BatchMaker:
 
 
 class BatchesAhead:
-    """Makes the batch that comes next in threads while a card computes; the numbers are `BatchMaker`'s.
+    """Prepares the next batch in threads while a GPU computes; the batches equal those of `BatchMaker`.
 
-    On a CPU it would take cores from the model: there the stories alone are told what comes next.
+    On a CPU the threads would take cores from the model: there only the stories prepare their next clips.
     """
 
     def __init__(self, maker: BatchMaker) -> None:
-        """Start the threads, for a card."""
+        """Start the threads, unless the model runs on the CPU."""
         self._maker = maker
         self._is_ahead = maker.device.type != "cpu"
         self._expected: tuple[tuple[int, int], Future[TrainingBatch]] | None = None
@@ -87,14 +88,14 @@ class BatchesAhead:
             self._pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="noise")
 
     def make(self, draw: BatchDraw, *, step: int, first: int = 0) -> TrainingBatch:
-        """Return the batch of these arguments, waiting for it if it was expected; see `BatchMaker.make`."""
+        """Return the batch, prepared if `expect` announced it; arguments as in `BatchMaker.make`."""
         expected, self._expected = self._expected, None
         if expected is not None and expected[0] == (step, first):
             return _moved(expected[1].result(), self._maker.device)
         return self._maker.make(draw, step=step, first=first)
 
     def expect(self, draw: BatchDraw, *, step: int, first: int = 0) -> None:
-        """Begin with what the next `make` will ask for."""
+        """Start to prepare the batch that the next `make` will return."""
         if not self._is_ahead:
             self._maker.stories.expect(draw.stories_BN, draw.scenes_BN, epoch=draw.epoch)
             return
@@ -113,14 +114,14 @@ def _parts(batch: TrainingBatch) -> list[tuple[str, Tensor]]:
 
 
 def _moved(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    # Copies from pinned memory run behind the caller's back, in the order of the device's own work.
+    # Copies from pinned memory are asynchronous and keep the order of the device's other work.
     return TrainingBatch(**{name: value.to(device, non_blocking=True) for name, value in _parts(batch)})
 
 
 def make_sampler(
     recipe: TrainingRecipe, stories: StoryLatents, *, num_timesteps: int, held_out: bool
 ) -> StageSampler:
-    """Return the sampler of a recipe's stage, over the stories trained on or over the held-out ones."""
+    """Return the sampler of a recipe's stage, over the training stories or over the held-out ones."""
     boundary = stories.num_stories - recipe.data.held_out
     objective = recipe.objective.model_copy(update={"caption_dropout": 0.0}) if held_out else recipe.objective
     counts = stories.scene_counts
@@ -141,7 +142,7 @@ def make_sampler(
 def held_out_batches(
     recipe: TrainingRecipe, stories: StoryLatents, *, num_timesteps: int, device: torch.device
 ) -> Iterator[TrainingBatch]:
-    """Yield the held-out batches: the same clips, timesteps and noise every time."""
+    """Yield the held-out batches, with the same clips, timesteps and noise at every call."""
     sampler = make_sampler(recipe, stories, num_timesteps=num_timesteps, held_out=True)
     maker = BatchMaker(stories=stories, seed=recipe.seed, purpose="held-out noise", device=device)
     for step in range(-(-recipe.evaluation.num_samples // sampler.batch_size)):

@@ -1,7 +1,7 @@
 """Latents and prompt embeddings of a story source, encoded once and kept on disk.
 
 Owns the shards: their key, their encoding and reading them back. A shard is complete or absent, so an
-interrupted encoding goes on where it stopped. Other stories, VAE, text encoder or size: another key.
+interrupted encoding resumes where it stopped. The key changes with the stories, VAE, text encoder or size.
 """
 
 # B batch, S stories, N scenes, P pixel frames, F latent frames, C channels, H W height and width,
@@ -35,7 +35,7 @@ class SceneEncoder(Protocol):
 
     @property
     def digest(self) -> str:
-        """Identity of the weights and of everything else that the results depend on."""
+        """Digest of the weights and of everything else that the results depend on."""
 
     def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
         """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
@@ -45,15 +45,15 @@ class SceneEncoder(Protocol):
 
 
 class StoryLatents(Protocol):
-    """Encoded stories, as batches are made of them: all in memory, or read when they are needed."""
+    """Encoded stories, in memory or encoded on demand."""
 
     @property
     def digest(self) -> str:
-        """Identity of everything that `gather` may return."""
+        """Digest of everything that `gather` may return."""
 
     @property
     def num_stories(self) -> int:
-        """Stories in all, held-out ones included."""
+        """Total number of stories, including held-out ones."""
 
     @property
     def scene_counts(self) -> Sequence[int]:
@@ -67,18 +67,18 @@ class StoryLatents(Protocol):
         """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
 
     def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
-        """Be told what will be gathered next, so that it can be made ready meanwhile."""
+        """Announce the scenes of the next `gather`, so that they can be prepared in the background."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedStories:
-    """Encoded stories, mapped into memory.
+    """Encoded stories, memory-mapped.
 
     Attributes:
         digest: The cache key.
         shards: Per `STORIES_PER_SHARD` stories: latents SNFCHW and prompt embeddings SNLD, float16.
         empty_embeds_LD: Embedding of the empty prompt, float32.
-        num_stories: Stories in all.
+        num_stories: Total number of stories.
         num_scenes: Scenes per story.
     """
 
@@ -94,21 +94,25 @@ class EncodedStories:
         return (self.num_scenes,) * self.num_stories
 
     def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
-        """Do nothing: all of it is in memory."""
+        """Do nothing: all stories are in memory."""
 
     def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
-        # A scene of these stories is one clip, the same in every epoch.
+        # Every scene is one clip, the same in every epoch.
         del epoch
-        batch_size = len(stories_BN)
         latents, embeds = [], []
         for story, scene in zip(stories_BN.flatten().tolist(), scenes_BN.flatten().tolist(), strict=True):
             shard, row = divmod(story, STORIES_PER_SHARD)
             latents.append(self.shards[shard][0][row, scene])
             embeds.append(self.shards[shard][1][row, scene])
-        latents_BFCHW = torch.cat(latents).view(batch_size, -1, *latents[0].shape[1:])
-        embeds_BLD = torch.cat(embeds).view(batch_size, -1, embeds[0].shape[-1])
-        return latents_BFCHW.float(), embeds_BLD.float()
+        return gathered(latents, embeds, batch_size=len(stories_BN))
+
+
+def gathered(latents: list[Tensor], embeds: list[Tensor], *, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Join the scenes of a batch, in order: latents (B, N*F, C, H, W) and embeddings (B, N*L, D), float32."""
+    latents_BFCHW = torch.cat(latents).view(batch_size, -1, *latents[0].shape[1:])
+    embeds_BLD = torch.cat(embeds).view(batch_size, -1, embeds[0].shape[-1])
+    return latents_BFCHW.float(), embeds_BLD.float()
 
 
 def encode_stories(
@@ -119,10 +123,10 @@ def encode_stories(
     Args:
         source: The stories.
         encoder: The frozen VAE and text encoder.
-        root: Folder of all caches; this one is a folder below, named by its key.
+        root: Folder of all caches; this cache is the folder below it that is named by the key.
 
     Raises:
-        Interrupted: A stop was asked for; whole shards stay and the next call goes on from there.
+        Interrupted: A stop was requested; complete shards stay, and the next call resumes after them.
         OutputError: The cache cannot be written.
     """
     digest = hashlib.sha256("\n".join((_FORMAT, source.digest, encoder.digest)).encode()).hexdigest()
@@ -173,13 +177,13 @@ def _read_shard(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _is_sound(path: Path, reporter: Reporter) -> bool:
-    """Tell whether a shard is there and readable; the rename makes anything else the disk's doing."""
+    """Whether a shard exists and can be read; warn if it is corrupt."""
     if not path.exists():
         return False
     try:
         _read_shard(path)
     except (SafetensorError, KeyError, OSError) as error:
-        reporter.warn(f"{path}: is damaged ({error}); encoding it again")
+        reporter.warn(f"{path}: is corrupt ({error}); encoding it again")
         return False
     return True
 
@@ -187,5 +191,5 @@ def _is_sound(path: Path, reporter: Reporter) -> bool:
 def _stop_if_asked(stop: StopRequest, folder: Path) -> None:
     if stop.reason:
         raise Interrupted(
-            f"{stop.reason} while encoding; what is done stays in {folder}: run the same command again"
+            f"{stop.reason} while encoding; finished shards are kept in {folder}: run the same command again"
         )

@@ -1,6 +1,6 @@
-"""The model card: what a trained model folder was made from, for those who find it without its run.
+"""The model card: how a model folder was trained, for readers who have the folder without its run.
 
-Owns the card's text and the pictures beside it; the figures come from the run's log and facts.
+Owns the card's text and its pictures; the figures come from the run's log and facts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CARD, CURVES = "README.md", "curves.png"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardFacts:
-    """What a card tells.
+    """The contents of a model card.
 
     Attributes:
-        facts: What checkpoints carry: `recipe`, `transformer`, `stories` (the data's digest), `layout`,
-            `versions`.
+        facts: The facts stored in checkpoints: `recipe`, `transformer`, `stories` (the data's digest),
+            `layout`, `versions`.
         events: The run's log.
-        step: Steps done.
-        has_adapters: Whether low-rank adapters were trained and merged, and lie beside the model.
+        step: Number of finished steps.
+        has_adapters: Whether low-rank adapters were trained, merged and also saved beside the model.
     """
 
     facts: Mapping[str, Any]

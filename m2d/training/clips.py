@@ -1,8 +1,8 @@
-"""Stories of a dataset of videos, encoded: all before the training, or sample by sample as they are needed.
+"""Stories of a video dataset, encoded before the training or sample by sample during it.
 
-Owns the way from a draw to latents and embeddings. `m2d.data.story_library` chooses a clip's frames and
-`m2d.data.decoder_pool`'s processes decode them; encoding happens here, clip by clip, so a clip's latents
-depend on nothing else.
+Owns the path from a draw to latents and embeddings. `m2d.data.story_library` chooses the frames of a clip and
+the processes of `m2d.data.decoder_pool` decode them; clips are encoded here one by one, so the latents of a
+clip depend on nothing else.
 """
 
 # B batch, N scenes, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from m2d.data.decode import Broken, read_clip
@@ -29,41 +28,36 @@ from m2d.errors import Interrupted
 from m2d.model.codec import from_pixels
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
+from m2d.training.cache import SceneEncoder, gathered
 from m2d.training.content_store import ContentStore, content_key
 
 
-class ClipEncoder(Protocol):
-    """The frozen VAE and text encoder, with an identity each."""
+class ClipEncoder(SceneEncoder, Protocol):
+    """The frozen VAE and text encoder, with a digest each."""
 
     @property
     def vae_digest(self) -> str:
-        """Identity of all that latents depend on."""
+        """Digest of everything that latents depend on."""
 
     @property
     def text_digest(self) -> str:
-        """Identity of all that embeddings depend on."""
-
-    def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
-        """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts to embeddings BLD."""
+        """Digest of everything that embeddings depend on."""
 
     def release_text(self) -> None:
-        """Let go of the text encoder's weights until the next prompt that is encoded."""
+        """Free the text encoder's weights until the next prompt is encoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipPolicy:
-    """How clips are chosen and kept.
+    """How clips are chosen and stored.
 
     Attributes:
-        variants: Clips per shot that take turns from epoch to epoch, all encoded before the training; 0: a
-            new one in every epoch, encoded when it is needed and not kept.
-        is_ahead: Whether the next batch may be encoded while one is trained on.
-        held_out: The last so many stories, which are never trained on and never stand in.
-        largest_share: Share of videos that may be broken.
-        run: Run folder, for the list of rejected videos.
+        variants: Clips per shot, all encoded before the training; epochs cycle through them. 0 takes a new
+            clip in every epoch, encoded on demand and not stored.
+        is_ahead: Whether the next batch is encoded while the current one is trained on.
+        held_out: Number of held-out stories at the end; they never replace a broken training story.
+        largest_share: Largest share of videos that may be broken.
+        run: Run folder, which receives the list of rejected videos.
     """
 
     variants: int
@@ -74,7 +68,7 @@ class ClipPolicy:
 
 
 class EncodedClips:
-    """A dataset's stories, as batches are made of them."""
+    """The encoded stories of a video dataset; implements `StoryLatents`."""
 
     def __init__(
         self,
@@ -85,13 +79,13 @@ class EncodedClips:
         *,
         policy: ClipPolicy,
     ) -> None:
-        """Take everything that is needed; `prepare` encodes."""
+        """Encode the empty prompt only; `prepare` encodes the rest."""
         self._library = library
         self._encoder = encoder
         self._store = store
         self._pool = pool
         self._policy = policy
-        # Batches are made ahead in one thread while another evaluates.
+        # One thread prepares the next batch while another may evaluate.
         self._lock = threading.RLock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode") if policy.is_ahead else None
         self._expected: Future[object] | None = None
@@ -107,34 +101,31 @@ class EncodedClips:
         Args:
             stories_BN: Story of every slot.
             scenes_BN: Scene within the story.
-            epoch: Which of a shot's clips.
+            epoch: Selects one of the clips of a shot.
 
         Raises:
-            DatasetError: Too many videos have turned out to be broken.
+            DatasetError: More videos are broken than the policy allows.
         """
         if self._expected is not None:
-            # What goes wrong ahead is told where the batch is asked for.
+            # Raise errors of the background thread here, where the batch is requested.
             self._expected.result()
             self._expected = None
         with self._lock:
             clips, latents = self._encoded(stories_BN, scenes_BN, epoch=epoch)
             embeds = [self._embeds(clip.shot.caption) for clip in clips]
-        batch_size = len(stories_BN)
-        latents_BFCHW = torch.cat(latents).view(batch_size, -1, *latents[0].shape[1:])
-        embeds_BLD = torch.cat(embeds).view(batch_size, -1, embeds[0].shape[-1])
-        return latents_BFCHW.float(), embeds_BLD.float()
+        return gathered(latents, embeds, batch_size=len(stories_BN))
 
     def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
-        """Encode what the next `gather` will ask for, meanwhile; without workers, do nothing."""
+        """Encode the clips of the next `gather` in the background; without workers, do nothing."""
         if self._thread is not None:
             self._expected = self._thread.submit(self._warm, stories_BN, scenes_BN, epoch)
 
     def prepare(self, *, reporter: Reporter, stop: StopRequest) -> None:
-        """Encode all captions and, unless they are chosen anew in every epoch, all clips.
+        """Encode all captions and, unless every epoch takes new clips, all clips.
 
         Raises:
-            Interrupted: A stop was asked for; what is encoded stays.
-            DatasetError: Too many videos turned out to be broken.
+            Interrupted: A stop was requested; encoded clips and captions stay.
+            DatasetError: More videos are broken than the policy allows.
         """
         self.check()
         captions = list(dict.fromkeys(shot.caption for shot in self._library.shots()))
@@ -143,7 +134,7 @@ class EncodedClips:
                 self._embeds(caption)
                 progress.advance()
                 _stop_if_asked(stop)
-        # The VAE needs its memory now.
+        # The VAE needs the memory.
         self._encoder.release_text()
         clips = [clip for clip in self._all_clips() if not self._store.has(self._clip_key(clip))]
         by_request = {clip.request: clip for clip in clips}
@@ -157,10 +148,10 @@ class EncodedClips:
                 _stop_if_asked(stop)
 
     def check(self) -> None:
-        """Write the list of rejected videos and refuse too many.
+        """Write the list of rejected videos.
 
         Raises:
-            DatasetError: More than the policy's share.
+            DatasetError: More videos are broken than the policy allows.
         """
         write_rejects(self._policy.run, self._library.rejects)
         check_share(
@@ -171,7 +162,7 @@ class EncodedClips:
         )
 
     def close(self) -> None:
-        """End the decoding processes and what is done ahead."""
+        """End the decoding processes and the background thread."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         self._pool.close()
@@ -192,7 +183,7 @@ class EncodedClips:
     def _encoded(
         self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int
     ) -> tuple[list[Clip], list[Tensor]]:
-        """The clips of a batch, none of them broken, and their latents."""
+        """Return the clips of a batch, broken ones replaced, and their latents."""
         ready: dict[str, Tensor] = {}
         while True:
             clips = self._resolved(stories_BN, scenes_BN, epoch=epoch)
@@ -236,7 +227,7 @@ class EncodedClips:
         return latents_FCHW
 
     def _embeds(self, caption: str) -> Tensor:
-        # One by one: a caption's neighbours in a batch would be felt in the last bits.
+        # One caption at a time: other captions in the batch would change the last bits.
         key = content_key("caption", caption, self._encoder.text_digest)
         embeds_LD = self._store.get(key)
         if embeds_LD is None:
@@ -257,4 +248,6 @@ class EncodedClips:
 
 def _stop_if_asked(stop: StopRequest) -> None:
     if stop.reason:
-        raise Interrupted(f"{stop.reason} while encoding; what is done stays: run the same command again")
+        raise Interrupted(
+            f"{stop.reason} while encoding; finished clips are kept: run the same command again"
+        )

@@ -1,7 +1,7 @@
-"""Encoded clips and captions on disk, one file each, named by what they were made of.
+"""Encoded clips and captions on disk, one file each, named by a digest of their inputs.
 
-Owns the names and the files. A name says everything that its content depends on, so nothing is ever stale;
-trainings of all stages share what they have in common. A file is complete or absent.
+Owns the names and the files. The digest covers everything that the content depends on, so a file is never
+stale and trainings of all stages share it. A file is complete or absent.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _TENSOR = "encoded"
 
 
 def content_key(*parts: object) -> str:
-    """Return the name of what depends on exactly `parts`."""
+    """Return the key of a tensor that depends on exactly `parts`."""
     return hashlib.sha256("\n".join((_FORMAT, *map(repr, parts))).encode()).hexdigest()
 
 
 class ContentStore:
-    """Tensors by key; the ones used last are kept in memory, too."""
+    """Tensors by key, on disk; the most recently used ones also stay in memory."""
 
     def __init__(self, folder: Path, *, memory_bytes: int) -> None:
-        """Take `folder`, which is made when something is put there.
+        """Use `folder`, which the first `put` creates.
 
         Args:
-            folder: Shared by any number of processes.
-            memory_bytes: How much is kept in memory.
+            folder: May be shared by any number of processes.
+            memory_bytes: Largest total size of the tensors kept in memory.
         """
         self._folder = folder
         self._memory_bytes = memory_bytes
@@ -41,20 +41,20 @@ class ContentStore:
         self._held_bytes = 0
 
     def get(self, key: str) -> Tensor | None:
-        """Return what is stored as `key`; None when nothing is, or when it is damaged."""
+        """Return the tensor of `key`, or None if it is missing or corrupt."""
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
         try:
             tensor: Tensor = load_file(self._path(key))[_TENSOR]
         except (FileNotFoundError, SafetensorError, KeyError, OSError):
-            # Renamed only when complete: what is damaged is the disk's doing and is made again.
+            # Files are renamed when complete, so only the disk can corrupt one; it is encoded again.
             return None
         self._hold(key, tensor)
         return tensor
 
     def has(self, key: str) -> bool:
-        """Tell whether something is stored as `key`; only `get` tells whether it is sound."""
+        """Whether a tensor of `key` is stored; only `get` verifies that it can be read."""
         return key in self._held or self._path(key).is_file()
 
     def put(self, key: str, tensor: Tensor, *, on_disk: bool = True) -> None:

@@ -1,6 +1,6 @@
-"""A training's losses over its steps, as a picture.
+"""Plot the losses of a training over its steps.
 
-Owns what is drawn; the events are those of `m2d.training.log`.
+Owns the plot; `m2d.training.log` owns the events.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _HELD_OUT = ("loss", "held out (averaged weights)", "#222222")
 
 
 def why_not_drawn() -> str | None:
-    """Say what keeps curves from being drawn here, or None."""
+    """Return why curves cannot be drawn here, or None."""
     if importlib.util.find_spec("matplotlib") is None:
         return "the package matplotlib is not installed; pip install 'm2d[train]'"
     return None
 
 
 def draw_curves(events: Events, *, title: str) -> bytes:
-    """Draw the losses of a log; PNG.
+    """Draw the losses of a log as a PNG.
 
     Args:
         events: All events of one run, in order.
-        title: Above the picture.
+        title: Title of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -45,7 +45,7 @@ def draw_curves(events: Events, *, title: str) -> bytes:
     _draw_over_steps(over_steps, events)
     _draw_over_noise(over_noise, events)
     buffer = io.BytesIO()
-    # No software name: the same log gives the same file whatever drew it.
+    # Without the software's name, the same log gives the same file with every matplotlib version.
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -64,7 +64,7 @@ def _draw_over_steps(axes: Axes, events: Events) -> None:
 
 
 def _draw_over_noise(axes: Axes, events: Events) -> None:
-    """First and last held-out loss per range of timesteps: where the training helped."""
+    """Draw the first and last held-out loss per range of timesteps: the noise levels that improved."""
     measured = [event for event in events if event["event"] == "held-out"]
     for event, colour in zip(measured[:1] + measured[-1:], ("#b0b0b0", "#222222"), strict=False):
         losses = event["loss_by_timestep"]

@@ -1,7 +1,7 @@
-"""From a recipe's `data` to encoded stories: the puppet theatre's shards, or a dataset of videos.
+"""From a recipe's `data` to encoded stories: rendered ones, or those of a video dataset.
 
-Owns the order of things: description, captions, scan, stories, encoding. Everything wrong with the
-description is told before a video is opened, and everything wrong with the videos before anything is learned.
+Owns the order: description, captions, scan, stories, encoding. Errors of the description are reported before
+a video is opened, and errors of the videos before the first training step.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ def open_stories(
     reporter: Reporter,
     stop: StopRequest,
 ) -> Iterator[StoryLatents]:
-    """Encode what is not encoded yet, and hold the stories open while the block runs.
+    """Encode the stories that are not encoded yet, and keep them open while the block runs.
 
     Args:
-        recipe: The training.
-        frozen: Codec and text encoder.
+        recipe: The training recipe.
+        frozen: VAE and text encoder.
         geometry: Size of every scene.
         root: Folder of all caches.
         run: Run folder; receives the list of rejected videos.
-        keeps_rejects: Whether the list that is there already holds, as in a resumed training.
-        reporter: Is told what takes long and what is left out.
-        stop: Ends the encoding when it is asked for.
+        keeps_rejects: Whether the existing list of rejected videos applies, as in a resumed training.
+        reporter: Receives progress and the number of rejected videos.
+        stop: Interrupts the encoding.
 
     Raises:
         DatasetError: The dataset is wrong, too much of it is broken, or it is too small.
-        Interrupted: A stop was asked for; what was encoded stays.
+        Interrupted: A stop was requested; encoded stories stay.
     """
     if recipe.data.is_puppet:
         source = open_source(recipe.data, geometry)
@@ -82,7 +82,7 @@ def open_stories(
         stories = EncodedClips(library, frozen, store, pool, policy=policy)
         _check_held_out(recipe, stories)
         stories.prepare(reporter=reporter, stop=stop)
-        _tell(library, scanned, run, reporter)
+        _report_rejects(library, scanned, run, reporter)
         try:
             yield stories
         finally:
@@ -102,7 +102,7 @@ def _read(recipe: TrainingRecipe, frozen: FrozenParts) -> list[ShotGroup]:
 
 
 def _sound(scanned: dict[Path, Scanned], run: Path, keeps_rejects: bool) -> dict[Path, Scanned]:
-    """The scan, with what an earlier list of this run has already rejected."""
+    """Mark the videos in the scan that this run has rejected before."""
     if not keeps_rejects:
         return scanned
     earlier = {
@@ -136,8 +136,8 @@ def _check_held_out(recipe: TrainingRecipe, stories: EncodedClips) -> None:
     if recipe.data.held_out >= stories.num_stories:
         stories.check()
         raise DatasetError(
-            f"{recipe.data.source}: data.held_out: {recipe.data.held_out} leaves nothing of the "
-            f"{stories.num_stories} stories that suit the recipe; use less, or see {FILE} in the run folder"
+            f"{recipe.data.source}: data.held_out: {recipe.data.held_out} leaves no training stories: "
+            f"{stories.num_stories} stories suit the recipe; use less, or see {FILE} in the run folder"
         )
     if recipe.stage == "pretrain" and recipe.data.held_out < recipe.num_scenes:
         raise DatasetError(
@@ -146,7 +146,9 @@ def _check_held_out(recipe: TrainingRecipe, stories: EncodedClips) -> None:
         )
 
 
-def _tell(library: StoryLibrary, scanned: dict[Path, Scanned], run: Path, reporter: Reporter) -> None:
+def _report_rejects(
+    library: StoryLibrary, scanned: dict[Path, Scanned], run: Path, reporter: Reporter
+) -> None:
     notes: dict[str, int] = {}
     for each in scanned.values():
         for note in each.found.notes if isinstance(each.found, VideoFacts) else ():

@@ -1,6 +1,6 @@
-"""DeepSpeed before it is used: whether it is there, what it computes on, and that it keeps quiet.
+"""Check that DeepSpeed is installed and computes on the right device, and keep its log off stdout.
 
-Owns nothing of the training itself, which `zero` shares out.
+`zero` trains with it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Literal
 
 from m2d.errors import BackendUnavailable
 
-# `zero` names parts of DeepSpeed that are not its published interface.
+# `zero` uses parts of DeepSpeed that are not a public interface.
 _SERIES = "0.19."
 
 
 def prepare_deepspeed(device: Literal["cpu", "cuda"]) -> None:
-    """Make DeepSpeed ready to be used.
+    """Import DeepSpeed and check it.
 
     Args:
-        device: Where every process computes.
+        device: Device of every process.
 
     Raises:
-        BackendUnavailable: It is not installed, another version, or computes elsewhere.
+        BackendUnavailable: DeepSpeed is missing, has another version or uses another device.
     """
     if find_spec("deepspeed") is None:
         raise BackendUnavailable(
@@ -39,11 +39,11 @@ def prepare_deepspeed(device: Literal["cpu", "cuda"]) -> None:
             f"deepspeed {found} is installed, m2d works with {_SERIES}x; install it with `pip install "
             "'m2d[deepspeed]'`"
         )
-    # Read when it is imported; it would take what it finds.
+    # DeepSpeed reads the variable when it is imported; without it, it picks a device itself.
     os.environ.setdefault("DS_ACCELERATOR", device)
     import deepspeed
 
-    # Its log goes to the standard output, where m2d's results are.
+    # DeepSpeed logs to standard output, which is for m2d's results.
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:

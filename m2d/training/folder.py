@@ -1,6 +1,6 @@
-"""Folders that are complete or absent: written under a temporary name, verified by a manifest of sha256.
+"""Publish a folder complete or not at all, and verify it by a manifest of SHA-256 digests.
 
-Owns publishing and verifying a folder of files; does not know what the files mean.
+Knows nothing about the contents of the files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PART = ".part"
 
 
 def canonical_json(value: Any) -> str:
-    """Write JSON in the one form that digests are taken over."""
+    """Write JSON in the canonical form that digests are taken over."""
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
@@ -29,8 +29,8 @@ def canonical_json(value: Any) -> str:
 def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success give it a manifest, sync it and rename it.
 
-    On any exception the temporary folder is removed and `path` stays as it was. With `replace`, an existing
-    `path` is moved away just before and removed when the new one is durable.
+    On any exception the temporary folder is removed and `path` stays unchanged. With `replace`, an existing
+    `path` is moved away just before the rename and removed when the new folder is durable.
 
     Raises:
         FileExistsError: `path` exists and `replace` is false.
@@ -52,14 +52,14 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
         if old is not None:
             remove_tree(old)
     except BaseException:
-        # The first error is the one worth reporting; what stays is a leftover that the next owner removes.
+        # Report the first error; `remove_leftovers` removes the temporary folder later.
         with suppress(OutputError):
             remove_tree(part)
         raise
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a published folder so that an interruption leaves no folder that looks published.
+    """Remove a published folder; an interruption leaves no incomplete folder under its name.
 
     Raises:
         OutputError: The disk refused.
@@ -68,7 +68,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what interrupted writers left in `parent`; only for the one process that owns it.
+    """Remove the temporary folders of interrupted writers in `parent`; only its owner may call this.
 
     Raises:
         OutputError: The disk refused.
@@ -103,7 +103,7 @@ def _read_manifest(path: Path) -> dict[str, str]:
     if not isinstance(document, dict) or not isinstance(document.get("files"), dict):
         raise CheckpointError(f"{manifest}: is not a manifest")
     files: dict[str, str] = document["files"]
-    # The digest over the list, and the one canonical spelling, show any altered byte of the manifest itself.
+    # The digest over the list and the canonical form reveal any altered byte of the manifest itself.
     if text != canonical_json(_manifest_of(files)):
         raise CheckpointError(f"{manifest}: its bytes do not match their own digest; the file was altered")
     return files
@@ -123,7 +123,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _move_away(path: Path) -> Path:
-    """Rename a published folder to a leftover; return it under its new name."""
+    """Rename a published folder to a temporary name; return its new path."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old{_PART}")
     remove_tree(old)
     rename_folder(path, old)

@@ -1,6 +1,6 @@
 """The frozen parts of a model folder that training needs: VAE, text encoder, noise schedule.
 
-Owns the digest that latent caches are keyed by, and encoding in batches; the transformer is not read here.
+Owns the digests that latent caches are keyed by, and encoding in batches; does not read the transformer.
 """
 
 # B batch, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
@@ -30,12 +30,12 @@ _VAE_PARTS = ("vae",)
 _TEXT_PARTS = ("text_encoder", "tokenizer")
 _KEYED_PARTS = (*_VAE_PARTS, *_TEXT_PARTS)
 _PARTS = (*_KEYED_PARTS, "scheduler")
-# More at once leave the processor caches: 25 ms a clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread). With so
-# few, a card waits for its next kernel; its limit is memory, so it is counted in pixels.
+# On a CPU, larger batches overflow the caches: 25 ms per clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread).
+# A GPU would idle with 8 clips; its limit is memory, so its batch is counted in pixels.
 _CLIPS_AT_ONCE = 8
 _PIXELS_AT_ONCE = 2**23
 _PROMPTS_AT_ONCE = 64
-# Of a scheduler's config, what decides the noise levels; the rest is for sampling.
+# The keys of a scheduler's config that decide the noise levels; the others are for sampling.
 _NOISE_KEYS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
     *("rescale_betas_zero_snr", "snr_shift_scale"),
@@ -44,16 +44,16 @@ _NOISE_KEYS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrozenParts:
-    """Everything of a model but its transformer.
+    """Every part of a model except its transformer.
 
     Attributes:
         vae: The VAE.
-        text: Tokenizer and text encoder; the latter is loaded when a prompt is encoded.
+        text: Tokenizer and text encoder; the text encoder is loaded with the first prompt.
         schedule: Noise levels.
         max_text_tokens: Tokens that prompts are padded to.
-        digest: Identity of VAE, text encoder and tokenizer.
-        vae_digest: Identity of the VAE alone: all that latents depend on.
-        text_digest: Identity of text encoder, tokenizer and `max_text_tokens`: all that embeddings depend on.
+        digest: Digest of VAE, text encoder and tokenizer.
+        vae_digest: Digest of the VAE alone: everything that latents depend on.
+        text_digest: Digest of text encoder, tokenizer and `max_text_tokens`, on which embeddings depend.
     """
 
     vae: AutoencoderKLCogVideoX
@@ -90,7 +90,7 @@ class FrozenParts:
         """Encode prompts to embeddings BLD.
 
         Raises:
-            PromptTooLong: A prompt has more than `max_text_tokens` tokens; none is ever cut.
+            PromptTooLong: A prompt has more than `max_text_tokens` tokens; prompts are never cut.
         """
         starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
         return torch.cat(
@@ -98,7 +98,7 @@ class FrozenParts:
         )
 
     def release_text(self) -> None:
-        """Let go of the text encoder's weights until the next prompt that is encoded."""
+        """Free the text encoder's weights until the next prompt is encoded."""
         self.text.release()
 
 
@@ -106,8 +106,8 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
     """Load VAE, tokenizer and noise schedule of a model folder, which may lack a transformer.
 
     Raises:
-        CheckpointError: A part is missing or cannot be read; all missing ones are named.
-        SchedulerError: The scheduler is for another prediction than velocity.
+        CheckpointError: A part cannot be read, or parts are missing; all missing parts are named.
+        SchedulerError: The scheduler does not predict velocity.
     """
     check_components(folder, _PARTS)
     vae = load_codec(folder, device=device, dtype=torch.float32)
@@ -123,11 +123,11 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
 
 
 def noise_config(folder: Path) -> dict[str, Any]:
-    """Return what decides the noise levels of a model folder's scheduler, defaults written out.
+    """Return the scheduler settings that decide the noise levels, defaults included.
 
     Raises:
         CheckpointError: The config is missing or not supported.
-        SchedulerError: It is for another prediction than velocity.
+        SchedulerError: The scheduler does not predict velocity.
     """
     config = scheduler_from_config(read_scheduler_config(folder)).config
     return {key: config[key] for key in _NOISE_KEYS if key in config}

@@ -23,12 +23,12 @@ from m2d.training.zero import ZeroOptimizer
 
 
 def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
-    """Build the state before the first step, placed where the processes compute.
+    """Build the state before the first step, on the devices of the processes.
 
     Raises:
         CheckpointError: The weights do not fit the config.
-        BackendUnavailable: PEFT or bitsandbytes is not installed, or cannot work there; or DeepSpeed
-            cannot do what the recipe asks for.
+        BackendUnavailable: PEFT or bitsandbytes is missing or does not support the device, or DeepSpeed does
+            not support the recipe.
     """
     model = build_transformer(start, seed=recipe.seed)
     precision: torch.dtype = getattr(torch, recipe.precision)
@@ -36,12 +36,12 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
         add_lora(model, recipe.lora, seed=recipe.seed)
         _keep_frozen_in(model, precision)
     if processes.shares_weights:
-        # Shards are each model's own.
+        # Sharded models cannot share weights.
         average = copy.deepcopy(model)
         place(average, processes)
         place(model, processes)
     else:
-        # Placed before it is copied, so that both go on sharing what does not move.
+        # Copied after placement, so that both models share the frozen weights on the device.
         place(model, processes)
         average = _copy_sharing_frozen(model)
     return TrainState(
@@ -54,22 +54,22 @@ def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> Tra
 
 
 def _keep_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the matrices that do not move in `dtype`, in place; autocast would turn them into it anyway."""
+    """Convert frozen matrices to `dtype` in place; autocast would convert them at every use."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:
             module.to(dtype)
 
 
 def _copy_sharing_frozen(model: SceneTransformer) -> SceneTransformer:
-    """Return a copy that has weights of its own where they move, and the same ones where they do not."""
+    """Return a copy with its own trained weights that shares the frozen weights."""
     shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
     return copy.deepcopy(model, shared)
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) over the weights that do not move: what the adapters are adapters of.
+    """Return the SHA-256 (hex) of the frozen weights, which the adapters belong to.
 
-    Sharded weights are gathered one at a time, by all processes together.
+    All processes call this together; sharded weights are gathered one at a time.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):

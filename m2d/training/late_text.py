@@ -1,7 +1,7 @@
 """A text encoder that is in memory only while prompts are encoded.
 
-CogVideoX's has 4.8 billion weights and nothing to do once every prompt is encoded. Owns when it is loaded and
-let go; encoding is `m2d.model.text`'s.
+CogVideoX's text encoder has 4.8 billion weights and is idle once every prompt is encoded. Owns when it is
+loaded and freed; `m2d.model.text` encodes.
 """
 
 # S prompts, L tokens, D width
@@ -26,7 +26,7 @@ class LateTextEncoder:
         """Read tokenizer and config.
 
         Raises:
-            CheckpointError: One of them is missing or cannot be read.
+            CheckpointError: The tokenizer or the config is missing or cannot be read.
         """
         self._folder, self._max_tokens, self._device = folder, max_tokens, device
         self._tokenizer = load_tokenizer(folder, max_tokens=max_tokens)
@@ -39,7 +39,7 @@ class LateTextEncoder:
         return self._loaded is not None
 
     def count_tokens(self, prompt: str) -> int:
-        """Count a prompt's tokens, end token included, padding not."""
+        """Count the tokens of a prompt with the end token and without padding."""
         return self._tokenizer.count_tokens(prompt)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -57,11 +57,11 @@ class LateTextEncoder:
         return self._loaded.encode(prompts)
 
     def release(self) -> None:
-        """Let go of the weights; the next prompt loads them again."""
+        """Free the weights; the next prompt loads them again."""
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
-        # transformers' models refer to themselves in cycles: emptied, they free their memory now.
+        # transformers' models contain reference cycles; moving them to meta frees their memory at once.
         loaded.model.to("meta")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

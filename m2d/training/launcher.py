@@ -1,7 +1,6 @@
-"""What a launcher's configuration asks for, read from the variables that `accelerate launch` sets.
+"""Read from the variables of `accelerate launch` how processes share a training, and reject what m2d lacks.
 
-Owns which ways of sharing a training there are and which wishes are refused, by the names they have in the
-configuration and the recipe; starts no processes.
+Errors use the names of the configuration and the recipe; `processes` starts the processes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _DDP = "recipes/training/accelerate-ddp.yaml"
 _FSDP2 = "recipes/training/accelerate-fsdp2.yaml"
 _ZERO = "recipes/training/accelerate-zero2.yaml and accelerate-zero3.yaml"
 _STAGES: Mapping[str, Sharing] = {"2": "zero2", "3": "zero3"}
-# Variable, its name in the configuration, values that ask for nothing, and where to ask for it instead.
+# Variable, its name in the configuration, values that mean off, and the setting to use instead.
 _NOT_OURS = (
     ("ACCELERATE_DEEPSPEED_CONFIG_FILE", "deepspeed_config_file", ("none",), "leave it out"),
     (
@@ -50,13 +49,13 @@ _NOT_OURS = (
 
 
 def asked_sharing(variables: Mapping[str, str]) -> Sharing:
-    """Return how several processes are asked to share a training.
+    """Return how the launcher's configuration shares a training among processes.
 
     Args:
         variables: The environment.
 
     Raises:
-        BackendUnavailable: The configuration asks for something else.
+        BackendUnavailable: The configuration has an unsupported setting.
     """
     if _is_set(variables, "ACCELERATE_USE_MEGATRON_LM"):
         raise BackendUnavailable(
@@ -76,10 +75,10 @@ def asked_sharing(variables: Mapping[str, str]) -> Sharing:
 
 
 def refuse_for_deepspeed(recipe: TrainingRecipe, sharing: Sharing) -> None:
-    """Refuse what a recipe asks for and DeepSpeed cannot do; say nothing about other ways of sharing.
+    """Reject a recipe that DeepSpeed cannot train, if `sharing` uses DeepSpeed.
 
     Raises:
-        BackendUnavailable: Names the field and what to use instead.
+        BackendUnavailable: The message names the field and a replacement.
     """
     if sharing not in _STAGES.values():
         return
@@ -114,11 +113,11 @@ def _asked_stage(variables: Mapping[str, str]) -> Sharing:
         value = variables.get(variable, nothing[0])
         if value.lower() not in nothing:
             raise BackendUnavailable(f"{name}: {value} is not supported with DeepSpeed; {instead}")
-    # Accelerate's default for stage 3 is true, and transformers would then share out the text encoder, too,
-    # which the first process runs alone.
+    # With Accelerate's default for stage 3, true, transformers would also shard the text encoder, which runs
+    # in the first process alone.
     if stage == "3" and variables.get("ACCELERATE_DEEPSPEED_ZERO3_INIT", "true").lower() != "false":
         raise BackendUnavailable(
-            "zero3_init_flag must be false: only the transformer is shared out, as in "
+            "zero3_init_flag must be false: only the transformer is sharded, as in "
             "recipes/training/accelerate-zero3.yaml"
         )
     return _STAGES[stage]

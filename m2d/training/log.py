@@ -1,6 +1,6 @@
-"""What a training tells about itself: one JSON line per event in `log.jsonl`.
+"""The log of a training: one JSON line per event in `log.jsonl`.
 
-Owns the averaging between log lines and the file; does not decide when to log.
+Owns the file and the averaging between log lines; `trainer` decides when to log.
 """
 
 # B batch, N scenes
@@ -24,10 +24,10 @@ NUM_BUCKETS = 5
 
 
 class TrainingLog:
-    """Appends events; a resumed run first drops the lines of steps that it will do again."""
+    """Appends events; a resumed run first drops the lines of the steps that it repeats."""
 
     def __init__(self, run: Path, *, resumed_at: int) -> None:
-        """Open the log of a run folder that goes on after step `resumed_at` (0: from the start)."""
+        """Open the log of a run that resumes after step `resumed_at` (0: from the start)."""
         self._path = run / FILE
         kept = [event for event in read_log(run) if event["step"] <= resumed_at] if resumed_at else []
         write_bytes(self._path, "".join(_line(event) for event in kept).encode("ascii"))
@@ -39,7 +39,7 @@ class TrainingLog:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the whole events of a run's log; a last line cut short by a crash is left out."""
+    """Return the complete events of a run's log; a last line cut short by a crash is ignored."""
     path = run / FILE
     if not path.exists():
         return []
@@ -57,7 +57,7 @@ class LossMeter:
 
     Attributes:
         num_timesteps: Timesteps of the noise schedule, which the buckets divide evenly.
-        processes: Who the samples were shared out over.
+        processes: The processes that share the samples.
     """
 
     num_timesteps: int
@@ -67,17 +67,17 @@ class LossMeter:
     _is_target: list[Tensor] = field(default_factory=list)
 
     def add(self, errors_BN: Tensor, batch: TrainingBatch) -> None:
-        """Take in the errors of some samples."""
+        """Add the errors of some samples."""
         self._errors.append(errors_BN.detach())
         self._timesteps.append(batch.timesteps_BN)
         self._is_target.append(batch.is_target_BN)
 
     def read(self) -> dict[str, Any]:
-        """Return the means and start over; all processes together.
+        """Return the means and start over; all processes call this together.
 
         `loss` is over all target scenes, `loss_conditional` over those of samples with clean context and
         `loss_full` over the others; `loss_by_timestep` is over equal ranges of timesteps, low noise first,
-        `loss_by_scene` over the scenes' places in the story. A mean over nothing is None.
+        `loss_by_scene` over the positions in the story. A mean over nothing is None.
         """
         errors_BN = torch.cat(self._errors).cpu().double()
         is_target_BN = torch.cat(self._is_target).cpu()
@@ -101,14 +101,14 @@ class LossMeter:
 
 @dataclass(kw_only=True, slots=True)
 class SpeedMeter:
-    """How fast the steps since the last reading were.
+    """Speed of the steps since the last reading.
 
     Attributes:
-        batch_size: Samples of a step, on all processes.
+        batch_size: Samples of a step, over all processes.
         tokens_per_sample: Text and video tokens.
         flops_per_sample: Operations, forward and backward.
-        matrix_rate: Operations per second that matrix products reach here, of one process.
-        num_processes: How many worked.
+        matrix_rate: Measured operations per second of matrix products in one process.
+        num_processes: Number of processes.
     """
 
     batch_size: int
@@ -122,7 +122,7 @@ class SpeedMeter:
     _grad_norm: float = 0.0
 
     def add(self, *, data_s: float, step_s: float, grad_norm: float) -> None:
-        """Take in one step: seconds until the batch was there, seconds in all, and its gradient's norm."""
+        """Add one step: seconds spent on the batch, total seconds, and the gradient's norm."""
         self._num_steps += 1
         self._data_s += data_s
         self._step_s += step_s
@@ -131,8 +131,8 @@ class SpeedMeter:
     def read(self) -> dict[str, Any]:
         """Return the means and start over.
 
-        `mfu` is the share of the measured matrix rate that the model's own operations make up: recomputation,
-        the optimizer and everything else only cost time. `data_share` is the share of time spent on batches.
+        `mfu` is the model's operations per second as a share of the measured matrix rate; recomputation and
+        the optimizer count as time only. `data_share` is the share of time spent on batches.
         """
         seconds = max(self._step_s, 1e-9)
         samples_per_s = self._num_steps * self.batch_size / seconds

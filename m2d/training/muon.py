@@ -44,7 +44,7 @@ def orthogonalize(matrices_KRC: Tensor, *, num_iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update is orthogonalised, for two-dimensional weights only.
+    """Nesterov momentum with an orthogonalised update, for two-dimensional weights only.
 
     Follows `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, so that learning rates carry over from AdamW.
     """
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Fix the weights and rates.
+        """Register the weights.
 
         Args:
             params: Matrices.
@@ -77,7 +77,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # loss-free, as we call it
-        """Move every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         if closure is not None:
             raise ValueError("Muon takes no closure; compute gradients before the step")
         for group in self.param_groups:
@@ -95,7 +95,7 @@ class Muon(torch.optim.Optimizer):
         grads = [local(param.grad) for param in params if param.grad is not None]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         parts = torch._foreach_lerp(grads, buffers, momentum)
-        # Only a whole matrix has singular vectors: sharded ones are gathered and each process keeps a part.
+        # Orthogonalisation needs whole matrices: sharded ones are gathered, and each process keeps its part.
         update_KRC = torch.stack([whole_from(part, param) for part, param in zip(parts, params, strict=True)])
         update_KRC = orthogonalize(update_KRC.to(self._compute_dtype)).to(params[0].dtype)
         updates = [local(like(update, param)) for update, param in zip(update_KRC, params, strict=True)]

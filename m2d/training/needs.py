@@ -1,7 +1,7 @@
-"""What a training recipe will need, told before anything is downloaded, encoded or trained.
+"""Memory and operations of a training recipe, before anything is downloaded, encoded or trained.
 
-Owns finding the sizes: from the model folders when they are there, else from the published ones. The
-accounting is `m2d.training.requirements`.
+Owns finding the sizes: from model folders where they exist, else from published sizes.
+`m2d.training.requirements` does the accounting.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ STRATEGIES: Mapping[Strategy, Sharding] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingNeeds:
-    """What a training needs.
+    """Requirements of a training.
 
     Attributes:
-        recipe: The training.
-        origin: Where the sizes are from.
+        recipe: The training recipe.
+        origin: Where the sizes come from.
         num_devices: Devices that train together.
-        strategy: How they share.
+        strategy: How the devices share the training.
         microbatch: Samples that one device computes at once.
-        model: Of one micro-batch.
-        memory: On each device.
+        model: Requirements of one micro-batch.
+        memory: Memory on each device.
     """
 
     recipe: TrainingRecipe
@@ -64,17 +64,17 @@ class TrainingNeeds:
 
     @property
     def microbatches_per_step(self) -> int:
-        """On all devices together."""
+        """Micro-batches of a step on all devices together."""
         return self.recipe.batch_size // self.microbatch
 
     @property
     def tokens_per_step(self) -> int:
-        """Text and video tokens of a whole batch."""
+        """Text and video tokens of a step."""
         return self.model.tokens * self.microbatches_per_step
 
     @property
     def flops_per_step(self) -> int:
-        """Operations of a whole batch, forward and backward, without recomputation."""
+        """Operations of a step, forward and backward, without recomputation."""
         return self.model.flops * self.microbatches_per_step
 
 
@@ -131,7 +131,7 @@ def training_needs(
 
 
 def _sizes(recipe: TrainingRecipe) -> _Sizes:
-    """Find the transformer's sizes: those of `init`, or `model`'s when `init` is yet to be trained."""
+    """Find the transformer's sizes: those of `init`, or of `model` if `init` does not exist yet."""
     if recipe.init == "random":
         return _sizes_of(recipe.model, recipe)
     checkpoints = sorted((Path(recipe.init) / CHECKPOINTS).glob("step-*"))

@@ -1,6 +1,6 @@
-"""The training objective: noise in, velocity error per scene out (Eq. 2 and Eq. 3 of arXiv 2503.19881).
+"""The training objective: velocity error per scene (Eq. 2 and Eq. 3 of arXiv 2503.19881).
 
-Owns which latents are noised and which errors count; draws no indices and moves no weights.
+Owns which latents are noised and which errors count; draws no indices and updates no weights.
 """
 
 # B batch, N scenes, F latent frames (of all scenes), C latent channels, H W latent height and width,
@@ -20,14 +20,14 @@ from m2d.layout import SceneLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingBatch:
-    """What one step learns from.
+    """The data of one step.
 
     Attributes:
         latents_BFCHW: Clean latents of all scenes.
-        noise_BFCHW: Standard normal noise; the part at context scenes is not used.
+        noise_BFCHW: Standard normal noise; unused at context scenes.
         prompt_embeds_BLD: Embeddings of all scenes' prompts.
         timesteps_BN: Timestep per scene, int64; 0 for context.
-        is_target_BN: Scenes that are noised and that the loss is taken over.
+        is_target_BN: Scenes that are noised and count in the loss.
     """
 
     latents_BFCHW: Tensor
@@ -38,7 +38,7 @@ class TrainingBatch:
 
 
 class VelocityModel(Protocol):
-    """A scene transformer: velocity of all scenes' latents."""
+    """A scene transformer, which predicts the velocity of all scenes' latents."""
 
     def __call__(
         self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor, *, layout: SceneLayout
@@ -51,7 +51,7 @@ def velocity_errors(
 ) -> Tensor:
     """Predict the velocity and return its mean squared error per sample and scene (B, N).
 
-    Context scenes enter clean, as at generation; their errors are returned, too; `masked_loss` ignores them.
+    Context scenes enter clean, as at generation; `masked_loss` ignores their errors.
     """
     num_scenes = layout.num_scenes
     frames_per_scene = layout.latent_frames[0]
@@ -70,9 +70,9 @@ def masked_loss(errors_BN: Tensor, is_target_BN: Tensor, *, num_targets: Tensor 
 
     Args:
         errors_BN: Mean squared error of every scene.
-        is_target_BN: Those that count.
-        num_targets: Target scenes of the whole batch when this is a part of it: the parts' losses then add up
-            to the loss of the whole. None: this is all of it.
+        is_target_BN: Scenes that count.
+        num_targets: Target scenes of the whole batch if this is a part of it: the losses of the parts then
+            add up to the loss of the batch. None if this is the whole batch.
     """
     weights_BN = is_target_BN.to(errors_BN.dtype)
     total = weights_BN.sum() if num_targets is None else num_targets.to(errors_BN)

@@ -1,6 +1,6 @@
-"""Which optimizer moves which weight, how fast, and the running average of the weights.
+"""Optimizers, learning-rate schedules and the running average of the weights.
 
-Owns the split of weights between Muon and AdamW, the learning-rate schedules and the EMA; saves nothing.
+Owns the split of weights between Muon and AdamW; `state` saves the optimizer's tensors.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from m2d.training.processes import Processes
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
 from m2d.training.sharding import Stored, is_sharded, like, local, whole, wrap
 
-# Within a block, attention and feed-forward matrices; the adaLN modulations (norm1.linear, norm2.linear) are
-# left to AdamW: their rows are shifts, scales and gates, not a map between feature spaces.
+# Muon updates the attention and feed-forward matrices of a block. AdamW updates the adaLN modulations
+# (norm1.linear, norm2.linear): their rows are shifts, scales and gates, not a map between feature spaces.
 _MATRIX_PARTS = (".attn1.", ".ff.")
-# What bitsandbytes keeps per block of 256 numbers of a state, and the codes that its 8 bits stand for.
+# bitsandbytes stores these per block of 256 numbers of a state (absmax), and the codes of its 8 bits (qmap).
 _EIGHT_BIT_PARTS = ("absmax1", "absmax2", "qmap1", "qmap2")
 
 
 def is_block_matrix(name: str, weight: Tensor) -> bool:
-    """Tell whether a weight of the transformer is an attention or feed-forward matrix of a block."""
+    """Whether a weight of the transformer is an attention or feed-forward matrix of a block."""
     return (
         weight.ndim == 2
         and name.startswith("transformer_blocks.")
@@ -54,26 +54,26 @@ def learning_rate_scale(schedule: ScheduleRecipe, *, step: int, num_steps: int) 
 
 
 class Optimizer(Protocol):
-    """Turns losses into gradients and gradients into moved weights, wherever these lie."""
+    """Computes gradients and updates weights, whole or sharded."""
 
     def attach(self, model: nn.Module, processes: Processes) -> nn.Module:
-        """Return what is called instead of the model so that all processes' gradients come together."""
+        """Return the module to call instead of the model, which combines the gradients of all processes."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the step; over the processes they are averaged."""
+        """Add the gradients of a loss to those of the step; they are averaged over the processes."""
 
     def step(self, *, rate_scale: float) -> float:
-        """Clip the gradients, move the weights at `rate_scale` times their peak rates, drop the gradients.
+        """Clip the gradients, update the weights at `rate_scale` times the peak rates, clear the gradients.
 
         Returns:
-            The norm that the gradients had; when it is not finite, no weight has moved.
+            The norm of the gradients; if it is not finite, the weights are unchanged.
         """
 
     def state_tensors(self) -> Mapping[str, Stored]:
-        """Return all of the state as tensors named `weight/part`."""
+        """Return the whole state as tensors named `weight/part`."""
 
     def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over what `state_tensors` returned, as whole tensors, after the weights were loaded.
+        """Load the output of `state_tensors`, as whole tensors, after the weights are loaded.
 
         Raises:
             CheckpointError: A tensor belongs to no weight of this model.
@@ -81,12 +81,12 @@ class Optimizer(Protocol):
 
 
 class ModelOptimizer:
-    """One or two torch optimizers over a model's weights, whose state is named after the weights."""
+    """One or two torch optimizers over a model's weights; their state is named after the weights."""
 
     def __init__(
         self, model: nn.Module, recipe: OptimizerRecipe, *, muon_dtype: torch.dtype = torch.float32
     ) -> None:
-        """Share out the trainable weights of `model` as the recipe says.
+        """Assign the trainable weights of `model` to the recipe's optimizers.
 
         Args:
             muon_dtype: Precision of Muon's orthogonalisation.
@@ -110,7 +110,7 @@ class ModelOptimizer:
         self._grad_clip = recipe.grad_clip
 
     def attach(self, model: nn.Module, processes: Processes) -> nn.Module:
-        """Return what is called instead of the model so that all processes' gradients come together."""
+        """Return the module to call instead of the model, which combines the gradients of all processes."""
         return wrap(model, processes)
 
     def backward(self, loss: Tensor) -> None:
@@ -118,10 +118,10 @@ class ModelOptimizer:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
     def step(self, *, rate_scale: float) -> float:
-        """Clip the gradients, move the weights at `rate_scale` times their peak rates, drop the gradients.
+        """Clip the gradients, update the weights at `rate_scale` times the peak rates, clear the gradients.
 
         Returns:
-            The norm that the gradients had; when it is not finite, no weight has moved.
+            The norm of the gradients; if it is not finite, the weights are unchanged.
         """
         clipped = torch.nn.utils.clip_grad_norm_(self._named.values(), self._grad_clip, foreach=True)
         norm = float(whole(clipped))
@@ -136,7 +136,7 @@ class ModelOptimizer:
             optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return all of the state as tensors named `weight/part`; those of sharded weights are sharded."""
+        """Return the whole state as tensors named `weight/part`; those of sharded weights are sharded."""
         names: dict[Tensor, str] = {param: name for name, param in self._named.items()}
         return {
             f"{names[param]}/{part}": torch.as_tensor(value)
@@ -146,7 +146,7 @@ class ModelOptimizer:
         }
 
     def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over what `state_tensors` returned, as whole tensors.
+        """Load the output of `state_tensors`, as whole tensors.
 
         Raises:
             CheckpointError: A tensor belongs to no weight of this model.
@@ -166,16 +166,16 @@ class ModelOptimizer:
                     "resume with the recipe that the checkpoint was made with"
                 )
             state = like(value, param) if value.shape == param.shape else value.to(param.device)
-            # bitsandbytes counts its steps with a plain number.
+            # bitsandbytes counts steps with a Python int.
             is_count = part == "step" and not isinstance(owners[param], torch.optim.AdamW)
             owners[param].state[param][part] = int(value) if is_count else state
 
 
 def make_adamw(weights: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """Return AdamW, with moments in 8 bits where the recipe says so.
+    """Return AdamW, with 8-bit moments if the recipe says so.
 
     Raises:
-        BackendUnavailable: 8 bits are not to be had for these weights.
+        BackendUnavailable: 8-bit moments are not supported for these weights.
     """
     if recipe.name == "adamw8bit":
         _check_eight_bits(weights)
@@ -213,12 +213,12 @@ class AveragedModel:
     """The exponential moving average of a model's weights, kept in a second model ready to run."""
 
     def __init__(self, model: nn.Module, *, decay: float, average: nn.Module | None = None) -> None:
-        """Start the average at the model's present weights.
+        """Start the average at the model's current weights.
 
         Args:
-            model: The model in training; weights that do not move are not averaged.
-            decay: How much of the average stays at each step.
-            average: A copy of the model, on the same device and sharded alike; None: it is made here.
+            model: The model in training; frozen weights are not averaged.
+            decay: Share of the average that stays at each step.
+            average: A copy of the model, on the same device and sharded alike; None makes the copy here.
         """
         self.model = (copy.deepcopy(model) if average is None else average).requires_grad_(False).eval()
         self._decay = decay

@@ -1,7 +1,7 @@
-"""The processes that train together: who they are, and how they agree.
+"""The processes that train together, and the messages they exchange.
 
-Owns the start of Accelerate and the few words that processes exchange; splits no weights (`sharding`) and no
-batches. With one process nothing is exchanged and no process group is made.
+Owns the start of Accelerate; splits no weights (`sharding`) and no batches. A single process exchanges
+nothing and makes no process group.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from m2d.training.launcher import Sharing, asked_sharing
 
 __all__ = ["ALONE", "Processes", "Sharing", "start_processes"]
 
-# The first process may encode a whole dataset while the others wait; launchers end them all when one fails.
+# The first process may encode a whole dataset while the others wait; launchers end all if one fails.
 _LONGEST_WAIT = timedelta(hours=24)
 _CPU = torch.device("cpu")
 _ERRORS: dict[int, type[M2DError]] = {
@@ -46,12 +46,12 @@ class Processes:
     """All processes of a training, seen from one of them.
 
     Attributes:
-        count: How many there are.
-        index: Which one this is, from 0.
-        device: Where this one computes.
-        sharing: What they share: nothing (one process), gradients as sums (`ddp`), gradients and moments in
-            shares (`zero2`), or weights in shares, too (`fsdp2`, `zero3`).
-        accelerator: Accelerate's view of them: plugins, wrappers, trackers; None: it was not needed.
+        count: Number of processes.
+        index: Index of this process, from 0.
+        device: Device of this process.
+        sharing: `none` (one process); `ddp` (gradients are averaged); `zero2` (gradients and moments are
+            sharded); `fsdp2` or `zero3` (weights are sharded, too).
+        accelerator: Accelerate's plugins, wrappers and trackers; None without Accelerate.
     """
 
     count: int = 1
@@ -62,67 +62,67 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes files and talks."""
+        """Whether this process writes files and reports."""
         return self.index == 0
 
     @property
     def shares_weights(self) -> bool:
-        """Whether no process has all weights."""
+        """Whether the weights are sharded over the processes."""
         return self.sharing in ("fsdp2", "zero3")
 
     @property
     def uses_deepspeed(self) -> bool:
-        """Whether DeepSpeed shares things out."""
+        """Whether DeepSpeed shards the training."""
         return self.sharing in ("zero2", "zero3")
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of every process's `values`; only called by all of them together."""
+        """Return the sum of `values` over all processes, which call this together."""
         if self.count == 1:
             return values
         total = values.detach().to(self.device).clone()
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def agree(self, wishes: Sequence[bool]) -> list[bool]:
-        """Return for each wish whether any process has it, the same everywhere."""
+    def agree(self, votes: Sequence[bool]) -> list[bool]:
+        """Return for each vote whether any process says yes; the result is the same in all processes."""
         if self.count == 1:
-            return list(wishes)
-        return [bool(votes) for votes in self.sum(torch.tensor(wishes, dtype=torch.int32)).tolist()]
+            return list(votes)
+        return [bool(count) for count in self.sum(torch.tensor(votes, dtype=torch.int32)).tolist()]
 
     def on_main(self, work: Callable[[], str], *, meanwhile: Callable[[], object] | None = None) -> str:
-        """Do `work` in the main process and return in every process what it returned.
+        """Do `work` in the main process and return its result in every process.
 
         Args:
-            work: May raise; then every process raises, the others in the same words.
-            meanwhile: What the others do to help, such as handing over their part of the weights.
+            work: May raise; then every process raises an error with the same message.
+            meanwhile: Runs in the other processes, for example to hand over their shards of the weights.
         """
         if self.count == 1:
             return work()
         if not self.is_main:
             if meanwhile is not None:
                 meanwhile()
-            return self._hear()
+            return self._receive()
         try:
-            said = work()
+            result = work()
         except BaseException as error:
             code = error.exit_code if isinstance(error, M2DError) else 1
-            self._tell(f"{code}\n{error or type(error).__name__}")
+            self._send(f"{code}\n{error or type(error).__name__}")
             raise
-        self._tell(f"0\n{said}")
-        return said
+        self._send(f"0\n{result}")
+        return result
 
     def leave(self) -> None:
-        """Say goodbye when all is done; a process that fails leaves it to the launcher to end the others."""
+        """Close the process group; after a failure, the launcher ends the other processes."""
         if self.count > 1:
             dist.destroy_process_group()
 
-    def _tell(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device)
         dist.broadcast(torch.tensor([len(data)], device=self.device), src=0)
         dist.broadcast(data, src=0)
 
-    def _hear(self) -> str:
-        # As bytes: torch's own way to send objects pickles them.
+    def _receive(self) -> str:
+        # As bytes, because torch would pickle objects.
         size = torch.zeros(1, dtype=torch.int64, device=self.device)
         dist.broadcast(size, src=0)
         data = torch.empty(int(size), dtype=torch.uint8, device=self.device)
@@ -138,21 +138,21 @@ ALONE = Processes()
 
 
 def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
-    """Join the processes that a launcher started (`accelerate launch`, `torchrun`), or be the only one.
+    """Join the processes of a launcher (`accelerate launch`, `torchrun`), or be the only process.
 
     Args:
-        device: Where every process computes.
+        device: Device of every process.
 
     Raises:
-        BackendUnavailable: The device, or what the launcher's configuration asks for, is not there.
+        BackendUnavailable: The device or a setting of the launcher's configuration is not available.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("device: cuda is not available here; set device: cpu, or train where it is")
-    # Read before anything starts: a wish that cannot be met ends here.
+    # Read first, so that an unsupported setting is rejected before anything starts.
     asked = asked_sharing(os.environ)
     if asked in ("zero2", "zero3"):
         prepare_deepspeed(device)
-    # Precision is the recipe's business: autocast around forward and backward, weights in float32.
+    # The recipe sets the precision: autocast around forward and backward, weights in float32.
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="no",
@@ -166,7 +166,7 @@ def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
         index=accelerator.process_index,
         # Accelerate numbers CPUs by process; torch knows one.
         device=_CPU if device == "cpu" else accelerator.device,
-        # Accelerate knows FSDP and DeepSpeed on accelerators only; both work on CPUs, too.
+        # Accelerate reports FSDP and DeepSpeed on accelerators only, though both also work on CPUs.
         sharing=asked if accelerator.num_processes > 1 else "none",
         accelerator=accelerator,
     )

@@ -1,4 +1,4 @@
-"""The training recipe: every knob of `m2d train` as a checked, frozen document.
+"""The training recipe: every setting of `m2d train` as a checked, frozen document.
 
 Owns the form of `recipes/training/*.yaml` and the rules between fields; does not look at files or devices.
 """
@@ -29,22 +29,22 @@ class DataRecipe(_Part):
     Attributes:
         source: `builtin:puppet` renders stories of the embedded world; anything else is the path of a
             dataset's description (`docs/data.md`).
-        num_stories: Stories in all, held-out ones included; needed for the puppet theatre. Of a dataset, the
-            first so many of its groups are taken; all when it is not given.
-        seed: Seed of the stories themselves; of a dataset, of the choice of clips.
-        held_out: The last so many stories are never trained on; the held-out loss is measured on them.
-        hats: Of the puppet theatre: hats that are drawn as another one, such as `{party hat: crown}`.
-        format: `csv`, `json` or `jsonl`; by the file's ending when it is not given.
-        root: Folder that the dataset's paths start from; the description's own when it is not given.
+        num_stories: Total number of stories, including held-out ones; required for rendered stories. From a
+            dataset, the first `num_stories` groups are taken; by default all.
+        seed: Seed of rendered stories; for a dataset, seed of the choice of clips.
+        held_out: Number of stories at the end that are not trained on; the held-out loss is measured on them.
+        hats: For rendered stories: hats that are drawn as another hat, such as `{party hat: crown}`.
+        format: `csv`, `json` or `jsonl`; by default chosen by the file's suffix.
+        root: Folder that the dataset's paths start from; by default the description's folder.
         caption_field: Column or key of the captions.
-        sampling: `fps` takes frames at `video.fps`; `official` by stride, as Mask2DiT's own script.
-        fit: `cover` fills the picture and cuts what stands out; `official` pads narrow videos with black.
-        variants: Clips per shot that take turns from epoch to epoch, encoded before the training and kept; 0:
-            a new clip in every epoch, encoded when it is needed.
-        workers: Processes that decode ahead. 0: one that decodes when a batch is asked for. The batches are
+        sampling: `fps` takes frames at `video.fps`; `official` takes frames by stride, as Mask2DiT's script.
+        fit: `cover` fills the picture and crops the rest; `official` pads narrow videos with black.
+        variants: Clips per shot, encoded before the training and stored; epochs cycle through them. 0 takes a
+            new clip in every epoch, encoded on demand.
+        workers: Processes that decode the next batches. 0 decodes in one process, on demand. The batches are
             the same.
         time_limit_s: A video that takes longer to decode is rejected.
-        max_rejected: Share of videos that may be broken; more end the training.
+        max_rejected: Largest share of broken videos; a larger share ends the training.
     """
 
     source: str = Field(min_length=1)
@@ -64,7 +64,7 @@ class DataRecipe(_Part):
 
     @property
     def is_puppet(self) -> bool:
-        """Whether the stories are rendered, not read."""
+        """Whether the stories are rendered by the embedded world instead of read from a dataset."""
         return self.source == BUILTIN_PUPPET
 
     @property
@@ -86,7 +86,7 @@ class DataRecipe(_Part):
             raise ValueError(f"source: {self.source!r} is not known; use {BUILTIN_PUPPET} or a path")
         if self.is_puppet and self.num_stories is None:
             raise ValueError("num_stories: missing; say how many stories of the puppet theatre to render")
-        # Fields at their default are allowed: checkpoints keep recipes with all fields written out.
+        # Fields at their default are allowed, because checkpoints store recipes with all fields.
         others = [
             name
             for name, field in type(self).model_fields.items()
@@ -100,7 +100,7 @@ class DataRecipe(_Part):
 
 
 class VideoRecipe(_Part):
-    """One scene's size in pixels."""
+    """Size of one scene in pixels."""
 
     num_frames: int = Field(ge=1)
     height: int = Field(ge=1)
@@ -109,9 +109,9 @@ class VideoRecipe(_Part):
 
 
 class TransformerRecipe(_Part):
-    """The shape of a transformer that starts from random weights.
+    """Sizes of a transformer that starts from random weights.
 
-    Channels, text width and latent sizes follow from the VAE, the text encoder and `video`.
+    VAE, text encoder and `video` decide channels, text width and latent sizes.
     """
 
     num_layers: int = Field(ge=1)
@@ -123,15 +123,15 @@ class TransformerRecipe(_Part):
 
 
 class ObjectiveRecipe(_Part):
-    """What the loss is taken over.
+    """Which timesteps and scenes the loss is taken over.
 
     Attributes:
-        timesteps: Distribution of the one timestep that all target scenes of a sample share.
-        uniform_share: With `logit_normal`, probability that a sample's timestep is uniform after all: where
-            nearly all is noise, a logit-normal distribution has next to no samples.
+        timesteps: Distribution of the timestep, which all target scenes of a sample share.
+        uniform_share: With `logit_normal`, probability that a sample's timestep is uniform instead: a
+            logit-normal distribution has almost no samples at the highest noise levels.
         caption_dropout: Probability that all captions of a sample are replaced by the empty prompt.
         conditional_probability: Probability that a sample has clean context (Eq. 2); SFT only.
-        targets: The scene denoised in such a sample: the `last` (the paper's) or a `random` one.
+        targets: The target scene of such a sample: the `last` (as in the paper) or a `random` one.
     """
 
     timesteps: Literal["uniform", "logit_normal"] = "uniform"
@@ -150,13 +150,13 @@ class ObjectiveRecipe(_Part):
 
 
 class OptimizerRecipe(_Part):
-    """How weights move.
+    """The optimizer and its settings.
 
     Attributes:
-        name: `muon` orthogonalises the updates of the blocks' attention and feed-forward matrices and leaves
-            all other weights to AdamW; `adamw` is AdamW for all.
-        lr: AdamW's rate.
-        matrix_lr: Muon's rate, on AdamW's scale (updates are scaled to AdamW's usual RMS).
+        name: `muon` orthogonalises the updates of the blocks' attention and feed-forward matrices and uses
+            AdamW for all other weights; `adamw` uses AdamW for all; `adamw8bit` keeps its moments in 8 bits.
+        lr: Learning rate of AdamW.
+        matrix_lr: Learning rate of Muon, on AdamW's scale (updates are scaled to AdamW's usual RMS).
     """
 
     name: Literal["adamw", "adamw8bit", "muon"]
@@ -178,13 +178,13 @@ class OptimizerRecipe(_Part):
 
 
 class LoraRecipe(_Part):
-    """Adapters to train while the transformer's own weights stay.
+    """Low-rank adapters, trained while the transformer's own weights are frozen.
 
     Attributes:
-        rank: Of every update.
-        alpha: Updates are scaled by `alpha / rank`; None: by 1.
-        parts: Which matrices of a block get one.
-        dropout: Of the adapters' input.
+        rank: Rank of every adapter.
+        alpha: Updates are scaled by `alpha / rank`, or by 1 if None.
+        parts: Matrices of a block that get an adapter.
+        dropout: Dropout rate of the adapters' input.
     """
 
     rank: int = Field(default=16, ge=1)
@@ -199,7 +199,7 @@ class ScheduleRecipe(_Part):
     Attributes:
         name: `constant`; `cosine` to `final_fraction`; `wsd`: constant, then linear to `final_fraction` over
             the last `decay_fraction` of the steps.
-        warmup_steps: Linear warm-up from zero, for each of them.
+        warmup_steps: Steps of linear warm-up from zero, with every schedule.
     """
 
     name: Literal["constant", "cosine", "wsd"] = "wsd"
@@ -209,7 +209,7 @@ class ScheduleRecipe(_Part):
 
 
 class CheckpointRecipe(_Part):
-    """When to save, and how many checkpoints stay. `every_steps: 0` saves by time alone."""
+    """When to save checkpoints, and how many to keep. `every_steps: 0` saves by time alone."""
 
     every_s: float = Field(default=300.0, gt=0)
     every_steps: int = Field(default=0, ge=0)
@@ -217,18 +217,18 @@ class CheckpointRecipe(_Part):
 
 
 class EvaluationRecipe(_Part):
-    """How often, and on how many held-out samples, the held-out loss of the averaged weights is taken."""
+    """How often, and on how many samples, the held-out loss of the averaged weights is measured."""
 
     every_steps: int = Field(default=500, ge=1)
     num_samples: int = Field(default=128, ge=1)
 
 
 class ValidationRecipe(_Part):
-    """Films that are made while training goes on, to be looked at.
+    """Films made during the training, for viewing.
 
     Attributes:
-        stories: Recipes of stories, such as those in `recipes/stories`.
-        every_steps: How often all of them are made.
+        stories: Story recipes, such as those in `recipes/stories`.
+        every_steps: Interval at which films of all stories are made.
     """
 
     stories: tuple[str, ...] = Field(min_length=1)
@@ -241,22 +241,22 @@ class TrainingRecipe(_Part):
     Attributes:
         model: Model folder whose VAE, text encoder, tokenizer and scheduler are used, frozen.
         init: `random`, or the run folder or model folder whose transformer the training starts from.
-        num_scenes: Scenes per sample, the n of the paper; 1 for the base stage.
-        mask: The attention mask's name.
-        precision: What matrix products and attention are computed in, forward and backward. Weights,
-            optimizer state and losses are float32 in any case. Fast where the processor multiplies
-            bfloat16 matrices itself (GPUs; CPUs with AMX); elsewhere slower than float32.
-        compile: Compile each block with torch.compile; costs a minute at the start.
-        batch_size: Samples of a step, over all processes and microbatches: the same recipe learns from the
-            same samples on any number of devices.
-        accumulate: Microbatches that a process takes one after the other for a step; saves memory.
-        gradient_checkpointing: Keep only the tokens between blocks for the backward pass and compute the rest
-            again; saves most of the activations' memory for a third more work.
-        lora: Train low-rank adapters instead of the transformer's own weights, which then stay as they are,
-            their matrices kept in `precision`.
-        validation: Stories to make films of while training, with the averaged weights.
-        trackers: Who is told the figures of the log, besides the run folder.
-        export_dtype: Precision of the exported transformer.
+        num_scenes: Scenes per sample, the paper's n; 1 in the base stage.
+        mask: Name of the attention mask.
+        precision: Dtype of matrix products and attention, forward and backward; weights, optimizer state and
+            losses are always float32. bfloat16 is fast on hardware that multiplies bfloat16 matrices (GPUs,
+            CPUs with AMX) and slower than float32 elsewhere.
+        compile: Compile each block with torch.compile; takes a minute at the start.
+        batch_size: Samples of a step, over all processes and microbatches: a recipe trains on the same
+            samples with any number of devices.
+        accumulate: Microbatches that a process computes one after the other in a step; saves memory.
+        gradient_checkpointing: Keep only the tokens between blocks for the backward pass and recompute the
+            rest; saves most of the activations' memory and adds a third of the work.
+        lora: Train low-rank adapters instead of the transformer's own weights, which are frozen and whose
+            matrices are kept in `precision`.
+        validation: Stories to make films of during the training, with the averaged weights.
+        trackers: Trackers that receive the figures of the log.
+        export_dtype: Dtype of the exported transformer.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""What a training needs before it is started: parameters, memory per device, tokens and operations per step.
+"""Requirements of a training: parameters, memory per device, tokens and operations per step.
 
-Owns the accounting; the transformer is built and run on fake tensors, which have sizes but no storage, so
-that a 5B model is measured in seconds on any machine. Knows nothing of recipes' files and trains nothing.
+Owns the accounting. The transformer is built and run on fake tensors, which have sizes but no storage, so a
+5B model is measured in seconds on any machine.
 """
 
 # B batch (samples of one micro-batch), F latent frames of all scenes, C latent channels, H W latent size,
@@ -29,10 +29,10 @@ Sharding = Literal["none", "gradients", "all"]
 OptimizerKind = Literal["adamw", "adamw8bit", "muon"]
 
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
-# Attention forward, and twice as much backward: the gradient of a product is two products.
+# One forward pass and twice as much backward: the gradient of a product is two products.
 _ATTENTION_PASSES = 3
-# Adam keeps two numbers per weight, in 32 or 8 bits (plus a scale per 256 of these); Muon keeps one for each
-# weight of a block's matrices and leaves the others to Adam.
+# Adam keeps two numbers per weight, in 32 or 8 bits (plus a scale per 256 numbers). Muon keeps one number for
+# each weight of a block's matrices; Adam updates the other weights.
 _ADAM_BYTES: Mapping[OptimizerKind, float] = {"adamw": 8.0, "adamw8bit": 2.0 + 8 / 256, "muon": 8.0}
 _MUON_BYTES = 4
 
@@ -60,19 +60,19 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelNeeds:
-    """What the model itself asks for.
+    """Requirements of the model for one micro-batch.
 
     Attributes:
-        num_parameters: All weights, adapters included.
-        num_trained: Those that move.
-        num_in_matrices: Those of them that are in a block's attention and feed-forward matrices.
-        tokens: Text and video tokens of one micro-batch.
-        flops: Floating-point operations of one micro-batch, forward and backward, a multiplication and an
-            addition counted as two; recomputation under gradient checkpointing is not in it.
-        block_bytes: What the backward pass of one block keeps of its forward pass.
-        boundary_bytes: The tokens between two blocks, all that checkpointing keeps of a block.
-        outside_bytes: What is kept outside of the blocks, less what a first block need not keep when the
-            weights before it are frozen.
+        num_parameters: Number of weights, including adapters.
+        num_trained: Number of trained weights.
+        num_in_matrices: Number of trained weights in the blocks' attention and feed-forward matrices.
+        tokens: Text and video tokens.
+        flops: Floating-point operations, forward and backward; a multiplication and an addition count as two,
+            and recomputation under gradient checkpointing is not included.
+        block_bytes: Size of the activations that one block keeps for the backward pass.
+        boundary_bytes: Size of the tokens between two blocks, which checkpointing keeps instead.
+        outside_bytes: Size of the activations outside of the blocks, minus those that the first block need
+            not keep if the weights before it are frozen.
         num_blocks: Blocks of the transformer.
     """
 
@@ -87,7 +87,7 @@ class ModelNeeds:
     num_blocks: int
 
     def activation_bytes(self, *, is_checkpointed: bool) -> int:
-        """Peak of what is kept for the backward pass; checkpointing recomputes one block at a time."""
+        """Peak size of the kept activations; checkpointing recomputes one block at a time."""
         if is_checkpointed:
             return self.outside_bytes + self.num_blocks * self.boundary_bytes + self.block_bytes
         return self.outside_bytes + self.num_blocks * self.block_bytes
@@ -95,14 +95,14 @@ class ModelNeeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceMemory:
-    """Bytes on one device; what the allocator, the kernels and the VAE need comes on top.
+    """Bytes on one device, without those of the allocator, the kernels and the VAE.
 
     Attributes:
-        weights: All weights, in what they are kept in.
-        gradients: Of the trained weights.
-        optimizer: Its state.
-        average: The running average of the trained weights.
-        activations: Kept for the backward pass.
+        weights: All weights.
+        gradients: Gradients of the trained weights.
+        optimizer: State of the optimizer.
+        average: Running average of the trained weights.
+        activations: Activations kept for the backward pass.
     """
 
     weights: int
@@ -113,14 +113,14 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Total bytes."""
         return self.weights + self.gradients + self.optimizer + self.average + self.activations
 
 
 def measure_needs(work: Workload) -> ModelNeeds:
     """Build the transformer without storage and run it forward and backward.
 
-    Two and three of its blocks are run: all but the first are alike, so this tells what any number keeps.
+    Models of two and three blocks are run; all blocks but the first are alike, so the rest is extrapolated.
     """
     two, three = (_trace(work, num_blocks=count) for count in (2, 3))
     num_blocks = int(work.config["num_layers"])
@@ -143,7 +143,7 @@ def measure_needs(work: Workload) -> ModelNeeds:
 
 
 def attention_flops_per_block(work: Workload) -> int:
-    """Forward operations of one block's attention: 2 x 2 per query, key and channel, as the mask allows."""
+    """Forward operations of one block's attention: 2 x 2 per allowed query-key pair and channel."""
     pairs = sum(sum(map(len, call.queries)) * sum(map(len, call.keys)) for call in work.layout.plan())
     return 4 * pairs * _width(work) * work.batch_size
 
@@ -157,17 +157,17 @@ def memory_per_device(
     is_checkpointed: bool,
     frozen_bytes_per_weight: int = FLOAT32_BYTES,
 ) -> DeviceMemory:
-    """Say what lies on each device.
+    """Return the memory of each device.
 
     Args:
-        needs: Of one micro-batch.
-        optimizer: Whose state is kept.
-        sharding: `none` (one device, DDP); `gradients`: these and the optimizer's state are shared out
-            (ZeRO-2, whose optimizer moves a copy of its share of the weights); `all`: weights and average,
-            too (ZeRO-3, FSDP2).
-        num_devices: How many share.
+        needs: Requirements of one micro-batch.
+        optimizer: The optimizer.
+        sharding: `none` (one device, DDP); `gradients` shards gradients and the optimizer's state (ZeRO-2,
+            which also copies its share of the weights); `all` also shards weights and average (ZeRO-3,
+            FSDP2).
+        num_devices: Number of devices.
         is_checkpointed: Whether activations are recomputed.
-        frozen_bytes_per_weight: How weights that do not move are kept.
+        frozen_bytes_per_weight: Bytes of a frozen weight.
     """
     share = {"none": (1, 1), "gradients": (1, num_devices), "all": (num_devices, num_devices)}[sharding]
     by_weights, by_gradients = share
@@ -201,17 +201,17 @@ class _Counts(NamedTuple):
     in_matrices: int
 
     def extended(self, by_one: _Counts, *, num_more: int) -> _Counts:
-        """With more blocks, given what one more makes of it."""
+        """Extrapolate to `num_more` more blocks from the counts with one more block."""
         return _Counts(*(few + num_more * (more - few) for few, more in zip(self, by_one, strict=True)))
 
 
 class _KeptStorages:
-    """Counts what autograd keeps, every storage once and the weights not at all."""
+    """Counts the storages that autograd keeps, each once and without the weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self._own = {_address(weight) for weight in model.parameters()}
         self.sizes_bytes: dict[int, int] = {}
-        # A storage that is freed while tracing would give its address to the next one.
+        # Held, because a freed storage would pass its address to the next one.
         self._held: list[Tensor] = []
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ def _build(work: Workload, *, num_blocks: int) -> SceneTransformer:
 
 
 def _pretend_on_cpu(model: nn.Module) -> None:
-    """Replace weights and buffers by fake ones of the CPU: autocast and fused attention pass meta by."""
+    """Replace weights and buffers by fake CPU tensors: autocast and fused attention skip meta tensors."""
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             fake = nn.Parameter(torch.empty(weight.shape), requires_grad=weight.requires_grad)

@@ -1,6 +1,6 @@
-"""Going on from a checkpoint: which one, whether it is this training's, and what differs when it is not.
+"""Resume from a checkpoint, after checking that it belongs to this training.
 
-Owns the comparison of a checkpoint's facts with a run's; what a checkpoint holds is `state`'s business.
+Owns the comparison of a checkpoint's facts with a run's; `state` owns the contents of a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from m2d.training.processes import Processes
 from m2d.training.recipe import ScheduleRecipe, TrainingRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, read_facts
 
-# Recipe fields, and parts of some, that decide nothing of what is learned: a resumed run may change them and
-# ends with the same bits. What a model folder holds is compared by content, wherever it lies.
+# Recipe fields that a resumed run may change without changing a bit of the weights. Model folders are
+# compared by content, not by path.
 FREE_FIELDS = (
     "title",
     "model",
     "init",
     "transformer",
-    # How videos are decoded, not which frames; what was rejected once stays rejected.
+    # These decide how videos are decoded, not which frames; rejected videos stay rejected.
     "data.workers",
     "data.time_limit_s",
     "data.max_rejected",
@@ -39,15 +39,14 @@ FREE_FIELDS = (
     "log_every_steps",
     "export_dtype",
 )
-# Fields that a resumed run may change on purpose and is told about where it matters: how long a training is,
-# how it cools down, what fits into memory.
-TOLD_FIELDS = ("steps", "schedule", "accumulate")
-# What runs had that said nothing about it.
+# Fields that a resumed run may change, with a warning if the weights are affected.
+WARNED_FIELDS = ("steps", "schedule", "accumulate")
+# Versions that earlier runs did not record.
 _EARLIER = {"num_processes": "1"}
 
 
 def versions(processes: Processes) -> dict[str, str]:
-    """Return what must stay the same, besides the recipe, for a resume to be identical to the bit."""
+    """Return the versions and counts that a resume must share, besides the recipe, to be bit-identical."""
     return {
         "torch": torch.__version__,
         "num_threads": str(torch.get_num_threads()),
@@ -58,23 +57,24 @@ def versions(processes: Processes) -> dict[str, str]:
 def resume_latest(
     run: Path, state: TrainState, *, facts: Mapping[str, Any], processes: Processes, reporter: Reporter
 ) -> None:
-    """Put `state` where the newest checkpoint that verifies left off; name those that do not.
+    """Load the newest checkpoint that verifies into `state`; warn about those that do not.
 
     Args:
         run: The run folder, which all processes see.
         state: A fresh state.
-        facts: What a checkpoint of this training carries.
-        processes: All of them, together.
-        reporter: Is told what was refused and where the training goes on.
+        facts: The facts that checkpoints of this training carry.
+        processes: All processes, which call this together.
+        reporter: Receives the rejected checkpoints and the step to resume after.
 
     Raises:
-        CheckpointError: No checkpoint verifies, or it is another training's; what differs is named.
+        CheckpointError: No checkpoint verifies, or it belongs to another training; the message names the
+            differences.
     """
-    # One process reads every byte; the others take its word for it.
-    said = json.loads(processes.on_main(lambda: _find(run)))
-    for refused in said["refused"]:
-        reporter.warn(f"checkpoint refused: {refused}")
-    path = Path(said["path"])
+    # One process reads and verifies every byte for all.
+    found = json.loads(processes.on_main(lambda: _find(run)))
+    for rejected in found["rejected"]:
+        reporter.warn(f"checkpoint rejected: {rejected}")
+    path = Path(found["path"])
     saved = read_facts(path)
     differing = differences(saved, facts)
     if differing:
@@ -84,17 +84,17 @@ def resume_latest(
             f"{change}: the weights will not be those of an uninterrupted run of this recipe to the last bit"
         )
     load_checkpoint(path, state)
-    reporter.note(f"going on after step {state.step} from {path}")
+    reporter.note(f"resuming after step {state.step} from {path}")
 
 
 def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Name what makes a checkpoint with these facts another training's than ours."""
+    """Describe the differences that make these facts belong to another training than ours."""
     old, new = _with_defaults(saved["recipe"]), ours["recipe"]
     found = [
-        str(each) for each in _differing(old, new) if not _is_within(each.field, FREE_FIELDS + TOLD_FIELDS)
+        str(each) for each in _differing(old, new) if not _is_within(each.field, FREE_FIELDS + WARNED_FIELDS)
     ]
     for part in ("transformer", "scheduler"):
-        # Checkpoints from before the scheduler was written down say nothing of it.
+        # Early checkpoints do not record the scheduler.
         if part in saved:
             found += map(str, _differing({part: saved[part]}, {part: ours.get(part)}))
     for part, of in (("stories", "clips, captions, VAE or text encoder"), ("layout", "sizes or mask")):
@@ -106,15 +106,13 @@ def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
 
 
 def changes(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Name what may differ, but shows in the weights: versions, microbatches, rates of steps done."""
+    """Describe allowed differences that change the weights: versions, microbatches, past learning rates."""
     old, new = _with_defaults(saved["recipe"]), ours["recipe"]
     found = [str(each) for each in _differing(old, new) if each.field == "accumulate"]
     first = _first_other_rate(old, new, num_steps=int(saved["step"]))
     if first is not None:
         fields = [str(each) for each in _differing(old, new) if _is_within(each.field, ("steps", "schedule"))]
-        found.append(
-            f"{', '.join(fields)}, by which step {first} had another learning rate than it would now"
-        )
+        found.append(f"{', '.join(fields)}, which changes the learning rate of past step {first}")
     if _EARLIER | saved["versions"] != ours["versions"]:
         found.append(f"the checkpoint was made with {saved['versions']}, this is {ours['versions']}")
     return found
@@ -134,7 +132,7 @@ def _is_within(field: str, fields: Sequence[str]) -> bool:
 
 
 def _first_other_rate(old: Mapping[str, Any], new: Mapping[str, Any], *, num_steps: int) -> int | None:
-    """The first of the steps done whose learning rate the new recipe would have scaled otherwise."""
+    """Return the first past step whose learning rate the new recipe changes."""
     lengths, schedules = zip(
         *((recipe["steps"], ScheduleRecipe.model_validate(recipe["schedule"])) for recipe in (old, new)),
         strict=True,
@@ -154,15 +152,15 @@ def _first_other_rate(old: Mapping[str, Any], new: Mapping[str, Any], *, num_ste
 def _find(run: Path) -> str:
     found = find_checkpoint(run)
     if found.path is None:
-        refused = "".join(f"\nrefused: {why}" for why in found.refused)
+        rejected = "".join(f"\nrejected: {why}" for why in found.rejected)
         raise CheckpointError(
-            f"{run} has no checkpoint that verifies{refused}", remedy=Remedy.RESTART_TRAINING
+            f"{run} has no checkpoint that verifies{rejected}", remedy=Remedy.RESTART_TRAINING
         )
-    return json.dumps({"path": str(found.path), "refused": found.refused})
+    return json.dumps({"path": str(found.path), "rejected": found.rejected})
 
 
 def _with_defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in fields that were added since; one that cannot be read any more differs as it stands."""
+    """Fill in fields added since; a recipe that is no longer valid is compared as it is."""
     try:
         return TrainingRecipe.model_validate(recipe).model_dump(mode="json")
     except ValidationError:

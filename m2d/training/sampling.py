@@ -1,8 +1,8 @@
-"""Which clips, timesteps and conditioning every training step uses, as a pure function of (seed, step).
+"""Clips, timesteps and conditioning of every training step, as a pure function of (seed, step).
 
-Owns the order of the data and all draws but the noise; reads no data. The three stages differ only here:
-`base` takes single scenes, `pretrain` joins scenes of unrelated stories (Eq. 3), `sft` takes whole stories
-and makes all scenes but one clean context in a share of the samples (Eq. 2).
+Owns the order of the data and all random draws except the noise; reads no data. The three stages differ only
+here: `base` takes single scenes, `pretrain` joins scenes of unrelated stories (Eq. 3), `sft` takes whole
+stories and, in a share of the samples, makes all scenes but one clean context (Eq. 2).
 """
 
 # B batch, N scenes
@@ -28,9 +28,9 @@ class BatchDraw:
         stories_BN: Story of every scene slot.
         scenes_BN: Scene within that story.
         timesteps_BN: Timestep per scene, int64; 0 for clean context.
-        is_target_BN: Scenes that are noised and that the loss is taken over.
+        is_target_BN: Scenes that are noised and count in the loss.
         drops_caption_B: Samples whose captions are replaced by the empty prompt.
-        epoch: How often every sample has come before; decides which clip of a shot is taken.
+        epoch: Number of finished passes over the samples; selects the clip of a shot.
     """
 
     stories_BN: Tensor
@@ -41,7 +41,7 @@ class BatchDraw:
     epoch: int = 0
 
     def part(self, places: slice) -> BatchDraw:
-        """Return some of the samples."""
+        """Return the samples at `places`."""
         return BatchDraw(
             stories_BN=self.stories_BN[places],
             scenes_BN=self.scenes_BN[places],
@@ -60,7 +60,7 @@ class BatchDraw:
 
 
 class StageSampler:
-    """Draws the batches of one stage. Every sample comes once per epoch; a last, short batch is left out."""
+    """Draws the batches of one stage; every epoch has each sample once, without a last, short batch."""
 
     def __init__(
         self,
@@ -74,11 +74,12 @@ class StageSampler:
         batch_size: int,
         seed: int,
     ) -> None:
-        """Fix what is drawn from.
+        """Choose the stories to draw from.
 
         Args:
+            objective: Distribution of timesteps and targets.
             story_range: First story and one past the last.
-            scenes_per_story: Scenes of every story, or of each story from the first of all on.
+            scenes_per_story: Scenes of every story, or a list over all stories.
             num_scenes: Scenes per sample.
 
         Raises:
@@ -108,7 +109,7 @@ class StageSampler:
         return int(self._counts_S.sum()) if self._stage == "base" else self._num_stories
 
     def draw(self, step: int) -> BatchDraw:
-        """Return the batch of `step`, the same whatever was drawn before."""
+        """Return the batch of `step`, independent of earlier calls."""
         epoch, place = divmod(step, self.num_samples // self._batch_size)
         if epoch != self._epoch:
             self._clips_EN2, self._epoch = self._draw_epoch(epoch), epoch
@@ -160,7 +161,7 @@ class StageSampler:
     def _draw_uniform_ones(self, draws: torch.Generator) -> Tensor:
         share = self._objective.uniform_share
         if not share:
-            # Nothing is drawn, so that what is drawn next stays as it was for recipes without a share.
+            # Without a draw, recipes without a share keep the same later draws.
             return torch.zeros(self._batch_size, dtype=torch.bool)
         return torch.rand(self._batch_size, generator=draws) < share
 
@@ -201,7 +202,7 @@ def _counts(scenes_per_story: int | Sequence[int], story_range: tuple[int, int])
 
 
 def _draw_below(limits: Tensor, draws: torch.Generator) -> Tensor:
-    """Draw a whole number below each of `limits`."""
+    """Draw an integer in [0, limit) for each of `limits`."""
     first = int(limits.flatten()[0])
     if bool((limits == first).all()):
         return torch.randint(first, limits.shape, generator=draws)

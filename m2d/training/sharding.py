@@ -1,7 +1,7 @@
-"""How a model's weights lie on the processes, and how whole tensors come out of and go into them.
+"""Place a model's weights on the processes, and convert between sharded and whole tensors.
 
-Owns the use of torch's FSDP2 and DDP; `zero` owns that of DeepSpeed. The optimizers and checkpoints handle
-tensors that may be shards.
+Owns the use of FSDP2 and DDP; `zero` owns DeepSpeed. Optimizers and checkpoints handle tensors that may be
+sharded.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ BLOCKS = "transformer_blocks"
 
 
 Stored = Tensor | Spread
-"""What a checkpoint holds, as it lies on the processes."""
+"""A tensor of a checkpoint, which may be sharded over the processes."""
 
 
 def place(model: nn.Module, processes: Processes) -> None:
-    """Put a model where its processes compute, in place: whole, or under FSDP2 in shares; names stay."""
+    """Move a model to its processes' devices, in place: whole, or sharded under FSDP2; names stay."""
     if processes.sharing == "zero3":
-        # Shared out from where it is, weight by weight, when the optimizer is made.
+        # The optimizer shards the model weight by weight from where it is.
         return
     if processes.sharing != "fsdp2":
         model.to(processes.device)
         return
-    # Resharded after forward everywhere: a pass without gradients has no backward pass that would do it, and
-    # the next pass would take the average's old weights.
-    # Nothing of ours adds to a block's output in place, which is what torch warns of.
+    # Reshard after every forward pass: a pass without gradients has no backward pass to do it, and the next
+    # pass would use the average's old weights.
+    # torch warns about in-place changes of a block's output, which m2d never makes.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     options = {"reshard_after_forward": True, **_options(processes)}
     for block in model.get_submodule(BLOCKS).children():
@@ -46,7 +46,7 @@ def place(model: nn.Module, processes: Processes) -> None:
 
 
 def wrap(model: nn.Module, processes: Processes) -> nn.Module:
-    """Return what is called instead of the model so that gradients are averaged over the processes."""
+    """Return the module to call instead of the model, which averages gradients over the processes."""
     if processes.sharing != "ddp":
         return model
     assert processes.accelerator is not None
@@ -55,37 +55,36 @@ def wrap(model: nn.Module, processes: Processes) -> nn.Module:
 
 
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which backward passes leave their gradients in this process, under DDP.
+    """Return a context in which backward passes under DDP keep their gradients in this process.
 
-    Under FSDP2 gradients are shared out after every backward pass all the same: whoever shards weights has no
-    room for whole gradients.
+    FSDP2 reduces gradients after every backward pass: a process has no memory for whole gradients.
 
     Args:
-        model: What `wrap` returned.
+        model: The result of `wrap`.
     """
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def whole(tensor: Stored) -> Tensor:
-    """Return all of a tensor; a sharded one is gathered, by all processes together."""
+    """Return the whole tensor; all processes call this together to gather a sharded one."""
     if isinstance(tensor, Spread):
         return tensor.gather()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def outline(tensor: Stored) -> Tensor:
-    """Return a tensor of the whole one's shape and type, whose values may be missing."""
+    """Return a tensor of the whole tensor's shape and dtype, maybe without values."""
     return tensor.like if isinstance(tensor, Spread) else tensor
 
 
 def whole_shape(tensor: Tensor) -> torch.Size:
-    """Return the shape of all of a tensor that may be sharded."""
+    """Return the whole shape of a tensor that may be sharded."""
     return whole_like(tensor).shape
 
 
 @torch.no_grad()
 def put(value: Tensor, target: Stored) -> None:
-    """Overwrite a tensor with a whole value; every process keeps its own part."""
+    """Overwrite a tensor with a whole value; every process keeps its own shard."""
     if isinstance(target, Spread):
         target.put(value)
     else:
@@ -93,29 +92,29 @@ def put(value: Tensor, target: Stored) -> None:
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
-    """Return the part of a whole tensor that lies here of `target`, on its device."""
+    """Return this process's shard of a whole tensor, sharded like `target` and on its device."""
     if not isinstance(target, DTensor):
         return value.to(target.device)
-    # Every process has the whole value already: each cuts out its own part.
+    # Every process already has the whole value and cuts out its own shard.
     return distribute_tensor(
         value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
     )
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether only a part of the tensor lies here."""
+    """Whether FSDP2 shards the tensor."""
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return what lies here of a tensor; changes to it change the tensor."""
+    """Return this process's shard of a tensor; changing it changes the tensor."""
     if is_zero_share(tensor):
         return share_of(tensor)
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_from(part: Tensor, target: Tensor) -> Tensor:
-    """Gather a whole tensor from the parts that lie where those of `target` do."""
+    """Gather a whole tensor from shards that are placed like those of `target`."""
     if not isinstance(target, DTensor):
         return part
     return DTensor.from_local(
@@ -130,7 +129,7 @@ def wholes(tensors: Iterable[Stored]) -> Iterator[Tensor]:
 
 
 def stored(model: nn.Module) -> dict[str, Stored]:
-    """Return a model's weights and buffers by name, as they lie on the processes."""
+    """Return a model's weights and buffers by name, sharded ones as shards."""
     tensors = model.state_dict(keep_vars=True)
     return {
         name: spread_weight(tensor) if is_zero_share(tensor) else tensor.detach()
@@ -139,10 +138,10 @@ def stored(model: nn.Module) -> dict[str, Stored]:
 
 
 def _options(processes: Processes) -> dict[str, Any]:
-    """What the launcher's configuration says about FSDP2: whether the weights wait in the CPU's memory."""
+    """Return the FSDP2 options of the launcher's configuration: whether weights are offloaded to the CPU."""
     assert processes.accelerator is not None
     plugin = getattr(processes.accelerator.state, "fsdp_plugin", None)
-    # On CPUs Accelerate has no plugin: torch's own defaults hold.
+    # On CPUs Accelerate has no plugin, and torch's defaults apply.
     if plugin is None:
         return {}
     return {"offload_policy": plugin.cpu_offload}

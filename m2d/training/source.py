@@ -1,6 +1,6 @@
-"""Where stories come from: the protocol that training, caching and evaluation read stories through.
+"""The protocol of rendered stories, and the choice of a source by name.
 
-Owns the protocol and the choice of a source by name; renders and decodes nothing itself.
+Renders nothing itself.
 """
 
 # N scenes, P pixel frames, C colour channels, H W pixel height and width
@@ -25,7 +25,7 @@ class StoryClips(Protocol):
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """One prompt per scene, as the text encoder is to read it."""
+        """One prompt per scene, in the wording for the text encoder."""
 
 
 class StorySource(Protocol):
@@ -33,7 +33,7 @@ class StorySource(Protocol):
 
     @property
     def num_stories(self) -> int:
-        """How many stories there are."""
+        """Number of stories."""
 
     @property
     def num_scenes(self) -> int:
@@ -41,7 +41,7 @@ class StorySource(Protocol):
 
     @property
     def digest(self) -> str:
-        """Identity of what `render` returns for an index; it must change whenever any story would."""
+        """Digest that changes whenever `render` would return another story for any index."""
 
     def render(self, index: int) -> StoryClips:
         """Return story `index`."""
@@ -54,7 +54,7 @@ def open_source(data: DataRecipe, geometry: SceneGeometry) -> StorySource:
     """Open the source that a recipe's `data` names, for scenes of `geometry`.
 
     Raises:
-        DatasetError: A hat that the theatre does not have.
+        DatasetError: The recipe names an unknown hat.
     """
     from m2d.puppet.dataset import PuppetStories, wardrobe_with
 

@@ -1,7 +1,7 @@
-"""How much of what the hardware can do a training uses: operations per sample over the measured matrix rate.
+"""Operations per sample, and the measured rate of matrix products on this hardware.
 
-Owns the counting and the measurement; the log divides one by the other. `requirements` counts the same by
-tracing the model, which is exact and takes seconds.
+The log divides one by the other. `requirements` counts the same operations by tracing the model, which is
+exact and takes seconds.
 """
 
 # V video tokens, L all tokens
@@ -17,7 +17,7 @@ from torch import nn
 from m2d.layout import SceneLayout
 from m2d.training.sharding import BLOCKS, whole_shape
 
-# One multiplication and one addition per weight and row; the backward pass makes two products of each.
+# One multiplication and one addition per weight and row; the backward pass computes two products for each.
 _OPERATIONS, _PASSES = 2, 3
 # Large enough for the best rate, small enough to take a few milliseconds.
 _SIDES = {"cpu": 1024, "cuda": 8192}
@@ -25,11 +25,11 @@ _TRIES = 5
 
 
 def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
-    """Count a sample's floating-point operations, forward and backward, recomputation left out.
+    """Count a sample's floating-point operations, forward and backward, without recomputation.
 
     Args:
         model: A `SceneTransformer`, whole or sharded.
-        layout: The sample's.
+        layout: Layout of the sample.
     """
     weights = dict(model.named_parameters())
     sizes = {name: whole_shape(weight) for name, weight in weights.items()}
@@ -52,7 +52,7 @@ def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
 
 
 def _rows(name: str, layout: SceneLayout) -> int:
-    """How many rows a weight is multiplied with; biases and norms count for nothing."""
+    """Return the number of rows that a weight is multiplied with."""
     if ".norm" in name or name.startswith(("norm_out", "time_embedding")):
         return layout.num_scenes
     if name.startswith("patch_embed.text_proj"):
@@ -62,7 +62,7 @@ def _rows(name: str, layout: SceneLayout) -> int:
 
 @functools.lru_cache(maxsize=4)
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the operations per second of one large matrix product: the best of a few, once per process."""
+    """Measure the operations per second of a large matrix product: best of a few, once per process."""
     side = _SIDES[device.type]
     left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     return _OPERATIONS * side**3 / min(_seconds(left, right) for _ in range(_TRIES + 1))
@@ -70,6 +70,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
     started_s = time.perf_counter()
-    # Asking for a number waits for the device.
+    # `item` waits for the device.
     (left @ right)[0, 0].item()
     return time.perf_counter() - started_s

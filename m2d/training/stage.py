@@ -1,6 +1,6 @@
 """One training stage: encode the stories, train, export a model folder.
 
-Owns the order of things and the checks before the first step; the loop is `m2d.training.trainer`.
+Owns the order of these steps and the checks before the first step; `trainer` owns the training loop.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ MODEL = "model"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingPlan:
-    """A training that can start.
+    """A training stage with its settings.
 
     Attributes:
-        recipe: The knobs.
+        recipe: The training recipe.
         run: Run folder: checkpoints, log and, at the end, `model`.
-        resume: Go on from the newest sound checkpoint in `run`.
-        max_minutes: Stop with a checkpoint after so long.
+        resume: Whether to resume from the newest checkpoint in `run` that verifies.
+        max_minutes: Save a checkpoint and stop after so many minutes.
         num_threads: CPU threads; None leaves torch's choice.
-        cache: Folder of latent caches; None: the user's.
+        cache: Folder of latent caches; None for the user's cache folder.
     """
 
     recipe: TrainingRecipe
@@ -59,14 +59,14 @@ class TrainingPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingReport:
-    """What a training left.
+    """Result of a training stage.
 
     Attributes:
         outcome: Whether all steps were done.
-        step: Steps done.
-        held_out_loss: Loss of the exported weights on stories never trained on.
+        step: Number of finished steps.
+        held_out_loss: Loss of the exported weights on the held-out stories.
         model: The model folder.
-        is_main: Whether this process is the one that talks.
+        is_main: Whether this process reports the result.
     """
 
     outcome: Outcome
@@ -85,8 +85,8 @@ def run_stage(
         CheckpointError: A model folder, run or checkpoint that does not fit.
         OutputError: The run folder holds another training.
         OutputBusy: Another process is training there.
-        DatasetError: The stories do not suffice.
-        Interrupted: A signal came; a checkpoint or whole cache shards were left.
+        DatasetError: There are too few stories.
+        Interrupted: A signal came; a checkpoint or complete cache shards were saved.
         DivergedError: The loss or the gradient was not finite.
     """
     with _held(plan, processes), ExitStack() as stories:
@@ -95,7 +95,7 @@ def run_stage(
 
 @contextmanager
 def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
-    """Hold the run folder, by one process for all."""
+    """Lock the run folder in the main process, for all processes."""
     with ExitStack() as stack:
 
         def enter() -> str:
@@ -120,7 +120,7 @@ def _run(
     stories = opened.enter_context(
         _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
     )
-    # All prompts are encoded: its memory is the transformer's now.
+    # All prompts are encoded; the transformer needs the memory.
     frozen.release_text()
     layout = training_layout(recipe, start.config, geometry)
     state = new_state(recipe, start, processes)
@@ -173,7 +173,7 @@ def _train_and_export(
 
 
 def _model_folder(model: str) -> Path:
-    # Not `resolve_model`: a folder without a transformer is all that a training from random weights needs.
+    # Not `resolve_model`: training from random weights needs a folder without a transformer only.
     return builtin_folder(model) or Path(model)
 
 
@@ -203,7 +203,7 @@ def _encoded(
     reporter: Reporter,
     stop: StopRequest,
 ) -> Iterator[StoryLatents]:
-    """Encode in one process, then open in all."""
+    """Encode the stories in the main process, then open them in all."""
     with ExitStack() as stack:
         opened: list[StoryLatents] = []
 

@@ -1,6 +1,6 @@
-"""Where a transformer's training starts: random weights, or those of an earlier run or model folder.
+"""The start of a training: random weights, or those of an earlier run or model folder; and the model's sizes.
 
-Owns the choice and the random initialisation; an earlier run is continued from its averaged weights.
+Owns the random initialisation. An earlier run contributes its averaged weights.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import find_checkpoint, load_average, read_facts
 
-# Layers that begin at zero, so that every block begins as the identity and the output at zero: adaLN-Zero,
+# Layers that start at zero, so that every block starts as the identity and the output is zero: adaLN-Zero,
 # Peebles and Xie, arXiv 2212.09748, section 3.2.
 _ZERO_LAYERS = ("norm1.linear", "norm2.linear", "norm_out.linear", "proj_out")
 
 
 class Start(NamedTuple):
-    """A transformer's config, and its weights; without weights it starts at random."""
+    """A transformer's config and weights; None for random weights."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor] | None
@@ -118,7 +118,7 @@ def read_start(folder: Path) -> Start:
     """Read the transformer that a training starts from.
 
     Args:
-        folder: A run folder (the newest sound checkpoint's averaged weights are taken) or a model folder.
+        folder: A run folder, whose newest checkpoint that verifies is used, or a model folder.
 
     Raises:
         CheckpointError: There is no transformer, or it cannot be read.
@@ -130,7 +130,7 @@ def read_start(folder: Path) -> Start:
         facts = read_facts(found)
         if facts.get("recipe", {}).get("lora") is not None:
             raise CheckpointError(
-                f"init: {folder} is a training of adapters, whose checkpoints hold nothing else; give its "
+                f"init: {folder} is a training of adapters, whose checkpoints hold adapters only; give its "
                 f"model folder, {folder / 'model'}"
             )
         config = facts.get("transformer")

@@ -1,6 +1,6 @@
-"""Checkpoints of a training: complete or absent, verified before use, resumable to the bit.
+"""Checkpoints of a training: complete or absent, verified before use, bit-identical when resumed.
 
-Owns what a checkpoint holds and which one a resume takes; does not run steps. safetensors and JSON only.
+Owns the contents of a checkpoint and the choice of the one to resume. safetensors and JSON only.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _WEIGHTS, _EMA, _OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimize
 
 @dataclass(kw_only=True, slots=True)
 class TrainState:
-    """All that training changes.
+    """Everything that training changes.
 
     Attributes:
-        model: The transformer being trained.
-        average: Its running average.
-        optimizer: Rates and moments.
-        step: Steps done.
+        model: The model in training.
+        average: Running average of its weights.
+        optimizer: The optimizer with its moments.
+        step: Number of finished steps.
     """
 
     model: nn.Module
@@ -53,10 +53,10 @@ class TrainState:
 
 
 class FoundCheckpoint(NamedTuple):
-    """The newest checkpoint that verifies (None: there is none), and why newer ones were refused."""
+    """The newest checkpoint that verifies, or None, and why newer ones were rejected."""
 
     path: Path | None
-    refused: tuple[str, ...]
+    rejected: tuple[str, ...]
 
 
 def save_checkpoint(
@@ -64,18 +64,18 @@ def save_checkpoint(
 ) -> Path:
     """Publish a checkpoint of `state` below the run folder, then drop all but the newest `keep`.
 
-    All processes call this together: each hands its shards of the weights to the first, which writes them one
-    whole tensor after the other. A checkpoint of this step that verifies is left as it is.
+    All processes call this together: the main process gathers and writes one whole tensor after the other. An
+    existing checkpoint of this step that verifies is kept.
 
     Args:
         run: The run folder.
-        state: What to save.
+        state: The state to save.
         facts: JSON facts that a resume compares with its own, such as the recipe.
-        keep: Checkpoints that stay; older ones go only after the new one is durable.
-        processes: Who takes part.
+        keep: Number of checkpoints to keep; older ones are removed after the new one is durable.
+        processes: The processes that train.
 
     Raises:
-        OutputError: The disk refused; the older checkpoints are all there.
+        OutputError: The disk refused; all older checkpoints remain.
     """
     path = run / FOLDER / f"step-{state.step:08d}"
     files = {
@@ -91,7 +91,7 @@ def save_checkpoint(
                 _publish(path, files, values, {"step": state.step, **facts})
             _drop_old(run, path, keep=keep)
         finally:
-            # The others wait for their shards to be taken, whatever has happened here.
+            # The other processes wait until their shards are gathered, even when this one has failed.
             _exhaust(values)
         return str(path)
 
@@ -99,7 +99,7 @@ def save_checkpoint(
 
 
 def _kept(model: nn.Module, *, of: nn.Module) -> dict[str, Stored]:
-    """A model's state, without the weights that are frozen in `of`: a resumed run reads them anew."""
+    """Return a model's tensors without the weights that are frozen in `of`; a resume reads those again."""
     frozen = {name for name, weight in of.named_parameters() if not weight.requires_grad}
     return {name: tensor for name, tensor in stored(model).items() if name not in frozen}
 
@@ -116,7 +116,7 @@ def _publish(
 
 
 def _drop_old(run: Path, path: Path, *, keep: int) -> None:
-    # Later steps can only be damaged checkpoints that a resume refused: they must not push this one out.
+    # Checkpoints of later steps are corrupt ones that a resume rejected; they must not displace this one.
     done = [other for other in _checkpoints(run) if other.name <= path.name]
     for old in done[keep:]:
         remove_folder(old)
@@ -131,7 +131,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _in_order(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Put tensors in an order that depends on nothing but themselves; large items first: all are aligned."""
+    """Sort tensors by element size, then name: large elements first keep all aligned."""
     return dict(sorted(tensors.items(), key=lambda item: (-outline(item[1]).element_size(), item[0])))
 
 
@@ -141,15 +141,15 @@ def _exhaust(values: Iterator[Tensor]) -> None:
 
 def find_checkpoint(run: Path) -> FoundCheckpoint:
     """Find the newest checkpoint of a run whose every byte verifies."""
-    refused = []
+    rejected = []
     for path in _checkpoints(run):
         try:
             verify_folder(path)
         except CheckpointError as error:
-            refused.append(str(error))
+            rejected.append(str(error))
         else:
-            return FoundCheckpoint(path, tuple(refused))
-    return FoundCheckpoint(None, tuple(refused))
+            return FoundCheckpoint(path, tuple(rejected))
+    return FoundCheckpoint(None, tuple(rejected))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def load_run_average(run: Path) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
-    """Put `state` where a verified checkpoint left off.
+    """Load a verified checkpoint into `state`.
 
     Raises:
         CheckpointError: The weights have other names or shapes than this model's.
@@ -190,7 +190,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
 
 
 def _load_into(targets: Mapping[str, Stored], path: Path) -> None:
-    """Copy a file's tensors into a model's, one at a time; each process keeps its own part."""
+    """Copy a file's tensors into a model, one at a time; each process keeps its own shards."""
     with safe_open(path, framework="pt") as file:
         saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         ours = {name: tuple(outline(tensor).shape) for name, tensor in targets.items()}

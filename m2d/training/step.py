@@ -1,7 +1,7 @@
-"""One training step: this process's part of the batch, forward, backward, and the weights move.
+"""One training step: this process's part of the batch, forward, backward, and the update of the weights.
 
-Owns the order of things within a step and that nothing that is not finite reaches the weights; when steps
-happen is `trainer`'s business.
+Owns the order within a step, and rejects losses and gradients that are not finite before they reach the
+weights. `trainer` decides when steps happen.
 """
 
 # B batch, N scenes
@@ -43,16 +43,16 @@ class DivergedError(M2DError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSetup:
-    """What stays the same throughout a run.
+    """Everything of a run that training does not change.
 
     Attributes:
-        recipe: The knobs.
+        recipe: The training recipe.
         stories: Encoded stories, held-out ones included.
         schedule: Noise levels of the model folder's scheduler.
         layout: The layout of every sample.
         run: The run folder.
-        facts: What checkpoints carry so that a resume can compare.
-        processes: Who trains, and where.
+        facts: Facts stored in checkpoints, for a resume to compare.
+        processes: The processes that train.
     """
 
     recipe: TrainingRecipe
@@ -65,7 +65,7 @@ class TrainingSetup:
 
 
 class StepFigures(NamedTuple):
-    """What a step tells about itself: its loss, the gradient's norm, seconds until the batch was there."""
+    """The loss of a step, the gradient's norm, and the seconds spent on its batch."""
 
     loss: float
     grad_norm: float
@@ -73,13 +73,13 @@ class StepFigures(NamedTuple):
 
 
 class Stepper:
-    """Does steps with one model."""
+    """Runs training steps of one model."""
 
     def __init__(self, setup: TrainingSetup, state: TrainState) -> None:
-        """Prepare the model: wrapped for its processes, checkpointed, compiled, as the recipe says.
+        """Prepare the model as the recipe says: gradient checkpointing, compilation, several processes.
 
         Raises:
-            InputError: The batch cannot be shared out over the processes.
+            InputError: The batch does not divide over the processes.
         """
         recipe, processes = setup.recipe, setup.processes
         self._setup, self._state = setup, state
@@ -97,20 +97,20 @@ class Stepper:
             assert isinstance(state.model, SceneTransformer)
             state.model.enable_gradient_checkpointing()
         if recipe.compile:
-            # In place: parameter names, and with them checkpoints, stay as they are.
+            # Compiled in place: parameter names, and with them checkpoints, stay the same.
             for block in state.model.get_submodule(BLOCKS).children():
                 block.compile()
         self._has_dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in state.model.modules())
         self._model = state.optimizer.attach(state.model, processes)
 
     def step(self, meter: LossMeter) -> StepFigures:
-        """Move the weights once.
+        """Update the weights once.
 
         Args:
-            meter: Is told the errors of this process's samples.
+            meter: Receives the errors of this process's samples.
 
         Raises:
-            DivergedError: The loss or the gradient was not finite; nothing has moved.
+            DivergedError: The loss or the gradient was not finite; the weights are unchanged.
         """
         state, recipe = self._state, self._setup.recipe
         draw = self._sampler.draw(state.step)
@@ -129,7 +129,7 @@ class Stepper:
             return velocity_errors(model, batch, schedule=self._schedule, layout=self._setup.layout)
 
     def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> tuple[float, float]:
-        """Go through this process's microbatches; return the loss of the whole batch and seconds on data."""
+        """Compute this process's microbatches; return the loss of the whole batch and the seconds on data."""
         processes = self._setup.processes
         num_targets = draw.is_target_BN.sum()
         data_s, losses = 0.0, []
@@ -143,7 +143,7 @@ class Stepper:
             with self._seeded_dropout(places), nullcontext() if is_last else without_sync(self._model):
                 errors_BN = self.errors_of(self._model, batch)
                 loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
-                # Gradients are averaged over the processes; the parts of a loss are to be added up.
+                # Gradients are averaged over the processes, but the parts of the loss must be summed.
                 self._state.optimizer.backward(loss * processes.count)
             meter.add(errors_BN, batch)
             losses.append(loss.detach())
@@ -151,19 +151,19 @@ class Stepper:
 
     @contextmanager
     def _seeded_dropout(self, places: slice) -> Iterator[None]:
-        """Let what modules draw for themselves belong to (seed, step, place in the batch), too."""
+        """Make the random draws of modules depend on (seed, step, place in the batch) as well."""
         if not self._has_dropout:
             yield
             return
         device, seed = self._setup.processes.device, self._setup.recipe.seed
         draws = generator(seed, purpose="dropout", step=self._state.step, scene=places.start)
-        # Dropout layers take torch's own generators and no other.
+        # Dropout layers use only torch's global generators.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(draws.initial_seed())
             yield
 
     def _expect_next(self) -> None:
-        """Tell what the next step begins with, to be made ready while this one is computed."""
+        """Announce the first microbatch of the next step, to be prepared during this one."""
         step, places = self._state.step + 1, self._parts[0]
         self._batches.expect(self._sampler.draw(step).part(places), step=step, first=places.start)
 
@@ -185,14 +185,14 @@ class Stepper:
                 },
             )
         raise DivergedError(
-            f"step {step}: loss {loss}, gradient norm {grad_norm} are not finite; the weights were left as "
-            f"they were. Batch and seeds: {report}; lower the learning rate",
+            f"step {step}: loss {loss}, gradient norm {grad_norm} are not finite; the weights are "
+            f"unchanged. Batch and seeds: {report}; lower the learning rate",
             remedy=Remedy.RESUME_TRAINING,
         )
 
 
 def _parts_of_batch(recipe: TrainingRecipe, processes: Processes) -> list[slice]:
-    """The consecutive places of the batch that this process takes, by microbatches."""
+    """Return this process's places of the batch, one slice per microbatch."""
     size, rest = divmod(recipe.batch_size, processes.count * recipe.accumulate)
     if rest:
         raise InputError(

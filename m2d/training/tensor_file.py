@@ -1,7 +1,7 @@
-"""Writes safetensors files one tensor at a time, through `m2d.files`.
+"""Write safetensors files one tensor at a time, through `m2d.files`.
 
-Owns the writing alone: the library reads them. Its own writer wants all tensors at once, in memory and on one
-process; a sharded model's weights are gathered, written and forgotten one by one.
+The library's writer needs all tensors in memory at once; here the weights of a sharded model are gathered,
+written and freed one by one. The library reads the files.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Iterable[Te
     """Write a safetensors file.
 
     Args:
-        path: The file, under its temporary name or in a folder that has one.
-        tensors: Names, shapes and dtypes, in the file's order; their values are not read.
+        path: The file, under a temporary name or in a folder with one.
+        tensors: Names, shapes and dtypes, in the file's order; the values are not read.
         values: The whole tensors on the CPU, in the same order.
 
     Raises:
@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Iterable[Te
         file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
         for (name, spec), value in zip(tensors.items(), values, strict=True):
             if value.shape != spec.shape or value.dtype != spec.dtype:
-                raise ValueError(f"{name}: {tuple(value.shape)} {value.dtype} was announced otherwise")
+                raise ValueError(f"{name}: {tuple(value.shape)} {value.dtype} differs from the header")
             file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 

@@ -1,7 +1,6 @@
-"""Outside observers of a training: TensorBoard, Weights & Biases, through Accelerate's trackers.
+"""TensorBoard and Weights & Biases, through Accelerate's trackers.
 
-Owns which figures they are told and under what names. The run has a log of its own in any case,
-`m2d.training.log`.
+Owns which figures they receive and under which names. Every run also has its own log, `m2d.training.log`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _INSTALL: Mapping[TrackerName, str] = {
 
 
 class Trackers:
-    """Started trackers; those of the main process alone write anything."""
+    """Started trackers; only those of the main process write."""
 
     def __init__(
         self, names: Sequence[TrackerName], *, run: Path, title: str, config: Mapping[str, Any]
@@ -32,10 +31,10 @@ class Trackers:
         """Start the trackers.
 
         Args:
-            names: Which ones.
-            run: The run folder; what is written locally goes below it.
-            title: What the run is called.
-            config: The recipe and other JSON facts, told once.
+            names: The trackers to start.
+            run: The run folder; local files go below it.
+            title: Name of the run.
+            config: The recipe and other JSON facts, stored once.
 
         Raises:
             BackendUnavailable: A tracker's package is not installed.
@@ -50,7 +49,7 @@ class Trackers:
             tracker.store_init_configuration(_flat(config))
 
     def log(self, kind: str, *, step: int, values: Mapping[str, Any]) -> None:
-        """Tell one event of the log; lists get a number per entry, what is not a number is left out."""
+        """Send the numbers of one log event; list entries get an index each."""
         numbers = {
             f"{kind}/{name}": value
             for name, value in _flat(values).items()
@@ -60,7 +59,7 @@ class Trackers:
             tracker.log(numbers, step=step)
 
     def finish(self) -> None:
-        """Let them write what they still hold."""
+        """Flush the trackers."""
         for tracker in self._trackers:
             tracker.finish()
 
@@ -70,14 +69,14 @@ def _start(name: TrackerName, *, run: Path, title: str) -> GeneralTracker:
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     tracker = kind(title, logging_dir=folder) if kind.requires_logging_directory else kind(title, dir=folder)
-    # Accelerate up to 1.10 starts a tracker when it is made.
+    # Accelerate up to 1.10 starts trackers in their constructor.
     if hasattr(tracker, "start"):
         tracker.start()
     return tracker
 
 
 def _flat(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """Join nested names by dots and numbers of list entries to them."""
+    """Flatten nested mappings and lists; keys and list indices are joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         entries = dict(enumerate(value)) if isinstance(value, list | tuple) else value

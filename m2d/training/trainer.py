@@ -1,7 +1,6 @@
-"""The training loop: steps, checkpoints, log lines and held-out losses, each when it is due.
+"""The training loop: steps, checkpoints, log lines and held-out losses.
 
-Owns when things happen and that a stop loses nothing; what a step does lives in `step`, what is kept in
-`state`.
+Owns when each of them happens, and saves a checkpoint before a stop. `step` runs a step, `state` saves it.
 """
 
 # B batch, N scenes
@@ -10,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -21,7 +20,6 @@ from m2d.progress import Reporter, StageProgress
 from m2d.stop import StopRequest
 from m2d.training.batches import held_out_batches
 from m2d.training.log import LossMeter, SpeedMeter, TrainingLog
-from m2d.training.observers import LogObserver, StepObserver
 from m2d.training.optim import learning_rate_scale
 from m2d.training.speed import flops_per_sample, matrix_rate
 from m2d.training.state import TrainState, save_checkpoint
@@ -32,15 +30,32 @@ __all__ = ["DivergedError", "Outcome", "Trainer", "TrainingSetup", "Watchers"]
 Outcome = Literal["finished", "out of time"]
 
 
+class LogObserver(Protocol):
+    """Receives the figures of the log, in the main process."""
+
+    def log(self, kind: str, *, step: int, values: Mapping[str, Any]) -> None:
+        """Receive one event, `train` or `held-out`, after `step` steps."""
+
+    def finish(self) -> None:
+        """Flush: the training has ended or failed."""
+
+
+class StepObserver(Protocol):
+    """Sees the state after every step, in all processes, because they run a sharded model together."""
+
+    def after_step(self, state: TrainState) -> None:
+        """Inspect the state without changing it."""
+
+
 class Watchers(NamedTuple):
-    """Who watches a training, besides the log."""
+    """Observers of a training, besides the log."""
 
     of_log: Sequence[LogObserver] = ()
     of_steps: Sequence[StepObserver] = ()
 
 
 class Trainer:
-    """Runs one stage from wherever its state stands."""
+    """Trains one stage from its current state."""
 
     def __init__(
         self,
@@ -51,10 +66,10 @@ class Trainer:
         stop: StopRequest,
         watchers: Watchers = Watchers(),  # noqa: B008  # immutable
     ) -> None:
-        """Prepare to train `state`; reads and writes no file yet.
+        """Prepare to train `state`; reads and writes no files.
 
         Raises:
-            InputError: The batch cannot be shared out over the processes.
+            InputError: The batch does not divide over the processes.
         """
         self.setup = setup
         self.state = state
@@ -70,12 +85,12 @@ class Trainer:
         self._shown_step = 0
 
     def run(self, *, max_minutes: float | None = None) -> Outcome:
-        """Train until the recipe's steps are done or the time is up; a checkpoint holds the state either way.
+        """Train until the recipe's steps are done or the time is up, and save a checkpoint.
 
         Raises:
             Interrupted: SIGTERM or SIGINT came; a checkpoint was saved first.
-            DivergedError: The loss or the gradient was not finite; the last checkpoint is from before.
-            OutputError: The disk refused; the last checkpoint is from before.
+            DivergedError: The loss or the gradient was not finite; the last checkpoint is intact.
+            OutputError: The disk refused; the last checkpoint is intact.
         """
         deadline_s = time.monotonic() + max_minutes * 60 if max_minutes is not None else math.inf
         self.state.model.train()
@@ -106,7 +121,7 @@ class Trainer:
         with torch.no_grad():
             for first in range(0, len(batches), processes.count):
                 self._stop_if_asked()
-                # All processes run a sharded model together: who has no batch left repeats one for nothing.
+                # All processes run a sharded model together: one without a batch repeats one and ignores it.
                 place = first + processes.index
                 batch = batches[min(place, len(batches) - 1)]
                 errors_BN = self._stepper.errors_of(self.state.average.model, batch)
@@ -142,7 +157,7 @@ class Trainer:
         recipe, step = self.setup.recipe, self.state.step
         if step % recipe.log_every_steps == 0 or is_last:
             values = self._figures()
-            self._tell(log, "train", values)
+            self._record(log, "train", values)
             detail = f"loss {values['loss']:.4f}, {values['samples_per_s']:.1f} samples/s"
             progress.advance(step - self._shown_step, detail=detail)
             self._shown_step = step
@@ -151,7 +166,7 @@ class Trainer:
             self._save()
         if step % recipe.evaluation.every_steps == 0 or is_last:
             values = self.held_out_loss()
-            self._tell(log, "held-out", values)
+            self._record(log, "held-out", values)
             self.reporter.note(f"step {step}: held-out loss {values['loss']:.4f}")
 
     def _figures(self) -> dict[str, Any]:
@@ -165,7 +180,7 @@ class Trainer:
             return None
         return TrainingLog(self.setup.run, resumed_at=self.state.step)
 
-    def _tell(self, log: TrainingLog | None, kind: str, values: dict[str, Any]) -> None:
+    def _record(self, log: TrainingLog | None, kind: str, values: dict[str, Any]) -> None:
         if log is None:
             return
         log.write(kind, step=self.state.step, **values)

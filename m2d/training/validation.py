@@ -1,7 +1,7 @@
-"""Films made while a training goes on, by the task that `m2d generate` runs, with the weights as they are.
+"""Validation films: made during a training with its current weights, like any other film.
 
-Owns the backend that runs weights in training, and where the films lie: `validation/step-N/STORY.mp4` in the
-run folder, each with its contact sheet beside it.
+Owns the backend that runs the model in training, and the folder of the films: `validation/step-N/STORY.mp4`
+in the run folder, each with its contact sheet.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -37,17 +37,17 @@ FOLDER = "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInTraining(ModelSource):
-    """A model folder whose transformer is the one in memory.
+    """A model folder combined with a transformer in memory.
 
     Attributes:
-        transformer: The averaged weights of now.
+        transformer: The current averaged weights.
     """
 
     transformer: SceneTransformer
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the weights' names and values."""
+        """SHA-256 (hex) of the weights' names and values."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.transformer.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
@@ -56,16 +56,16 @@ class SourceInTraining(ModelSource):
 
 
 class BackendInTraining:
-    """Runs the source's own transformer, which stays where it is when `release` is called."""
+    """Runs the transformer of a `SourceInTraining`; `release` keeps it in memory."""
 
     name: ClassVar[str] = "eager"
 
     def __init__(self, *, is_mixed: bool) -> None:
-        """`is_mixed`: compute products in bfloat16, as the training does."""
+        """Choose the precision; `is_mixed` computes products in bfloat16, as the training does."""
         self._is_mixed = is_mixed
 
     def unavailable_reason(self, device: str | None = None) -> None:
-        """Nothing can be missing: the weights are there already."""
+        """Return None: the weights are in memory already."""
         del device
 
     def prepare(
@@ -77,7 +77,7 @@ class BackendInTraining:
         return _DenoiserInTraining(source.transformer, layout, targets, is_mixed=self._is_mixed)
 
     def release(self) -> None:
-        """Keep the weights: training goes on with them."""
+        """Keep the weights, which the training still needs."""
 
 
 class _DenoiserInTraining:
@@ -131,7 +131,7 @@ def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter:
     Args:
         plans: From `plan_validation`, for a `SourceInTraining`.
         is_mixed: Whether products are computed in bfloat16.
-        reporter: Is told about stages, steps and warnings.
+        reporter: Receives stages, steps and warnings.
 
     Returns:
         Contact sheets by story.

@@ -1,6 +1,6 @@
-"""Who watches a training: the recipe's trackers, and films of its stories.
+"""Open a recipe's trackers and validation films.
 
-Owns opening them before the first step, so that what cannot work is told before hours are spent.
+Both are checked before the first step, so that errors appear before hours of training.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from m2d.training.validation import FOLDER, SourceInTraining, make_validation_fi
 
 
 def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporter) -> Watchers:
-    """Open what the recipe asks for.
+    """Open the recipe's trackers and validation films.
 
     Args:
-        setup: Of the training.
-        model_folder: Has VAE, text encoder, tokenizer and scheduler.
-        reporter: Is told about the films.
+        setup: The training.
+        model_folder: Folder with VAE, text encoder, tokenizer and scheduler.
+        reporter: Receives the progress of the films.
 
     Raises:
         BackendUnavailable: A tracker's package is not installed.
-        RecipeError: A story that the model cannot make.
+        RecipeError: The model cannot make a story.
     """
     recipe, is_main = setup.recipe, setup.processes.is_main
     trackers = (
@@ -44,14 +44,14 @@ def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporte
     if recipe.validation is None:
         return Watchers(of_log=trackers)
     source = _source(setup, model_folder)
-    # Wrong stories are told now.
+    # Report wrong stories now.
     plan_validation(source, recipe.validation.stories, folder=setup.run, device="cpu")
     films = _Films(recipe.validation, setup=setup, source=source, reporter=reporter)
     return Watchers(of_log=trackers, of_steps=[films])
 
 
 class _Films:
-    """Makes films of the averaged weights every so many steps; the other processes give theirs and wait."""
+    """Makes films with the averaged weights at an interval; all processes gather the weights for it."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class _Films:
         """Make the films when they are due.
 
         Raises:
-            Interrupted: SIGTERM or SIGINT came while a film was made; the trainer saves and ends.
+            Interrupted: SIGTERM or SIGINT came while a film was made; the trainer saves a checkpoint.
         """
         if state.step % self._recipe.every_steps == 0:
             use_average(self._setup, state, lambda average: self._make(average, step=state.step))

@@ -1,8 +1,7 @@
-"""Training by DeepSpeed's ZeRO: gradients and moments in shares (stage 2), or weights, too (stage 3).
+"""Train with DeepSpeed's ZeRO: shard gradients and moments (stage 2), or weights as well (stage 3).
 
-Owns the use of DeepSpeed's engine, as the optimizer that a train state has; `deepspeed_start` owns whether it
-is there. What is learned is the recipe's: DeepSpeed is told to clip, to add up and to compute in the recipe's
-precision as a single process would. Weights and moments stay in float32.
+Owns DeepSpeed's engine, wrapped as the optimizer of a `TrainState`. DeepSpeed clips, accumulates and computes
+in the recipe's precision as a single process would; weights and moments stay in float32.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from m2d.training.zero_shares import Spread, cut, is_zero_share, whole_like
 
 _STAGES = {"zero2": 2, "zero3": 3}
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-# Numbers that are sent at once; DeepSpeed's default would take 2 GB of every device for gradients alone.
+# Numbers sent at once; DeepSpeed's default takes 2 GB of every device for gradients alone.
 _BUCKET = 50_000_000
 
 
@@ -32,57 +31,57 @@ def engine_config(recipe: TrainingRecipe, processes: Processes) -> dict[str, Any
     """Return DeepSpeed's configuration for a recipe."""
     per_process = recipe.batch_size // (processes.count * recipe.accumulate)
     return {
-        # Told for its counters alone; a batch that cannot be shared out is refused by the trainer.
+        # Used for DeepSpeed's counters only; the trainer rejects a batch that does not divide.
         "train_micro_batch_size_per_gpu": max(per_process, 1),
         "gradient_accumulation_steps": recipe.accumulate,
         "gradient_clipping": recipe.optimizer.grad_clip,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # Computes as torch's autocast does; without modules that may be sent in a lower precision, weights
-        # and gradients travel as they are.
+        # Computes as torch's autocast does. With an empty list of lower-precision modules, weights and
+        # gradients are sent in float32.
         "torch_autocast": {
             "enabled": recipe.precision == "bfloat16",
             "dtype": "bfloat16",
             "lower_precision_safe_modules": [],
         },
-        # Stage 3 keeps DeepSpeed's own linear layer (`memory_efficient_linear`): torch's holds on to whole
+        # Stage 3 keeps DeepSpeed's own linear layer (`memory_efficient_linear`): torch's keeps whole
         # weights between forward and backward. In bfloat16 it rounds once more, before the bias is added.
         "zero_optimization": {
             "stage": _STAGES[processes.sharing],
             "reduce_bucket_size": _BUCKET,
             "allgather_bucket_size": _BUCKET,
             "stage3_prefetch_bucket_size": _BUCKET,
-            # No weight stays whole between steps: the average moves shares, and a copy would not follow.
+            # No weight stays whole between steps: the average updates shards, and whole copies go stale.
             "stage3_param_persistence_threshold": 0,
         },
     }
 
 
 class ZeroOptimizer:
-    """AdamW by DeepSpeed's engine, over a model that it shares out in place."""
+    """AdamW in DeepSpeed's engine, which shards the model in place."""
 
     def __init__(
         self, model: nn.Module, average: nn.Module, recipe: TrainingRecipe, *, processes: Processes
     ) -> None:
-        """Share out the gradients and moments of `model`; under ZeRO-3 also its weights and the average's.
+        """Shard the gradients and moments of `model`; under ZeRO-3 also its weights and the average's.
 
         Args:
-            model: The model in training; where its processes compute, or anywhere under ZeRO-3.
-            average: Its average, which does not learn.
+            model: The model in training, on its process's device; under ZeRO-3 on any device.
+            average: Running average of the model, not trained.
 
         Raises:
-            BackendUnavailable: The recipe asks for something that DeepSpeed cannot do.
+            BackendUnavailable: DeepSpeed does not support the recipe.
         """
         refuse_for_deepspeed(recipe, processes.sharing)
         import deepspeed
 
         config = engine_config(recipe, processes)
-        # An engine that is forgotten takes its hooks away from the model.
+        # Kept, because DeepSpeed removes its hooks from the model when the engine is discarded.
         self._average_engine = None
         if processes.sharing == "zero3":
             for each in (average, model):
                 deepspeed.zero.Init(module=each, config_dict_or_path=config)
-                # What is not a weight.
+                # Buffers are not sharded.
                 each.to(processes.device)
             self._average_engine, *_ = deepspeed.initialize(
                 model=average.requires_grad_(False), config=config
@@ -93,22 +92,22 @@ class ZeroOptimizer:
         self._engine, self._zero, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
 
     def attach(self, model: nn.Module, processes: Processes) -> nn.Module:  # noqa: ARG002  # the engine has both
-        """Return the engine, which is called instead of the model."""
+        """Return the engine, to be called instead of the model."""
         engine: nn.Module = self._engine
         return engine
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the step, each process its share of their average."""
+        """Add the gradients of a loss to those of the step; each process keeps its shard of their average."""
         self._engine.backward(loss, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
-            # Counts the microbatch and does nothing else.
+            # Only counts the microbatch.
             self._engine.step()
 
     def step(self, *, rate_scale: float) -> float:
-        """Clip the gradients, move the weights at `rate_scale` times their peak rates, drop the gradients.
+        """Clip the gradients, update the weights at `rate_scale` times the peak rates, clear the gradients.
 
         Returns:
-            The norm that the gradients had; infinite when it was not finite, and no weight has moved.
+            The norm of the gradients; infinite if it was not finite, and the weights are unchanged.
         """
         for group in self._zero.param_groups:
             group["lr"] = self._peak_rate * rate_scale
@@ -118,7 +117,7 @@ class ZeroOptimizer:
         return float(self._engine.get_global_grad_norm())
 
     def state_tensors(self) -> dict[str, Tensor | Spread]:
-        """Return all of the state as tensors named `weight/part`, as AdamW's of a single process."""
+        """Return the whole state as tensors named `weight/part`, like AdamW's in a single process."""
         states = self._zero.optimizer.state
         flats = [flat for flat in self._flat_weights() if states.get(flat)]
         if not flats:
@@ -136,12 +135,12 @@ class ZeroOptimizer:
         return tensors
 
     def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over what `state_tensors` returned, as whole tensors, after the weights were loaded.
+        """Load the output of `state_tensors`, as whole tensors, after the weights are loaded.
 
         Raises:
             CheckpointError: A tensor belongs to no weight of this model.
         """
-        # DeepSpeed moves a copy of the weights' shares and then copies it to the weights.
+        # DeepSpeed updates a copy of the weights' shards and copies it back to the weights.
         self._zero.refresh_fp32_params()
         num_steps: set[float] = set()
         ours: dict[str, Tensor | Spread] = {}
@@ -161,26 +160,26 @@ class ZeroOptimizer:
                 )
         if len(num_steps) > 1:
             raise CheckpointError(
-                f"optimizer state: weights were moved {sorted(num_steps)} times; DeepSpeed moves all together"
+                f"optimizer state: weights moved {sorted(num_steps)} times; DeepSpeed moves all together"
             )
         for flat in self._flat_weights() if num_steps else ():
             self._zero.optimizer.state[flat]["step"].fill_(max(num_steps))
 
     def _flat_weights(self) -> list[Tensor]:
-        """What AdamW moves: this process's shares of all weights, one behind the other."""
+        """Return the flat tensors that AdamW updates: this process's shards of all weights, concatenated."""
         if self._average_engine is not None:
             return list(self._zero.fp32_partitioned_groups_flat)
         return list(self._zero.single_partition_of_fp32_groups)
 
     def _make_state(self) -> None:
-        """Make the moments that AdamW would make in its first step."""
+        """Create the moments that AdamW creates in its first step."""
         for flat in self._flat_weights():
             self._zero.optimizer.state[flat] = {
                 "step": torch.zeros((), device=flat.device),
                 **{part: torch.zeros_like(flat) for part in _MOMENTS},
             }
         if self._average_engine is None:
-            # Stage 2 looks moments up by weight, and learns which are whose in the first step.
+            # Stage 2 looks moments up by weight through an index that it builds in the first step.
             self._zero._lazy_init_hp_params_optimizer_state()
 
 

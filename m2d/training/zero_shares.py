@@ -1,6 +1,6 @@
-"""The shares that DeepSpeed's ZeRO-3 cuts weights into: each is the same stretch of the flattened weight.
+"""Shards of single weights under DeepSpeed's ZeRO-3: equal stretches of the flattened weight.
 
-Owns what is known about a single weight; `zero` makes and moves the shares.
+`zero` creates and updates the shards.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """A tensor that lies on the processes in parts which torch knows nothing of.
+    """A tensor sharded over the processes by DeepSpeed, unknown to torch.
 
     Attributes:
-        like: A tensor without values, of its shape and type.
-        gather: Returns all of it; called by all processes together.
-        put: Takes over a whole value; every process keeps its own part.
+        like: A meta tensor of the whole shape and dtype.
+        gather: Returns the whole tensor; all processes call it together.
+        put: Stores a whole value; every process keeps its own shard.
     """
 
     like: Tensor
@@ -31,24 +31,24 @@ class Spread:
 
 
 def is_zero_share(tensor: Tensor) -> bool:
-    """Tell whether a weight lies on the processes as ZeRO-3 shares; it looks empty then."""
+    """Whether ZeRO-3 shards the weight, which then looks empty."""
     return hasattr(tensor, "ds_tensor")
 
 
 def share_of(weight: Any) -> Tensor:
-    """Return this process's share of a weight, flat, with padding; changes to it change the weight."""
+    """Return this process's shard of a weight, flat and padded; changing it changes the weight."""
     share: Tensor = weight.ds_tensor
     return share.detach()
 
 
 def whole_like(weight: Any) -> Tensor:
-    """Return a tensor without values, of a weight's whole shape and type."""
+    """Return a meta tensor of a weight's whole shape and dtype."""
     shape = weight.ds_shape if is_zero_share(weight) else weight.shape
     return torch.empty(shape, dtype=weight.dtype, device="meta")
 
 
 def cut(value: Tensor, weight: Any) -> Tensor:
-    """Return the stretch of a whole value that belongs to this process's share, padded with zeros."""
+    """Return the stretch of a whole value for this process's shard, padded with zeros."""
     size = weight.ds_tensor.numel()
     start = size * dist.get_rank(weight.ds_process_group)
     mine = value.detach().reshape(-1)[start : start + size]
@@ -56,7 +56,7 @@ def cut(value: Tensor, weight: Any) -> Tensor:
 
 
 def spread_weight(weight: Any) -> Spread:
-    """Return a ZeRO-3 weight as what can be gathered and overwritten."""
+    """Return a ZeRO-3 weight as a `Spread`."""
     return Spread(
         like=whole_like(weight),
         gather=functools.partial(_gather, weight),
@@ -68,7 +68,7 @@ def _gather(weight: Any) -> Tensor:
     import deepspeed
 
     with deepspeed.zero.GatheredParameters([weight]):
-        # A copy: what is gathered is given up again.
+        # Cloned, because the gathered weight is freed again.
         whole: Tensor = weight.detach().clone()
     return whole
 

@@ -76,11 +76,11 @@ def run_fit(
         optimizer=ModelOptimizer(fit.model, recipe.optimizer),
     )
     found = find_checkpoint(fit.run)
-    for refused in found.refused:
-        reporter.warn(refused)
+    for rejected in found.rejected:
+        reporter.warn(rejected)
     if found.path is not None:
         load_checkpoint(found.path, state)
-        reporter.note(f"{fit.name}: going on after step {state.step}")
+        reporter.note(f"{fit.name}: resuming after step {state.step}")
     fit.run.mkdir(parents=True, exist_ok=True)
     _loop(fit, recipe, state, reporter=reporter, stop=stop, max_minutes=max_minutes)
     return state.average.model

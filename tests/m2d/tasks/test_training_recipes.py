@@ -12,7 +12,7 @@ from m2d.recipe.loader import parse_document
 from m2d.tasks.train import plan_needs
 from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.resume import FREE_FIELDS, TOLD_FIELDS
+from m2d.training.resume import FREE_FIELDS, WARNED_FIELDS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "recipes" / "training"
@@ -106,7 +106,7 @@ def test_the_page_on_training_begins_with_a_correct_recipe() -> None:
     assert recipe.data.source == "data/sft.json"
 
 
-@pytest.mark.parametrize("field", [*FREE_FIELDS, *TOLD_FIELDS])
+@pytest.mark.parametrize("field", [*FREE_FIELDS, *WARNED_FIELDS])
 def test_the_page_on_training_names_every_field_that_a_resume_may_change(field: str) -> None:
     # The sizes of a new transformer go with `init`.
     assert field == "transformer" or f"`{field}`" in PAGE.split("## Stopping and going on")[1]

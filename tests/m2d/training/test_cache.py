@@ -92,7 +92,7 @@ def test_a_stop_keeps_whole_shards_and_the_next_call_goes_on(
     fake_stories.render = render_and_stop
     with (
         StopRequest() as stop,
-        pytest.raises(Interrupted, match="SIGTERM while encoding; what is done stays"),
+        pytest.raises(Interrupted, match="SIGTERM while encoding; finished shards are kept"),
     ):
         encode_stories(fake_stories, fake_encoder, root=tmp_path, reporter=SilentReporter(), stop=stop)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
@@ -111,4 +111,4 @@ def test_a_damaged_shard_is_encoded_again_with_a_warning(
     reporter = Warnings()
     _encode(fake_stories, fake_encoder, tmp_path, reporter)
     assert fake_stories.rendered == list(range(10, 20))
-    assert "is damaged" in reporter.texts[0]
+    assert "is corrupt" in reporter.texts[0]

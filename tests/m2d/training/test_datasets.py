@@ -233,7 +233,7 @@ def test_unsuitable_shots_are_listed_and_do_not_count_as_broken(
     recipe = _recipe(rendered / "pretrain.csv", "base", sampling="official")
     with (
         pytest.raises(
-            DatasetError, match=r"held_out: 3 leaves nothing of the 0 stories that suit the recipe"
+            DatasetError, match=r"held_out: 3 leaves no training stories: 0 stories suit the recipe"
         ),
         _opened(recipe, frozen, cache, tmp_path),
     ):

@@ -69,8 +69,8 @@ def test_one_flipped_byte_refuses_a_checkpoint_and_takes_the_one_before(
     found = find_checkpoint(tmp_path)
     assert found.path is not None
     assert found.path.name == "step-00000001"
-    assert len(found.refused) == 1
-    assert name in found.refused[0]
+    assert len(found.rejected) == 1
+    assert name in found.rejected[0]
 
 
 @pytest.mark.parametrize("damage", ["missing", "added"])
@@ -82,7 +82,7 @@ def test_a_missing_or_added_file_refuses_a_checkpoint(tmp_path: Path, damage: st
         (path / "extra.bin").write_bytes(b"x")
     found = find_checkpoint(tmp_path)
     assert found.path is None
-    assert "disagree with manifest.json" in found.refused[0]
+    assert "disagree with manifest.json" in found.rejected[0]
 
 
 def test_damaged_checkpoints_do_not_push_out_sound_ones(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_damaged_checkpoints_do_not_push_out_sound_ones(tmp_path: Path) -> None:
     found = find_checkpoint(tmp_path)
     assert found.path is not None
     assert found.path.name == "step-00000002"
-    assert len(found.refused) == 2
+    assert len(found.rejected) == 2
     assert "step-00000001" in _names(tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_a_kill_at_any_operation_of_a_save_leaves_a_sound_checkpoint(tmp_path: P
         found = find_checkpoint(run)
         assert found.path is not None
         assert found.path.name in ("step-00000002", "step-00000003")
-        assert not found.refused
+        assert not found.rejected
         # The next owner clears what was left, and saves.
         remove_leftovers(run / FOLDER)
         _save(run, 4)
@@ -147,7 +147,7 @@ def test_a_disk_that_refuses_any_operation_of_a_save_is_an_error_and_leaves_a_so
         found = find_checkpoint(run)
         assert found.path is not None
         assert found.path.name in ("step-00000002", "step-00000003")
-        assert not found.refused
+        assert not found.rejected
     assert at > 40
 
 

@@ -32,7 +32,7 @@ def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_the_ones_announced_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a: \(2, 3\) torch.float32 was announced otherwise"):
+    with pytest.raises(ValueError, match=r"a: \(2, 3\) torch.float32 differs from the header"):
         write_tensors(tmp_path / "x.safetensors", {"a": TENSORS["a"]}, [TENSORS["a"].T])
 
 

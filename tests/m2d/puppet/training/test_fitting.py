@@ -184,7 +184,7 @@ def test_progress_reaches_its_total_and_never_passes_it(tmp_path: Path) -> None:
     reporter = Counting()
     run_fit(line_fit(tmp_path), RECIPE, reporter=reporter, stop=StopRequest())
     assert (reporter.done, reporter.total) == (4, 4)
-    assert reporter.said == ["line: going on after step 6"]
+    assert reporter.said == ["line: resuming after step 6"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Pat
     reporter = Counting()
     averaged = run_fit(line_fit(tmp_path), RECIPE, reporter=reporter, stop=StopRequest())
     assert "step-00000007" in reporter.said[0]
-    assert reporter.said[1] == "line: going on after step 3"
+    assert reporter.said[1] == "line: resuming after step 3"
     assert_same(dict(averaged.state_dict()), fit(line_fit(tmp_path.with_name("straight")), RECIPE))
 
 
