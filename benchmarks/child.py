@@ -148,7 +148,7 @@ def _work_and_exit(
         reporter.send("stage", END)
         code = 0
     except M2DError as error:
-        reporter.send("error", str(error))
+        reporter.send("error", f"{error} ({error.remedy})" if error.remedy else str(error))
         code = error.exit_code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT

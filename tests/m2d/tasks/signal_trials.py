@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.child import BEGIN
 from benchmarks.small_films import STAGES, Prepared, complete
-from m2d.errors import EXIT_RESUMABLE
+from m2d.errors import EXIT_RESUMABLE, Remedy
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SEED = 75
@@ -59,6 +59,10 @@ def stop_often(prepared: Prepared, folder: Path, *, num_trials: int) -> Stops:
 def _complaints(code: int, complaint: str, *, began: bool, sent: signal.Signals) -> list[str]:
     if code == 0 or (code in BEFORE_THE_RUN and not began):
         return []
-    if code == EXIT_RESUMABLE and complaint.startswith(f"{sent.name}: ") and "--resume" in complaint:
+    if (
+        code == EXIT_RESUMABLE
+        and complaint.startswith(f"{sent.name}: ")
+        and f"({Remedy.RESUME})" in complaint
+    ):
         return []
     return [f"neither finished nor resumable: {complaint!r}"]
