@@ -1,6 +1,6 @@
-"""The comparisons: which two computations a trial times, on what, and what it has to reach.
+"""The trials: pairs of computations that are timed against each other, with their inputs and targets.
 
-Owns the list of trials; timing is `m2d.tasks.pairing`'s.
+Times nothing; that is done by `m2d.tasks.pairing`.
 """
 
 # B batch, N scenes, L tokens, T text tokens, V video tokens, A heads, K head dim, S tokens of a segment,
@@ -45,14 +45,14 @@ Run = Callable[[], Result]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """Two ways to compute something.
+    """Two computations to compare.
 
     Attributes:
-        name: What is compared.
-        ours: What is judged.
-        baseline: What it is judged by.
-        target: Largest ratio allowed; None where nothing is asked.
-        tolerance: Largest difference of the results, relative to the largest; None where they are to differ.
+        name: The comparison in words.
+        ours: The computation of m2d.
+        baseline: The computation to compare with.
+        target: Largest ratio allowed; None for no target.
+        tolerance: Largest difference of the results, relative to the largest; None if they differ by design.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bench:
-    """A case with its models, on a device."""
+    """A case with its models on a device."""
 
     case: Case
     device: str
@@ -75,7 +75,7 @@ class Bench:
 
     @classmethod
     def make(cls, case: Case, device: str, dtype: torch.dtype) -> Bench:
-        """Make both from one set of random weights; ours with the kernel that the eager backend would pin."""
+        """Make both models from the same random weights; ours with the kernel that the eager backend pins."""
         kernel = choose_kernel(torch.device(device), dtype, HEAD_DIM)
         transformer = make_transformer(case, device=device, dtype=dtype)
         transformer.pin_attention_kernel(kernel)
@@ -91,18 +91,18 @@ class Bench:
 
     @property
     def tolerance(self) -> float:
-        """Float32 sums in another order; half precision rounds every activation.
+        """Return the tolerance: float32 sums in another order, half precision rounds every activation.
 
-        Of bfloat16's 4 eps, a CPU shows less than one: no more than the last place of the largest results.
+        Of the 4 eps for bfloat16, a CPU shows less than one, which is the last place of the largest results.
         """
         return 1e-5 if self.dtype == torch.float32 else 4 * torch.finfo(self.dtype).eps
 
     def inputs(self, target: int | None = None) -> Inputs:
-        """Fresh random inputs."""
+        """Draw random inputs."""
         return make_inputs(self.case, device=self.device, dtype=self.dtype, target=target)
 
     def fixed(self, target: float | None, *, compiled: bool = False) -> Trial:
-        """All scenes denoised."""
+        """Compare a step that denoises all scenes with the official scheme."""
         inputs, layout = self.inputs(), self.case.layout
         ours: Run = partial(self._eager, inputs, layout)
         if compiled:
@@ -117,14 +117,14 @@ class Bench:
         )
 
     def exported(self, target: float | None) -> Trial:
-        """All scenes denoised by the graph that `m2d export --backend onnx` writes, against eager."""
+        """Compare a step of the graph that `m2d export --backend onnx` writes with eager."""
         inputs, layout = self.inputs(), self.case.layout
         frames, channels, height, width = inputs.latents_BFCHW.shape[1:]
         baked = BakedTransformer(self.transformer, layout, latent_shape=(frames, channels, height, width))
         settings = SessionSettings(provider="cpu", device_index=0, threads=torch.get_num_threads())
         with tempfile.TemporaryDirectory() as folder:
             export_graph(baked, Path(folder), has_rotary_operator=True)
-            # It reads the graph once.
+            # The session reads the graph once, before its folder is deleted.
             session = GraphSession(Path(folder), settings)
         velocity_shape = tuple(inputs.latents_BFCHW.shape)
         return Trial(
@@ -141,7 +141,7 @@ class Bench:
         return self.transformer(*inputs, layout=layout, execution=execution, **settings)
 
     def _compiled(self, layout: SceneLayout) -> CompiledDenoiser:
-        """The same model as `--backend compile` runs it."""
+        """Return the same model as `--backend compile` runs it."""
         model = self._compiled_model()
         return CompiledDenoiser(EagerDenoiser(model, layout), model, scope="blocks")
 
@@ -158,12 +158,12 @@ class Bench:
         compiled: bool = False,
         official_kernel: SDPBackend | None = None,
     ) -> Trial:
-        """One block of the middle: all its rows, with none of what the last block can leave out.
+        """Compare one middle block with the official scheme: all rows, unlike the last block.
 
         Args:
             target: Largest ratio allowed.
-            compiled: Ours as `--backend compile` runs it; eager otherwise.
-            official_kernel: The official scheme's attention by this kernel; None leaves it to torch.
+            compiled: Run ours as `--backend compile` does; else eager.
+            official_kernel: Attention kernel of the official scheme; None lets torch choose.
         """
         case, layout, width = self.case, self.case.layout, self.case.num_heads * HEAD_DIM
         text_BTD, video_BVD, temb_BNE = self._random(
@@ -171,7 +171,7 @@ class Bench:
             (case.batch_size, layout.num_video_tokens, width),
             (case.batch_size, case.num_scenes, case.time_width),
         )
-        # One timestep for all scenes, as the official scheme has it then.
+        # One timestep for all scenes, as in the official scheme without context.
         temb_BNE = temb_BNE[:, :1].expand_as(temb_BNE).contiguous()
         latents_BFCHW = self.inputs().latents_BFCHW
         tables = self.transformer.position_tables(
@@ -184,7 +184,7 @@ class Bench:
 
         def run_ours() -> Result:
             with compiling() if compiled else nullcontext():
-                # After its activation: that is taken once for all blocks.
+                # After the activation, which is computed once for all blocks.
                 temb_after_BNE = nn.functional.silu(temb_BNE)
                 return ours(text_BTD, video_BVD, temb_after_BNE, tables.rotary_VR2, plan, None, execution)  # type: ignore[no-any-return]
 
@@ -202,14 +202,14 @@ class Bench:
         )
 
     def _random(self, *shapes: tuple[int, ...]) -> list[Tensor]:
-        """Draw on the device: at full size a CPU would take many seconds."""
+        """Draw on the device, because a CPU takes many seconds at full size."""
         stream = torch.Generator(device=self.device).manual_seed(1)
         return [
             torch.randn(shape, generator=stream, device=self.device, dtype=self.dtype) for shape in shapes
         ]
 
     def extension(self, target: float | None) -> Trial:
-        """The last scene denoised, the others clean context."""
+        """Compare a step that denoises the last scene, with the others as clean context."""
         last, layout = self.case.num_scenes - 1, self.case.layout
         inputs, frames = self.inputs(last), self.case.layout.frame_span(last).as_slice
         return Trial(
@@ -221,7 +221,7 @@ class Bench:
         )
 
     def kept_context(self, target: float | None) -> Trial:
-        """The same with the causal mask: context's keys and values kept, or computed at every step."""
+        """Compare kept keys and values of the context with computing them at every step; causal mask."""
         last, layout = self.case.num_scenes - 1, self.case.layout_with("causal")
         inputs = self.inputs(last)
         with torch.inference_mode():
@@ -242,7 +242,7 @@ class Bench:
         )
 
     def without_mask(self) -> Trial:
-        """Against stock diffusers, in which everything sees everything: another function, as a scale."""
+        """Compare with stock diffusers without a mask: another function, for scale."""
         inputs, layout, stock = self.inputs(), self.case.layout, stock_model(self.transformer)
         latents, prompts, timesteps_BN = inputs
         rotary = stock_rotary(stock, latents)
@@ -257,12 +257,12 @@ class Bench:
     def attention(
         self, baseline: Literal["dense", "flex"], target: float | None, *, kernel: SDPBackend | None = None
     ) -> Trial:
-        """Attention alone: the plan's calls against a `dense` mask or `flex` with a block mask.
+        """Compare the plan's attention calls with a `dense` mask, or with `flex` and a block mask.
 
         Args:
-            baseline: Which.
+            baseline: The baseline.
             target: Largest ratio allowed.
-            kernel: The baseline's; None leaves it to torch.
+            kernel: Kernel of the baseline; None lets torch choose.
         """
         layout, (q, k, v) = self.case.layout, self._attention_inputs()
         other = (dense_attention if baseline == "dense" else flex_attention_of)(layout, self.device)
@@ -282,7 +282,7 @@ class Bench:
         )
 
     def text_cost(self, target: float | None) -> Trial:
-        """What the texts cost: the plan against video's attention alone, which computes less."""
+        """Compare the plan with attention among videos alone, which computes less."""
         planned = PlannedAttention(self.case.layout, *self._attention_inputs(), kernel=self.kernel)
         return Trial(
             name=f"attention: plan / video to video alone, {self.case.name}",
@@ -293,7 +293,7 @@ class Bench:
         )
 
     def kernels(self, ours: SDPBackend, baseline: SDPBackend) -> Trial:
-        """The plan's attention by one of torch's kernels against another."""
+        """Compare two of torch's kernels in the plan's attention."""
         inputs = self._attention_inputs()
         first, second = (
             PlannedAttention(self.case.layout, *inputs, kernel=kernel) for kernel in (ours, baseline)
@@ -307,7 +307,7 @@ class Bench:
         )
 
     def _attention_inputs(self) -> list[Tensor]:
-        """Queries, keys and values, (B, A, L, K): views of what projections make."""
+        """Draw queries, keys and values, (B, A, L, K), as views like those of projections."""
         shape = (self.case.batch_size, self.case.layout.num_tokens, self.case.num_heads, HEAD_DIM)
         q_BLAK, k_BLAK, v_BLAK = self._random(shape, shape, shape)
         return [x_BLAK.transpose(1, 2) for x_BLAK in (q_BLAK.mul_(SHARPNESS), k_BLAK, v_BLAK)]
@@ -318,7 +318,7 @@ def _kernel_of(kernel: SDPBackend | None) -> AbstractContextManager[object]:
 
 
 def largest_difference(trial: Trial) -> float | None:
-    """Run both once; the largest difference, relative to the largest result; None where none is asked."""
+    """Run both once; return their largest difference relative to the largest result, or None."""
     with torch.inference_mode(), warnings.catch_warnings():
         ours, baseline = _joined(trial.ours()), _joined(trial.baseline())
         if trial.tolerance is None:
@@ -327,5 +327,5 @@ def largest_difference(trial: Trial) -> float | None:
 
 
 def _joined(result: Result) -> Tensor:
-    """Results of several parts have them along the tokens."""
+    """Join the parts of a result along the tokens."""
     return result if isinstance(result, Tensor) else torch.cat(list(result), dim=1)

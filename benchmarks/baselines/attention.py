@@ -1,6 +1,6 @@
-"""Attention alone under a story's mask: with a dense mask, FlexAttention's block mask, and by m2d's plan.
+"""Attention alone under a story's mask: with a dense mask, with FlexAttention's block mask, by m2d's plan.
 
-Owns the three functions of queries, keys and values; no projection, no rotary embedding.
+Owns three functions of queries, keys and values, without projections and rotary embeddings.
 """
 
 # B batch, A heads, L tokens, V video tokens, S tokens of a segment or of a buffer, K head dim.
@@ -24,17 +24,17 @@ AttentionOf = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def dense_attention(layout: SceneLayout, device: str) -> AttentionOf:
-    """A boolean mask of all tokens by all tokens.
+    """Attend with a boolean mask of all tokens by all tokens.
 
-    In as few calls of a part of the queries each as keep a mask below 2^31 entries, which kernels count in 32
-    bits: one call, and at CogVideoX-5B's size two.
+    Kernels count mask entries in 32 bits, so the queries are split into parts with masks below 2^31 entries:
+    one part, or two at the size of CogVideoX-5B.
     """
     size = layout.num_tokens
     segment_L = _segment_of_token(layout, device)
     may_attend = torch.from_numpy(layout.may_attend.copy()).to(device)
-    # Made where it is used: three gigabytes at full size.
+    # Made on the device: three gigabytes at full size.
     mask_LL = may_attend.index_select(0, segment_L).index_select(1, segment_L)
-    # A multiple of 16: no row of a part needs padding.
+    # A multiple of 16, so that no row of a part needs padding.
     part = -(-size // -(-(size**2) // _MOST_MASK_ENTRIES) // 16) * 16
     parts = [slice(start, min(start + part, size)) for start in range(0, size, part)]
     attend = nn.functional.scaled_dot_product_attention
@@ -47,7 +47,7 @@ def dense_attention(layout: SceneLayout, device: str) -> AttentionOf:
 
 
 def flex_attention_of(layout: SceneLayout, device: str) -> AttentionOf:
-    """FlexAttention, compiled, with a block mask looked up by segment."""
+    """Attend by compiled FlexAttention with a block mask that is looked up by segment."""
     segment_L = _segment_of_token(layout, device)
     may_attend = torch.from_numpy(layout.may_attend.copy()).to(device)
 
@@ -61,7 +61,7 @@ def flex_attention_of(layout: SceneLayout, device: str) -> AttentionOf:
 
 
 class PlannedAttention:
-    """m2d's plan, as a block runs it scene by scene: keys and values lie in its one buffer already."""
+    """m2d's plan as a block runs it, scene by scene, with keys and values already in its buffer."""
 
     def __init__(
         self,
@@ -84,11 +84,11 @@ class PlannedAttention:
             rows_BSAK[:, self._rows.slot :] = x_BLAK[:, num_text:]
 
     def all_segments(self) -> list[Tensor]:
-        """Every segment's output, (B, S, A, K), in the layout's order: as the model takes them."""
+        """Return the output of every segment, (B, S, A, K), in the order of the layout."""
         return attend_segments(self._processor, self._queries, self._rows, self._plan)
 
     def video_alone(self) -> Tensor:
-        """Every video query to every video key, in one call: what would be left without any text."""
+        """Attend from all video queries to all video keys in one call, without any text."""
         slot = self._rows.slot
         return self._processor.attend(
             self._video_BVAK, self._rows.k_BSNK[:, slot:], self._rows.v_BSNK[:, slot:]

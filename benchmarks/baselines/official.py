@@ -1,10 +1,9 @@
-"""The official scheme of Mask2DiT, written anew from its description: the baseline that m2d is timed against.
+"""The official scheme of Mask2DiT, written from its description: the baseline that m2d is timed against.
 
-Owns how that scheme runs the mask: two attention calls with the scenes folded into the batch, every scene
-with a copy of all video keys and values; activations joined before each projection; and, with clean context,
-every scene's part modulated on its own and joined again. Everything else is diffusers' own CogVideoX code.
-
-Scenes must be of one length, as they must there.
+The mask takes two attention calls with the scenes folded into the batch, where every scene has a copy of all
+video keys and values. Activations are joined before each projection. With clean context, every scene's part
+is modulated separately and joined again. Everything else is diffusers' own CogVideoX code. As in the official
+code, all scenes have the same length.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent size, L text tokens, T text tokens,
@@ -25,7 +24,7 @@ from benchmarks.baselines.stock import Rotary, stock_rotary, unpatchify
 
 
 class OfficialAttnProcessor:
-    """Attention as two calls over scenes in the batch."""
+    """Attention in two calls with the scenes in the batch."""
 
     def __init__(self, num_scenes: int) -> None:
         self.num_scenes = num_scenes
@@ -37,7 +36,7 @@ class OfficialAttnProcessor:
         encoder_hidden_states: Tensor,
         image_rotary_emb: Rotary | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Attend; names and results as diffusers' processors."""
+        """Attend, with the arguments and results of diffusers' processors."""
         num_text = encoder_hidden_states.shape[1]
         joined_BLD = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         q_BALK, k_BALK, v_BALK = (
@@ -68,7 +67,7 @@ class OfficialAttnProcessor:
         return torch.cat([self._unfold(text), self._unfold(video)], dim=2)
 
     def _fold(self, x_BALK: Tensor) -> Tensor:
-        """(B, A, N*S, K) to (B*N, A, S, K)."""
+        """Fold (B, A, N*S, K) to (B*N, A, S, K)."""
         return torch.unflatten(x_BALK, 2, (self.num_scenes, -1)).transpose(1, 2).flatten(0, 1)
 
     def _unfold(self, x_XASK: Tensor) -> Tensor:
@@ -87,7 +86,7 @@ class OfficialBlock(nn.Module):
     def forward(
         self, text_BTD: Tensor, video_BVD: Tensor, temb: Tensor, rotary: Rotary | None
     ) -> tuple[Tensor, Tensor]:
-        """Run the block; `temb` is (B, E) for one timestep of all scenes, (B, N, E) for one of each."""
+        """Run the block; `temb` is (B, E) for one timestep, (B, N, E) for one per scene."""
         normed_video, normed_text, gate, text_gate = self._normalize(self.norm1, video_BVD, text_BTD, temb)
         video, text = self.attn1.processor(self.attn1, normed_video, normed_text, rotary)
         video_BVD = self._add(video_BVD, video, gate)

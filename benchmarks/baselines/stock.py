@@ -1,6 +1,6 @@
 """diffusers' own CogVideoX beside a scene transformer with the same weights.
 
-Owns making the one from the other, and the parts of its forward pass that other baselines share.
+Makes one from the other, and owns the parts of the forward pass that other baselines share.
 """
 
 # B batch, F latent frames, C latent channels, H W latent size, L tokens, V video tokens, D width.
@@ -25,7 +25,7 @@ def stock_model(transformer: SceneTransformer) -> CogVideoXTransformer3DModel:
     with torch.device("meta"):
         stock = CogVideoXTransformer3DModel.from_config(transformer.config)
     stock.load_state_dict(transformer.state_dict(), strict=True, assign=True)
-    # A buffer that is in no state dict would stay on the meta device.
+    # A buffer outside the state dict would stay on the meta device.
     assert not [
         name
         for name, buffer in stock.named_buffers()
@@ -35,7 +35,7 @@ def stock_model(transformer: SceneTransformer) -> CogVideoXTransformer3DModel:
 
 
 def stock_rotary(stock: CogVideoXTransformer3DModel, latents_BFCHW: Tensor) -> Rotary | None:
-    """Make the rotary table as the stock pipeline does, once per size; frames count on across scenes."""
+    """Make the rotary table as the stock pipeline does; frame positions continue across scenes."""
     config = stock.config
     if not config.use_rotary_positional_embeddings:
         return None
@@ -60,7 +60,7 @@ def _rotary(
 
 
 def unpatchify(stock: CogVideoXTransformer3DModel, video_BVD: Tensor, latents_BFCHW: Tensor) -> Tensor:
-    """Make latents of the last tokens, as the stock model does."""
+    """Turn the last tokens into latents, as the stock model does."""
     batch, frames, _, height, width = latents_BFCHW.shape
     patch = stock.config.patch_size
     tiles = stock.proj_out(video_BVD).reshape(
