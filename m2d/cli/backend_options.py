@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from m2d.errors import InputError
+
 
 def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
     """Read `--backend-option NAME=VALUE`, given any number of times.
@@ -14,8 +16,6 @@ def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
     Raises:
         InputError: One without `=`, or a name given twice.
     """
-    from m2d.errors import InputError
-
     found: dict[str, str] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")

@@ -13,6 +13,7 @@ import typer
 
 from m2d.cli.backend_options import parse_options
 from m2d.cli.options import BackendSettings, DtypeOption, ModelOption, QuietFlag, ResultJsonFlag
+from m2d.errors import InputError
 
 if TYPE_CHECKING:
     from m2d.backend import BackendOptions
@@ -95,8 +96,6 @@ class _Flags:
 
     def check(self, recipe: Path | None) -> None:
         """Raise InputError unless there is a recipe or all of a story's shape, and not both."""
-        from m2d.errors import InputError
-
         shape = {"--scenes": self.scenes, "--frames": self.frames, "--size": self.size}
         given = [name for name, value in shape.items() if value is not None]
         others = {"--context": self.context, "--targets": self.targets}
@@ -112,7 +111,6 @@ class _Flags:
 
     def shape(self) -> StoryShape:
         """Read the numbers. Raises InputError for what is none."""
-        from m2d.errors import InputError
         from m2d.tasks.export import StoryShape
 
         scenes = self.scenes or 0
@@ -130,16 +128,12 @@ class _Flags:
 
 
 def _numbers(flag: str, text: str) -> tuple[int, ...]:
-    from m2d.errors import InputError
-
     if not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", text):
         raise InputError(f"{flag} {text!r}: use a number, or one per scene such as 49,25")
     return tuple(int(part) for part in text.split(","))
 
 
 def _size(text: str) -> tuple[int, int]:
-    from m2d.errors import InputError
-
     found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     if found is None:
         raise InputError(f"--size {text!r}: use HEIGHTxWIDTH in pixels, such as 480x720")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2d.cli.film_options import FilmOptions, run_task, with_film_options
+from m2d.errors import InputError
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -86,8 +87,6 @@ def parse_join(text: str | None) -> str | dict[str, int] | None:
     Raises:
         InputError: `text` is anything else.
     """
-    from m2d.errors import InputError
-
     if text is None:
         return None
     kind, colon, number = text.partition(":")
@@ -104,8 +103,6 @@ def parse_cuts(text: str | None) -> tuple[float, ...] | None:
     Raises:
         InputError: A part of `text` is not a number.
     """
-    from m2d.errors import InputError
-
     if text is None:
         return None
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2d.cli.film_options import FilmOptions, with_film_options
+from m2d.errors import InputError
 
 if TYPE_CHECKING:
     from m2d.recipe.overrides import Overrides
@@ -36,8 +37,6 @@ def generate(
     Writes NAME.mp4 and the folder NAME.m2d/ beside it, with the run's record, the latents and a contact
     sheet. Options override the recipe. The film's path goes to stdout, everything else to stderr.
     """
-    from m2d.errors import InputError
-
     overrides = options.overrides(out=out, seed=seed)
     if (recipe is None) == (source is None):
         given = "neither" if recipe is None else "both"

@@ -22,6 +22,7 @@ from m2d.cli.options import (
     StepsOption,
     StoryArgument,
 )
+from m2d.errors import EXIT_FAILED, BackendUnavailable, InputError
 
 if TYPE_CHECKING:
     from m2d.recipe.schema import Speed
@@ -58,7 +59,6 @@ def verify(
     are within the tolerances, with 1 when one is not, with 3 when one that was asked for cannot run here.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_result
-    from m2d.errors import EXIT_FAILED
     from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
@@ -94,8 +94,6 @@ def verify(
 
 def _settings(names: Sequence[str], options: dict[str, str]) -> dict[str, Any]:
     """What the command line says of one backend's options, as overrides; without any, the recipe's hold."""
-    from m2d.errors import InputError
-
     if not options:
         return {}
     if len(names) != 1:
@@ -109,8 +107,6 @@ def parse_speeds(names: Sequence[str]) -> list[Speed]:
     Raises:
         InputError: Any other name.
     """
-    from m2d.errors import InputError
-
     known: dict[str, Speed] = {"balanced": "balanced", "fast": "fast"}
     for name in names:
         if name not in known:
@@ -120,7 +116,6 @@ def parse_speeds(names: Sequence[str]) -> list[Speed]:
 
 def _available(device: str) -> list[str]:
     """All backends that work on `device` and can be compared with eager."""
-    from m2d.errors import BackendUnavailable
     from m2d.registry import available_backends
 
     works = [status.name for status in available_backends(device) if status.unavailable_reason is None]

@@ -1,6 +1,6 @@
-"""Warnings about a correct story: what will run, but hardly gives what its writer had in mind.
+"""Warnings about a valid recipe that will probably not give the film its author wants.
 
-Owns the wording; decides nothing, and changes nothing.
+Owns the wording; changes nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def story_warnings(
     num_scenes: int,
     trained_mask: str | None = None,
 ) -> tuple[str, ...]:
-    """Return the warnings, each starting with its place in the recipe.
+    """Return the warnings; each starts with its place in the recipe.
 
     Args:
-        recipe: A story that the model can make.
-        geometry: What the model was trained for.
-        places: Where the recipe's fields stand.
-        known_words: All words the model can read; None for a model that reads anything.
-        num_scenes: Scenes of the whole film.
+        recipe: A recipe that the model can run.
+        geometry: Sizes and counts that the model was trained with.
+        places: Lines and columns of the recipe's fields.
+        known_words: Vocabulary of the model; None for a model with an open vocabulary.
+        num_scenes: Number of scenes of the whole film.
         trained_mask: The mask the model was trained with; None skips the comparison.
     """
     found = [
@@ -95,7 +95,7 @@ def _cast_warnings(recipe: Recipe) -> list[tuple[KeyPath, str]]:
 
 def _word_warnings(recipe: Recipe, known_words: frozenset[str]) -> list[tuple[KeyPath, str]]:
     first_use: dict[str, KeyPath] = {}
-    for key_path, text in _read_texts(recipe):
+    for key_path, text in _model_texts(recipe):
         for word in unknown_words(text, known_words):
             first_use.setdefault(word, key_path)
     warnings = [
@@ -107,7 +107,7 @@ def _word_warnings(recipe: Recipe, known_words: frozenset[str]) -> list[tuple[Ke
     return warnings
 
 
-def _read_texts(recipe: Recipe) -> list[tuple[KeyPath, str]]:
+def _model_texts(recipe: Recipe) -> list[tuple[KeyPath, str]]:
     texts: list[tuple[KeyPath, str | None]] = [(("cast", name), text) for name, text in recipe.cast.items()]
     texts.append((("setting",), recipe.setting))
     texts.append((("sampling", "negative_prompt"), recipe.sampling.negative_prompt))

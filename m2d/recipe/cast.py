@@ -1,7 +1,7 @@
-"""The cast of a story inside its prompts: every mention of an actor carries the actor's description.
+"""The cast in the prompts of a story: every mention of an actor is followed by the actor's description.
 
-Mask2DiT's prompts repeat `Actor1 (round red body, wool cap)` verbatim in every scene (paper, Figure 5): a
-scene's text is all that its own frames may read. Owns finding, expanding and shortening mentions.
+Mask2DiT's prompts repeat `Actor1 (round red body, wool cap)` verbatim in every scene (paper, Figure 5), since
+the frames of a scene attend only to that scene's text. Owns finding, expanding and shortening mentions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Mention(NamedTuple):
     """One actor's name in a text.
 
     Attributes:
-        name: As the cast spells it.
-        start: Offset of the name.
+        name: The name as spelled in the cast.
+        start: Offset of the name in the text.
         stop: Offset after the name.
-        described_stop: Offset after the actor's description in brackets; `stop` when it does not follow.
+        described_stop: Offset after the description in brackets; equals `stop` if no description follows.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Mention(NamedTuple):
 
 
 def find_mentions(text: str, cast: Mapping[str, str]) -> list[Mention]:
-    """Return where `text` names an actor, in order; names inside a description belong to that description."""
+    """Return the mentions of actors in `text`, in order; names inside a description are not mentions."""
     if not cast:
         return []
     names = "|".join(re.escape(name) for name in sorted(cast, key=len, reverse=True))
@@ -46,10 +46,7 @@ def find_mentions(text: str, cast: Mapping[str, str]) -> list[Mention]:
 
 
 def expand_prompt(prompt: str, cast: Mapping[str, str]) -> str:
-    """Put the description in brackets behind every mention that lacks it.
-
-    Expanding twice changes nothing more.
-    """
+    """Add the description in brackets after every mention that lacks it; expanding again changes nothing."""
     pieces, position = [], 0
     for mention in find_mentions(prompt, cast):
         pieces.append(prompt[position : mention.described_stop])
@@ -60,7 +57,7 @@ def expand_prompt(prompt: str, cast: Mapping[str, str]) -> str:
 
 
 def shorten_prompt(prompt: str, cast: Mapping[str, str]) -> str:
-    """Take the descriptions away again, if expanding the result gives back exactly `prompt`."""
+    """Remove the descriptions, provided that `expand_prompt` restores exactly `prompt`."""
     pieces, position = [], 0
     for mention in find_mentions(prompt, cast):
         pieces.append(prompt[position : mention.stop])
@@ -70,7 +67,7 @@ def shorten_prompt(prompt: str, cast: Mapping[str, str]) -> str:
 
 
 def scene_prompt(prompt: str, *, cast: Mapping[str, str], setting: str | None) -> str:
-    """Return what a model reads for a scene: `Snowfield at dusk. Actor1 (round red body, wool cap) waves.`"""
+    """Return the model's prompt of a scene: `Snowfield at dusk. Actor1 (round red body, wool cap) waves.`"""
     if not setting:
         return expand_prompt(prompt, cast)
     opening = setting[0].upper() + setting[1:]
@@ -79,12 +76,12 @@ def scene_prompt(prompt: str, *, cast: Mapping[str, str], setting: str | None) -
 
 
 def unknown_actors(text: str, cast: Mapping[str, str]) -> list[str]:
-    """Return the `ActorN` of a text that the cast does not have, each once; `actor1` is not `Actor1`."""
+    """Return each `ActorN` in `text` that is not in the cast, once; `actor1` is not `Actor1`."""
     return list(dict.fromkeys(name for name in _ACTOR_NUMBER.findall(text) if name not in cast))
 
 
 def other_brackets(text: str, cast: Mapping[str, str]) -> list[str]:
-    """Return the actors that are followed by brackets holding something else than their description."""
+    """Return the actors that are followed by brackets with other text than their description."""
     found = [
         mention.name
         for mention in find_mentions(text, cast)
@@ -94,6 +91,6 @@ def other_brackets(text: str, cast: Mapping[str, str]) -> list[str]:
 
 
 def respell_actors(text: str, cast: Mapping[str, str]) -> str:
-    """Spell `actor1` and `ACTOR1` as the cast does."""
+    """Replace `actor1` and `ACTOR1` by the cast's spelling."""
     spelling = {name.lower(): name for name in cast}
     return _ACTOR_NUMBER.sub(lambda match: spelling.get(match.group().lower(), match.group()), text)

@@ -1,6 +1,6 @@
-"""Turns what pydantic found wrong into problems a writer of recipes can act on.
+"""Translates pydantic validation errors into problems with a place and a clear message.
 
-Owns the wording and the place of every schema problem, for any pydantic model; checks nothing itself.
+Owns the wording of every schema problem, for any pydantic model; checks nothing itself.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _MESSAGES = {
 
 
 def explain(error: ValidationError, *, model: type[BaseModel], places: Places) -> list[Problem]:
-    """Return the problems behind a ValidationError, placed in the text.
+    """Return the problems of a ValidationError with their places in the text.
 
     Args:
-        error: What validating the document with `model` raised.
-        model: The document's model; its fields are what unknown keys are compared with.
-        places: The document's text.
+        error: Raised while validating the document with `model`.
+        model: The document's model; unknown keys are compared with its fields.
+        places: Lines and columns of the document's fields.
     """
     problems: list[Problem] = []
     for details in error.errors(include_url=False):
@@ -70,7 +70,7 @@ def explain(error: ValidationError, *, model: type[BaseModel], places: Places) -
 
 
 def _is_echo(details: ErrorDetails) -> bool:
-    """Whether a list is called too short only because its wrong entries were not counted."""
+    """Whether pydantic reports a list as too short only because it did not count the invalid entries."""
     got = details["input"]
     return (
         details["type"] == "too_short" and isinstance(got, tuple) and len(got) >= details["ctx"]["min_length"]
@@ -78,7 +78,7 @@ def _is_echo(details: ErrorDetails) -> bool:
 
 
 def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -> Problem:
-    # pydantic marks a problem of a mapping's key by a last step "[key]".
+    # pydantic marks a problem with a mapping's key by a last step "[key]".
     key_path: KeyPath = tuple(step for step in details["loc"] if step != "[key]")
     at_key = len(key_path) < len(details["loc"])
     if details["type"] == "extra_forbidden":
@@ -121,7 +121,7 @@ def _unknown_key_message(key: str, known: Sequence[str]) -> str:
 
 
 def _own_message(details: ErrorDetails, key_path: KeyPath, *, model: type[BaseModel]) -> tuple[KeyPath, str]:
-    """Return a validator's own words; `field: words` from a rule of a model belongs to that field."""
+    """Return the message of a validator; `field: message` from a model's validator belongs to that field."""
     message = str(details.get("ctx", {}).get("error", details["msg"]))
     named = _NAMED_FIELD.fullmatch(message)
     if named:
@@ -132,7 +132,7 @@ def _own_message(details: ErrorDetails, key_path: KeyPath, *, model: type[BaseMo
 
 
 def _known_keys(model: type[BaseModel], key_path: KeyPath) -> list[str]:
-    """Return the keys that the mapping at `key_path` may have; nothing when its model is not clear."""
+    """Return the keys allowed in the mapping at `key_path`; none if its model is ambiguous."""
     annotation: Any = model
     for step in key_path:
         annotation = _child(annotation, step)

@@ -1,6 +1,6 @@
-"""The kinds of text a recipe's fields hold, each with its check: prompts, names, files.
+"""Text types of recipe fields, each with its check: prompts, names, file names.
 
-Owns form alone; whether a file or a model exists is found out when the run is planned.
+Checks form only; whether a file or a model exists is checked when the run is planned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//|\\\\")
 
 
 def _words_or_nothing(text: str) -> str:
-    """Check a text for the model or the viewer, and make every run of white space one space."""
+    """Check a text and replace every run of white space by one space."""
     found = forbidden_character(text)
     if found is not None:
         raise ValueError(f"holds the forbidden character {name_character(found)}; remove it")
@@ -82,7 +82,7 @@ def _mask(name: str) -> str:
     try:
         rule_of(name)
     except LayoutError:
-        # The mask's own message would name the field a second time.
+        # The mask's own message would repeat the field name.
         allowed = ", ".join(MASKS)
         raise ValueError(
             f"{show(name)} is not known; use one of {allowed} (k from 1, such as window:2)"
@@ -113,7 +113,7 @@ def _backend(name: str) -> str:
 
 
 def default_output(title: str) -> str:
-    """Return the film's file name for a recipe without `output`: `First snow!` gives `first-snow.mp4`."""
+    """Return the film's file name for a recipe without `output`: `first-snow.mp4` for `First snow!`."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii").lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain)[:_MAX_SLUG_CHARACTERS].strip("-")
     return f"{slug or 'story'}.mp4"

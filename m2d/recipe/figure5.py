@@ -1,7 +1,7 @@
-"""Stories in the form of the paper's evaluation set (Mask2DiT, Figure 5) as recipes.
+"""Imports stories in the format of the paper's evaluation set (Mask2DiT, Figure 5) as recipes.
 
-The form is a JSON list of `{scene, background, characters: [{name, description}], descriptions: [...]}`; each
-entry is one story and each description one of its scenes, with the cast repeated in brackets.
+The format is a JSON list of `{scene, background, characters: [{name, description}], descriptions: [...]}`.
+Each entry is a story, and each description is a scene of it that repeats the cast in brackets.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Figure5(RootModel[Annotated[tuple[_Entry, ...], Field(min_length=1)]]):
 
     @classmethod
     def cross_field_problems(cls, data: object) -> list[FieldProblem]:
-        """Return numbers and names given twice, and actors named who are not among the characters."""
+        """Return duplicate numbers and names, and actors that are not among the characters."""
         if not isinstance(data, tuple):
             return []
         problems = _repeated([((index, "scene"), _get(entry, "scene")) for index, entry in enumerate(data)])
@@ -56,30 +56,30 @@ class Figure5(RootModel[Annotated[tuple[_Entry, ...], Field(min_length=1)]]):
 
 
 def load_figure5(path: Path, *, model: str = "builtin:puppet") -> list[Recipe]:
-    """Load every story of a file in the paper's form.
+    """Load every story of a file in the paper's format.
 
     Args:
         path: The JSON file.
-        model: Model of the recipes.
+        model: Value of the recipes' `model`.
 
     Returns:
-        One recipe per entry. The background becomes the setting. Brackets that repeat the cast are left to
-        the cast, whose expansion gives exactly the description that the file holds.
+        One recipe per entry. The background becomes the setting. Brackets that repeat the cast are removed,
+        since expanding the cast restores them exactly.
 
     Raises:
-        RecipeError: The file cannot be read or has another form; all problems together.
+        RecipeError: The file cannot be read or has another format; all problems together.
     """
     loaded = parse_document(read_text(path), Figure5, name=str(path), parse=parse_json)
     try:
         return [_story(entry, model=model) for entry in loaded.value.root]
     except ValidationError as error:
-        # What is left to be wrong does not stand in the file: the model's name.
+        # Only the model's name, which is not in the file, can still be invalid.
         raise RecipeError(explain(error, model=Recipe, places=Places(path=str(path)))) from error
 
 
 def _story(entry: _Entry, *, model: str) -> Recipe:
     cast = {character.name: character.description for character in entry.characters}
-    # The form's own wording is actor1, lower case, where the characters say Actor1.
+    # In this format descriptions say actor1, while the characters are named Actor1.
     cast = {name: respell_actors(text, cast) for name, text in cast.items()}
     prompts = [respell_actors(description, cast) for description in entry.descriptions]
     return Recipe(

@@ -1,4 +1,4 @@
-"""What only the model can judge of a recipe: sizes, prompt lengths, joins.
+"""Checks of a recipe that depend on the model: sizes, prompt lengths, joins.
 
 Owns the checks and their wording; resolves nothing. Imports no torch.
 """
@@ -20,9 +20,9 @@ _MAX_WRITTEN_SIDE = 8192
 
 
 def size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -> list[Problem]:
-    """Return the sizes that the model cannot make.
+    """Return the sizes that the model cannot generate.
 
-    Each is tried alone with the model's own others, so that each is blamed for its own fault.
+    Each size is checked with the model's defaults for the others, so that only the wrong ones are reported.
     """
     problems = []
     defaults = {
@@ -64,7 +64,7 @@ def length_problems(
     places: Places,
     count_tokens: TokenCounter | None,
 ) -> list[Problem]:
-    """Return the prompts, as the model would read them, that are too long; none without a tokenizer."""
+    """Return the expanded prompts that have too many tokens; none without a tokenizer."""
     if count_tokens is None:
         return []
     texts: list[tuple[KeyPath, str]] = [
@@ -89,12 +89,12 @@ def length_problems(
 def join_problems(
     scenes: Sequence[tuple[Join, int]], *, targets: Sequence[int], places: Places
 ) -> list[Problem]:
-    """Return the joins that their scenes cannot have.
+    """Return the joins that do not fit their scenes.
 
     Args:
         scenes: Join and number of frames of every scene of the film.
-        targets: The scenes that the recipe describes, in its order; only these are blamed.
-        places: Where the recipe's fields stand.
+        targets: The scenes that the recipe describes, in its order; only these are checked.
+        places: Lines and columns of the recipe's fields.
     """
     problems = []
     for index, number in enumerate(targets):
@@ -111,7 +111,7 @@ def _join_message(scenes: Sequence[tuple[Join, int]], number: int) -> str:
     if number == 0:
         return f"{join.kind}, but nothing comes before the first scene; remove it"
     before, num_frames_before = scenes[number - 1]
-    # One frame of each scene stays its own.
+    # At least one frame of each scene is not shared.
     room = min(num_frames_before - before.num_frames, num_frames) - 1
     if join.num_frames > room:
         return f"a crossfade of {join.num_frames} frames, but the two scenes have room for {max(room, 0)}"

@@ -1,7 +1,7 @@
-"""From a file to a checked recipe, or to all of its problems at once.
+"""Loads a file as a validated recipe, or reports all of its problems at once.
 
-Owns the way text -> tree -> model, for any pydantic model; the forms themselves live in the models.
-Models are validated strictly: sequences arrive as tuples, so a model declares `tuple[X, ...]`, not `list[X]`.
+Owns the steps from text to model, for any pydantic model; the rules themselves belong to the models. Models
+are validated strictly: sequences arrive as tuples, so a model declares `tuple[X, ...]`, not `list[X]`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ DocumentModel = TypeVar("DocumentModel", bound=BaseModel)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded(Generic[DocumentModel]):
-    """A checked document.
+    """A validated document.
 
     Attributes:
-        value: What the text says.
-        places: Where it says so; later checks point into the text with it.
+        value: The model.
+        places: Lines and columns of its fields, for the messages of later checks.
     """
 
     value: DocumentModel
@@ -41,7 +41,7 @@ def load_recipe(path: Path) -> Recipe:
     """Load a story recipe.
 
     Raises:
-        RecipeError: The file cannot be read or is no correct recipe; all problems together.
+        RecipeError: The file cannot be read or is not a valid recipe; all problems together.
     """
     return load_document(path, Recipe)
 
@@ -49,8 +49,8 @@ def load_recipe(path: Path) -> Recipe:
 def load_document(path: Path, model: type[DocumentModel]) -> DocumentModel:
     """Load a YAML (or, by its ending, JSON) file as `model`.
 
-    A model may have a classmethod `cross_field_problems(data) -> list[FieldProblem]`: rules between fields
-    that are checked even where single fields are wrong, so that nobody repairs a recipe twice.
+    A model may have a classmethod `cross_field_problems(data) -> list[FieldProblem]`: rules between fields,
+    which are checked even if single fields are invalid, so that one run reports all problems.
 
     Raises:
         RecipeError: The file cannot be read or does not fit the model; all problems together.
@@ -59,7 +59,7 @@ def load_document(path: Path, model: type[DocumentModel]) -> DocumentModel:
 
 
 def load_with_places(path: Path, model: type[DocumentModel]) -> Loaded[DocumentModel]:
-    """Load a file as `load_document` does, and keep where everything stands.
+    """Load a file as `load_document` does, and keep the places of its fields.
 
     Raises:
         RecipeError: The file cannot be read or does not fit the model; all problems together.
@@ -75,12 +75,12 @@ def parse_document(
     name: str,
     parse: Callable[..., TextTree] = parse_yaml,
 ) -> Loaded[DocumentModel]:
-    """Read a text that does not come from a file of its own, such as the recipe inside a film.
+    """Load a text that is not a file, such as the recipe inside a film.
 
     Args:
         text: The document.
-        model: What it should be.
-        name: Where it came from; starts every message.
+        model: The type to load it as.
+        name: Origin of the text; it starts every message.
         parse: `parse_yaml` or `parse_json`.
 
     Raises:
@@ -107,7 +107,7 @@ def _fit(tree: TextTree, model: type[DocumentModel]) -> Loaded[DocumentModel]:
 
 
 def _is_inside(field: str, reported: tuple[str, ...]) -> bool:
-    """Whether `field` is, or belongs to, a field whose text was refused already."""
+    """Whether `field` is, or is inside, a field that already has a problem."""
     return any(field == name or field.startswith((f"{name}.", f"{name}[")) for name in reported)
 
 

@@ -17,7 +17,7 @@ from m2d.recipe.schema import Recipe
 from m2d.recipe.text_tree import Places
 
 COMMAND_LINE = Places(path="command line")
-"""Places of values that stand in no file; whoever shows a problem there translates its field to a flag."""
+"""Places of values that are in no file; the command line shows their fields as flags."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
-"""From a recipe to a run: every parameter resolved against the model's geometry, or all problems at once.
+"""Plans a run: resolves every parameter of a recipe for a model, or reports all problems at once.
 
-Owns defaults and the order in which scenes are made; what the command line changes is in `overrides`, what
-only the model can judge in `limits`. Imports no torch; what needs a tokenizer or a word list is given it.
+Owns defaults and the order in which scenes are generated; values that replace the recipe's are in
+`overrides`, checks that depend on the model in `limits`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 if TYPE_CHECKING:
     from m2d.model.checkpoint import ModelSource
 
-# Measured on H.264 films of the puppet theatre, which range from a third to three times of this.
+# Measured on H.264 films of the puppet theatre, which need between a third and three times as much.
 BYTES_PER_WRITTEN_PIXEL = 0.05
 _CONTAINER_BYTES = 8_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScenePlan:
-    """One scene, resolved.
+    """One scene with every parameter resolved.
 
     Attributes:
-        prompt: What the model reads: setting first, cast expanded.
-        negative_prompt: What it is steered away from; may be empty.
-        guidance_scale: 1 is no guidance.
-        seed: Seed of this scene's noise; None for footage, which has none.
-        geometry: Its sizes, as the model sees it; height and width are those of the whole film.
-        film_frames: Frames it has in the film when the model is given another number of them: footage.
-        join: How it follows the scene before it.
-        match_colour: Whether its colours are corrected towards the scene before it.
-        num_prompt_tokens: Tokens of `prompt`; None when no counter was at hand.
+        prompt: The model's prompt: setting first, cast expanded.
+        negative_prompt: Negative prompt; may be empty.
+        guidance_scale: 1 means no guidance.
+        seed: Seed of this scene's noise; None for a scene of an external video.
+        geometry: Sizes of the scene in the model; height and width are those of the whole film.
+        film_frames: Number of frames in the film where it differs from the model's: in external videos.
+        join: Transition from the scene before it.
+        match_colour: Whether its colours are matched to the scene before it.
+        num_prompt_tokens: Number of tokens of `prompt`; None without a tokenizer.
     """
 
     prompt: str
@@ -60,7 +60,7 @@ class ScenePlan:
 
     @property
     def num_frames(self) -> int:
-        """Pixel frames in the film."""
+        """Number of frames in the film."""
         return self.geometry.num_frames if self.film_frames is None else self.film_frames
 
 
@@ -69,8 +69,8 @@ class WindowPlan:
     """One pass of the denoising loop.
 
     Attributes:
-        window: Which scenes of the film.
-        layout: Token spans of these scenes and who may attend to whom.
+        window: The scenes of the film that take part.
+        layout: Token spans of these scenes and the attention mask.
     """
 
     window: Window
@@ -79,12 +79,12 @@ class WindowPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExistingFilm:
-    """A film that a run adds to or changes.
+    """A film that a run extends or changes.
 
     Attributes:
-        scenes: All its scenes.
-        chosen: Those that are made anew, from 0, ascending; with none, the recipe's scenes are appended.
-        first_scene: Number, in its story, of the film's first scene.
+        scenes: All scenes of the film.
+        chosen: Scenes to regenerate, from 0, ascending; if empty, the recipe's scenes are appended.
+        first_scene: Number of the film's first scene in its story.
     """
 
     scenes: tuple[ScenePlan, ...]
@@ -94,19 +94,19 @@ class ExistingFilm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPlan:
-    """Everything a run needs to know, and nothing left to decide.
+    """A run with every parameter resolved.
 
     Attributes:
-        recipe: The recipe with overrides applied: what provenance keeps, and what gives this plan again. Its
-            scenes are the targets, in the film's order.
+        recipe: The recipe with overrides applied; provenance stores it, and planning it again gives this
+            plan. Its scenes are the targets, in the film's order.
         scenes: All scenes of the film.
-        targets: The scenes that are made, from 0, ascending.
-        windows: The passes that make them, in order.
-        first_scene: Number, in its story, of the film's first scene: noise is named by the story's numbers.
-        output: The film; relative paths belong to the working directory.
-        predicted_size_bytes: A rough guess.
-        warnings: What the user probably wants to change, with its place in the recipe.
-        artifacts: Folder of exported graphs; None is the user's cache.
+        targets: The scenes to generate, from 0, ascending.
+        windows: The passes that generate them, in order.
+        first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
+        output: Path of the film; relative to the working directory.
+        predicted_size_bytes: A rough estimate.
+        warnings: Likely mistakes, each with its place in the recipe.
+        artifacts: Folder of exported graphs; None means the user's cache.
     """
 
     title: str
@@ -129,17 +129,17 @@ class RunPlan:
 
     @property
     def backend_options(self) -> dict[str, str]:
-        """What only the backend knows, as texts: `true` and `false` for what is on or off."""
+        """Options of the backend as texts; booleans are `true` and `false`."""
         return {name: _option_text(value) for name, value in self.recipe.backend.options.items()}
 
     def without_backend_options(self) -> RunPlan:
-        """The same run, for a backend other than the recipe's own, whose options are not this one's."""
+        """Return the same run without backend options, for a backend other than the recipe's."""
         settings = self.recipe.backend.model_copy(update={"options": {}})
         return replace(self, recipe=self.recipe.model_copy(update={"backend": settings}))
 
     @property
     def layout(self) -> SceneLayout:
-        """The layout of the first window: of the whole story when it fits into one."""
+        """Layout of the first window; if the story fits into one window, of the whole story."""
         return self.windows[0].layout
 
     @property
@@ -149,7 +149,7 @@ class RunPlan:
 
     @property
     def num_frames(self) -> int:
-        """Pixel frames of the whole film; a crossfade's belong to two scenes and count once."""
+        """Number of frames of the film; the frames of a crossfade, which two scenes share, count once."""
         return sum(scene.num_frames - scene.join.num_frames for scene in self.scenes)
 
     @property
@@ -171,17 +171,17 @@ def plan_story(
     """Resolve a recipe for a model.
 
     Args:
-        recipe: The story; with `film`, the scenes that are made for it.
+        recipe: The story; with `film`, the new scenes.
         source: The model; only its geometry and name are read.
-        film: The film that these scenes are appended to or replace.
-        overrides: What the command line changes.
-        places: Where the recipe's fields stand, so that problems can point there.
+        film: The film to extend or to change.
+        overrides: Values that replace those of the recipe.
+        places: Lines and columns of the recipe's fields, for messages.
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
-        known_words: All words a model with a closed vocabulary can read; None for one that reads anything.
+        known_words: Vocabulary of the model; None for a model with an open vocabulary.
 
     Raises:
-        RecipeError: Sizes the model cannot make, joins that do not fit, prompts that are too long, or
-            overrides that no recipe may have; all together.
+        RecipeError: Sizes that the model cannot generate, joins that do not fit, prompts that are too long,
+            or invalid overrides; all together.
     """
     overrides = overrides or Overrides()
     places = places or Places(path="recipe")
@@ -261,7 +261,7 @@ def _scene_plan(
 def _placed(
     made: Sequence[ScenePlan], film: ExistingFilm | None
 ) -> tuple[tuple[ScenePlan, ...], tuple[int, ...]]:
-    """Return all scenes of the film, and which of them are made."""
+    """Return all scenes of the film, and the numbers of those to generate."""
     before = film.scenes if film is not None else ()
     if film is None or not film.chosen:
         return (*before, *made), tuple(range(len(before), len(before) + len(made)))

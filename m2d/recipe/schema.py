@@ -1,7 +1,7 @@
-"""The story recipe: every knob of `m2d generate` as a checked, frozen document.
+"""The story recipe: every setting of a film as a validated, frozen document.
 
-Owns the form of `recipes/stories/*.yaml` and the rules between its fields; does not look at files, devices or
-weights, and does not know what a model can do: that is `plan`.
+Owns the fields of `recipes/stories/*.yaml` and the rules between them; does not look at files, devices or
+weights, and does not know the limits of a model: `plan` checks those.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ OptionValue = bool | int | FiniteFloat | Annotated[str, Field(max_length=200)]
 
 
 class FieldProblem(NamedTuple):
-    """A broken rule between fields, with the field to blame."""
+    """A violated rule between fields, and the field to report."""
 
     key_path: KeyPath
     message: str
 
 
 class CrossFieldError(ValueError):
-    """Rules between fields are broken."""
+    """Rules between fields are violated."""
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -61,7 +61,7 @@ class _Part(BaseModel):
 
 
 class Crossfade(_Part):
-    """A join in which two scenes share frames."""
+    """A transition in which two scenes share frames."""
 
     crossfade: NumFrames
 
@@ -81,16 +81,18 @@ JoinChoice = Annotated[Literal["cut", "continue"] | Crossfade, BeforeValidator(_
 
 
 class Scene(_Part):
-    """One prompt and what differs for its clip; in YAML a plain string is a scene with just a prompt.
+    """One scene: a prompt and its own settings; in YAML a plain string is a scene with only a prompt.
+
+    Every field but `prompt` and `join` defaults to the story's value.
 
     Attributes:
-        prompt: What happens, naming actors by their names in the cast.
-        negative_prompt: What to steer away from; None takes the story's.
-        guidance_scale: 1 is no guidance; None takes the story's.
-        seed: Seed of this scene's noise; None takes the story's.
-        frames: Length of this scene; None takes the story's.
-        join: How it follows the scene before it: `cut`, `continue` or `{crossfade: 4}`; None is a cut.
-        match_colour: Whether its colours are corrected towards the scene before it; None takes the story's.
+        prompt: What happens in the scene; it refers to actors by their names in the cast.
+        negative_prompt: What the scene must not show.
+        guidance_scale: 1 means no guidance.
+        seed: Seed of this scene's noise.
+        frames: Number of frames of this scene.
+        join: Transition from the scene before it: `cut` (default), `continue` or `{crossfade: 4}`.
+        match_colour: Whether the scene's colours are matched to the scene before it.
     """
 
     prompt: Prompt
@@ -103,7 +105,7 @@ class Scene(_Part):
 
     @property
     def joined(self) -> Join:
-        """The join as m2d's other parts know it."""
+        """The transition as a `Join`; a cut by default."""
         if isinstance(self.join, Crossfade):
             return Join(kind="crossfade", num_frames=self.join.crossfade)
         return CUT if self.join is None else Join(kind=self.join)
@@ -119,14 +121,14 @@ class Scene(_Part):
 
 
 class Sampling(_Part):
-    """How noise becomes a film.
+    """Settings of the denoising loop.
 
     Attributes:
-        scheduler: None takes the model folder's own.
-        cfg: Whether guidance's two predictions run in one batch or one after the other (less memory).
-        speed: How many steps are foretold instead of computed; all but `exact` change the film a little.
-        keep_context: Whether scenes that are given, and that no step changes (masks `causal` and `window:k`),
-            are computed once; it takes memory.
+        scheduler: None selects the scheduler of the model folder.
+        cfg: Run the two predictions of guidance in one batch, or one after the other to save memory.
+        speed: Step caching: `balanced` and `fast` extrapolate some steps, which changes the film slightly.
+        keep_context: Compute clean context scenes once where the mask allows it (`causal` and `window:k`);
+            takes memory.
     """
 
     scheduler: SchedulerName | None = None
@@ -140,15 +142,15 @@ class Sampling(_Part):
 
 
 class Video(_Part):
-    """The film's size; None takes the model's default.
+    """Sizes of the film; None selects the model's default.
 
     Attributes:
-        num_frames: Frames of every scene.
-        height: Pixels.
-        width: Pixels.
+        num_frames: Number of frames of every scene.
+        height: Height in pixels.
+        width: Width in pixels.
         fps: Frames per second.
-        upscale: Whole-number enlargement when the file is written, without smoothing.
-        match_colour: Whether every scene's colours are corrected towards the scene before it.
+        upscale: Integer factor by which the written frames are enlarged, without smoothing.
+        match_colour: Whether the colours of every scene are matched to the scene before it.
     """
 
     num_frames: NumFrames | None = None
@@ -160,10 +162,10 @@ class Video(_Part):
 
 
 class BackendChoice(_Part):
-    """What runs the transformer, and where.
+    """The backend that runs the transformer, and its device and precision.
 
     Attributes:
-        options: What only this backend knows, by name; the backend says what it does not know.
+        options: Options of this backend by name; the backend rejects those that it does not have.
     """
 
     name: BackendName = "eager"
@@ -177,9 +179,9 @@ class Recipe(_Part):
 
     Attributes:
         model: `builtin:puppet`, `builtin:puppet-large` or a model folder.
-        cast: Description of each actor, by name; put in brackets behind every mention in a prompt.
-        setting: Opens every scene's prompt.
-        output: File name of the film; None makes one from the title.
+        cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
+        setting: First sentence of every prompt.
+        output: File name of the film; None derives it from the title.
     """
 
     title: Title
@@ -195,7 +197,7 @@ class Recipe(_Part):
 
     @classmethod
     def cross_field_problems(cls, data: object) -> list[FieldProblem]:
-        """Return the broken rules between fields of a raw document, whose fields may be wrong themselves."""
+        """Return the violated rules between fields of a raw document; single fields may be invalid."""
         if not isinstance(data, Mapping):
             return []
         cast = data.get("cast")
@@ -216,7 +218,7 @@ class Recipe(_Part):
 
 
 def _texts(data: Mapping[str, object], cast: Mapping[str, object]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield every text of a raw document in which actors may be named."""
+    """Yield every text of a raw document that may mention actors."""
     found: list[tuple[KeyPath, object]] = [(("cast", name), text) for name, text in cast.items()]
     found.append((("setting",), data.get("setting")))
     scenes = data.get("scenes")

@@ -1,4 +1,4 @@
-"""The commented recipe that `m2d init` writes: a story that works, and every field explained beside it.
+"""The commented recipe that `m2d init` writes: a working story with an explanation of every field.
 
 Owns the text; writes no file.
 """
@@ -9,75 +9,76 @@ from m2d.recipe.fields import default_output
 from m2d.recipe.writer import yaml_scalar
 
 _TEMPLATE = """\
-# A story for m2d: several scenes, one prompt each, one coherent film.
-# Look at it before you run it:  m2d check {file_name}
-# Make the film:                 m2d generate {file_name}
+# A story for m2d: several scenes with one prompt each become one coherent film.
+# Check it:       m2d check {file_name}
+# Make the film:  m2d generate {file_name}
 
 title: {title}
 
-# builtin:puppet comes with m2d and runs on a laptop; builtin:puppet-large too, with a picture three times as
-# large and scenes twice as long, in twice the time. For another world, give the folder of a downloaded
-# CogVideoX model in diffusers layout.
+# builtin:puppet comes with m2d and runs on a laptop. So does builtin:puppet-large, whose pictures are three
+# times as large and whose scenes are twice as long; it takes twice the time. For anything but puppets, give
+# the folder of a downloaded CogVideoX model in diffusers layout.
 model: builtin:puppet
 
-# Who plays. Every mention of a name in a prompt gets its description in brackets, in every scene: a scene's
-# text is all that its own frames can read.
-# The puppet theatre knows: round, square, tall or triangle; red, yellow, green, blue, purple or white; no
-# hat, top hat, party hat or wool cap.
+# The actors. m2d adds the description in brackets after every mention of a name, in every scene, because the
+# frames of a scene see only the text of that scene.
+# The puppet models know: round, square, tall or triangle; red, yellow, green, blue, purple or white; no hat,
+# top hat, party hat or wool cap.
 cast:
   Actor1: round yellow body, party hat
   Actor2: tall purple body, top hat
 
-# Where all scenes take place; it opens every prompt.
-# The puppet theatre knows: park, desert, snowfield, beach, city or forest, each at noon, at dusk or at night.
+# The place of all scenes; every prompt starts with it.
+# The puppet models know: park, desert, snowfield, beach, city or forest, each at noon, at dusk or at night.
 setting: park at noon
 
-# One prompt per scene, and as many scenes as you like. As many as the model was trained on are made jointly
-# (the puppet theatre's stories have three), every later one after those before it; `m2d check` shows which.
-# It knows: walks right, walks left, jumps, waves, stands still, bows.
+# One prompt per scene, and any number of scenes. The first scenes are generated jointly, as many as the model
+# was trained on (three for the puppet models); each later scene follows from those before it. `m2d check`
+# shows which. The puppet models know: walks right, walks left, jumps, waves, stands still, bows.
 scenes:
   - Actor1 walks right.
-  # The long form, with what may differ for one scene.
+  # The long form, with settings of this scene.
   - prompt: Actor1 waves. Actor2 bows.
     # seed: 5
     # guidance_scale: 4.0
     # negative_prompt: ""
     # frames: 9              # length of this scene
     # match_colour: true     # or false
-    # How it follows the scene before it: cut; {{crossfade: 4}}, frames that both scenes share; or continue,
-    # which starts it from the last frame of the scene before it.
+    # Transition from the scene before it: cut; {{crossfade: 4}}, in which both scenes share 4 frames; or
+    # continue, which starts from the last frame of the scene before it.
     # join: cut
   - Actor2 jumps.
 
 sampling:
-  scheduler: ddim            # ddim, dpm, dpm++, euler or unipc; without it, the model's own
-  num_inference_steps: 25    # more is slower and finer
-  guidance_scale: 3.0        # 1 is no guidance; more follows the prompt more closely
-  negative_prompt: ""        # what to steer away from
+  scheduler: ddim            # ddim, dpm, dpm++, euler or unipc; default: the model's
+  num_inference_steps: 25    # more steps are slower and give more detail
+  guidance_scale: 3.0        # 1 is no guidance; higher follows the prompt more closely
+  negative_prompt: ""        # what the film must not show
   seed: 7                    # the same seed on the same machine gives the same film
-  cfg: batched               # sequential needs less memory
-  speed: exact               # balanced and fast leave steps out, and say how wrong that may be
-  keep_context: true         # scenes that are given are computed once where the mask allows; takes memory
+  cfg: batched               # or sequential, which needs less memory
+  speed: exact               # balanced and fast skip steps and estimate the error
+  keep_context: true         # compute context scenes once if the mask allows; takes memory
 
 video:
-  # num_frames: 9            # per scene; what is not given is the model's own, which it knows best
+  # num_frames: 9            # per scene; the model's default sizes look best
   # height: 64               # pixels
   # width: 64
   fps: 8
-  upscale: 6                 # whole-number enlargement when the film is written
-  match_colour: false        # true corrects each scene's colours towards those of the scene before it
+  upscale: 6                 # integer factor that enlarges the written frames
+  match_colour: false        # true matches the colours of each scene to the scene before it
 
-# Which tokens may see which; `m2d check` draws it. The paper's mask: every text sees its own scene, all
-# videos see each other. Others: isolated, shared-text, cross-text, full, causal, window:k, anchor.
+# The attention mask; `m2d check` draws it. In mask2dit, the paper's mask, the text of a scene sees only its
+# own scene, and all videos see each other. Others: isolated, shared-text, cross-text, full, causal, window:k,
+# anchor.
 mask: mask2dit
 
 backend:
   name: eager                # `m2d doctor` lists what works here
   device: cpu                # cpu, cuda or cuda:0
   dtype: float32             # float32, bfloat16 or float16
-  # options: {{scope: whole}}  # what only one backend knows, here compile
+  # options: {{scope: whole}}  # options of one backend, here compile
 
-# A file name in the working directory; --out takes any path.
+# A file name in the working directory; --out accepts any path.
 output: {output}
 """
 
@@ -87,8 +88,8 @@ def story_template(*, title: str = "My first story", file_name: str = "story.yam
 
     Args:
         title: The story's title.
-        file_name: How the recipe will be called; it stands in the commands at its top.
+        file_name: File name of the recipe, for the commands in its header.
     """
-    # A comment ends with its line.
+    # A line break would end the comment.
     shown = " ".join(file_name.split())
     return _TEMPLATE.format(title=yaml_scalar(title), file_name=shown, output=default_output(title))

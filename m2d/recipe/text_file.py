@@ -1,6 +1,6 @@
-"""Reading the text of a recipe file, with its limits; it knows neither YAML nor JSON.
+"""Reads the text of a recipe file within limits; knows neither YAML nor JSON.
 
-Every refusal is a RecipeError that names the file and, inside the text, line and column.
+Every RecipeError names the file and, for a problem in the text, its line and column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, *, name: str) -> str:
-    """Return `data` as text; `name` starts every message.
+    """Decode `data`; `name` starts every message.
 
     Raises:
         RecipeError: The data has too many bytes or lines, is not UTF-8, or holds control characters.
@@ -51,10 +51,10 @@ def decode_text(data: bytes, *, name: str) -> str:
 
 
 def check_characters(text: str, *, name: str) -> None:
-    """Refuse control characters standing in the text itself.
+    """Reject control characters in the text itself.
 
     Raises:
-        RecipeError: There is at least one; the message names the first and how many follow.
+        RecipeError: The text holds some; the message names the first and counts the others.
     """
     found = [match.start() for match in _FORBIDDEN.finditer(text)]
     if not found:
@@ -67,7 +67,7 @@ def check_characters(text: str, *, name: str) -> None:
 def _read_bytes(path: Path) -> bytes:
     name = str(path)
     try:
-        # A pipe or a device could block or never end.
+        # Reading a pipe or a device could block or never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise _refusal(name, "not a regular file; give the path of a recipe")
         with path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""Words a model with a closed vocabulary cannot read, and the nearest ones that it can.
+"""Finds words that are not in a model's vocabulary, and the most similar words that are.
 
-Owns the comparison of texts with a word list; the list itself belongs to the model.
+Owns the comparison; the vocabulary belongs to the model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _MAX_COMPARED_CHARACTERS = 40
-# Below this, difflib proposes words that share letters and nothing else, such as greets for orange.
+# Below this ratio difflib proposes words that only share letters, such as greets for orange.
 _MIN_LIKENESS = 0.7
 
 
@@ -22,6 +22,6 @@ def unknown_words(text: str, known_words: Iterable[str]) -> list[str]:
 
 
 def nearest_words(word: str, known_words: Iterable[str]) -> list[str]:
-    """Return up to three known words that are spelled much like `word`, the nearest first."""
+    """Return up to three known words with a spelling similar to `word`, the most similar first."""
     candidates = sorted({known.lower() for known in known_words})
     return get_close_matches(word[:_MAX_COMPARED_CHARACTERS], candidates, n=3, cutoff=_MIN_LIKENESS)

@@ -1,7 +1,7 @@
-"""A recipe as YAML text that the loader reads back equal.
+"""Writes a recipe as YAML text that the loader reads back as an equal recipe.
 
-Owns the order of fields and the quoting. The standard dumper quotes by YAML 1.1, under which `1e3` and `0o17`
-are text; the loader follows 1.2, where they are numbers.
+Owns the order of fields and the quoting. PyYAML's dumper follows YAML 1.1, in which `1e3` and `0o17` are
+text; the loader follows YAML 1.2, in which they are numbers.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from m2d.recipe.schema import Recipe, Scene
 from m2d.recipe.yaml_text import resolve_plain
 
-# Words in which no `: `, ` #`, quote at the start or indicator can occur. Words and spaces alternate, so that
-# a long text that does not match is refused in linear time.
+# Text that needs no quotes: no `: `, ` #`, leading quote or indicator can occur. Words and spaces alternate,
+# so that a long text that does not match is rejected in linear time.
 _WORD_REST = r"(?:[A-Za-z0-9_.,()/'-]|:(?=[A-Za-z0-9]))*"
 _PLAIN = re.compile(rf"[A-Za-z]{_WORD_REST}(?: [A-Za-z0-9(]{_WORD_REST})*")
 
 
 def to_yaml(recipe: Recipe, *, header: str = "") -> str:
-    """Write a recipe in reading order, without the fields that are at their defaults.
+    """Write a recipe in reading order, without fields that have their default value.
 
     Args:
         recipe: The story.
-        header: Plain text put above it as a comment.
+        header: Plain text that is written above it as a comment.
     """
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     lines += [f"title: {yaml_scalar(recipe.title)}", f"model: {yaml_scalar(recipe.model)}"]
@@ -67,7 +67,7 @@ def _field_lines(name: str, value: object) -> Iterator[str]:
 
 
 def yaml_scalar(value: object) -> str:
-    """Spell a number or a text so that the loader reads back the same value of the same type."""
+    """Return a number or a text as YAML that the loader reads back with the same value and type."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
