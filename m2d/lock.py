@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from m2d.errors import OutputBusy, OutputError, Remedy
-from m2d.files import is_running, make_folder, remove_empty_folder, remove_file
+from m2d.files import is_running, remove_file
+from m2d.folders import make_folder, remove_empty_folder
 
 FILE = ".lock"
 LONGEST_OWNER_BYTES = 300

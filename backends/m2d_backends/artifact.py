@@ -21,8 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from m2d.backend import ARTIFACT_MANIFEST, DTypeName, ExportManifest, StoredArtifact
 from m2d.cache_root import cache_root
+from m2d.disk import output_errors
 from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
-from m2d.files import is_running, make_folder, remove_tree, rename_folder, sha256_file, sync_tree, writing
+from m2d.files import is_running, sha256_file
+from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
 from m2d_backends.artifact_key import (
     ArtifactKey,
     default_folder,
@@ -122,7 +124,7 @@ def publish_artifact(
         relative_error = write(part)
         files = _described(part)
         document = _document(manifest, files, relative_error)
-        with writing(part):
+        with output_errors(part):
             (part / MANIFEST).write_bytes(document)
             for path in part.iterdir():
                 path.chmod(0o600)

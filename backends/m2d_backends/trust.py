@@ -16,7 +16,8 @@ from pathlib import Path
 
 from m2d.cache_root import cache_root
 from m2d.errors import ArtifactRefused
-from m2d.files import make_folder, publish, write_part
+from m2d.files import publish, write_part
+from m2d.folders import make_folder
 
 KEY_FILE = "signing.key"
 _KEY_BYTES = 32

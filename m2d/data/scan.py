@@ -17,7 +17,8 @@ from m2d.data.decode import Broken, file_identity, scan_video
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.video_facts import VideoFacts
 from m2d.errors import Interrupted
-from m2d.files import make_folder, write_json
+from m2d.files import write_json
+from m2d.folders import make_folder
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 

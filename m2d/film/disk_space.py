@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from m2d.files import check_free_space
 from m2d.film.journal_folder import files_of, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm
+from m2d.folders import check_free_space
 from m2d.recipe.plan import RunPlan
 from m2d.video.sheet import FRAME_WIDTH, FRAMES_PER_SCENE, MOST_ROWS
 

@@ -21,7 +21,7 @@ import torch
 
 from m2d.diffusion.denoise import DenoiseState, StepEvent
 from m2d.errors import Interrupted, M2DError, OutputError
-from m2d.files import check_writable, make_folder, remove_file, remove_strays, write_bytes
+from m2d.files import check_writable, remove_file, remove_strays, write_bytes
 from m2d.film.journal_contents import Kept, Made, StepRecord, on_cpu, step_bytes, window_bytes
 from m2d.film.journal_folder import (
     MADE,
@@ -38,6 +38,7 @@ from m2d.film.journal_folder import (
 )
 from m2d.film.outputs import check_replaceable
 from m2d.film.resume import Opened, refuse_unfinished, resume_unfinished
+from m2d.folders import make_folder
 from m2d.lock import hold
 from m2d.pipeline.observer import FinishedWindow, ResumePoint
 from m2d.progress import Reporter

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from m2d.errors import InputError
-from m2d.files import remove_empty_folder, remove_file, write_bytes, write_json
+from m2d.files import remove_file, write_bytes, write_json
+from m2d.folders import remove_empty_folder
 from m2d.video.run_folder import run_folder_of
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from m2d.errors import Remedy
-from m2d.files import make_folder, remove_empty_folder, remove_file, write_bytes
+from m2d.files import remove_file, write_bytes
+from m2d.folders import make_folder, remove_empty_folder
 from m2d.layout import SceneLayout
 from m2d.model.codec import decode_scene
 from m2d.model.decoding import DecodingError, is_out_of_memory, sliced

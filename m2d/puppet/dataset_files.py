@@ -18,7 +18,8 @@ from m2d.data.csv_format import WrittenClip, write_csv
 from m2d.data.json_format import write_json_groups
 from m2d.data.jsonl_format import write_jsonl
 from m2d.errors import InputError, Interrupted
-from m2d.files import make_folder, sha256_file, write_bytes
+from m2d.files import sha256_file, write_bytes
+from m2d.folders import make_folder
 from m2d.geometry import SceneGeometry
 from m2d.model.codec import to_pixels
 from m2d.progress import Reporter

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from m2d.files import make_folder, write_bytes
+from m2d.files import write_bytes
+from m2d.folders import make_folder
 
 _FORMAT = "m2d.content/1"
 _TENSOR = "encoded"

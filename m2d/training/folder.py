@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from m2d.errors import CheckpointError, OutputError
-from m2d.files import make_folder, remove_tree, rename_folder, sha256_file, sync_tree, write_part
+from m2d.files import sha256_file, write_part
+from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
 
 MANIFEST = "manifest.json"
 _PART = ".part"

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError
-from m2d.files import make_folder, write_part
+from m2d.files import write_part
+from m2d.folders import make_folder
 from m2d.training.folder import (
     canonical_json,
     publish_folder,

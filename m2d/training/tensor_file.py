@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2d.files import PartFile, writing
+from m2d.disk import output_errors
+from m2d.files import PartFile
 
 # https://huggingface.co/docs/safetensors/index#format: eight bytes of header length, the header, the data.
 _LENGTH_BYTES, _ALIGNMENT = 8, 8
@@ -41,7 +42,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Iterable[Te
         OutputError: The disk refused.
     """
     header = _header(tensors)
-    with writing(path), PartFile(path) as file:
+    with output_errors(path), PartFile(path) as file:
         file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
         for (name, spec), value in zip(tensors.items(), values, strict=True):
             if value.shape != spec.shape or value.dtype != spec.dtype:

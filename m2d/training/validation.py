@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from m2d.backend import BackendOptions
-from m2d.files import make_folder
 from m2d.film.job import FilmJob, PlannedRun, announce
 from m2d.film.make import RunOptions, make_film
+from m2d.folders import make_folder
 from m2d.layout import SceneLayout
 from m2d.model.execution import choose_execution
 from m2d.model.source import ModelSource

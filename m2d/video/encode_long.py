@@ -12,8 +12,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from m2d.disk import output_errors
 from m2d.errors import OutputError
-from m2d.files import nameless_file, writing
+from m2d.files import nameless_file
 from m2d.video.encode import Picture, encode_scene
 from m2d.video.packet_store import PacketStore
 from m2d.video.packets import EncodedScene
@@ -60,7 +61,7 @@ def _append(
         check_pictures(film, piece, piece.sketches_PHW, first_frame=first_frame, upscale=picture.upscale)
     except av.FFmpegError as error:
         raise OutputError(f"{film}: the encoded frames cannot be decoded: {error}; try again") from error
-    with writing(film):
+    with output_errors(film):
         for packet in piece.packets:
             store.append(packet)
     return piece.header

@@ -18,7 +18,8 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from m2d.errors import InputError, OutputError, Remedy
-from m2d.files import make_folder, sha256_file, write_bytes, write_json
+from m2d.files import sha256_file, write_bytes, write_json
+from m2d.folders import make_folder
 from m2d.video.digests import latents_digest
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import parse_provenance, seal_provenance

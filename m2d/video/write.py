@@ -19,8 +19,9 @@ import numpy as np
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from m2d.disk import output_errors
 from m2d.errors import InputError, OutputError
-from m2d.files import copy_to_part, nameless_file, publish, writing
+from m2d.files import copy_to_part, nameless_file, publish
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
 from m2d.video.open_film import FilmError
 from m2d.video.packets import EncodedScene, cut_packets, read_packets
@@ -81,7 +82,7 @@ def write_film(
         # The muxer seeks and reads in its file, which `part` does not allow; and a film may be too large for
         # memory.
         with nameless_file(path.parent) as film:
-            with writing(path):
+            with output_errors(path):
                 _mux(encoded, film, fps=rate, tags=_tags(title, provenance), chapters=chapters)
                 film.seek(0)
             copy_to_part(part, film)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from m2d import files, lock
+from m2d import disk, lock
 
+OPERATIONS = ("open_file", "write_all", "fsync", "replace", "unlink", "mkdir", "rmdir")
 SEAMS = (
-    *((files, name) for name in ("_open", "_write", "_fsync", "_replace", "_unlink", "_mkdir", "_rmdir")),
+    *((disk, name) for name in OPERATIONS),
     *((lock, name) for name in ("_open", "_write")),
 )
 CRASHED = 77
@@ -49,11 +50,11 @@ class FaultyDisk:
         def operation(*args: Any) -> Any:
             self.done.append(name)
             if len(self.done) == self.at or (self.stays and self.has_failed):
-                if name == "_write":
+                if name in ("write_all", "_write"):
                     descriptor, data = args
                     real(descriptor, bytes(data)[: len(data) // 2])
                 self.fault()
-            return None if name == "_fsync" else real(*args)
+            return None if name == "fsync" else real(*args)
 
         return operation
 

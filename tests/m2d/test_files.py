@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from m2d import files
+from m2d import disk, files, folders
 from m2d.errors import OutputError, Remedy
 from tests.m2d.faults import FaultyDisk
 
@@ -161,14 +161,14 @@ def test_strays_of_a_folder_that_is_none_are_an_error_with_a_message(tmp_path: P
 def test_folders_are_made_with_those_above_and_removed_when_empty(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "film.m2d"
     for _ in range(2):
-        files.make_folder(folder)
+        folders.make_folder(folder)
         assert folder.is_dir()
     (folder / "mine").write_bytes(b"")
-    files.remove_empty_folder(folder)
+    folders.remove_empty_folder(folder)
     assert names(folder) == ["mine"]
     for _ in range(2):
         files.remove_file(folder / "mine")
-        files.remove_empty_folder(folder)
+        folders.remove_empty_folder(folder)
         assert not folder.exists()
 
 
@@ -176,7 +176,7 @@ def test_folders_are_made_with_those_above_and_removed_when_empty(tmp_path: Path
 def test_a_folder_that_another_process_makes_first_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_gone_again: bool
 ) -> None:
-    folder, real, outrun = tmp_path / "film.m2d", files._mkdir, [True]
+    folder, real, outrun = tmp_path / "film.m2d", disk.mkdir, [True]
 
     def outrun_once(path: Path) -> None:
         if not outrun:
@@ -186,8 +186,8 @@ def test_a_folder_that_another_process_makes_first_is_no_error(
             real(path)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
-    monkeypatch.setattr(files, "_mkdir", outrun_once)
-    files.make_folder(folder)
+    monkeypatch.setattr(disk, "mkdir", outrun_once)
+    folders.make_folder(folder)
     assert folder.is_dir()
 
 
@@ -197,16 +197,16 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
         with pytest.raises(
             OutputError, match=r"film\.m2d: a folder is needed there, but a file has its name"
         ):
-            files.make_folder(folder)
+            folders.make_folder(folder)
     assert (tmp_path / "film.m2d").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
     ("operation", "change", "complaint"),
     [
-        ("_mkdir", lambda folder: files.make_folder(folder / "new"), "new: could not be written"),
-        ("_rmdir", lambda folder: files.remove_empty_folder(folder / "old"), "old: could not be removed"),
-        ("_unlink", lambda folder: files.remove_file(folder / "file"), "file: could not be removed"),
+        ("mkdir", lambda folder: folders.make_folder(folder / "new"), "new: could not be written"),
+        ("rmdir", lambda folder: folders.remove_empty_folder(folder / "old"), "old: could not be removed"),
+        ("unlink", lambda folder: files.remove_file(folder / "file"), "file: could not be removed"),
     ],
 )
 def test_a_disk_that_refuses_folders_or_removal_gives_a_clear_message(
@@ -222,7 +222,7 @@ def test_a_disk_that_refuses_folders_or_removal_gives_a_clear_message(
     def refuse(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files, operation, refuse)
+    monkeypatch.setattr(disk, operation, refuse)
     with pytest.raises(OutputError, match=rf"{complaint}: Input/output error; check the disk"):
         change(tmp_path)
     assert names(tmp_path) == ["file", "old"]
@@ -230,9 +230,9 @@ def test_a_disk_that_refuses_folders_or_removal_gives_a_clear_message(
 
 def test_too_little_space_is_told_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
-    files.check_free_space(tmp_path, 3_000_000)
+    folders.check_free_space(tmp_path, 3_000_000)
     with pytest.raises(OutputError, match=r"3\.0 MB are free, 1,234\.6 MB are needed; free some space"):
-        files.check_free_space(tmp_path, 1_234_567_890)
+        folders.check_free_space(tmp_path, 1_234_567_890)
 
 
 def test_json_is_sorted_ascii_and_refuses_nan(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_json_is_sorted_ascii_and_refuses_nan(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["b"] == "\u2603"
 
 
-@pytest.mark.parametrize("operation", ["_open", "_write", "_fsync", "_replace"])
+@pytest.mark.parametrize("operation", ["open_file", "write_all", "fsync", "replace"])
 def test_a_disk_that_refuses_any_operation_leaves_the_old_file_and_a_clear_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
@@ -255,7 +255,7 @@ def test_a_disk_that_refuses_any_operation_leaves_the_old_file_and_a_clear_messa
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, operation, refuse)
+    monkeypatch.setattr(disk, operation, refuse)
     with pytest.raises(OutputError, match="No space left on device; free some space"):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
@@ -268,9 +268,9 @@ def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(
     disk = FaultyDisk()
     disk.install(monkeypatch)
     files.write_bytes(tmp_path / "film.mp4", b"frames")
-    writing, named = disk.done[: disk.done.index("_replace")], disk.done[disk.done.index("_replace") :]
-    assert writing == ["_open", "_write", "_open", "_fsync"]
-    assert named == ["_replace", "_open", "_fsync", "_unlink"]
+    writing, named = disk.done[: disk.done.index("replace")], disk.done[disk.done.index("replace") :]
+    assert writing == ["open_file", "write_all", "open_file", "fsync"]
+    assert named == ["replace", "open_file", "fsync", "unlink"]
 
 
 def test_nameless_file_is_never_seen_in_its_folder(tmp_path: Path) -> None:

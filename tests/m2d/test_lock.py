@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from m2d import files, lock
+from m2d import disk, lock
 from m2d.errors import OutputBusy, OutputError, Remedy
 from m2d.lock import hold
 
@@ -234,7 +234,7 @@ def test_a_lock_file_opened_before_its_holder_removed_it_is_worth_nothing(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-@pytest.mark.parametrize(("module", "operation"), [(lock, "_open"), (lock, "_write"), (files, "_mkdir")])
+@pytest.mark.parametrize(("module", "operation"), [(lock, "_open"), (lock, "_write"), (disk, "mkdir")])
 def test_a_disk_that_refuses_the_lock_is_an_error_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, operation: str, code: int
 ) -> None:
@@ -260,7 +260,7 @@ def test_a_lock_file_that_cannot_be_removed_does_not_undo_the_work(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_unlink", refuse)
+        patch.setattr(disk, "unlink", refuse)
         with hold(tmp_path, what="training there"):
             pass
     with hold(tmp_path, what="training there"):

@@ -1,0 +1,96 @@
+"""The system calls that change the disk, and the error that a failed one becomes.
+
+`m2d.files` and `m2d.folders` call these as `disk.replace(...)`, so that a test can let any of them fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from m2d.errors import OutputError
+
+
+@contextlib.contextmanager
+def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
+    """Turn an OSError of the block into an error about `path`.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error, deed=deed) from error
+
+
+def output_error(path: Path, error: OSError, *, deed: str = "written") -> OutputError:
+    """Return the error for `path`, with the reason and what to do."""
+    advice = {
+        errno.ENOSPC: "free some space or choose another disk",
+        errno.EDQUOT: "free some space or choose another disk",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EACCES: "choose a folder you may write to",
+        errno.EROFS: "choose a folder you may write to",
+    }.get(error.errno or 0, "check the disk or choose another output")
+    return OutputError(f"{path}: could not be {deed}: {error.strerror or error}; {advice}")
+
+
+def sync_file(path: Path) -> None:
+    """Make the file's content durable."""
+    descriptor = open_file(path, os.O_RDONLY)
+    try:
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    # Windows cannot open a folder: there a rename is not synced.
+    if os.name == "nt":
+        return
+    sync_file(folder)
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Return a descriptor."""
+    return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+
+
+def write_all(descriptor: int, data: Any) -> int:
+    """Write all of `data`, a bytes-like object; return its size in bytes."""
+    rest = memoryview(data).cast("B")
+    size_bytes = len(rest)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    return size_bytes
+
+
+def fsync(descriptor: int) -> None:
+    """Make what was written durable."""
+    os.fsync(descriptor)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, replacing what has that name."""
+    source.replace(target)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file."""
+    path.unlink()
+
+
+def mkdir(path: Path) -> None:
+    """Make a folder."""
+    path.mkdir()
+
+
+def rmdir(path: Path) -> None:
+    """Remove an empty folder."""
+    path.rmdir()

@@ -1,0 +1,113 @@
+"""Folders, made, renamed and removed durably; files are `m2d.files`'s."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import stat
+from pathlib import Path
+
+from m2d import disk
+from m2d.errors import OutputError
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it, durably; one that is there is no error.
+
+    Raises:
+        OutputError: The disk refused, or a file has this name.
+    """
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    with disk.output_errors(path):
+        try:
+            disk.mkdir(path)
+        except FileExistsError as error:
+            if _is_folder(path) is False:
+                raise OutputError(
+                    f"{path}: a folder is needed there, but a file has its name; "
+                    "move it or choose another output"
+                ) from error
+            # Another process has been quicker. It may have removed the folder again since, as locks do.
+            make_folder(path)
+            return
+        disk.sync_folder(path.parent)
+
+
+def _is_folder(path: Path) -> bool | None:
+    """Whether `path` is a folder; None: nothing is there (any more). One question, so no other process can
+    come between two."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False if path.is_symlink() else None
+
+
+def remove_empty_folder(path: Path) -> None:
+    """Remove the folder `path`, durably; one that is not there, or that something is in, is no error.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with disk.output_errors(path, deed="removed"):
+        try:
+            disk.rmdir(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                return
+            raise
+        disk.sync_folder(path.parent)
+
+
+def rename_folder(source: Path, target: Path) -> None:
+    """Give the folder `source` the name `target`, durably; no folder may have it yet.
+
+    Raises:
+        OutputError: The disk refused, or something has this name.
+    """
+    with disk.output_errors(target):
+        disk.replace(source, target)
+        disk.sync_folder(target.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files and folders in `folder`, and itself, durable.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with disk.output_errors(folder):
+        for path in sorted(folder.rglob("*")):
+            disk.sync_folder(path) if path.is_dir() else disk.sync_file(path)
+        disk.sync_folder(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove `folder` and all that is in it; one that is not there is no error.
+
+    Raises:
+        OutputError: The disk refused.
+    """
+    with disk.output_errors(folder, deed="removed"):
+        # Links are removed, not followed.
+        for path in sorted(folder.rglob("*"), reverse=True):
+            disk.rmdir(path) if path.is_dir() and not path.is_symlink() else disk.unlink(path)
+        if folder.is_dir():
+            disk.rmdir(folder)
+
+
+def check_free_space(folder: Path, needed_bytes: int) -> None:
+    """Make sure, before any work is done, that the disk of `folder` has room.
+
+    Raises:
+        OutputError: Less than `needed_bytes` is free.
+    """
+    with disk.output_errors(folder):
+        free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise OutputError(
+            f"{folder}: {free_bytes / 1e6:,.1f} MB are free, {needed_bytes / 1e6:,.1f} MB are needed; "
+            "free some space or choose another disk"
+        )
