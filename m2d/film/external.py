@@ -56,14 +56,14 @@ def load_footage(
         **size,
     )
     whole = footage.whole
-    num_scenes, num_clips = len(whole.picks), len(footage.scenes)
+    num_scenes, num_clips = len(whole.picks), len(footage.clips)
     if len(prompts) > num_scenes:
         raise InputError(
             f"{len(prompts)} prompts for {num_scenes} scenes of {path}; give at most one each",
             argument="context_prompt",
         )
     told = [""] * (num_scenes - len(prompts)) + list(prompts)
-    clips = [None] * (num_scenes - num_clips) + [scene.frames_PHWC for scene in footage.scenes]
+    clips = [None] * (num_scenes - num_clips) + list(footage.clips)
     shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
     first = num_scenes - num_clips if only_context else 0
     return LoadedFilm(

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +25,6 @@ from m2d.video.read import FilmFrame, FilmInfo, film_frames, probe
 
 # Hours, since no frames are kept: four at 60 frames per second.
 _LIMITS = ReadLimits(size_bytes=64 << 30, num_frames=1_000_000)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExternalScene:
-    """One scene's clip.
-
-    Attributes:
-        frames_PHWC: uint8 RGB at the model's rate and size. The last one is the scene's last frame.
-        start_s: Where the scene begins, in seconds from the video's first frame.
-        end_s: Where it ends.
-    """
-
-    frames_PHWC: np.ndarray
-    start_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +75,12 @@ class ExternalVideo:
     """A video as scenes.
 
     Attributes:
-        scenes: The last scenes' clips, in the video's order.
+        clips: Frames of the last scenes, uint8 RGB PHWC each, that end with the scene's last frame.
         whole: All scenes.
         notes: What was done to the video, for the user.
     """
 
-    scenes: tuple[ExternalScene, ...]
+    clips: tuple[np.ndarray, ...]
     whole: ResampledVideo
     notes: tuple[str, ...]
 
@@ -172,15 +157,6 @@ def read_external_video(
     scenes = _scenes(path, info, cuts_s=cuts_s)
     taken = scenes[-max_scenes:]
     _check_lengths(path, taken, fps=fps, num_frames=num_frames)
-    clips = _clips(
-        ResampledVideo(
-            path=path,
-            picks=tuple(scene.picked(fps=fps, num_frames=num_frames) for scene in taken),
-            spans_s=tuple(scene.span_s for scene in taken),
-            shape=shape,
-            upscale=_upscale(info),
-        )
-    )
     whole = ResampledVideo(
         path=path,
         picks=tuple(scene.picked(fps=fps, num_frames=scene.num_shown(fps=fps)) for scene in scenes),
@@ -188,6 +164,8 @@ def read_external_video(
         shape=shape,
         upscale=_upscale(info),
     )
+    picks = tuple(scene.picked(fps=fps, num_frames=num_frames) for scene in taken)
+    ending = replace(whole, picks=picks, spans_s=whole.spans_s[-len(taken) :])
     notes = (
         _scenes_note(scenes, taken, is_given=cuts_s is not None),
         *_rate_notes(scenes, fps=fps),
@@ -195,19 +173,12 @@ def read_external_video(
         *shape_notes,
         *(["its sound is left out"] if info.has_sound else []),
     )
-    return ExternalVideo(scenes=clips, whole=whole, notes=notes)
+    return ExternalVideo(clips=_clips(ending), whole=whole, notes=notes)
 
 
-def _clips(stream: ResampledVideo) -> tuple[ExternalScene, ...]:
-    with contextlib.closing(stream.frames(range(len(stream.picks)))) as frames:
-        return tuple(
-            ExternalScene(
-                frames_PHWC=np.stack(list(itertools.islice(frames, len(picked)))),
-                start_s=start_s,
-                end_s=end_s,
-            )
-            for picked, (start_s, end_s) in zip(stream.picks, stream.spans_s, strict=True)
-        )
+def _clips(ending: ResampledVideo) -> tuple[np.ndarray, ...]:
+    with contextlib.closing(ending.frames(range(len(ending.picks)))) as frames:
+        return tuple(np.stack(list(itertools.islice(frames, len(picked)))) for picked in ending.picks)
 
 
 def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cover, list[str]]:

@@ -64,18 +64,14 @@ def test_film_of_the_models_own_rate_and_size_comes_out_as_it_is(film: WriteFilm
     path = film(scenes=draw_story(3), upscale=1, has_provenance=False)
     taken = footage(path, cuts_s=(0.625, 1.25), max_scenes=3)
     whole_PHWC = read_film(path).frames_PHWC
-    assert np.array_equal(np.concatenate([scene.frames_PHWC for scene in taken.scenes]), whole_PHWC)
-    assert [(scene.start_s, scene.end_s) for scene in taken.scenes] == [
-        (0.0, 0.625),
-        (0.625, 1.25),
-        (1.25, 1.875),
-    ]
+    assert np.array_equal(np.concatenate(taken.clips), whole_PHWC)
+    assert taken.whole.spans_s == ((0.0, 0.625), (0.625, 1.25), (1.25, 1.875))
     assert taken.notes == ("3 scenes given: 0.0-0.6 s, 0.6-1.2 s, 1.2-1.9 s",)
 
 
 def test_enlarged_film_of_m2d_is_taken_at_the_size_that_was_made(film: WriteFilm) -> None:
     taken = footage(film(scenes=draw_story(2)), cuts_s=(0.625,))
-    difference = np.abs(taken.scenes[1].frames_PHWC.astype(int) - draw_scene(1))
+    difference = np.abs(taken.clips[1].astype(int) - draw_scene(1))
     assert difference.mean() < 3
     assert taken.notes == ("2 scenes given: 0.0-0.6 s, 0.6-1.2 s",)
 
@@ -96,7 +92,7 @@ def test_a_scene_ends_with_its_last_frame_and_is_resampled_backwards(
 ) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(31, film_fps))
     taken = footage(path)
-    assert numbers(taken.scenes[0].frames_PHWC) == expected
+    assert numbers(taken.clips[0]) == expected
     rate_notes = [note for note in taken.notes if "frames per second" in note]
     assert rate_notes == ([] if film_fps == 8 else [f"resampled from {film_fps} to 8 frames per second"])
     assert ("frames are repeated: the video has fewer per second" in taken.notes) == (film_fps < 8)
@@ -107,21 +103,21 @@ def test_frames_of_a_varying_rate_are_taken_by_their_times(tmp_path: Path) -> No
     times_s = [0.0, 0.04, 0.08, 0.5, 0.51, 0.52, 0.55, 0.75, 0.76, 0.9, 1.0]
     taken = footage(numbered(tmp_path / "phone.mkv", times_s))
     # Wanted at 0.5, 0.625, 0.75, 0.875 and 1.0 s.
-    assert numbers(taken.scenes[0].frames_PHWC) == [3, 6, 7, 9, 10]
+    assert numbers(taken.clips[0]) == [3, 6, 7, 9, 10]
     assert "resampled from 10 (average of a varying rate) to 8 frames per second" in taken.notes
 
 
 def test_times_are_counted_from_the_first_frame(tmp_path: Path) -> None:
     path = numbered(tmp_path / "late.mkv", [7 + time_s for time_s in even_times(20, 8)])
     taken = footage(path, cuts_s=(1.25,))
-    assert [(scene.start_s, scene.end_s) for scene in taken.scenes] == [(0.0, 1.25), (1.25, 2.5)]
-    assert numbers(taken.scenes[0].frames_PHWC) == [5, 6, 7, 8, 9]
+    assert list(taken.whole.spans_s[-len(taken.clips) :]) == [(0.0, 1.25), (1.25, 2.5)]
+    assert numbers(taken.clips[0]) == [5, 6, 7, 8, 9]
 
 
 def test_the_last_scenes_are_taken(tmp_path: Path) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(40, 8))
     taken = footage(path, cuts_s=(1.25, 2.5, 3.75))
-    assert [numbers(scene.frames_PHWC) for scene in taken.scenes] == [
+    assert [numbers(clip_PHWC) for clip_PHWC in taken.clips] == [
         [25, 26, 27, 28, 29],
         [35, 36, 37, 38, 39],
     ]
@@ -142,8 +138,8 @@ def test_scenes_are_found_where_the_film_cuts(tmp_path: Path) -> None:
         container.mux(stream.encode())
     taken = footage(tmp_path / "film.mp4", cuts_s=None, height=64, width=96)
     assert taken.notes[0] == "3 scenes found, the last 2 are context: 1.0-2.5 s, 2.5-3.8 s"
-    for scene, place in zip(taken.scenes, places[1:], strict=True):
-        assert np.abs(scene.frames_PHWC.astype(int) - place).mean() < 12
+    for clip_PHWC, place in zip(taken.clips, places[1:], strict=True):
+        assert np.abs(clip_PHWC.astype(int) - place).mean() < 12
 
 
 def test_film_without_a_cut_is_one_scene(tmp_path: Path) -> None:
@@ -157,7 +153,7 @@ def test_named_cuts_need_no_package_and_found_ones_do(
 ) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(20, 8))
     monkeypatch.setitem(sys.modules, "scenedetect", None)
-    assert len(footage(path, cuts_s=(1.25,)).scenes) == 2
+    assert len(footage(path, cuts_s=(1.25,)).clips) == 2
     with pytest.raises(InputError, match=r"needs the package scenedetect: pip install 'm2d\[data\]'"):
         footage(path, cuts_s=None)
 
@@ -165,7 +161,7 @@ def test_named_cuts_need_no_package_and_found_ones_do(
 def test_before_a_short_scene_its_first_frame_is_held(tmp_path: Path) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(14, 8))
     taken = footage(path, cuts_s=(1.25,), num_frames=8)
-    assert numbers(taken.scenes[1].frames_PHWC) == [10, 10, 10, 10, 10, 11, 12, 13]
+    assert numbers(taken.clips[1]) == [10, 10, 10, 10, 10, 11, 12, 13]
     assert (
         taken.notes[-1]
         == "scene 2 of 2 (1.2-1.8 s) is 4 frames too short for context; its first frame is repeated"
@@ -184,7 +180,7 @@ def test_scene_with_less_than_half_of_the_frames_is_refused(tmp_path: Path) -> N
 
 def test_short_scene_that_is_not_taken_does_no_harm(tmp_path: Path) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(20, 8))
-    assert len(footage(path, cuts_s=(0.25, 1.25), num_frames=9).scenes) == 2
+    assert len(footage(path, cuts_s=(0.25, 1.25), num_frames=9).clips) == 2
 
 
 @pytest.mark.parametrize("cuts_s", [(float("nan"),), (0.0,), (1.5, 1.0), (2.5,), (1.0, 1.01)])
@@ -199,8 +195,8 @@ def test_picture_fills_the_frame_without_bars(tmp_path: Path) -> None:
     path = tmp_path / "wide.mp4"
     ffmpeg("-f", "lavfi", "-i", "color=0x30a060:size=192x64:rate=8:duration=1,format=yuv420p", path)
     taken = footage(path)
-    assert taken.scenes[0].frames_PHWC.shape == (5, HEIGHT, WIDTH, 3)
-    assert taken.scenes[0].frames_PHWC.std(axis=(0, 1, 2)).max() < 1
+    assert taken.clips[0].shape == (5, HEIGHT, WIDTH, 3)
+    assert taken.clips[0].std(axis=(0, 1, 2)).max() < 1
     assert taken.notes[2:] == ("cropped 48 pixels left and right", "scaled from 96x64 to 24x16 pixels")
 
 
@@ -216,7 +212,7 @@ def test_film_is_turned_as_players_turn_it(tmp_path: Path, degrees: int) -> None
     ours = footage(tagged, **size)
     assert f"turned by {degrees} degrees anticlockwise, as its metadata says" in ours.notes
     theirs = footage(turned, **size)
-    assert np.array_equal(ours.scenes[0].frames_PHWC, theirs.scenes[0].frames_PHWC)
+    assert np.array_equal(ours.clips[0], theirs.clips[0])
 
 
 def test_what_is_not_done_is_said(tmp_path: Path) -> None:
@@ -282,7 +278,7 @@ def test_mutated_films_become_footage_or_are_refused_but_never_crash(tmp_path: P
             mutated[chance.randrange(len(mutated))] = chance.randrange(256)
         path.write_bytes(mutated)
         try:
-            taken += len(footage(path).scenes)
+            taken += len(footage(path).clips)
         except InputError:
             refused += 1
     assert taken > 5
