@@ -19,7 +19,7 @@ def setting_text(backdrop: Backdrop) -> str:
 
 def plain_caption(story: Story, scene: Scene) -> str:
     """Return the scene's plainest caption, as a recipe with cast and setting expands to it."""
-    sentences = [f"{setting_text(story.backdrop).capitalize()}."]
+    sentences = [f"{setting_text(story.backdrop_of(scene)).capitalize()}."]
     sentences += [f"{_subject(story, actor)} {ACTIONS[action]}." for actor, action in _on_stage(scene)]
     return " ".join(sentences)
 
@@ -31,7 +31,7 @@ def varied_caption(story: Story, scene: Scene, *, draw: np.random.Generator) -> 
         actors.reverse()
     clauses = [f"{_subject(story, actor)} {_varied_action(action, draw)}" for actor, action in actors]
     joint = (". ", " and ", " while ")[int(draw.choice(3, p=(0.7, 0.15, 0.15)))]
-    return f"{setting_text(story.backdrop).capitalize()}. {joint.join(clauses)}."
+    return f"{setting_text(story.backdrop_of(scene)).capitalize()}. {joint.join(clauses)}."
 
 
 def _on_stage(scene: Scene) -> list[tuple[int, int]]:

@@ -41,9 +41,7 @@ def draw_clips(*, seed: int, step: int, count: int) -> list[Clip]:
 def render_batch(clips: list[Clip], *, num_frames: int, height: int, width: int) -> ClipBatch:
     """Render clips together with the mask of their actors."""
     frames_BPCHW = render_clips(clips, num_frames=num_frames, height=height, width=width)
-    empty_B1CHW = paint_backdrops([clip.story.backdrop for clip in clips], height=height, width=width)[
-        :, None
-    ]
+    empty_B1CHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)[:, None]
     difference_BP1HW = (frames_BPCHW - empty_B1CHW).abs().amax(2, keepdim=True)
     return ClipBatch(clips, frames_BPCHW, (difference_BP1HW > _ACTOR_THRESHOLD).to(torch.float32))
 

@@ -22,7 +22,7 @@ from m2d.puppet.story import Story, sample_story
 from m2d.puppet.vocabulary import HATS
 
 # Part of every digest: raise it when the world changes how anything looks, moves or is called.
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 _BATCH = 24
 
 
@@ -49,6 +49,7 @@ class PuppetStories:
         geometry: Size of every scene.
         num_scenes: Scenes per story.
         wardrobe: What each of HATS is drawn as; captions go on calling it by its own name.
+        changing: Share of the stories whose scenes change place or time.
     """
 
     num_stories: int
@@ -56,21 +57,23 @@ class PuppetStories:
     geometry: SceneGeometry
     num_scenes: int = 3
     wardrobe: tuple[str, ...] = HATS
+    changing: float = 0.0
 
     @property
     def digest(self) -> str:
         """Identity of what every index renders to; independent of how many stories there are."""
         size = (self.geometry.num_frames, self.geometry.height, self.geometry.width)
         clothes = "" if self.wardrobe == HATS else f" {self.wardrobe}"
+        changing = f" changing {self.changing}" if self.changing else ""
         return hashlib.sha256(
-            f"puppet {WORLD_VERSION} {self.seed} {size} {self.num_scenes}{clothes}".encode()
+            f"puppet {WORLD_VERSION} {self.seed} {size} {self.num_scenes}{clothes}{changing}".encode()
         ).hexdigest()
 
     def story(self, index: int) -> Story:
         """Return what story `index` shows."""
         if not 0 <= index < self.num_stories:
             raise IndexError(f"story {index} of {self.num_stories}")
-        return sample_story(seed=self.seed, index=index, num_scenes=self.num_scenes)
+        return sample_story(seed=self.seed, index=index, num_scenes=self.num_scenes, changing=self.changing)
 
     def prompts(self, index: int) -> tuple[str, ...]:
         """Return one caption per scene of story `index`, in varied wording."""

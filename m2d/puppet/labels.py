@@ -46,7 +46,7 @@ def class_labels(clips: list[Clip]) -> dict[str, Tensor]:
     """
     columns: dict[str, list[int]] = {name: [] for name in (*PROMPTED_CLASSES, *UNPROMPTED_CLASSES)}
     for clip in clips:
-        backdrop = clip.story.backdrop
+        backdrop = clip.backdrop
         columns["setting"].append(backdrop.setting)
         columns["time"].append(backdrop.time)
         columns["eyes"].append(backdrop.eyes)
@@ -67,7 +67,7 @@ def unprompted_numbers(clips: list[Clip]) -> Tensor:
     """Return the unprompted numbers scaled to 0..1 in the order of UNPROMPTED_RANGES, shape (B, 4)."""
     rows = [
         [
-            (getattr(clip.story.backdrop, name) - low) / (high - low)
+            (getattr(clip.backdrop, name) - low) / (high - low)
             for name, (low, high) in UNPROMPTED_RANGES.items()
         ]
         for clip in clips

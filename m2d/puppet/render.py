@@ -15,7 +15,7 @@ from torch import Tensor
 from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, held_poses, puppet_cutouts
 from m2d.puppet.raster import pack, paint
 from m2d.puppet.stage import paint_backdrops
-from m2d.puppet.story import Scene, Story
+from m2d.puppet.story import Backdrop, Scene, Story
 from m2d.puppet.vocabulary import HATS
 
 # Actors never leave these parts of the picture (fractions of the width), so only these are painted for them.
@@ -28,6 +28,11 @@ class Clip(NamedTuple):
 
     story: Story
     scene: Scene
+
+    @property
+    def backdrop(self) -> Backdrop:
+        """The scene's backdrop."""
+        return self.story.backdrop_of(self.scene)
 
 
 def render_clips(
@@ -45,7 +50,7 @@ def render_clips(
     Returns:
         RGB in 0..1, shape (B, P, 3, H, W).
     """
-    backdrops_BCHW = paint_backdrops([clip.story.backdrop for clip in clips], height=height, width=width)
+    backdrops_BCHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)
     # Only the first frame of each pose is painted; the others are the same.
     pose_of_frame_P = held_poses(num_frames)
     _, painted_Q = np.unique(pose_of_frame_P, return_index=True)
@@ -78,8 +83,8 @@ def _actor_cutouts(
         clip.story.cast[mark],
         action,
         mark=mark,
-        size=clip.story.backdrop.actor_size,
-        eyes=clip.story.backdrop.eyes,
+        size=clip.backdrop.actor_size,
+        eyes=clip.backdrop.eyes,
         num_frames=num_frames,
         wardrobe=wardrobe,
     )

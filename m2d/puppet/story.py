@@ -1,13 +1,14 @@
 """Random stories of the puppet world: what every scene shows, before any pixel is drawn.
 
 A story fixes what its prompts name (setting, time, cast, actions) and what no prompt ever mentions (where
-tree and sun stand, the horizon, the actors' size and eyes). Owns the sampling; `stage.py` draws.
+tree and sun stand, the horizon, the actors' size and eyes). Scenes of a changing story have different
+settings or times; the cast, its size and its eyes stay. Owns the sampling; `stage.py` draws.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +18,9 @@ TREE_X = (0.08, 0.92)
 SUN_X = (0.12, 0.88)
 HORIZON_Y = (0.50, 0.66)
 ACTOR_SIZE = (0.85, 1.15)
+# In a changing story: the probability that its second scene already differs from the first, and that a later
+# scene is set somewhere new instead of where one of the earlier scenes is.
+_CHANGES_AT_ONCE, _MOVES_ON = 0.75, 0.6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +39,7 @@ class Actor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backdrop:
-    """What stays equal in all scenes of a story.
+    """What a scene shows besides the actors' looks and actions; the same in all scenes of most stories.
 
     Attributes:
         setting: Index into SETTINGS, named by the prompts.
@@ -62,28 +66,39 @@ class Scene:
 
     Attributes:
         actions: Per actor of the cast an index into ACTIONS, or None when the actor is off stage.
+        backdrop: The scene's own backdrop; None: the story's.
     """
 
     actions: tuple[int | None, int | None]
+    backdrop: Backdrop | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
-    """A whole story: one backdrop, a cast of two, several scenes."""
+    """A complete story: a backdrop, a cast of two, several scenes."""
 
     backdrop: Backdrop
     cast: tuple[Actor, Actor]
     scenes: tuple[Scene, ...]
 
+    def backdrop_of(self, scene: Scene) -> Backdrop:
+        """Return the backdrop that the scene shows."""
+        return self.backdrop if scene.backdrop is None else scene.backdrop
 
-def story_generator(*, seed: int, index: int) -> np.random.Generator:
+
+def story_generator(*, seed: int, index: int, purpose: str = "story") -> np.random.Generator:
     """Return the counter-based generator of story `index` of the collection `seed`."""
-    digest = hashlib.sha256(f"m2d puppet story {seed} {index}".encode()).digest()
+    digest = hashlib.sha256(f"m2d puppet {purpose} {seed} {index}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def sample_story(*, seed: int, index: int, num_scenes: int) -> Story:
-    """Draw story `index` of the collection `seed`; the same arguments always give the same story."""
+def sample_story(*, seed: int, index: int, num_scenes: int, changing: float = 0.0) -> Story:
+    """Draw story `index` of the collection `seed`; the same arguments always give the same story.
+
+    Args:
+        changing: Probability that the story's scenes change place or time. It decides about nothing else:
+            cast, actions and the first scene are the same whatever it is.
+    """
     draw = story_generator(seed=seed, index=index)
     backdrop = Backdrop(
         setting=int(draw.integers(len(SETTINGS))),
@@ -95,7 +110,59 @@ def sample_story(*, seed: int, index: int, num_scenes: int) -> Story:
         eyes=int(draw.integers(len(EYES))),
     )
     cast = (_sample_actor(draw), _sample_actor(draw))
-    return Story(backdrop=backdrop, cast=cast, scenes=tuple(_sample_scene(draw) for _ in range(num_scenes)))
+    scenes = [_sample_scene(draw) for _ in range(num_scenes)]
+    changes = story_generator(seed=seed, index=index, purpose="changes")
+    if changes.random() < changing:
+        backdrops = _changing_backdrops(backdrop, num_scenes, changes)
+        scenes = [replace(scene, backdrop=own) for scene, own in zip(scenes, backdrops, strict=True)]
+    return Story(backdrop=backdrop, cast=cast, scenes=tuple(scenes))
+
+
+def _changing_backdrops(first: Backdrop, num_scenes: int, draw: np.random.Generator) -> list[Backdrop]:
+    """Return one backdrop per scene, starting with `first`.
+
+    Tree and horizon belong to a place, the sun to a place at a time: where a story returns to, all of them
+    stand where they stood before.
+    """
+    ground = {first.setting: (first.tree_x, first.horizon_y)}
+    sun = {(first.setting, first.time): first.sun_x}
+    first_change = 1 if draw.random() < _CHANGES_AT_ONCE else 2
+    backdrops = [first]
+    for number in range(1, num_scenes):
+        if number < first_change:
+            setting, time = first.setting, first.time
+        elif number == first_change or draw.random() < _MOVES_ON:
+            setting, time = _elsewhere(backdrops[-1], draw)
+        else:
+            again = backdrops[int(draw.integers(number))]
+            setting, time = again.setting, again.time
+        if setting not in ground:
+            ground[setting] = (float(draw.uniform(*TREE_X)), float(draw.uniform(*HORIZON_Y)))
+        if (setting, time) not in sun:
+            sun[setting, time] = float(draw.uniform(*SUN_X))
+        tree_x, horizon_y = ground[setting]
+        backdrops.append(
+            replace(
+                first,
+                setting=setting,
+                time=time,
+                tree_x=tree_x,
+                sun_x=sun[setting, time],
+                horizon_y=horizon_y,
+            )
+        )
+    return backdrops
+
+
+def _elsewhere(now: Backdrop, draw: np.random.Generator) -> tuple[int, int]:
+    """Draw another place, another time or both, each as often."""
+    kind = int(draw.integers(3))
+    setting, time = now.setting, now.time
+    if kind != 0:
+        setting = (setting + 1 + int(draw.integers(len(SETTINGS) - 1))) % len(SETTINGS)
+    if kind != 1:
+        time = (time + 1 + int(draw.integers(len(TIMES) - 1))) % len(TIMES)
+    return setting, time
 
 
 def _sample_actor(draw: np.random.Generator) -> Actor:

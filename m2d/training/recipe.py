@@ -16,7 +16,7 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 TrackerName = Literal["tensorboard", "wandb"]
 BUILTIN_PUPPET = "builtin:puppet"
-_PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats"})
+_PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats", "changing"})
 
 
 class _Part(BaseModel):
@@ -34,6 +34,7 @@ class DataRecipe(_Part):
         seed: Seed of rendered stories; for a dataset, seed of the choice of clips.
         held_out: Number of stories at the end that are not trained on; the held-out loss is measured on them.
         hats: For rendered stories: hats that are drawn as another hat, such as `{party hat: crown}`.
+        changing: For rendered stories: share of the stories whose scenes change place or time.
         format: `csv`, `json` or `jsonl`; by default chosen by the file's suffix.
         root: Folder that the dataset's paths start from; by default the description's folder.
         caption_field: Column or key of the captions.
@@ -52,6 +53,7 @@ class DataRecipe(_Part):
     seed: int = Field(default=1, ge=0)
     held_out: int = Field(default=64, ge=1)
     hats: dict[str, str] = Field(default_factory=dict)
+    changing: float = Field(default=0.0, ge=0, le=1)
     format: Literal["csv", "json", "jsonl"] | None = None
     root: str | None = None
     caption_field: str = Field(default="caption", min_length=1)
@@ -96,6 +98,8 @@ class DataRecipe(_Part):
             raise ValueError(f"{others[0]}: is for datasets of videos; remove it from {BUILTIN_PUPPET}")
         if not self.is_puppet and self.hats:
             raise ValueError(f"hats: are those of {BUILTIN_PUPPET}; remove it")
+        if not self.is_puppet and self.changing:
+            raise ValueError(f"changing: is for the stories of {BUILTIN_PUPPET}; remove it")
         return self
 
 

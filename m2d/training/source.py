@@ -65,4 +65,5 @@ def open_source(data: DataRecipe, geometry: SceneGeometry) -> StorySource:
         seed=data.seed,
         geometry=geometry,
         wardrobe=wardrobe_with(data.hats),
+        changing=data.changing,
     )

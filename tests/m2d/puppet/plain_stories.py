@@ -24,6 +24,17 @@ CAST = (
 )
 
 
+def changing_clips() -> list[Clip]:
+    """A story in a park at noon, on a beach at night and in the park again."""
+    beach = replace(
+        BACKDROP, setting=SETTINGS.index("beach"), time=TIMES.index("night"), tree_x=0.8, sun_x=0.7
+    )
+    actions = (ACTIONS.index("waves"), None)
+    scenes = tuple(Scene(actions=actions, backdrop=backdrop) for backdrop in (None, beach, BACKDROP))
+    story = Story(backdrop=BACKDROP, cast=CAST, scenes=scenes)
+    return [Clip(story, scene) for scene in scenes]
+
+
 def plain_clip(
     first: str | None = "stands still",
     second: str | None = None,

@@ -11,7 +11,7 @@ from m2d.puppet.story import sample_story
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.puppet.vocabulary import ACTION_PHRASES, ACTIONS, ACTORS, COLOURS, HATS, SETTINGS, SHAPES, TIMES
 from m2d.recipe.cast import expand_prompt, scene_prompt
-from tests.m2d.puppet.plain_stories import plain_clip
+from tests.m2d.puppet.plain_stories import changing_clips, plain_clip
 
 MAX_TOKENS = 36
 NUM_DRAWS = 2000
@@ -65,6 +65,14 @@ def shown(clip: Clip) -> tuple[str, dict[str, tuple[str, str]]]:
 )
 def test_a_plain_caption_reads_as_a_person_would_write_it(clip: Clip, caption: str) -> None:
     assert plain_caption(clip.story, clip.scene) == caption
+
+
+def test_every_caption_names_the_setting_of_its_own_scene() -> None:
+    openings = ["Park at noon.", "Beach at night.", "Park at noon."]
+    draw = np.random.default_rng(5)
+    for clip, opening in zip(changing_clips(), openings, strict=True):
+        assert plain_caption(clip.story, clip.scene).startswith(opening)
+        assert varied_caption(clip.story, clip.scene, draw=draw).startswith(opening)
 
 
 def test_a_plain_caption_names_exactly_what_is_on_stage() -> None:

@@ -13,7 +13,7 @@ from m2d.puppet.labels import (
 from m2d.puppet.render import Clip
 from m2d.puppet.story import ACTOR_SIZE, HORIZON_Y, SUN_X, TREE_X, sample_story
 from m2d.puppet.vocabulary import ACTIONS
-from tests.m2d.puppet.plain_stories import CAST, plain_clip
+from tests.m2d.puppet.plain_stories import CAST, changing_clips, plain_clip
 
 
 def test_labels_say_what_is_on_stage() -> None:
@@ -33,6 +33,15 @@ def test_labels_say_what_is_on_stage() -> None:
         "actor2.hat": CAST[1].hat,
         "actor2.action": ACTIONS.index("waves"),
     }
+
+
+def test_labels_are_those_of_the_scene_where_the_story_changes() -> None:
+    clips = changing_clips()
+    labels, numbers = class_labels(clips), unprompted_numbers(clips)
+    assert labels["setting"].tolist() == [0, 3, 0]
+    assert labels["time"].tolist() == [0, 2, 0]
+    assert torch.equal(numbers[0], numbers[2])
+    assert (numbers[0] == numbers[1]).tolist() == [False, False, True, True]
 
 
 def test_nothing_is_asked_about_an_actor_off_stage_but_that_it_is() -> None:

@@ -14,7 +14,7 @@ from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import ACTOR_SIZE, HORIZON_Y, SUN_X, TREE_X, Actor, Scene, Story, sample_story
 from m2d.puppet.vocabulary import ACTIONS, COLOURS, EYES, HATS, SETTINGS, SHAPES, TIMES
-from tests.m2d.puppet.plain_stories import BACKDROP, CAST, plain_clip
+from tests.m2d.puppet.plain_stories import BACKDROP, CAST, changing_clips, plain_clip
 
 SIDE, FRAMES = 48, 9
 # Poses are held for two frames: the first frame of each.
@@ -43,6 +43,16 @@ def centres(mask_PHW: Tensor, axis: str) -> Tensor:
     places = (torch.arange(SIDE) + 0.5) / SIDE
     weights = mask_PHW.float().sum(1 if axis == "x" else 2)
     return (weights * places).sum(1) / weights.sum(1)
+
+
+def test_a_scene_of_a_changing_story_is_drawn_on_its_own_stage() -> None:
+    clips = changing_clips()
+    park, beach, again = draw(*clips)
+    still = [plain_clip("waves"), plain_clip("waves", setting=3, time=2, tree_x=0.8, sun_x=0.7)]
+    expected_park, expected_beach = draw(*still)
+    assert (park - expected_park).abs().max() <= 2e-5
+    assert (beach - expected_beach).abs().max() <= 2e-5
+    assert (again - park).abs().max() <= 2e-5
 
 
 def test_drawing_twice_gives_the_same_pixels() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
-from m2d.puppet.story import ACTOR_SIZE, HORIZON_Y, SUN_X, TREE_X, Story, sample_story
+from m2d.puppet.story import ACTOR_SIZE, HORIZON_Y, SUN_X, TREE_X, Backdrop, Story, sample_story
 from m2d.puppet.vocabulary import ACTIONS, COLOURS, EYES, HATS, SETTINGS, SHAPES, TIMES
 
 STORIES = [sample_story(seed=3, index=index, num_scenes=3) for index in range(600)]
+CHANGING = [sample_story(seed=3, index=index, num_scenes=3, changing=1.0) for index in range(600)]
 
 
 def test_the_same_seed_and_index_give_the_same_story() -> None:
@@ -73,3 +76,68 @@ def test_scenes_of_one_story_contradict_each_other() -> None:
         return len(set(story.scenes)) > 1
 
     assert sum(map(contradicts, STORIES)) / len(STORIES) > 0.98
+
+
+def backdrops(story: Story) -> list[Backdrop]:
+    return [story.backdrop_of(scene) for scene in story.scenes]
+
+
+def where(story: Story) -> list[tuple[int, int]]:
+    return [(backdrop.setting, backdrop.time) for backdrop in backdrops(story)]
+
+
+def test_a_story_keeps_its_setting_unless_it_is_asked_to_change() -> None:
+    assert all(backdrops(story) == [story.backdrop] * 3 for story in STORIES)
+
+
+def test_as_many_stories_change_as_asked_for_and_the_others_stay_as_they_are() -> None:
+    mixed = [sample_story(seed=3, index=index, num_scenes=3, changing=0.5) for index in range(600)]
+    assert 0.45 < sum(map(Story.__eq__, mixed, STORIES)) / 600 < 0.55
+    assert all(story in pair for story, *pair in zip(mixed, STORIES, CHANGING, strict=True))
+
+
+def test_a_changing_story_changes_its_backdrops_and_nothing_else() -> None:
+    for story, plain in zip(CHANGING, STORIES, strict=True):
+        assert len(set(where(story))) > 1
+        assert (story.backdrop, story.cast) == (plain.backdrop, plain.cast)
+        assert backdrops(story)[0] == plain.backdrop
+        assert tuple(replace(scene, backdrop=None) for scene in story.scenes) == plain.scenes
+        assert {(each.actor_size, each.eyes) for each in backdrops(story)} == {
+            (plain.backdrop.actor_size, plain.backdrop.eyes)
+        }
+
+
+def test_a_place_keeps_its_tree_and_horizon_and_a_setting_its_sun() -> None:
+    pairs = [pair for story in CHANGING for pair in combinations(backdrops(story), 2)]
+    for first, second in pairs:
+        is_same_place = first.setting == second.setting
+        assert (first.tree_x == second.tree_x) == is_same_place
+        assert (first.horizon_y == second.horizon_y) == is_same_place
+        assert (first.sun_x == second.sun_x) == (is_same_place and first.time == second.time)
+
+
+def test_stories_change_in_every_way_and_return() -> None:
+    patterns = Counter(tuple(map(where(story).index, where(story))) for story in CHANGING)
+    assert set(patterns) == {(0, 1, 2), (0, 1, 0), (0, 1, 1), (0, 0, 2)}
+    assert min(patterns.values()) > 60
+    assert patterns[0, 1, 2] > 200
+    changes = Counter(
+        (first[0] != second[0], first[1] != second[1])
+        for story in CHANGING
+        for first, second in combinations(where(story), 2)
+    )
+    assert len(changes) == 4
+    assert min(changes.values()) > 200
+
+
+def test_changed_settings_are_drawn_about_equally_often() -> None:
+    counts = Counter(setting for story in CHANGING for setting in where(story)[1:])
+    assert set(counts) == {(setting, time) for setting in range(len(SETTINGS)) for time in range(len(TIMES))}
+    assert max(counts.values()) < 2 * min(counts.values())
+
+
+def test_more_scenes_continue_a_changing_story() -> None:
+    for index in range(50):
+        longer = sample_story(seed=3, index=index, num_scenes=6, changing=1.0)
+        assert longer.scenes[:3] == CHANGING[index].scenes
+        assert sample_story(seed=3, index=index, num_scenes=1, changing=1.0).scenes == longer.scenes[:1]

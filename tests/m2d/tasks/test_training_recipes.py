@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import pytest
 
-from m2d.recipe.loader import parse_document
+from m2d.errors import RecipeError
+from m2d.geometry import SceneGeometry
+from m2d.recipe.loader import load_document, parse_document
 from m2d.tasks.train import plan_needs
 from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import FREE_FIELDS, WARNED_FIELDS
+from m2d.training.source import open_source
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "recipes" / "training"
@@ -119,3 +122,26 @@ def test_a_header_gives_the_command_for_its_own_recipe(recipe: Path) -> None:
     assert stage is not None
     assert f"--stage {stage[1]} recipes/training/{recipe.name} --out runs/{recipe.stem}\n" in text
     assert ("accelerate launch" in text) == (promise_of(recipe).num_cards > 1)
+
+
+def test_half_of_the_stories_that_teach_changing_places_keep_one_setting() -> None:
+    data = load_document(FOLDER / "puppet-places.yaml", TrainingRecipe).data
+    size = SceneGeometry(
+        num_frames=5,
+        height=32,
+        width=32,
+        num_latent_frames=2,
+        latent_height=8,
+        latent_width=8,
+        tokens_per_frame=16,
+    )
+    opened, plain = (open_source(each, size) for each in (data, data.model_copy(update={"changing": 0.0})))
+    settings = [len({prompt.split(".")[0] for prompt in opened.render(index).prompts}) for index in range(40)]
+    assert 10 < settings.count(1) < 30
+    assert opened.digest != plain.digest
+
+
+def test_only_stories_of_the_theatre_can_be_asked_to_change() -> None:
+    text = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[0].replace("{source:", "{changing: 0.5, source:")
+    with pytest.raises(RecipeError, match="changing: is for the stories of builtin:puppet"):
+        parse_document(text, TrainingRecipe, name="training.md")
