@@ -21,6 +21,7 @@ _PROMPTED = {
     "hat": "Hat as prompted",
     "action": "Action as prompted",
     "leakage": "Scenes that show another scene's action or cast",
+    "leakage.setting": "Scenes that show another scene's place or time",
 }
 _DRIFT = {
     "drift.tree_x": "The tree's place",
@@ -28,6 +29,7 @@ _DRIFT = {
     "drift.horizon_y": "The horizon's height",
     "drift.actor_size": "The actors' size",
     "drift.all": "All four together",
+    "drift.eyes": "The actors' eyes",
 }
 _LAST_SCENE = {
     "on_stage": "Exactly the prompted actors on stage",
@@ -327,6 +329,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "masks": ("Are the masks right?", _mask_rows),
     "startup": ("Start-up and first film", _startup_rows),
     "quality": ("The embedded model on stories it never saw", quality_rows),
+    "quality-changing": ("The embedded model on stories that change place or time", quality_rows),
     "quality-large": ("The larger embedded model on the same stories", quality_rows),
     "growth": ("Films that grow", _growth_rows),
     "kills": ("Interrupted films", _kill_rows),

@@ -9,6 +9,7 @@ reads the frames; `m2d.puppet.story_scores` defines the figures. The same code s
 draws them (`rendered`), and drawn and passed through the VAE (`codec`): the best that any transformer could
 reach.
 
+`--changing` takes stories that change place or time between their scenes, and writes `quality-changing.json`.
 `--single` generates every scene alone, for models trained on single scenes. `--reader` is for model folders
 without a classifier, such as those of training runs.
 """
@@ -72,6 +73,7 @@ class Measurement:
         sampling: How scenes are generated.
         num_stories: Held-out stories.
         is_single: Whether every scene is generated alone.
+        is_changing: Whether the stories change place or time between their scenes.
         mask: Mask of scenes that are generated together.
         num_reader_clips: Drawn clips that score the classifier.
         num_codec_clips: Drawn clips that score the VAE.
@@ -82,14 +84,18 @@ class Measurement:
     sampling: Sampling
     num_stories: int
     is_single: bool = False
+    is_changing: bool = False
     mask: str = JOINT
     num_reader_clips: int = 600
     num_codec_clips: int = 96
 
     def stories(self) -> list[Story]:
         """Return the held-out stories."""
-        indices = range(self.num_stories)
-        return [sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_SCENES) for index in indices]
+        changing = float(self.is_changing)
+        return [
+            sample_story(seed=STORY_SEED, index=index, num_scenes=NUM_SCENES, changing=changing)
+            for index in range(self.num_stories)
+        ]
 
 
 def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
@@ -119,7 +125,13 @@ def measure(what: Measurement, reporter: Reporter) -> dict[str, Any]:
         **_about(what),
         "reader": reader_report,
         "codec": codec_report,
-        **judge(tallies, reader_report=reader_report, codec_report=codec_report, joint=what.mask),
+        **judge(
+            tallies,
+            reader_report=reader_report,
+            codec_report=codec_report,
+            joint=what.mask,
+            is_changing=what.is_changing,
+        ),
         "difference_of_independent_draws": round(CHANCE_DIFFERENCE, 4),
         "seconds": clock.timings_s,
     }
@@ -177,8 +189,9 @@ def _generated(what: Measurement, clock: Clock) -> dict[str, Tensor]:
 
 def _about(what: Measurement) -> dict[str, Any]:
     scene = default_scene(what.source)
+    kind = "stories that change place or time" if what.is_changing else "stories"
     return {
-        "what": "held-out puppet stories, generated and read back; 95 % intervals, bootstrap over stories",
+        "what": f"held-out puppet {kind}, generated and read back; 95 % intervals, bootstrap over stories",
         "model": {"name": Path(what.source.name).name, "digest": what.source.digest},
         "story_seed": STORY_SEED,
         "num_stories": what.num_stories,
@@ -208,6 +221,7 @@ def _parse() -> tuple[Measurement, Path]:
     parser.add_argument("--scheduler", default="ddim")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--single", action="store_true", help="generate every scene alone")
+    parser.add_argument("--changing", action="store_true", help="stories that change place or time")
     parser.add_argument("--mask", help="default: the mask that the model was trained with")
     parser.add_argument("--out", type=Path, help=f"results file; default: {RESULTS.name} beside the others")
     given = parser.parse_args()
@@ -225,9 +239,11 @@ def _parse() -> tuple[Measurement, Path]:
         ),
         num_stories=given.stories,
         is_single=given.single,
+        is_changing=given.changing,
         mask=given.mask or source.mask,
     )
-    return what, given.out or RESULTS.with_stem("quality-single" if given.single else "quality")
+    suffix = "-single" * given.single + "-changing" * given.changing
+    return what, given.out or RESULTS.with_stem(f"quality{suffix}")
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m2d.evaluation.intervals import Figure, Tally, figure_of, ratio_of
-from m2d.puppet.story_scores import DIFFERENCES
+from m2d.puppet.story_scores import DIFFERENCES, EYES_AGREEMENT
 
 JOINT, APART, SINGLE = "mask2dit", "isolated", "single"
 """How scenes are generated: jointly, jointly without seeing each other, one by one."""
@@ -51,6 +51,7 @@ def judge(
     reader_report: Mapping[str, Any],
     codec_report: Mapping[str, Any],
     joint: str = JOINT,
+    is_changing: bool = False,
 ) -> dict[str, Any]:
     """Turn tallies into figures, and compare them with their targets.
 
@@ -59,6 +60,8 @@ def judge(
         reader_report: Has `accuracy` per property.
         codec_report: Has the keys of CODEC_TARGETS.
         joint: The mask of jointly generated scenes.
+        is_changing: Whether the stories change place or time: a setting that leaks and eyes that differ have
+            targets, too.
     """
     figures = {name: {key: figure_of(each) for key, each in group.items()} for name, group in tallies.items()}
     drift: dict[str, Figure] = {}
@@ -66,8 +69,10 @@ def judge(
         drift = {
             name: ratio_of(tallies[joint][key], tallies[APART][key]) for name, key in DIFFERENCES.items()
         }
+        if is_changing:
+            drift["eyes"] = ratio_of(*(_others(tallies[name][EYES_AGREEMENT]) for name in (joint, APART)))
     checks = [
-        *_story_checks(figures[joint if joint in figures else SINGLE], drift),
+        *_story_checks(figures[joint if joint in figures else SINGLE], drift, is_changing=is_changing),
         *(
             Check(name=f"reader.{name}", value=share, bound="at least", target=READER_TARGET)
             for name, share in reader_report["accuracy"].items()
@@ -92,7 +97,14 @@ def check_report(checks: Sequence[Check]) -> dict[str, Any]:
     }
 
 
-def _story_checks(figures: Mapping[str, Figure], drift: Mapping[str, Figure]) -> list[Check]:
+def _others(tally: Tally) -> Tally:
+    """Return the tally of what the other tally counts as wrong."""
+    return Tally(amounts_S=tally.counts_S - tally.amounts_S, counts_S=tally.counts_S)
+
+
+def _story_checks(
+    figures: Mapping[str, Figure], drift: Mapping[str, Figure], *, is_changing: bool
+) -> list[Check]:
     """Check the figures of stories; scenes made one by one have targets for prompted properties only."""
     values = {name: figure.as_json()["value"] for name, figure in figures.items()}
     checks = [
@@ -100,7 +112,10 @@ def _story_checks(figures: Mapping[str, Figure], drift: Mapping[str, Figure]) ->
         for name, target in PROMPTED_TARGETS.items()
     ]
     if drift:
-        checks.append(Check(name="leakage", value=values["leakage"], bound="at most", target=LEAKAGE_TARGET))
+        checks += [
+            Check(name=name, value=values[name], bound="at most", target=LEAKAGE_TARGET)
+            for name in ("leakage", *(["leakage.setting"] if is_changing else []))
+        ]
     checks += [
         Check(name=f"drift.{name}", value=ratio.as_json()["value"], bound="at most", target=DRIFT_TARGET)
         for name, ratio in drift.items()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from m2d.evaluation.intervals import Tally
 from m2d.puppet.attribute_classifier import Reading
-from m2d.puppet.labels import NUM_SLOTS, UNPROMPTED_RANGES, class_labels
+from m2d.puppet.labels import NUM_SLOTS, UNPROMPTED_RANGES, class_labels, unprompted_numbers
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story
 
@@ -68,17 +68,19 @@ def tally_prompted(stories: Sequence[Story], reading: Reading) -> dict[str, Tall
 
 
 def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
-    """Count the scenes that show another scene's cast or action instead of their own.
+    """Count the scenes that show another scene's cast, action or setting instead of their own.
 
-    Scenes made independently of each other cannot leak, but a wrong cast or action may be another scene's by
-    accident: what `isolated` scenes score is the part of this figure that is no leakage.
+    Scenes made independently of each other cannot leak, but what is wrong in a scene may be another scene's
+    by accident: what `isolated` scenes score is the part of this figure that is no leakage.
 
     Returns:
         `leakage.cast`: scenes where an actor is seen whom the scene's prompt does not name, but another
             scene's prompt does.
         `leakage.action`: scenes where an actor whom the prompt names is seen doing something else than the
             prompt says, and another scene's prompt has that actor do just this.
-        `leakage`: scenes with either.
+        `leakage.setting`: scenes whose place or time is wrong, and another scene's prompt names the place or
+            time that is seen. Always 0 in stories that keep one setting.
+        `leakage`: scenes with any of them.
 
     Raises:
         ValueError: As `tally_prompted`.
@@ -94,11 +96,13 @@ def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally
     is_borrowed_SNA = is_shown_SNA & (seen_SNA != asked_SNA) & is_anothers_SNA
     cast_SN: Flags = np.any(is_stranger_SNA, axis=-1)
     action_SN: Flags = np.any(is_borrowed_SNA, axis=-1)
+    setting_SN = _borrows(asked, seen, "setting") | _borrows(asked, seen, "time")
     every_SN = np.ones_like(cast_SN)
     return {
-        "leakage": _share(cast_SN | action_SN, among=every_SN),
+        "leakage": _share(cast_SN | action_SN | setting_SN, among=every_SN),
         "leakage.cast": _share(cast_SN, among=every_SN),
         "leakage.action": _share(action_SN, among=every_SN),
+        "leakage.setting": _share(setting_SN, among=every_SN),
     }
 
 
@@ -109,8 +113,9 @@ def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Ta
     picture in all stories agrees, too: compare with `isolated` scenes of the same prompts and noise.
 
     Returns:
-        `difference.tree_x`, `.sun_x`, `.horizon_y`, `.actor_size`: mean absolute difference over all pairs of
-            a story's scenes, where 1 is the property's whole range.
+        `difference.tree_x`, `.sun_x`, `.horizon_y`, `.actor_size`: mean absolute difference over the pairs of
+            a story's scenes that share the property, where 1 is the property's range. Scenes with other
+            places do not share tree, sun and horizon; all scenes share the actors' size.
         `difference.all`: the mean of these four.
         `eyes_agreement`: share of the pairs whose actors have the same kind of eyes.
 
@@ -123,17 +128,26 @@ def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Ta
     if not len(first):
         raise ValueError("stories of one scene have no pairs of scenes to compare")
     numbers_SNV = reading.numbers.double().cpu().numpy().reshape(num_stories, num_scenes, -1)
-    gaps_SV = np.abs(numbers_SNV[:, first] - numbers_SNV[:, second]).sum(1)
-    pairs_S = np.full(num_stories, float(len(first)))
+    true_SNV = unprompted_numbers(story_clips(stories)).numpy().reshape(numbers_SNV.shape)
+    is_shared_SPV = true_SNV[:, first] == true_SNV[:, second]
+    gaps_SV = (np.abs(numbers_SNV[:, first] - numbers_SNV[:, second]) * is_shared_SPV).sum(1)
+    pairs_SV = is_shared_SPV.sum(1).astype(np.float64)
     tallies = {
-        DIFFERENCES[name]: Tally(amounts_S=gaps_SV[:, index], counts_S=pairs_S)
+        DIFFERENCES[name]: Tally(amounts_S=gaps_SV[:, index], counts_S=pairs_SV[:, index])
         for index, name in enumerate(UNPROMPTED_RANGES)
     }
-    tallies[DIFFERENCES["all"]] = Tally(amounts_S=gaps_SV.sum(1), counts_S=pairs_S * gaps_SV.shape[1])
+    tallies[DIFFERENCES["all"]] = Tally(amounts_S=gaps_SV.sum(1), counts_S=pairs_SV.sum(1))
     eyes_SN = seen.scene_SN("eyes")
     is_same_SP = eyes_SN[:, first] == eyes_SN[:, second]
     tallies[EYES_AGREEMENT] = _share(is_same_SP, among=np.ones_like(is_same_SP))
     return tallies
+
+
+def _borrows(asked: _Sheet, seen: _Sheet, name: str) -> Flags:
+    """Return the scenes (S, N) that show a property of another scene's prompt instead of their own."""
+    asked_SN, seen_SN = asked.scene_SN(name), seen.scene_SN(name)
+    is_anothers_SN: Flags = (seen_SN[:, :, None] == asked_SN[:, None]).any(2)
+    return is_anothers_SN & (seen_SN != asked_SN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

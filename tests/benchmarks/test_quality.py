@@ -84,6 +84,17 @@ def test_single_scenes_are_held_to_their_prompts_alone(measurement: Measurement)
     assert not any("drift" in check["name"] or check["name"] == "leakage" for check in report["checks"])
 
 
+def test_changing_stories_are_held_to_the_setting_of_every_scene(measurement: Measurement) -> None:
+    what = replace(measurement, is_changing=True)
+    settings = [{(each.setting, each.time) for each in map(s.backdrop_of, s.scenes)} for s in what.stories()]
+    assert min(map(len, settings)) > 1
+    report = measure(what, SilentReporter())
+    names = [check["name"] for check in report["checks"]]
+    assert names[7:9] == ["leakage", "leakage.setting"]
+    assert names[13:15] == ["drift.all", "drift.eyes"]
+    assert "change place or time" in report["what"]
+
+
 def test_a_model_folder_without_reader_is_refused(measurement: Measurement) -> None:
     missing = replace(measurement, reader=measurement.source.path / "none.safetensors")
     with pytest.raises(CheckpointError, match=r"none\.safetensors: not a reader for 9 frames of 32x32"):

@@ -13,9 +13,9 @@ from m2d.puppet.story import Scene, Story, sample_story
 from m2d.puppet.story_scores import story_clips
 
 
-def sample_stories(count: int) -> list[Story]:
+def sample_stories(count: int, *, changing: float = 0.0) -> list[Story]:
     """Stories of three scenes."""
-    return [sample_story(seed=5, index=index, num_scenes=3) for index in range(count)]
+    return [sample_story(seed=5, index=index, num_scenes=3, changing=changing) for index in range(count)]
 
 
 def story_of(*actions: tuple[int | None, int | None]) -> Story:

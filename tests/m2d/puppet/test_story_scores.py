@@ -7,7 +7,7 @@ import torch
 
 from m2d.evaluation.intervals import Tally, figure_of
 from m2d.puppet.attribute_classifier import Reading
-from m2d.puppet.story import Actor, sample_story
+from m2d.puppet.story import Actor, Story, sample_story
 from m2d.puppet.story_scores import (
     CHANCE_DIFFERENCE,
     DIFFERENCES,
@@ -162,6 +162,50 @@ def test_unrelated_scenes_differ_by_chance() -> None:
     assert figure.low < CHANCE_DIFFERENCE < figure.high
 
 
+def moved_story() -> Story:
+    """PLOT at place 0, at place 1 another time, and at place 0 again a third time."""
+    first = replace(PLOT.backdrop, setting=0, time=0, tree_x=0.2, sun_x=0.3, horizon_y=0.5)
+    second = replace(first, setting=1, time=1, tree_x=0.6, sun_x=0.5, horizon_y=0.6)
+    third = replace(first, time=2, sun_x=0.7)
+    scenes = zip(PLOT.scenes, (first, second, third), strict=True)
+    return replace(PLOT, backdrop=first, scenes=tuple(replace(scene, backdrop=own) for scene, own in scenes))
+
+
+def test_perfect_scenes_of_changing_stories_score_one_leak_nothing_and_agree() -> None:
+    stories = sample_stories(30, changing=1.0)
+    reading = perfect_reading(stories)
+    tallies = tally_unprompted(stories, reading)
+    assert {value(each) for each in tally_prompted(stories, reading).values()} == {1.0}
+    assert {value(each) for each in tally_leakage(stories, reading).values()} == {0.0}
+    assert max(value(tallies[key]) for key in DIFFERENCES.values()) == 0.0
+    assert value(tallies[EYES_AGREEMENT]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "leaks"),
+    [("setting", 1, True), ("setting", 2, False), ("time", 1, True), ("time", 2, True)],
+)
+def test_another_scenes_setting_leaks(name: str, seen: int, leaks: bool) -> None:
+    story = moved_story()
+    wrong = changed(perfect_reading([story]), 0, **{name: seen})
+    found = {key for key, each in tally_leakage([story], wrong).items() if each.amounts_S.sum()}
+    assert found == ({"leakage", "leakage.setting"} if leaks else set())
+    assert value(tally_prompted([story], wrong)[name]) == pytest.approx(2 / 3)
+
+
+def test_scenes_are_compared_only_where_they_share_a_property() -> None:
+    story = moved_story()
+    counts = {name: tally.counts_S.tolist() for name, tally in _unprompted(story).items()}
+    assert counts == {
+        "difference.tree_x": [1.0],
+        "difference.sun_x": [0.0],
+        "difference.horizon_y": [1.0],
+        "difference.actor_size": [3.0],
+        "difference.all": [5.0],
+        EYES_AGREEMENT: [3.0],
+    }
+
+
 def test_single_scenes_have_no_pairs() -> None:
     stories = [sample_story(seed=5, index=0, num_scenes=1)]
     with pytest.raises(ValueError, match="stories of one scene"):
@@ -192,6 +236,10 @@ def test_the_cast_is_told_apart_by_slot() -> None:
 
 def _prompted(reading: Reading) -> dict[str, Tally]:
     return tally_prompted([PLOT], reading)
+
+
+def _unprompted(story: Story) -> dict[str, Tally]:
+    return tally_unprompted([story], perfect_reading([story]))
 
 
 def _wrong_share(reading: Reading) -> dict[str, float]:
