@@ -1,8 +1,7 @@
-"""Assembly: from latents to a film's scenes as they are written: decoded, matched in colour, measured.
+"""Assemble a film's scenes: decode latents, match colours, measure colour jumps, and copy unchanged scenes.
 
-Owns the order (a scene is matched to the one before it as that is shown) and which scenes are not decoded:
-those whose frames are there, and those that are copied as they are encoded. P frames, F latent frames, C
-channels, H W height and width, L levels.
+Owns the order, because a scene is matched to the shown frames of the one before it, and which scenes are not
+decoded. P frames, F latent frames, C channels, H W height and width, L levels.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from m2d.video.packets import EncodedScene
 from m2d.video.provenance_builder import MadeScene
 
 
-class Assembled(NamedTuple):
+class AssembledFilm(NamedTuple):
     """All scenes of a film.
 
     Attributes:
-        scenes: In their order; those that were copied have no frames unless a neighbour needed them.
-        copies: Scene to what is shown of it, as it is encoded in the film that was gone on from.
-        is_tiled: Whether some were decoded in tiles, which gives other frames.
+        scenes: The scenes in order; a copied scene has frames only if a neighbour needed them.
+        copies: Number of a copied scene to its packets in the input film.
+        is_tiled: Whether a scene was decoded in tiles, which changes its frames.
     """
 
     scenes: tuple[MadeScene, ...]
@@ -49,21 +48,21 @@ def assemble(
     decoder: SceneDecoder,
     clock: Clock,
     check_stop: Callable[[], None] = never_stop,
-) -> Assembled:
-    """Decode the scenes of a film that are new, and what their joins need of the others.
+) -> AssembledFilm:
+    """Decode the new scenes of a film, and the old scenes that their transitions need.
 
     Args:
-        scenes: All of them.
-        latents: Latents FCHW of each; footage that no model was given has none.
-        runs: Index of the run that made each.
-        film: The film that was gone on from: what its frames were, and those that no latents give.
+        scenes: The plans of all scenes.
+        latents: Scene number to latents FCHW; external scenes outside the context have none.
+        runs: For every scene, the index of the run that made it.
+        film: The film that the first run started from.
         decoder: Decodes one scene.
-        clock: Is told of the stage, and warned when a scene does not come out as it was.
+        clock: Receives the stage, and a warning if an old scene decodes to other frames than before.
         check_stop: Called between scenes; it raises to end the run there.
 
     Raises:
         Interrupted: `check_stop` raised it.
-        DecodingError: There is too little memory.
+        DecodingError: There is not enough memory.
     """
     given = {
         number: scene
@@ -79,26 +78,26 @@ def assemble(
         for number, scene in enumerate(scenes):
             check_stop()
             before = made[-1] if made else None
-            if number not in wanted or _is_absent(number, given, copies):
-                made.append(_taken_over(scene, given[number], latents.get(number), run=runs[number]))
+            if number not in wanted or _has_no_frames(number, given, copies):
+                made.append(_copied_scene(scene, given[number], latents.get(number), run=runs[number]))
                 continue
-            if number in given and (given[number].is_clipped or given[number].is_bare):
-                look = ShownFrames(_ends(given[number], upscale=upscale), None)
+            if number in given and (given[number].is_clipped or given[number].is_film_only):
+                shown = ShownFrames(_ends(given[number], upscale=upscale), None)
             elif number in given:
-                look = _look_again(given[number], latents[number], number, decoder)
-                _compare(look.frames_PHWC, given[number], number, clock)
+                shown = _decode_again(given[number], latents[number], number, decoder)
+                _warn_if_changed(shown.frames_PHWC, given[number], number, clock)
             else:
                 before_PHWC = before.frames_PHWC if before is not None and scene.match_colour else None
-                look = decode_matched(decoder, latents[number], scene=number, before_PHWC=before_PHWC)
+                shown = decode_matched(decoder, latents[number], scene=number, before_PHWC=before_PHWC)
             is_tiled = is_tiled or decoder.rung == "tiled"
-            one = _made(scene, look, latents.get(number), run=runs[number], before=before)
-            made.append(_as_told(one, given[number], number, copies) if number in copies else one)
+            new = _decoded_scene(scene, shown, latents.get(number), run=runs[number], before=before)
+            made.append(_as_copied(new, given[number], number, copies) if number in copies else new)
             progress.advance()
-    return Assembled(tuple(made), copies, is_tiled)
+    return AssembledFilm(tuple(made), copies, is_tiled)
 
 
 def _copies(scenes: Sequence[ScenePlan], given: Mapping[int, LoadedScene]) -> dict[int, EncodedScene]:
-    """Scenes that are shown as they were: made before, and beginning with no blend of a new one."""
+    """Return the packets of old scenes that are unchanged: they do not start with a blend of a new scene."""
     copies = {}
     for number, scene in given.items():
         if scene.encoded is None or scene.record is None:
@@ -107,45 +106,47 @@ def _copies(scenes: Sequence[ScenePlan], given: Mapping[int, LoadedScene]) -> di
             continue
         closing = scenes[number + 1].join.num_frames if number + 1 < len(scenes) else 0
         num_shown = scene.record.num_frames - closing
-        # What opens a crossfade is shown by the scene after it.
+        # The frames of a closing crossfade belong to the scene after it.
         if num_shown <= len(scene.encoded):
             copies[number] = scene.encoded.first(num_shown)
     return copies
 
 
-def _is_absent(number: int, given: Mapping[int, LoadedScene], copies: Mapping[int, EncodedScene]) -> bool:
-    """Whether nothing of a scene is at hand, as in a draft that goes on from footage."""
-    return number in given and number not in copies and given[number].is_bare
+def _has_no_frames(number: int, given: Mapping[int, LoadedScene], copies: Mapping[int, EncodedScene]) -> bool:
+    """Whether a scene is not transcoded yet, as in a draft that extends an external video."""
+    return number in given and number not in copies and given[number].is_film_only
 
 
 def _is_wanted(number: int, copies: Mapping[int, EncodedScene], *, num_scenes: int) -> bool:
-    """Whether a scene's frames are needed: to be encoded, or to be joined with a neighbour's."""
+    """Whether a scene's frames are needed, for encoding or for a transition with a neighbour."""
     around = range(max(number - 1, 0), min(number + 2, num_scenes))
     return any(neighbour not in copies for neighbour in around)
 
 
-def _as_told(
+def _as_copied(
     made: MadeScene, given: LoadedScene, number: int, copies: Mapping[int, EncodedScene]
 ) -> MadeScene:
-    """A copied scene that a neighbour needs: what is told of it is what the copy shows."""
+    """Give a decoded scene that is also copied the record of its copy."""
     assert given.record is not None
-    is_old_join = number == 0 or number - 1 in copies
-    jump = given.record.colour_jump if is_old_join else made.colour_jump
-    # What a model was given once of footage in passing comes from the film again the next time.
-    latents_FCHW = None if given.is_bare else made.latents_FCHW
+    is_old_transition = number == 0 or number - 1 in copies
+    jump = given.record.colour_jump if is_old_transition else made.colour_jump
+    # Latents encoded from packets are not stored: a later run encodes them again.
+    latents_FCHW = None if given.is_film_only else made.latents_FCHW
     return replace(made, kept=given.record, colour_jump=jump, latents_FCHW=latents_FCHW)
 
 
 def _ends(given: LoadedScene, *, upscale: int) -> np.ndarray:
-    """Of footage, what neighbours need: its first frame, and the clip that it ends with."""
+    """Return the frames of an external scene that neighbours need: the first one and the clip at its end."""
     clip_PHWC = given.clip(upscale=upscale)
     if given.encoded is None:
         return clip_PHWC
     return np.concatenate([np.stack(given.encoded.picked([0], upscale=upscale)), clip_PHWC])
 
 
-def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | None, *, run: int) -> MadeScene:
-    """A scene that is copied, as the film tells of it."""
+def _copied_scene(
+    scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | None, *, run: int
+) -> MadeScene:
+    """Return a copied scene with its record in the input film."""
     return MadeScene(
         prompt=scene.prompt,
         negative_prompt=scene.negative_prompt,
@@ -153,7 +154,7 @@ def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | Non
         seed=scene.seed,
         run=run,
         frames_PHWC=given.frames_PHWC,
-        latents_FCHW=None if latents_FCHW is None or given.is_bare else latents_FCHW.numpy(),
+        latents_FCHW=None if latents_FCHW is None or given.is_film_only else latents_FCHW.numpy(),
         join=scene.join,
         colour_map_LC=given.colour_map_LC,
         colour_jump=None if given.record is None else given.record.colour_jump,
@@ -161,8 +162,10 @@ def _taken_over(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | Non
     )
 
 
-def _look_again(given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: SceneDecoder) -> ShownFrames:
-    """Show a scene that was there before as it was then, whatever has become of the one before it."""
+def _decode_again(
+    given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: SceneDecoder
+) -> ShownFrames:
+    """Return an old scene's frames with its old colour map, even if the scene before it has changed."""
     map_LC = given.colour_map_LC
     if given.frames_PHWC is not None:
         return ShownFrames(given.frames_PHWC, map_LC)
@@ -170,29 +173,29 @@ def _look_again(given: LoadedScene, latents_FCHW: Tensor, number: int, decoder: 
     return ShownFrames(frames_PHWC if map_LC is None else recolour(frames_PHWC, map_LC), map_LC)
 
 
-def _made(
-    scene: ScenePlan, look: ShownFrames, latents_FCHW: Tensor | None, *, run: int, before: MadeScene | None
+def _decoded_scene(
+    scene: ScenePlan, shown: ShownFrames, latents_FCHW: Tensor | None, *, run: int, before: MadeScene | None
 ) -> MadeScene:
     jump = None
     if before is not None and before.frames_PHWC is not None:
-        jump = colour_jump(before.frames_PHWC, look.frames_PHWC, scene.join)
+        jump = colour_jump(before.frames_PHWC, shown.frames_PHWC, scene.join)
     return MadeScene(
         prompt=scene.prompt,
         negative_prompt=scene.negative_prompt,
         guidance_scale=None if scene.seed is None else scene.guidance_scale,
         seed=scene.seed,
         run=run,
-        frames_PHWC=look.frames_PHWC,
+        frames_PHWC=shown.frames_PHWC,
         latents_FCHW=None if latents_FCHW is None else latents_FCHW.numpy(),
         join=scene.join,
-        colour_map_LC=look.colour_map_LC,
+        colour_map_LC=shown.colour_map_LC,
         colour_jump=jump,
     )
 
 
-def _compare(frames_PHWC: np.ndarray, given: LoadedScene, number: int, clock: Clock) -> None:
+def _warn_if_changed(frames_PHWC: np.ndarray, given: LoadedScene, number: int, clock: Clock) -> None:
     if given.frames_sha256 is not None and frames_digest([frames_PHWC]) != given.frames_sha256:
         clock.reporter.warn(
-            f"scene {number + 1} decodes to other frames than it had: other versions, another machine or "
-            "another way of decoding made them"
+            f"scene {number + 1} decodes to other frames than before: package versions, the machine or the "
+            "decode strategy have changed"
         )

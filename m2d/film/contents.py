@@ -1,7 +1,4 @@
-"""What a production leaves: the film's provenance, and the files of its run folder.
-
-Owns what goes into them; writing, and in which order, is `production`'s.
-"""
+"""The film's provenance and the files of its run folder, built in memory; `make` writes them."""
 
 # P frames, H W height and width, C colour channels
 
@@ -13,7 +10,7 @@ import numpy as np
 
 from m2d.film.context_frames import FRAMES, kept_frames_bytes
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.output_scenes import ShownScene
+from m2d.film.output_scenes import OutputScene
 from m2d.film.run_records import facts_of
 from m2d.recipe.plan import RunPlan
 from m2d.video.encode import encoding_id
@@ -27,23 +24,23 @@ def provenance_of(
     plan: RunPlan,
     film: LoadedFilm | None,
     records: Sequence[RunRecord],
-    kept: Sequence[ShownScene],
+    kept: Sequence[OutputScene],
     *,
     first_kept: int,
     is_tiled: bool,
 ) -> Provenance:
-    """Write down where the film comes from.
+    """Build the provenance of a film.
 
     Args:
-        plan: The last run's.
-        film: The film that this one begins with.
-        records: The runs, in order.
-        kept: The scenes of the film.
-        first_kept: Number, in the plan, of the first of them.
-        is_tiled: Whether a scene was decoded in tiles, the one way of decoding that gives other frames.
+        plan: The plan of the last run.
+        film: The film that the first run started from.
+        records: The records of the runs, in order.
+        kept: The scenes of the output.
+        first_kept: Number of the first of them in the plan.
+        is_tiled: Whether a scene was decoded in tiles, the one decode strategy that changes the frames.
 
     Raises:
-        PrivacyError: A path, host or user name would be in it.
+        PrivacyError: The provenance would contain a path, host or user name.
     """
     *earlier, last = records
     if is_tiled:
@@ -61,9 +58,9 @@ def provenance_of(
 
 
 def files_of(
-    plan: RunPlan, film: LoadedFilm | None, kept: Sequence[ShownScene], provenance: Provenance
+    plan: RunPlan, film: LoadedFilm | None, kept: Sequence[OutputScene], provenance: Provenance
 ) -> dict[str, bytes]:
-    """Return what goes into the run folder, by name; arguments as `provenance_of` has them."""
+    """Return the files of the run folder, name to bytes; arguments as for `provenance_of`."""
     scenes = [scene.made for scene in kept]
     files = {
         LATENTS: latents_bytes([scene.latents_FCHW for scene in scenes]),
@@ -74,17 +71,17 @@ def files_of(
             older=b"" if film is None else film.sheet,
         ),
     }
-    footage = {
+    external = {
         number: frames_PHWC
-        for number, (scene, told) in enumerate(zip(scenes, provenance.scenes, strict=True))
-        if provenance.runs[told.run].kind == "footage"
-        and (frames_PHWC := _kept_frames(scene, told)) is not None
+        for number, (scene, record) in enumerate(zip(scenes, provenance.scenes, strict=True))
+        if provenance.runs[record.run].kind == "footage"
+        and (frames_PHWC := _context_frames(scene, record)) is not None
     }
-    return files | ({FRAMES: kept_frames_bytes(footage)} if footage else {})
+    return files | ({FRAMES: kept_frames_bytes(external)} if external else {})
 
 
-def _kept_frames(scene: MadeScene, told: SceneRecord) -> np.ndarray | None:
-    """What is kept of footage: what a model was given of it."""
-    if told.clip_frames is None or scene.frames_PHWC is None:
+def _context_frames(scene: MadeScene, record: SceneRecord) -> np.ndarray | None:
+    """Return the frames of an external scene that a model was given as context."""
+    if record.clip_frames is None or scene.frames_PHWC is None:
         return scene.frames_PHWC
-    return None if told.clip_sha256 is None else scene.frames_PHWC[-told.clip_frames :]
+    return None if record.clip_sha256 is None else scene.frames_PHWC[-record.clip_frames :]

@@ -1,7 +1,7 @@
-"""Frames that no latents give, kept beside a film without loss: what a model is given of footage.
+"""Lossless frames of external scenes that served as context: `frames.safetensors` in the run folder.
 
-Owns `frames.safetensors` in the run folder. Every scene in it is believed only if its frames have the digest
-that the film's provenance tells. P frames, H height, W width, C channels.
+A scene's frames are used only if their digest is the one in the film's provenance. P frames, H height,
+W width, C channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FRAMES = "frames.safetensors"
 
 
 def kept_frames_bytes(frames: Mapping[int, np.ndarray]) -> bytes:
-    """The bytes of `frames.safetensors`: scene of the film, from 0, to its uint8 frames PHWC."""
+    """Serialize `frames.safetensors` from scene numbers, from 0, and their uint8 frames PHWC."""
     data: bytes = save_safetensors(
         {_key(scene): np.ascontiguousarray(part) for scene, part in frames.items()}
     )
@@ -31,28 +31,28 @@ def kept_frames_bytes(frames: Mapping[int, np.ndarray]) -> bytes:
 def read_kept_frames(
     film: Path, records: Mapping[int, SceneRecord], *, height: int, width: int
 ) -> dict[int, np.ndarray]:
-    """Read frames of a film back.
+    """Read context frames of a film.
 
     Args:
         film: The film's path.
-        records: The scenes that are wanted, as the film's provenance tells of them.
+        records: Scene number to its record in the film's provenance, for the scenes to read.
         height: Height of the frames.
         width: Width of the frames.
 
     Returns:
-        Scene to its uint8 frames PHWC; a scene that is not there, or is not what it was, is left out.
+        Scene number to its uint8 frames PHWC, without scenes that are missing or have another digest.
     """
     path = run_folder_of(film) / FRAMES
     if not records or not path.is_file():
         return {}
     try:
         with safe_open(path, framework="numpy") as file:
-            there = set(file.keys())
+            names = set(file.keys())
             found = {
                 scene: file.get_tensor(_key(scene))
                 for scene, record in records.items()
-                if _key(scene) in there
-                # A small claim in the film must not make a large file be read.
+                if _key(scene) in names
+                # Before reading: a wrong file may be of any size.
                 and file.get_slice(_key(scene)).get_shape() == [_num_kept(record), height, width, 3]
             }
     except (SafetensorError, OSError):

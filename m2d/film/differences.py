@@ -1,7 +1,4 @@
-"""What differs between two JSON documents, in words that fit into a message.
-
-Owns the words; whether a difference matters is for the caller to say.
-"""
+"""Differences between two JSON documents, worded for a message."""
 
 from __future__ import annotations
 
@@ -9,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-MOST_TOLD = 3
-LONGEST_TOLD = 60
+MAX_LISTED = 3
+MAX_VALUE_LENGTH = 60
 _ABSENT = object()
 
 
 def differences(old: Any, new: Any, *, path: str = "") -> list[str]:
-    """What differs between two JSON values, each as its dotted path and both values."""
+    """List the differences of two JSON values, each as its dotted path and both values."""
     if old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):
@@ -32,19 +29,19 @@ def differences(old: Any, new: Any, *, path: str = "") -> list[str]:
             for index, pair in enumerate(zip(old, new, strict=True))
             for difference in differences(*pair, path=f"{path}[{index}]")
         ]
-    return [f"{path} was {_told(old)} and is {_told(new)}"]
+    return [f"{path} was {_short(old)} and is {_short(new)}"]
 
 
-def _told(value: Any) -> str:
+def _short(value: Any) -> str:
     if value is _ABSENT:
         return "absent"
     if isinstance(value, list) and value:
         return f"{len(value)} entries"
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}..."
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}..."
 
 
 def listed(differing: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    more = [f"and {len(differing) - MOST_TOLD} more"] if len(differing) > MOST_TOLD else []
-    return "; ".join([*differing[:MOST_TOLD], *more])
+    """Join the first few differences, and say how many more there are."""
+    more = [f"and {len(differing) - MAX_LISTED} more"] if len(differing) > MAX_LISTED else []
+    return "; ".join([*differing[:MAX_LISTED], *more])

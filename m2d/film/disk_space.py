@@ -1,7 +1,6 @@
-"""How much room a production needs on the disk of its output, checked before any work.
+"""Disk space that a run needs, estimated and checked before any work.
 
-Owns the estimate: what is to be expected, not the worst that can happen. A run whose disk fills up all the
-same keeps what it has and can be resumed.
+The estimate is the expected size, not an upper bound; a run whose disk fills up can be resumed.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from m2d.recipe.plan import RunPlan
 from m2d.video.sheet import FRAME_WIDTH, FRAMES_PER_SCENE, MOST_ROWS
 
 _LATENT_BYTES = 4
-# Of puppet films; even areas of photographs need twice as much, and a sheet is small beside its film then.
+# Measured on puppet films. Photographs need twice as much, but then a sheet is small beside its film.
 _SHEET_BYTES_PER_PIXEL = 0.5
 _FILM_COPIES = 2
-# In the journal, as what is about to be written, and in the run folder.
+# One copy in the journal and one in the run folder.
 _KEPT_COPIES = 2
-# Between two steps, one file replaces another; in each are the latents of a window, and as much again of what
-# a multistep scheduler remembers.
+# A new state file replaces the old one; each holds a window's latents and a multistep scheduler's history of
+# the same size.
 _STEP_COPIES = 4
 
 
 def check_disk_space(plans: Sequence[RunPlan], film: LoadedFilm | None) -> None:
-    """Make sure that there is room for the film, its run folder and the journal.
+    """Check that the disk has room for the film, its run folder and the journal.
 
     Args:
-        plans: The runs; the last one's output is written, and is held by this process.
-        film: The film that is gone on from.
+        plans: The runs; this process holds the lock on the last plan's output.
+        film: The film that the first run starts from.
 
     Raises:
-        OutputError: The disk has less free than is needed.
+        OutputError: The disk has too little free space.
     """
     plan = plans[-1]
     journal = sum(path.stat().st_size for path in files_of(journal_folder_of(plan.output)))
@@ -42,9 +41,9 @@ def check_disk_space(plans: Sequence[RunPlan], film: LoadedFilm | None) -> None:
 
 
 def predicted_bytes(plans: Sequence[RunPlan], film: LoadedFilm | None) -> int:
-    """Bytes on disk when most is there: just before the journal is removed."""
+    """Predict the peak of bytes on disk, which is just before the journal is removed."""
     plan = plans[-1]
-    whole = _latents_bytes(plan, range(len(plan.scenes)))
+    latents = _latents_bytes(plan, range(len(plan.scenes)))
     windows = sum(_latents_bytes(each, part.window.targets) for each in plans for part in each.windows)
     step = max(_latents_bytes(each, part.window.scenes) for each in plans for part in each.windows)
     frames = sum(
@@ -52,15 +51,15 @@ def predicted_bytes(plans: Sequence[RunPlan], film: LoadedFilm | None) -> int:
         for scene in (film.scenes if film is not None else ())
         if scene.frames_PHWC is not None
     )
-    kept = whole + frames + _sheet_bytes(plan)
+    kept = latents + frames + _sheet_bytes(plan)
     return _film_bytes(plan, film) + windows + _STEP_COPIES * step + _KEPT_COPIES * kept
 
 
 def _film_bytes(plan: RunPlan, film: LoadedFilm | None) -> int:
-    """The film, what the muxer wrote before that was copied, and what is taken over from another film."""
-    stream = film.stream if film is not None else None
-    taken = 0.0 if stream is None else stream.num_frames / plan.num_frames
-    return round((_FILM_COPIES + min(taken, 1.0)) * plan.predicted_size_bytes)
+    """Bytes of the film, of the muxer's copy, and of the scenes transcoded from another film."""
+    video = film.to_transcode if film is not None else None
+    transcoded = 0.0 if video is None else video.num_frames / plan.num_frames
+    return round((_FILM_COPIES + min(transcoded, 1.0)) * plan.predicted_size_bytes)
 
 
 def _latents_bytes(plan: RunPlan, scenes: Sequence[int]) -> int:

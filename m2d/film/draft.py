@@ -1,6 +1,6 @@
-"""Drafts: a contact sheet of a film as a few denoising steps show it, before the real run.
+"""Drafts: a contact sheet of a film after few denoising steps, drawn before the real run.
 
-Owns how quick a draft is and where its sheet goes. A draft keeps nothing that a run goes on from.
+A draft is not resumable, and the real run reuses nothing of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from m2d.film.job import FilmJob
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.make import check_backend
 from m2d.film.run_records import facts_of
-from m2d.film.transcode import take_over
+from m2d.film.transcode import transcode_scenes
 from m2d.folders import make_folder
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -25,30 +25,28 @@ from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 
 DRAFT_STEPS = 8
-"""Denoising steps of a draft: enough to see who stands where."""
+"""Number of denoising steps of a draft: enough to see the composition."""
 DRAFT = "draft.png"
 
 
 def draw_draft(job: FilmJob, backend: Backend, *, reporter: Reporter) -> Path:
-    """Draw the contact sheet of what a job will write, into the run folder of its film.
-
-    Ctrl-C ends it as it ends any program: nothing is lost.
+    """Draw the contact sheet of a job's film, after few steps, into the film's run folder.
 
     Returns:
         The sheet's path, which is also reported as a note.
 
     Raises:
-        M2DError: As `make_film`, but for what concerns the journal.
+        M2DError: See `make_film`; a draft opens no journal.
     """
     runs = tuple(replace(run, plan=_as_draft(run.plan)) for run in job.runs)
-    quick = replace(job, runs=runs, keeps=_shown(job))
+    quick = replace(job, runs=runs, keeps=_drawable(job))
     plan, clock = quick.plan, Clock(reporter)
     check_backend(quick.plans, backend)
     film = quick.film
     with nameless_file(plan.output.absolute().parent) as scratch:
-        if film is not None and _needs_taken(film, quick.plans):
-            quick = replace(quick, film=take_over(film, scratch, output=plan.output, clock=clock))
-        sheet = _drawn(quick, ScenePipeline(plan.source, backend, device=plan.device, clock=clock))
+        if film is not None and _needs_transcoding(film, quick.plans):
+            quick = replace(quick, film=transcode_scenes(film, scratch, output=plan.output, clock=clock))
+        sheet = _draw_sheet(quick, ScenePipeline(plan.source, backend, device=plan.device, clock=clock))
     path = run_folder_of(plan.output) / DRAFT
     make_folder(path.parent)
     write_bytes(path, sheet)
@@ -56,7 +54,7 @@ def draw_draft(job: FilmJob, backend: Backend, *, reporter: Reporter) -> Path:
     return path
 
 
-def _drawn(quick: FilmJob, pipeline: ScenePipeline) -> bytes:
+def _draw_sheet(quick: FilmJob, pipeline: ScenePipeline) -> bytes:
     plan, film = quick.plan, quick.film
     denoised = pipeline.denoise(quick.plans, given={} if film is None else film.given_scenes())
     pipeline.release_transformer()
@@ -75,21 +73,21 @@ def _drawn(quick: FilmJob, pipeline: ScenePipeline) -> bytes:
     )
 
 
-def _needs_taken(film: LoadedFilm, plans: Sequence[RunPlan]) -> bool:
-    """Whether a window is given a scene that can only be decoded once it is taken over."""
+def _needs_transcoding(film: LoadedFilm, plans: Sequence[RunPlan]) -> bool:
+    """Whether the context of a window includes a scene that has to be transcoded first."""
     context = {scene for plan in plans for part in plan.windows for scene in part.window.context}
-    return film.stream is not None and any(
-        film.scenes[scene].is_bare for scene in context if scene < len(film.scenes)
+    return film.to_transcode is not None and any(
+        film.scenes[scene].is_film_only for scene in context if scene < len(film.scenes)
     )
 
 
-def _shown(job: FilmJob) -> range | None:
-    """The scenes on the sheet; those of a film that is only taken over with the real run are not at hand."""
+def _drawable(job: FilmJob) -> range | None:
+    """Return the scenes for the sheet: those after the last one that only the real run transcodes."""
     film = job.film
-    if film is None or film.stream is None:
+    if film is None or film.to_transcode is None:
         return job.keeps
-    untaken = [number for number, scene in enumerate(film.scenes) if scene.is_bare]
-    return range(max(job.first_kept, max(untaken, default=-1) + 1), len(job.plan.scenes))
+    missing = [number for number, scene in enumerate(film.scenes) if scene.is_film_only]
+    return range(max(job.first_kept, max(missing, default=-1) + 1), len(job.plan.scenes))
 
 
 def _as_draft(plan: RunPlan) -> RunPlan:

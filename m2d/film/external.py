@@ -1,7 +1,7 @@
-"""A film that m2d did not make, as scenes to go on from: all of it, or no more than a model is given.
+"""Load a film that m2d did not make as scenes: all of it, or only the context that a model is given.
 
-Owns what becomes of its scenes; `m2d.video.external` cuts and resamples, and `taking` encodes them. P
-frames, H height, W width, C channels.
+`m2d.video.external` cuts and resamples the video, `transcode` encodes it. P frames, H height, W width,
+C channels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONGEST_TITLE = 200
 _MINUTES_FROM_S = 100.0
 
 
-def load_footage(
+def load_external_video(
     path: Path,
     source: ModelSource,
     *,
@@ -32,22 +32,22 @@ def load_footage(
     prompts: Sequence[str],
     only_context: bool = False,
 ) -> LoadedFilm:
-    """Load any film: its last scenes, as many as the model takes as context, and where all others are.
+    """Load an external video: clips of its last scenes as context, and the positions of all other scenes.
 
     Args:
-        path: The film.
-        source: The model that is to go on from it; fps, size and length of a clip are its own.
-        cuts_s: Where scenes begin, in seconds; None finds them.
-        prompts: What happens in the scenes; fewer leave the first of them without.
-        only_context: Whether nothing of it is written, so that its other scenes are not needed.
+        path: The video.
+        source: The model that continues it; it determines fps, size and the length of a clip.
+        cuts_s: Start times of scenes, in seconds; None detects them.
+        prompts: Prompts of the last scenes; the scenes before have none.
+        only_context: Whether the output leaves the video out, so that only the context is loaded.
 
     Raises:
-        FilmError: Not a film, not a complete one, or one too short.
-        InputError: More prompts than scenes, or cuts that are not in the film.
+        FilmError: The file is not a video, is incomplete or too short.
+        InputError: There are more prompts than scenes, or cuts outside the video.
     """
     geometry = source.geometry
     size = {"height": geometry.default_height, "width": geometry.default_width}
-    footage = read_external_video(
+    video = read_external_video(
         path,
         fps=geometry.default_fps,
         num_frames=geometry.default_num_frames,
@@ -55,15 +55,15 @@ def load_footage(
         max_scenes=max(geometry.num_scenes - 1, 1),
         **size,
     )
-    whole = footage.whole
-    num_scenes, num_clips = len(whole.picks), len(footage.clips)
+    whole = video.whole
+    num_scenes, num_clips = len(whole.picks), len(video.clips)
     if len(prompts) > num_scenes:
         raise InputError(
             f"{len(prompts)} prompts for {num_scenes} scenes of {path}; give at most one each",
             argument="context_prompt",
         )
-    told = [""] * (num_scenes - len(prompts)) + list(prompts)
-    clips = [None] * (num_scenes - num_clips) + list(footage.clips)
+    all_prompts = [""] * (num_scenes - len(prompts)) + list(prompts)
+    clips = [None] * (num_scenes - num_clips) + list(video.clips)
     shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
     first = num_scenes - num_clips if only_context else 0
     return LoadedFilm(
@@ -71,7 +71,7 @@ def load_footage(
         scenes=tuple(
             LoadedScene(
                 plan=ScenePlan(
-                    prompt=told[number],
+                    prompt=all_prompts[number],
                     geometry=shape,
                     film_frames=None if only_context else len(whole.picks[number]),
                 ),
@@ -80,22 +80,22 @@ def load_footage(
             )
             for number in range(first, num_scenes)
         ),
-        runs=(footage_record(printable(path.name), spans=_spans(whole)[first:]),),
+        runs=(external_record(printable(path.name), spans=_spans(whole)[first:]),),
         digest=None,
         first_scene=first,
         fps=geometry.default_fps,
         upscale=1,
         cuts_s=None if cuts_s is None else tuple(cuts_s),
-        stream=None if only_context else whole,
+        to_transcode=None if only_context else whole,
         file_sha256=None if only_context else sha256_file(path),
-        notes=footage.notes,
+        notes=video.notes,
     )
 
 
-def footage_record(name: str, **parameters: Any) -> RunRecord:
-    """The run that stands for scenes of another film."""
-    told: Mapping[str, Any] = {"film": name, **parameters}
-    return build_run_record(kind="footage", recipe={}, parameters=told, model=None, windows=[])
+def external_record(name: str, **parameters: Any) -> RunRecord:
+    """Return the run record that stands for the scenes of an external video."""
+    facts: Mapping[str, Any] = {"film": name, **parameters}
+    return build_run_record(kind="footage", recipe={}, parameters=facts, model=None, windows=[])
 
 
 def _spans(whole: ResampledVideo) -> list[list[float]]:
@@ -103,7 +103,7 @@ def _spans(whole: ResampledVideo) -> list[list[float]]:
 
 
 def describe_copy(whole: ResampledVideo, *, fps: int) -> str:
-    """Return a note on the size of the part of the output that an external video becomes."""
+    """Return a note on how much of the output an external video becomes."""
     num_scenes, length_s = len(whole.picks), whole.num_frames / fps
     size_bytes = (
         whole.num_frames * whole.shape.target_width * whole.shape.target_height * BYTES_PER_WRITTEN_PIXEL
@@ -111,6 +111,6 @@ def describe_copy(whole: ResampledVideo, *, fps: int) -> str:
     length = f"{length_s / 60:.0f} min" if length_s >= _MINUTES_FROM_S else f"{length_s:.1f} s"
     size = f"about {size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else "less than 0.1 MB"
     return (
-        f"all of it is written: {num_scenes} scene{'s' if num_scenes > 1 else ''}, "
+        f"the whole video is copied: {num_scenes} scene{'s' if num_scenes > 1 else ''}, "
         f"{whole.num_frames:,} frames, {length}, {size}"
     )

@@ -1,6 +1,6 @@
-"""A film that was published by a run that was interrupted before its run folder was complete.
+"""Complete the run folder of a film whose run was interrupted just after it wrote the film.
 
-Owns telling such a film from others and completing what lies beside it, without making anything again.
+Owns recognizing such a film; decodes and denoises nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from m2d.errors import InputError, Remedy
 from m2d.film.journal import open_journal
-from m2d.film.journal_contents import Made, find_kept
-from m2d.film.journal_folder import DamagedFileError, Header, journal_folder_of, read_header
+from m2d.film.journal_contents import PendingOutput, scan_journal
+from m2d.film.journal_folder import CorruptFileError, Header, journal_folder_of, read_header
 from m2d.film.make import FilmResult
 from m2d.progress import Reporter
 from m2d.video.open_film import FilmError
@@ -26,31 +26,31 @@ from m2d.video.run_folder import finish_run
 def finish_published(
     film: Path, *, kind: RunKind, prompts: Sequence[str], reporter: Reporter
 ) -> FilmResult | None:
-    """Complete the run folder of a film that an interrupted run had published already.
+    """Complete the run folder of a film that an interrupted run had already written.
 
-    Needed before anything else when such a run is resumed: the film may have replaced the one it was made
-    from, so that what was asked for cannot be planned again.
+    On resume this comes first: the new film may have replaced the film it was made from, and then the request
+    cannot be planned again.
 
     Args:
         film: The output.
-        kind: What is resumed.
-        prompts: Those of the command line, if any: the only part of the request that can still be compared.
-        reporter: Is told that the run goes on.
+        kind: Kind of the run to resume.
+        prompts: The prompts given now, if any: the only part of the request that can still be compared.
+        reporter: Receives a note that the run is resumed.
 
     Returns:
-        What was left; None when there is no such run.
+        The result; None if there is no such run.
 
     Raises:
-        InputError: The run was asked for something else.
-        OutputError: Another process is at it, or it cannot be written.
+        InputError: The run had another request.
+        OutputError: Another process holds the film, or the disk refused.
     """
     folder = journal_folder_of(film)
     try:
         header = read_header(folder)
-    except DamagedFileError:
-        # Whoever opens the journal to go on says what can be done about it.
+    except CorruptFileError:
+        # `open_journal` reports the corrupt journal, with a remedy.
         return None
-    if header is None or not _is_published(film, find_kept(folder, header).kept.made):
+    if header is None or not _is_published(film, scan_journal(folder, header).contents.output):
         return None
     _check_same(film, header, kind=kind, prompts=prompts)
     with open_journal(
@@ -62,13 +62,13 @@ def finish_published(
         force=header.force,
         reporter=reporter,
     ) as journal:
-        made = journal.made
-        if made is None or not _is_published(film, made):
+        output = journal.output
+        if output is None or not _is_published(film, output):
             raise InputError(f"{film}: was changed while it was resumed; try again")
-        document = made.document
+        document = output.document
         provenance = parse_provenance(json.dumps(document["provenance"]))
         run_folder = finish_run(
-            film, provenance=provenance, files=made.files, timings_s=document["timings_s"]
+            film, provenance=provenance, files=output.files, timings_s=document["timings_s"]
         )
         journal.finish()
     return FilmResult(
@@ -81,26 +81,26 @@ def finish_published(
     )
 
 
-def _is_published(film: Path, made: Made | None) -> bool:
-    if made is None or not film.is_file():
+def _is_published(film: Path, output: PendingOutput | None) -> bool:
+    if output is None or not film.is_file():
         return False
     try:
         found = probe(film).provenance
     except (FilmError, ProvenanceError):
-        # What the film is to replace may be anything.
+        # The file that the film is to replace may be any file.
         return False
-    return found is not None and found == parse_provenance(json.dumps(made.document["provenance"]))
+    return found is not None and found == parse_provenance(json.dumps(output.document["provenance"]))
 
 
 def _check_same(film: Path, header: Header, *, kind: RunKind, prompts: Sequence[str]) -> None:
     runs = header.request["runs"]
-    asked = [scene["prompt"] for run in runs for scene in run["recipe"]["scenes"]]
+    earlier = [scene["prompt"] for run in runs for scene in run["recipe"]["scenes"]]
     if runs[-1]["kind"] != kind:
         difference = f"its kind is {runs[-1]['kind']}"
-    elif prompts and sorted(" ".join(prompt.split()) for prompt in prompts) != sorted(asked):
+    elif prompts and sorted(" ".join(prompt.split()) for prompt in prompts) != sorted(earlier):
         difference = "its prompts differ"
     else:
         return
     raise InputError(
-        f"{film}: the unfinished run is of another request: {difference}", remedy=Remedy.REPEAT_OR_DISCARD
+        f"{film}: the unfinished run has another request: {difference}", remedy=Remedy.REPEAT_OR_DISCARD
     )

@@ -134,7 +134,7 @@ def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
     Raises:
         InputError: The film's provenance does not tell.
     """
-    run = film.runs[film.scenes[number].maker]
+    run = film.runs[film.scenes[number].generating_run]
     if run.kind == "footage":
         return None
     made = sorted({target for window in run.windows for target in window.targets})
@@ -190,7 +190,7 @@ def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
 
 def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:
     """The newest run with a recipe that made one of the scenes, or else any."""
-    makers = sorted({film.scenes[number].maker for number in like})
+    makers = sorted({film.scenes[number].generating_run for number in like})
     runs = [*film.runs, *(film.runs[maker] for maker in makers)]
     return next((run for run in reversed(runs) if run.kind != "footage"), None)
 

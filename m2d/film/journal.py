@@ -1,6 +1,6 @@
-"""The journal of a run that makes a film: what is finished is on disk, and the next run goes on from there.
+"""The journal of a run: it saves finished windows and the state between two steps for a later resume.
 
-Owns what is kept when. Who may go on is in `unfinished`, what counts in `journal_kept`.
+Owns when each is saved. `resume` decides whether a run can be resumed, `journal_contents` reads the files.
 """
 
 # F latent frames, C latent channels, H W latent height and width
@@ -22,7 +22,14 @@ import torch
 from m2d.diffusion.denoise import DenoiseState, StepEvent
 from m2d.errors import Interrupted, M2DError, OutputError
 from m2d.files import check_writable, remove_file, remove_strays, write_bytes
-from m2d.film.journal_contents import Kept, Made, StepRecord, on_cpu, step_bytes, window_bytes
+from m2d.film.journal_contents import (
+    JournalContents,
+    PendingOutput,
+    StepRecord,
+    on_cpu,
+    step_bytes,
+    window_bytes,
+)
 from m2d.film.journal_folder import (
     MADE,
     STEP,
@@ -37,7 +44,7 @@ from m2d.film.journal_folder import (
     write_tensors,
 )
 from m2d.film.outputs import check_replaceable
-from m2d.film.resume import Opened, refuse_unfinished, resume_unfinished
+from m2d.film.resume import OpenedRun, refuse_unfinished, resume_unfinished
 from m2d.folders import make_folder
 from m2d.lock import hold
 from m2d.pipeline.observer import FinishedWindow, ResumePoint
@@ -47,18 +54,18 @@ from m2d.video.run_folder import run_folder_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRhythm:
-    """How often the state between two steps is kept.
+    """How often the state between two steps is saved.
 
     Attributes:
-        every_steps: After every so many steps of a window.
-        every_s: And when so many seconds have passed since something was kept.
+        every_steps: Number of steps of a window between two saves.
+        every_s: Seconds since the last save after which the next step is saved.
     """
 
     every_steps: int = 5
     every_s: float = 60.0
 
     def is_due(self, step: int, *, total: int, waited_s: float) -> bool:
-        """Whether to keep the state after `step` of `total`; not after the last: its latents follow."""
+        """Whether to save the state after `step` of `total`; the last step is saved with its window."""
         return step < total and (step % self.every_steps == 0 or waited_s >= self.every_s)
 
 
@@ -66,73 +73,73 @@ DEFAULT_RHYTHM = StepRhythm()
 
 
 class Journal:
-    """The journal of the run that is going on; from `open_journal`."""
+    """The journal of the current run; from `open_journal`."""
 
     def __init__(
-        self, folder: Path, opened: Opened, *, resumed: bool, rhythm: StepRhythm, reporter: Reporter
+        self, folder: Path, opened: OpenedRun, *, resumed: bool, rhythm: StepRhythm, reporter: Reporter
     ) -> None:
         self._folder = folder
-        self._header, self._kept = opened
+        self._header, self._contents = opened
         self._resumed = resumed
-        self._may_replace = self._header.force or self._kept.made is not None
+        self._may_replace = self._header.force or self._contents.output is not None
         self._rhythm = rhythm
         self._reporter = reporter
-        self._kept_at_s = time.monotonic()
+        self._saved_at_s = time.monotonic()
 
     @property
     def run_folder(self) -> Path:
-        """The folder beside the film that the journal is in; it is there, and held."""
+        """The run folder that holds the journal; it exists and is locked."""
         return self._folder.parent
 
     @property
     def resumed(self) -> bool:
-        """Whether the run goes on where an earlier one ended."""
+        """Whether the run continues an earlier one."""
         return self._resumed
 
     @property
     def may_replace(self) -> bool:
-        """Whether film and run folder may be replaced: with `force`, or when this run may have made them."""
+        """Whether an existing film may be replaced: with `force`, or if this run may have written it."""
         return self._may_replace
 
     def resume_point(self) -> ResumePoint:
-        """Return what is finished, for the pipeline to continue from."""
-        step = self._kept.step
-        return ResumePoint(windows=tuple(self._kept.windows), state=None if step is None else step.state)
+        """Return the finished windows and the last state, for the pipeline to resume from."""
+        step = self._contents.step
+        return ResumePoint(windows=tuple(self._contents.windows), state=None if step is None else step.state)
 
     @property
-    def made(self) -> Made | None:
-        """What was about to be written; None: not everything was made."""
-        return self._kept.made
+    def output(self) -> PendingOutput | None:
+        """The output that was about to be written; None if scenes are missing."""
+        return self._contents.output
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing would be lost without it."""
-        return self._kept.is_empty
+        """Whether discarding the journal loses no work."""
+        return self._contents.is_empty
 
     def is_due(self, event: StepEvent) -> bool:
-        """Whether it is time to keep the state after this step."""
-        waited_s = time.monotonic() - self._kept_at_s
+        """Whether to save the state after this step."""
+        waited_s = time.monotonic() - self._saved_at_s
         return self._rhythm.is_due(event.step, total=event.total, waited_s=waited_s)
 
     def keep_step(self, window: int, state: DenoiseState) -> None:
-        """Keep where the denoising of `window` is, in place of what was kept of it before.
+        """Save the state between two steps of `window`, in place of the last one.
 
         Raises:
-            OutputError: The disk refused; what was kept before still counts.
-            ValueError: Another window is in work.
+            OutputError: The disk refused; the state saved before is still valid.
+            ValueError: Another window is being denoised.
         """
         self._check_window(window)
         record = StepRecord(window=window, state=replace(state, tensors=on_cpu(state.tensors)))
         write_tensors(self._folder / STEP, step_bytes(self._header, record))
-        self._kept.step = record
-        self._kept_at_s = time.monotonic()
+        self._contents.step = record
+        self._saved_at_s = time.monotonic()
 
     def keep_window(self, window: FinishedWindow) -> None:
-        """Keep the latents of a finished window; windows are finished in their order.
+        """Save the latents of a finished window; windows finish in order.
 
         Raises:
-            OutputError: The disk refused; what was kept before still counts.
-            ValueError: Another window is in work, or these are no latents.
+            OutputError: The disk refused; everything saved before is still valid.
+            ValueError: Another window is being denoised, or the tensors are not float32 FCHW.
         """
         index = window.index
         self._check_window(index)
@@ -141,21 +148,23 @@ class Journal:
                 raise ValueError(
                     f"scene {scene}: {latents.dtype} {tuple(latents.shape)}; float32 FCHW is needed"
                 )
-        kept = replace(window, latents_FCHW=on_cpu(window.latents_FCHW))
-        write_tensors(window_path(self._folder, index), window_bytes(self._header, kept))
-        self._kept.windows.append(kept)
-        self._kept.step = None
-        self._kept_at_s = time.monotonic()
+        saved = replace(window, latents_FCHW=on_cpu(window.latents_FCHW))
+        write_tensors(window_path(self._folder, index), window_bytes(self._header, saved))
+        self._contents.windows.append(saved)
+        self._contents.step = None
+        self._saved_at_s = time.monotonic()
 
-    def keep_made(self, document: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Keep what is about to be written, in place of what was kept of it before.
+    def keep_output(self, document: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Save the output that is about to be written, in place of an earlier one; see `PendingOutput`.
 
         Raises:
-            OutputError: The disk refused; what was kept before still counts.
+            OutputError: The disk refused; everything saved before is still valid.
             ValueError: A window is not finished, or the document is not JSON.
         """
-        if len(self._kept.windows) < self._header.num_windows:
-            raise ValueError(f"{len(self._kept.windows)} of {self._header.num_windows} windows are finished")
+        if len(self._contents.windows) < self._header.num_windows:
+            raise ValueError(
+                f"{len(self._contents.windows)} of {self._header.num_windows} windows are finished"
+            )
         digests = {name: sha256(data).hexdigest() for name, data in files.items()}
         for name, digest in digests.items():
             write_bytes(made_path(self._folder, digest), files[name])
@@ -164,24 +173,21 @@ class Journal:
         for path in files_of(self._folder):
             if path.name.startswith("made-") and path.name.removeprefix("made-") not in digests.values():
                 remove_file(path)
-        self._kept.made = Made(document=document, files=files)
+        self._contents.output = PendingOutput(document=document, files=files)
 
     def finish(self) -> None:
-        """Remove the journal: film and run folder are complete.
-
-        A journal that cannot be removed is warned about, because the film is what was asked for.
-        """
+        """Remove the journal, because film and run folder are complete; only warn if that fails."""
         try:
             discard(self._folder)
         except OutputError as error:
             self._reporter.warn(
-                f"the film is complete, but its journal is left: {error}; remove {self._folder}"
+                f"the film is complete, but its journal could not be removed: {error}; remove {self._folder}"
             )
 
     def _check_window(self, window: int) -> None:
-        following = len(self._kept.windows)
+        following = len(self._contents.windows)
         if window != following or window >= self._header.num_windows:
-            raise ValueError(f"window {window} of {self._header.num_windows}; {following} is in work")
+            raise ValueError(f"window {window} of {self._header.num_windows}; {following} comes next")
 
 
 @contextmanager
@@ -196,35 +202,35 @@ def open_journal(
     reporter: Reporter,
     rhythm: StepRhythm = DEFAULT_RHYTHM,
 ) -> Iterator[Journal]:
-    """Hold the output of a run, and keep what it finishes, until the block ends.
+    """Lock the output of a run and open its journal for the duration of the block.
 
-    The journal stays when the block ends without `finish`, unless the run failed before anything was kept:
-    then there is nothing to go on from but the failure. After a signal it stays in any case.
+    If the block ends without `finish`, the journal stays, unless an error ended the run before any step was
+    saved. After a signal it always stays.
 
     Args:
-        film: What is made; the journal is in its run folder.
-        request: All that the film depends on, as JSON. Only the same request is resumed.
+        film: The output; the journal is in its run folder.
+        request: Everything the film depends on, as JSON. A run is resumed only by an equal request.
         versions: Package to version.
-        window_steps: Denoising steps of every window, in the order they are run.
-        resume: Go on from the journal that is there.
+        window_steps: Number of denoising steps of every window, in order.
+        resume: Continue the unfinished run.
         force: Replace an existing film; without `resume`, also discard an unfinished run.
-        reporter: Is told from where the run goes on, about damage and about other versions.
-        rhythm: How often the state between steps is kept.
+        reporter: Receives how far the run got, and warnings about corrupt files and changed versions.
+        rhythm: How often the state between steps is saved.
 
     Raises:
         OutputBusy: Another process is making this film.
         OutputError: The film or an unfinished run of it exists and may not be replaced, or the disk refused.
-        InputError: There is nothing to resume, or it is another request's.
+        InputError: There is no run to resume, or its request differs.
     """
     wanted = Header(
         journal=secrets.token_hex(8),
-        # As it will be read: JSON knows neither tuples nor numbers as keys.
+        # As it will be read back: JSON has neither tuples nor integer keys.
         request=json.loads(json.dumps(request, allow_nan=False)),
         versions=(dict(versions),),
         window_steps=tuple(window_steps),
         force=force,
     )
-    # The lock makes the run folder: what is wrong with the film's own folder has to be told before.
+    # Before the lock, which creates the run folder.
     check_writable(film, force=True)
     with hold(run_folder_of(film), what=f"making {film.name}"):
         _remove_strays(film)
@@ -242,14 +248,14 @@ def open_journal(
 
 
 def _remove_strays(film: Path) -> None:
-    """Remove what killed processes left: all of these names are written under the lock alone."""
+    """Remove temporary files of killed processes; such names are written only under the lock."""
     remove_strays(film.parent, name=film.name, is_held=True)
     for folder in (run_folder_of(film), journal_folder_of(film)):
         if folder.is_dir():
             remove_strays(folder, is_held=True)
 
 
-def _begin(film: Path, wanted: Header) -> Opened:
+def _begin(film: Path, wanted: Header) -> OpenedRun:
     folder = journal_folder_of(film)
     if not wanted.force:
         refuse_unfinished(film)
@@ -257,4 +263,4 @@ def _begin(film: Path, wanted: Header) -> Opened:
     discard(folder)
     make_folder(folder)
     write_header(folder, wanted)
-    return Opened(wanted, Kept())
+    return OpenedRun(wanted, JournalContents())

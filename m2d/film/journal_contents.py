@@ -1,6 +1,6 @@
-"""What a journal holds that counts: read back, verified, and complete up to where the run was.
+"""The contents of a journal: verified windows, the state between two steps, and the output to be written.
 
-Owns what is believed of the files of a journal; when they are written is the business of `journal`.
+Owns reading and verifying the files; `journal` decides when they are written.
 """
 
 # F latent frames, C latent channels, H W latent height and width
@@ -24,7 +24,7 @@ from m2d.diffusion.step_cache import SpeedReport
 from m2d.film.journal_folder import (
     MADE,
     STEP,
-    DamagedFileError,
+    CorruptFileError,
     Header,
     files_of,
     is_there,
@@ -41,11 +41,11 @@ _SCENE = "scene_"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
-    """Where the denoising of a window was.
+    """The state of a window between two denoising steps.
 
     Attributes:
         window: Index of the window in the run.
-        state: To resume `denoise` with; on the CPU.
+        state: The state that `denoise` resumes from, on the CPU.
     """
 
     window: int
@@ -53,12 +53,12 @@ class StepRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
-    """What was about to be written when everything was made.
+class PendingOutput:
+    """The film's provenance and the files of its run folder, complete before the first of them is written.
 
     Attributes:
-        document: Anything that is JSON.
-        files: Bytes by name.
+        document: Provenance, timings and made scenes, as JSON.
+        files: Name to bytes.
     """
 
     document: Mapping[str, Any]
@@ -66,27 +66,27 @@ class Made:
 
 
 @dataclass(kw_only=True, slots=True)
-class Kept:
-    """What a journal holds that counts.
+class JournalContents:
+    """The verified contents of a journal.
 
     Attributes:
-        windows: Finished windows, from the first on without a gap.
-        step: Where the window after them was when it was last kept.
-        made: What was about to be written.
+        windows: Finished windows, from the first without a gap.
+        step: The last saved state of the window after them.
+        output: The output that was about to be written.
     """
 
     windows: list[FinishedWindow] = field(default_factory=list)
     step: StepRecord | None = None
-    made: Made | None = None
+    output: PendingOutput | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing would be lost without it."""
+        """Whether discarding the journal loses no work."""
         return not self.windows and self.step is None
 
     def progress(self, header: Header) -> str:
-        """How far the run got, in words."""
-        if self.made is not None:
+        """Describe how far the run got."""
+        if self.output is not None:
             return "all scenes are made, not all is written"
         if len(self.windows) == header.num_windows:
             return "all scenes are denoised"
@@ -96,82 +96,82 @@ class Kept:
 
 
 @dataclass(kw_only=True, slots=True)
-class Found:
-    """A journal as it lies on disk.
+class JournalScan:
+    """The result of reading a journal's files.
 
     Attributes:
-        kept: What counts.
-        damaged: What is wrong with files that were changed since they were written.
-        useless: Files that do not count, these among them.
+        contents: What could be verified.
+        problems: A message for every corrupt file.
+        unusable: The corrupt files, and those that depend on a missing or corrupt one.
     """
 
-    kept: Kept = field(default_factory=Kept)
-    damaged: list[str] = field(default_factory=list)
-    useless: list[Path] = field(default_factory=list)
+    contents: JournalContents = field(default_factory=JournalContents)
+    problems: list[str] = field(default_factory=list)
+    unusable: list[Path] = field(default_factory=list)
 
 
-def find_kept(folder: Path, header: Header) -> Found:
-    """Read a journal, believing nothing that its digests do not confirm."""
-    found = Found()
-    _find_windows(folder, header, found)
-    _find_step(folder, header, found)
-    _find_made(folder, header, found)
-    return found
+def scan_journal(folder: Path, header: Header) -> JournalScan:
+    """Read a journal; only files whose digests match are used."""
+    scan = JournalScan()
+    _find_windows(folder, header, scan)
+    _find_step(folder, header, scan)
+    _find_output(folder, header, scan)
+    return scan
 
 
-def _find_windows(folder: Path, header: Header, found: Found) -> None:
-    windows = found.kept.windows
+def _find_windows(folder: Path, header: Header, scan: JournalScan) -> None:
+    windows = scan.contents.windows
     for index in range(header.num_windows):
         path = window_path(folder, index)
         if is_there(path):
-            with _noting_damage(found, path):
+            with _noting_corruption(scan, path):
                 windows.append(_read_window(path, header, index=index))
         if len(windows) <= index:
             break
-    # A window was made from those before it: without them, it may not be what they would lead to now.
-    counting = {window_path(folder, window.index) for window in windows}
+    # A window depends on those before it: after a gap, recomputed windows could lead to another result.
+    usable = {window_path(folder, window.index) for window in windows}
     written = [path for path in files_of(folder) if path.name.startswith("window-")]
-    found.useless += [path for path in written if path not in counting]
+    scan.unusable += [path for path in written if path not in usable]
 
 
-def _find_step(folder: Path, header: Header, found: Found) -> None:
+def _find_step(folder: Path, header: Header, scan: JournalScan) -> None:
     path = folder / STEP
     if not is_there(path):
         return
-    with _noting_damage(found, path):
+    with _noting_corruption(scan, path):
         record = _read_step(path, header)
-        if record.window == len(found.kept.windows):
-            found.kept.step = record
+        if record.window == len(scan.contents.windows):
+            scan.contents.step = record
         else:
-            found.useless.append(path)
+            scan.unusable.append(path)
 
 
-def _find_made(folder: Path, header: Header, found: Found) -> None:
+def _find_output(folder: Path, header: Header, scan: JournalScan) -> None:
     path = folder / MADE
     if not is_there(path):
         return
-    with _noting_damage(found, path):
-        made = _read_made(path, header)
-        if len(found.kept.windows) == header.num_windows:
-            found.kept.made = made
+    with _noting_corruption(scan, path):
+        output = _read_output(path, header)
+        if len(scan.contents.windows) == header.num_windows:
+            scan.contents.output = output
         else:
-            found.useless.append(path)
+            scan.unusable.append(path)
 
 
 @contextmanager
-def _noting_damage(found: Found, path: Path) -> Iterator[None]:
+def _noting_corruption(scan: JournalScan, path: Path) -> Iterator[None]:
     try:
         yield
-    except DamagedFileError as error:
-        found.damaged.append(str(error))
-        found.useless.append(path)
+    except CorruptFileError as error:
+        scan.problems.append(str(error))
+        scan.unusable.append(path)
 
 
 def window_bytes(header: Header, window: FinishedWindow) -> bytes:
     """Serialize a finished window for `write_tensors`."""
     tensors = {f"{_SCENE}{scene:03d}": latents for scene, latents in window.latents_FCHW.items()}
     speed = "" if window.speed is None else window.speed.to_json()
-    # The key is `told` in every journal that was ever written.
+    # The key keeps the name it has in journals of earlier versions.
     data: bytes = save_safetensors(tensors, unsealed_facts(header, window=window.index, told=speed))
     return data
 
@@ -186,7 +186,7 @@ def step_bytes(header: Header, record: StepRecord) -> bytes:
 def _read_window(path: Path, header: Header, *, index: int) -> FinishedWindow:
     facts, tensors = _read_tensors(path, header)
     if facts.get("window") != str(index):
-        raise DamagedFileError(f"{path}: is of window {facts.get('window')}")
+        raise CorruptFileError(f"{path}: belongs to window {facts.get('window')}")
     latents = {int(name.removeprefix(_SCENE)): each for name, each in sorted(tensors.items())}
     speed = SpeedReport.from_json(facts["told"]) if facts.get("told") else None
     return FinishedWindow(index=index, latents_FCHW=latents, speed=speed)
@@ -197,7 +197,7 @@ def _read_step(path: Path, header: Header) -> StepRecord:
     try:
         window, steps_done = int(facts["window"]), int(facts["steps_done"])
     except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path}: does not tell its window and step") from error
+        raise CorruptFileError(f"{path}: its metadata lacks the window or the step") from error
     return StepRecord(window=window, state=DenoiseState(steps_done=steps_done, tensors=tensors))
 
 
@@ -206,19 +206,19 @@ def _read_tensors(path: Path, header: Header) -> tuple[Mapping[str, str], dict[s
     try:
         return sealed.facts, load_safetensors(sealed.data)
     except SafetensorError as error:
-        raise DamagedFileError(f"{path}: is not a file of tensors") from error
+        raise CorruptFileError(f"{path}: is not a safetensors file") from error
 
 
-def _read_made(path: Path, header: Header) -> Made:
+def _read_output(path: Path, header: Header) -> PendingOutput:
     record = read_document(path)
     if record.get("journal") != header.journal:
-        raise DamagedFileError(f"{path}: was written by another run")
+        raise CorruptFileError(f"{path}: was written by another run")
     files = {name: read_made(path.parent, digest) for name, digest in record["files"].items()}
-    return Made(document=record["document"], files=files)
+    return PendingOutput(document=record["document"], files=files)
 
 
 def on_cpu(tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
-    """Copies on the CPU, each in memory of its own: what shares memory cannot be serialized."""
+    """Copy tensors to the CPU, each with its own storage: safetensors rejects tensors that share storage."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()

@@ -1,6 +1,6 @@
-"""The folder of an unfinished run, `NAME.m2d/journal/`: its files' names, and how each of them proves itself.
+"""The folder of an unfinished run, `NAME.m2d/journal/`: file names, formats and digests.
 
-Owns the form on disk; what is kept when, and what counts of it, is the business of `journal`. Needs no torch.
+Owns the format on disk; `journal` decides when files are written. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _NO_DIGEST = "0" * 64
 _HEADER_SIZE = struct.Struct("<Q")
 
 
-class DamagedFileError(InputError):
-    """A file of a journal that is not what was written."""
+class CorruptFileError(InputError):
+    """A file of a journal differs from what was written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What an unfinished run is: written before its first step.
+    """What identifies an unfinished run; written before its first step.
 
     Attributes:
-        journal: Names this one run; all files of the journal carry it.
-        request: All that the film depends on, as JSON.
-        versions: What the run was made with, package to version; one entry for each change so far.
-        window_steps: Denoising steps of every window.
+        journal: Random name of the run; every file of the journal carries it.
+        request: Everything the film depends on, as JSON.
+        versions: Package to version; one entry for each set of versions that worked on the run.
+        window_steps: Number of denoising steps of every window.
         force: Whether an existing film may be replaced.
     """
 
@@ -52,12 +52,12 @@ class Header:
 
     @property
     def num_windows(self) -> int:
-        """Windows to denoise."""
+        """Number of windows."""
         return len(self.window_steps)
 
 
 class SealedTensors(NamedTuple):
-    """A safetensors file whose every byte was verified, and the facts in its metadata."""
+    """A safetensors file whose digest matches, and the facts in its metadata."""
 
     data: bytes
     facts: dict[str, str]
@@ -69,12 +69,12 @@ def journal_folder_of(film: Path) -> Path:
 
 
 def has_journal(film: Path) -> bool:
-    """Whether an unfinished run of `film` is there, sound or not."""
+    """Whether an unfinished run of `film` exists, corrupt or not."""
     return is_there(journal_folder_of(film) / HEADER)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there, be it one that cannot be read: reading it then tells why not."""
+    """Whether a file exists, readable or not."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -85,27 +85,27 @@ def is_there(path: Path) -> bool:
 
 
 def read_request(film: Path) -> dict[str, Any] | None:
-    """The request of the unfinished run of `film`; None: there is no such run.
+    """Return the request of the unfinished run of `film`; None if there is no such run.
 
     Raises:
-        DamagedFileError: There is one, but what it was asked cannot be read any more.
+        CorruptFileError: The journal's header is corrupt.
     """
     header = read_header(journal_folder_of(film))
     return None if header is None else dict(header.request)
 
 
 def window_path(folder: Path, index: int) -> Path:
-    """The file of a finished window's latents."""
+    """Path of a finished window's latents."""
     return folder / f"window-{index:03d}.safetensors"
 
 
 def made_path(folder: Path, digest: str) -> Path:
-    """The file with the bytes of this sha256; none is overwritten, so that an older record stays true."""
+    """Path of an output file, named by its sha256: a new version never overwrites an older one."""
     return folder / f"made-{digest}"
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The journal's own files, its header first; what somebody else put there is none of them."""
+    """List the journal's own files, the header first; other files in the folder are left out."""
     if not folder.is_dir():
         return []
     ours = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)]
@@ -113,7 +113,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a journal, its header first: what an interruption leaves is none, and goes the next time.
+    """Remove a journal, its header first: without a header, the remaining files are no longer a journal.
 
     Raises:
         OutputError: The disk refused.
@@ -134,10 +134,10 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def read_header(folder: Path) -> Header | None:
-    """Read the header; None: there is no journal.
+    """Read the header; None if there is no journal.
 
     Raises:
-        DamagedFileError: It is not what was written.
+        CorruptFileError: It differs from what was written.
     """
     path = folder / HEADER
     if not is_there(path):
@@ -147,11 +147,11 @@ def read_header(folder: Path) -> Header | None:
         tuples = {name: tuple(document[name]) for name in ("versions", "window_steps")}
         return Header(**{**document, **tuples})
     except (KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path}: is not the beginning of a run") from error
+        raise CorruptFileError(f"{path}: is not the header of a run") from error
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON with a digest of itself.
+    """Write JSON with its own digest.
 
     Raises:
         OutputError: The disk refused.
@@ -161,31 +161,31 @@ def write_document(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Read what `write_document` wrote.
+    """Read a file of `write_document`.
 
     Raises:
-        DamagedFileError: It is not what was written.
+        CorruptFileError: It differs from what was written.
     """
     try:
         document: dict[str, Any] = json.loads(_read(path, limit=LONGEST_DOCUMENT_BYTES))
         is_sound = isinstance(document, dict) and document.pop("sha256", None) == _document_digest(document)
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path}: is not JSON") from error
+        raise CorruptFileError(f"{path}: is not JSON") from error
     if not is_sound:
-        raise DamagedFileError(f"{path}: was changed since it was written")
+        raise CorruptFileError(f"{path}: was changed since it was written")
     if document.pop("m2d_journal", None) != SCHEMA_VERSION:
-        raise DamagedFileError(
-            f"{path}: is not of version {SCHEMA_VERSION}; finish it with the m2d that began it"
+        raise CorruptFileError(
+            f"{path}: is not of version {SCHEMA_VERSION}; finish it with the version of m2d that started it"
         )
     return document
 
 
 def write_tensors(path: Path, data: bytes) -> None:
-    """Write a safetensors file that `unsealed_facts` began, with a digest of itself in its metadata.
+    """Write a safetensors file whose metadata is from `unsealed_facts`, with its own digest filled in.
 
     Raises:
         OutputError: The disk refused.
-        ValueError: `data` has no place for the digest.
+        ValueError: `data` has no field for the digest.
     """
     if _digest_field(_NO_DIGEST) not in data:
         raise ValueError("these tensors were not serialized with unsealed_facts")
@@ -194,25 +194,25 @@ def write_tensors(path: Path, data: bytes) -> None:
 
 
 def unsealed_facts(header: Header, **facts: int | str) -> dict[str, str]:
-    """The metadata to serialize tensors with, for `write_tensors`: whose they are, and what they are."""
-    told = {name: str(value) for name, value in facts.items()}
-    return {**told, "journal": header.journal, "sha256": _NO_DIGEST}
+    """Return metadata for `write_tensors`: the facts, the journal's name and an empty digest."""
+    texts = {name: str(value) for name, value in facts.items()}
+    return {**texts, "journal": header.journal, "sha256": _NO_DIGEST}
 
 
 def read_tensors(path: Path, header: Header) -> SealedTensors:
     """Read and verify a safetensors file of this journal.
 
     Raises:
-        DamagedFileError: It is not what was written, or another run wrote it.
+        CorruptFileError: It differs from what was written, or another run wrote it.
     """
     data = _read(path)
     facts = _facts(path, data)
     digest = facts.get("sha256", "")
     unsealed = data.replace(_digest_field(digest), _digest_field(_NO_DIGEST), 1)
     if hashlib.sha256(unsealed).hexdigest() != digest:
-        raise DamagedFileError(f"{path}: was changed since it was written")
+        raise CorruptFileError(f"{path}: was changed since it was written")
     if facts.get("journal") != header.journal:
-        raise DamagedFileError(f"{path}: was written by another run")
+        raise CorruptFileError(f"{path}: was written by another run")
     return SealedTensors(data, facts)
 
 
@@ -220,12 +220,12 @@ def read_made(folder: Path, digest: str) -> bytes:
     """Read the file at `made_path`.
 
     Raises:
-        DamagedFileError: It is not what was written.
+        CorruptFileError: It differs from what was written.
     """
     path = made_path(folder, digest)
     data = _read(path)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise DamagedFileError(f"{path}: was changed since it was written")
+        raise CorruptFileError(f"{path}: was changed since it was written")
     return data
 
 
@@ -234,9 +234,9 @@ def _facts(path: Path, data: bytes) -> dict[str, str]:
         (size_bytes,) = _HEADER_SIZE.unpack_from(data)
         facts = json.loads(data[_HEADER_SIZE.size : _HEADER_SIZE.size + size_bytes])["__metadata__"]
     except (struct.error, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path}: is not a file of tensors with a digest") from error
+        raise CorruptFileError(f"{path}: is not a safetensors file with a digest") from error
     if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
-        raise DamagedFileError(f"{path}: is not a file of tensors with a digest")
+        raise CorruptFileError(f"{path}: is not a safetensors file with a digest")
     return facts
 
 
@@ -252,7 +252,7 @@ def _document_digest(document: Mapping[str, Any]) -> str:
 def _read(path: Path, *, limit: int | None = None) -> bytes:
     try:
         if limit is not None and path.stat().st_size > limit:
-            raise DamagedFileError(f"{path}: has more than {limit} bytes")
+            raise CorruptFileError(f"{path}: is larger than {limit} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise DamagedFileError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CorruptFileError(f"{path}: cannot be read: {error.strerror}") from error

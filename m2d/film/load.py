@@ -1,7 +1,7 @@
-"""A film of m2d that a run goes on from: its scenes as latents or as frames, and what it tells of them.
+"""Load a film of m2d: its scenes as latents from the run folder, or as frames if that is missing.
 
-Owns where a scene comes from: the run folder, or the film's own frames when that is gone. Computes nothing:
-what is frames here is encoded by `making`. P frames, F latent frames, C channels, H W height and width.
+Encodes nothing; the pipeline encodes frames to latents. P frames, F latent frames, C channels, H W height and
+width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from m2d.errors import InputError, Remedy
 from m2d.film.context_frames import read_kept_frames
-from m2d.film.external import footage_record
+from m2d.film.external import external_record
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import GeometryError
@@ -43,15 +43,15 @@ from m2d.video.run_folder import (
 
 
 class ModelMismatch(InputError):
-    """A film whose latents belong to another model."""
+    """The film's latents belong to another model."""
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """Return the provenance of a film, compared with what its index tells; None for a film that has none.
+    """Return the provenance of a film after comparing it with the film's index; None if there is none.
 
     Raises:
-        FilmError: Not a film, or not a complete one.
-        ProvenanceError: It is damaged, or tells of another film.
+        FilmError: The file is not a video, or is incomplete.
+        ProvenanceError: The provenance is corrupt or describes another film.
     """
     try:
         return probe(path).provenance
@@ -63,19 +63,19 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
     """Load a film that m2d made.
 
     Args:
-        path: The film, with provenance.
-        source: The model that is to go on from it.
+        path: The film.
+        source: The model that continues it.
 
     Raises:
-        FilmError: Not a film, or not a complete one.
-        ProvenanceError: Its provenance is damaged or tells of another film.
-        ModelMismatch: Its latents belong to another model.
-        InputError: It has no provenance, its size is none that the model can make, its latents are not what
-            the provenance describes, or the run that wrote it has not finished.
+        FilmError: The file is not a video, or is incomplete.
+        ProvenanceError: The provenance is corrupt or describes another film.
+        ModelMismatch: The latents belong to another model.
+        InputError: The film has no provenance, the model cannot make its size, its latents differ from the
+            provenance, or the run that wrote it has not finished.
     """
     provenance = read_provenance(path)
     if provenance is None:
-        raise InputError(f"{path}: was not made by m2d; it can be extended, but has no scenes to go back to")
+        raise InputError(f"{path}: was not made by m2d; it can be extended, but not re-rolled")
     plans = _scene_plans(path, provenance, source)
     encoded, notes = _encoded(path, provenance)
     common: dict[str, Any] = {
@@ -91,17 +91,17 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
     else:
         _check_model(path, provenance, source)
         _check_latents(path, run, plans, source)
-        scenes, lost = _from_latents(path, run, plans)
+        scenes, missing = _from_latents(path, run, plans)
         sheet = read_sheet(path)
-        film = LoadedFilm(scenes=scenes, runs=provenance.runs, sheet=sheet, notes=lost, **common)
+        film = LoadedFilm(scenes=scenes, runs=provenance.runs, sheet=sheet, notes=missing, **common)
     scenes = tuple(replace(scene, encoded=part) for scene, part in zip(film.scenes, encoded, strict=True))
-    untaken = [
+    uncopied = [
         number
         for number, scene in enumerate(scenes)
-        if scene.encoded is None and (scene.is_bare or scene.is_clipped)
+        if scene.encoded is None and (scene.is_film_only or scene.is_clipped)
     ]
-    stream = _stream(path, provenance, untaken) if untaken else None
-    return replace(film, scenes=scenes, stream=stream, notes=(*film.notes, *notes))
+    video = _video_of(path, provenance, uncopied) if uncopied else None
+    return replace(film, scenes=scenes, to_transcode=video, notes=(*film.notes, *notes))
 
 
 def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> list[ScenePlan]:
@@ -110,11 +110,11 @@ def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> lis
     for record in provenance.scenes:
         try:
             shape = source.geometry.scene(
-                num_frames=_num_given(record), height=video.height, width=video.width
+                num_frames=_num_context(record), height=video.height, width=video.width
             )
         except GeometryError as error:
             raise InputError(
-                f"{path}: {source.name} cannot go on from scenes of {_num_given(record)} frames of "
+                f"{path}: {source.name} cannot continue scenes of {_num_context(record)} frames of "
                 f"{video.width}x{video.height}: {' '.join(str(error).split())}"
             ) from error
         plans.append(
@@ -133,7 +133,7 @@ def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> lis
 
 
 def _run_of(path: Path, provenance: Provenance) -> tuple[Run | None, str]:
-    """The film's run folder, or why it is of no use."""
+    """Return the film's run folder, or the reason why it cannot be used."""
     try:
         run = read_run(path)
         reason = f"{run_folder_of(path)}: belongs to another run than the film"
@@ -146,7 +146,7 @@ def _run_of(path: Path, provenance: Provenance) -> tuple[Run | None, str]:
     if run is not None and run.provenance.digest() == provenance.digest():
         return run, ""
     if has_journal(path):
-        # The latents may be there: going on from frames would lose them without need.
+        # A resume would restore the latents, which are better than the frames.
         raise InputError(
             f"{path}: the run that wrote it was interrupted before its latents were in place; resume that "
             f"run with its own command, or remove {journal_folder_of(path)} to start from the frames"
@@ -155,11 +155,11 @@ def _run_of(path: Path, provenance: Provenance) -> tuple[Run | None, str]:
 
 
 def _encoded(path: Path, provenance: Provenance) -> tuple[Sequence[EncodedScene | None], tuple[str, ...]]:
-    """The film's scenes as they are encoded, or a note on why they will be encoded anew."""
+    """Return the packets of the film's scenes, or a note on why they have to be encoded again."""
     try:
         return read_scenes(path, provenance, encoding=encoding_id()), ()
     except ForeignPackets as error:
-        note = f"all scenes are encoded anew, not copied from the film: {error}"
+        note = f"all scenes are encoded again instead of copied: {error}"
         return [None] * len(provenance.scenes), (note,)
 
 
@@ -175,7 +175,7 @@ def _check_model(path: Path, provenance: Provenance, source: ModelSource) -> Non
 
 
 def _check_latents(path: Path, run: Run, plans: Sequence[ScenePlan], source: ModelSource) -> None:
-    """Digests confirm that latents are the run's; only this confirms that the model can take them."""
+    """Check that the model accepts the latents; their digests do not say that."""
     for number, (plan, latents_FCHW) in enumerate(zip(plans, run.latents_FCHW, strict=True), start=1):
         if latents_FCHW is None:
             continue
@@ -189,108 +189,109 @@ def _check_latents(path: Path, run: Run, plans: Sequence[ScenePlan], source: Mod
         if latents_FCHW.shape != wanted or not np.isfinite(latents_FCHW).all():
             folder = run_folder_of(path)
             raise InputError(
-                f"{folder / LATENTS}: scene {number} has latents of shape {latents_FCHW.shape}, the film's "
-                f"are finite numbers of shape {wanted}; move {folder} away to go on from the film's frames"
+                f"{folder / LATENTS}: scene {number} has latents of shape {latents_FCHW.shape}; finite "
+                f"numbers of shape {wanted} are needed; move {folder} away to use the film's frames"
             )
 
 
 def _from_latents(
     path: Path, run: Run, plans: Sequence[ScenePlan]
 ) -> tuple[tuple[LoadedScene, ...], tuple[str, ...]]:
-    """Take all scenes from the run folder, and say which frames of footage are no longer there."""
+    """Take all scenes from the run folder, and note which frames of external scenes are missing there."""
     provenance, video = run.provenance, run.provenance.video
-    footage = {
+    external = {
         number: record
         for number, record in enumerate(provenance.scenes)
-        # A scene without latents is only what the film shows, unless a clip of it was kept.
+        # A scene without latents was never context, so no frames of it were stored.
         if provenance.runs[record.run].kind == "footage" and record.latents_sha256 is not None
     }
-    kept = read_kept_frames(path, footage, height=video.height, width=video.width)
-    lost = sorted(set(footage) - set(kept))
-    shown = read_spans(path, [_span(footage[number]) for number in lost], upscale=video.upscale)
-    given = kept | {
-        number: _clip_of(frames_PHWC, footage[number])
-        for number, frames_PHWC in zip(lost, shown, strict=True)
+    kept = read_kept_frames(path, external, height=video.height, width=video.width)
+    missing = sorted(set(external) - set(kept))
+    shown = read_spans(path, [_span(external[number]) for number in missing], upscale=video.upscale)
+    context = kept | {
+        number: _padded(frames_PHWC, external[number])
+        for number, frames_PHWC in zip(missing, shown, strict=True)
     }
     scenes = tuple(
         LoadedScene(
             plan=plan,
             run=record.run,
-            record=_with_frames(record, given[number]) if number in lost else record,
+            record=_with_frames(record, context[number]) if number in missing else record,
             latents_FCHW=latents_FCHW,
-            frames_PHWC=given.get(number),
+            frames_PHWC=context.get(number),
             colour_map_LC=record.colour_map_LC,
-            frames_sha256=None if number in lost else record.frames_sha256,
+            frames_sha256=None if number in missing else record.frames_sha256,
         )
         for number, (plan, record, latents_FCHW) in enumerate(
             zip(plans, provenance.scenes, run.latents_FCHW, strict=True)
         )
     )
-    told = ", ".join(str(number + 1) for number in lost)
-    note = f"the frames of footage, scene {told}, are not in {run_folder_of(path)}: taken from the film"
-    return scenes, (note,) if lost else ()
+    numbers = ", ".join(str(number + 1) for number in missing)
+    note = f"the frames of scene {numbers} are not in {run_folder_of(path)}: taken from the film"
+    return scenes, (note,) if missing else ()
 
 
 def _from_frames(
     path: Path, provenance: Provenance, plans: Sequence[ScenePlan], *, reason: str, **common: Any
 ) -> LoadedFilm:
-    """Take all scenes from the film's frames, which its encoder has changed a little."""
-    record = footage_record("the film's own frames", parent=provenance.digest())
-    # External video that only a clip is given of may be of any length: that is looked for when it is needed.
-    wanted = [number for number, told in enumerate(provenance.scenes) if told.clip_frames is None]
+    """Take all scenes from the film's frames, which H.264 has changed a little."""
+    frames_run = external_record("the film's own frames", parent=provenance.digest())
+    # A clipped scene may be long; its clip is read from the packets when it is needed.
+    wanted = [number for number, record in enumerate(provenance.scenes) if record.clip_frames is None]
     spans = [_span(provenance.scenes[number]) for number in wanted]
     shown = dict(zip(wanted, read_spans(path, spans, upscale=provenance.video.upscale), strict=True))
     scenes = []
-    for number, (plan, told) in enumerate(zip(plans, provenance.scenes, strict=True)):
+    for number, (plan, record) in enumerate(zip(plans, provenance.scenes, strict=True)):
         frames_PHWC = shown.get(number)
         if frames_PHWC is None:
-            bare = told.model_copy(update={"latents_sha256": None, "clip_sha256": None})
-            scenes.append(LoadedScene(plan=plan, run=told.run, record=bare))
+            film_only = record.model_copy(update={"latents_sha256": None, "clip_sha256": None})
+            scenes.append(LoadedScene(plan=plan, run=record.run, record=film_only))
             continue
         scenes.append(
             LoadedScene(
-                # External video has neither seed nor guidance: nothing was denoised.
+                # Frames have no seed: nothing was denoised to make them.
                 plan=replace(plan, seed=None),
                 run=len(provenance.runs),
-                record=_with_frames(told, frames_PHWC),
+                record=_with_frames(record, frames_PHWC),
                 frames_PHWC=frames_PHWC,
             )
         )
     return LoadedFilm(
         scenes=tuple(scenes),
-        runs=(*provenance.runs, record),
-        notes=(f"going on from the film's frames, not from its latents: {reason}",),
+        runs=(*provenance.runs, frames_run),
+        notes=(f"using the film's frames instead of its latents: {reason}",),
         **common,
     )
 
 
 def _with_frames(record: SceneRecord, frames_PHWC: np.ndarray) -> SceneRecord:
-    """What is told of a scene when what a model is given of it is no longer what it was made of."""
+    """Return the record with the digest of the frames that replace the original ones."""
     name = "frames_sha256" if record.clip_frames is None else "clip_sha256"
     return record.model_copy(update={name: frames_digest([frames_PHWC])})
 
 
-def _num_given(record: SceneRecord) -> int:
-    """Frames that a model is given of a scene."""
+def _num_context(record: SceneRecord) -> int:
+    """Number of frames of a scene that a model is given."""
     return record.num_frames if record.clip_frames is None else record.clip_frames
 
 
 def _span(record: SceneRecord) -> range:
-    """A scene's frames in the film; those of a crossfade are blended, and stay the same if blended again.
+    """Return the film frames of a scene, or of its clip.
 
-    Of a scene that only a clip is given of: those of the clip, or one that is held before them.
+    Frames of a crossfade are blended already; blending them again changes nothing.
     """
     end = record.first_frame + record.num_frames
-    return range(end - min(_num_given(record), record.num_frames), end)
+    return range(end - min(_num_context(record), record.num_frames), end)
 
 
-def _clip_of(frames_PHWC: np.ndarray, record: SceneRecord) -> np.ndarray:
-    missing = _num_given(record) - len(frames_PHWC)
+def _padded(frames_PHWC: np.ndarray, record: SceneRecord) -> np.ndarray:
+    """Repeat the first frame of a scene that is shorter than its clip."""
+    missing = _num_context(record) - len(frames_PHWC)
     return np.concatenate([frames_PHWC[:1].repeat(missing, axis=0), frames_PHWC]) if missing else frames_PHWC
 
 
-def _stream(path: Path, provenance: Provenance, scenes: Sequence[int]) -> ResampledVideo:
-    """Some scenes of a film of m2d, as it shows them."""
+def _video_of(path: Path, provenance: Provenance, scenes: Sequence[int]) -> ResampledVideo:
+    """Return some scenes of a film of m2d as the source of a transcoding."""
     video = provenance.video
     size = {"width": video.width, "height": video.height}
     spans = [

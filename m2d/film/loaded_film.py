@@ -1,7 +1,6 @@
-"""A film that a run goes on from, as it was loaded: its scenes, and what it tells of them.
+"""A film that a run starts from, loaded: its scenes with their latents, frames and records.
 
-Owns what is known of a scene; where that comes from is the business of `film` and `footage`. P frames, F
-latent frames, C channels, H W height and width.
+`load` and `external` build it. P frames, F latent frames, C channels, H W height and width.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ class LoadedScene:
     """One scene of a film.
 
     Attributes:
-        plan: Its prompt, seed, sizes and join.
-        run: Index of the run that made it.
-        record: What the film's provenance tells of it; None in a film that has none.
-        latents_FCHW: As stored, float32; None when they are to be encoded from the frames.
-        frames_PHWC: Its frames, when decoding the latents would not give them; of footage, the clip that a
-            model is given.
-        encoded: What is shown of it, as it is encoded in the film; None when that is to be made again.
-        colour_map_LC: What its colours were sent through after decoding, uint8 (256, 3); None for nothing.
-        frames_sha256: Digest of the frames it had when it was made; None when these are others.
+        plan: The prompt, seed, sizes and transition.
+        run: Index of the run that made the scene.
+        record: The scene's record in the film's provenance; None for an external video.
+        latents_FCHW: The stored latents, float32; None if they have to be encoded from the frames.
+        frames_PHWC: The frames, if decoding the latents would not reproduce them; of an external scene, the
+            clip that a model is given.
+        encoded: The scene's packets in the film; None if the scene has to be encoded again.
+        colour_map_LC: Colour map that was applied after decoding, uint8 (256, 3); None for none.
+        frames_sha256: Digest of the frames when the scene was made; None if the frames have changed since.
     """
 
     plan: ScenePlan
@@ -44,31 +43,31 @@ class LoadedScene:
     frames_sha256: str | None = None
 
     @property
-    def maker(self) -> int:
-        """Index of the run that knows how it was made, also when its frames are all that is left."""
+    def generating_run(self) -> int:
+        """Index of the run that generated the scene, also if only the film's frames are left of it."""
         return self.run if self.record is None else self.record.run
 
     @property
-    def is_bare(self) -> bool:
-        """Whether it is only what the film shows: footage that no model was given yet."""
+    def is_film_only(self) -> bool:
+        """Whether only the film file holds the scene: it has no latents, and no clip for a model."""
         return self.latents_FCHW is None and self.frames_PHWC is None
 
     @property
     def is_clipped(self) -> bool:
-        """Whether a model is given other frames of it than the film shows."""
+        """Whether a model is given a clip of the scene instead of all its frames."""
         return self.plan.film_frames is not None
 
     def clip(self, *, upscale: int) -> np.ndarray:
-        """What a model is given of it when it has no latents: uint8 PHWC.
+        """Return the frames that a model is given if there are no latents: uint8 PHWC.
 
         Args:
-            upscale: The film's; only what is encoded needs it.
+            upscale: The film's upscale factor, to reduce decoded packets.
         """
         if self.frames_PHWC is not None:
             return self.frames_PHWC
         assert self.encoded is not None
         end, length = len(self.encoded), self.plan.geometry.num_frames
-        # Before a scene that is too short its first frame is held.
+        # A scene shorter than the clip repeats its first frame.
         indices = [max(index, 0) for index in range(end - length, end)]
         return np.stack(self.encoded.picked(indices, upscale=upscale))
 
@@ -78,19 +77,19 @@ class LoadedFilm:
     """A film.
 
     Attributes:
-        title: Its title.
-        scenes: In their order.
-        runs: The runs that made them; the last may be `footage`.
-        digest: Of its provenance; None when it has none.
-        first_scene: Number of its first scene in its story.
+        title: The title.
+        scenes: The scenes in order.
+        runs: The runs that made them; the kind of the last can be `footage`.
+        digest: Digest of the film's provenance; None for an external video.
+        first_scene: Number of the first scene in its story.
         fps: Frames per second.
-        upscale: Factor by which the written picture is larger than the frames.
-        cuts_s: Where the scenes of footage were said to begin; None when nobody said it.
-        stream: Scenes, by their places, that are taken over from a film which does not hold them as they are
-            encoded here; others have no frames in it. None when there are none.
-        file_sha256: Digest of the file of footage that is taken over.
-        sheet: The contact sheet that was written with it, a PNG file; empty when there is none.
-        notes: What was done to it, for the user.
+        upscale: Factor by which the encoded picture is larger than the frames.
+        cuts_s: Given start times of an external video's scenes; None if they were detected.
+        to_transcode: Source of the scenes that have to be encoded again before they can be copied, with no
+            frames for other scenes; None if every scene can be copied.
+        file_sha256: Digest of the external video's file.
+        sheet: The film's contact sheet, a PNG file; empty if there is none.
+        notes: How the film was converted, for the user.
     """
 
     title: str
@@ -101,18 +100,18 @@ class LoadedFilm:
     fps: int
     upscale: int
     cuts_s: tuple[float, ...] | None = None
-    stream: ResampledVideo | None = None
+    to_transcode: ResampledVideo | None = None
     file_sha256: str | None = None
     sheet: bytes = b""
     notes: tuple[str, ...] = ()
 
     @property
     def plans(self) -> tuple[ScenePlan, ...]:
-        """The scenes as a run's plan knows them."""
+        """The plans of the scenes."""
         return tuple(scene.plan for scene in self.scenes)
 
     def given_scenes(self) -> dict[int, GivenScene]:
-        """Return the scenes by number, as the pipeline is given them."""
+        """Return scene numbers and their latents or frames, as the pipeline takes them."""
         return {
             number: GivenScene(
                 latents_FCHW=scene.latents_FCHW,

@@ -1,8 +1,7 @@
-"""Production: from planned runs to a verified film and its run folder, whatever stops it on the way.
+"""Make a film: from planned runs to a verified film and its run folder, resumable after any interruption.
 
-Owns the order of the stages and what is kept in memory and on disk between them; every stage's work is done
-elsewhere. Generating, extending, re-rolling and reproducing a film are productions that differ in their runs
-and in the film they begin with.
+Owns the order of the stages and which intermediate results are saved; the stages are elsewhere. `generate`,
+`extend`, `reroll` and `reproduce` differ in their runs and in the film they start from.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from m2d.backend import Backend
 from m2d.backend_checks import require_available
 from m2d.errors import Interrupted, Remedy
 from m2d.files import nameless_file, remove_file
-from m2d.film.assembly import Assembled, assemble
+from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.contents import files_of, provenance_of
 from m2d.film.context_frames import FRAMES
 from m2d.film.disk_space import check_disk_space
 from m2d.film.job import FilmJob
 from m2d.film.journal import Journal, open_journal
-from m2d.film.output_scenes import encode_made
+from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
 from m2d.film.run_records import record_of, request_of, with_speeds
-from m2d.film.transcode import take_over
+from m2d.film.transcode import transcode_scenes
 from m2d.pipeline.graphs import check_graphs
 from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.scenes import ScenePipeline
@@ -41,12 +40,12 @@ from m2d.video.write import write_film
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """How a job is run; nothing here changes the film.
+    """Options of a run that do not change the film.
 
     Attributes:
-        force: Whether existing outputs are replaced.
-        resume: Whether an unfinished run of the same film is continued.
-        save_previews: Whether the current estimate is drawn while denoising.
+        force: Replace existing outputs.
+        resume: Continue an unfinished run of the same film.
+        save_previews: Draw the current estimate while denoising.
     """
 
     force: bool = False
@@ -59,17 +58,17 @@ DEFAULT_OPTIONS = RunOptions()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmResult:
-    """What a job left.
+    """The film that a job made.
 
     Attributes:
         film: The MP4.
-        run_folder: `run.json`, `latents.safetensors` and `sheet.png`.
-        provenance: What film and run folder carry.
-        made: Scenes of the film that were made, from 0.
+        run_folder: The folder with `run.json`, `latents.safetensors` and `sheet.png`.
+        provenance: The provenance stored in film and run folder.
+        made: Scenes of the film that were generated, from 0.
         size_bytes: Size of the film.
-        timings_s: Stage to seconds; of the last process alone when the run was resumed.
-        notes: What was done to the film that was gone on from.
-        warnings: What the user probably wants to change.
+        timings_s: Stage to seconds; after a resume, of the last process only.
+        notes: How the input film was converted.
+        warnings: Problems of the recipe that do not prevent the run.
     """
 
     film: Path
@@ -83,7 +82,7 @@ class FilmResult:
 
     @property
     def frames_sha256(self) -> str:
-        """Digest of the frames as the model made them: equal for equal runs."""
+        """Digest of the decoded frames before encoding: equal for equal runs."""
         return self.provenance.frames_sha256
 
 
@@ -94,19 +93,19 @@ def make_film(
     reporter: Reporter,
     options: RunOptions = DEFAULT_OPTIONS,
 ) -> FilmResult:
-    """Make the film.
+    """Make the film of a job.
 
-    What can fail early is checked before any work. Latents are on disk before decoding starts, and nothing
-    appears under the film's name before all its frames are there and verified.
+    Inputs, backend and disk space are checked before any work. Latents are saved before decoding starts, and
+    the file is renamed to the film's name only after every frame has been verified.
 
     Raises:
-        OutputError: The film or its run folder exists, is held by another process, or cannot be written, or
-            the disk has too little room.
-        InputError: There is nothing to resume, or it belongs to another request.
-        PrivacyError: The film's provenance would hold a path, host or user name.
+        OutputError: The film or its run folder exists, is locked by another process, or cannot be written, or
+            the disk is too full.
+        InputError: There is no run to resume, or its request differs.
+        PrivacyError: The film's provenance would contain a path, host or user name.
         BackendUnavailable: The backend cannot run here or on the plan's device.
         CheckpointError: The model's weights do not fit its configs.
-        Interrupted: SIGTERM or SIGINT came; the journal holds what was done.
+        Interrupted: SIGTERM or SIGINT came; the journal holds the finished work.
     """
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
@@ -128,16 +127,16 @@ def make_film(
     ):
         check_disk_space(job.plans, job.film)
         if not journal.resumed and (run_folder_of(plan.output) / PREVIEWS).is_dir():
-            # Of a film that this one replaces.
+            # They belong to the film that this one replaces.
             remove_previews(run_folder_of(plan.output) / PREVIEWS)
         pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)
         previews = PreviewSaver(plan, pipeline.vae) if options.save_previews else None
         observer = _observer(journal, stop, previews)
         if job.film is not None:
-            taken = take_over(
+            film = transcode_scenes(
                 job.film, scratch, output=plan.output, clock=clock, check_stop=observer.check_stop
             )
-            job = replace(job, film=taken)
+            job = replace(job, film=film)
         denoised = pipeline.denoise(
             job.plans,
             given={} if job.film is None else job.film.given_scenes(),
@@ -159,7 +158,7 @@ def make_film(
 
 
 def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None) -> Observer:
-    """Return what draws previews, keeps steps and windows in the journal, and ends the run at a signal."""
+    """Return the observer that draws previews, saves steps and windows, and ends the run after a signal."""
 
     def check_stop() -> None:
         if stop.reason:
@@ -168,7 +167,7 @@ def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None
     def on_step(step: WindowStep) -> None:
         if previews is not None:
             previews.save(step)
-        # The last step's latents are kept with their window.
+        # The last step is saved as the window's latents.
         if not step.is_last:
             if stop.reason or journal.is_due(step.event):
                 journal.keep_step(step.index, step.event.state())
@@ -178,11 +177,11 @@ def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None
 
 
 def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
-    """Make sure that the backend can run plans here, and has the graphs that they need.
+    """Check that the backend can run plans here and has the graphs that they need.
 
     Raises:
-        BackendUnavailable: It cannot, or a graph has to be exported first: the message says how.
-        ArtifactRefused: A graph is stale, foreign, damaged or not to be trusted.
+        BackendUnavailable: The backend cannot run here, or a graph has to be exported first.
+        ArtifactRefused: A graph is outdated, corrupt, made elsewhere or not trusted.
     """
     require_available(backend, plans[-1].device)
     check_graphs(plans, backend)
@@ -191,7 +190,7 @@ def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
 def _publish(
     job: FilmJob,
     records: Sequence[RunRecord],
-    assembled: Assembled,
+    assembled: AssembledFilm,
     *,
     journal: Journal,
     clock: Clock,
@@ -199,7 +198,7 @@ def _publish(
     plan = job.plan
     made = sorted({scene - job.first_kept for each in job.plans for scene in each.targets})
     with clock.stage("write"):
-        kept = encode_made(
+        kept = encode_output(
             job.kept(assembled), plan.output.absolute().parent, fps=plan.fps, upscale=plan.upscale
         )
         provenance = provenance_of(
@@ -211,13 +210,13 @@ def _publish(
             is_tiled=assembled.is_tiled,
         )
         files = files_of(plan, job.film, kept, provenance)
-        # From here on the film may replace the one it was made from: what is still needed must not be there.
+        # The new film may replace the film it was made from, so a resume needs the finished output itself.
         document = {
             "provenance": json.loads(seal_provenance(provenance)),
             "timings_s": clock.timings_s,
             "made": made,
         }
-        journal.keep_made(document, files)
+        journal.keep_output(document, files)
         write_film(
             plan.output,
             [scene.encoded for scene in kept],
@@ -230,7 +229,7 @@ def _publish(
         )
     run_folder = finish_run(plan.output, provenance=provenance, files=files, timings_s=clock.timings_s)
     if FRAMES not in files and (run_folder / FRAMES).is_file():
-        # Of a film that this one replaced.
+        # The file belongs to the film that this one replaced.
         remove_file(run_folder / FRAMES)
     journal.finish()
     return FilmResult(

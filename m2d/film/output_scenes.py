@@ -1,7 +1,6 @@
-"""Showing: what is seen of each scene of a film, as frames or as it was encoded before, and its packets.
+"""The scenes of an output film: new frames with crossfades blended, or packets copied from the input film.
 
-Owns which of the two it is; blending is `m2d.video.joining`'s, encoding `m2d.video.encode`'s. P frames, H
-height, W width, C channels.
+`m2d.video.joining` blends, `m2d.video.encode` encodes. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from m2d.video.write import encode_scenes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShownScene:
-    """What is seen of one scene.
+class OutputScene:
+    """One scene of the output.
 
     Attributes:
-        made: The scene.
-        frames_PHWC: Its frames, crossfades blended; None when it is copied.
-        copied: What it is in the film that was gone on from; None when its frames are encoded.
+        made: The scene's prompt, seed, latents and colours.
+        frames_PHWC: Frames to encode, crossfades blended; None for a copied scene.
+        copied: Packets: of the input film for a copied scene, otherwise None until they are encoded.
     """
 
     made: MadeScene
@@ -37,17 +36,17 @@ class ShownScene:
 
     @property
     def encoded(self) -> EncodedScene:
-        """Its packets.
+        """The packets.
 
         Raises:
-            ValueError: It is not encoded yet.
+            ValueError: The scene is not encoded yet.
         """
         if self.copied is None:
-            raise ValueError("a scene that is not encoded yet")
+            raise ValueError("the scene is not encoded yet")
         return self.copied
 
     def on_sheet(self, *, upscale: int) -> SheetScene:
-        """What a contact sheet needs of it; of a copy, frames as its encoder left them."""
+        """Return the scene for a contact sheet; a copied scene is decoded from its packets."""
         frames_PHWC = self.frames_PHWC
         return SheetScene(
             prompt=self.made.prompt,
@@ -62,18 +61,20 @@ class ShownScene:
         return self.encoded.picked(indices, upscale=upscale)
 
 
-def shown_scenes(scenes: Sequence[MadeScene], copies: Mapping[int, EncodedScene | None]) -> list[ShownScene]:
-    """What is seen of the scenes of a film; the first of them joins nothing.
+def output_scenes(
+    scenes: Sequence[MadeScene], copies: Mapping[int, EncodedScene | None]
+) -> list[OutputScene]:
+    """Build the scenes of an output; the first of them has no transition.
 
     Args:
-        scenes: Those that are written, in their order; what is not copied has frames, and so has what it is
-            blended with.
-        copies: Scenes that are copied.
+        scenes: The scenes to write, in order. Scenes that are not copied have frames, and so have the scenes
+            they are blended with.
+        copies: Index of a scene to its packets, for copied scenes.
     """
     first = replace(scenes[0], join=CUT, colour_jump=None)
     scenes = [first, *scenes[1:]]
     overlaps = [*(scene.join.num_frames for scene in scenes), 0]
-    shown = []
+    output = []
     for index, scene in enumerate(scenes):
         copied = copies.get(index)
         frames_PHWC = None
@@ -85,22 +86,24 @@ def shown_scenes(scenes: Sequence[MadeScene], copies: Mapping[int, EncodedScene 
                 opening=overlaps[index],
                 closing=overlaps[index + 1],
             )
-        shown.append(ShownScene(made=scene, frames_PHWC=frames_PHWC, copied=copied))
-    return shown
+        output.append(OutputScene(made=scene, frames_PHWC=frames_PHWC, copied=copied))
+    return output
 
 
-def encode_made(scenes: Sequence[ShownScene], folder: Path, *, fps: float, upscale: int) -> list[ShownScene]:
-    """Encode what is not copied, and let every scene know its packets.
+def encode_output(
+    scenes: Sequence[OutputScene], folder: Path, *, fps: float, upscale: int
+) -> list[OutputScene]:
+    """Encode the scenes that are not copied; return all scenes with their packets.
 
     Args:
-        scenes: All that are written.
-        folder: See `encode_scenes`.
+        scenes: All scenes of the output.
+        folder: Folder for temporary files; see `encode_scenes`.
         fps: Frames per second.
-        upscale: Integer factor by which the written picture is larger than the frames.
+        upscale: Integer factor by which the encoded picture is larger than the frames.
 
     Raises:
         OutputError: The encoder failed.
-        InputError: A size or rate that H.264 cannot have.
+        InputError: H.264 does not allow the size or frame rate.
     """
     parts = [scene.frames_PHWC if scene.copied is None else scene.copied for scene in scenes]
     encoded = encode_scenes([part for part in parts if part is not None], folder, fps=fps, upscale=upscale)

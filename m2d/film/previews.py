@@ -1,7 +1,4 @@
-"""Previews: what a film looks like while it is still denoised, as one small picture per so many steps.
-
-Owns what is decoded for them and where they go; when one is due is the caller's business.
-"""
+"""Previews: a small picture of the current estimate, drawn every few denoising steps into the run folder."""
 
 # B batch (1), F latent frames of all scenes, P pixel frames, C channels, H W height and width
 
@@ -37,7 +34,7 @@ class PreviewSaver:
     """Draws about ten previews of every window into the run folder."""
 
     def __init__(self, plan: RunPlan, vae: Callable[[], AutoencoderKLCogVideoX]) -> None:
-        """Draw the run of `plan`; `vae` returns the model's VAE, the same at every call."""
+        """Draw previews of `plan`; `vae` returns the model's VAE, the same one at every call."""
         self._folder = run_folder_of(plan.output) / PREVIEWS
         self._every = max(1, plan.sampling.num_inference_steps // _NUM_PREVIEWS)
         self._vae = vae
@@ -46,7 +43,7 @@ class PreviewSaver:
         """Draw the current estimate if a preview of this step is due.
 
         Raises:
-            DecodingError: There is no memory for the VAE beside the transformer.
+            DecodingError: There is not enough memory for the VAE beside the transformer.
             OutputError: The picture cannot be written.
         """
         event, scenes = step.event, step.part.window.scenes
@@ -66,7 +63,7 @@ def save_preview(
     folder: Path,
     x0_BFCHW: Tensor,
     layout: SceneLayout,
-    codec: AutoencoderKLCogVideoX,
+    vae: AutoencoderKLCogVideoX,
     *,
     step: int,
     total: int,
@@ -74,33 +71,32 @@ def save_preview(
 ) -> Path:
     """Write `step-0010.png`: the first frame of every scene of a window, side by side.
 
-    Only each scene's first latent frame is decoded, which is one frame of the film and needs no other: beside
-    a denoising step it costs next to nothing.
+    Only the first latent frame of each scene is decoded: it is one frame of the film, depends on no other
+    latent frame, and costs little beside a denoising step.
 
     Args:
-        folder: Where the picture goes; made when it is not there. A picture of the same step is replaced, so
-            windows that each count their own steps need folders of their own.
-        x0_BFCHW: The current estimate of all scenes' clean latents, as `StepEvent.x0` gives it.
-        layout: The window's.
-        codec: The model's; the caller keeps it for the next preview and for decoding.
-        step: Steps finished.
-        total: Steps in all.
+        folder: Folder of one window's pictures; created if missing. A picture of the same step is replaced.
+        x0_BFCHW: The current estimate of all scenes' clean latents, from `StepEvent.x0`.
+        layout: The window's layout.
+        vae: The model's VAE.
+        step: Number of finished steps.
+        total: Number of all steps.
         scene_numbers: The scenes' numbers in the film, from 0; shown from 1.
 
     Returns:
         The picture's path.
 
     Raises:
-        DecodingError: There is no memory for the codec's work beside the transformer.
+        DecodingError: There is not enough memory for the VAE beside the transformer.
         OutputError: The picture cannot be written.
-        ValueError: Not one number per scene.
+        ValueError: The number of `scene_numbers` differs from the number of scenes.
     """
     if len(scene_numbers) != layout.num_scenes:
         raise ValueError(
             f"scene_numbers is for {len(scene_numbers)} scenes, the layout has {layout.num_scenes}"
         )
     try:
-        frames = [_first_frame(codec, x0_BFCHW[0], layout, scene) for scene in range(layout.num_scenes)]
+        frames = [_first_frame(vae, x0_BFCHW[0], layout, scene) for scene in range(layout.num_scenes)]
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -115,7 +111,7 @@ def save_preview(
 
 
 def remove_previews(folder: Path) -> None:
-    """Remove the pictures that an earlier run left in `folder` and the folders in it, and empty folders.
+    """Remove the pictures of an earlier run from the folders in `folder`, and empty folders.
 
     Raises:
         OutputError: The disk refused.
@@ -129,11 +125,9 @@ def remove_previews(folder: Path) -> None:
     remove_empty_folder(folder)
 
 
-def _first_frame(
-    codec: AutoencoderKLCogVideoX, x0_FCHW: Tensor, layout: SceneLayout, scene: int
-) -> np.ndarray:
-    """Frame HWC of the film with which a scene begins."""
+def _first_frame(vae: AutoencoderKLCogVideoX, x0_FCHW: Tensor, layout: SceneLayout, scene: int) -> np.ndarray:
+    """Decode the first frame HWC of a scene."""
     start = layout.frame_span(scene).start
-    with sliced(codec):
-        frame_HWC: np.ndarray = decode_scene(codec, x0_FCHW[start : start + 1])[0]
+    with sliced(vae):
+        frame_HWC: np.ndarray = decode_scene(vae, x0_FCHW[start : start + 1])[0]
     return frame_HWC

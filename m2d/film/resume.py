@@ -1,6 +1,6 @@
-"""An unfinished run: how far it got, whether it may be gone on with, and with what.
+"""Decide whether an unfinished run can be resumed, and from which state.
 
-Owns the verdict and its words; the journal's files are read in `journal_kept`, and written by `journal`.
+Owns the decision and its messages; `journal_contents` reads the journal's files, `journal` writes them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import remove_file
 from m2d.film.differences import differences, listed
-from m2d.film.journal_contents import Kept, find_kept
+from m2d.film.journal_contents import JournalContents, scan_journal
 from m2d.film.journal_folder import (
-    DamagedFileError,
+    CorruptFileError,
     Header,
     discard,
     journal_folder_of,
@@ -27,81 +27,81 @@ from m2d.film.outputs import check_replaceable
 from m2d.progress import Reporter
 from m2d.video.run_folder import RECORD, run_folder_of
 
-# `differences` names what differs by where it stands in the journal's header.
+# `differences` names a difference by its path in the journal's header.
 _OF_A_RUN = re.compile(r"runs\[\d+\]\.")
 _RECIPE = re.compile(r"runs\[\d+\]\.recipe\.")
 
 
-class Opened(NamedTuple):
-    """A run, new or unfinished, and what is there of it."""
+class OpenedRun(NamedTuple):
+    """A new or resumed run: its header and the verified contents of its journal."""
 
     header: Header
-    kept: Kept
+    contents: JournalContents
 
 
 def refuse_unfinished(film: Path) -> None:
-    """Make sure that no unfinished run of `film` would be lost.
+    """Refuse to overwrite an unfinished run of `film`.
 
     Raises:
-        OutputError: There is one, and this is how far it got.
+        OutputError: There is an unfinished run; the message says how far it got.
     """
     folder = journal_folder_of(film)
     try:
         header = read_header(folder)
-    except DamagedFileError as error:
+    except CorruptFileError as error:
         raise OutputError(
             f"{film}: an unfinished run is here, but {error}", remedy=Remedy.DISCARD_RUN
         ) from error
     if header is None:
         return
-    kept = find_kept(folder, header).kept
-    if not kept.is_empty:
+    contents = scan_journal(folder, header).contents
+    if not contents.is_empty:
         raise OutputError(
-            f"{film}: an unfinished run is here: {kept.progress(header)}", remedy=Remedy.RESUME_OR_DISCARD
+            f"{film}: an unfinished run is here: {contents.progress(header)}", remedy=Remedy.RESUME_OR_DISCARD
         )
 
 
-def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> Opened:
-    """Go on with the unfinished run of `film`.
+def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> OpenedRun:
+    """Resume the unfinished run of `film`.
 
     Args:
-        film: What is made.
-        wanted: The run as it is asked for now; only the same request is resumed.
-        reporter: Is told from where the run goes on, about damage and about other versions.
+        film: The output.
+        wanted: The run as it is requested now; its request must equal the unfinished run's.
+        reporter: Receives how far the run got, and warnings about corrupt files and changed versions.
 
     Raises:
-        InputError: There is nothing to resume, or it is another request's.
-        OutputError: The film exists and is not this run's, or the disk refused.
+        InputError: There is no run to resume, or its request differs.
+        OutputError: The film exists and this run did not write it, or the disk refused.
     """
     folder = journal_folder_of(film)
     header = _unfinished_header(film, folder)
     _check_same(film, header, wanted)
     _warn_of_versions(header, wanted, reporter)
-    found = find_kept(folder, header)
-    for damage in found.damaged:
-        reporter.warn(f"{damage}; it is not used")
-    check_replaceable(film, force=wanted.force or header.force or found.kept.made is not None)
-    # They would count again as soon as what is missing before them is there.
-    for path in found.useless:
+    scan = scan_journal(folder, header)
+    for problem in scan.problems:
+        reporter.warn(f"{problem}; it is not used")
+    check_replaceable(film, force=wanted.force or header.force or scan.contents.output is not None)
+    # Once the missing window before them is recomputed, they would be read as its continuation.
+    for path in scan.unusable:
         remove_file(path)
     versions = tuple(version for version in wanted.versions if version not in header.versions)
-    grown = replace(header, versions=header.versions + versions, force=header.force or wanted.force)
-    if grown != header:
-        write_header(folder, grown)
-    reporter.note(f"resuming the unfinished run: {found.kept.progress(header)}")
-    return Opened(grown, found.kept)
+    extended = replace(header, versions=header.versions + versions, force=header.force or wanted.force)
+    if extended != header:
+        write_header(folder, extended)
+    reporter.note(f"resuming the unfinished run: {scan.contents.progress(header)}")
+    return OpenedRun(extended, scan.contents)
 
 
 def _unfinished_header(film: Path, folder: Path) -> Header:
     try:
         header = read_header(folder)
-    except DamagedFileError as error:
+    except CorruptFileError as error:
         raise InputError(
             f"{film}: the unfinished run cannot be resumed: {error}", remedy=Remedy.DISCARD_RUN
         ) from error
     if header is not None:
         return header
-    # What an interruption of `finish` left.
+    # An interrupted `finish` can leave files without a header.
     discard(folder)
     is_complete = film.is_file() and (run_folder_of(film) / RECORD).is_file()
     state = "the film is complete" if is_complete else "no unfinished run is there"
@@ -113,22 +113,22 @@ def _check_same(film: Path, header: Header, wanted: Header) -> None:
     differing = differences(header.request, wanted.request) or differences(*steps)
     if differing:
         raise InputError(
-            f"{film}: the unfinished run is of another request: {listed(_as_asked(differing))}",
+            f"{film}: the unfinished run has another request: {listed(_without_consequences(differing))}",
             remedy=Remedy.REPEAT_OR_DISCARD,
         )
 
 
-def _as_asked(differing: Sequence[str]) -> list[str]:
-    """Differences by the names a recipe has for them; what follows from those is not told again."""
-    asked = [_RECIPE.sub("", difference) for difference in differing if _RECIPE.match(difference)]
-    return asked or [_OF_A_RUN.sub("", difference) for difference in differing]
+def _without_consequences(differing: Sequence[str]) -> list[str]:
+    """Return the differences of the recipes by field; those of resolved parameters only if there are none."""
+    fields = [_RECIPE.sub("", difference) for difference in differing if _RECIPE.match(difference)]
+    return fields or [_OF_A_RUN.sub("", difference) for difference in differing]
 
 
 def _warn_of_versions(header: Header, wanted: Header, reporter: Reporter) -> None:
-    (ours,) = wanted.versions
-    differing = [difference for theirs in header.versions for difference in differences(theirs, ours)]
+    (current,) = wanted.versions
+    differing = [difference for earlier in header.versions for difference in differences(earlier, current)]
     if differing:
         reporter.warn(
-            f"other versions made a part of this run: {listed(differing)}: "
-            "the film will not be that of an uninterrupted run to the last bit"
+            f"package versions changed since the run began: {listed(differing)}; the film may differ "
+            "slightly from that of an uninterrupted run"
         )

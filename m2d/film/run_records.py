@@ -1,7 +1,4 @@
-"""What is written down about a run: a record for provenance, a request for the journal, facts for a sheet.
-
-Owns which parameters are told; builds no provenance of a film.
-"""
+"""Descriptions of a run: its record for provenance, its request for the journal, its facts for a sheet."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ from m2d.video.provenance_builder import build_run_record
 
 
 def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
-    """Write down a run before it is run: what may not be in provenance is refused before any work.
+    """Build the record of a run, before any work, so that a private path is refused at once.
 
     Raises:
-        PrivacyError: A path, host or user name is in it.
+        PrivacyError: The record would contain a path, host or user name.
     """
     return build_run_record(
         kind=kind,
@@ -40,7 +37,7 @@ def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
 
 
 def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_new: bool) -> dict[str, Any]:
-    """All that a film depends on; versions are compared apart, since other ones are only a warning."""
+    """Return everything a film depends on except package versions: a change of these is only a warning."""
     return {
         "runs": [record.model_dump(mode="json", exclude={"versions"}) for record in records],
         "film": None if film is None else _film_request(film),
@@ -51,21 +48,21 @@ def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_ne
 def with_speeds(
     records: Sequence[RunRecord], plans: Sequence[RunPlan], speeds: Mapping[int, SpeedReport]
 ) -> list[RunRecord]:
-    """Write down what was left out of each run, and how wrong that was where it is known.
+    """Add to each run's record what step caching skipped, and the estimated error.
 
     Args:
-        records: One per run.
-        plans: Theirs.
-        speeds: By the windows of all runs, counted through.
+        records: One record per run.
+        plans: One plan per run.
+        speeds: Index of a window, counted over all runs, to its report.
     """
-    told, first = [], 0
+    updated, first = [], 0
     for record, plan in zip(records, plans, strict=True):
         windows = range(first, first + len(plan.windows))
         first += len(plan.windows)
         reports = [speeds[window] for window in windows if window in speeds]
         parameters = {**record.parameters, **_speed_parameters(reports)}
-        told.append(record.model_copy(update={"parameters": parameters}) if reports else record)
-    return told
+        updated.append(record.model_copy(update={"parameters": parameters}) if reports else record)
+    return updated
 
 
 def _speed_parameters(reports: Sequence[SpeedReport]) -> dict[str, Any]:
@@ -78,10 +75,10 @@ def _speed_parameters(reports: Sequence[SpeedReport]) -> dict[str, Any]:
 
 
 def facts_of(plan: RunPlan, scenes: Sequence[ScenePlan]) -> list[str]:
-    """Short texts on how a film was made."""
+    """Return short facts about how a film was made."""
     seeds = sorted({scene.seed for scene in scenes if scene.seed is not None})
     return [
-        # A sheet is passed on, and where its maker keeps models is nobody's business.
+        # Only the name: a sheet is passed on, and the folder of the model is private.
         Path(plan.source.name).name,
         f"mask {plan.layout.mask}",
         f"{plan.sampling.num_inference_steps} steps",
@@ -91,14 +88,14 @@ def facts_of(plan: RunPlan, scenes: Sequence[ScenePlan]) -> list[str]:
 
 
 def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
-    """What is run, defaults resolved; lists have one entry per scene that is made.
+    """Return the resolved parameters; lists have one entry per target scene.
 
-    Negative prompts are left to the records of the scenes, as all other text that somebody wrote.
+    Prompts and negative prompts are in the records of the scenes.
     """
-    made = [plan.scenes[scene] for scene in plan.targets]
+    targets = [plan.scenes[scene] for scene in plan.targets]
     return {
         "mask": plan.layout.mask,
-        "num_frames_per_scene": [scene.num_frames for scene in made],
+        "num_frames_per_scene": [scene.num_frames for scene in targets],
         "height": plan.scene_geometry.height,
         "width": plan.scene_geometry.width,
         "fps": plan.fps,
@@ -107,7 +104,7 @@ def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
         "num_inference_steps": plan.sampling.num_inference_steps,
         "cfg": plan.sampling.cfg,
         "speed": plan.sampling.speed,
-        "guidance_scales": [scene.guidance_scale for scene in made],
+        "guidance_scales": [scene.guidance_scale for scene in targets],
         "backend": plan.backend,
         "device": plan.device,
         "dtype": plan.dtype,
@@ -124,10 +121,10 @@ def _film_request(film: LoadedFilm) -> dict[str, Any]:
 
 
 def _digest_of(scene: LoadedScene) -> str:
-    """Of what the scene came as: latents that are encoded from frames may differ with the versions."""
+    """Digest the loaded latents or frames; latents encoded from frames may vary with package versions."""
     if scene.latents_FCHW is not None:
         return latents_digest(scene.latents_FCHW)
     if scene.frames_PHWC is not None:
         return frames_digest([scene.frames_PHWC])
-    # Of footage that no model is given; what it is follows from its file, and from where it was cut.
+    # An external scene outside the context is identified by its file and its cuts.
     return f"{scene.plan.num_frames} frames" if scene.record is None else scene.record.frames_sha256

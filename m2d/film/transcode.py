@@ -1,7 +1,6 @@
-"""Taking scenes over from a film that does not hold them as they are encoded here, one frame at a time.
+"""Transcode scenes of another film frame by frame, so that the output can copy their packets.
 
-Owns what is written down of such scenes. However long the film is, no more of it is held than a piece that is
-being encoded. H height, W width, C channels.
+Memory does not grow with the length of the film. H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from m2d.video.provenance import SceneRecord
 from m2d.video.write import picture_of
 
 
-def take_over(
+def transcode_scenes(
     film: LoadedFilm,
     scratch: IO[bytes],
     *,
@@ -35,27 +34,27 @@ def take_over(
     clock: Clock,
     check_stop: Callable[[], None] = never_stop,
 ) -> LoadedFilm:
-    """Encode the scenes of a film's stream: then they can be copied, like those of any film of m2d.
+    """Encode the scenes of `film.to_transcode` with m2d's settings.
 
     Args:
-        film: What is gone on from.
-        scratch: Gets what is encoded, and is needed as long as that is.
-        output: The new film, whose place and name are used on the way.
-        clock: Is told of the stage.
+        film: The film that the run starts from.
+        scratch: File for the packets; the result reads from it.
+        output: The new film; temporary files go beside it.
+        clock: Receives the stage.
         check_stop: Called between frames; it raises to end the run there.
 
     Returns:
-        The film without a stream; its scenes have records, and are encoded.
+        The film with packets and a record for each of these scenes, and nothing left to transcode.
 
     Raises:
-        FilmError: The film was changed since it was looked through.
+        FilmError: The file changed after it was loaded.
         OutputError: The encoder failed, or the disk refused.
         Interrupted: `check_stop` raised it.
     """
-    stream = film.stream
-    if stream is None:
+    video = film.to_transcode
+    if video is None:
         return film
-    shape = stream.shape
+    shape = video.shape
     picture = picture_of(
         shape.target_height, shape.target_width, upscale=film.upscale, fps=Fraction(film.fps)
     )
@@ -63,32 +62,32 @@ def take_over(
     scenes = list(film.scenes)
     last_HWC: np.ndarray | None = None
     with (
-        clock.stage("take over", total=stream.num_frames) as progress,
-        contextlib.closing(stream.frames(range(len(stream.picks)))) as frames,
+        clock.stage("take over", total=video.num_frames) as progress,
+        contextlib.closing(video.frames(range(len(video.picks)))) as frames,
     ):
-        for number, picked in enumerate(stream.picks):
+        for number, picked in enumerate(video.picks):
             if not len(picked):
                 continue
-            watched = _Watched(frames=frames, progress=progress, check_stop=check_stop)
+            feed = _SceneFrames(frames=frames, progress=progress, check_stop=check_stop)
             digest = FramesDigest(num_frames=len(picked), height=picture.height, width=picture.width)
             encoded = encode_long_scene(
-                watched.passed(digest), num_frames=len(picked), store=store, film=output, picture=picture
+                feed.read(digest), num_frames=len(picked), store=store, film=output, picture=picture
             )
-            jump = None if last_HWC is None else colour_jump(last_HWC[None], watched.first_HWC[None])
+            jump = None if last_HWC is None else colour_jump(last_HWC[None], feed.first_HWC[None])
             record = _record(scenes[number], digest.hexdigest(), num_frames=len(picked), jump=jump)
             scenes[number] = replace(scenes[number], encoded=encoded, record=record)
-            last_HWC = watched.last_HWC
-    return replace(film, scenes=tuple(scenes), stream=None)
+            last_HWC = feed.last_HWC
+    return replace(film, scenes=tuple(scenes), to_transcode=None)
 
 
 @dataclass(kw_only=True)
-class _Watched:
-    """A scene's frames on their way to the encoder.
+class _SceneFrames:
+    """Feeds the frames of one scene to the encoder.
 
     Attributes:
-        frames: Those of all scenes that are still to come.
-        first_HWC: The scene's first.
-        last_HWC: Its last so far.
+        frames: The remaining frames of all scenes.
+        first_HWC: The first frame of the scene.
+        last_HWC: The last frame read so far.
     """
 
     frames: Iterator[np.ndarray]
@@ -97,8 +96,8 @@ class _Watched:
     first_HWC: np.ndarray = field(init=False)
     last_HWC: np.ndarray = field(init=False)
 
-    def passed(self, digest: FramesDigest) -> Iterator[np.ndarray]:
-        """The same frames, noted and counted."""
+    def read(self, digest: FramesDigest) -> Iterator[np.ndarray]:
+        """Yield the frames, adding each to `digest` and to the progress."""
         for index in itertools.count():
             self.check_stop()
             frame_HWC = next(self.frames, None)
@@ -114,13 +113,13 @@ class _Watched:
 
 def _record(scene: LoadedScene, digest: str, *, num_frames: int, jump: float | None) -> SceneRecord:
     if scene.record is not None:
-        # Of a film of m2d that was encoded otherwise: only the frames are others now.
+        # The scene of a film of m2d: transcoding changed only its frames.
         return scene.record.model_copy(update={"frames_sha256": digest})
     return SceneRecord(
         prompt=scene.plan.prompt,
         seed=None,
         run=scene.run,
-        # Its place, and the digests of what is not yet there, are found when the new film is put together.
+        # The provenance builder replaces these when the new film is assembled.
         first_frame=0,
         num_frames=num_frames,
         colour_jump=jump,

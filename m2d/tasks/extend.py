@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from m2d.backend import Backend
 from m2d.errors import InputError, Remedy
 from m2d.film.draft import draw_draft
-from m2d.film.external import describe_copy, load_footage
+from m2d.film.external import describe_copy, load_external_video
 from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun, announce, headline
-from m2d.film.journal_folder import DamagedFileError, read_request
+from m2d.film.journal_folder import CorruptFileError, read_request
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.make import FilmResult, RunOptions, make_film
@@ -160,16 +160,16 @@ def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -
         except PromptTooLong as error:
             raise InputError(f"--context-prompt {number}: {error}") from error
     with reporter.stage("look through the film"):
-        film = load_footage(
+        film = load_external_video(
             extension.film,
             source,
             cuts_s=extension.cuts_s,
             prompts=prompts,
             only_context=extension.only_new,
         )
-    if film.stream is None:
+    if film.to_transcode is None:
         return film
-    note = f"{describe_copy(film.stream, fps=film.fps)}; --only-new leaves it out"
+    note = f"{describe_copy(film.to_transcode, fps=film.fps)}; --only-new leaves it out"
     return replace(film, notes=(*film.notes, note))
 
 
@@ -184,7 +184,7 @@ def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extens
         raise InputError("--prompt: missing; give one for each new scene")
     try:
         request = read_request(output)
-    except DamagedFileError as error:
+    except CorruptFileError as error:
         raise InputError(
             f"{output}: the unfinished run cannot be resumed: {error}", remedy=Remedy.DISCARD_RUN
         ) from error

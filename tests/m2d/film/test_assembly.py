@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from m2d.errors import Interrupted
-from m2d.film.assembly import Assembled, assemble
+from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import SceneGeometry
 from m2d.model.decoding import SceneDecoder
@@ -63,7 +63,7 @@ def assembled(
     decoder: FakeDecoder | None = None,
     told: Told | None = None,
     check_stop: Callable[[], None] = never_stop,
-) -> Assembled:
+) -> AssembledFilm:
     film = LoadedFilm(title="A", scenes=tuple(old), runs=(), digest=None, first_scene=0, fps=8, upscale=1)
     plans = [
         ScenePlan(prompt="a day", geometry=SHAPE, seed=1, match_colour=number in matched)
@@ -125,7 +125,7 @@ def test_an_old_scene_that_comes_out_otherwise_is_told() -> None:
     old = [given(100, frames_sha256=frames_digest([grey(100)])), given(110, frames_sha256="0" * 64)]
     assembled([100, 110], old=old, told=told)
     assert [warning.split(":")[0] for warning in told.warnings] == [
-        "scene 2 decodes to other frames than it had"
+        "scene 2 decodes to other frames than before"
     ]
 
 

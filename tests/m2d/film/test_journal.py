@@ -15,8 +15,8 @@ import torch
 from m2d.diffusion.denoise import StepEvent
 from m2d.errors import CheckpointError, InputError, Interrupted, M2DError, OutputBusy, OutputError, Remedy
 from m2d.film.journal import StepRhythm
-from m2d.film.journal_contents import find_kept
-from m2d.film.journal_folder import DamagedFileError, journal_folder_of, read_header, read_request
+from m2d.film.journal_contents import scan_journal
+from m2d.film.journal_folder import CorruptFileError, journal_folder_of, read_header, read_request
 from m2d.film.outputs import check_outputs
 from tests.m2d.tasks.journals import (
     ACTIONS,
@@ -171,7 +171,7 @@ def test_other_versions_are_warned_about_as_long_as_the_run_lasts(film: Path) ->
         told = Told()
         assert resumed(film, versions=versions, reporter=told) == ACTIONS[0][1]
         (warning,) = told.warnings
-        assert warning.startswith("other versions made a part of this run: torch was")
+        assert warning.startswith("package versions changed since the run began: torch was")
 
 
 def test_the_request_can_be_read_without_asking_for_it_again(film: Path) -> None:
@@ -179,7 +179,7 @@ def test_the_request_can_be_read_without_asking_for_it_again(film: Path) -> None
     keep(film, 2)
     assert read_request(film) == json.loads(json.dumps(REQUEST))
     (journal_folder_of(film) / "journal.json").write_text("{}")
-    with pytest.raises(DamagedFileError, match=r"journal\.json: was changed since it was written"):
+    with pytest.raises(CorruptFileError, match=r"journal\.json: was changed since it was written"):
         read_request(film)
 
 
@@ -307,19 +307,19 @@ def test_no_changed_byte_of_any_file_is_believed(film: Path) -> None:
     folder = journal_folder_of(film)
     header = read_header(folder)
     assert header is not None
-    assert not find_kept(folder, header).damaged
+    assert not scan_journal(folder, header).problems
     for path in sorted(folder.iterdir()):
         data = path.read_bytes()
         # Every byte takes four times as long and finds nothing else.
         for index in range(0, len(data), 4):
             path.write_bytes(data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :])
             if path.name == "journal.json":
-                with pytest.raises(DamagedFileError, match=r"journal\.json: (is not JSON|was changed)"):
+                with pytest.raises(CorruptFileError, match=r"journal\.json: (is not JSON|was changed)"):
                     read_header(folder)
             else:
-                assert len(find_kept(folder, header).damaged) == 1, (path.name, index)
+                assert len(scan_journal(folder, header).problems) == 1, (path.name, index)
         path.write_bytes(data)
-    assert not find_kept(folder, header).damaged
+    assert not scan_journal(folder, header).problems
 
 
 def test_a_damaged_beginning_is_never_a_silent_new_one(film: Path) -> None:
@@ -342,7 +342,9 @@ def test_a_journal_of_a_later_version_is_left_to_it(film: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr("m2d.film.journal_folder.SCHEMA_VERSION", 2)
         keep(film, 3)
-    with pytest.raises(InputError, match="is not of version 1; finish it with the m2d that began it"):
+    with pytest.raises(
+        InputError, match="is not of version 1; finish it with the version of m2d that started it"
+    ):
         resumed(film)
 
 
@@ -354,7 +356,7 @@ def test_files_of_another_run_or_of_another_window_are_not_mixed_in(film: Path, 
     shutil.copy(window, journal_folder_of(film) / "window-001.safetensors")
     told = Told()
     assert resumed(film, reporter=told) == ACTIONS[2][1]
-    assert "window-001.safetensors: is of window 0; it is not used" in told.warnings[0]
+    assert "window-001.safetensors: belongs to window 0; it is not used" in told.warnings[0]
     shutil.copy(journal_folder_of(other) / window.name, window)
     told = Told()
     assert resumed(film, reporter=told) == EMPTY
@@ -409,17 +411,17 @@ def test_time_is_counted_from_what_was_kept_last(film: Path, monkeypatch: pytest
 
 def test_windows_are_kept_in_their_order_and_as_latents(film: Path) -> None:
     with opened(film) as journal:
-        with pytest.raises(ValueError, match="window 1 of 2; 0 is in work"):
+        with pytest.raises(ValueError, match="window 1 of 2; 0 comes next"):
             journal.keep_window(finished(1))
-        with pytest.raises(ValueError, match="window 1 of 2; 0 is in work"):
+        with pytest.raises(ValueError, match="window 1 of 2; 0 comes next"):
             journal.keep_step(1, STEPS[0])
         with pytest.raises(ValueError, match=r"scene 4: torch\.float16 .*; float32 FCHW is needed"):
             journal.keep_window(finished(0, {4: torch.zeros(1, 1, 1, 1, dtype=torch.float16)}))
         with pytest.raises(ValueError, match="0 of 2 windows are finished"):
-            journal.keep_made(DOCUMENT, FILES)
+            journal.keep_output(DOCUMENT, FILES)
         journal.keep_window(finished(0))
         journal.keep_window(finished(1))
-        with pytest.raises(ValueError, match="window 2 of 2; 2 is in work"):
+        with pytest.raises(ValueError, match="window 2 of 2; 2 comes next"):
             journal.keep_step(2, STEPS[0])
 
 

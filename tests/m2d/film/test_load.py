@@ -52,7 +52,7 @@ def test_scenes_come_from_the_run_folder_as_they_were_stored(studio: Studio, mad
         assert scene.latents_FCHW is not None
         assert np.array_equal(scene.latents_FCHW, latents_FCHW)
         assert (scene.frames_PHWC, scene.frames_sha256) == (None, record.frames_sha256)
-        assert (scene.run, scene.maker, scene.record) == (0, 0, record)
+        assert (scene.run, scene.generating_run, scene.record) == (0, 0, record)
     assert film.scenes[1].colour_map_LC is not None
     assert (film.fps, film.upscale, film.notes) == (8, 2, ())
     assert film.digest == made.provenance.digest()
@@ -70,7 +70,7 @@ def test_without_it_scenes_come_from_the_film_at_the_size_that_was_made(
         assert scene.frames_PHWC is not None
         assert np.array_equal(scene.frames_PHWC, shown_PHWC[first : first + 5])
         assert (scene.plan.seed, scene.colour_map_LC, scene.frames_sha256) == (None, None, None)
-        assert (scene.run, scene.maker) == (1, 0)
+        assert (scene.run, scene.generating_run) == (1, 0)
     assert film.runs[1].kind == "footage"
     assert film.runs[1].parameters == {"film": "the film's own frames", "parent": film.digest}
 
@@ -146,7 +146,7 @@ def test_latents_that_the_model_cannot_take_are_refused(lie: Any, studio: Studio
     film = lying_film(studio, made, [lie(latents_FCHW) for latents_FCHW in latents_of(made.film)])
     before = contents(studio.folder)
     with pytest.raises(
-        InputError, match=r"scene 1 has latents of shape .*, the film's are finite numbers of"
+        InputError, match=r"scene 1 has latents of shape .*; finite numbers of shape .* are needed"
     ):
         studio.extend(film, "a fish")
     assert contents(studio.folder) == before
@@ -155,7 +155,7 @@ def test_latents_that_the_model_cannot_take_are_refused(lie: Any, studio: Studio
 def test_latents_that_it_can_take_are_the_runs_word_for_them(studio: Studio, made: FilmResult) -> None:
     film = lying_film(studio, made, [0 * latents_FCHW for latents_FCHW in latents_of(made.film)])
     (note,) = load_film(film, studio.source).notes
-    assert note.endswith("not copied from the film: its pictures were encoded again since it was written")
+    assert note.endswith("instead of copied: its pictures were encoded again since it was written")
 
 
 def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: FilmResult) -> None:
@@ -165,7 +165,7 @@ def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: FilmResu
             scene |= {"first_frame": first, "num_frames": num_frames}
 
     film = rewritten(made.film, studio.path("odd"), shift)
-    told = r"odd\.mp4: .*tiny cannot go on from scenes of 4 frames of 16x16: num_frames: 4 is not"
+    told = r"odd\.mp4: .*tiny cannot continue scenes of 4 frames of 16x16: num_frames: 4 is not"
     with pytest.raises(InputError, match=told):
         load_film(film, studio.source)
 

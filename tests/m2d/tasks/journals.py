@@ -98,7 +98,7 @@ class Snapshot:
 
 
 def snapshot_of(journal: Journal) -> Snapshot:
-    point, made = journal.resume_point(), journal.made
+    point, made = journal.resume_point(), journal.output
     num_windows = len(point.windows)
     assert [window.index for window in point.windows] == list(range(num_windows))
     return Snapshot(
@@ -129,11 +129,11 @@ ACTIONS: tuple[tuple[Callable[[Journal], None], Snapshot], ...] = (
     ),
     (lambda journal: journal.keep_window(finished(1)), Snapshot(windows=_BITS)),
     (
-        lambda journal: journal.keep_made(DOCUMENT, FILES),
+        lambda journal: journal.keep_output(DOCUMENT, FILES),
         Snapshot(windows=_BITS, made=(DOCUMENT, FILES)),
     ),
     (
-        lambda journal: journal.keep_made(DOCUMENT, LATER_FILES),
+        lambda journal: journal.keep_output(DOCUMENT, LATER_FILES),
         Snapshot(windows=_BITS, made=(DOCUMENT, LATER_FILES)),
     ),
 )

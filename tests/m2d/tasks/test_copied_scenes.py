@@ -97,7 +97,7 @@ def test_a_copy_is_what_encoding_it_again_would_give(studio: Studio, five: FilmR
     foreign = retagged_copy(studio, five, "foreign", spoil=True)
     told = Told()
     encoded = studio.extend(foreign, PROMPTS[5], out=studio.path("encoded"), reporter=told)
-    assert any("all scenes are encoded anew" in note and "other settings" in note for note in told.notes)
+    assert any("all scenes are encoded again" in note and "other settings" in note for note in told.notes)
     assert frames_of(encoded.provenance) == frames_of(copied.provenance)
     assert packets_of(encoded.provenance) == packets_of(copied.provenance)
 

@@ -96,7 +96,7 @@ def test_without_its_run_folder_a_film_goes_on_from_its_frames_and_says_so(
     told = Told()
     result = studio.extend(bare, PROMPTS[3], reporter=told)
     assert len(told.notes) == 1
-    assert told.notes[0].startswith("going on from the film's frames, not from its latents: ")
+    assert told.notes[0].startswith("using the film's frames instead of its latents: ")
     assert result.notes == tuple(told.notes)
     assert [run.kind for run in result.provenance.runs] == ["generate", "footage", "extend"]
     assert [scene.run for scene in result.provenance.scenes] == [1, 1, 1, 2]

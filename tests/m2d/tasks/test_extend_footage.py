@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from m2d.errors import InputError
-from m2d.film.external import load_footage
+from m2d.film.external import load_external_video
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
 from m2d.model.checkpoint import load_codec
@@ -74,7 +74,7 @@ def test_its_last_scenes_are_context_at_the_models_rate_and_size_and_this_is_sai
         "resampled from 24 to 8 frames per second",
         "cropped 8 pixels left and right",
         "scaled from 48x48 to 32x32 pixels",
-        "all of it is written: 2 scenes, 16 frames, 2.0 s, less than 0.1 MB; --only-new leaves it out",
+        "the whole video is copied: 2 scenes, 16 frames, 2.0 s, less than 0.1 MB; --only-new leaves it out",
     )
     red, blue, new = longer.provenance.scenes
     assert [scene.prompt for scene in (red, blue, new)] == ["a red day", "a blue day", "a dog"]
@@ -92,13 +92,13 @@ def test_its_last_scenes_are_context_at_the_models_rate_and_size_and_this_is_sai
 
 @pytest.mark.skipif(importlib.util.find_spec("scenedetect") is None, reason="needs the package scenedetect")
 def test_scenes_are_found_when_nobody_says_where_they_begin(studio: Studio, holiday: Path) -> None:
-    film = load_footage(holiday, studio.source, cuts_s=None, prompts=())
+    film = load_external_video(holiday, studio.source, cuts_s=None, prompts=())
     assert film.notes[0] == "2 scenes found: 0.0-1.0 s, 1.0-2.0 s"
     assert [scene.plan.prompt for scene in film.scenes] == ["", ""]
 
 
 def test_too_few_prompts_are_those_of_the_last_scenes(studio: Studio, holiday: Path) -> None:
-    film = load_footage(holiday, studio.source, cuts_s=(1.0,), prompts=("a blue day",))
+    film = load_external_video(holiday, studio.source, cuts_s=(1.0,), prompts=("a blue day",))
     assert [scene.plan.prompt for scene in film.scenes] == ["", "a blue day"]
 
 
@@ -149,7 +149,7 @@ def test_frames_of_footage_that_are_gone_come_from_the_film_again(
     told = Told()
     result = studio.extend(film, "a cat", reporter=told)
     assert len(told.notes) == 1
-    assert told.notes[0].startswith("the frames of footage, scene ")
+    assert told.notes[0].startswith("the frames of scene ")
     assert "taken from the film" in told.notes[0]
     shown_PHWC = read_film(longer.film).frames_PHWC[8:16]
     # The clip is a frame longer than the scene: its first frame is repeated.
@@ -202,7 +202,7 @@ REFUSED = {
         {"cuts_s": (), "context_prompts": ("a " * 99,)},
         "--context-prompt 1: .* 100 tok",
     ),
-    "somebody unknown": ({"cuts_s": (), "prompts": ("Actor1 sits",)}, "--prompt: Actor1 .* .nobody is"),
+    "somebody unknown": ({"cuts_s": (), "prompts": ("Actor1 sits",)}, "^prompt: Actor1 .* .nobody is"),
 }
 
 
@@ -285,7 +285,7 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_any_file_name_makes_a_title(name: str, studio: Studio, holiday: Path) -> None:
     path = Path(shutil.copy(holiday, studio.folder / f"{name}.mp4"))
-    film = load_footage(path, studio.source, cuts_s=(), prompts=())
+    film = load_external_video(path, studio.source, cuts_s=(), prompts=())
     assert film.title == NAMES[name]
     result = studio.extend(path, "a dog", cuts_s=(), out=studio.path("named"), only_new=True, force=True)
     assert result.provenance.title == NAMES[name]

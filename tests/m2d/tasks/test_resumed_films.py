@@ -142,7 +142,7 @@ def test_another_request_is_not_resumed(
         lambda: studio.extend(film, "a fish", "a cat", out=film, resume=True),
         lambda: studio.reroll(film, 0, out=film, resume=True),
     ):
-        with pytest.raises(InputError, match="the unfinished run is of another request: ") as raised:
+        with pytest.raises(InputError, match="the unfinished run has another request: ") as raised:
             command()
         assert raised.value.exit_code == 2
         assert "\n" not in str(raised.value)

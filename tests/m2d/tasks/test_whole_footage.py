@@ -13,9 +13,9 @@ import pytest
 
 from m2d.errors import InputError, Interrupted, RecipeError
 from m2d.files import nameless_file
-from m2d.film.external import load_footage
+from m2d.film.external import load_external_video
 from m2d.film.make import FilmResult
-from m2d.film.transcode import take_over
+from m2d.film.transcode import transcode_scenes
 from m2d.progress import Clock, SilentReporter
 from m2d.tasks import board
 from m2d.tasks.inspect import inspect_film
@@ -84,7 +84,7 @@ def test_every_scene_is_there_as_long_as_it_was_with_a_chapter_and_its_colours(
     for frames_PHWC, colour in zip(film.scenes, COLOURS, strict=False):
         assert np.abs(frames_PHWC[:, 25:].astype(int) - colour).mean() < 6
     assert longer.notes[-1] == (
-        "all of it is written: 4 scenes, 40 frames, 5.0 s, less than 0.1 MB; --only-new leaves it out"
+        "the whole video is copied: 4 scenes, 40 frames, 5.0 s, less than 0.1 MB; --only-new leaves it out"
     )
 
 
@@ -182,7 +182,7 @@ def test_lost_latents_change_nothing_of_what_it_shows(studio: Studio, longer: Fi
     film = Path(shutil.copy(longer.film, studio.path("bare")))
     told = Told()
     again = studio.extend(film, "a cat", reporter=told)
-    assert any("going on from the film's frames" in note for note in told.notes)
+    assert any("using the film's frames" in note for note in told.notes)
     assert shown_of(again)[:5] == shown_of(longer)
     assert [scene.num_frames for scene in again.provenance.scenes] == [*LENGTHS, 9, 9]
     assert len(studio.reroll(again.film, 0, prompts=("a day",)).provenance.scenes) == 6
@@ -194,7 +194,7 @@ def test_lost_clips_come_from_the_film(studio: Studio, longer: FilmResult) -> No
     told = Told()
     again = studio.extend(film, "a cat", reporter=told)
     assert told.notes == [
-        f"the frames of footage, scene 3, 4, are not in {film.with_suffix('.m2d')}: taken from the film"
+        f"the frames of scene 3, 4 are not in {film.with_suffix('.m2d')}: taken from the film"
     ]
     assert shown_of(again)[:5] == shown_of(longer)
 
@@ -208,7 +208,7 @@ def test_another_encoder_encodes_all_of_it_anew(
     monkeypatch.setattr(encode, "_EXACT", (*encode._EXACT, "-metadata", "x=y"))
     told = Told()
     again = studio.reroll(film, 1, prompts=("a sea",), reporter=told, preview=preview)
-    assert told.notes[0].startswith("all scenes are encoded anew")
+    assert told.notes[0].startswith("all scenes are encoded again")
     assert [scene.num_frames for scene in again.provenance.scenes] == [4, 9, 12, 8, 9]
     old, new = read_film(film).scenes[0], read_film(again.film).scenes[0]
     assert np.abs(old.astype(int) - new).mean() < 2
@@ -249,17 +249,17 @@ def test_another_film_under_its_name_is_not_resumed(studio: Studio) -> None:
 
 def test_a_film_that_changes_while_it_is_taken_over_is_refused(studio: Studio, tmp_path: Path) -> None:
     path = film_travels(tmp_path / "travels.mp4")
-    film = load_footage(path, studio.source, cuts_s=CUTS, prompts=())
+    film = load_external_video(path, studio.source, cuts_s=CUTS, prompts=())
     film_travels(path, ends_s=(0.5, 1.0))
     with nameless_file(tmp_path) as scratch, pytest.raises(FilmError, match="changed while it was read"):
-        take_over(film, scratch, output=tmp_path / "new.mp4", clock=Clock(SilentReporter()))
+        transcode_scenes(film, scratch, output=tmp_path / "new.mp4", clock=Clock(SilentReporter()))
 
 
 def test_prompts_of_all_scenes_are_taken_and_more_are_refused(studio: Studio, travels: Path) -> None:
-    film = load_footage(travels, studio.source, cuts_s=CUTS, prompts=("a", "b", "c", "d"))
+    film = load_external_video(travels, studio.source, cuts_s=CUTS, prompts=("a", "b", "c", "d"))
     assert [scene.plan.prompt for scene in film.scenes] == ["a", "b", "c", "d"]
     with pytest.raises(InputError, match="5 prompts for 4 scenes"):
-        load_footage(travels, studio.source, cuts_s=CUTS, prompts=("a",) * 5)
+        load_external_video(travels, studio.source, cuts_s=CUTS, prompts=("a",) * 5)
 
 
 def test_a_large_film_is_written_from_disk(
@@ -276,10 +276,10 @@ def test_a_large_film_is_written_from_disk(
 def peak_bytes(studio: Studio, folder: Path, *, seconds: int) -> int:
     """The most memory that taking over a film of one scene needs."""
     path = film_travels(folder / f"{seconds}.mp4", ends_s=(float(seconds),))
-    film = load_footage(path, studio.source, cuts_s=(), prompts=())
+    film = load_external_video(path, studio.source, cuts_s=(), prompts=())
     with nameless_file(folder) as scratch:
         tracemalloc.start()
-        taken = take_over(film, scratch, output=folder / "new.mp4", clock=Clock(SilentReporter()))
+        taken = transcode_scenes(film, scratch, output=folder / "new.mp4", clock=Clock(SilentReporter()))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert taken.scenes[0].encoded is not None
