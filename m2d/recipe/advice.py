@@ -112,6 +112,7 @@ def _model_texts(recipe: Recipe) -> list[tuple[KeyPath, str]]:
     texts.append((("setting",), recipe.setting))
     texts.append((("sampling", "negative_prompt"), recipe.sampling.negative_prompt))
     for index, scene in enumerate(recipe.scenes):
+        texts.append((("scenes", index, "setting"), scene.setting))
         texts.append((("scenes", index, "prompt"), scene.prompt))
         texts.append((("scenes", index, "negative_prompt"), scene.negative_prompt))
     return [(key_path, text) for key_path, text in texts if text]

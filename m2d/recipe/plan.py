@@ -188,7 +188,8 @@ def plan_story(
     recipe = apply_overrides(recipe, overrides)
     geometry = source.geometry
     prompts = [
-        scene_prompt(scene.prompt, cast=recipe.cast, setting=recipe.setting) for scene in recipe.scenes
+        scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
+        for scene in recipe.scenes
     ]
     problems = [
         *size_problems(recipe, geometry, places=places),

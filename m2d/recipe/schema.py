@@ -86,6 +86,7 @@ class Scene(_Part):
     Every field but `prompt` and `join` defaults to the story's value.
 
     Attributes:
+        setting: First sentence of the scene's prompt, instead of the story's setting.
         prompt: What happens in the scene; it refers to actors by their names in the cast.
         negative_prompt: What the scene must not show.
         guidance_scale: 1 means no guidance.
@@ -95,6 +96,7 @@ class Scene(_Part):
         match_colour: Whether the scene's colours are matched to the scene before it.
     """
 
+    setting: Phrase | None = None
     prompt: Prompt
     negative_prompt: NegativePrompt | None = None
     guidance_scale: GuidanceScale | None = None
@@ -180,7 +182,7 @@ class Recipe(_Part):
     Attributes:
         model: `builtin:puppet`, `builtin:puppet-large` or a model folder.
         cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
-        setting: First sentence of every prompt.
+        setting: First sentence of every prompt whose scene has no setting of its own.
         output: File name of the film; None derives it from the title.
     """
 
@@ -223,8 +225,8 @@ def _texts(data: Mapping[str, object], cast: Mapping[str, object]) -> Iterator[t
     found.append((("setting",), data.get("setting")))
     scenes = data.get("scenes")
     for index, scene in enumerate(scenes if isinstance(scenes, list | tuple) else ()):
-        prompt = scene.get("prompt") if isinstance(scene, Mapping) else scene
-        found.append((("scenes", index, "prompt"), prompt))
+        fields = scene if isinstance(scene, Mapping) else {"prompt": scene}
+        found += [(("scenes", index, name), fields.get(name)) for name in ("setting", "prompt")]
     yield from ((key_path, text) for key_path, text in found if isinstance(text, str))
 
 

@@ -28,7 +28,7 @@ cast:
   Actor1: round yellow body, party hat
   Actor2: tall purple body, top hat
 
-# The place of all scenes; every prompt starts with it.
+# The place and time of the scenes; every prompt starts with it.
 # The puppet models know: park, desert, snowfield, beach, city or forest, each at noon, at dusk or at night.
 setting: park at noon
 
@@ -39,6 +39,7 @@ scenes:
   - Actor1 walks right.
   # The long form, with settings of this scene.
   - prompt: Actor1 waves. Actor2 bows.
+    # setting: park at dusk  # instead of the setting above
     # seed: 5
     # guidance_scale: 4.0
     # negative_prompt: ""

@@ -149,11 +149,12 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     if reroll.prompts:
         prompt = reroll.prompts[reroll.scenes.index(number)]
+        setting = _recorded_setting(film, number)
     else:
         before = recipe_scene(film, number)
         if before is None:
             raise InputError(f"--prompt: missing; scene {number + 1} is footage and has none to keep")
-        prompt = before["prompt"]
+        prompt, setting = before["prompt"], before["setting"]
     record = loaded.record
     if record is not None and record.seed is not None:
         kept = {
@@ -164,12 +165,22 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
     seed_before = record.seed if record is not None and record.seed is not None else -1
     return {
         **kept,
+        "setting": setting,
         "prompt": prompt,
         "seed": (seed_before + 1) % (MAX_SEED + 1) if reroll.seed is None else reroll.seed,
         "frames": loaded.plan.geometry.num_frames,
         # The join stays the film's own.
         "join": None,
     }
+
+
+def _recorded_setting(film: LoadedFilm, number: int) -> str | None:
+    """Return the setting of scene `number` alone; None if it has none or the film does not record it."""
+    try:
+        before = recipe_scene(film, number)
+    except InputError:
+        return None
+    return None if before is None else before["setting"]
 
 
 def _stale(film: LoadedFilm, chosen: Sequence[int]) -> list[str]:

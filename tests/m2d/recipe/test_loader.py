@@ -99,6 +99,11 @@ def test_the_names_of_schedulers_are_those_that_can_be_built() -> None:
         ),
         (
             "- Actor1 walks right.",
+            "- {setting: Actor3's house, prompt: Actor1 walks right.}",
+            "7:15: scenes[0].setting: Actor3 is not in the cast (Actor1, Actor2); add Actor3 to it",
+        ),
+        (
+            "- Actor1 walks right.",
             "- 5",
             "7:5: scenes[0]: expected a prompt, or `prompt:` with more keys, got 5",
         ),

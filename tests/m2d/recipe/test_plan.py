@@ -73,6 +73,20 @@ def test_every_scene_gets_setting_cast_and_its_own_sampling() -> None:
     assert third.prompt.count("body") == 2
 
 
+def test_a_scene_may_have_a_setting_of_its_own() -> None:
+    text = STORY.replace("{prompt: Actor2 waves.", "{setting: forest at night, prompt: Actor2 waves.")
+    first, second, third = plan(text).scenes
+    assert second.prompt == "Forest at night. Actor2 (square blue body, no hat) waves."
+    assert (first, third) == (plan().scenes[0], plan().scenes[2])
+
+
+def test_a_scene_may_have_the_only_setting() -> None:
+    text = STORY.replace("setting: snowfield at dusk\n", "").replace(
+        "{prompt:", "{setting: a forest, prompt:"
+    )
+    assert [scene.prompt[:9] for scene in plan(text).scenes] == ["Actor1 (r", "A forest.", "Actor1 (r"]
+
+
 def test_sizes_default_to_those_of_the_model() -> None:
     planned = plan()
     assert (planned.scene_geometry.height, planned.scene_geometry.width, planned.fps) == (64, 96, 8)
@@ -247,6 +261,10 @@ def test_unknown_words_are_named_with_the_nearest_known() -> None:
         "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'til'; nearest known: still",
     )
     assert plan(known_words=KNOWN_WORDS).warnings == ()
+    text = STORY.replace("{prompt:", "{setting: forest at midday, prompt:")
+    assert plan(text, known_words=KNOWN_WORDS).warnings == (
+        "story.yaml:6:15: scenes[1].setting: the model does not know the word 'midday'",
+    )
 
 
 def test_a_story_that_is_probably_not_meant_so_gets_a_warning() -> None:

@@ -43,6 +43,7 @@ _RECIPES = st.builds(
     scenes=st.lists(
         st.builds(
             Scene,
+            setting=_maybe(_WORDS),
             prompt=_WORDS,
             negative_prompt=_maybe(st.just("") | _WORDS),
             guidance_scale=_maybe(_SCALES),

@@ -95,6 +95,18 @@ def test_a_new_prompt_and_seed_are_the_chosen_scenes_in_the_order_they_were_name
     assert (plan.scenes[2].num_frames, plan.scenes[2].match_colour) == (9, True)
 
 
+def test_a_scene_keeps_its_own_setting_under_a_new_prompt(studio: Studio) -> None:
+    scenes = (PROMPTS[0], {"setting": "a forest", "prompt": PROMPTS[1]})
+    film = studio.generate(name="places", setting="a beach", scenes=scenes)
+    assert [scene.prompt for scene in film.provenance.scenes] == [
+        f"A beach. {PROMPTS[0]}",
+        f"A forest. {PROMPTS[1]}",
+    ]
+    assert planned(studio, film.film, 1).plan.scenes[1].prompt == f"A forest. {PROMPTS[1]}"
+    again = planned(studio, film.film, 1, 0, prompts=("a sun", "a moon")).plan
+    assert [scene.prompt for scene in again.scenes] == ["A beach. a moon", "A forest. a sun"]
+
+
 def test_a_scene_is_sampled_as_the_run_that_made_it_did(studio: Studio, film: FilmResult) -> None:
     assert planned(studio, film.film, 0).plan.sampling.num_inference_steps == 2
     assert planned(studio, film.film, 3).plan.sampling.num_inference_steps == 3
