@@ -113,11 +113,6 @@ class Film:
     info: FilmInfo
 
     @property
-    def fps(self) -> Fraction:
-        """Average frames per second."""
-        return self.info.fps
-
-    @property
     def chapters(self) -> tuple[Chapter, ...]:
         """In the order of time."""
         return self.info.chapters

@@ -37,7 +37,7 @@ def test_film_has_all_frames_a_chapter_per_scene_and_its_provenance(film: WriteF
     read = read_film(path)
     assert read.frames_PHWC.shape == (15, 16, 24, 3)
     assert [len(scene) for scene in read.scenes] == [5, 5, 5]
-    assert read.fps == 8
+    assert read.info.fps == 8
     assert read.timestamps_s == tuple(frame / 8 for frame in range(15))
     assert read.info.title == "First snow"
     assert [chapter.title for chapter in read.chapters] == [

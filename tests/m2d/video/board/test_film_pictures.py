@@ -33,7 +33,7 @@ def test_every_scene_has_its_frames_those_of_crossfades_too(film: Path) -> None:
     assert provenance is not None
     pictures = paint_film(film, whole.info, provenance)
     for frames_PHWC, grid in zip(whole.scenes, pictures.grids, strict=True):
-        painter = GridPainter(len(frames_PHWC), fps=float(whole.fps))
+        painter = GridPainter(len(frames_PHWC), fps=float(whole.info.fps))
         for index, frame_HWC in enumerate(frames_PHWC):
             painter.add(index, frame_HWC)
         assert grid == painter.finish()
