@@ -29,10 +29,10 @@ _HIDDEN = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What the reader saw.
+    """The attributes that the classifier read.
 
     Attributes:
-        classes: Per property the most likely class of each scene, shape (B,).
+        classes: Per property, the most likely class of each scene, shape (B,).
         numbers: Unprompted numbers scaled to 0..1, shape (B, 4), in the order of UNPROMPTED_RANGES.
     """
 
@@ -44,13 +44,13 @@ class AttributeClassifier(nn.Module):
     """Strided convolutions over a scene's frames stacked as channels, then one linear head per property.
 
     Attributes:
-        size: Frames, height and width of the clips it was trained on; it reads larger ones shrunk to that.
+        size: Frames, height and width of its training clips; larger clips are shrunk to that size.
     """
 
     size: Tensor
 
     def __init__(self, *, num_frames: int, height: int, width: int) -> None:
-        """Fix the size of the clips to learn from: P frames of H x W pixels."""
+        """Build the network for clips of P frames of H x W pixels, with random weights."""
         super().__init__()
         self.register_buffer("size", torch.tensor([num_frames, height, width]))
         layers: list[nn.Module] = []
@@ -86,15 +86,15 @@ class AttributeClassifier(nn.Module):
         return Reading(classes={name: score.argmax(-1) for name, score in scores.items()}, numbers=numbers)
 
     def can_read(self, *, num_frames: int, height: int, width: int) -> bool:
-        """Whether clips of this size are its own, or larger ones of the same shape and evenly more frames."""
+        """Whether clips of this size can be shrunk to its own: same aspect, whole multiple of frame steps."""
         own_frames, own_height, own_width = self._own_size()
         has_shape = height * own_width == width * own_height and height >= own_height
         return has_shape and num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
 
     def shrunk(self, frames_BPCHW: Tensor) -> Tensor:
-        """Bring clips to the reader's own size.
+        """Shrink clips to the classifier's own size.
 
-        Frames are taken at even steps, the first and the last among them, pixels averaged over areas.
+        Frames are taken at even steps, including the first and the last; pixels are averaged over areas.
 
         Args:
             frames_BPCHW: RGB in 0..1, of a size that `can_read`.
@@ -114,10 +114,10 @@ class AttributeClassifier(nn.Module):
 
 
 def load_classifier(path: Path, *, num_frames: int, height: int, width: int) -> AttributeClassifier:
-    """Load the reader's weights for clips of this size, ready to read.
+    """Load the classifier's weights for clips of this size, in evaluation mode.
 
     Raises:
-        CheckpointError: The file is missing, damaged or cannot read this size.
+        CheckpointError: The file is missing or corrupt, or the classifier cannot read this size.
     """
     wanted = f"{num_frames} frames of {width}x{height}"
     try:
@@ -130,12 +130,12 @@ def load_classifier(path: Path, *, num_frames: int, height: int, width: int) -> 
         reader.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path.name}: not a reader for {wanted}: {str(error).splitlines()[0]}"
+            f"{path.name}: not an attribute classifier for {wanted}: {str(error).splitlines()[0]}"
         ) from error
     if not reader.can_read(num_frames=num_frames, height=height, width=width):
         raise CheckpointError(
-            f"{path.name}: not a reader for {wanted}: it reads {own_frames} frames of "
-            f"{own_width}x{own_height}, and larger ones of that shape whose frames are evenly more"
+            f"{path.name}: not an attribute classifier for {wanted}: it reads {own_frames} frames of "
+            f"{own_width}x{own_height}, and larger clips of that shape with a multiple of the frame steps"
         )
     return reader.eval()
 

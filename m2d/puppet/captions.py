@@ -13,19 +13,19 @@ from m2d.puppet.vocabulary import ACTION_PHRASES, ACTIONS, ACTORS, SETTINGS, TIM
 
 
 def setting_text(backdrop: Backdrop) -> str:
-    """Return the background's words, such as `snowfield at dusk`."""
+    """Return the words for the background, such as `snowfield at dusk`."""
     return f"{SETTINGS[backdrop.setting]} at {TIMES[backdrop.time]}"
 
 
 def plain_caption(story: Story, scene: Scene) -> str:
-    """Return the scene's plainest caption, as a recipe with cast and setting expands to it."""
+    """Return the scene's standard caption, as a recipe with cast and setting expands it."""
     sentences = [f"{setting_text(story.backdrop_of(scene)).capitalize()}."]
     sentences += [f"{_subject(story, actor)} {ACTIONS[action]}." for actor, action in _on_stage(scene)]
     return " ".join(sentences)
 
 
 def varied_caption(story: Story, scene: Scene, *, draw: np.random.Generator) -> str:
-    """Return a caption of the same meaning in one of many wordings: synonyms, order, joined sentences."""
+    """Return a caption of the same meaning in random wording: synonyms, order, joined sentences."""
     actors = list(_on_stage(scene))
     if len(actors) == 2 and draw.random() < 0.2:
         actors.reverse()

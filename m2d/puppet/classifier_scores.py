@@ -1,4 +1,4 @@
-"""How well the reader reads rendered clips: what every other figure of the puppet theatre rests on."""
+"""Accuracy of the attribute classifier on rendered clips, on which all other puppet figures depend."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from m2d.puppet.render import Clip
 
 
 def reading_accuracy(clips: Sequence[Clip], reading: Reading) -> dict[str, float]:
-    """Compare a reading of rendered clips with what they show.
+    """Return the share of correct classes per property, both actors counted together.
 
-    Returns:
-        Per property that has classes, the share read right, both actors counted together; actors off stage
-        count in `on_stage` alone.
+    Actors off stage count in `on_stage` alone.
 
     Raises:
         ValueError: The reading is of another number of clips.
@@ -32,7 +30,7 @@ def reading_accuracy(clips: Sequence[Clip], reading: Reading) -> dict[str, float
 
 
 def reading_errors(clips: Sequence[Clip], reading: Reading) -> dict[str, float]:
-    """Return the mean absolute error of each unprompted number, where 1 is its whole range.
+    """Return the mean absolute error of each unprompted number, as a share of its range.
 
     Raises:
         ValueError: The reading is of another number of clips.

@@ -1,10 +1,11 @@
-"""Random puppet clips for the helpers' trainings: drawn by (seed, step), rendered on the fly.
+"""Random puppet clips, drawn by (seed, step) and rendered on the fly, with masks of the actors.
 
-Shapes: B clips, P frames, H W pixels. Owns the drawing of clips and the mask of where actors are.
+Shapes: B clips, P frames, H W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,15 @@ from m2d.puppet.story import sample_story
 
 # A pixel that differs from the empty stage by more than this belongs to an actor or its shadow.
 _ACTOR_THRESHOLD = 0.03
+# Share of crops around an actor: backgrounds need few examples.
+_ACTOR_SHARE = 0.75
 
 
 class ClipBatch(NamedTuple):
     """Rendered clips.
 
     Attributes:
-        clips: What they show.
+        clips: Their stories and scenes.
         frames_BPCHW: RGB in 0..1.
         actors_BP1HW: 1 where an actor or its shadow is, else 0.
     """
@@ -39,7 +42,7 @@ def draw_clips(*, seed: int, step: int, count: int) -> list[Clip]:
 
 
 def render_batch(clips: list[Clip], *, num_frames: int, height: int, width: int) -> ClipBatch:
-    """Render clips together with the mask of their actors."""
+    """Render clips and the mask of their actors."""
     frames_BPCHW = render_clips(clips, num_frames=num_frames, height=height, width=width)
     empty_B1CHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)[:, None]
     difference_BP1HW = (frames_BPCHW - empty_B1CHW).abs().amax(2, keepdim=True)
@@ -47,7 +50,7 @@ def render_batch(clips: list[Clip], *, num_frames: int, height: int, width: int)
 
 
 def actor_boxes(actors_BP1HW: Tensor) -> Tensor:
-    """Return the mask filled up to each half-stage's bounding box, frame by frame, shape (B, P, 1, H, W)."""
+    """Return the mask extended to the bounding box in each half of a frame, shape (B, P, 1, H, W)."""
     boxes = torch.zeros_like(actors_BP1HW)
     middle = actors_BP1HW.shape[-1] // 2
     for half in (slice(None, middle), slice(middle, None)):
@@ -56,6 +59,47 @@ def actor_boxes(actors_BP1HW: Tensor) -> Tensor:
         columns = _span(part.amax(-2, keepdim=True), dim=-1)
         boxes[..., half] = rows * columns
     return boxes
+
+
+def draw_corner(
+    rooms: tuple[int, int], centres: Tensor, *, side: tuple[int, int], draw: torch.Generator
+) -> list[int]:
+    """Draw the top left corner of a crop, most often of one around an actor.
+
+    Args:
+        rooms: Largest top and left positions.
+        centres: Rows and columns of an actor's pixels in the crop's units, shape (pixels, 2); may be empty.
+        side: Height and width of the crop.
+        draw: Generator.
+    """
+    corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
+    if float(torch.rand((), generator=draw)) >= _ACTOR_SHARE or not len(centres):
+        return corner
+    centre = centres[int(torch.randint(len(centres), (), generator=draw))].tolist()
+    starts = [place - size // 2 for place, size in zip(centre, side, strict=True)]
+    return [min(max(start, 0), room) for start, room in zip(starts, rooms, strict=True)]
+
+
+class PsnrMeter:
+    """PSNR in dB over all pixels and over those inside the actors' boxes, pixels in 0..1."""
+
+    def __init__(self) -> None:
+        self._squares: list[Tensor] = []
+        self._boxed: list[Tensor] = []
+
+    def add(self, decoded_BPCHW: Tensor, frames_BPCHW: Tensor, actors_BP1HW: Tensor) -> None:
+        """Add clips; `actors_BP1HW` is their actor mask."""
+        square_BPCHW = (decoded_BPCHW - frames_BPCHW).square()
+        self._squares.append(square_BPCHW.flatten())
+        self._boxed.append(square_BPCHW[actor_boxes(actors_BP1HW).expand_as(square_BPCHW) > 0])
+
+    def read(self) -> dict[str, float]:
+        """Return `psnr_db` and `psnr_actors_db`."""
+        return {"psnr_db": _decibels(self._squares), "psnr_actors_db": _decibels(self._boxed)}
+
+
+def _decibels(squares: list[Tensor]) -> float:
+    return round(-10 * math.log10(float(torch.cat(squares).mean())), 3)
 
 
 def _span(marks: Tensor, *, dim: int) -> Tensor:

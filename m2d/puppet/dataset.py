@@ -1,6 +1,6 @@
-"""The puppet theatre as a set of stories to train on: the same index always gives the same film and captions.
+"""Rendered puppet stories for training; an index always gives the same frames and captions.
 
-Shapes: N scenes, P frames, C = 3 colours, H W pixels. Implements the training's `StorySource`.
+Implements `StorySource` of `m2d.training.source`. Shapes: N scenes, P frames, C = 3 colours, H W pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import Story, sample_story
 from m2d.puppet.vocabulary import HATS
 
-# Part of every digest: raise it when the world changes how anything looks, moves or is called.
+# Part of every digest: increase it when the world's appearance, motion or words change.
 WORLD_VERSION = 4
 _BATCH = 24
 
@@ -44,11 +44,11 @@ class PuppetStories:
     """A collection of random stories.
 
     Attributes:
-        num_stories: How many there are.
-        seed: Which collection.
+        num_stories: Number of stories.
+        seed: Seed of the collection.
         geometry: Size of every scene.
         num_scenes: Scenes per story.
-        wardrobe: What each of HATS is drawn as; captions go on calling it by its own name.
+        wardrobe: The hat drawn for each of HATS; captions still use the name in HATS.
         changing: Share of the stories whose scenes change place or time.
     """
 
@@ -61,7 +61,7 @@ class PuppetStories:
 
     @property
     def digest(self) -> str:
-        """Identity of what every index renders to; independent of how many stories there are."""
+        """Digest of the rendering of every index, independent of `num_stories`."""
         size = (self.geometry.num_frames, self.geometry.height, self.geometry.width)
         clothes = "" if self.wardrobe == HATS else f" {self.wardrobe}"
         changing = f" changing {self.changing}" if self.changing else ""
@@ -70,7 +70,7 @@ class PuppetStories:
         ).hexdigest()
 
     def story(self, index: int) -> Story:
-        """Return what story `index` shows."""
+        """Return the contents of story `index`."""
         if not 0 <= index < self.num_stories:
             raise IndexError(f"story {index} of {self.num_stories}")
         return sample_story(seed=self.seed, index=index, num_scenes=self.num_scenes, changing=self.changing)
@@ -110,10 +110,10 @@ class PuppetStories:
 
 
 def wardrobe_with(replaced: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what each of HATS is drawn as, given hats that are drawn as others.
+    """Return the hat drawn for each of HATS, after replacing those in `replaced`.
 
     Raises:
-        DatasetError: A hat that the theatre does not have.
+        DatasetError: `replaced` names an unknown hat.
     """
     unknown = [hat for hat in replaced if hat not in HATS] + [
         hat for hat in replaced.values() if hat not in (*HATS, *NEW_HATS)

@@ -1,6 +1,6 @@
-"""Write stories of the puppet theatre out as a dataset: real MP4 files and their description.
+"""Write rendered puppet stories as a video dataset: MP4 files and their description.
 
-Owns the files and their names; the world is `m2d.puppet`'s, the formats are `m2d.data`'s.
+Owns the files and their names; `m2d.data` owns the formats.
 """
 
 # N scenes, P frames, C channels, H W height and width
@@ -34,18 +34,17 @@ _VIDEOS = "videos"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderPlan:
-    """What is written.
+    """A dataset to render.
 
     Attributes:
-        out: Folder of the dataset; must not hold one yet.
-        num_stories: Stories.
-        num_scenes: Scenes per story, a file each.
+        out: Folder of the dataset; must not hold a dataset.
+        num_stories: Number of stories.
+        num_scenes: Scenes per story, one file each.
         num_frames: Frames per scene.
-        side: Height and width of the picture before enlarging, in pixels.
+        side: Height and width of the rendered picture in pixels.
         fps: Frames per second.
-        upscale: How many times as large the picture is written. Small pictures lose colour when they are
-            compressed at their own size.
-        seed: Which stories; the puppet theatre's stories of this seed are the same ones.
+        upscale: Factor by which pictures are enlarged; small pictures lose colour in video compression.
+        seed: Seed of the stories, the same as in training recipes.
         file_format: `csv` has a row per scene, `json` and `jsonl` have groups.
     """
 
@@ -96,7 +95,7 @@ def _written(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> list[li
         num_frames=plan.num_frames,
         height=plan.side,
         width=plan.side,
-        # No VAE is at hand, and none is needed to render.
+        # Latent sizes are unused: rendering needs no VAE.
         num_latent_frames=1,
         latent_height=1,
         latent_width=1,

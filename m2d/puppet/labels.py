@@ -1,6 +1,6 @@
-"""What a puppet scene shows, as classes and numbers: the answer sheet of text encoder and reader.
+"""Properties of a puppet scene as classes and numbers, the labels of text encoder and attribute classifier.
 
-Shapes: B scenes. Owns names, sizes and order of the properties; networks and losses are elsewhere.
+Owns names, sizes and order of the properties. Shapes: B scenes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTOR_CLASSES: dict[str, int] = {
     "hat": len(HATS),
     "action": len(ACTIONS),
 }
-# Properties no caption ever names; numbers are scaled from their range to 0..1.
+# Properties that captions never name; numbers are scaled from their range to 0..1.
 UNPROMPTED_CLASSES: dict[str, int] = {"eyes": len(EYES)}
 UNPROMPTED_RANGES: dict[str, tuple[float, float]] = {
     "tree_x": TREE_X,
@@ -31,7 +31,7 @@ UNPROMPTED_RANGES: dict[str, tuple[float, float]] = {
     "horizon_y": HORIZON_Y,
     "actor_size": ACTOR_SIZE,
 }
-# Marks a property that cannot be read because its actor is off stage; cross-entropy's ignored index.
+# Label of a property whose actor is off stage; the index that cross-entropy ignores.
 ABSENT = -100
 
 PROMPTED_CLASSES: dict[str, int] = SCENE_CLASSES | {

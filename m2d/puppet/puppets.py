@@ -1,7 +1,7 @@
-"""How an actor looks and moves: body, legs, arms, eyes and hat as cut-outs that follow one action per scene.
+"""An actor's look and motion: body, legs, arms, eyes and hat as cut-outs that perform one action per scene.
 
-Every action makes about one cycle per scene and is animated on twos. Positions are fractions of the picture's
-height; an actor's feet are at its own y = 0.
+Every action runs about one cycle per scene, each pose held for two frames. Positions are fractions of the
+picture's height; an actor's feet are at its own y = 0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BODY_RGB: tuple[Rgb, ...] = (
     (0.60, 0.28, 0.74),
     (0.97, 0.96, 0.94),
 )
-# Hats that no caption names and no model was trained on: what a fine-tuning can teach.
+# Hats that no caption names and no embedded model was trained on, for fine-tuning.
 NEW_HATS = ("crown",)
 CROWN_RGB: Rgb = (0.88, 0.20, 0.18)
 _DARK: Rgb = (0.12, 0.10, 0.14)
@@ -57,7 +57,7 @@ _LEG = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pose:
-    """Where an actor is at each of P frames; every field has shape (P,)."""
+    """Pose of an actor at each of P frames; arrays have shape (P,)."""
 
     x: np.ndarray
     lift: np.ndarray
@@ -87,7 +87,7 @@ def puppet_cutouts(
         size: Scale, 1 is the mean.
         eyes: Index into EYES.
         num_frames: Frames P of the scene.
-        wardrobe: What each of HATS is drawn as: one of them, or one of NEW_HATS.
+        wardrobe: The hat drawn for each of HATS: one of HATS or NEW_HATS.
     """
     pose = _pose(ACTIONS[action], mark=mark, num_frames=num_frames)
     parts = _parts(actor, pose, eyes=EYES[eyes], hat=wardrobe[actor.hat])
@@ -113,10 +113,10 @@ def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
 
 
 def held_poses(num_frames: int) -> np.ndarray:
-    """Return which of a scene's poses each of its frames shows, counted from 0: each is held for two frames.
+    """Return the index of the pose that each frame shows; a pose is held for two frames.
 
-    Animators work on twos. The first frame stands alone and pairs follow, just as a VAE with
-    `temporal_compression_ratio` 2 groups them, so that no latent frame has to hold two poses.
+    The first frame stands alone and pairs follow, like the groups of a VAE whose
+    `temporal_compression_ratio` is 2, so every latent frame holds one pose.
     """
     poses: np.ndarray = (np.arange(num_frames) + 1) // 2
     return poses
@@ -197,7 +197,7 @@ def _hat(hat: str, *, y: float) -> list[CutOut]:
 
 
 def _place(part: CutOut, pose: _Pose, *, size: float) -> CutOut:
-    """Scale a part, lean it about the feet, and carry it to where the actor is."""
+    """Scale a part, rotate it about the feet, and move it to the actor's position."""
     cos, sin = np.cos(pose.lean), np.sin(pose.lean)
     x, y = part.x * size, part.y * size
     return part._replace(

@@ -1,7 +1,7 @@
-"""Draws anti-aliased cut-outs: every shape of the theatre is one kind of primitive, a tapered rounded box.
+"""Draw anti-aliased cut-outs; every shape of the theatre is a tapered rounded box.
 
 Shapes: B clips, P frames, K cut-outs (painted in order), H W pixels. Coordinates are fractions of the
-picture's height: x runs from 0 to W/H, y from 0 (top) to 1. Owns the pixels, not what is drawn.
+picture's height: x runs from 0 to W/H, y from 0 (top) to 1. `stage` and `puppets` choose the shapes.
 """
 
 from __future__ import annotations

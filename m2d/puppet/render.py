@@ -1,6 +1,6 @@
-"""Films of the puppet theatre: stories in, frames out, many at a time.
+"""Render puppet scenes to frames, many clips at a time.
 
-Shapes: B clips, P frames, Q poses, C = 3 colours, H W pixels. Owns the assembly of backdrop and actors.
+Owns the composition of backdrop and actors. Shapes: B clips, P frames, Q poses, C = 3 colours, H W pixels.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import Backdrop, Scene, Story
 from m2d.puppet.vocabulary import HATS
 
-# Actors never leave these parts of the picture (fractions of the width), so only these are painted for them.
+# Left and right edge of each actor's range (fractions of the width); only this part is painted.
 _WINDOWS = ((0.0, 0.7), (0.3, 1.0))
 _NUM_ACTORS = len(MARKS_X)
 
 
 class Clip(NamedTuple):
-    """One scene of one story, to be drawn."""
+    """One scene of one story."""
 
     story: Story
     scene: Scene
@@ -38,20 +38,20 @@ class Clip(NamedTuple):
 def render_clips(
     clips: list[Clip], *, num_frames: int, height: int, width: int, wardrobe: Sequence[str] = HATS
 ) -> Tensor:
-    """Draw the clips.
+    """Render clips.
 
     Args:
-        clips: What to draw; scenes of different stories may be mixed.
+        clips: Scenes, maybe of different stories.
         num_frames: Frames P per clip.
         height: Picture height in pixels.
         width: Picture width in pixels.
-        wardrobe: What each hat is drawn as; see `puppet_cutouts`.
+        wardrobe: The hat drawn for each of HATS; see `puppet_cutouts`.
 
     Returns:
         RGB in 0..1, shape (B, P, 3, H, W).
     """
     backdrops_BCHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)
-    # Only the first frame of each pose is painted; the others are the same.
+    # Only the first frame of each pose is painted; the others are copies.
     pose_of_frame_P = held_poses(num_frames)
     _, painted_Q = np.unique(pose_of_frame_P, return_index=True)
     poses_BQCHW = backdrops_BCHW[:, None].repeat(1, len(painted_Q), 1, 1, 1)
@@ -88,7 +88,7 @@ def _actor_cutouts(
         num_frames=num_frames,
         wardrobe=wardrobe,
     )
-    # A wider picture has a wider stage: marks move apart, actors keep their shape.
+    # A wider picture has a wider stage: the actors' marks move apart, the actors keep their shape.
     shift = MARKS_X[mark] * (aspect - 1.0)
     return pack(
         [part._replace(x=part.x + shift) for part in cutouts], num_frames=num_frames, length=MAX_CUTOUTS

@@ -1,7 +1,6 @@
 """The painted backdrops: sky, sun or moon, hills, ground and the one tree of a story.
 
-Shapes: B clips, H W pixels. Everything here is still; actors move in front of it. Coordinates are fractions
-of the picture's height.
+Shapes: B clips, H W pixels. Backdrops do not move. Coordinates are fractions of the picture's height.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def _paint_land(canvas_CHW: Tensor, item: Backdrop) -> None:
 
 
 def _ridge(setting: str, x_W: Tensor) -> Tensor:
-    """Return the hills' outline in 0..1 over x: each setting is known by its silhouette."""
+    """Return the hills' outline in 0..1 over x; each setting has its own silhouette."""
     if setting == "city":
         blocks = torch.floor(x_W * 8.0)
         return 0.35 + 0.65 * torch.frac(torch.sin(blocks * 12.9898) * 437.585).abs()
@@ -121,7 +120,7 @@ def _ridge(setting: str, x_W: Tensor) -> Tensor:
 
 
 def _tree(item: Backdrop, aspect: float) -> list[CutOut]:
-    """Return the story's tree, or what stands for it in this setting: cactus, palm, lamp post, fir."""
+    """Return the story's tree, or its counterpart in the setting: cactus, palm, lamp post or fir."""
     setting, time = SETTINGS[item.setting], TIMES[item.time]
     x, foot = item.tree_x * aspect, item.horizon_y + 0.05
 

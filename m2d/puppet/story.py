@@ -1,8 +1,8 @@
-"""Random stories of the puppet world: what every scene shows, before any pixel is drawn.
+"""Random stories of the puppet world: the contents of every scene, without pixels.
 
-A story fixes what its prompts name (setting, time, cast, actions) and what no prompt ever mentions (where
-tree and sun stand, the horizon, the actors' size and eyes). Scenes of a changing story have different
-settings or times; the cast, its size and its eyes stay. Owns the sampling; `stage.py` draws.
+A story fixes the properties that its prompts name (setting, time, cast, actions) and those that no prompt
+mentions (positions of tree and sun, the horizon, the actors' size and eyes). Scenes of a changing story have
+different settings or times; the cast, its size and its eyes stay. `stage.py` draws.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHANGES_AT_ONCE, _MOVES_ON = 0.75, 0.6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Actor:
-    """One cut-out actor; every field is an index into the vocabulary's tuple of that name."""
+    """One actor; every field is an index into the vocabulary's tuple of that name."""
 
     shape: int
     colour: int
@@ -33,13 +33,13 @@ class Actor:
 
     @property
     def description(self) -> str:
-        """The words a cast uses, such as `round red body, wool cap`."""
+        """The description of a cast member, such as `round red body, wool cap`."""
         return f"{SHAPES[self.shape]} {COLOURS[self.colour]} body, {HATS[self.hat]}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backdrop:
-    """What a scene shows besides the actors' looks and actions; the same in all scenes of most stories.
+    """The setting of a scene and the unprompted properties; equal in all scenes of most stories.
 
     Attributes:
         setting: Index into SETTINGS, named by the prompts.
@@ -62,11 +62,11 @@ class Backdrop:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What one scene shows.
+    """The contents of one scene.
 
     Attributes:
-        actions: Per actor of the cast an index into ACTIONS, or None when the actor is off stage.
-        backdrop: The scene's own backdrop; None: the story's.
+        actions: Per actor of the cast, an index into ACTIONS, or None when the actor is off stage.
+        backdrop: The scene's own backdrop, or None for the story's.
     """
 
     actions: tuple[int | None, int | None]

@@ -1,8 +1,8 @@
-"""What puppet stories asked for against what the reader saw in the scenes made from them.
+"""Compare puppet stories with the attributes that the classifier read from the scenes made from them.
 
-Pure functions: stories and a reading in, tallies per story out; `intervals.py` turns these into figures. The
-reading's rows are the stories' scenes in order: all scenes of the first story, then of the second. All
-stories have the same number of scenes.
+Pure functions from stories and a reading to tallies per story; `m2d.evaluation.intervals` computes figures.
+The rows of a reading are the scenes in order: all scenes of the first story, then of the second. All stories
+have the same number of scenes.
 
 Shapes: S stories, N scenes per story, A actors of the cast, V unprompted numbers.
 """
@@ -26,7 +26,7 @@ Flags = npt.NDArray[np.bool_]
 Classes = npt.NDArray[np.int64]
 
 DIFFERENCES = {name: f"difference.{name}" for name in (*UNPROMPTED_RANGES, "all")}
-"""An unprompted number, or `all` of them, to the key of its tally."""
+"""Keys of the tallies, by unprompted number or `all`."""
 EYES_AGREEMENT = "eyes_agreement"
 # Two independent uniform draws from 0..1 differ by a third on average.
 CHANCE_DIFFERENCE = 1 / 3
@@ -39,15 +39,14 @@ def story_clips(stories: Sequence[Story]) -> list[Clip]:
 
 
 def tally_prompted(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
-    """Count how often the scenes show what their prompts name.
+    """Count how often scenes match their prompts.
 
     Returns:
-        `setting`, `time`: scenes that show the prompt's.
-        `on_stage`: scenes with exactly the prompt's actors, both slots right.
-        `colour`, `shape`, `hat`: of the actors that the prompt names and that are seen, those that look as
-            described. An actor that is not seen counts in `on_stage` alone.
-        `action`: of the actors that the prompt names, those that are seen and do what it says. An actor that
-            is not seen does not.
+        `setting`, `time`: scenes with the setting or time of the prompt.
+        `on_stage`: scenes with exactly the prompt's actors.
+        `colour`, `shape`, `hat`: actors that match their description, among those both named and seen. A
+            missing actor counts in `on_stage` alone.
+        `action`: actors that perform their action, among those named; a missing actor does not.
 
     Raises:
         ValueError: The reading is not of these stories' scenes, or their numbers of scenes differ.
@@ -70,16 +69,15 @@ def tally_prompted(stories: Sequence[Story], reading: Reading) -> dict[str, Tall
 def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
     """Count the scenes that show another scene's cast, action or setting instead of their own.
 
-    Scenes made independently of each other cannot leak, but what is wrong in a scene may be another scene's
-    by accident: what `isolated` scenes score is the part of this figure that is no leakage.
+    Independent scenes cannot leak, but a wrong property can match another scene by accident: the score of
+    `isolated` scenes is that accidental part.
 
     Returns:
-        `leakage.cast`: scenes where an actor is seen whom the scene's prompt does not name, but another
-            scene's prompt does.
-        `leakage.action`: scenes where an actor whom the prompt names is seen doing something else than the
-            prompt says, and another scene's prompt has that actor do just this.
-        `leakage.setting`: scenes whose place or time is wrong, and another scene's prompt names the place or
-            time that is seen. Always 0 in stories that keep one setting.
+        `leakage.cast`: scenes with an actor that another scene's prompt names but their own does not.
+        `leakage.action`: scenes where a named actor performs, instead of its own action, the action that
+            another scene's prompt gives it.
+        `leakage.setting`: scenes that show, instead of their own place or time, one that another scene's
+            prompt names. Always 0 in stories that keep one setting.
         `leakage`: scenes with any of them.
 
     Raises:
@@ -89,8 +87,8 @@ def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally
     is_named_anywhere_S1A = asked.is_on_stage_SNA.any(1, keepdims=True)
     is_stranger_SNA = seen.is_on_stage_SNA & ~asked.is_on_stage_SNA & is_named_anywhere_S1A
     asked_SNA, seen_SNA = asked.actors_SNA("action"), seen.actors_SNA("action")
-    # What is asked of an actor off stage is ABSENT, which is never read, and a wrong action is not its own
-    # scene's: so only other scenes that have the actor on stage can match.
+    # The label of an actor off stage is ABSENT, which is never read, and a wrong action differs from its own
+    # scene's: so only other scenes with the actor on stage can match.
     is_anothers_SNA: Flags = (seen_SNA[:, :, None] == asked_SNA[:, None]).any(2)
     is_shown_SNA = asked.is_on_stage_SNA & seen.is_on_stage_SNA
     is_borrowed_SNA = is_shown_SNA & (seen_SNA != asked_SNA) & is_anothers_SNA
@@ -107,15 +105,15 @@ def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally
 
 
 def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Tally]:
-    """Measure how far properties that no prompt names differ between the scenes of one story.
+    """Measure how much properties that no prompt names differ between the scenes of a story.
 
-    What a property is does not matter, only whether a story's scenes agree on it. A model that shows the same
-    picture in all stories agrees, too: compare with `isolated` scenes of the same prompts and noise.
+    Only agreement counts, not the value. A model that shows the same picture in all stories agrees as well:
+    compare with `isolated` scenes of the same prompts and noise.
 
     Returns:
         `difference.tree_x`, `.sun_x`, `.horizon_y`, `.actor_size`: mean absolute difference over the pairs of
-            a story's scenes that share the property, where 1 is the property's range. Scenes with other
-            places do not share tree, sun and horizon; all scenes share the actors' size.
+            scenes that share the property, as a share of its range. Scenes with different places do not share
+            tree, sun and horizon; all scenes share the actors' size.
         `difference.all`: the mean of these four.
         `eyes_agreement`: share of the pairs whose actors have the same kind of eyes.
 
@@ -152,7 +150,7 @@ def _borrows(asked: _Sheet, seen: _Sheet, name: str) -> Flags:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sheet:
-    """Classes of all scenes, asked for or read."""
+    """Classes of all scenes, prompted or read."""
 
     columns: Mapping[str, Tensor]
     shape: tuple[int, int]
@@ -171,7 +169,7 @@ class _Sheet:
 
 
 def _sheets(stories: Sequence[Story], reading: Reading) -> tuple[_Sheet, _Sheet]:
-    """What was asked for, and what was read."""
+    """Return the prompted classes and the read classes."""
     lengths = sorted({len(story.scenes) for story in stories})
     if len(lengths) != 1:
         raise ValueError(f"stories of {lengths} scenes; all must have the same number")
@@ -183,7 +181,7 @@ def _sheets(stories: Sequence[Story], reading: Reading) -> tuple[_Sheet, _Sheet]
 
 
 def _share(is_right: Flags, *, among: Flags) -> Tally:
-    """Count per story, over all other axes, how many of `among` are right."""
+    """Count per story how many of `among` are right, over all other axes."""
     axes = tuple(range(1, among.ndim))
     return Tally(
         amounts_S=(is_right & among).sum(axes).astype(np.float64),

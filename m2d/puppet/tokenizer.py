@@ -1,6 +1,6 @@
 """The puppet theatre's tokenizer: one token per word or punctuation mark, closed vocabulary.
 
-Owns the mapping only; it is written and read in transformers' own format.
+Owns the mapping; transformers reads and writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from m2d.puppet.vocabulary import END_TOKEN, PAD_TOKEN, UNKNOWN_TOKEN, token_lis
 
 
 def build_tokenizer(*, max_text_tokens: int) -> PreTrainedTokenizerFast:
-    """Return the tokenizer; every text ends in `</s>` and may hold `max_text_tokens` with it."""
+    """Return the tokenizer; texts end in `</s>` and have at most `max_text_tokens` tokens with it."""
     ids = {token: index for index, token in enumerate(token_list())}
     tokenizer = Tokenizer(WordLevel(ids, unk_token=UNKNOWN_TOKEN))
     tokenizer.normalizer = Lowercase()

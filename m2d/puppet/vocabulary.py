@@ -1,6 +1,6 @@
-"""The words of the puppet theatre: what can stand on its stage, and what it can do.
+"""The vocabulary of the puppet theatre: settings, actors and actions.
 
-Owns the closed sets every other puppet module indexes into; torch-free, so `m2d check` can use it cheaply.
+Owns the closed sets that every other puppet module indexes into. Imports no torch, so that checks are fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ACTIONS = ("walks right", "walks left", "jumps", "waves", "stands still", "bows"
 EYES = ("dots", "wide")
 ACTORS = ("Actor1", "Actor2")
 
-# Other ways to name an action: the text encoder learns them all, so a story need not sound like a manual.
+# Synonyms of each action; the text encoder learns them all.
 ACTION_PHRASES: dict[str, tuple[str, ...]] = {
     "walks right": ("walks right", "walks to the right", "strolls right"),
     "walks left": ("walks left", "walks to the left", "strolls left"),

@@ -97,7 +97,9 @@ def test_changing_stories_are_held_to_the_setting_of_every_scene(measurement: Me
 
 def test_a_model_folder_without_reader_is_refused(measurement: Measurement) -> None:
     missing = replace(measurement, reader=measurement.source.path / "none.safetensors")
-    with pytest.raises(CheckpointError, match=r"none\.safetensors: not a reader for 9 frames of 32x32"):
+    with pytest.raises(
+        CheckpointError, match=r"none\.safetensors: not an attribute classifier for 9 frames of 32x32"
+    ):
         measure(missing, SilentReporter())
 
 

@@ -1,7 +1,7 @@
-"""Training of the reader, the network that reads puppet scenes back from their frames.
+"""Training of the attribute classifier, which reads the properties of puppet scenes from their frames.
 
-Frames are blurred, noised and recoloured a little in training, so that the reader judges decoded films as
-fairly as rendered ones. Shapes: B clips, P frames, H W pixels.
+Training frames are slightly blurred, noised and recoloured, so that the classifier is as accurate on decoded
+films as on rendered ones. Shapes: B clips, P frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class ClassifierRecipe(FitRecipe):
     """Sizes of the clips and of the batches.
 
     Attributes:
-        films: Size of the films that it is to judge when they are larger than its own clips: it learns from
-            these, shrunk as it will read them. None: they are its own size.
+        films: Size of the films to classify, if larger than the classifier's own clips: training clips are
+            rendered at this size and shrunk. None if both sizes are equal.
     """
 
     num_frames: int = Field(ge=1)
@@ -57,7 +57,7 @@ class ClassifierRecipe(FitRecipe):
         return self.films or ClipSize(num_frames=self.num_frames, height=self.height, width=self.width)
 
     def make_classifier(self) -> AttributeClassifier:
-        """Return a reader with random weights."""
+        """Return a classifier with random weights."""
         return AttributeClassifier(num_frames=self.num_frames, height=self.height, width=self.width)
 
     @model_validator(mode="after")
@@ -66,13 +66,13 @@ class ClassifierRecipe(FitRecipe):
         if not self.make_classifier().can_read(**films.model_dump()):
             raise ValueError(
                 f"films: {films.num_frames} frames of {films.width}x{films.height} cannot be shrunk to {own};"
-                " use films of the same shape, as large or larger, whose frames are evenly more"
+                " use films of the same shape, as large or larger, with a multiple of the frame steps"
             )
         return self
 
 
 def classifier_fit(recipe: ClassifierRecipe, run: Path) -> Fit:
-    """Return the reader's training, to be run by `run_fit`."""
+    """Return the classifier's training, for `run_fit`."""
     torch.manual_seed(recipe.seed)
     reader = recipe.make_classifier()
 
@@ -98,7 +98,7 @@ def classifier_fit(recipe: ClassifierRecipe, run: Path) -> Fit:
 
 @torch.no_grad()
 def classifier_accuracy(reader: AttributeClassifier, recipe: ClassifierRecipe) -> dict[str, float]:
-    """Return per property the share read right on held-out clips, and each number's mean error (0..1)."""
+    """Return each property's accuracy on held-out clips, and each number's mean error (0..1)."""
     was_training = reader.training
     reader.eval()
     clips = draw_clips(seed=_HELD_OUT_SEED, step=0, count=_NUM_HELD_OUT)
@@ -119,7 +119,7 @@ def _render(recipe: ClassifierRecipe, clips: list[Clip]) -> Tensor:
 
 
 def _weather(frames_BPCHW: Tensor, *, draw: torch.Generator) -> Tensor:
-    """Blur, recolour and noise each clip by its own random amount, as a VAE and a sampler might."""
+    """Blur, recolour and noise each clip by a random amount, like the errors of a VAE and a sampler."""
     count = len(frames_BPCHW)
 
     def amount(low: float, high: float) -> Tensor:

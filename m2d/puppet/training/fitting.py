@@ -1,7 +1,7 @@
-"""The plain training loop of the puppet theatre's helpers: VAE, text encoder and reader.
+"""The training loop of the embedded model's small parts: VAE, text encoder, attribute classifier.
 
-Owns when a step, a checkpoint and an evaluation happen; what a loss is comes from the caller. The transformer
-has its own loop in `trainer.py`.
+Owns when steps, checkpoints and evaluations happen; the caller computes the loss. `m2d.training.trainer`
+trains the transformer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, sav
 
 
 class FitRecipe(BaseModel):
-    """The knobs every helper's training has; the schedule's length is `steps`."""
+    """The settings that the trainings of all parts share; the schedule has `steps` steps."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,13 +44,14 @@ class FitRecipe(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """One helper's training.
+    """The training of one part.
 
     Attributes:
-        name: Shown as the stage's name.
-        model: What is trained.
-        loss_at: The scalar loss of step k; draws its data from k alone, so that a resume repeats nothing.
-        evaluate: Figures of the averaged model on held-out data, as JSON.
+        name: Name of the part, for progress and messages.
+        model: The model to train.
+        loss_at: Returns the scalar loss of step k, with data that depend on k alone, so that a resumed run
+            sees the same data.
+        evaluate: Returns figures of the averaged model on held-out data, as JSON.
         run: Folder of checkpoints and log.
     """
 
@@ -64,11 +65,11 @@ class Fit:
 def run_fit(
     fit: Fit, recipe: FitRecipe, *, reporter: Reporter, stop: StopRequest, max_minutes: float | None = None
 ) -> nn.Module:
-    """Train from the run's newest verified checkpoint, or from the start; return the averaged model.
+    """Train from the run's newest checkpoint that verifies, or from the start; return the averaged model.
 
     Raises:
         Interrupted: A signal came; a checkpoint was saved first.
-        M2DError: The loss was not finite; nothing was saved since the last checkpoint.
+        M2DError: The loss or the gradient was not finite; the last checkpoint is intact.
     """
     state = TrainState(
         model=fit.model,
@@ -116,7 +117,7 @@ def _loop(
     save_checkpoint(fit.run, state, facts={}, keep=recipe.checkpoint.keep)
     if stop.reason:
         raise Interrupted(
-            f"{stop.reason} after step {state.step}; saved in {fit.run}, run the command again to go on"
+            f"{stop.reason} after step {state.step}; saved in {fit.run}, run the command again to resume"
         )
 
 
@@ -129,7 +130,7 @@ def _step(fit: Fit, recipe: FitRecipe, state: TrainState) -> Tensor:
     if not math.isfinite(norm):
         raise M2DError(f"{fit.name}, step {state.step}: loss {value}, gradient norm {norm} are not finite")
     state.average.update(step=state.step)
-    # A module's running statistics (batch norm) are taken as they are: only weights are averaged.
+    # Only weights are averaged; running statistics (batch norm) are copied.
     for average, buffer in zip(state.average.model.buffers(), state.model.buffers(), strict=True):
         average.copy_(buffer)
     state.step += 1

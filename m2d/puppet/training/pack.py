@@ -35,17 +35,17 @@ _FPS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackPlan:
-    """What goes into the embedded model's folder.
+    """The parts of the new model folder.
 
     Attributes:
         vae_recipe: Recipe of the VAE's run.
-        vae_run: Its run folder; None takes the base's VAE.
+        vae_run: Run folder of the VAE; None takes the base's VAE.
         text_recipe: Recipe of the text encoder's run.
-        text_run: Its run folder; None takes the base's text encoder.
-        base: Model folder that everything comes from for which there is no run.
-        classifier_run: The reader's run folder; None takes the base's reader, if there is one.
-        transformer: Model folder whose transformer is taken, or None for a folder to train one from.
-        out: The new model folder; an existing one is replaced as a whole.
+        text_run: Run folder of the text encoder; None takes the base's text encoder.
+        base: Model folder for all parts without a run.
+        classifier_run: Run folder of the attribute classifier; None takes the base's, if it has one.
+        transformer: Model folder of the transformer; None leaves the transformer to be trained.
+        out: The new model folder; replaces an existing one.
     """
 
     vae_recipe: Path
@@ -59,7 +59,7 @@ class PackPlan:
 
 
 def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
-    """Write the model folder: VAE, text encoder, tokenizer, scheduler, and transformer and reader if given.
+    """Write the model folder; the transformer and the attribute classifier are optional.
 
     Raises:
         CheckpointError: A run has no checkpoint that verifies, another recipe made it, or the transformer
@@ -84,12 +84,12 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
             write_bytes(part / CLASSIFIER_FILE, (plan.base / CLASSIFIER_FILE).read_bytes())
         write_settings(part, _settings(vae_recipe))
         if plan.transformer is not None:
-            # Scenes and sizes are those that the transformer was trained on.
+            # The transformer decides the number and the size of scenes.
             write_settings(part, read_settings(plan.transformer))
             copy_component(plan.transformer, "transformer", part)
         write_model_index(part)
         if plan.transformer is not None:
-            # Raises when the transformer was made for another VAE or text encoder.
+            # Raises if the transformer does not fit the VAE or the text encoder.
             resolve_model(str(part))
     return plan.out
 
@@ -111,7 +111,7 @@ def _write_vae(folder: Path, recipe: VaeRecipe, run: Path, *, base: Path | None)
 
 
 def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
-    """The encoder for a run that trained the decoder alone, and kept nothing else."""
+    """Return the base's encoder, for a run whose checkpoints hold the decoder alone."""
     if base is None:
         raise InputError(
             f"{run}: only its decoder was trained; a base is needed, the model that has its encoder",
@@ -122,7 +122,7 @@ def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
 
 
 def _scaling_factor(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe, *, base: Path | None) -> float:
-    """The base's when only the decoder was trained further, so that its latents stay what they were."""
+    """Return the base's scaling factor if the encoder is the base's, so that latents keep their scale."""
     if base is not None:
         before = load_codec(base, device="cpu", dtype=torch.float32)
         ours, theirs = vae.encoder.state_dict(), before.encoder.state_dict()

@@ -1,9 +1,9 @@
 """Training of the puppet theatre's text encoder, a small T5 encoder.
 
-Every token learns to know the whole scene: linear heads read all prompted properties from each position, so
-the transformer can attend to any of them; the heads are dropped afterwards. Shapes: B captions, L tokens.
-A second head reads from the first layer whose clause a token stands in: without it, which actor wears which
-hat stayed a coin toss for a thousand steps.
+Every token learns the properties of the whole scene: linear heads classify all prompted properties at each
+position, so the transformer can attend to any token. A second head classifies, from the first layer, the
+clause that a token belongs to; without it, the assignment of hats to actors stayed random for a thousand
+steps. The heads are not exported. Shapes: B captions, L tokens.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class TextEncoderRecipe(FitRecipe):
 
 
 class CaptionClassifier(nn.Module):
-    """The encoder with one linear head over every token."""
+    """The text encoder with classification heads over every token."""
 
     def __init__(self, recipe: TextEncoderRecipe) -> None:
-        """Build encoder and heads with the random weights of the recipe's seed."""
+        """Build encoder and heads with random weights from the recipe's seed."""
         super().__init__()
         torch.manual_seed(recipe.seed)
         config = T5Config(
@@ -69,7 +69,7 @@ class CaptionClassifier(nn.Module):
         )
 
     def forward(self, tokens_BL: Tensor) -> dict[str, Tensor]:
-        """Return the class scores of every token, shape (B, classes, L): per property, and of its clause."""
+        """Return class scores of every token, shape (B, classes, L), per property and for its clause."""
         encoded = self.encoder(input_ids=tokens_BL, output_hidden_states=True)
         scores = (
             self.head(encoded.last_hidden_state).transpose(1, 2).split(list(PROMPTED_CLASSES.values()), dim=1)
@@ -79,7 +79,7 @@ class CaptionClassifier(nn.Module):
 
 
 class _Batch:
-    """Captions of one step as tokens, with what they say."""
+    """The captions of one step as tokens, with their labels."""
 
     def __init__(
         self, recipe: TextEncoderRecipe, tokenizer: PreTrainedTokenizerFast, *, seed: int, step: int
@@ -96,7 +96,7 @@ class _Batch:
 
 
 def _clauses(tokens_BL: Tensor) -> Tensor:
-    """Return per token the number of the actor named last before it (1, 2), or 0 when none was."""
+    """Return per token the number of the last actor named before it (1 or 2), or 0 for none."""
     places_L = torch.arange(1, tokens_BL.shape[1] + 1)
     ids = [token_list().index(name.lower()) for name in ACTORS]
     last_ABL = torch.stack([((tokens_BL == id_) * places_L).cummax(1).values for id_ in ids])
@@ -104,7 +104,7 @@ def _clauses(tokens_BL: Tensor) -> Tensor:
 
 
 def text_encoder_fit(recipe: TextEncoderRecipe, run: Path) -> Fit:
-    """Return the text encoder's training, to be run by `run_fit`."""
+    """Return the text encoder's training, for `run_fit`."""
     tokenizer = build_tokenizer(max_text_tokens=recipe.max_text_tokens)
     model = CaptionClassifier(recipe)
     held_out = _Batch(recipe, tokenizer, seed=_HELD_OUT_SEED, step=0)
@@ -128,7 +128,7 @@ def text_encoder_fit(recipe: TextEncoderRecipe, run: Path) -> Fit:
 
 @torch.no_grad()
 def _token_accuracy(model: nn.Module, batch: _Batch) -> dict[str, float]:
-    """Return per property the share of tokens whose best class is right."""
+    """Return per property the share of tokens with the correct class."""
     accuracy = {}
     scores = model(batch.tokens_BL)
     for name, label in batch.labels.items():

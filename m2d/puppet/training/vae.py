@@ -1,7 +1,8 @@
 """Training of the puppet theatre's VAE, an `AutoencoderKLCogVideoX` like CogVideoX's own.
 
 Shapes: B clips, P frames, H W pixels. Three phases: crops of single frames, then crops of clips, then whole
-clips. Crops cost a quarter, so they buy more steps; group norms see whole pictures in the last phase.
+clips. A crop costs a quarter of a picture, so more steps are possible; the last phase lets group norms see
+whole pictures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from m2d.diffusion.noise import generator
 from m2d.errors import CheckpointError, Remedy
 from m2d.model.checkpoint import load_codec, resolve_model
-from m2d.puppet.clips import ClipBatch, actor_boxes, draw_clips, render_batch
+from m2d.puppet.clips import ClipBatch, PsnrMeter, draw_clips, draw_corner, render_batch
 from m2d.puppet.training.fitting import Fit, FitRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import load_run_average
@@ -28,9 +29,7 @@ _HELD_OUT_SEED = 990_001
 _EVALUATION_BATCH = 8
 _FRAMES_PER_CLIP = 4
 ENCODER = "encoder."
-"""What the names of the encoder's weights begin with."""
-# Most crops show an actor: backgrounds are learned from few.
-ACTOR_SHARE = 0.75
+"""Prefix of the names of the encoder's weights."""
 _MOTION_THRESHOLD = 0.05
 _NORM_GROUPS = 8
 
@@ -40,17 +39,18 @@ class VaeRecipe(FitRecipe):
 
     Attributes:
         block_out_channels: Channels per level; each further level halves the picture.
-        batch_pixels: Pixels of one step's batch, so that crops come in larger batches than whole clips.
+        batch_pixels: Pixels in the batch of a step; batches of crops hold more clips.
         single_share: Share of the steps on single frames.
         whole_share: Share of the steps, at the end, on whole clips.
         crop: Side of a crop in pixels.
         actor_weight: Extra weight of actors' pixels in the loss.
-        motion_weight: Extra weight of pixels that change from one frame to the next: frames that share a
-            latent frame smear where things move.
+        motion_weight: Extra weight of pixels that change between frames: frames that share a latent frame
+            blur where something moves.
         kl_weight: Weight of the KL divergence per latent element.
         init: Run folder of a VAE, or a model, of the same channels to start from; its temporal
             compression may differ.
-        freeze_encoder: Train the decoder alone, so that latents, and what was trained on them, stay valid.
+        freeze_encoder: Train the decoder alone, so that latents and the transformers trained on them stay
+            valid.
     """
 
     num_frames: int = Field(ge=1)
@@ -85,7 +85,7 @@ class VaeRecipe(FitRecipe):
 
 
 def build_vae(recipe: VaeRecipe) -> AutoencoderKLCogVideoX:
-    """Return the VAE with the random weights of the recipe's seed."""
+    """Return the VAE with random weights from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     levels = len(recipe.block_out_channels)
     return AutoencoderKLCogVideoX(
@@ -102,10 +102,10 @@ def build_vae(recipe: VaeRecipe) -> AutoencoderKLCogVideoX:
 
 
 def vae_fit(recipe: VaeRecipe, run: Path) -> Fit:
-    """Return the VAE's training, to be run by `run_fit`.
+    """Return the VAE's training, for `run_fit`.
 
     Raises:
-        CheckpointError: `init` has no checkpoint that verifies, or one of another VAE.
+        CheckpointError: `init` has no checkpoint that verifies, or a VAE of other channels.
     """
     vae = build_vae(recipe)
     if recipe.init is not None:
@@ -137,7 +137,7 @@ def _start_from(vae: AutoencoderKLCogVideoX, init: str) -> None:
 
 
 def is_decoder_alone(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a run's weights are of one that left the encoder as it was, and so kept none of it."""
+    """Whether the weights come from a run with a frozen encoder, whose checkpoints have no encoder."""
     return not any(name.startswith(ENCODER) for name in weights)
 
 
@@ -150,17 +150,14 @@ def _weights_of_model(name: str) -> Mapping[str, Tensor]:
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKLCogVideoX, batch: ClipBatch) -> dict[str, float]:
     """Return PSNR in dB over all pixels and inside the actors' boxes, through the posterior's mean."""
-    squares, box_squares = [], []
-    boxes_BP1HW = actor_boxes(batch.actors_BP1HW)
+    psnr = PsnrMeter()
     for start in range(0, len(batch.clips), _EVALUATION_BATCH):
         part = slice(start, start + _EVALUATION_BATCH)
         frames_BPCHW = batch.frames_BPCHW[part]
         latents = vae.encode(frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean
         decoded_BPCHW = (vae.decode(latents).sample.transpose(1, 2).clamp(-1, 1) + 1) / 2
-        square_BPCHW = (decoded_BPCHW - frames_BPCHW).square()
-        squares.append(square_BPCHW.flatten())
-        box_squares.append(square_BPCHW[boxes_BP1HW[part].expand_as(square_BPCHW) > 0])
-    return {"psnr_db": decibels(torch.cat(squares)), "psnr_actors_db": decibels(torch.cat(box_squares))}
+        psnr.add(decoded_BPCHW, frames_BPCHW, batch.actors_BP1HW[part])
+    return psnr.read()
 
 
 def latent_std(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe) -> float:
@@ -168,11 +165,6 @@ def latent_std(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe) -> float:
     batch = _render(recipe, seed=_HELD_OUT_SEED, step=1, count=32)
     with torch.no_grad():
         return float(vae.encode(batch.frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean.std())
-
-
-def decibels(squares: Tensor) -> float:
-    """PSNR in dB of squared errors, pixels in 0..1."""
-    return round(-10 * math.log10(float(squares.mean())), 3)
 
 
 def _render(recipe: VaeRecipe, *, seed: int, step: int, count: int) -> ClipBatch:
@@ -189,7 +181,7 @@ def _batch(recipe: VaeRecipe, step: int) -> tuple[Tensor, Tensor]:
     side = max(recipe.height, recipe.width) if is_whole else recipe.crop
     height, width = min(side, recipe.height), min(side, recipe.width)
     count = max(recipe.batch_pixels // (num_frames * height * width), 1)
-    # Drawing a clip costs as much as training on a few of its frames: several single frames share a clip.
+    # Rendering a clip costs as much as training on a few of its frames: several single frames share a clip.
     num_clips = math.ceil(count / _FRAMES_PER_CLIP) if is_single else count
     clips = draw_clips(seed=recipe.seed, step=step, count=num_clips)
     batch = render_batch(clips, num_frames=recipe.num_frames, height=recipe.height, width=recipe.width)
@@ -213,17 +205,12 @@ def _motion(frames_BPCHW: Tensor) -> Tensor:
 def _cut(
     item: tuple[Tensor, Tensor], num_frames: int, height: int, width: int, *, draw: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cut a random window, most often one around a random pixel of an actor."""
+    """Cut a random window, most often around a random pixel of an actor."""
     frames_PCHW, actors_P1HW = item
     first = int(torch.randint(len(frames_PCHW) - num_frames + 1, (), generator=draw))
     rooms = (frames_PCHW.shape[-2] - height, frames_PCHW.shape[-1] - width)
-    corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
-    pixels = actors_P1HW[first].nonzero()
-    if float(torch.rand((), generator=draw)) < ACTOR_SHARE and len(pixels):
-        _, row, column = pixels[int(torch.randint(len(pixels), (), generator=draw))].tolist()
-        centre = (row - height // 2, column - width // 2)
-        corner = [min(max(place, 0), room) for place, room in zip(centre, rooms, strict=True)]
-    top, left = corner
+    pixels = actors_P1HW[first, 0].nonzero()
+    top, left = draw_corner(rooms, pixels, side=(height, width), draw=draw)
     part = (
         slice(first, first + num_frames),
         slice(None),

@@ -1,8 +1,8 @@
-"""Training of the VAE's decoder on what transformers make of latents, so that their errors are not shown.
+"""Training of the VAE's decoder on latents predicted by transformers, so that it corrects their errors.
 
-A decoder that has seen an encoder's latents alone draws a transformer's as they are: frayed edges, remains of
-other hats. Here latents are noised, a transformer predicts what they were, and the decoder learns to draw the
-frames that they came from. The encoder stays as it is, and latents with it.
+A decoder trained on the encoder's latents alone shows the errors of a transformer's latents: frayed edges,
+remains of other hats. Here latents are noised, a transformer predicts the clean latents, and the decoder
+learns to decode them to the original frames. The encoder is frozen, so latents stay valid.
 """
 
 # B clips, N scenes of one story, P pixel frames, F latent frames, C channels, H W height and width (of pixels
@@ -38,26 +38,25 @@ from m2d.model.codec import encode_scenes, spatial_compression, unscaled
 from m2d.model.text import TextEncoder
 from m2d.model.transformer import SceneTransformer
 from m2d.puppet.captions import plain_caption
-from m2d.puppet.clips import actor_boxes, render_batch
+from m2d.puppet.clips import PsnrMeter, draw_corner, render_batch
 from m2d.puppet.render import Clip
 from m2d.puppet.story import Story, sample_story
 from m2d.puppet.training.fitting import Fit, FitRecipe
-from m2d.puppet.training.vae import ACTOR_SHARE, decibels
 
 _HELD_OUT_SEED = 990_007
 _NUM_HELD_OUT = 8
 
 
 class VaeDecoderRecipe(FitRecipe):
-    """Whose latents the decoder learns from.
+    """The models whose latents the decoder learns from.
 
     Attributes:
-        models: Models that share one VAE; steps take turns.
-        timesteps: First and last timestep that latents are noised to. Little noise leaves the transformer
-            small errors; with much it makes another film, whose frames nobody knows.
-        encoded_share: Share of the steps on the encoder's latents as they are.
-        crop: Side in pixels of what is decoded.
-        crops_per_scene: How many of a scene.
+        models: Models that share one VAE; steps alternate between them.
+        timesteps: First and last timestep that latents are noised to. With little noise the transformer makes
+            small errors; with too much it predicts another film, for which there are no target frames.
+        encoded_share: Share of the steps on the encoder's own latents.
+        crop: Side of a decoded crop in pixels.
+        crops_per_scene: Crops of every scene.
     """
 
     models: tuple[str, ...] = Field(min_length=1)
@@ -75,12 +74,12 @@ class VaeDecoderRecipe(FitRecipe):
 
 
 class StoryLatents(NamedTuple):
-    """A story as rendered, and what a decoder is to make its frames from.
+    """A rendered story and the latents to decode its frames from.
 
     Attributes:
         frames_NPCHW: RGB in -1..1.
         actors_NP1HW: 1 where an actor or its shadow is, else 0.
-        latents_NFCHW: As the transformer has them.
+        latents_NFCHW: Scaled latents, as the transformer uses them.
     """
 
     frames_NPCHW: Tensor
@@ -89,14 +88,14 @@ class StoryLatents(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Maker:
-    """A model without its VAE.
+class Predictor:
+    """A model without its VAE, which predicts clean latents.
 
     Attributes:
-        num_text_tokens: Of every prompt.
-        mask: The attention mask that it was trained with.
-        scene: Size of the scenes it makes by default.
-        num_scenes: How many it makes at once.
+        num_text_tokens: Tokens of every prompt.
+        mask: The attention mask that the model was trained with.
+        scene: Default size of its scenes.
+        num_scenes: Default number of scenes.
     """
 
     transformer: SceneTransformer
@@ -112,7 +111,7 @@ class Maker:
         """Load a model by its name.
 
         Raises:
-            CheckpointError: It is not there, or damaged.
+            CheckpointError: The model is missing or corrupt.
         """
         source = resolve_model(name)
         sizes = source.geometry
@@ -135,7 +134,7 @@ class Maker:
     def predicted(
         self, latents_NFCHW: Tensor, story: Story, *, timestep: int, draw: torch.Generator
     ) -> Tensor:
-        """Return what the transformer takes a story's latents for that were noised to a timestep (NFCHW)."""
+        """Noise a story's latents to a timestep; return the clean latents that the model predicts (NFCHW)."""
         num_scenes, num_frames = latents_NFCHW.shape[:2]
         layout = SceneLayout.build(
             self.mask,
@@ -144,7 +143,7 @@ class Maker:
             tokens_per_frame=self.scene.tokens_per_frame,
         )
         prompts = [plain_caption(story, scene) for scene in story.scenes]
-        # One at a time, as at generation.
+        # One prompt at a time, as at generation.
         embeds_BLD = torch.cat([self.text.encode([prompt]) for prompt in prompts], dim=1)
         x0_BFCHW = latents_NFCHW.flatten(0, 1)[None]
         timesteps_BF = torch.full(x0_BFCHW.shape[:2], timestep)
@@ -157,23 +156,23 @@ class Maker:
 
 
 def vae_decoder_fit(recipe: VaeDecoderRecipe, run: Path) -> Fit:
-    """Return the decoder's training, to be run by `run_fit`; its run is one of the whole VAE.
+    """Return the decoder's training, for `run_fit`.
 
     Raises:
-        CheckpointError: A model is not there, or damaged.
+        CheckpointError: A model is missing or corrupt.
         InputError: The models have different VAEs, or the crop does not fit them.
     """
     vae = _shared_vae(recipe.models)
     vae.encoder.requires_grad_(False)
-    # Its weights move; what latents are made with does not.
+    # A copy for encoding, because training changes the decoder in place.
     encoder = copy.deepcopy(vae)
-    makers = [Maker.load(name) for name in recipe.models]
-    _check_crop(recipe, vae, makers)
+    predictors = [Predictor.load(name) for name in recipe.models]
+    _check_crop(recipe, vae, predictors)
 
     def loss_at(step: int) -> Tensor:
-        maker = makers[step % len(makers)]
+        predictor = predictors[step % len(predictors)]
         draw = generator(recipe.seed, purpose="decoder batch", step=step)
-        made = _made(maker, encoder, recipe, seed=recipe.seed, step=step, draw=draw)
+        made = _made(predictor, encoder, recipe, seed=recipe.seed, step=step, draw=draw)
         latents_BFCHW, frames_BPCHW = _cut(made, recipe, spatial_compression(vae), draw=draw)
         error_BPCHW = _decode(vae, latents_BFCHW) - frames_BPCHW
         # A little absolute error keeps the gradient of pixels that are nearly right.
@@ -182,36 +181,33 @@ def vae_decoder_fit(recipe: VaeDecoderRecipe, run: Path) -> Fit:
 
     def evaluate(model: nn.Module) -> Mapping[str, Any]:
         assert isinstance(model, AutoencoderKLCogVideoX)
-        return made_psnr(model, makers, recipe)
+        return made_psnr(model, predictors, recipe)
 
     return Fit(name="decoder", model=vae, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
 @torch.no_grad()
-def made_psnr(vae: AutoencoderKLCogVideoX, makers: list[Maker], recipe: VaeDecoderRecipe) -> dict[str, float]:
+def made_psnr(
+    vae: AutoencoderKLCogVideoX, predictors: list[Predictor], recipe: VaeDecoderRecipe
+) -> dict[str, float]:
     """Return PSNR in dB on held-out stories, by model: all pixels and those inside the actors' boxes.
 
-    `encoded` is from the encoder's latents, `made` from what the model predicted from noised ones.
+    `encoded` decodes the encoder's latents, `made` those that the model predicts from noised latents.
     """
-    figures = {}
-    for name, maker in zip(recipe.models, makers, strict=True):
+    figures: dict[str, float] = {}
+    for name, predictor in zip(recipe.models, predictors, strict=True):
         for kind, share in (("encoded", 1.0), ("made", 0.0)):
             asked = recipe.model_copy(update={"encoded_share": share})
-            squares, boxed = [], []
+            psnr = PsnrMeter()
             for step in range(_NUM_HELD_OUT):
                 draw = generator(recipe.seed, purpose="decoder held out", step=step)
-                made = _made(maker, vae, asked, seed=_HELD_OUT_SEED, step=step, draw=draw)
-                for scene in range(maker.num_scenes):
+                made = _made(predictor, vae, asked, seed=_HELD_OUT_SEED, step=step, draw=draw)
+                for scene in range(predictor.num_scenes):
                     one = slice(scene, scene + 1)
                     decoded_BPCHW = _decode(vae, made.latents_NFCHW[one]).clamp(-1, 1)
-                    # Pixels in 0..1.
-                    square_BPCHW = ((decoded_BPCHW - made.frames_NPCHW[one]) / 2).square()
-                    is_boxed = actor_boxes(made.actors_NP1HW[one]).expand_as(square_BPCHW) > 0
-                    squares.append(square_BPCHW.flatten())
-                    boxed.append(square_BPCHW[is_boxed])
-            label = f"{Path(name).name}.{kind}"
-            figures[f"{label}.psnr_db"] = decibels(torch.cat(squares))
-            figures[f"{label}.psnr_actors_db"] = decibels(torch.cat(boxed))
+                    # From -1..1 to the scale of 0..1.
+                    psnr.add(decoded_BPCHW / 2, made.frames_NPCHW[one] / 2, made.actors_NP1HW[one])
+            figures |= {f"{Path(name).name}.{kind}.{key}": value for key, value in psnr.read().items()}
     return figures
 
 
@@ -225,9 +221,9 @@ def _shared_vae(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
     return vaes[0]
 
 
-def _check_crop(recipe: VaeDecoderRecipe, vae: AutoencoderKLCogVideoX, makers: list[Maker]) -> None:
+def _check_crop(recipe: VaeDecoderRecipe, vae: AutoencoderKLCogVideoX, predictors: list[Predictor]) -> None:
     compression = spatial_compression(vae)
-    smallest = min(min(maker.scene.height, maker.scene.width) for maker in makers)
+    smallest = min(min(predictor.scene.height, predictor.scene.width) for predictor in predictors)
     if recipe.crop % compression or recipe.crop > smallest:
         raise InputError(
             f"crop: got {recipe.crop}; use a multiple of {compression}, the pixels per latent, "
@@ -236,7 +232,7 @@ def _check_crop(recipe: VaeDecoderRecipe, vae: AutoencoderKLCogVideoX, makers: l
 
 
 def _made(
-    maker: Maker,
+    predictor: Predictor,
     vae: AutoencoderKLCogVideoX,
     recipe: VaeDecoderRecipe,
     *,
@@ -244,13 +240,13 @@ def _made(
     step: int,
     draw: torch.Generator,
 ) -> StoryLatents:
-    """Render a story and make its latents: the encoder's own, or what the model takes noised ones for."""
-    story = sample_story(seed=seed, index=step, num_scenes=maker.num_scenes)
+    """Render a story and return it with the encoder's latents or those that the model predicts."""
+    story = sample_story(seed=seed, index=step, num_scenes=predictor.num_scenes)
     batch = render_batch(
         [Clip(story, scene) for scene in story.scenes],
-        num_frames=maker.scene.num_frames,
-        height=maker.scene.height,
-        width=maker.scene.width,
+        num_frames=predictor.scene.num_frames,
+        height=predictor.scene.height,
+        width=predictor.scene.width,
     )
     frames_NPCHW = batch.frames_BPCHW * 2 - 1
     latents_NFCHW = encode_scenes(vae, frames_NPCHW)
@@ -258,7 +254,7 @@ def _made(
     first, last = recipe.timesteps
     timestep = int(torch.randint(first, last + 1, (), generator=draw))
     if not is_encoded:
-        latents_NFCHW = maker.predicted(latents_NFCHW, story, timestep=timestep, draw=draw)
+        latents_NFCHW = predictor.predicted(latents_NFCHW, story, timestep=timestep, draw=draw)
     return StoryLatents(frames_NPCHW, batch.actors_BP1HW, latents_NFCHW)
 
 
@@ -269,14 +265,11 @@ def _cut(
     side = recipe.crop // compression
     latents, frames = [], []
     for scene in range(len(made.latents_NFCHW)):
-        rooms = [size - side for size in made.latents_NFCHW.shape[-2:]]
+        height, width = made.latents_NFCHW.shape[-2:]
         pixels = made.actors_NP1HW[scene, :, 0].amax(0).nonzero()
         for _ in range(recipe.crops_per_scene):
-            corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
-            if float(torch.rand((), generator=draw)) < ACTOR_SHARE and len(pixels):
-                centre = pixels[int(torch.randint(len(pixels), (), generator=draw))].tolist()
-                places = [place // compression - side // 2 for place in centre]
-                corner = [min(max(place, 0), room) for place, room in zip(places, rooms, strict=True)]
+            rooms = (height - side, width - side)
+            corner = draw_corner(rooms, pixels // compression, side=(side, side), draw=draw)
             top, left = corner
             rows, columns = slice(top, top + side), slice(left, left + side)
             latents.append(made.latents_NFCHW[scene, :, :, rows, columns])

@@ -50,7 +50,9 @@ def test_a_saved_reader_reads_the_same(reader: AttributeClassifier, tmp_path: Pa
 
 def test_a_reader_of_another_size_is_refused(reader: AttributeClassifier, tmp_path: Path) -> None:
     save_file(reader.state_dict(), tmp_path / "reader.safetensors")
-    with pytest.raises(CheckpointError, match=r"reader.safetensors: not a reader for 9 frames of 64x64"):
+    with pytest.raises(
+        CheckpointError, match=r"reader.safetensors: not an attribute classifier for 9 frames of 64x64"
+    ):
         load_classifier(tmp_path / "reader.safetensors", num_frames=9, height=64, width=64)
 
 
@@ -59,7 +61,9 @@ def test_a_missing_or_damaged_reader_is_refused(content: bytes | None, tmp_path:
     path = tmp_path / "reader.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"reader.safetensors: not a reader for 2 frames of 16x32"):
+    with pytest.raises(
+        CheckpointError, match=r"reader.safetensors: not an attribute classifier for 2 frames of 16x32"
+    ):
         load_classifier(path, **SIZE)
 
 
@@ -84,5 +88,5 @@ def test_another_shape_a_smaller_clip_and_fewer_frames_are_refused(
 ) -> None:
     save_file(reader.state_dict(), tmp_path / "reader.safetensors")
     num_frames, height, width = size
-    with pytest.raises(CheckpointError, match="it reads 2 frames of 16x32, and larger ones of that shape"):
+    with pytest.raises(CheckpointError, match="it reads 2 frames of 16x32, and larger clips of that shape"):
         load_classifier(tmp_path / "reader.safetensors", num_frames=num_frames, height=height, width=width)

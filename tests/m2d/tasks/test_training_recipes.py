@@ -112,7 +112,7 @@ def test_the_page_on_training_begins_with_a_correct_recipe() -> None:
 @pytest.mark.parametrize("field", [*FREE_FIELDS, *WARNED_FIELDS])
 def test_the_page_on_training_names_every_field_that_a_resume_may_change(field: str) -> None:
     # The sizes of a new transformer go with `init`.
-    assert field == "transformer" or f"`{field}`" in PAGE.split("## Stopping and going on")[1]
+    assert field == "transformer" or f"`{field}`" in PAGE.split("## Stop and resume")[1]
 
 
 @pytest.mark.parametrize("recipe", ON_GPUS, ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from m2d.model.checkpoint import load_codec, resolve_model
-from m2d.puppet.clips import draw_clips, render_batch
+from m2d.puppet.clips import actor_boxes, draw_clips, render_batch
 from m2d.puppet.training import vae as training
 from m2d.puppet.training.vae import (
     VaeRecipe,
@@ -98,7 +98,7 @@ def test_evaluation_measures_all_pixels_and_those_in_the_actors_boxes() -> None:
     squares = (torch.stack(decoded) - batch.frames_BPCHW).square()
     # The figure is rounded to a thousandth of a decibel.
     assert psnr["psnr_db"] == pytest.approx(-10 * float(squares.mean().log10()), abs=2e-3)
-    boxes = training.actor_boxes(batch.actors_BP1HW).bool().expand_as(squares)
+    boxes = actor_boxes(batch.actors_BP1HW).bool().expand_as(squares)
     assert psnr["psnr_actors_db"] == pytest.approx(-10 * float(squares[boxes].mean().log10()), abs=2e-3)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from m2d.errors import InputError
 from m2d.puppet.story import sample_story
 from m2d.puppet.training import vae_decoder as training
-from m2d.puppet.training.vae_decoder import Maker, VaeDecoderRecipe, vae_decoder_fit
+from m2d.puppet.training.vae_decoder import Predictor, VaeDecoderRecipe, vae_decoder_fit
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.puppet.training.tiny_helpers import DECODER, loss_left
 
@@ -58,7 +58,7 @@ def test_training_lowers_the_loss(model: str, tmp_path: Path) -> None:
 def test_what_a_perfect_transformer_predicts_are_the_latents_themselves(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maker = Maker.load(model)
+    maker = Predictor.load(model)
     latents_NFCHW = torch.randn(3, 5, 4, 8, 8)
     asked = []
 
