@@ -144,8 +144,9 @@ def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Ta
 def _borrows(asked: _Sheet, seen: _Sheet, name: str) -> Flags:
     """Return the scenes (S, N) that show a property of another scene's prompt instead of their own."""
     asked_SN, seen_SN = asked.scene_SN(name), seen.scene_SN(name)
-    is_anothers_SN: Flags = (seen_SN[:, :, None] == asked_SN[:, None]).any(2)
-    return is_anothers_SN & (seen_SN != asked_SN)
+    is_anothers_SN = (seen_SN[:, :, None] == asked_SN[:, None]).any(2)
+    is_borrowed_SN: Flags = is_anothers_SN & (seen_SN != asked_SN)
+    return is_borrowed_SN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
