@@ -1,6 +1,6 @@
-"""How a step asks the model: once, or once for each of guidance's two predictions, with context kept or not.
+"""A step's calls of the model: one, or one for each of guidance's two predictions; context may be kept.
 
-Owns which prompts go through which denoiser; what becomes of the answers is the loop's business.
+Owns which prompts go through which denoiser; the denoising loop combines the predictions.
 """
 
 # B batch, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -21,14 +21,30 @@ logger = logging.getLogger(__name__)
 
 
 class ModelPass(NamedTuple):
-    """One or both of guidance's predictions, as they pass through the model together."""
+    """One call of the model in a step: one of guidance's two predictions, or both as a batch."""
 
     denoiser: Denoiser
     prompts_BLD: Tensor
 
+    def velocity(self, latents_BFCHW: Tensor, timesteps_BN: Tensor, *, targets: tuple[int, ...]) -> Tensor:
+        """Predict the velocity of `targets` under each prompt, float32, the scenes' frames concatenated.
+
+        Args:
+            latents_BFCHW: All scenes' latents, B = 1.
+            timesteps_BN: Every scene's timestep, B = 1.
+            targets: Scenes among the denoiser's targets, ascending.
+        """
+        batch, layout = len(self.prompts_BLD), self.denoiser.layout
+        velocity_BFCHW = self.denoiser.predict(
+            latents_BFCHW.expand(batch, -1, -1, -1, -1), self.prompts_BLD, timesteps_BN.expand(batch, -1)
+        ).float()
+        lengths = [layout.latent_frames[scene] for scene in self.denoiser.targets]
+        parts = dict(zip(self.denoiser.targets, velocity_BFCHW.split(lengths, dim=1), strict=True))
+        return torch.cat([parts[scene] for scene in targets], dim=1)
+
 
 def model_passes(denoiser: Denoiser, request: DenoiseRequest) -> tuple[ModelPass, ...]:
-    """The passes of a step; with guidance the negative prompts' predictions come first along B."""
+    """Return the passes of a step; with guidance, the negative prompts come first along B."""
     cond_BLD = request.prompt_embeds_BLD.to(request.device, request.dtype)
     if not request.is_guided or request.negative_embeds_BLD is None:
         return (ModelPass(denoiser, cond_BLD),)
@@ -41,7 +57,7 @@ def model_passes(denoiser: Denoiser, request: DenoiseRequest) -> tuple[ModelPass
 def keep_context(
     passes: Sequence[ModelPass], request: DenoiseRequest, latents_BFCHW: Tensor
 ) -> tuple[ModelPass, ...]:
-    """Let each pass keep the context under its own prompts, where that can be done and is wanted.
+    """Compute the context once for each pass, where the request wants that and the denoiser can.
 
     Args:
         passes: From `model_passes`.
@@ -57,7 +73,7 @@ def keep_context(
 
 
 def context_bytes(passes: Sequence[ModelPass]) -> int:
-    """Memory of the context that all passes keep."""
+    """Return the total size of the context that the passes keep."""
     denoisers = [each.denoiser for each in passes]
     return sum(each.context_bytes for each in denoisers if isinstance(each, ContextDenoiser))
 

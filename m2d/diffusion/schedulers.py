@@ -152,15 +152,16 @@ def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
             scheduler.sigmas = torch.cat([scheduler.sigmas[:num_inference_steps], scheduler.sigmas[-1:]])
 
 
-def timesteps_of(scheduler: Any, num_inference_steps: int) -> tuple[int, ...]:
-    """The timesteps of a run, from the last one (pure noise) down; leaves `scheduler` as it is.
-
-    Raises:
-        SchedulerError: As `set_timesteps`.
-    """
+def with_timesteps(scheduler: Any, num_inference_steps: int) -> Any:
+    """Return a copy of `scheduler` with its timesteps set. Raises as `set_timesteps` does."""
     prepared = copy.deepcopy(scheduler)
     set_timesteps(prepared, num_inference_steps)
-    return tuple(int(timestep) for timestep in prepared.timesteps)
+    return prepared
+
+
+def timesteps_of(scheduler: Any, num_inference_steps: int) -> tuple[int, ...]:
+    """Return a run's timesteps, descending from the last one (pure noise). Raises as `set_timesteps` does."""
+    return tuple(int(timestep) for timestep in with_timesteps(scheduler, num_inference_steps).timesteps)
 
 
 def _construct(class_name: str, config: Mapping[str, Any]) -> Any:

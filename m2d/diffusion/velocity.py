@@ -9,7 +9,6 @@ arXiv 2202.00512, section 4 and appendix D):
     noisy    = alpha_t * x0    + sigma_t * noise
     velocity = alpha_t * noise - sigma_t * x0
     x0       = alpha_t * noisy - sigma_t * velocity
-    noise    = sigma_t * noisy + alpha_t * velocity
 
 `alphas_cumprod` is the scheduler's own, hence already shifted (`snr_shift_scale`) and rescaled to zero
 terminal SNR (Lin et al., arXiv 2305.08891, algorithm 1) where its config says so: at the last timestep alpha
@@ -103,11 +102,6 @@ class VelocitySchedule:
         """Return the velocity that leads from noisy latents to `x0`; the inverse of `x0`, shapes as there."""
         alpha, sigma = self._levels(timesteps, noisy)
         return (alpha * noisy - x0) / sigma
-
-    def noise(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the noise that a velocity implies for noisy latents; shapes as `add_noise`."""
-        alpha, sigma = self._levels(timesteps, noisy)
-        return sigma * noisy + alpha * velocity
 
     def _levels(self, timesteps: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         if timesteps.shape != latents.shape[: timesteps.ndim]:

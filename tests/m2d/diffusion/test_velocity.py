@@ -38,13 +38,12 @@ def x0_and_noise() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(shape, generator=stream), torch.randn(shape, generator=stream)
 
 
-def test_velocity_and_noisy_latents_give_back_x0_and_noise_at_every_noise_level(schedule, x0_and_noise):
+def test_velocity_and_noisy_latents_give_back_x0_at_every_noise_level(schedule, x0_and_noise):
     x0, noise = x0_and_noise
     for timesteps in torch.arange(1000).reshape(-1, 4):
         noisy = schedule.add_noise(x0, noise, timesteps)
         velocity = schedule.velocity(x0, noise, timesteps)
         torch.testing.assert_close(schedule.x0(noisy, velocity, timesteps), x0, rtol=0, atol=3 * FP32)
-        torch.testing.assert_close(schedule.noise(noisy, velocity, timesteps), noise, rtol=0, atol=3 * FP32)
 
 
 def test_noisy_latents_and_velocity_equal_those_of_diffusers(scheduler, schedule, x0_and_noise):
