@@ -1,9 +1,9 @@
 """A story as one token sequence `[T1..Tn | V1..Vn]`, and a boolean matrix: which segment may attend to which.
 
-The matrix `may_attend` is the single truth: the dense mask, the plan of unmasked attention calls and the
-digest are derived from it. The masks' rules live in `m2d.masks`; `m2d.model.attention` executes the plan.
+The dense mask, the plan of unmasked attention calls and the digest are all derived from the matrix
+`may_attend`. The rules of the masks are in `m2d.masks`; `m2d.model.attention` executes the plan.
 
-n scenes, numbered from 0; `T_i` and `V_i` are the text and the video tokens of scene i.
+There are n scenes, numbered from 0; `T_i` and `V_i` are the text and the video tokens of scene i.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DIGEST_VERSION = "m2d.layout/1"
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """One attention without a mask: every query token sees every key token.
+    """One unmasked attention: every query token sees every key token.
 
     Attributes:
         queries: Token spans, ascending, not adjacent to each other.
@@ -41,10 +41,10 @@ class AttentionCall:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneLayout:
-    """All segments of a story and who may attend to whom. Made by `SceneLayout.build`.
+    """All segments of a story and which may attend to which. `SceneLayout.build` makes it.
 
-    Equal layouts have equal digests. Not slotted: what is derived is computed once and kept in `__dict__`,
-    because the plan is read in every layer of every step.
+    Equal layouts have equal digests. The class has no slots, because derived values are cached in `__dict__`:
+    the plan is read in every layer of every step.
 
     Attributes:
         mask: One of `MASKS`, with a number for k.
@@ -89,17 +89,17 @@ class SceneLayout:
 
     @property
     def num_scenes(self) -> int:
-        """Scenes of the story."""
+        """Number of scenes."""
         return len(self.text_tokens)
 
     @property
     def num_text_tokens(self) -> int:
-        """Prompt tokens of all scenes; the video tokens begin at this position."""
+        """Number of prompt tokens of all scenes; video tokens begin at this position."""
         return sum(self.text_tokens)
 
     @property
     def num_video_tokens(self) -> int:
-        """Video tokens of all scenes."""
+        """Number of video tokens of all scenes."""
         return sum(self.latent_frames) * self.tokens_per_frame
 
     @property
@@ -108,15 +108,15 @@ class SceneLayout:
         return self.num_text_tokens + self.num_video_tokens
 
     def text_span(self, scene: int) -> Span:
-        """Token positions of a scene's prompt. Raises IndexError for a scene that is not there."""
+        """Token positions of a scene's prompt. Raises IndexError for an unknown scene."""
         return _span_of(self.text_tokens, scene)
 
     def frame_span(self, scene: int) -> Span:
-        """Positions of a scene's latent frames along F. Raises IndexError for a scene that is not there."""
+        """Positions of a scene's latent frames along F. Raises IndexError for an unknown scene."""
         return _span_of(self.latent_frames, scene)
 
     def video_span(self, scene: int) -> Span:
-        """Token positions of a scene's video. Raises IndexError for a scene that is not there."""
+        """Token positions of a scene's video. Raises IndexError for an unknown scene."""
         frames, before = self.frame_span(scene), self.num_text_tokens
         return Span(
             before + frames.start * self.tokens_per_frame, before + frames.stop * self.tokens_per_frame
@@ -124,15 +124,15 @@ class SceneLayout:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """All segments in token order: texts, then videos. They tile the sequence without gaps."""
+        """All segments in token order: texts, then videos. Together they cover the sequence without gaps."""
         scenes = range(self.num_scenes)
         texts = [_segment(scene, "text", "all", self.text_span(scene)) for scene in scenes]
         return (*texts, *(segment for scene in scenes for segment in self._video_segments(scene)))
 
     @cached_property
     def may_attend(self) -> npt.NDArray[np.bool_]:
-        """The matrix, (segments, segments), read-only: row = query segment, column = key segment."""
-        sees = rule_of(self.mask)
+        """The matrix, (segments, segments), read-only: a row per query segment, a column per key segment."""
+        sees = rule_of(self.mask).may_attend
         matrix = np.array(
             [[sees(query, key) for key in self.segments] for query in self.segments], dtype=np.bool_
         )
@@ -148,7 +148,7 @@ class SceneLayout:
         return self.may_attend.repeat(lengths, axis=0).repeat(lengths, axis=1)
 
     def plan(self) -> tuple[AttentionCall, ...]:
-        """Unmasked attention calls that together compute the masked attention exactly.
+        """Return unmasked attention calls that together compute the masked attention exactly.
 
         Every token is a query of exactly one call. Segments with identical key sets share a call: `mask2dit`
         makes 2n calls for n > 1 (`T_i` over `[T_i, V_i]`, `V_i` over `[T_i, every V]`), `full` makes one.
@@ -156,29 +156,29 @@ class SceneLayout:
         return self._plan
 
     def plan_for(self, scenes: Iterable[int]) -> tuple[AttentionCall, ...]:
-        """The plan for the video queries of some scenes alone, with all their keys.
+        """Return the plan for the video queries of some scenes alone, with all their keys.
 
-        When only these scenes are denoised the last block needs no other rows; leaving them out is exact.
-        Positions count the whole sequence.
+        If only these scenes are denoised, the last block needs no other rows, and leaving them out is exact.
+        Positions count in the whole sequence.
 
         Raises:
-            ValueError: No scene, or one that is not in the story.
+            ValueError: No scene is given, or one is not in the story.
         """
         wanted = self._checked_scenes(scenes)
         return self._calls([s.kind == "video" and s.scene in wanted for s in self.segments])
 
     def target_spans(self, scenes: Iterable[int]) -> tuple[Span, ...]:
-        """Token positions of some scenes' videos, ascending and merged where adjacent.
+        """Return the token positions of some scenes' videos, ascending and merged where adjacent.
 
         Raises:
-            ValueError: No scene, or one that is not in the story.
+            ValueError: No scene is given, or one is not in the story.
         """
         return merged(self.video_span(scene) for scene in self._checked_scenes(scenes))
 
     def digest(self) -> str:
-        """SHA-256 (hex) over lengths, mask name and matrix: equal for equal layouts, and for no others.
+        """Return the SHA-256 (hex) of lengths, mask name and matrix; only equal layouts have equal digests.
 
-        The matrix is part of it so that artifacts go stale should a rule ever change under its name.
+        It covers the matrix so that artifacts become outdated if the rule of a mask ever changes.
         """
         return self._digest
 
@@ -216,7 +216,7 @@ class SceneLayout:
 
     def _video_segments(self, scene: int) -> list[Segment]:
         span = self.video_span(scene)
-        if self.mask != "anchor":
+        if not rule_of(self.mask).splits_videos:
             return [_segment(scene, "video", "all", span)]
         middle = span.start + self.tokens_per_frame
         first = _segment(scene, "video", "first", Span(span.start, middle))
