@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from m2d.families.cogvideox.family import COGVIDEOX
 from m2d.layout import SceneLayout
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 
 PATCH = 2
 
@@ -113,11 +114,11 @@ class Inputs(NamedTuple):
 
 def make_transformer(
     case: Case, *, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
-) -> SceneTransformer:
+) -> SceneModel:
     """Make a transformer with random weights, ready for inference; equal for equal seeds on one device."""
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
-        model: SceneTransformer = SceneTransformer(
+        model = COGVIDEOX.build_transformer(
             num_attention_heads=case.num_heads,
             attention_head_dim=64,
             in_channels=case.channels,

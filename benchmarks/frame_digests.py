@@ -73,7 +73,7 @@ def cases() -> Iterator[Case]:
     """Yield all cases; later ones use the films of earlier ones."""
     for model in MODELS:
         for name, text in stories().items():
-            yield Case(f"{name}, {model}", _Story(name, text, model))
+            yield Case(f"{name}, {model}", _Story(name, text, model).digest)
     yield Case("extension, a cut and a continued scene", _extension)
     yield Case("extension of a film that m2d did not make", _external)
     yield Case("re-roll of the second scene", _reroll)
@@ -85,7 +85,7 @@ class _Story(NamedTuple):
     text: str
     model: str
 
-    def __call__(self, folder: Path) -> str:
+    def digest(self, folder: Path) -> str:
         recipe, out = folder / f"{self.name}.yaml", folder / f"{self.name}-{self.model.split(':')[1]}.mp4"
         recipe.write_text(self.text, "utf-8")
         return run_m2d(

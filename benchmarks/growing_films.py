@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from m2d.families.family import SceneVae
+from m2d.families.source import ModelSource
 from m2d.film.inherit import plan_on
 from m2d.film.make import FilmResult, RunOptions
-from m2d.model.codec import decode_scene, from_pixels
-from m2d.model.source import ModelSource
+from m2d.model.pixels import from_pixels
 from m2d.progress import Reporter, SilentReporter
 from m2d.puppet.captions import setting_text
 from m2d.puppet.story import Story
@@ -40,7 +40,7 @@ class Films:
 
     folder: Path
     source: ModelSource
-    codec: AutoencoderKLCogVideoX
+    vae: SceneVae
     steps: int
     guidance: float
 
@@ -98,7 +98,7 @@ def recipe_of(story: Story, source: ModelSource, *, scenes: range, steps: int, g
     )
 
 
-def frames_of(film: Path, codec: AutoencoderKLCogVideoX) -> Tensor:
+def frames_of(film: Path, vae: SceneVae) -> Tensor:
     """Decode the latents of a film's scenes; frames_NPCHW in 0..1."""
-    scenes = [decode_scene(codec, torch.from_numpy(latents)) for latents in read_run(film).latents_FCHW]
+    scenes = [vae.decode(torch.from_numpy(latents)) for latents in read_run(film).latents_FCHW]
     return torch.stack([(from_pixels(frames_PHWC) + 1) / 2 for frames_PHWC in scenes])

@@ -39,9 +39,9 @@ from benchmarks.quality_targets import Check, check_report, summary
 from m2d.cli.console import make_reporter
 from m2d.errors import CheckpointError, M2DError
 from m2d.evaluation.intervals import Tally, figure_of, ratio_of
+from m2d.families.loading import load_vae
+from m2d.families.source import BUILTIN_PUPPET, resolve_model
 from m2d.files import write_json
-from m2d.model.checkpoint import load_codec
-from m2d.model.source import BUILTIN_PUPPET, resolve_model
 from m2d.progress import Clock
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, Reading, load_classifier
 from m2d.puppet.clips import render_batch
@@ -68,7 +68,7 @@ def measure_chain(
             film = films.generate(story, num_scenes=NUM_JOINT, name=f"chain-{number}").film
             for added in range(NUM_JOINT, NUM_JOINT + NUM_ADDED):
                 films.extend(film, prompt_of(story, added))
-            frames_NPCHW = frames_of(film, films.codec)
+            frames_NPCHW = frames_of(film, films.vae)
             first.append(frames_NPCHW[0])
             last.append(frames_NPCHW[-1])
             found = background(story, frames_NPCHW[0], frames_NPCHW[-1])
@@ -134,8 +134,8 @@ def measure_rerolls(
                 [scene.frames_sha256 for scene in each.provenance.scenes] for each in (made, rerolled_film)
             ]
             is_kept.append(digests[0][::2] == digests[1][::2] and digests[0][1] != digests[1][1])
-            before.append(frames_of(made.film, films.codec))
-            after.append(frames_of(rerolled_film.film, films.codec))
+            before.append(frames_of(made.film, films.vae))
+            after.append(frames_of(rerolled_film.film, films.vae))
             progress.advance()
     joint, rerolled = (middle_gaps(read_films(reader, torch.cat(group))) for group in (before, after))
     return {
@@ -265,7 +265,7 @@ def main() -> int:
             films = Films(
                 folder=Path(folder),
                 source=source,
-                codec=load_codec(source, device="cpu", dtype=torch.float32),
+                vae=load_vae(source, device="cpu", dtype=torch.float32),
                 steps=given.steps,
                 guidance=given.guidance,
             )

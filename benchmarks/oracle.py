@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from m2d.families.loading import load_transformer
 from m2d.files import write_json
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import load_transformer
 from m2d.model.rotary import rotary_table
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 
 RESULTS = Path(__file__).parent / "results" / "oracle.json"
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "official" / "three_scenes"
@@ -34,7 +34,7 @@ TOLERANCE = (
 NUM_SCENES = 3
 
 
-def story_layout(model: SceneTransformer, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor) -> SceneLayout:
+def story_layout(model: SceneModel, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor) -> SceneLayout:
     """Lay out the fixture's three equal scenes."""
     rows, columns = (side // model.config.patch_size for side in latents_BFCHW.shape[3:])
     return SceneLayout.build(
@@ -66,7 +66,7 @@ def measure(fixture: Path = FIXTURE) -> dict[str, float]:
     return errors | {"rotary": rotary_error(model, latents, io)}
 
 
-def rotary_error(model: SceneTransformer, latents_BFCHW: Tensor, io: dict[str, Tensor]) -> float:
+def rotary_error(model: SceneModel, latents_BFCHW: Tensor, io: dict[str, Tensor]) -> float:
     """Compare our table of angles with the official one, which repeats every value."""
     patch = model.config.patch_size
     table_VR2 = rotary_table(

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
+from m2d.families.family import SceneVae
+from m2d.families.source import ModelSource
 from m2d.geometry import SceneGeometry
-from m2d.model.codec import decode_scene, encode_scenes, from_pixels, to_pixels
-from m2d.model.source import ModelSource
+from m2d.model.pixels import from_pixels, to_pixels
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, SilentReporter
 from m2d.puppet.attribute_classifier import AttributeClassifier, Reading
@@ -105,10 +105,10 @@ def render_films(clips: Sequence[Clip], *, scene: SceneGeometry) -> Tensor:
     return torch.stack([_readable(to_pixels(frames * 2 - 1)) for frames in frames_BPCHW])
 
 
-def through_codec(codec: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> Tensor:
+def through_vae(vae: SceneVae, frames_BPCHW: Tensor) -> Tensor:
     """Encode and decode scenes one by one, as if the transformer made no error; frames_BPCHW."""
     return torch.stack(
-        [_decode(codec, encode_scenes(codec, frames[None] * 2 - 1)[0]) for frames in frames_BPCHW]
+        [_readable(vae.decode(vae.encode_clips(frames[None] * 2 - 1)[0])) for frames in frames_BPCHW]
     )
 
 
@@ -128,10 +128,6 @@ def default_scene(source: ModelSource) -> SceneGeometry:
     return geometry.scene(
         num_frames=geometry.default_num_frames, height=geometry.default_height, width=geometry.default_width
     )
-
-
-def _decode(codec: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> Tensor:
-    return _readable(decode_scene(codec, latents_FCHW))
 
 
 def _readable(frames_PHWC: npt.NDArray[np.uint8]) -> Tensor:

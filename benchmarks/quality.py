@@ -34,14 +34,14 @@ from benchmarks.puppet_films import (
     default_scene,
     read_films,
     render_films,
-    through_codec,
+    through_vae,
 )
 from benchmarks.quality_targets import APART, JOINT, SINGLE, judge, summary
 from m2d.cli.console import make_reporter
 from m2d.errors import M2DError
+from m2d.families.loading import load_vae
+from m2d.families.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.files import sha256_file, write_json
-from m2d.model.checkpoint import load_codec
-from m2d.model.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.progress import Clock, Reporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, load_classifier
 from m2d.puppet.captions import plain_caption
@@ -154,17 +154,17 @@ def judge_codec(what: Measurement) -> dict[str, Any]:
     scene = default_scene(what.source)
     clips = draw_clips(seed=CODEC_SEED, step=0, count=what.num_codec_clips)
     batch = render_batch(clips, num_frames=scene.num_frames, height=scene.height, width=scene.width)
-    codec = load_codec(what.source, device="cpu", dtype=torch.float32)
-    return {"num_clips": len(clips), **reconstruction_psnr(codec, batch)}
+    vae = load_vae(what.source, device="cpu", dtype=torch.float32)
+    return {"num_clips": len(clips), **reconstruction_psnr(vae.module, batch)}
 
 
 def _ceilings(what: Measurement, clock: Clock) -> dict[str, Tensor]:
     """Return the scenes without a transformer: name of the method to frames_BPCHW."""
-    codec = load_codec(what.source, device="cpu", dtype=torch.float32)
+    vae = load_vae(what.source, device="cpu", dtype=torch.float32)
     with clock.stage("render stories"):
         rendered_BPCHW = render_films(story_clips(what.stories()), scene=default_scene(what.source))
     with clock.stage("pass stories through the VAE"):
-        decoded_BPCHW = through_codec(codec, rendered_BPCHW)
+        decoded_BPCHW = through_vae(vae, rendered_BPCHW)
     return {"rendered": rendered_BPCHW, "codec": decoded_BPCHW}
 
 

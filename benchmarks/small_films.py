@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 from benchmarks.child import BEGIN, FINISH, Child
 from m2d.errors import EXIT_BAD_INPUT
+from m2d.families.source import resolve_model
 from m2d.files import sha256_file
 from m2d.film.make import RunOptions
-from m2d.model.source import resolve_model
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import plan_story

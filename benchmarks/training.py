@@ -31,9 +31,10 @@ from torch.optim.swa_utils import AveragedModel as PlainAverage
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from m2d.diffusion.velocity import VelocitySchedule
+from m2d.families.cogvideox.family import COGVIDEOX
 from m2d.files import write_json
 from m2d.layout import SceneLayout
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 from m2d.tasks.pairing import compare
 from m2d.training.cache import STORIES_PER_SHARD, EncodedStories
 from m2d.training.log import LossMeter
@@ -76,11 +77,11 @@ class Sizes:
             tokens_per_frame=height * width // self.patch_size**2,
         )
 
-    def model(self) -> SceneTransformer:
+    def model(self) -> SceneModel:
         """Return a model with the same random weights every time."""
         torch.manual_seed(0)
         frames, channels, height, width = self.latent_shape
-        model: SceneTransformer = SceneTransformer(
+        model = COGVIDEOX.build_transformer(
             num_layers=self.num_layers,
             num_attention_heads=self.num_heads,
             attention_head_dim=64,
@@ -186,7 +187,7 @@ def plain_step(sizes: Sizes) -> Callable[[], object]:
 
 
 def _plain_loss(
-    model: SceneTransformer,
+    model: SceneModel,
     latents: Tensor,
     embeds: Tensor,
     draws: tuple[Tensor, Tensor],

@@ -36,7 +36,7 @@ from m2d.model.block_plan import scenes_plan
 from m2d.model.context_cache import keep_context
 from m2d.model.execution import choose_execution
 from m2d.model.kernels import choose_kernel
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 
 HEAD_DIM = 64
 Result = Tensor | Sequence[Tensor]
@@ -70,7 +70,7 @@ class Bench:
     device: str
     dtype: torch.dtype
     kernel: SDPBackend | None
-    transformer: SceneTransformer
+    transformer: SceneModel
     official: OfficialTransformer
 
     @classmethod
@@ -138,14 +138,15 @@ class Bench:
     def _eager(self, inputs: Inputs, layout: SceneLayout, **settings: Any) -> Tensor:
         """Predict as the eager backend does."""
         execution = choose_execution(layout)
-        return self.transformer(*inputs, layout=layout, execution=execution, **settings)
+        velocity_BFCHW: Tensor = self.transformer(*inputs, layout=layout, execution=execution, **settings)
+        return velocity_BFCHW
 
     def _compiled(self, layout: SceneLayout) -> CompiledDenoiser:
         """Return the same model as `--backend compile` runs it."""
         model = self._compiled_model()
         return CompiledDenoiser(EagerDenoiser(model, layout), model, scope="blocks")
 
-    def _compiled_model(self) -> SceneTransformer:
+    def _compiled_model(self) -> SceneModel:
         model = make_transformer(self.case, device=self.device, dtype=self.dtype)
         model.pin_attention_kernel(self.kernel)
         compile_blocks(model)

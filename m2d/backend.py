@@ -20,8 +20,8 @@ from m2d.layout import SceneLayout
 if TYPE_CHECKING:
     from torch import nn
 
-    from m2d.model.source import ModelSource
-    from m2d.model.transformer import SceneTransformer
+    from m2d.families.source import ModelSource
+    from m2d.model.scene_model import SceneModel
 
 __all__ = [
     "ARTIFACT_MANIFEST",
@@ -123,7 +123,7 @@ class Backend(Protocol):
 class TrainableBackend(Backend, Protocol):
     """A backend through which gradients flow."""
 
-    def wrap(self, model: SceneTransformer) -> nn.Module:
+    def wrap(self, model: SceneModel) -> nn.Module:
         """Return a module with the model's forward signature and its parameters, to train through."""
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2d.families.source import resolve_model
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.make import DEFAULT_OPTIONS, FilmResult, RunOptions, make_film
-from m2d.model.source import resolve_model
 from m2d.pipeline.planning import plan_for_model, plan_recipe
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.overrides import Overrides

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from m2d.cli.main import app
-from m2d.model.source import resolve_model
+from m2d.families.source import resolve_model
 from m2d.puppet.vocabulary import ACTION_PHRASES, ACTIONS, COLOURS, HATS, KNOWN_WORDS, SETTINGS, SHAPES, TIMES
 from m2d.recipe.loader import parse_document
 from m2d.recipe.plan import plan_story

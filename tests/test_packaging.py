@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from m2d.model.source import BUILTIN_MODELS, resolve_model
+from m2d.families.source import BUILTIN_MODELS, resolve_model
 from m2d.video.read import read_film
 from tests.m2d.model.tiny_model import build_tiny_model
 

@@ -31,7 +31,7 @@ from m2d_backends.parity import check_parity
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from m2d.model.source import ModelSource
+    from m2d.families.source import ModelSource
     from m2d_backends.baked import BakedTransformer
 
 PACKAGE = "graph.pt2"

@@ -20,8 +20,8 @@ from m2d.backend import BackendOptions, ExportManifest
 from m2d.backend_checks import chosen_targets
 from m2d.cache_root import cache_root
 from m2d.errors import InputError
+from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-from m2d.model.source import ModelSource
 
 ArtifactKey = ExportManifest
 """An artifact runs when its manifest equals the key that is looked for, field by field."""

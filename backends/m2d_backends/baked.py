@@ -1,7 +1,7 @@
 """The transformer with one layout burnt in: what every exported graph is traced from.
 
-Owns turning a story's tables and plan into constants. The computation is `m2d.model.transformer`'s own, so
-that there is one forward pass to be right about; serializing the graph is each exporting backend's.
+Owns turning a story's tables and plan into constants. The computation is the transformer's own
+`velocity`, so that there is one forward pass; serializing the graph is each exporting backend's.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent size, L text tokens, V video tokens,
@@ -17,8 +17,7 @@ from m2d.errors import LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d.model.block_plan import scenes_plan
 from m2d.model.context_cache import ContextCache
-from m2d.model.scene_model import PositionTables
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import PositionTables, SceneModel
 from m2d_backends.denoiser_inputs import DenoiserInputs
 
 
@@ -35,7 +34,7 @@ class BakedTransformer(nn.Module):
 
     def __init__(
         self,
-        transformer: SceneTransformer,
+        transformer: SceneModel,
         layout: SceneLayout,
         *,
         latent_shape: tuple[int, int, int, int],
@@ -87,7 +86,7 @@ class BakedTransformer(nn.Module):
 
 
 def check_latent_shape(
-    transformer: SceneTransformer, layout: SceneLayout, latent_shape: tuple[int, int, int, int]
+    transformer: SceneModel, layout: SceneLayout, latent_shape: tuple[int, int, int, int]
 ) -> None:
     """Make sure that latents of a shape are cut into exactly the layout's video tokens.
 

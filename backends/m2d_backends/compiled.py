@@ -33,8 +33,8 @@ from m2d_backends.trust import private_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from m2d.model.source import ModelSource
-    from m2d.model.transformer import SceneTransformer
+    from m2d.families.source import ModelSource
+    from m2d.model.scene_model import SceneModel
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class CompiledDenoiser:
     """A compiled transformer bound to one layout and its target scenes; see `m2d.backend.Denoiser`."""
 
     def __init__(
-        self, eager: EagerDenoiser, transformer: SceneTransformer, *, scope: Literal["blocks", "whole"]
+        self, eager: EagerDenoiser, transformer: SceneModel, *, scope: Literal["blocks", "whole"]
     ) -> None:
         """Bind `transformer`, whose blocks are compiled already when the scope is `blocks`."""
         self.layout = eager.layout
@@ -134,7 +134,7 @@ class CompileBackend:
     def __init__(self) -> None:
         """Start with nothing loaded."""
         self._eager = EagerBackend()
-        self._compiled: SceneTransformer | None = None
+        self._compiled: SceneModel | None = None
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why compiling cannot work here, or on `device`; see `m2d.backend.Backend`."""
@@ -157,7 +157,7 @@ class CompileBackend:
         self._compiled = None
         self._eager.release()
 
-    def wrap(self, model: SceneTransformer) -> SceneTransformer:
+    def wrap(self, model: SceneModel) -> SceneModel:
         """Compile the model's blocks in place; gradients flow through them.
 
         From here on this process compiles for as many plans as `compiling` allows: training has many layouts,
@@ -171,12 +171,12 @@ class CompileBackend:
         return model
 
 
-def compile_blocks(transformer: SceneTransformer) -> None:
+def compile_blocks(transformer: SceneModel) -> None:
     """Compile a transformer's blocks in place, for inference; the first call of each plan compiles."""
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=False, backend=_compiler(transformer))
 
 
-def _compiler(transformer: SceneTransformer) -> str | Callable[..., Any]:
+def _compiler(transformer: SceneModel) -> str | Callable[..., Any]:
     """What torch.compile hands the traced graph to."""
     return compile_with_onednn if can_use_onednn(transformer.device.type) else "inductor"
 

@@ -1,6 +1,6 @@
 """The eager backend: plain PyTorch, the reference every other backend is compared with.
 
-Owns loading a transformer and checking what it is called with; the computation is `m2d.model.transformer`'s.
+Owns loading a transformer and checking what it is called with; the computation is the transformer's own.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -22,9 +22,9 @@ from m2d_backends.extra_options import ExtraOptions, parse_extra
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from m2d.families.source import ModelSource
     from m2d.model.context_cache import ContextCache
-    from m2d.model.source import ModelSource
-    from m2d.model.transformer import SceneTransformer
+    from m2d.model.scene_model import SceneModel
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class EagerDenoiser:
 
     def __init__(
         self,
-        transformer: SceneTransformer,
+        transformer: SceneModel,
         layout: SceneLayout,
         targets: tuple[int, ...] | None = None,
         *,
@@ -144,7 +144,7 @@ class EagerBackend:
     def __init__(self) -> None:
         """Start with nothing loaded."""
         self._key: _Key | None = None
-        self._transformer: SceneTransformer | None = None
+        self._transformer: SceneModel | None = None
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why eager cannot work here, or on `device`; see `m2d.backend.Backend`."""
@@ -170,11 +170,11 @@ class EagerBackend:
         self._transformer = self._key = None
         torch.cuda.empty_cache()
 
-    def wrap(self, model: SceneTransformer) -> SceneTransformer:
+    def wrap(self, model: SceneModel) -> SceneModel:
         """Return the model itself: eager training needs no preparation."""
         return model
 
-    def load(self, source: ModelSource, options: BackendOptions) -> SceneTransformer:
+    def load(self, source: ModelSource, options: BackendOptions) -> SceneModel:
         """Load the transformer, or return the one already loaded for this model, device, dtype and tables.
 
         Models are compared by digest, not by path: the files at a path can change.
@@ -184,7 +184,7 @@ class EagerBackend:
         """
         import torch
 
-        from m2d.model.checkpoint import load_transformer
+        from m2d.families.loading import load_transformer
         from m2d.model.kernels import choose_kernel
 
         key = _Key(source.digest, options.device, options.dtype, self._table_timesteps(options))
@@ -215,7 +215,7 @@ class EagerBackend:
         return tuple(sorted({0, *options.timesteps}))
 
 
-def _keep_tables(transformer: SceneTransformer, timesteps: tuple[int, ...]) -> None:
+def _keep_tables(transformer: SceneModel, timesteps: tuple[int, ...]) -> None:
     from m2d.model.timestep_tables import held_bytes, use_timestep_tables
 
     freed = use_timestep_tables(transformer, timesteps)

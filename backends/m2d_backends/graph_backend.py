@@ -31,8 +31,8 @@ from m2d_backends.artifact_key import key_digest
 from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
 
 if TYPE_CHECKING:
-    from m2d.model.source import ModelSource
-    from m2d.model.transformer import SceneTransformer
+    from m2d.families.source import ModelSource
+    from m2d.model.scene_model import SceneModel
     from m2d_backends.baked import BakedTransformer
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class GraphRequest:
         """Return where the artifact is looked for."""
         return locate(self.key, label=self.label, root=self.options.artifacts)
 
-    def bake(self, transformer: SceneTransformer) -> BakedTransformer:
+    def bake(self, transformer: SceneModel) -> BakedTransformer:
         """Return the module that a graph is traced from."""
         from m2d_backends.baked import BakedTransformer
 

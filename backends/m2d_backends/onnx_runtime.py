@@ -36,7 +36,7 @@ from m2d_backends.parity import check_parity
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from m2d.model.source import ModelSource
+    from m2d.families.source import ModelSource
     from m2d_backends.baked import BakedTransformer
 
 
@@ -131,7 +131,7 @@ def _write(part: Path, request: GraphRequest) -> float:
 def _bake(request: GraphRequest, dtype: str) -> BakedTransformer:
     import torch
 
-    from m2d.model.checkpoint import load_transformer
+    from m2d.families.loading import load_transformer
 
     transformer = load_transformer(request.source, device="cpu", dtype=getattr(torch, dtype))
     return request.bake(transformer.requires_grad_(False))

@@ -53,7 +53,7 @@ from m2d_backends.tensorrt_plan import (
 )
 
 if TYPE_CHECKING:
-    from m2d.model.source import ModelSource
+    from m2d.families.source import ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _write(part: Path, request: GraphRequest, *, relatives: Sequence[StoredArtif
     """Write an engine into `part`, and return its relative error."""
     import torch
 
-    from m2d.model.checkpoint import load_transformer
+    from m2d.families.loading import load_transformer
     from m2d_backends.onnx_export import export_graph
 
     key, options = request.key, request.options
@@ -244,10 +244,9 @@ def _head_dim(source: ModelSource) -> int:
 
 
 def _config(source: ModelSource) -> Mapping[str, Any]:
-    from m2d.model.transformer import SceneTransformer
+    from m2d.model.components import read_config
 
-    config: Mapping[str, Any] = SceneTransformer.load_config(source.path / "transformer")
-    return config
+    return read_config(source.path, "transformer")
 
 
 def _library() -> Any:

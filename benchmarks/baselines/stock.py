@@ -15,12 +15,12 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTran
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 from torch import Tensor
 
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 
 Rotary = tuple[Tensor, Tensor]
 
 
-def stock_model(transformer: SceneTransformer) -> CogVideoXTransformer3DModel:
+def stock_model(transformer: SceneModel) -> CogVideoXTransformer3DModel:
     """Make a stock model that shares the weights of `transformer` (no copy)."""
     with torch.device("meta"):
         stock = CogVideoXTransformer3DModel.from_config(transformer.config)

@@ -170,7 +170,7 @@ def _of_recipe(
 
 
 def _of_shape(shape: StoryShape, *, model: str | None, options: BackendOptions) -> GraphRequest:
-    from m2d.model.source import BUILTIN_PUPPET, resolve_model
+    from m2d.families.source import BUILTIN_PUPPET, resolve_model
     from m2d.tasks.export import graph_of
 
     return graph_of(resolve_model(model or BUILTIN_PUPPET), shape, options)

@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
-from m2d.model.decoding import SceneDecoder
-from m2d.pipeline.decoding import ShownFrames, decode_matched
+from m2d.pipeline.decoding import SceneDecoder, ShownFrames, decode_matched
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
@@ -89,7 +88,7 @@ def assemble(
             else:
                 before_PHWC = before.frames_PHWC if before is not None and scene.match_colour else None
                 shown = decode_matched(decoder, latents[number], scene=number, before_PHWC=before_PHWC)
-            is_tiled = is_tiled or decoder.rung == "tiled"
+            is_tiled = is_tiled or decoder.strategy == "tiled"
             new = _decoded_scene(scene, shown, latents.get(number), run=runs[number], before=before)
             made.append(_as_copied(new, given[number], number, copies) if number in copies else new)
             progress.advance()

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from m2d.errors import InputError
+from m2d.families.source import ModelSource
 from m2d.files import sha256_file
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
-from m2d.model.source import ModelSource
 from m2d.recipe.plan import BYTES_PER_WRITTEN_PIXEL, ScenePlan
 from m2d.video.external import ResampledVideo, read_external_video
 from m2d.video.printable import printable

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
+from m2d.families.loading import load_tokenizer
+from m2d.families.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.film.loaded_film import LoadedFilm
-from m2d.model.checkpoint import load_tokenizer
-from m2d.model.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.explain import explain

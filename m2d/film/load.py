@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from m2d.errors import InputError, Remedy
+from m2d.families.source import ModelSource
 from m2d.film.context_frames import read_kept_frames
 from m2d.film.external import external_record
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import GeometryError
 from m2d.joins import Join
-from m2d.model.source import ModelSource
 from m2d.recipe.plan import ScenePlan
 from m2d.video.crop_resize import Turn, cover
 from m2d.video.digests import frames_digest

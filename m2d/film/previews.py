@@ -15,15 +15,14 @@ from m2d.errors import Remedy
 from m2d.files import remove_file, write_bytes
 from m2d.folders import make_folder, remove_empty_folder
 from m2d.layout import SceneLayout
-from m2d.model.codec import decode_scene
-from m2d.model.decoding import DecodingError, is_out_of_memory, sliced
+from m2d.pipeline.decoding import DecodingError, is_out_of_memory
 from m2d.pipeline.observer import WindowStep
 from m2d.recipe.plan import RunPlan
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import strip_png
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLCogVideoX
+    from m2d.families.family import SceneVae
 
 
 PREVIEWS = "previews"
@@ -33,7 +32,7 @@ _NUM_PREVIEWS = 10
 class PreviewSaver:
     """Draws about ten previews of every window into the run folder."""
 
-    def __init__(self, plan: RunPlan, vae: Callable[[], AutoencoderKLCogVideoX]) -> None:
+    def __init__(self, plan: RunPlan, vae: Callable[[], SceneVae]) -> None:
         """Draw previews of `plan`; `vae` returns the model's VAE, the same one at every call."""
         self._folder = run_folder_of(plan.output) / PREVIEWS
         self._every = max(1, plan.sampling.num_inference_steps // _NUM_PREVIEWS)
@@ -63,7 +62,7 @@ def save_preview(
     folder: Path,
     x0_BFCHW: Tensor,
     layout: SceneLayout,
-    vae: AutoencoderKLCogVideoX,
+    vae: SceneVae,
     *,
     step: int,
     total: int,
@@ -125,9 +124,10 @@ def remove_previews(folder: Path) -> None:
     remove_empty_folder(folder)
 
 
-def _first_frame(vae: AutoencoderKLCogVideoX, x0_FCHW: Tensor, layout: SceneLayout, scene: int) -> np.ndarray:
+def _first_frame(vae: SceneVae, x0_FCHW: Tensor, layout: SceneLayout, scene: int) -> np.ndarray:
     """Decode the first frame HWC of a scene."""
     start = layout.frame_span(scene).start
-    with sliced(vae):
-        frame_HWC: np.ndarray = decode_scene(vae, x0_FCHW[start : start + 1])[0]
+    first_FCHW = x0_FCHW[start : start + 1]
+    with vae.decoding("sliced", first_FCHW):
+        frame_HWC: np.ndarray = vae.decode(first_FCHW)[0]
     return frame_HWC

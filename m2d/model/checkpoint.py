@@ -1,187 +1,46 @@
-"""Model folders to models.
+"""Building a model from a folder: its config, then its weights.
 
-Owns loading: every tensor is checked against the config before any is read, so that no model is ever partial.
-Finding folders is `m2d.model.source`, re-exported here. Importing this module imports no torch; that happens
-when something is loaded.
+Every tensor is checked against the config before any is read, so that no model is ever partial. Importing
+this module imports no torch.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from m2d.errors import CheckpointError
-from m2d.garbage import no_collection
-from m2d.model.components import COMPONENTS, check_components, read_config
+from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import StoredTensor, find_weights, first_few
-from m2d.model.sizes import ModelSettings
-from m2d.model.source import BUILTIN_PUPPET, ModelSource, builtin_folder, resolve_model
-from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKLCogVideoX
     from torch import nn
 
-    from m2d.model.text import TextEncoder
-    from m2d.model.transformer import SceneTransformer
-
-__all__ = [
-    "BUILTIN_PUPPET",
-    "builtin_folder",
-    "ModelSettings",
-    "ModelSource",
-    "check_components",
-    "load_codec",
-    "load_text",
-    "load_tokenizer",
-    "load_transformer",
-    "read_scheduler_config",
-    "resolve_model",
-]
-
-# Of a text encoder's config, what shapes the model; the rest says how it was made.
-_T5_KEYS = (
-    *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "feed_forward_proj"),
-    *("relative_attention_num_buckets", "relative_attention_max_distance"),
-    *("dropout_rate", "layer_norm_epsilon", "pad_token_id", "eos_token_id"),
-)
-# A key of the official Mask2DiT configs that diffusers' class does not know: the mask is the layout's matter.
-_OFFICIAL_KEYS = frozenset({"attn_msk_version"})
-
 ModelT = TypeVar("ModelT", bound="nn.Module")
-P, LoadedT = ParamSpec("P"), TypeVar("LoadedT")
-# accelerate's `init_empty_weights` patches torch.nn.Module for every thread: what another thread builds
-# meanwhile would be without storage, too.
-_BUILDING = threading.Lock()
 
 
-def _one_at_a_time(load: Callable[P, LoadedT]) -> Callable[P, LoadedT]:
-    """Let one thread at a time build a model."""
-
-    @functools.wraps(load)
-    def locked(*args: P.args, **kwargs: P.kwargs) -> LoadedT:
-        with _BUILDING:
-            return load(*args, **kwargs)
-
-    return locked
-
-
-@_one_at_a_time
-def load_transformer(
-    source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
-) -> SceneTransformer:
-    """Load the diffusion transformer.
+def build_model(model_class: Any, path: Path, name: str, *, ignored: frozenset[str] = frozenset()) -> Any:
+    """Construct a diffusers model from its config, its parameters still without storage.
 
     Args:
-        source: A resolved model, or a folder of which only this component is needed.
-        device: Where it goes.
-        dtype: What it computes in, whatever it is stored in.
+        model_class: The class.
+        path: The model folder.
+        name: The component.
+        ignored: Keys of the config that the class does not know and that change nothing.
 
     Raises:
-        CheckpointError: The config describes no model m2d can run, or the weights are not that model's.
+        CheckpointError: The config describes no such model.
     """
-    with no_collection():
-        from m2d.model.transformer import SceneTransformer
-
-    path = _checked_folder(source, "transformer")
-    model: SceneTransformer = _build(SceneTransformer, path, "transformer")
-    return _filled(model, path, "transformer", device=device, dtype=dtype)
-
-
-@_one_at_a_time
-def load_codec(
-    source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
-) -> AutoencoderKLCogVideoX:
-    """Load the VAE; see `load_transformer`."""
-    with no_collection():
-        from diffusers import AutoencoderKLCogVideoX
-
-    path = _checked_folder(source, "vae")
-    codec: AutoencoderKLCogVideoX = _build(AutoencoderKLCogVideoX, path, "vae")
-    for key in ("latents_mean", "latents_std"):
-        if codec.config[key] is not None:
-            raise CheckpointError(
-                f"{path / 'vae' / 'config.json'}: {key} is not supported; remove it if it is unused"
-            )
-    return _filled(codec, path, "vae", device=device, dtype=dtype)
-
-
-@_one_at_a_time
-def load_text(
-    source: ModelSource | Path,
-    *,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    max_tokens: int | None = None,
-) -> TextEncoder:
-    """Load tokenizer and text encoder; see `load_transformer`.
-
-    Args:
-        source: A resolved model, or a folder without a transformer: then `max_tokens` must be given.
-        device: Where the encoder goes.
-        dtype: What it computes in.
-        max_tokens: Tokens that every prompt is padded to; None: as many as the model was made for.
-    """
-    with no_collection():
-        from accelerate import init_empty_weights
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import T5Config, T5EncoderModel
-
-        from m2d.model.text import TextEncoder
-
-    path = _checked_folder(source, "text_encoder")
-    tokenizer = load_tokenizer(source, max_tokens=max_tokens)
-    config = {key: value for key, value in read_config(path, "text_encoder").items() if key in _T5_KEYS}
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = T5EncoderModel(T5Config(**config, is_encoder_decoder=False, use_cache=False))
-    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
-        raise CheckpointError(
-            f"{path / 'text_encoder' / 'config.json'}: describes no T5 encoder: {error}"
-        ) from error
-    model = _filled(model, path, "text_encoder", device=device, dtype=dtype)
-    return TextEncoder(model, tokenizer)
-
-
-def load_tokenizer(source: ModelSource | Path, *, max_tokens: int | None = None) -> PromptTokenizer:
-    """Load the tokenizer alone: no torch, no weights. See `load_text`."""
-    path = _checked_folder(source, "tokenizer")
-    if max_tokens is None:
-        max_tokens = (
-            source if isinstance(source, ModelSource) else resolve_model(str(source))
-        ).geometry.max_text_tokens
-    return read_tokenizer(path, max_tokens=max_tokens)
-
-
-def read_scheduler_config(source: ModelSource | Path) -> dict[str, Any]:
-    """Read the scheduler's config, for `m2d.diffusion.schedulers.scheduler_from_config`.
-
-    Raises:
-        CheckpointError: It is missing or names a class that is not supported.
-    """
-    return read_config(_checked_folder(source, "scheduler"), "scheduler")
-
-
-def _checked_folder(source: ModelSource | Path, name: str) -> Path:
-    path = source.path if isinstance(source, ModelSource) else source
-    check_components(path, [name])
-    return path
-
-
-def _build(model_class: Any, path: Path, name: str) -> Any:
-    """Construct a diffusers model from its config, its parameters still without storage."""
     from accelerate import init_empty_weights
 
     place = path / name / COMPONENTS[name].config
     config = {key: value for key, value in read_config(path, name).items() if not key.startswith("_")}
     known = inspect.signature(model_class.__init__).parameters.keys() - {"self"}
     # A key that is unset cannot change anything; any other may make it a different model.
-    unknown = {key for key in config.keys() - known - _OFFICIAL_KEYS if config[key] not in (None, False)}
+    unknown = {key for key in config.keys() - known - ignored if config[key] not in (None, False)}
     if unknown:
         raise CheckpointError(
             f"{place}: unknown {first_few(unknown)}; this is a variant that m2d does not know"
@@ -193,10 +52,14 @@ def _build(model_class: Any, path: Path, name: str) -> Any:
         raise CheckpointError(f"{place}: describes no model that m2d can run: {error}") from error
 
 
-def _filled(
+def load_weights(
     model: ModelT, path: Path, name: str, *, device: str | torch.device, dtype: torch.dtype
 ) -> ModelT:
-    """Give a model its weights, after making sure that these are exactly its own."""
+    """Give a model its weights, after making sure that these are exactly its own.
+
+    Raises:
+        CheckpointError: They are not, or their files are missing or corrupt.
+    """
     import torch
     from safetensors.torch import load_file
 

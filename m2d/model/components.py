@@ -1,6 +1,6 @@
 """The sub-folders of a model folder: their names, files and allowed classes, and whether they are complete.
 
-Owns the allowlist of class names; nothing in a folder can name any other code. Imports no torch.
+A folder can name no code outside the class names that the caller allows. Imports no torch.
 """
 
 from __future__ import annotations
@@ -25,46 +25,29 @@ class Component:
     Attributes:
         config: Its config file.
         stem: Its weights' file name before `.safetensors`; empty when it has no weights.
-        classes: Class names that its config or `model_index.json` may give.
     """
 
     config: str
-    stem: str
-    classes: tuple[str, ...]
+    stem: str = ""
 
 
 COMPONENTS: Mapping[str, Component] = {
-    "transformer": Component(
-        config="config.json",
-        stem="diffusion_pytorch_model",
-        classes=("CogVideoXTransformer3DModel", "MultiPromptCogVideoXTransformer3DModel", "SceneTransformer"),
-    ),
-    "vae": Component(
-        config="config.json", stem="diffusion_pytorch_model", classes=("AutoencoderKLCogVideoX",)
-    ),
-    "text_encoder": Component(config="config.json", stem="model", classes=("T5EncoderModel",)),
-    "tokenizer": Component(
-        config="tokenizer_config.json",
-        stem="",
-        classes=("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
-    ),
-    "scheduler": Component(
-        config="scheduler_config.json",
-        stem="",
-        classes=(
-            "CogVideoXDDIMScheduler",
-            "CogVideoXDPMScheduler",
-            "DDIMScheduler",
-            "DPMSolverMultistepScheduler",
-            "EulerDiscreteScheduler",
-            "UniPCMultistepScheduler",
-        ),
-    ),
+    "transformer": Component(config="config.json", stem="diffusion_pytorch_model"),
+    "vae": Component(config="config.json", stem="diffusion_pytorch_model"),
+    "text_encoder": Component(config="config.json", stem="model"),
+    "tokenizer": Component(config="tokenizer_config.json"),
+    "scheduler": Component(config="scheduler_config.json"),
 }
+"""The sub-folders of a model folder in diffusers' layout."""
 
 
-def check_components(path: Path, names: Iterable[str]) -> None:
-    """Make sure that these sub-folders of a model folder are complete and of a supported class.
+def check_components(path: Path, names: Iterable[str], classes: Mapping[str, tuple[str, ...]]) -> None:
+    """Make sure that sub-folders of a model folder are complete and of a supported class.
+
+    Args:
+        path: The model folder.
+        names: The sub-folders.
+        classes: Component to the class names that its config or `model_index.json` may give.
 
     Raises:
         CheckpointError: Every missing or bad file is named, one a line.
@@ -72,14 +55,15 @@ def check_components(path: Path, names: Iterable[str]) -> None:
     problems: list[str] = []
     if (path / INDEX_FILE).exists():
         with _collecting(problems):
-            _check_index(path)
+            _check_index(path, classes)
     for name in names:
         if not (path / name).is_dir():
             problems.append(f"{path / name}: missing; the model folder is incomplete, get it again")
             continue
-        for check in (_check_class, _check_files):
-            with _collecting(problems):
-                check(path, name)
+        with _collecting(problems):
+            _check_class(path, name, classes[name])
+        with _collecting(problems):
+            _check_files(path, name)
     if problems:
         raise CheckpointError("\n".join(problems))
 
@@ -103,13 +87,13 @@ def tokenizer_file(path: Path) -> Path:
     )
 
 
-def _check_index(path: Path) -> None:
+def _check_index(path: Path, classes: Mapping[str, tuple[str, ...]]) -> None:
     wrong = []
     for name, entry in read_json(path, INDEX_FILE).items():
         class_name = entry[-1] if isinstance(entry, list) and entry else None
         if name.startswith("_") or class_name is None:
             continue
-        if name not in COMPONENTS or class_name not in COMPONENTS[name].classes:
+        if class_name not in classes.get(name, ()):
             wrong.append(f"{name} ({class_name})")
     if wrong:
         raise CheckpointError(
@@ -117,19 +101,27 @@ def _check_index(path: Path) -> None:
         )
 
 
-def _check_class(path: Path, name: str) -> None:
-    component = COMPONENTS[name]
-    if name == "tokenizer" and not (path / name / component.config).exists():
-        return
+def class_of(path: Path, name: str) -> str | None:
+    """Return the class that a component's config names; None when it names none or several.
+
+    Raises:
+        CheckpointError: The config cannot be read.
+    """
     config = read_config(path, name)
     given = {"text_encoder": config.get("architectures"), "tokenizer": config.get("tokenizer_class")}
     found = given.get(name, config.get("_class_name"))
     found = found[0] if isinstance(found, list) and len(found) == 1 else found
-    place = path / name / component.config
-    if found not in component.classes:
-        allowed = ", ".join(component.classes)
-        raise CheckpointError(f"{place}: class {found!r} is not supported; allowed: {allowed}")
-    if config.get("quantization_config") is not None:
+    return found if isinstance(found, str) else None
+
+
+def _check_class(path: Path, name: str, classes: tuple[str, ...]) -> None:
+    if name == "tokenizer" and not (path / name / COMPONENTS[name].config).exists():
+        return
+    place = path / name / COMPONENTS[name].config
+    found = class_of(path, name)
+    if found not in classes:
+        raise CheckpointError(f"{place}: class {found!r} is not supported; allowed: {', '.join(classes)}")
+    if read_config(path, name).get("quantization_config") is not None:
         raise CheckpointError(f"{place}: quantized weights are not supported; use full ones")
 
 

@@ -12,13 +12,13 @@ values that later scenes read of it; leaving its own rows out changes nothing in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2d.layout import SceneLayout
 from m2d.model.block_plan import BlockContext, ScenesPlan, scenes_plan
@@ -93,7 +93,7 @@ class RecordingBlock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextCache:
-    """What `SceneTransformer.forward` takes as `context`: some scenes run, the others' work is done.
+    """What `SceneModel.forward` takes as `context`: some scenes run, the others' work is done.
 
     Attributes:
         plan: The scenes that run, and their plans.
@@ -119,12 +119,8 @@ class ContextCache:
 class ContextTransformer(Protocol):
     """What `keep_context` needs of a transformer."""
 
-    @property
-    def num_blocks(self) -> int:
-        """Number of its blocks."""
-
-    def __call__(self, *inputs: Tensor, **settings: Any) -> Tensor:
-        """Predict the velocity; see `SceneTransformer.forward`."""
+    transformer_blocks: nn.ModuleList
+    __call__: Callable[..., Tensor]
 
 
 def keep_context(
@@ -154,7 +150,7 @@ def keep_context(
     if len(split.run) == layout.num_scenes:
         return None
     plan = scenes_plan(layout, split.run, targets)
-    num_blocks = transformer.num_blocks
+    num_blocks = len(transformer.transformer_blocks)
     if not plan.others:
         return ContextCache(plan=plan, blocks=(KeptBlock(keys=(), values=()),) * num_blocks)
     before = scenes_plan(layout, split.kept)

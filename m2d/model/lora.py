@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from m2d.errors import BackendUnavailable
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 
 # The name that diffusers' `load_lora_weights` looks for in a folder.
 FILE = "pytorch_lora_weights.safetensors"
@@ -44,7 +44,7 @@ class LoraSettings(Protocol):
     def dropout(self) -> float: ...
 
 
-def add_lora(model: SceneTransformer, settings: LoraSettings, *, seed: int = 0) -> None:
+def add_lora(model: SceneModel, settings: LoraSettings, *, seed: int = 0) -> None:
     """Attach adapters, which change nothing yet, and freeze every other weight.
 
     Args:
@@ -72,7 +72,7 @@ def add_lora(model: SceneTransformer, settings: LoraSettings, *, seed: int = 0) 
         )
 
 
-def lora_weights(model: SceneTransformer) -> dict[str, Tensor]:
+def lora_weights(model: SceneModel) -> dict[str, Tensor]:
     """Return the adapters' weights by PEFT's names, without the adapter's own name."""
     from peft import get_peft_model_state_dict
 
@@ -80,7 +80,7 @@ def lora_weights(model: SceneTransformer) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
-def save_lora(model: SceneTransformer, folder: Path) -> Path:
+def save_lora(model: SceneModel, folder: Path) -> Path:
     """Write the adapters as `load_lora_weights` and `load_lora_adapter` of diffusers read them.
 
     Returns:
@@ -101,7 +101,7 @@ def _in_order(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
-def merge_lora(model: SceneTransformer) -> None:
+def merge_lora(model: SceneModel) -> None:
     """Add the adapters' updates to the weights and take the adapters away; names are the stock ones again."""
     model.fuse_lora(adapter_names=[_ADAPTER], safe_fusing=True)
     model.unload_lora()

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from m2d.layout import SceneLayout
 from m2d.model.block_plan import BlockContext, ScenesPlan
 from m2d.model.context_cache import ContextCache
 from m2d.model.execution import Execution
+from m2d.model.timestep_tables import TimestepRows
 
 
 class PositionTables(NamedTuple):
@@ -25,31 +26,35 @@ class PositionTables(NamedTuple):
     positions_VD: Tensor | None
 
 
-class SceneModel(Protocol):
-    """Predicts the velocity of a story: a timestep per scene, attention as a layout allows.
-
-    Besides the methods below it is a `torch.nn.Module` whose `config` has the keys of its `config.json`.
+class SceneModel(nn.Module):
+    """A transformer that predicts the velocity of a story; a family subclasses it and defines every method.
 
     Attributes:
         config: The content of its `config.json`.
         transformer_blocks: Its blocks, from first to last.
-        timestep_rows: The timesteps that its tables hold, when these are in place of the layers that take the
+        timestep_rows: The timesteps of its tables, when these are in place of the layers that take the
             timestep; None otherwise.
     """
 
     config: Any
     transformer_blocks: nn.ModuleList
-    timestep_rows: Any
+    timestep_rows: TimestepRows | None
+
+    if TYPE_CHECKING:
+        # A family's own modules and diffusers' methods; torch's annotation is a union that cannot be called.
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
     def device(self) -> torch.device:
         """Device of its weights; `meta` when they were released."""
+        raise NotImplementedError
 
     @property
     def dtype(self) -> torch.dtype:
         """What it computes in."""
+        raise NotImplementedError
 
-    def __call__(
+    def forward(
         self,
         latents_BFCHW: Tensor,
         prompt_embeds_BLD: Tensor,
@@ -68,23 +73,13 @@ class SceneModel(Protocol):
             timesteps_BN: Each scene's timestep, 0 to 999; clean context scenes have 0.
             layout: Lengths of the scenes and who may attend to whom.
             targets: Ascending scene numbers; None for all.
-            context: From `keep_context`, in place of `targets`.
+            context: From `m2d.model.context_cache.keep_context`, in place of `targets`.
             execution: How the blocks run; see `m2d.model.execution`.
 
         Raises:
             ValueError: Shapes that are not the layout's, or targets that are not in it.
         """
-
-    def position_tables(
-        self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
-    ) -> PositionTables:
-        """Make the tables of a story's video tokens, which depend on its layout and size alone.
-
-        Args:
-            layout: The story.
-            latent_shape: (F, C, H, W) of all scenes together.
-            device: Where the tables go.
-        """
+        raise NotImplementedError
 
     def velocity(
         self,
@@ -97,38 +92,29 @@ class SceneModel(Protocol):
         context: Sequence[BlockContext | None] | None = None,
         execution: Execution = "joined",
     ) -> Tensor:
-        """Predict as `__call__` does, from tables and a plan made beforehand; checks nothing."""
+        """Predict as `forward` does, from tables and a plan made beforehand; checks nothing."""
+        raise NotImplementedError
+
+    def position_tables(
+        self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
+    ) -> PositionTables:
+        """Make the tables of a story's video tokens, which depend on its layout and size alone.
+
+        Args:
+            layout: The story.
+            latent_shape: (F, C, H, W) of all scenes together.
+            device: Where the tables go.
+        """
+        raise NotImplementedError
 
     def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Embed every scene's timestep: temb_BNE, after its activation."""
+        raise NotImplementedError
 
     def pin_attention_kernel(self, kernel: SDPBackend | None) -> None:
         """Run every block's attention by one of torch's kernels, or fail; None leaves the choice to torch."""
+        raise NotImplementedError
 
     def rotate_by(self, rotate: Callable[[Tensor, Tensor], Tensor] | None) -> None:
         """Rotate queries and keys by a function like `apply_rotary`; None restores that one."""
-
-    def get_submodule(self, target: str) -> nn.Module:
-        """See `torch.nn.Module`, as for all methods below."""
-
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-    def named_modules(self) -> Iterator[tuple[str, nn.Module]]: ...
-
-    def buffers(self, recurse: bool = True) -> Iterator[Tensor]: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-    def to(self, *args: Any, **kwargs: Any) -> Self: ...
-
-    def eval(self) -> Self: ...
-
-    def train(self, mode: bool = True) -> Self: ...
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self: ...
+        raise NotImplementedError

@@ -120,7 +120,7 @@ def use_timestep_tables(transformer: TimedTransformer, timesteps: Iterable[int])
     return before - held_bytes(transformer)
 
 
-def held_bytes(module: nn.Module) -> int:
+def held_bytes(module: nn.Module | TimedTransformer) -> int:
     """Memory of a module's parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 

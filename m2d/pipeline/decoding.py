@@ -1,16 +1,116 @@
-"""Latents to the frames that are shown: decoded, and matched in colour to the scene before."""
+"""Latents to the frames that are shown: decoded within the memory there is, and matched in colour.
+
+When a decode strategy runs out of memory, the next one is tried and reported. What a strategy does to a VAE
+is its family's.
+"""
 
 # P frames, F latent frames, C channels, H W height and width, L levels
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from m2d.model.decoding import SceneDecoder
+from m2d.errors import M2DError, Remedy
+from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy, SceneVae
+from m2d.progress import Reporter
 from m2d.video.joining import colour_map, recolour
+
+_NEXT: Mapping[DecodeStrategy, str] = MappingProxyType(
+    {
+        "sliced": "in slices (slower, the same frames)",
+        "tiled": "in tiles (slower; frames differ slightly, most where tiles meet)",
+        "cpu": "on the CPU (much slower)",
+    }
+)
+# What torch says where it raises no OutOfMemoryError: the CPU's allocator, CUDA's driver and libraries, C++.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "std::bad_alloc")
+
+
+class DecodingError(M2DError):
+    """Latents that no way of decoding has enough memory for."""
+
+
+class SceneDecoder:
+    """Decodes scenes one by one; what worked for one scene is where the next one begins."""
+
+    def __init__(self, vae: Callable[[], SceneVae], *, reporter: Reporter) -> None:
+        """Take the vae and load nothing yet.
+
+        Args:
+            vae: Gives the vae, the same at every call.
+            reporter: Is told when memory runs out and what is tried next.
+        """
+        self._vae = vae
+        self._reporter = reporter
+        self._strategy: DecodeStrategy = "plain"
+
+    @property
+    def strategy(self) -> DecodeStrategy:
+        """The way that worked last, which the next scene begins with."""
+        return self._strategy
+
+    def decode(self, latents_FCHW: Tensor, *, scene: int) -> npt.NDArray[np.uint8]:
+        """Decode one scene; see `decode_scene`, whose frames these are unless `strategy` says `tiled`.
+
+        Args:
+            latents_FCHW: As `decode_scene` takes them.
+            scene: Its number in the film, from 0, for messages.
+
+        Returns:
+            frames_PHWC: RGB.
+
+        Raises:
+            DecodingError: Every way ran out of memory.
+        """
+        vae = self._vae()
+        ways = self._ways(vae)
+        for strategy in ways:
+            if strategy != self._strategy:
+                self._reporter.note(
+                    f"decoding scene {scene + 1} ran out of memory; trying again {_NEXT[strategy]}"
+                )
+                self._strategy = strategy
+            try:
+                with vae.decoding(strategy, latents_FCHW):
+                    return vae.decode(latents_FCHW)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Not in the except block: there the error still holds the failed try's tensors.
+            _free_cached()
+        raise DecodingError(
+            f"decoding scene {scene + 1} ran out of memory in every way ({', '.join(ways)}); its latents are "
+            "on disk",
+            remedy=Remedy.FREE_MEMORY_AND_RESUME,
+        )
+
+    def _ways(self, vae: SceneVae) -> tuple[DecodeStrategy, ...]:
+        ways = DECODE_STRATEGIES[DECODE_STRATEGIES.index(self._strategy) :]
+        is_on_cpu = vae.device.type == "cpu"
+        return tuple(
+            strategy for strategy in ways if strategy != "cpu" or strategy == self._strategy or not is_on_cpu
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def _free_cached() -> None:
+    """Free what a failed try left: its tensors, and the memory that torch keeps."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 class ShownFrames(NamedTuple):

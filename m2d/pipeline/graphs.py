@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from m2d.backend import Backend, BackendOptions, ExportingBackend
 from m2d.errors import ArtifactMissing, ArtifactRefused
+from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-from m2d.model.source import ModelSource
 from m2d.pipeline.window import window_options
 from m2d.recipe.plan import RunPlan
 

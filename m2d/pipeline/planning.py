@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2d.errors import CheckpointError, RecipeError
-from m2d.model.checkpoint import load_tokenizer
-from m2d.model.source import ModelSource, resolve_model
+from m2d.families.loading import load_tokenizer
+from m2d.families.source import ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from m2d.model.checkpoint import load_text
+from m2d.families.loading import load_text
 from m2d.pipeline.memory import free_cached
 from m2d.pipeline.observer import Observer
 from m2d.pipeline.window import is_guided, run_dtype
@@ -18,7 +18,7 @@ from m2d.progress import Clock
 from m2d.recipe.plan import RunPlan, WindowPlan
 
 if TYPE_CHECKING:
-    from m2d.model.text import TextEncoder
+    from m2d.families.family import TextEncoder
 
 
 class PromptEncoder:
@@ -54,8 +54,7 @@ class PromptEncoder:
                     self._embeds_BLD[dtype, prompt] = encoder.encode([prompt])
                     progress.advance()
             if not self._stays_loaded:
-                # transformers' models refer to themselves in cycles: emptied, they free their memory now.
-                self._encoders.pop(dtype).model.to("meta")
+                self._encoders.pop(dtype).release()
                 free_cached()
 
     def embeds(self, plan: RunPlan, prompts: Sequence[str]) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from m2d.backend import Backend, BackendOptions, ContextDenoiser, Denoiser
+from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-from m2d.model.source import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

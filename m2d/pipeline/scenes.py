@@ -24,9 +24,9 @@ from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoi
 from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import SpeedReport
-from m2d.model.checkpoint import ModelSource, load_codec
-from m2d.model.codec import decode_scene, encode_scene, from_pixels
-from m2d.model.decoding import SceneDecoder, sliced
+from m2d.families.loading import load_vae
+from m2d.families.source import ModelSource
+from m2d.pipeline.decoding import SceneDecoder
 from m2d.pipeline.memory import free_cached
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
 from m2d.pipeline.prompts import PromptEncoder
@@ -35,7 +35,7 @@ from m2d.progress import Clock, StageProgress
 from m2d.recipe.plan import RunPlan, WindowPlan
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLCogVideoX
+    from m2d.families.family import SceneVae
 
 Windows = Sequence[tuple[RunPlan, WindowPlan]]
 
@@ -90,12 +90,12 @@ class ScenePipeline:
         self.clock = clock
         self.prompts = PromptEncoder(clock, stays_loaded=stays_loaded)
         self._device = device
-        self._vae: AutoencoderKLCogVideoX | None = None
+        self._vae: SceneVae | None = None
 
-    def vae(self) -> AutoencoderKLCogVideoX:
+    def vae(self) -> SceneVae:
         """Return the VAE, in float32: half precision bands skies and shifts colours."""
         if self._vae is None:
-            self._vae = load_codec(self.source, device=self._device, dtype=torch.float32)
+            self._vae = load_vae(self.source, device=self._device, dtype=torch.float32)
         return self._vae
 
     def decoder(self) -> SceneDecoder:
@@ -133,7 +133,7 @@ class ScenePipeline:
 
     def encode(self, frames_PHWC: np.ndarray) -> Tensor:
         """Encode a scene's uint8 frames to latents_FCHW, float32 on the CPU."""
-        return encode_scene(self.vae(), from_pixels(frames_PHWC)).cpu()
+        return self.vae().encode(frames_PHWC).cpu()
 
 
 class _Run:
@@ -296,10 +296,10 @@ class _Run:
         """Return the last frame, PHWC, of a finished scene before its colours are matched to others."""
         if scene in self._frames:
             return self._frames[scene][-1:]
+        vae, latents_FCHW = self._parts.vae(), self._latents[scene]
         # In slices: the transformer is in memory, too.
-        with sliced(self._parts.vae()):
-            frames_PHWC: np.ndarray = decode_scene(self._parts.vae(), self._latents[scene])[-1:]
-        return frames_PHWC
+        with vae.decoding("sliced", latents_FCHW):
+            return vae.decode(latents_FCHW)[-1:]
 
 
 def _needed_scenes(windows: Windows) -> set[int]:

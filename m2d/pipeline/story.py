@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m2d.backend import Backend
 from m2d.backend_checks import require_available
-from m2d.model.source import ModelSource, resolve_model
+from m2d.families.source import ModelSource, resolve_model
 from m2d.pipeline.decoding import decode_matched
 from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.planning import plan_for_model

@@ -8,13 +8,12 @@ import torch
 
 from m2d.backend import BackendOptions
 from m2d.diffusion.guidance import GuidanceRule
-from m2d.diffusion.schedulers import scheduler_from_config
-from m2d.model.checkpoint import read_scheduler_config
+from m2d.families.loading import load_scheduler
 from m2d.recipe.plan import RunPlan, WindowPlan
 
 
 def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
-    """How a window's denoiser is to run: what `prepare` is given, and what a graph is exported for."""
+    """Return how a window's denoiser runs: what `prepare` is given, and what a graph is exported for."""
     targets = tuple(part.window.scenes.index(scene) for scene in part.window.targets)
     is_batched = is_guided(plan, part) and plan.sampling.cfg == "batched"
     return BackendOptions(
@@ -29,21 +28,23 @@ def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
 
 
 def run_scheduler(plan: RunPlan) -> Any:
-    return scheduler_from_config(read_scheduler_config(plan.source), plan.sampling.scheduler)
+    """Return the scheduler of a run, without timesteps set."""
+    return load_scheduler(plan.source, plan.sampling.scheduler)
 
 
 def window_guidance(plan: RunPlan, part: WindowPlan) -> GuidanceRule:
+    """Return the guidance of a window's scenes."""
     scales = tuple(plan.scenes[scene].guidance_scale for scene in part.window.scenes)
     return GuidanceRule(scales=scales, mode=plan.sampling.cfg)
 
 
 def is_guided(plan: RunPlan, part: WindowPlan) -> bool:
-    window = part.window
-    return window_guidance(plan, part).enabled_for(
-        tuple(window.scenes.index(scene) for scene in window.targets)
-    )
+    """Whether negative prompts matter for any target of a window."""
+    targets = tuple(part.window.scenes.index(scene) for scene in part.window.targets)
+    return window_guidance(plan, part).enabled_for(targets)
 
 
 def run_dtype(plan: RunPlan) -> torch.dtype:
+    """Return what text encoder and transformer of a run compute in."""
     dtype: torch.dtype = getattr(torch, plan.dtype)
     return dtype

@@ -21,7 +21,7 @@ from m2d.errors import InputError, Interrupted
 from m2d.files import sha256_file, write_bytes
 from m2d.folders import make_folder
 from m2d.geometry import SceneGeometry
-from m2d.model.codec import to_pixels
+from m2d.model.pixels import to_pixels
 from m2d.progress import Reporter
 from m2d.puppet.dataset import PuppetStories
 from m2d.stop import StopRequest

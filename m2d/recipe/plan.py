@@ -25,7 +25,7 @@ from m2d.recipe.text_tree import Places
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:
-    from m2d.model.checkpoint import ModelSource
+    from m2d.families.source import ModelSource
 
 # Measured on H.264 films of the puppet theatre, which need between a third and three times as much.
 BYTES_PER_WRITTEN_PIXEL = 0.05

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from m2d.errors import CheckpointError
+from m2d.families.source import BUILTIN_MODELS, resolve_model
 from m2d.geometry import ModelGeometry
-from m2d.model.source import BUILTIN_MODELS, resolve_model
 from m2d.registry import available_backends
 
 PACKAGES = (

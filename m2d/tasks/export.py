@@ -13,8 +13,8 @@ from pathlib import Path
 from m2d.backend import ARTIFACT_MANIFEST, Backend, BackendOptions, ExportingBackend, StoredArtifact
 from m2d.backend_checks import require_available
 from m2d.errors import ArtifactMissing, ArtifactRefused, InputError
+from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-from m2d.model.source import ModelSource
 from m2d.pipeline.graphs import GraphRequest, MissingGraphs, RejectedGraphs
 from m2d.progress import Reporter
 

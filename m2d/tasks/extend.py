@@ -15,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from m2d.backend import Backend
 from m2d.errors import InputError, Remedy
+from m2d.families.loading import load_tokenizer
+from m2d.families.source import ModelSource
 from m2d.film.draft import draw_draft
 from m2d.film.external import describe_copy, load_external_video
 from m2d.film.finish import finish_published
@@ -25,8 +27,6 @@ from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.model.checkpoint import load_tokenizer
-from m2d.model.source import ModelSource
 from m2d.model.tokenizer import PromptTooLong
 from m2d.progress import Reporter
 from m2d.recipe.fields import NegativePrompt

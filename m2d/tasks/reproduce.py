@@ -11,13 +11,13 @@ from pathlib import Path
 
 from m2d.backend import Backend
 from m2d.errors import InputError
+from m2d.families.source import ModelSource
 from m2d.film.draft import draw_draft
 from m2d.film.inherit import model_of, output_of, plan_on, recipe_of
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import read_provenance
 from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.model.source import ModelSource
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan

@@ -12,6 +12,7 @@ from typing import Any
 
 from m2d.backend import Backend
 from m2d.errors import InputError
+from m2d.families.source import ModelSource
 from m2d.film.draft import draw_draft
 from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
@@ -20,7 +21,6 @@ from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
-from m2d.model.source import ModelSource
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides

@@ -25,7 +25,7 @@ from m2d.data.decoder_pool import DecoderPool
 from m2d.data.rejects import FILE, check_share, write_rejects
 from m2d.data.story_library import Clip, StoryLibrary
 from m2d.errors import Interrupted
-from m2d.model.codec import from_pixels
+from m2d.model.pixels import from_pixels
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.cache import SceneEncoder, gathered

@@ -1,6 +1,6 @@
 """The averaged weights of a training: how one process gets all of them, and the model folder made of them.
 
-Owns which weights and defaults go into the model folder; `m2d.model.save` owns the folder's form and
+Owns which weights and defaults go into the model folder; `m2d.families.saving` owns the folder's form and
 `m2d.training.card` its card.
 """
 
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
+from m2d.families.registry import NEW_MODELS
+from m2d.families.saving import save_model_folder
 from m2d.model.lora import add_lora, merge_lora, save_lora
-from m2d.model.save import save_model_folder
-from m2d.model.sizes import ModelSettings
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
+from m2d.model.settings import ModelSettings
 from m2d.training.card import CardFacts, write_card
 from m2d.training.folder import publish_folder
 from m2d.training.log import read_log
@@ -47,7 +48,7 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
     """
     recipe = setup.recipe
 
-    def write(average: SceneTransformer) -> str:
+    def write(average: SceneModel) -> str:
         card = CardFacts(
             facts=setup.facts,
             events=read_log(setup.run),
@@ -76,7 +77,7 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
     return use_average(setup, state, write)
 
 
-def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneTransformer], str]) -> str:
+def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneModel], str]) -> str:
     """Let the main process use all averaged weights; all processes call this together.
 
     Args:
@@ -90,7 +91,7 @@ def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneTra
     """
     average = state.average.model
     if not setup.processes.shares_weights:
-        assert isinstance(average, SceneTransformer)
+        assert isinstance(average, SceneModel)
         return setup.processes.on_main(lambda: use(average))
     weights = stored(average)
     values = wholes(weights.values())
@@ -107,9 +108,9 @@ def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneTra
     return setup.processes.on_main(gather_and_use, meanwhile=lambda: deque(values, maxlen=0))
 
 
-def _without_weights(setup: TrainingSetup) -> SceneTransformer:
+def _without_weights(setup: TrainingSetup) -> SceneModel:
     """Build a model that the weights of the trained one can be loaded into."""
-    model: SceneTransformer = SceneTransformer(**setup.facts["transformer"])
+    model = NEW_MODELS.build_transformer(**setup.facts["transformer"])
     if setup.recipe.lora is not None:
         add_lora(model, setup.recipe.lora)
     return model

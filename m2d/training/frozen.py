@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
+from m2d.families.loading import check_components, load_scheduler, load_vae
 from m2d.files import sha256_file
-from m2d.model.checkpoint import check_components, load_codec, read_scheduler_config
-from m2d.model.codec import encode_scenes, spatial_compression
 from m2d.training.late_text import LateTextEncoder
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLCogVideoX
+    from m2d.families.family import SceneVae
 
 _VAE_PARTS = ("vae",)
 _TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -56,7 +54,7 @@ class FrozenParts:
         text_digest: Digest of text encoder, tokenizer and `max_text_tokens`, on which embeddings depend.
     """
 
-    vae: AutoencoderKLCogVideoX
+    vae: SceneVae
     text: LateTextEncoder
     schedule: VelocitySchedule
     max_text_tokens: int
@@ -67,7 +65,7 @@ class FrozenParts:
     @property
     def latent_channels(self) -> int:
         """Channels of a latent."""
-        return int(self.vae.config.latent_channels)
+        return self.vae.latent_channels
 
     @property
     def text_width(self) -> int:
@@ -77,14 +75,14 @@ class FrozenParts:
     @property
     def compression(self) -> tuple[int, int]:
         """Pixels per latent along height and width, and frames per latent frame."""
-        return spatial_compression(self.vae), int(self.vae.config.temporal_compression_ratio)
+        return self.vae.compression
 
     def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
         """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
         pixels = frames_BPCHW[0, :, 0].numel()
         count = max(_PIXELS_AT_ONCE // pixels, 1) if self.vae.device.type == "cuda" else _CLIPS_AT_ONCE
         parts = torch.split(frames_BPCHW, count)
-        return torch.cat([encode_scenes(self.vae, part).cpu() for part in parts])
+        return torch.cat([self.vae.encode_clips(part).cpu() for part in parts])
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts to embeddings BLD.
@@ -110,11 +108,12 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
         SchedulerError: The scheduler does not predict velocity.
     """
     check_components(folder, _PARTS)
-    vae = load_codec(folder, device=device, dtype=torch.float32)
+    vae = load_vae(folder, device=device, dtype=torch.float32)
+    vae.module.requires_grad_(False)
     return FrozenParts(
-        vae=vae.requires_grad_(False),
+        vae=vae,
         text=LateTextEncoder(folder, max_tokens=max_text_tokens, device=device),
-        schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(folder))),
+        schedule=VelocitySchedule.from_scheduler(load_scheduler(folder)),
         max_text_tokens=max_text_tokens,
         digest=_digest(folder, _KEYED_PARTS, max_text_tokens=max_text_tokens),
         vae_digest=_digest(folder, _VAE_PARTS, max_text_tokens=0),
@@ -129,7 +128,7 @@ def noise_config(folder: Path) -> dict[str, Any]:
         CheckpointError: The config is missing or not supported.
         SchedulerError: The scheduler does not predict velocity.
     """
-    config = scheduler_from_config(read_scheduler_config(folder)).config
+    config = load_scheduler(folder).config
     return {key: config[key] for key in _NOISE_KEYS if key in config}
 
 

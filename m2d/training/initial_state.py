@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from m2d.model.lora import add_lora
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
@@ -60,7 +60,7 @@ def _keep_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def _copy_sharing_frozen(model: SceneTransformer) -> SceneTransformer:
+def _copy_sharing_frozen(model: SceneModel) -> SceneModel:
     """Return a copy with its own trained weights that shares the frozen weights."""
     shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
     return copy.deepcopy(model, shared)

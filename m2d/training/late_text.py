@@ -1,7 +1,7 @@
 """A text encoder that is in memory only while prompts are encoded.
 
 CogVideoX's text encoder has 4.8 billion weights and is idle once every prompt is encoded. Owns when it is
-loaded and freed; `m2d.model.text` encodes.
+loaded and freed; the family encodes.
 """
 
 # S prompts, L tokens, D width
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from m2d.model.checkpoint import load_text, load_tokenizer
+from m2d.families.family import TextEncoder
+from m2d.families.loading import load_text, load_tokenizer
 from m2d.model.components import read_config
-from m2d.model.text import TextEncoder
 
 
 class LateTextEncoder:
@@ -53,7 +53,6 @@ class LateTextEncoder:
             self._loaded = load_text(
                 self._folder, device=self._device, dtype=torch.float32, max_tokens=self._max_tokens
             )
-            self._loaded.model.requires_grad_(False)
         return self._loaded.encode(prompts)
 
     def release(self) -> None:
@@ -61,7 +60,6 @@ class LateTextEncoder:
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
-        # transformers' models contain reference cycles; moving them to meta frees their memory at once.
-        loaded.model.to("meta")
+        loaded.release()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

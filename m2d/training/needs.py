@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from m2d.errors import InputError
+from m2d.families.registry import known_model
+from m2d.families.source import BUILTIN_MODELS, resolve_model
 from m2d.model.components import read_config
-from m2d.model.known_sizes import known_model
-from m2d.model.source import BUILTIN_MODELS, resolve_model
 from m2d.training.launcher import Sharing as Strategy
 from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.recipe import TrainingRecipe

@@ -71,7 +71,7 @@ class DataRecipe(_Part):
 
     @property
     def world(self) -> str | None:
-        """The world that a model trained on these stories knows, as in `m2d.model.sizes.ModelSettings`."""
+        """The world that a model trained on these stories knows, as `ModelSettings` has it."""
         return "puppet" if self.is_puppet else None
 
     @model_validator(mode="after")

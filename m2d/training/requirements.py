@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from m2d.families.registry import NEW_MODELS
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 from m2d.training.optim import is_block_matrix
 from m2d.training.recipe import LoraRecipe
 
@@ -238,10 +239,10 @@ def _trace(work: Workload, *, num_blocks: int) -> _Trace:
     return _Trace(kept_bytes=sum(kept.sizes_bytes.values()), matrix_flops=matrix_flops, counts=counts)
 
 
-def _build(work: Workload, *, num_blocks: int) -> SceneTransformer:
+def _build(work: Workload, *, num_blocks: int) -> SceneModel:
     """Build the transformer on the meta device, where weights have no storage."""
     with torch.device("meta"):
-        model: SceneTransformer = SceneTransformer(**{**work.config, "num_layers": num_blocks})
+        model = NEW_MODELS.build_transformer(**{**work.config, "num_layers": num_blocks})
         if work.lora is not None:
             add_lora(model, work.lora)
     model.train()

@@ -28,7 +28,7 @@ def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
     """Count a sample's floating-point operations, forward and backward, without recomputation.
 
     Args:
-        model: A `SceneTransformer`, whole or sharded.
+        model: A `SceneModel`, whole or sharded.
         layout: Layout of the sample.
     """
     weights = dict(model.named_parameters())

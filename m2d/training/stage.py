@@ -14,9 +14,9 @@ import torch
 
 from m2d.cache_root import cache_root
 from m2d.errors import OutputError, Remedy
+from m2d.families.source import builtin_folder
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
-from m2d.model.checkpoint import builtin_folder
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.cache import StoryLatents

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, Remedy
+from m2d.families.loading import load_transformer
+from m2d.families.registry import NEW_MODELS
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import load_transformer
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
+from m2d.model.settings import ModelSettings
 from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import find_checkpoint, load_average, read_facts
@@ -75,20 +77,15 @@ def model_geometry(
         config: The transformer's config.
         compression: Pixels per latent along height and width, and frames per latent frame.
     """
-    spatial, temporal = compression
     video = recipe.video
-    return ModelGeometry(
-        spatial_compression=spatial,
-        temporal_compression=temporal,
-        patch_size=int(config["patch_size"]),
-        latent_channels=int(config["in_channels"]),
-        max_text_tokens=int(config["max_text_seq_length"]),
+    settings = ModelSettings(
+        num_scenes=recipe.num_scenes,
+        default_num_frames=video.num_frames,
         default_height=video.height,
         default_width=video.width,
-        default_num_frames=video.num_frames,
         default_fps=video.fps,
-        num_scenes=recipe.num_scenes,
     )
+    return NEW_MODELS.geometry_of(config, settings, compression=compression)
 
 
 def scene_geometry(
@@ -149,7 +146,7 @@ def read_start(folder: Path) -> Start:
     return Start(config, model.state_dict())
 
 
-def build_transformer(start: Start, *, seed: int) -> SceneTransformer:
+def build_transformer(start: Start, *, seed: int) -> SceneModel:
     """Build the transformer in float32.
 
     Raises:
@@ -157,7 +154,7 @@ def build_transformer(start: Start, *, seed: int) -> SceneTransformer:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: SceneTransformer = SceneTransformer(**start.config)
+        model = NEW_MODELS.build_transformer(**start.config)
     if start.weights is None:
         _zero(model)
         return model

@@ -24,7 +24,7 @@ from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import InputError, M2DError, Remedy
 from m2d.files import write_json
 from m2d.layout import SceneLayout
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 from m2d.training.batches import BatchesAhead, BatchMaker, make_sampler
 from m2d.training.cache import StoryLatents
 from m2d.training.log import LossMeter
@@ -94,7 +94,7 @@ class Stepper:
             )
         )
         if recipe.gradient_checkpointing:
-            assert isinstance(state.model, SceneTransformer)
+            assert isinstance(state.model, SceneModel)
             state.model.enable_gradient_checkpointing()
         if recipe.compile:
             # Compiled in place: parameter names, and with them checkpoints, stay the same.

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from m2d.backend import BackendOptions
+from m2d.families.source import ModelSource
 from m2d.film.job import FilmJob, PlannedRun, announce
 from m2d.film.make import RunOptions, make_film
 from m2d.folders import make_folder
 from m2d.layout import SceneLayout
 from m2d.model.execution import choose_execution
-from m2d.model.source import ModelSource
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 from m2d.pipeline.planning import plan_recipe_for
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
@@ -43,7 +43,7 @@ class SourceInTraining(ModelSource):
         transformer: The current averaged weights.
     """
 
-    transformer: SceneTransformer
+    transformer: SceneModel
 
     @cached_property
     def digest(self) -> str:
@@ -82,7 +82,7 @@ class BackendInTraining:
 
 class _DenoiserInTraining:
     def __init__(
-        self, transformer: SceneTransformer, layout: SceneLayout, targets: tuple[int, ...], *, is_mixed: bool
+        self, transformer: SceneModel, layout: SceneLayout, targets: tuple[int, ...], *, is_mixed: bool
     ) -> None:
         self.layout, self.targets = layout, targets
         self._transformer, self._is_mixed = transformer, is_mixed

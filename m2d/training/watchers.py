@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from m2d.model.components import read_config
-from m2d.model.sizes import spatial_compression_of
-from m2d.model.source import ModelSource
-from m2d.model.transformer import SceneTransformer
+from m2d.families.registry import family_of
+from m2d.families.source import ModelSource
+from m2d.model.scene_model import SceneModel
 from m2d.progress import Reporter
 from m2d.training.export import use_average
 from m2d.training.recipe import ValidationRecipe
@@ -73,7 +72,7 @@ class _Films:
         if state.step % self._recipe.every_steps == 0:
             use_average(self._setup, state, lambda average: self._make(average, step=state.step))
 
-    def _make(self, transformer: SceneTransformer, *, step: int) -> str:
+    def _make(self, transformer: SceneModel, *, step: int) -> str:
         setup = self._setup
         source = SourceInTraining(
             transformer=transformer.to(setup.processes.device),
@@ -92,12 +91,12 @@ class _Films:
 def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
     """Describe the model in training for the planning of stories."""
     recipe = setup.recipe
-    temporal = int(read_config(folder, "vae")["temporal_compression_ratio"])
-    compression = (spatial_compression_of(folder), temporal)
+    family = family_of(folder, "vae")
     return ModelSource(
         name=recipe.title,
         path=folder,
-        geometry=model_geometry(recipe, setup.facts["transformer"], compression=compression),
+        geometry=model_geometry(recipe, setup.facts["transformer"], compression=family.compression(folder)),
+        family=family,
         is_puppet=recipe.data.is_puppet,
         mask=recipe.mask,
     )

@@ -15,7 +15,8 @@ from benchmarks.growing_films import Films, prompt_of, recipe_of
 from benchmarks.growth import background, checks_of, drift, middle_gaps
 from benchmarks.growth_times import Stopwatch
 from m2d.errors import CheckpointError
-from m2d.model.checkpoint import load_codec, resolve_model
+from m2d.families.loading import load_vae
+from m2d.families.source import resolve_model
 from m2d.progress import Clock, SilentReporter
 from m2d.puppet.attribute_classifier import Reading
 from m2d.puppet.captions import plain_caption
@@ -74,7 +75,7 @@ def test_a_stopwatch_tells_how_long_each_unit_took(monkeypatch: pytest.MonkeyPat
 
 def test_films_are_made_grown_and_re_rolled_by_the_tasks_themselves(tmp_path: Path) -> None:
     source = resolve_model("builtin:puppet")
-    codec = load_codec(source, device="cpu", dtype=torch.float32)
+    codec = load_vae(source, device="cpu", dtype=torch.float32)
     films = Films(folder=tmp_path, source=source, codec=codec, steps=1, guidance=1.0)
     made = films.generate(STORY, num_scenes=2, name="film")
     grown = films.extend(made.film, prompt_of(STORY, 2))

@@ -22,8 +22,8 @@ from benchmarks.quality import STORY_SEED, Measurement, measure
 from benchmarks.quality_targets import Check, judge, summary
 from m2d.errors import CheckpointError
 from m2d.evaluation.intervals import Tally
-from m2d.model.checkpoint import load_codec
-from m2d.model.source import resolve_model
+from m2d.families.loading import load_vae
+from m2d.families.source import resolve_model
 from m2d.progress import SilentReporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, load_classifier
 from m2d.puppet.story_scores import DIFFERENCES, story_clips, tally_prompted, tally_unprompted
@@ -121,7 +121,7 @@ def test_equal_seeds_give_equal_scenes(measurement: Measurement) -> None:
 def test_all_ways_give_frames_of_one_shape_and_range(measurement: Measurement) -> None:
     clips = story_clips(measurement.stories()[:1])
     rendered = render_films(clips, scene=default_scene(measurement.source))
-    codec = load_codec(measurement.source, device="cpu", dtype=torch.float32)
+    codec = load_vae(measurement.source, device="cpu", dtype=torch.float32)
     generator = SceneGenerator(measurement.source, measurement.sampling)
     made = generator.generate(("Park at noon. Actor1 jumps.",) * 3, mask="mask2dit", seed=STORY_SEED)
     for frames_BPCHW in (rendered, through_codec(codec, rendered), made):

@@ -15,8 +15,8 @@ import pytest
 
 from m2d.backend import Backend, ExportingBackend, TrainableBackend
 from m2d.errors import BackendUnavailable
+from m2d.families.source import ModelSource, resolve_model
 from m2d.layout import SceneLayout
-from m2d.model.source import ModelSource, resolve_model
 from m2d.registry import available_backends, backend_names, get_backend
 from tests.contract.stories import LAYOUTS, TARGETS, THREE_SCENES
 from tests.m2d.model.tiny_model import build_tiny_model

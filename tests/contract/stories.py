@@ -12,9 +12,9 @@ from torch import Tensor
 
 from m2d.backend import Backend, BackendOptions, Denoiser, ExportingBackend
 from m2d.errors import ArtifactMissing
+from m2d.families.loading import load_transformer
+from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import load_transformer
-from m2d.model.source import ModelSource
 from tests.m2d.model.tiny_model import LATENT_CHANNELS, TEXT_WIDTH
 
 THREE_SCENES = "three scenes"

@@ -15,7 +15,7 @@ from m2d.diffusion.denoise import DenoiseRequest, denoise
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.errors import BackendError, BackendUnavailable, CheckpointError, InputError, LayoutMismatch
-from m2d.model.source import resolve_model
+from m2d.families.source import resolve_model
 from tests.contract.stories import (
     LAYOUTS,
     SIZE,

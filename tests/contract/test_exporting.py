@@ -8,8 +8,8 @@ import torch
 
 from m2d.backend import BackendOptions
 from m2d.errors import ArtifactMissing, ArtifactRefused, BackendError, InputError
+from m2d.families.source import resolve_model
 from m2d.layout import SceneLayout
-from m2d.model.source import resolve_model
 from tests.contract.stories import LAYOUTS, RELATIVE_ERROR, THREE_SCENES, inputs_for, options_for, prepare
 
 LAYOUT = LAYOUTS[THREE_SCENES]

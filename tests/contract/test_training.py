@@ -2,7 +2,7 @@
 
 import torch
 
-from m2d.model.checkpoint import load_transformer
+from m2d.families.loading import load_transformer
 from tests.contract.stories import LAYOUTS, THREE_SCENES, inputs_for
 
 # Gradients are sums over all tokens of what the velocity is for one: measured 1.3e-7 for compiled code.

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, InputError
+from m2d.families.loading import load_vae
+from m2d.families.saving import copy_component, write_component, write_model_index, write_settings
+from m2d.families.source import resolve_model, settings_of
 from m2d.files import write_bytes
-from m2d.model.checkpoint import load_codec
-from m2d.model.save import copy_component, write_component, write_model_index, write_settings
-from m2d.model.sizes import ModelSettings, read_settings
-from m2d.model.source import resolve_model
+from m2d.model.settings import ModelSettings
 from m2d.progress import Reporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE
 from m2d.puppet.tokenizer import build_tokenizer
@@ -85,7 +85,7 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
         write_settings(part, _settings(vae_recipe))
         if plan.transformer is not None:
             # The transformer decides the number and the size of scenes.
-            write_settings(part, read_settings(plan.transformer))
+            write_settings(part, settings_of(plan.transformer))
             copy_component(plan.transformer, "transformer", part)
         write_model_index(part)
         if plan.transformer is not None:
@@ -117,14 +117,14 @@ def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
             f"{run}: only its decoder was trained; a base is needed, the model that has its encoder",
             argument="codec",
         )
-    weights = load_codec(base, device="cpu", dtype=torch.float32).state_dict()
+    weights = load_vae(base, device="cpu", dtype=torch.float32).module.state_dict()
     return {name: value for name, value in weights.items() if name.startswith(ENCODER)}
 
 
 def _scaling_factor(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe, *, base: Path | None) -> float:
     """Return the base's scaling factor if the encoder is the base's, so that latents keep their scale."""
     if base is not None:
-        before = load_codec(base, device="cpu", dtype=torch.float32)
+        before = load_vae(base, device="cpu", dtype=torch.float32).module
         ours, theirs = vae.encoder.state_dict(), before.encoder.state_dict()
         if ours.keys() == theirs.keys() and all(
             torch.equal(ours[name].half(), theirs[name].half()) for name in ours

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
 from m2d.errors import CheckpointError, Remedy
-from m2d.model.checkpoint import load_codec, resolve_model
+from m2d.families.loading import load_vae
+from m2d.families.source import resolve_model
 from m2d.puppet.clips import ClipBatch, PsnrMeter, draw_clips, draw_corner, render_batch
 from m2d.puppet.training.fitting import Fit, FitRecipe
 from m2d.training.state import FOLDER as CHECKPOINTS
@@ -143,7 +144,7 @@ def is_decoder_alone(weights: Mapping[str, Tensor]) -> bool:
 
 def _weights_of_model(name: str) -> Mapping[str, Tensor]:
     source = resolve_model(name)
-    weights: Mapping[str, Tensor] = load_codec(source, device="cpu", dtype=torch.float32).state_dict()
+    weights: Mapping[str, Tensor] = load_vae(source, device="cpu", dtype=torch.float32).module.state_dict()
     return weights
 
 

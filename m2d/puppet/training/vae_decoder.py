@@ -22,21 +22,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
-from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import InputError
+from m2d.families.cogvideox.vae import encode_scenes, spatial_compression, unscaled
+from m2d.families.family import TextEncoder
+from m2d.families.loading import load_scheduler, load_text, load_transformer, load_vae
+from m2d.families.source import resolve_model
 from m2d.geometry import SceneGeometry
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import (
-    load_codec,
-    load_text,
-    load_transformer,
-    read_scheduler_config,
-    resolve_model,
-)
-from m2d.model.codec import encode_scenes, spatial_compression, unscaled
-from m2d.model.text import TextEncoder
-from m2d.model.transformer import SceneTransformer
+from m2d.model.scene_model import SceneModel
 from m2d.puppet.captions import plain_caption
 from m2d.puppet.clips import PsnrMeter, draw_corner, render_batch
 from m2d.puppet.render import Clip
@@ -98,7 +92,7 @@ class Predictor:
         num_scenes: Default number of scenes.
     """
 
-    transformer: SceneTransformer
+    transformer: SceneModel
     text: TextEncoder
     schedule: VelocitySchedule
     num_text_tokens: int
@@ -119,7 +113,7 @@ class Predictor:
         return cls(
             transformer=transformer.eval().requires_grad_(False),
             text=load_text(source, device="cpu", dtype=torch.float32),
-            schedule=VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(source))),
+            schedule=VelocitySchedule.from_scheduler(load_scheduler(source)),
             num_text_tokens=sizes.max_text_tokens,
             mask=source.mask,
             scene=sizes.scene(
@@ -212,7 +206,7 @@ def made_psnr(
 
 
 def _shared_vae(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
-    vaes = [load_codec(resolve_model(name), device="cpu", dtype=torch.float32) for name in models]
+    vaes = [load_vae(resolve_model(name), device="cpu", dtype=torch.float32).module for name in models]
     first = vaes[0].state_dict()
     for name, vae in zip(models[1:], vaes[1:], strict=True):
         weights = vae.state_dict()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2d.errors import BackendError
-from m2d.model.source import resolve_model
+from m2d.families.source import resolve_model
 from m2d.registry import get_backend
 from tests.contract.stories import assert_same_velocity, inputs_for, options_for, oracle
 from tests.contract.test_context import CAUSAL, TARGETS

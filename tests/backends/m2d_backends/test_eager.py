@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from m2d.backend import BackendOptions, TrainableBackend
 from m2d.errors import BackendError, BackendUnavailable, InputError
+from m2d.families.source import ModelSource, resolve_model
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import ModelSource, resolve_model
 from m2d.recipe.schema import BackendChoice
 from tests.m2d.model.tiny_model import LATENT_CHANNELS, TEXT_WIDTH, build_tiny_model, tiny_transformer
 

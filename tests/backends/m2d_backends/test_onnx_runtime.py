@@ -24,7 +24,7 @@ from m2d.errors import (
     InputError,
     LayoutMismatch,
 )
-from m2d.model.source import ModelSource, resolve_model
+from m2d.families.source import ModelSource, resolve_model
 from tests.backends.m2d_backends.tiny_graphs import LAYOUT, UNEQUAL, tiny_graph
 from tests.m2d.model.tiny_model import TEXT_WIDTH, build_tiny_model
 

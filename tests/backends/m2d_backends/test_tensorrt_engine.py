@@ -21,7 +21,7 @@ from m2d_backends.tensorrt_plan import (
 
 from m2d.backend import BackendOptions, ExportingBackend, TrainableBackend
 from m2d.errors import BackendError, BackendUnavailable, ExportError
-from m2d.model.source import resolve_model
+from m2d.families.source import resolve_model
 from tests.backends.m2d_backends.fake_tensorrt import fake_tensorrt
 from tests.backends.m2d_backends.tiny_graphs import LAYOUT, tiny_graph
 from tests.m2d.model.tiny_model import build_tiny_model

@@ -6,7 +6,7 @@ from benchmarks.baselines.official import OfficialTransformer
 from benchmarks.baselines.stock import stock_model
 from benchmarks.cases import Case, make_inputs, make_transformer
 from benchmarks.oracle import FIXTURE, TOLERANCE
-from m2d.model.checkpoint import load_transformer
+from m2d.families.loading import load_transformer
 
 CASE = Case(
     num_heads=1, num_layers=2, text_tokens=3, latent_frames=2, grid=(2, 3), text_width=8, time_width=8

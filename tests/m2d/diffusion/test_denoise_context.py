@@ -15,9 +15,9 @@ from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
 from m2d.diffusion.denoiser import ContextDenoiser, Denoiser
 from m2d.diffusion.guidance import GuidanceRule
-from m2d.diffusion.schedulers import scheduler_from_config
+from m2d.families.loading import load_scheduler
+from m2d.families.source import ModelSource, resolve_model
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import ModelSource, read_scheduler_config, resolve_model
 from m2d.registry import get_backend
 from tests.m2d.model.tiny_model import LATENT_CHANNELS, TEXT_WIDTH, build_tiny_model
 
@@ -57,7 +57,7 @@ def prepared(source: ModelSource, request: DenoiseRequest) -> Denoiser:
 
 
 def run(source: ModelSource, request: DenoiseRequest, **options: Any) -> Tensor:
-    scheduler = scheduler_from_config(read_scheduler_config(source), "dpm")
+    scheduler = load_scheduler(source, "dpm")
     return denoise(prepared(source, request), scheduler, request, **options)
 
 

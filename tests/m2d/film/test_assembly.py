@@ -13,7 +13,7 @@ from m2d.errors import Interrupted
 from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import SceneGeometry
-from m2d.model.decoding import SceneDecoder
+from m2d.pipeline.decoding import SceneDecoder
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
@@ -32,11 +32,11 @@ class FakeDecoder:
 
     def __init__(self, ways: Sequence[str]) -> None:
         self.ways = list(ways)
-        self.rung = "plain"
+        self.strategy = "plain"
         self.decoded: list[int] = []
 
     def decode(self, latents_FCHW: torch.Tensor, *, scene: int) -> np.ndarray:
-        self.rung = self.ways.pop(0) if self.ways else self.rung
+        self.strategy = self.ways.pop(0) if self.ways else self.strategy
         self.decoded.append(scene)
         return grey(int(latents_FCHW.flatten()[0]))
 

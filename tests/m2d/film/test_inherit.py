@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from m2d.errors import InputError
+from m2d.families.source import BUILTIN_MODELS, BUILTIN_PUPPET
 from m2d.film.inherit import model_of
-from m2d.model.source import BUILTIN_MODELS, BUILTIN_PUPPET
 from m2d.video.provenance import ModelRecord
 
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from m2d.errors import OutputError, Remedy
+from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.film.previews import save_preview
 from m2d.layout import SceneLayout
-from m2d.model.codec import decode_scene
-from m2d.model.decoding import DecodingError
+from m2d.pipeline.decoding import DecodingError
 from tests.m2d.model.tiny_model import tiny_codec
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=(2, 2, 2), latent_frames=(2, 3, 1), tokens_per_frame=16)
@@ -25,7 +25,7 @@ X0 = torch.randn(1, 6, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture(scope="module")
 def codec() -> Any:
-    return tiny_codec()
+    return CogVideoXVae(tiny_codec())
 
 
 def picture_of(path: Path) -> np.ndarray:
@@ -38,7 +38,7 @@ def test_the_first_frames_of_all_scenes_stand_side_by_side(tmp_path: Path, codec
     picture = picture_of(path)
     # 32 pixels are drawn sixfold, 10 apart, below 70 rows of text; the corners are rounded.
     for place, start in enumerate(STARTS):
-        expected = decode_scene(codec, X0[0, start : start + 1])[0]
+        expected = codec.decode(X0[0, start : start + 1])[0]
         left = 20 + place * (192 + 10)
         shown = picture[70 : 70 + 192 : 6, left : left + 192 : 6]
         np.testing.assert_array_equal(shown[4:-4], expected[4:-4])
@@ -59,7 +59,7 @@ def test_steps_and_scenes_are_told_apart_and_the_same_preview_has_the_same_bytes
 
 def test_one_latent_frame_per_scene_is_decoded(tmp_path: Path, codec: Any) -> None:
     decoded: list[int] = []
-    counting = codec.decoder.register_forward_pre_hook(
+    counting = codec.module.decoder.register_forward_pre_hook(
         lambda module, inputs: decoded.append(inputs[0].shape[2])  # noqa: ARG005 - torch names the arguments
     )
     save_preview(tmp_path / "new" / "previews", X0, LAYOUT, codec, step=1, total=2, scene_numbers=(0, 1, 2))
@@ -73,7 +73,7 @@ def test_a_lack_of_memory_says_how_to_go_on(tmp_path: Path, codec: Any, error: E
         del module, inputs
         raise error
 
-    refusal = codec.decoder.register_forward_pre_hook(refuse)
+    refusal = codec.module.decoder.register_forward_pre_hook(refuse)
     with pytest.raises(
         DecodingError,
         match="step 3 ran out of memory",

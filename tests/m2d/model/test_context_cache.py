@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.context_cache import ContextCache, KeptBlock, keep_context, split_context
-from m2d.model.transformer import SceneTransformer
-from tests.m2d.model.test_transformer import make_inputs, make_model, max_error, stock_velocity
+from tests.m2d.families.cogvideox.test_transformer import make_inputs, make_model, max_error, stock_velocity
 
 # Float32 sums in another order: measured 2e-7 of the largest output.
 RELATIVE_ERROR = 1e-6

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend
 
 from m2d.model import kernels
 from m2d.model.kernels import attend, can_run, choose_kernel, preferred_kernels
-from tests.m2d.model.test_transformer import make_inputs, make_model, max_error, story
+from tests.m2d.families.cogvideox.test_transformer import make_inputs, make_model, max_error, story
 
 
 def test_cudnn_leads_from_hopper_on_and_flash_before() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.lora import FILE, add_lora, lora_weights, merge_lora, save_lora
-from m2d.model.transformer import SceneTransformer
 from m2d.training.recipe import LoraRecipe
 from tests.m2d.training.conftest import tiny_model
 

@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.context_cache import keep_context
 from m2d.model.execution import SMALLEST_SCENE, Execution, choose_execution
-from m2d.model.transformer import SceneTransformer
-from tests.m2d.model.test_transformer import MASKS, make_inputs, make_model, max_error, story
+from tests.m2d.families.cogvideox.test_transformer import MASKS, make_inputs, make_model, max_error, story
 
 TOLERANCE = 1e-6  # float32: the same sums in another order, outputs of about 1
 

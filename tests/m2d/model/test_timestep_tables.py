@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from m2d.errors import BackendError
+from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.context_cache import keep_context
 from m2d.model.execution import Execution
-from m2d.model.known_sizes import KNOWN_MODELS
 from m2d.model.timestep_tables import held_bytes, use_timestep_tables
-from m2d.model.transformer import SceneTransformer
 from tests.m2d.model.tiny_model import LATENT_CHANNELS, TEXT_WIDTH, tiny_transformer
 
 TIMESTEPS = (0, 19, 500, 999)

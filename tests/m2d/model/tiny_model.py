@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from m2d.model.transformer import SceneTransformer
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.puppet.vocabulary import token_list
 

@@ -15,9 +15,9 @@ from typing import Any
 import av
 import numpy as np
 
+from m2d.families.source import ModelSource, resolve_model
 from m2d.film.inherit import plan_on
 from m2d.film.make import FilmResult, RunOptions
-from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import Reporter, SilentReporter, StageProgress
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan

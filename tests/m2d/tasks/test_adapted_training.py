@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from m2d.errors import CheckpointError, RecipeError
-from m2d.model.checkpoint import load_transformer
+from m2d.families.loading import load_transformer
 from m2d.model.lora import FILE
 from m2d.progress import SilentReporter
 from m2d.tasks.train import TrainingReport, plan_training, run

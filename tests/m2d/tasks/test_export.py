@@ -12,9 +12,9 @@ import pytest
 from m2d.backend import Backend, BackendOptions, Denoiser, ExportManifest, StoredArtifact
 from m2d.cli.main import app
 from m2d.errors import ArtifactMissing, ArtifactRefused, BackendUnavailable, InputError
+from m2d.families.source import ModelSource
 from m2d.geometry import GeometryError
 from m2d.layout import LayoutError, SceneLayout
-from m2d.model.source import ModelSource
 from m2d.pipeline.graphs import MissingGraphs, RejectedGraphs, check_graphs, graphs_of
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend

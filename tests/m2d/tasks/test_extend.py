@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from m2d.errors import InputError, OutputError, RecipeError, Remedy, UnknownBackend
+from m2d.families.source import ModelSource, resolve_model
 from m2d.film.inherit import inherited_recipe, plan_on
 from m2d.film.load import ModelMismatch, load_film
 from m2d.film.make import FilmResult
-from m2d.model.source import ModelSource, resolve_model
 from m2d.progress import SilentReporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan

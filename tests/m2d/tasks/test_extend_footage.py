@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from m2d.errors import InputError
+from m2d.families.cogvideox.vae import decode_scene, encode_scene
+from m2d.families.loading import load_vae
 from m2d.film.external import load_external_video
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
-from m2d.model.checkpoint import load_codec
-from m2d.model.codec import decode_scene, encode_scene, from_pixels
+from m2d.model.pixels import from_pixels
 from m2d.video.digests import frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
@@ -117,7 +118,7 @@ def test_frames_of_footage_are_the_same_however_often_the_film_goes_on(
 def test_a_scene_that_continues_footage_begins_with_its_last_frame_as_it_was(
     studio: Studio,
 ) -> None:
-    codec = load_codec(studio.source, device="cpu", dtype=torch.float32)
+    codec = load_vae(studio.source, device="cpu", dtype=torch.float32).module
     film = studio.generate(1, name="plain", video={"height": 32, "width": 32, "num_frames": 9}).film
     bare = Path(shutil.copy(film, studio.path("bare")))
     result = studio.extend(bare, "a cat", join="continue")

@@ -16,12 +16,13 @@ import torch
 
 from m2d.backend import BackendOptions, Denoiser
 from m2d.errors import BackendUnavailable, InputError, Interrupted, OutputError
+from m2d.families.cogvideox.vae import decode_scene
+from m2d.families.loading import load_vae
+from m2d.families.source import ModelSource, resolve_model
 from m2d.film.disk_space import predicted_bytes
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.make import FilmResult, RunOptions
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import ModelSource, load_codec, resolve_model
-from m2d.model.codec import decode_scene
 from m2d.progress import Reporter, SilentReporter, StageProgress
 from m2d.recipe.plan import RunPlan, plan_story
 from m2d.recipe.schema import Recipe
@@ -120,7 +121,7 @@ def test_the_stored_latents_decode_to_the_frames_the_film_was_made_of(
 ) -> None:
     run(plan, get_backend("eager"), reporter=SilentReporter())
     latents = read_run(plan.output).latents_FCHW
-    codec = load_codec(source, device="cpu", dtype=torch.float32)
+    codec = load_vae(source, device="cpu", dtype=torch.float32).module
     decoded = [decode_scene(codec, torch.from_numpy(scene)) for scene in latents]
     provenance = read_film(plan.output).provenance
     assert provenance is not None
@@ -279,7 +280,7 @@ def test_that_a_scene_was_decoded_in_tiles_is_written_down(
             raise MemoryError
         return decode_scene(*arguments)
 
-    monkeypatch.setattr("m2d.model.decoding.decode_scene", decode)
+    monkeypatch.setattr("m2d.pipeline.decoding.decode_scene", decode)
     told = Stopping()
     result = run(plan, FakeBackend(), reporter=told)
     assert result.provenance.last_run.parameters["decoding"] == "tiled"

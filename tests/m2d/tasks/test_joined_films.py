@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from m2d.errors import RecipeError
+from m2d.families.cogvideox.vae import decode_scene, encode_scene
+from m2d.families.loading import load_vae
 from m2d.film.make import FilmResult
-from m2d.model.checkpoint import load_codec
-from m2d.model.codec import decode_scene, encode_scene, from_pixels
+from m2d.model.pixels import from_pixels
 from m2d.video.digests import frames_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
 from m2d.video.read import read_film
@@ -43,7 +44,7 @@ def generated(studio: Studio) -> FilmResult:
 
 
 def decoded(studio: Studio, film: Path) -> list[np.ndarray]:
-    codec = load_codec(studio.source, device="cpu", dtype=torch.float32)
+    codec = load_vae(studio.source, device="cpu", dtype=torch.float32).module
     return [decode_scene(codec, torch.from_numpy(latents_FCHW)) for latents_FCHW in latents_of(film)]
 
 
@@ -104,7 +105,7 @@ def test_colours_are_matched_to_the_scene_before_as_it_is_shown(
 def test_a_continued_scene_begins_with_the_last_frame_of_the_one_before(
     studio: Studio, generated: FilmResult
 ) -> None:
-    codec = load_codec(studio.source, device="cpu", dtype=torch.float32)
+    codec = load_vae(studio.source, device="cpu", dtype=torch.float32).module
     latents, frames = latents_of(generated.film), decoded(studio, generated.film)
     for index in (3, 4):
         last_FCHW = encode_scene(codec, from_pixels(frames[index - 1][-1:])).numpy()

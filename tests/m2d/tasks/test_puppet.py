@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from m2d.errors import CheckpointError, InputError, OutputBusy, RecipeError
+from m2d.families.cogvideox.transformer import SceneTransformer
+from m2d.families.cogvideox.vae import decode_scene, encode_scene
+from m2d.families.loading import load_text, load_transformer, load_vae
+from m2d.families.saving import write_component, write_settings
+from m2d.families.source import resolve_model
 from m2d.lock import hold
-from m2d.model.checkpoint import load_codec, load_text, load_transformer, resolve_model
-from m2d.model.codec import decode_scene, encode_scene
-from m2d.model.save import write_component, write_settings
-from m2d.model.sizes import ModelSettings
-from m2d.model.transformer import SceneTransformer
+from m2d.model.settings import ModelSettings
 from m2d.progress import SilentReporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_classifier
 from m2d.puppet.training.attribute_classifier import ClassifierRecipe
@@ -104,7 +105,7 @@ def test_a_packed_folder_with_a_transformer_is_a_model_that_loads(
     assert load_transformer(source, **float32).config.num_layers == 1
     embeds = load_text(source, **float32).encode(["Park at noon. Actor1 (round red body, no hat) waves."])
     assert embeds.shape == (1, 36, TEXT["d_model"])
-    codec = load_codec(source, **float32)
+    codec = load_vae(source, **float32).module
     latents = encode_scene(codec, torch.rand(9, 3, 32, 32) * 2 - 1)
     assert latents.shape == (3, CODEC["latent_channels"], 8, 8)
     assert decode_scene(codec, latents).shape == (9, 32, 32, 3)
@@ -129,7 +130,8 @@ def test_a_decoder_trained_on_what_a_model_makes_is_packed_and_leaves_its_latent
     )
     better = pack(plan, SilentReporter())
     codecs = [
-        load_codec(resolve_model(str(path)), device="cpu", dtype=torch.float32) for path in (model, better)
+        load_vae(resolve_model(str(path)), device="cpu", dtype=torch.float32).module
+        for path in (model, better)
     ]
     frames_PCHW = torch.rand(9, 3, 32, 32) * 2 - 1
     before, after = (encode_scene(codec, frames_PCHW) for codec in codecs)

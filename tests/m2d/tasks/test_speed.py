@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from m2d.backend import BackendOptions, Denoiser
-from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import Interrupted, RecipeError
+from m2d.families.loading import load_scheduler
+from m2d.families.source import ModelSource
 from m2d.film.inherit import plan_on
 from m2d.film.make import FilmResult, RunOptions
 from m2d.layout import SceneLayout
-from m2d.model.checkpoint import read_scheduler_config
-from m2d.model.source import ModelSource
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
@@ -44,7 +43,7 @@ class SmoothBackend:
         del device
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
-        schedule = VelocitySchedule.from_scheduler(scheduler_from_config(read_scheduler_config(source)))
+        schedule = VelocitySchedule.from_scheduler(load_scheduler(source))
         mean_BFCHW = torch.zeros(1, sum(layout.latent_frames), source.geometry.latent_channels, 4, 4)
         self.denoisers.append(
             GaussianDenoiser(

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from m2d.errors import CheckpointError, InputError, OutputError, RecipeError
+from m2d.families.source import resolve_model
 from m2d.files import sha256_file
-from m2d.model.checkpoint import resolve_model
 from m2d.progress import SilentReporter
 from m2d.tasks.train import TrainingReport, plan_training, run
 from tests.m2d.model.tiny_model import build_tiny_model

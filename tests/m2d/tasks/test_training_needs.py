@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from m2d.errors import CheckpointError, InputError
-from m2d.model.known_sizes import KNOWN_MODELS
+from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.tasks.train import plan_needs
 from tests.m2d.training.conftest import tiny_recipe
 

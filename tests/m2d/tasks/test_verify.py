@@ -16,8 +16,8 @@ from torch import Tensor
 
 from m2d.backend import Backend, BackendOptions, Denoiser, StoredArtifact
 from m2d.errors import ArtifactMissing, BackendUnavailable
+from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-from m2d.model.source import ModelSource
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend
 from m2d.tasks import verify

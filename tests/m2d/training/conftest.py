@@ -14,8 +14,8 @@ from diffusers import CogVideoXDDIMScheduler
 from torch import Tensor
 
 from m2d.diffusion.velocity import VelocitySchedule
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
-from m2d.model.transformer import SceneTransformer
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
 from m2d.training.cache import EncodedStories, encode_stories

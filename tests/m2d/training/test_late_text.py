@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from m2d.model.checkpoint import load_text
+from m2d.families.loading import load_text
 from m2d.training.late_text import LateTextEncoder
 from tests.m2d.model.tiny_model import MAX_TEXT_TOKENS, TEXT_WIDTH, build_tiny_model
 

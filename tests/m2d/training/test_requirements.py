@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
-from m2d.model.transformer import SceneTransformer
 from m2d.training.recipe import LoraRecipe
 from m2d.training.requirements import (
     Workload,

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from m2d.errors import RecipeError
-from m2d.model.checkpoint import load_transformer
-from m2d.model.source import ModelSource
+from m2d.families.loading import load_transformer
+from m2d.families.source import ModelSource
 from m2d.progress import SilentReporter
 from m2d.training.validation import SourceInTraining, make_validation_films, plan_validation
 from m2d.video.run_folder import read_run

@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from m2d.model.checkpoint import load_codec, resolve_model
+from m2d.families.loading import load_vae
+from m2d.families.source import resolve_model
 from m2d.puppet.clips import actor_boxes, draw_clips, render_batch
 from m2d.puppet.training import vae as training
 from m2d.puppet.training.vae import (
@@ -141,7 +142,7 @@ def test_sizes_that_the_codec_cannot_do_are_refused(changes: dict[str, object], 
 
 
 def test_a_decoder_can_be_trained_further_from_a_model_while_its_latents_stay(tmp_path: Path) -> None:
-    shipped = load_codec(resolve_model("builtin:puppet"), device="cpu", dtype=torch.float32)
+    shipped = load_vae(resolve_model("builtin:puppet"), device="cpu", dtype=torch.float32).module
     config = shipped.config
     recipe = vae_recipe(
         block_out_channels=tuple(config.block_out_channels),

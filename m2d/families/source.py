@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 
 from m2d.errors import CheckpointError
+from m2d.families.family import ModelFamily
+from m2d.families.registry import family_of
 from m2d.files import sha256_file
 from m2d.geometry import ModelGeometry
 from m2d.model.components import COMPONENTS, INDEX_FILE, check_components, tokenizer_file
 from m2d.model.folder import find_file, find_weights
-from m2d.model.sizes import read_geometry, read_settings
+from m2d.model.settings import ModelSettings, read_settings
 
 BUILTIN_PUPPET = "builtin:puppet"
 BUILTIN_MODELS = {BUILTIN_PUPPET: "weights", "builtin:puppet-large": "weights-large"}
@@ -32,6 +34,7 @@ class ModelSource:
         name: As the user gave it.
         path: The folder.
         geometry: Sizes from its configs.
+        family: What kind of base model it is.
         is_puppet: Whether it knows the puppet theatre's world, and only that.
         mask: The attention mask it was trained with.
     """
@@ -39,6 +42,7 @@ class ModelSource:
     name: str
     path: Path
     geometry: ModelGeometry
+    family: ModelFamily
     is_puppet: bool
     mask: str = "mask2dit"
 
@@ -72,16 +76,26 @@ def resolve_model(name_or_path: str) -> ModelSource:
         CheckpointError: There is no such folder, or it is not complete; every missing or bad file is named.
     """
     path = _folder_of(name_or_path)
-    check_components(path, COMPONENTS)
-    settings = read_settings(path)
-    geometry = read_geometry(path, settings)
+    family = family_of(path)
+    check_components(path, COMPONENTS, family.classes)
+    settings = settings_of(path)
     return ModelSource(
         name=name_or_path,
         path=path,
-        geometry=geometry,
+        geometry=family.read_geometry(path, settings),
+        family=family,
         is_puppet=settings.world == "puppet",
         mask=settings.mask,
     )
+
+
+def settings_of(path: Path) -> ModelSettings:
+    """Read a model folder's settings, or take its family's when it has none.
+
+    Raises:
+        CheckpointError: `m2d.json` is wrong, or the configs in its place are.
+    """
+    return read_settings(path) or family_of(path).default_settings(path)
 
 
 def builtin_folder(name: str) -> Path | None:

@@ -16,9 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from m2d.errors import Remedy
-from m2d.model.checkpoint import BUILTIN_PUPPET, load_codec, resolve_model
-from m2d.model.codec import decode_scene, encode_scene
-from m2d.model.decoding import RUNGS, DecodingError, Rung, SceneDecoder, is_out_of_memory, sliced
+from m2d.families.cogvideox.vae import CogVideoXVae, decode_scene, encode_scene
+from m2d.families.cogvideox.vae_memory import sliced
+from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy
+from m2d.families.loading import load_vae
+from m2d.families.source import BUILTIN_PUPPET, resolve_model
+from m2d.pipeline.decoding import DecodingError, SceneDecoder, is_out_of_memory
 from m2d.progress import SilentReporter
 from tests.m2d.model.tiny_model import tiny_codec
 
@@ -58,7 +61,11 @@ class FakeCodec:
     """
 
     def __init__(
-        self, *, short: Sequence[tuple[int, Rung]], error: Callable[[], Exception], device: str = "meta"
+        self,
+        *,
+        short: Sequence[tuple[int, DecodeStrategy]],
+        error: Callable[[], Exception],
+        device: str = "meta",
     ) -> None:
         self.config = SimpleNamespace(
             scaling_factor=1.0,
@@ -68,7 +75,7 @@ class FakeCodec:
         )
         self.device, self.dtype = torch.device(device), torch.float32
         self.decoder, self.use_tiling = nn.Identity(), False
-        self.tried: list[tuple[int, Rung]] = []
+        self.tried: list[tuple[int, DecodeStrategy]] = []
         self.short = short
         self.error = error
 
@@ -82,13 +89,13 @@ class FakeCodec:
 
     def decode(self, latents_BCFHW: Tensor) -> SimpleNamespace:
         scene = latents_BCFHW.shape[2] // 2
-        self.tried.append((scene, self.rung))
+        self.tried.append((scene, self.strategy))
         if self.tried[-1] in self.short:
             raise self.error()
         return SimpleNamespace(sample=torch.full((1, 3, 8 * scene + 1, 32, 32), scene / 4))
 
     @property
-    def rung(self) -> Rung:
+    def strategy(self) -> DecodeStrategy:
         is_sliced = len(self.decoder._forward_hooks) > 0
         if self.device.type == "cpu" and is_sliced and not self.use_tiling:
             return "cpu"
@@ -100,38 +107,40 @@ def latents_of(num_latent_frames: int, *, size: tuple[int, int] = (8, 8)) -> Ten
 
 
 def decoder_of(codec: Any, reporter: SilentReporter | None = None) -> SceneDecoder:
-    return SceneDecoder(lambda: codec, reporter=reporter or SilentReporter())
+    return SceneDecoder(lambda: CogVideoXVae(codec), reporter=reporter or SilentReporter())
 
 
 @pytest.mark.parametrize("scene", [0, 1, 2])
 @pytest.mark.parametrize("failing", [1, 2, 3])
 @pytest.mark.parametrize("kind", ERRORS)
 def test_memory_that_runs_out_anywhere_leads_to_the_next_way_which_is_kept(scene, failing, kind):
-    codec = FakeCodec(short=[(scene, rung) for rung in RUNGS[:failing]], error=ERRORS[kind])
+    codec = FakeCodec(
+        short=[(scene, strategy) for strategy in DECODE_STRATEGIES[:failing]], error=ERRORS[kind]
+    )
     reporter = Notes()
     decoder = decoder_of(codec, reporter)
-    films, rungs = [], []
+    films, strategies = [], []
     for number in range(3):
         films.append(decoder.decode(latents_of(2 * number + 1), scene=number))
-        rungs.append(decoder.rung)
-    worked = RUNGS[failing]
+        strategies.append(decoder.strategy)
+    worked = DECODE_STRATEGIES[failing]
     assert [film.shape for film in films] == [(1, 32, 32, 3), (9, 32, 32, 3), (17, 32, 32, 3)]
-    assert rungs == ["plain" if number < scene else worked for number in range(3)]
+    assert strategies == ["plain" if number < scene else worked for number in range(3)]
     assert codec.tried == [
         *((number, "plain") for number in range(scene)),
-        *((scene, rung) for rung in RUNGS[: failing + 1]),
+        *((scene, strategy) for strategy in DECODE_STRATEGIES[: failing + 1]),
         *((number, worked) for number in range(scene + 1, 3)),
     ]
     assert reporter.notes == [
-        f"decoding scene {scene + 1} ran out of memory; trying again {NEXT[rung]}"
-        for rung in RUNGS[1 : failing + 1]
+        f"decoding scene {scene + 1} ran out of memory; trying again {NEXT[strategy]}"
+        for strategy in DECODE_STRATEGIES[1 : failing + 1]
     ]
 
 
 @pytest.mark.parametrize("scene", [0, 1, 2])
 @pytest.mark.parametrize("kind", ERRORS)
 def test_only_when_no_way_is_left_decoding_fails_and_says_that_nothing_is_lost(scene, kind):
-    codec = FakeCodec(short=[(scene, rung) for rung in RUNGS], error=ERRORS[kind])
+    codec = FakeCodec(short=[(scene, strategy) for strategy in DECODE_STRATEGIES], error=ERRORS[kind])
     decoder = decoder_of(codec)
     for number in range(scene):
         decoder.decode(latents_of(2 * number + 1), scene=number)
@@ -181,7 +190,7 @@ def test_with_enough_memory_frames_are_those_of_decode_scene(num_latent_frames):
     codec, latents = tiny_codec(), latents_of(num_latent_frames)
     decoder = decoder_of(codec)
     np.testing.assert_array_equal(decoder.decode(latents, scene=0), decode_scene(codec, latents))
-    assert decoder.rung == "plain"
+    assert decoder.strategy == "plain"
 
 
 @pytest.mark.parametrize("num_latent_frames", [1, 2, 3, 5, 8])
@@ -206,7 +215,7 @@ def short_of_memory(codec: Any, *, until: Callable[[Any], bool]) -> Any:
 
 @pytest.fixture(scope="module")
 def puppet_codec() -> Any:
-    return load_codec(resolve_model(BUILTIN_PUPPET), device="cpu", dtype=torch.float32)
+    return load_vae(resolve_model(BUILTIN_PUPPET), device="cpu", dtype=torch.float32).module
 
 
 def smooth_frames(num_frames: int, height: int, width: int) -> Tensor:
@@ -230,7 +239,7 @@ def test_tiles_give_the_same_picture_but_for_small_differences(puppet_codec, siz
     decoder = decoder_of(puppet_codec)
     tiled = decoder.decode(latents, scene=0)
     refusal.remove()
-    assert decoder.rung == "tiled"
+    assert decoder.strategy == "tiled"
     assert tiled.shape == expected.shape
     misplaced = min(np.abs(np.roll(expected, 4, axis) - expected).mean() for axis in (1, 2))
     assert np.abs(tiled - expected).mean() < 0.5 * misplaced
@@ -269,7 +278,7 @@ class LiveBytes(TorchDispatchMode):
 def test_every_way_down_needs_less_memory():
     codec, latents = tiny_codec(), latents_of(5, size=(16, 24))
     peaks = {}
-    for rung, until in {
+    for strategy, until in {
         "plain": lambda codec: codec is not None,
         "sliced": lambda codec: len(codec.decoder._forward_hooks) > 0,
         "tiled": lambda codec: codec.use_tiling,
@@ -278,8 +287,8 @@ def test_every_way_down_needs_less_memory():
         decoder = decoder_of(codec)
         with LiveBytes() as counted:
             decoder.decode(latents, scene=0)
-        assert decoder.rung == rung
-        peaks[rung] = counted.peak
+        assert decoder.strategy == strategy
+        peaks[strategy] = counted.peak
     # Measured: 34.2, 16.9 and 5.3 MiB. Here slices wait in the same memory; beside a GPU they save more.
     assert peaks["sliced"] < 0.6 * peaks["plain"]
     assert peaks["tiled"] < 0.4 * peaks["sliced"]

@@ -4,15 +4,9 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
-from m2d.model.codec import (
-    decode_scene,
-    encode_scene,
-    encode_scenes,
-    from_pixels,
-    spatial_compression,
-    to_pixels,
-)
+from m2d.families.cogvideox.vae import decode_scene, encode_scene, encode_scenes, spatial_compression
 from m2d.model.convolution import OneDnnConvolutions
+from m2d.model.pixels import from_pixels, to_pixels
 from tests.m2d.model.tiny_model import tiny_codec
 
 

@@ -9,8 +9,8 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_regi
 from safetensors.torch import load_file
 from torch import Tensor
 
+from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
-from m2d.model.transformer import SceneTransformer
 
 OFFICIAL = Path(__file__).parents[2] / "fixtures" / "official" / "three_scenes"
 # Required of every float32 forward pass: measured float32 noise is 1e-6.

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from m2d.model.tokenizer import PromptTokenizer, PromptTooLong
+from m2d.model.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
 
-__all__ = ["PromptTokenizer", "PromptTooLong", "TextEncoder"]
 
-
-class TextEncoder:
-    """A tokenizer and the T5 encoder that goes with it."""
+class T5TextEncoder:
+    """A tokenizer and the T5 encoder that goes with it; see `m2d.families.family.TextEncoder`."""
 
     def __init__(self, model: T5EncoderModel, tokenizer: PromptTokenizer) -> None:
         self.model = model
@@ -51,3 +49,8 @@ class TextEncoder:
         ids_SL = torch.tensor([self.tokenizer.encode(prompt) for prompt in prompts], device=self.model.device)
         embeds_SLD: Tensor = self.model(ids_SL).last_hidden_state
         return embeds_SLD
+
+    def release(self) -> None:
+        """Free the encoder's memory; it encodes no more."""
+        # transformers' models refer to themselves in cycles: emptied, they free their memory now.
+        self.model.to("meta")

@@ -7,24 +7,8 @@ loaded by them: a model folder's own configs hold for everything else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KnownModel:
-    """A published model's sizes.
-
-    Attributes:
-        transformer: What decides the transformer's weights, by the names of its config.
-        spatial_compression: Pixels per latent along height and width.
-        temporal_compression: Frames per latent frame after the first.
-    """
-
-    transformer: Mapping[str, Any]
-    spatial_compression: int = 8
-    temporal_compression: int = 4
-
+from m2d.families.family import KnownModel
 
 _COMMON = {
     "attention_head_dim": 64,
@@ -43,24 +27,21 @@ _COMMON = {
 # transformer/config.json of zai-org/CogVideoX-2b and -5b; Mask2DiT's own weights have the sizes of 5b.
 KNOWN_MODELS: Mapping[str, KnownModel] = {
     "cogvideox-2b": KnownModel(
+        licence="Apache License 2.0",
         transformer={
             **_COMMON,
             "num_layers": 30,
             "num_attention_heads": 30,
             "use_rotary_positional_embeddings": False,
-        }
+        },
     ),
     "cogvideox-5b": KnownModel(
+        licence="CogVideoX License",
         transformer={
             **_COMMON,
             "num_layers": 42,
             "num_attention_heads": 48,
             "use_rotary_positional_embeddings": True,
-        }
+        },
     ),
 }
-
-
-def known_model(name: str) -> KnownModel | None:
-    """Return the published model that a folder's or hub's name says, such as `models/CogVideoX-5b`."""
-    return KNOWN_MODELS.get(name.rstrip("/").rpartition("/")[2].lower())

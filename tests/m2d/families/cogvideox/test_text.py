@@ -8,8 +8,8 @@ import torch
 from transformers import AutoTokenizer, T5Tokenizer
 
 from m2d.errors import CheckpointError
-from m2d.model.checkpoint import load_text
-from m2d.model.text import PromptTooLong, TextEncoder
+from m2d.families.cogvideox.text import PromptTooLong, TextEncoder
+from m2d.families.loading import load_text
 from m2d.model.tokenizer import read_tokenizer
 from tests.m2d.model.tiny_model import MAX_TEXT_TOKENS, TEXT_WIDTH
 
@@ -60,7 +60,7 @@ def test_no_prompts_are_an_error_of_the_caller(text: TextEncoder) -> None:
 
 def test_counting_tokens_imports_neither_torch_nor_transformers(tiny_folder: Path) -> None:
     program = (
-        "import sys; from m2d.model.checkpoint import load_tokenizer, resolve_model;"
+        "import sys; from m2d.families.loading import load_tokenizer, resolve_model;"
         f"source = resolve_model({str(tiny_folder)!r}); print(load_tokenizer(source).count_tokens('waves'));"
         "print(sorted({'torch', 'transformers', 'diffusers'} & sys.modules.keys()))"
     )

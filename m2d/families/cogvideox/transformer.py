@@ -19,6 +19,7 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBloc
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
+from m2d.families.cogvideox.sincos import sincos_positions
 from m2d.layout import SceneLayout
 from m2d.model.attention import SceneAttnProcessor
 from m2d.model.block_plan import BlockContext, BlockPlan, Rows, ScenesPlan, scenes_plan
@@ -27,8 +28,7 @@ from m2d.model.execution import Execution
 from m2d.model.modulation import gate, gate_both, modulate, modulations, normalize_both
 from m2d.model.per_scene import run_per_scene
 from m2d.model.rotary import apply_rotary, rotary_table
-from m2d.model.scene_model import PositionTables
-from m2d.model.sincos import sincos_positions
+from m2d.model.scene_model import PositionTables, SceneModel
 from m2d.model.timestep_tables import TimestepRows
 
 
@@ -97,7 +97,7 @@ class SceneBlock(nn.Module):
         return gate(video_BQD, self.ff(normed_BQD), video.gate_BND, lengths)
 
 
-class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # diffusers is untyped
+class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore[misc]  # diffusers is untyped
     """CogVideoX over a story: a timestep per scene, attention between scenes as a `SceneLayout` allows."""
 
     _no_split_modules = ["SceneBlock", "CogVideoXPatchEmbed"]  # noqa: RUF012  # diffusers reads it from the class
@@ -108,14 +108,8 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         _refuse_unsupported(self.config)
-        stock_blocks: nn.ModuleList = self.get_submodule("transformer_blocks")
-        self.transformer_blocks = nn.ModuleList(SceneBlock(block) for block in stock_blocks)
+        self.transformer_blocks = nn.ModuleList(SceneBlock(block) for block in self.transformer_blocks)
         self.timestep_rows: TimestepRows | None = None
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of its blocks."""
-        return len(self.transformer_blocks)
 
     def forward(
         self,
@@ -128,7 +122,7 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
         context: ContextCache | None = None,
         execution: Execution = "joined",
     ) -> Tensor:
-        """Predict the velocity; see `m2d.model.scene_model.SceneModel`.
+        """Predict the velocity; see `SceneModel.forward`.
 
         The last block and the head run for the target scenes alone, which changes nothing in their output.
         """
@@ -165,8 +159,8 @@ class SceneTransformer(CogVideoXTransformer3DModel):  # type: ignore[misc]  # di
             Rows(text_BTD, video_BVD, temb_BNE, tables.rotary_VR2)
         )
         # The last block's other rows reach no output: text rows never do, context scenes' rows are discarded.
-        plans = [plan.plan] * (self.num_blocks - 1) + [plan.last_plan]
-        outside = [None] * self.num_blocks if context is None else context
+        plans = [plan.plan] * (len(self.transformer_blocks) - 1) + [plan.last_plan]
+        outside = [None] * len(self.transformer_blocks) if context is None else context
         for block, calls, keys in zip(self.transformer_blocks, plans, outside, strict=True):
             text_BTD, video_BVD = self._run_block(
                 block, text_BTD, video_BVD, temb_BNE, rotary_VR2, calls, keys, execution

@@ -16,29 +16,22 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from m2d.families.loading import check_components
+from m2d.families.registry import NEW_MODELS
 from m2d.files import publish, write_json
-from m2d.model.components import COMPONENTS, INDEX_FILE, TOKENIZER_FILES, check_components
+from m2d.model.components import COMPONENTS, INDEX_FILE, TOKENIZER_FILES
 from m2d.model.folder import find_file
-from m2d.model.sizes import SETTINGS_FILE, ModelSettings
+from m2d.model.settings import SETTINGS_FILE, ModelSettings
 
 if TYPE_CHECKING:
-    from m2d.model.transformer import SceneTransformer
-
-# Named as diffusers and transformers call them, so that these can open the folder without m2d.
-_CLASSES = {
-    "transformer": ("diffusers", "CogVideoXTransformer3DModel"),
-    "vae": ("diffusers", "AutoencoderKLCogVideoX"),
-    "text_encoder": ("transformers", "T5EncoderModel"),
-    "tokenizer": ("transformers", "T5TokenizerFast"),
-    "scheduler": ("diffusers", "CogVideoXDDIMScheduler"),
-}
+    from m2d.model.scene_model import SceneModel
 
 
 def save_model_folder(
     folder: Path,
     *,
     base: Path,
-    transformer: SceneTransformer,
+    transformer: SceneModel,
     settings: ModelSettings,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -114,7 +107,7 @@ def copy_component(source: Path, name: str, folder: Path) -> None:
 def write_model_index(folder: Path) -> None:
     """Write `model_index.json` for the components that are there."""
     index: dict[str, Any] = {"_class_name": "CogVideoXPipeline"}
-    for name, (library, class_name) in _CLASSES.items():
+    for name, (library, class_name) in NEW_MODELS.saved_classes.items():
         config = folder / name / COMPONENTS[name].config
         if not (folder / name).is_dir():
             continue
@@ -135,5 +128,5 @@ def _config_of(model: nn.Module, name: str) -> dict[str, Any]:
     own: Mapping[str, Any] = kept.to_dict() if name == "text_encoder" else dict(kept)
     config = {key: value for key, value in own.items() if not key.startswith("_")}
     if name == "text_encoder":
-        return config | {"architectures": [_CLASSES[name][1]]}
-    return config | {"_class_name": _CLASSES[name][1]}
+        return config | {"architectures": [NEW_MODELS.saved_classes[name][1]]}
+    return config | {"_class_name": NEW_MODELS.saved_classes[name][1]}

@@ -11,19 +11,12 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
-from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.errors import CheckpointError
-from m2d.model.checkpoint import (
-    ModelSettings,
-    ModelSource,
-    load_codec,
-    load_text,
-    load_transformer,
-    read_scheduler_config,
-    resolve_model,
-)
-from m2d.model.save import save_model_folder, write_component
-from m2d.model.text import TextEncoder
+from m2d.families.family import TextEncoder
+from m2d.families.loading import load_scheduler, load_text, load_transformer, load_vae
+from m2d.families.saving import save_model_folder, write_component
+from m2d.families.source import ModelSource, resolve_model
+from m2d.model.settings import ModelSettings
 from tests.m2d.model.tiny_model import build_tiny_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -60,7 +53,7 @@ def edit_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) 
 def load_all(source: ModelSource) -> tuple[torch.nn.Module, torch.nn.Module, TextEncoder]:
     return (
         load_transformer(source, device="cpu", dtype=torch.float32),
-        load_codec(source, device="cpu", dtype=torch.float32),
+        load_vae(source, device="cpu", dtype=torch.float32).module,
         load_text(source, device="cpu", dtype=torch.float32),
     )
 
@@ -77,7 +70,7 @@ def test_a_folder_round_trips(tiny_folder: Path) -> None:
         assert not ours.training
         assert all(parameter.device.type == "cpu" for parameter in ours.parameters())
         torch.testing.assert_close(dict(ours.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
-    assert scheduler_from_config(read_scheduler_config(source)).config.prediction_type == "v_prediction"
+    assert load_scheduler(source).config.prediction_type == "v_prediction"
 
 
 def test_geometry_comes_from_the_configs_and_defaults_from_m2d_json(tiny_folder: Path) -> None:
@@ -146,7 +139,7 @@ def test_a_saved_folder_opens_in_m2d_and_in_diffusers(tiny_folder: Path, tmp_pat
 
 def test_components_load_from_a_folder_without_a_transformer(folder: Path) -> None:
     shutil.rmtree(folder / "transformer")
-    load_codec(folder, device="cpu", dtype=torch.float32)
+    load_vae(folder, device="cpu", dtype=torch.float32)
     assert (
         load_text(folder, device="cpu", dtype=torch.float32, max_tokens=12).encode(["waves"]).shape[1] == 12
     )

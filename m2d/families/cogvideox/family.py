@@ -1,0 +1,133 @@
+"""CogVideoX 1.0 as a family: class names, sizes, and how each part is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2d.errors import CheckpointError
+from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
+from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
+from m2d.families.family import ModelFamily
+from m2d.garbage import no_collection
+from m2d.model.checkpoint import build_model, load_weights
+from m2d.model.components import read_config
+from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from m2d.families.cogvideox.text import T5TextEncoder
+    from m2d.families.cogvideox.transformer import SceneTransformer
+    from m2d.families.cogvideox.vae import CogVideoXVae
+
+# Of a text encoder's config, what shapes the model; the rest says how it was made.
+_T5_KEYS = (
+    *("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "feed_forward_proj"),
+    *("relative_attention_num_buckets", "relative_attention_max_distance"),
+    *("dropout_rate", "layer_norm_epsilon", "pad_token_id", "eos_token_id"),
+)
+# A key of the official Mask2DiT configs that diffusers' class does not know: the mask is the layout's.
+_OFFICIAL_KEYS = frozenset({"attn_msk_version"})
+
+
+def _load_transformer(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneTransformer:
+    with no_collection():
+        from m2d.families.cogvideox.transformer import SceneTransformer
+
+    model: SceneTransformer = build_model(SceneTransformer, path, "transformer", ignored=_OFFICIAL_KEYS)
+    return load_weights(model, path, "transformer", device=device, dtype=dtype)
+
+
+def _build_transformer(**config: Any) -> SceneTransformer:
+    from m2d.families.cogvideox.transformer import SceneTransformer
+
+    model: SceneTransformer = SceneTransformer(**config)
+    return model
+
+
+def _load_vae(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> CogVideoXVae:
+    with no_collection():
+        from diffusers import AutoencoderKLCogVideoX
+
+        from m2d.families.cogvideox.vae import CogVideoXVae
+
+    module: AutoencoderKLCogVideoX = build_model(AutoencoderKLCogVideoX, path, "vae")
+    for key in ("latents_mean", "latents_std"):
+        if module.config[key] is not None:
+            raise CheckpointError(
+                f"{path / 'vae' / 'config.json'}: {key} is not supported; remove it if it is unused"
+            )
+    return CogVideoXVae(load_weights(module, path, "vae", device=device, dtype=dtype))
+
+
+def _load_text(
+    path: Path, tokenizer: PromptTokenizer, *, device: str | torch.device, dtype: torch.dtype
+) -> T5TextEncoder:
+    with no_collection():
+        from accelerate import init_empty_weights
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import T5Config, T5EncoderModel
+
+        from m2d.families.cogvideox.text import T5TextEncoder
+
+    config = {key: value for key, value in read_config(path, "text_encoder").items() if key in _T5_KEYS}
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = T5EncoderModel(T5Config(**config, is_encoder_decoder=False, use_cache=False))
+    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
+        raise CheckpointError(
+            f"{path / 'text_encoder' / 'config.json'}: describes no T5 encoder: {error}"
+        ) from error
+    return T5TextEncoder(load_weights(model, path, "text_encoder", device=device, dtype=dtype), tokenizer)
+
+
+def _load_tokenizer(path: Path, max_tokens: int) -> PromptTokenizer:
+    return read_tokenizer(path, max_tokens=max_tokens)
+
+
+def _scheduler(path: Path, name: str | None) -> Any:
+    from m2d.diffusion.schedulers import scheduler_from_config
+
+    return scheduler_from_config(read_config(path, "scheduler"), name)
+
+
+COGVIDEOX = ModelFamily(
+    name="CogVideoX 1.0",
+    classes={
+        "transformer": (
+            *("CogVideoXTransformer3DModel", "MultiPromptCogVideoXTransformer3DModel", "SceneTransformer"),
+        ),
+        "vae": ("AutoencoderKLCogVideoX",),
+        "text_encoder": ("T5EncoderModel",),
+        "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
+        "scheduler": (
+            *("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler"),
+            *("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"),
+        ),
+    },
+    default_settings=default_settings,
+    read_geometry=read_geometry,
+    geometry_of=geometry_of,
+    compression=compression_of,
+    load_transformer=_load_transformer,
+    build_transformer=_build_transformer,
+    load_vae=_load_vae,
+    load_text=_load_text,
+    load_tokenizer=_load_tokenizer,
+    scheduler=_scheduler,
+    # As diffusers and transformers call them, so that these open a folder of ours without m2d.
+    saved_classes={
+        "transformer": ("diffusers", "CogVideoXTransformer3DModel"),
+        "vae": ("diffusers", "AutoencoderKLCogVideoX"),
+        "text_encoder": ("transformers", "T5EncoderModel"),
+        "tokenizer": ("transformers", "T5TokenizerFast"),
+        "scheduler": ("diffusers", "CogVideoXDDIMScheduler"),
+    },
+    lora_modules={
+        "attention": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
+        "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+        "modulation": ("norm1.linear", "norm2.linear"),
+    },
+    known_models=KNOWN_MODELS,
+)

@@ -1,0 +1,144 @@
+"""Frames to latents and back, one scene at a time, through CogVideoX's causal 3-D VAE.
+
+Owns scaling and the boundaries of scenes: scenes are never joined, because the first frame of each needs a
+latent frame of its own.
+"""
+
+# B clips, P pixel frames, F latent frames, C channels, H W height and width (of pixels or of latents).
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from m2d.families.cogvideox.vae_memory import decoding
+from m2d.families.family import DecodeStrategy
+from m2d.model.convolution import OneDnnConvolutions
+from m2d.model.pixels import from_pixels, to_pixels
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLCogVideoX
+
+# Latent frames that diffusers' VAE decodes at once, after a first group of two or three.
+_DECODED_TOGETHER = 2
+
+
+@torch.no_grad()
+def encode_scenes(vae: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> Tensor:
+    """Encode clips of equal size at once.
+
+    Args:
+        vae: Computes in its own dtype, on its own device.
+        frames_BPCHW: RGB in [-1, 1]; P is `T*k + 1`, H and W multiples of the spatial compression.
+
+    Returns:
+        latents_BFCHW: The posterior's mean, scaled for the transformer, in the vae's dtype and device.
+
+    Raises:
+        ValueError: Sizes that the vae cannot encode.
+    """
+    _check_frames(vae, frames_BPCHW)
+    video_BCPHW = frames_BPCHW.to(device=vae.device, dtype=vae.dtype).transpose(1, 2)
+    with OneDnnConvolutions():
+        mean_BCFHW: Tensor = vae.encode(video_BCPHW).latent_dist.mode()
+    return (mean_BCFHW.transpose(1, 2) - _shift(vae)) * float(vae.config.scaling_factor)
+
+
+def encode_scene(vae: AutoencoderKLCogVideoX, frames_PCHW: Tensor) -> Tensor:
+    """Encode one scene: latents_FCHW of its frames in [-1, 1]. See `encode_scenes`."""
+    return encode_scenes(vae, frames_PCHW[None])[0]
+
+
+@torch.no_grad()
+def decode_scene(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDArray[np.uint8]:
+    """Decode one scene.
+
+    Args:
+        vae: Computes in its own dtype, on its own device.
+        latents_FCHW: As `encode_scene` returns them.
+
+    Returns:
+        frames_PHWC: RGB, rounded to the nearest of 256 values.
+    """
+    latents = unscaled(vae, latents_FCHW.to(device=vae.device, dtype=vae.dtype))
+    num_latent_frames = latents.shape[0]
+    if num_latent_frames > 1 and num_latent_frames % _DECODED_TOGETHER == 0:
+        # The VAE takes an even number for the middle of a clip and multiplies its first frame, too. One frame
+        # more makes it odd. The frames that it decodes to are cut off below; the decoder is causal, so the
+        # others feel it only in the statistics of the last group's norms.
+        latents = torch.cat([latents, latents[-1:]])
+    with OneDnnConvolutions():
+        decoded_BCPHW = vae.decode(latents.transpose(0, 1)[None]).sample
+    num_frames = (num_latent_frames - 1) * int(vae.config.temporal_compression_ratio) + 1
+    return to_pixels(decoded_BCPHW[0, :, :num_frames].transpose(0, 1))
+
+
+def unscaled(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
+    """Turn the transformer's latents, of any shape, into the vae's own."""
+    return latents / float(vae.config.scaling_factor) + _shift(vae)
+
+
+def spatial_compression(vae: AutoencoderKLCogVideoX) -> int:
+    """Pixels per latent along height and width: every level but the last halves them."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _shift(vae: AutoencoderKLCogVideoX) -> float:
+    # `invert_scale_latents` in the same config is about image conditions alone, which m2d has not.
+    return float(vae.config.shift_factor or 0.0)
+
+
+def _check_frames(vae: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> None:
+    _, num_frames, channels, height, width = frames_BPCHW.shape
+    spatial, temporal = spatial_compression(vae), int(vae.config.temporal_compression_ratio)
+    if channels != vae.config.in_channels:
+        raise ValueError(f"frames have {channels} channels; the vae takes {vae.config.in_channels}")
+    if num_frames < 1 or (num_frames - 1) % temporal:
+        raise ValueError(f"num_frames: {num_frames} is not {temporal}k+1")
+    if height % spatial or width % spatial:
+        raise ValueError(f"height and width: {height} x {width} are not multiples of {spatial}")
+
+
+class CogVideoXVae:
+    """CogVideoX's VAE as the pipeline uses it; see `m2d.families.family.SceneVae`."""
+
+    def __init__(self, module: AutoencoderKLCogVideoX) -> None:
+        """Take a loaded VAE."""
+        self.module = module
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights."""
+        device: torch.device = self.module.device
+        return device
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.module.config.latent_channels)
+
+    @property
+    def compression(self) -> tuple[int, int]:
+        """Pixels per latent along height and width, and frames per latent frame after the first."""
+        return spatial_compression(self.module), int(self.module.config.temporal_compression_ratio)
+
+    def encode_clips(self, frames_BPCHW: Tensor) -> Tensor:
+        """Encode clips of equal size, RGB in [-1, 1], at once: latents_BFCHW."""
+        return encode_scenes(self.module, frames_BPCHW)
+
+    def encode(self, frames_PHWC: npt.NDArray[np.uint8]) -> Tensor:
+        """Encode one scene's frames to latents_FCHW."""
+        return encode_scene(self.module, from_pixels(frames_PHWC))
+
+    def decode(self, latents_FCHW: Tensor) -> npt.NDArray[np.uint8]:
+        """Decode one scene's latents to frames_PHWC."""
+        return decode_scene(self.module, latents_FCHW)
+
+    def decoding(self, strategy: DecodeStrategy, latents_FCHW: Tensor) -> AbstractContextManager[None]:
+        """Let `decode` use a strategy while the context lasts."""
+        return decoding(self.module, strategy, latents_FCHW)

@@ -1,0 +1,165 @@
+"""What m2d needs to know of a base model: data, and adapters for its parts. Imports no torch.
+
+A family is one value of `ModelFamily`. Adding one means writing that value and listing it in
+`m2d.families.registry`; nothing else changes. What is common to all families is elsewhere: a timestep per
+scene, the layout and its attention plan, windows, the denoising loop.
+"""
+
+# B clips, P pixel frames, F latent frames, C channels, H W height and width, S prompts, L text tokens,
+# D width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from m2d.geometry import ModelGeometry
+from m2d.model.settings import ModelSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from m2d.model.scene_model import SceneModel
+    from m2d.model.tokenizer import PromptTokenizer
+
+DecodeStrategy = Literal["plain", "sliced", "tiled", "cpu"]
+DECODE_STRATEGIES: tuple[DecodeStrategy, ...] = ("plain", "sliced", "tiled", "cpu")
+"""Ways to decode a scene, in the order they are tried. On one device all but `tiled` compute the same."""
+Prediction = Literal["v_prediction"]
+"""What a transformer predicts. Flow matching would be another, with a schedule of its own in the loop."""
+
+
+class SceneVae(Protocol):
+    """A VAE that encodes and decodes each scene on its own.
+
+    Attributes:
+        module: The network, for training.
+    """
+
+    module: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+
+    @property
+    def compression(self) -> tuple[int, int]:
+        """Pixels per latent along height and width, and frames per latent frame after the first."""
+
+    def encode_clips(self, frames_BPCHW: Tensor) -> Tensor:
+        """Encode clips of equal size, RGB in [-1, 1], at once: latents_BFCHW."""
+
+    def encode(self, frames_PHWC: np.ndarray) -> Tensor:
+        """Encode one scene.
+
+        Args:
+            frames_PHWC: uint8 RGB; as many frames, and of such a size, as the geometry allows.
+
+        Returns:
+            latents_FCHW, scaled for the transformer, on the VAE's device.
+
+        Raises:
+            ValueError: A number of frames or a size that it cannot encode.
+        """
+
+    def decode(self, latents_FCHW: Tensor) -> np.ndarray:
+        """Decode one scene to frames_PHWC, uint8 RGB."""
+
+    def decoding(self, strategy: DecodeStrategy, latents_FCHW: Tensor) -> AbstractContextManager[None]:
+        """Let `decode` use a strategy for latents of this shape while the context lasts."""
+
+
+class TextEncoder(Protocol):
+    """Prompts to embeddings."""
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts: embeds_SLD, each padded to the model's number of tokens.
+
+        Raises:
+            PromptTooLong: A prompt has more tokens than the model reads.
+        """
+
+    def release(self) -> None:
+        """Free its memory; it encodes no more."""
+
+
+class LoadPart(Protocol):
+    """Loads one part of a model folder whose files were checked."""
+
+    def __call__(self, path: Path, *, device: str | torch.device, dtype: torch.dtype) -> Any:
+        """Load it; raises CheckpointError when its weights do not fit its config."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownModel:
+    """A published model's sizes, known without its folder.
+
+    Attributes:
+        transformer: What decides the transformer's weights, by the names of its config.
+        licence: The licence of its weights.
+        spatial_compression: Pixels per latent along height and width.
+        temporal_compression: Frames per latent frame after the first.
+    """
+
+    transformer: Mapping[str, Any]
+    licence: str
+    spatial_compression: int = 8
+    temporal_compression: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFamily:
+    """A base model: what its folders hold, how their parts are loaded, and which rules hold.
+
+    A transformer takes all scenes' latents, their prompts and a timestep per scene (`SceneModel`), whatever
+    is in it. Temporal patches, more input channels, learned positions or text by cross-attention stay in it
+    and in the family's geometry; a family with two transformers returns one that chooses by the timestep.
+
+    Attributes:
+        name: Such as `CogVideoX 1.0`.
+        classes: Component to the class names that its config or `model_index.json` may give.
+        default_settings: What a folder without `m2d.json` is taken for.
+        read_geometry: A folder's configs and settings to sizes and the frame rule; it refuses parts that
+            contradict each other.
+        load_transformer: Loads a `SceneModel`.
+        load_vae: Loads a `SceneVae`.
+        load_text: Loads a `TextEncoder` for a tokenizer.
+        load_tokenizer: Loads the tokenizer, for a number of tokens per prompt.
+        scheduler: A folder and the scheduler's name in a recipe, None for the folder's own, to a diffusers
+            scheduler.
+        compression: A folder to its VAE's pixels per latent along height and width, and frames per latent
+            frame after the first.
+        build_transformer: A transformer's config, as keywords, to a `SceneModel` with random weights.
+        geometry_of: A transformer's config, settings and compression to sizes, for a model that is yet to be
+            trained.
+        saved_classes: Component to the library and class that `model_index.json` names for it.
+        prediction: What the transformer predicts.
+        lora_modules: Names of the layers that adapters reach, by part of a block.
+        known_models: Published models by name.
+    """
+
+    name: str
+    classes: Mapping[str, tuple[str, ...]]
+    default_settings: Callable[[Path], ModelSettings]
+    read_geometry: Callable[[Path, ModelSettings], ModelGeometry]
+    load_transformer: LoadPart
+    load_vae: LoadPart
+    load_text: Callable[..., TextEncoder]
+    load_tokenizer: Callable[[Path, int], PromptTokenizer]
+    scheduler: Callable[[Path, str | None], Any]
+    compression: Callable[[Path], tuple[int, int]]
+    build_transformer: Callable[..., SceneModel]
+    geometry_of: Callable[..., ModelGeometry]
+    saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    prediction: Prediction = "v_prediction"
+    lora_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    known_models: Mapping[str, KnownModel] = field(default_factory=dict)

@@ -1,0 +1,129 @@
+"""Parts of a model, loaded by its family. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from m2d.families.family import ModelFamily
+from m2d.families.registry import family_of
+from m2d.families.source import ModelSource, resolve_model
+from m2d.model import components
+from m2d.model.tokenizer import PromptTokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from m2d.families.family import SceneVae, TextEncoder
+    from m2d.model.scene_model import SceneModel
+
+P = ParamSpec("P")
+LoadedT = TypeVar("LoadedT")
+# accelerate's `init_empty_weights` patches torch.nn.Module for every thread: what another thread builds
+# meanwhile would be without storage, too.
+_BUILDING = threading.Lock()
+
+
+def _one_at_a_time(load: Callable[P, LoadedT]) -> Callable[P, LoadedT]:
+    """Let one thread at a time build a model."""
+
+    @functools.wraps(load)
+    def locked(*args: P.args, **kwargs: P.kwargs) -> LoadedT:
+        with _BUILDING:
+            return load(*args, **kwargs)
+
+    return locked
+
+
+@_one_at_a_time
+def load_transformer(
+    source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
+) -> SceneModel:
+    """Load the diffusion transformer.
+
+    Args:
+        source: A resolved model, or a folder of which only this component is needed.
+        device: Where it goes.
+        dtype: What it computes in, whatever it is stored in.
+
+    Raises:
+        CheckpointError: The config describes no model m2d can run, or the weights are not that model's.
+    """
+    family, path = _checked(source, "transformer")
+    model: SceneModel = family.load_transformer(path, device=device, dtype=dtype)
+    return model
+
+
+@_one_at_a_time
+def load_vae(source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneVae:
+    """Load the VAE; see `load_transformer`."""
+    family, path = _checked(source, "vae")
+    vae: SceneVae = family.load_vae(path, device=device, dtype=dtype)
+    return vae
+
+
+@_one_at_a_time
+def load_text(
+    source: ModelSource | Path,
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    max_tokens: int | None = None,
+) -> TextEncoder:
+    """Load tokenizer and text encoder; see `load_transformer`.
+
+    Args:
+        source: A resolved model, or a folder without a transformer: then `max_tokens` must be given.
+        device: Where the encoder goes.
+        dtype: What it computes in.
+        max_tokens: Tokens that every prompt is padded to; None: as many as the model was made for.
+    """
+    family, path = _checked(source, "text_encoder")
+    tokenizer = load_tokenizer(source, max_tokens=max_tokens)
+    return family.load_text(path, tokenizer, device=device, dtype=dtype)
+
+
+def load_tokenizer(source: ModelSource | Path, *, max_tokens: int | None = None) -> PromptTokenizer:
+    """Load the tokenizer alone: no torch, no weights. See `load_text`."""
+    family, path = _checked(source, "tokenizer")
+    if max_tokens is None:
+        model = source if isinstance(source, ModelSource) else resolve_model(str(source))
+        max_tokens = model.geometry.max_text_tokens
+    return family.load_tokenizer(path, max_tokens)
+
+
+def load_scheduler(source: ModelSource | Path, name: str | None = None) -> Any:
+    """Build a scheduler that steps through the noise levels the model was trained with.
+
+    Args:
+        source: A resolved model, or a folder.
+        name: A name of `m2d.diffusion.schedulers.SCHEDULERS`; None takes the folder's own class.
+
+    Raises:
+        CheckpointError: The config is missing or names a class that is not supported.
+        SchedulerError: A setting under which the result would be wrong.
+    """
+    family, path = _checked(source, "scheduler")
+    return family.scheduler(path, name)
+
+
+def check_components(path: Path, names: Iterable[str]) -> None:
+    """Make sure that parts of a model folder are complete and of a supported class.
+
+    Raises:
+        CheckpointError: Every missing or bad file is named, one a line.
+    """
+    components.check_components(path, names, family_of(path).classes)
+
+
+def _checked(source: ModelSource | Path, name: str) -> tuple[ModelFamily, Path]:
+    """Return the family and the folder, of which one component is complete."""
+    if isinstance(source, ModelSource):
+        family, path = source.family, source.path
+    else:
+        family, path = family_of(source, name), source
+    components.check_components(path, [name], family.classes)
+    return family, path
