@@ -195,7 +195,8 @@ class EagerBackend:
             transformer = load_transformer(source, device=options.device, dtype=dtype)
             self._transformer = transformer.eval().requires_grad_(False)
             kernel = choose_kernel(transformer.device, dtype, transformer.config.attention_head_dim)
-            transformer.pin_attention_kernel(kernel)
+            if kernel is not None:
+                transformer.pin_attention_kernel(kernel)
             self._key = key
             logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
             logger.info("eager: attention by %s", "torch's choice" if kernel is None else kernel.name)

@@ -52,7 +52,7 @@ def load_transformer(
     Raises:
         CheckpointError: The config describes no model m2d can run, or the weights are not that model's.
     """
-    family, path = _checked(source, "transformer")
+    family, path = _found(source, "transformer")
     model: SceneModel = family.load_transformer(path, device=device, dtype=dtype)
     return model
 
@@ -60,7 +60,7 @@ def load_transformer(
 @_one_at_a_time
 def load_vae(source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneVae:
     """Load the VAE; see `load_transformer`."""
-    family, path = _checked(source, "vae")
+    family, path = _found(source, "vae")
     vae: SceneVae = family.load_vae(path, device=device, dtype=dtype)
     return vae
 
@@ -81,14 +81,14 @@ def load_text(
         dtype: What it computes in.
         max_tokens: Tokens that every prompt is padded to; None: as many as the model was made for.
     """
-    family, path = _checked(source, "text_encoder")
+    family, path = _found(source, "text_encoder")
     tokenizer = load_tokenizer(source, max_tokens=max_tokens)
     return family.load_text(path, tokenizer, device=device, dtype=dtype)
 
 
 def load_tokenizer(source: ModelSource | Path, *, max_tokens: int | None = None) -> PromptTokenizer:
     """Load the tokenizer alone: no torch, no weights. See `load_text`."""
-    family, path = _checked(source, "tokenizer")
+    family, path = _found(source, "tokenizer")
     if max_tokens is None:
         model = source if isinstance(source, ModelSource) else resolve_model(str(source))
         max_tokens = model.geometry.max_text_tokens
@@ -106,7 +106,7 @@ def load_scheduler(source: ModelSource | Path, name: str | None = None) -> Any:
         CheckpointError: The config is missing or names a class that is not supported.
         SchedulerError: A setting under which the result would be wrong.
     """
-    family, path = _checked(source, "scheduler")
+    family, path = _found(source, "scheduler")
     return family.scheduler(path, name)
 
 
@@ -119,11 +119,8 @@ def check_components(path: Path, names: Iterable[str]) -> None:
     components.check_components(path, names, family_of(path).classes)
 
 
-def _checked(source: ModelSource | Path, name: str) -> tuple[ModelFamily, Path]:
-    """Return the family and the folder, of which one component is complete."""
+def _found(source: ModelSource | Path, name: str) -> tuple[ModelFamily, Path]:
+    """Return the family and the folder of a model, or of a folder that has one component at least."""
     if isinstance(source, ModelSource):
-        family, path = source.family, source.path
-    else:
-        family, path = family_of(source, name), source
-    components.check_components(path, [name], family.classes)
-    return family, path
+        return source.family, source.path
+    return family_of(source, name), source

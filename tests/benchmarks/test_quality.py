@@ -16,7 +16,7 @@ from benchmarks.puppet_films import (
     default_scene,
     read_films,
     render_films,
-    through_codec,
+    through_vae,
 )
 from benchmarks.quality import STORY_SEED, Measurement, measure
 from benchmarks.quality_targets import Check, judge, summary
@@ -121,10 +121,10 @@ def test_equal_seeds_give_equal_scenes(measurement: Measurement) -> None:
 def test_all_ways_give_frames_of_one_shape_and_range(measurement: Measurement) -> None:
     clips = story_clips(measurement.stories()[:1])
     rendered = render_films(clips, scene=default_scene(measurement.source))
-    codec = load_vae(measurement.source, device="cpu", dtype=torch.float32)
+    vae = load_vae(measurement.source, device="cpu", dtype=torch.float32)
     generator = SceneGenerator(measurement.source, measurement.sampling)
     made = generator.generate(("Park at noon. Actor1 jumps.",) * 3, mask="mask2dit", seed=STORY_SEED)
-    for frames_BPCHW in (rendered, through_codec(codec, rendered), made):
+    for frames_BPCHW in (rendered, through_vae(vae, rendered), made):
         assert frames_BPCHW.shape == (3, 9, 3, 32, 32)
         assert frames_BPCHW.min() >= 0
         assert frames_BPCHW.max() <= 1

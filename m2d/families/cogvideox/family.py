@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from m2d.families.cogvideox.sizes import compression_of, default_settings, geome
 from m2d.families.family import ModelFamily
 from m2d.garbage import no_collection
 from m2d.model.checkpoint import build_model, load_weights
-from m2d.model.components import read_config
+from m2d.model.components import check_components, read_config
 from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -29,12 +30,26 @@ _T5_KEYS = (
 )
 # A key of the official Mask2DiT configs that diffusers' class does not know: the mask is the layout's.
 _OFFICIAL_KEYS = frozenset({"attn_msk_version"})
+CLASSES: Mapping[str, tuple[str, ...]] = {
+    "transformer": (
+        *("CogVideoXTransformer3DModel", "MultiPromptCogVideoXTransformer3DModel", "SceneTransformer"),
+    ),
+    "vae": ("AutoencoderKLCogVideoX",),
+    "text_encoder": ("T5EncoderModel",),
+    "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
+    "scheduler": (
+        *("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler"),
+        *("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"),
+    ),
+}
+"""Component to the class names that a folder may give."""
 
 
 def _load_transformer(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneTransformer:
     with no_collection():
         from m2d.families.cogvideox.transformer import SceneTransformer
 
+    check_components(path, ["transformer"], CLASSES)
     model: SceneTransformer = build_model(SceneTransformer, path, "transformer", ignored=_OFFICIAL_KEYS)
     return load_weights(model, path, "transformer", device=device, dtype=dtype)
 
@@ -52,6 +67,7 @@ def _load_vae(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> 
 
         from m2d.families.cogvideox.vae import CogVideoXVae
 
+    check_components(path, ["vae"], CLASSES)
     module: AutoencoderKLCogVideoX = build_model(AutoencoderKLCogVideoX, path, "vae")
     for key in ("latents_mean", "latents_std"):
         if module.config[key] is not None:
@@ -71,6 +87,7 @@ def _load_text(
 
         from m2d.families.cogvideox.text import T5TextEncoder
 
+    check_components(path, ["text_encoder"], CLASSES)
     config = {key: value for key, value in read_config(path, "text_encoder").items() if key in _T5_KEYS}
     try:
         with init_empty_weights(include_buffers=False):
@@ -83,29 +100,20 @@ def _load_text(
 
 
 def _load_tokenizer(path: Path, max_tokens: int) -> PromptTokenizer:
+    check_components(path, ["tokenizer"], CLASSES)
     return read_tokenizer(path, max_tokens=max_tokens)
 
 
 def _scheduler(path: Path, name: str | None) -> Any:
     from m2d.diffusion.schedulers import scheduler_from_config
 
+    check_components(path, ["scheduler"], CLASSES)
     return scheduler_from_config(read_config(path, "scheduler"), name)
 
 
 COGVIDEOX = ModelFamily(
     name="CogVideoX 1.0",
-    classes={
-        "transformer": (
-            *("CogVideoXTransformer3DModel", "MultiPromptCogVideoXTransformer3DModel", "SceneTransformer"),
-        ),
-        "vae": ("AutoencoderKLCogVideoX",),
-        "text_encoder": ("T5EncoderModel",),
-        "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
-        "scheduler": (
-            *("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler"),
-            *("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"),
-        ),
-    },
+    classes=CLASSES,
     default_settings=default_settings,
     read_geometry=read_geometry,
     geometry_of=geometry_of,

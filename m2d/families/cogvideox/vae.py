@@ -33,14 +33,14 @@ def encode_scenes(vae: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> Tensor:
     """Encode clips of equal size at once.
 
     Args:
-        vae: Computes in its own dtype, on its own device.
+        vae: The VAE; it computes in its own dtype, on its own device.
         frames_BPCHW: RGB in [-1, 1]; P is `T*k + 1`, H and W multiples of the spatial compression.
 
     Returns:
-        latents_BFCHW: The posterior's mean, scaled for the transformer, in the vae's dtype and device.
+        latents_BFCHW: The posterior's mean, scaled for the transformer, in the VAE's dtype and device.
 
     Raises:
-        ValueError: Sizes that the vae cannot encode.
+        ValueError: Sizes that the VAE cannot encode.
     """
     _check_frames(vae, frames_BPCHW)
     video_BCPHW = frames_BPCHW.to(device=vae.device, dtype=vae.dtype).transpose(1, 2)
@@ -59,7 +59,7 @@ def decode_scene(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDArr
     """Decode one scene.
 
     Args:
-        vae: Computes in its own dtype, on its own device.
+        vae: The VAE; it computes in its own dtype, on its own device.
         latents_FCHW: As `encode_scene` returns them.
 
     Returns:
@@ -79,7 +79,7 @@ def decode_scene(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDArr
 
 
 def unscaled(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
-    """Turn the transformer's latents, of any shape, into the vae's own."""
+    """Turn the transformer's latents, of any shape, into the VAE's own."""
     return latents / float(vae.config.scaling_factor) + _shift(vae)
 
 
@@ -97,7 +97,7 @@ def _check_frames(vae: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> None:
     _, num_frames, channels, height, width = frames_BPCHW.shape
     spatial, temporal = spatial_compression(vae), int(vae.config.temporal_compression_ratio)
     if channels != vae.config.in_channels:
-        raise ValueError(f"frames have {channels} channels; the vae takes {vae.config.in_channels}")
+        raise ValueError(f"frames have {channels} channels; the VAE takes {vae.config.in_channels}")
     if num_frames < 1 or (num_frames - 1) % temporal:
         raise ValueError(f"num_frames: {num_frames} is not {temporal}k+1")
     if height % spatial or width % spatial:

@@ -8,16 +8,16 @@ import torch
 from transformers import AutoTokenizer, T5Tokenizer
 
 from m2d.errors import CheckpointError
-from m2d.families.cogvideox.text import PromptTooLong, TextEncoder
+from m2d.families.cogvideox.text import T5TextEncoder
 from m2d.families.loading import load_text
-from m2d.model.tokenizer import read_tokenizer
+from m2d.model.tokenizer import PromptTooLong, read_tokenizer
 from tests.m2d.model.tiny_model import MAX_TEXT_TOKENS, TEXT_WIDTH
 
 PROMPT = "Snowfield at dusk. Actor1 (round red body, yellow hat) walks right."
 
 
 @pytest.fixture(scope="module")
-def text(tiny_folder: Path) -> TextEncoder:
+def text(tiny_folder: Path) -> T5TextEncoder:
     return load_text(tiny_folder, device="cpu", dtype=torch.float32)
 
 
@@ -29,7 +29,7 @@ def test_ids_are_those_of_transformers_padded_to_the_full_length(tiny_folder: Pa
         assert tokenizer.encode(prompt) == wanted
 
 
-def test_embeddings_are_those_of_the_bare_encoder_without_a_mask(text: TextEncoder) -> None:
+def test_embeddings_are_those_of_the_bare_encoder_without_a_mask(text: T5TextEncoder) -> None:
     embeds = text.encode([PROMPT, "", PROMPT])
     assert embeds.shape == (3, MAX_TEXT_TOKENS, TEXT_WIDTH)
     with torch.no_grad():
@@ -38,14 +38,14 @@ def test_embeddings_are_those_of_the_bare_encoder_without_a_mask(text: TextEncod
     torch.testing.assert_close(embeds[2], embeds[0])
 
 
-def test_padding_is_seen_as_cogvideox_was_trained(text: TextEncoder) -> None:
+def test_padding_is_seen_as_cogvideox_was_trained(text: T5TextEncoder) -> None:
     ids = torch.tensor([text.tokenizer.encode(PROMPT)])
     with torch.no_grad():
         masked = text.model(input_ids=ids, attention_mask=(ids != 0).long())[0]
     assert (text.encode([PROMPT]) - masked)[:, :5].abs().max() > 1e-4
 
 
-def test_the_longest_prompt_fits_and_the_next_is_refused_with_counts(text: TextEncoder) -> None:
+def test_the_longest_prompt_fits_and_the_next_is_refused_with_counts(text: T5TextEncoder) -> None:
     longest = " ".join(["walks"] * (MAX_TEXT_TOKENS - 1))
     assert text.count_tokens(longest) == MAX_TEXT_TOKENS
     assert text.encode([longest]).shape[1] == MAX_TEXT_TOKENS
@@ -53,7 +53,7 @@ def test_the_longest_prompt_fits_and_the_next_is_refused_with_counts(text: TextE
         text.encode(["a short one", f"{longest} right again"])
 
 
-def test_no_prompts_are_an_error_of_the_caller(text: TextEncoder) -> None:
+def test_no_prompts_are_an_error_of_the_caller(text: T5TextEncoder) -> None:
     with pytest.raises(ValueError, match="no prompts"):
         text.encode([])
 

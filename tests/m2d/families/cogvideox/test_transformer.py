@@ -12,7 +12,7 @@ from torch import Tensor
 from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 
-OFFICIAL = Path(__file__).parents[2] / "fixtures" / "official" / "three_scenes"
+OFFICIAL = Path(__file__).parents[3] / "fixtures" / "official" / "three_scenes"
 # Required of every float32 forward pass: measured float32 noise is 1e-6.
 TOLERANCE = 5e-6
 MASKS = ("isolated", "mask2dit", "shared-text", "cross-text", "full", "causal", "window:2", "anchor")

@@ -87,9 +87,9 @@ def test_every_pixel_value_survives_the_way_there_and_back() -> None:
     [
         (make_frames(8), r"num_frames: 8 is not 4k\+1"),
         (make_frames(9, height=18), r"18 x 24 are not multiples of 4"),
-        (make_frames(9)[:, :1], r"1 channels; the codec takes 3"),
+        (make_frames(9)[:, :1], r"1 channels; the VAE takes 3"),
     ],
 )
-def test_sizes_the_codec_cannot_encode_are_refused(frames: Tensor, message: str) -> None:
+def test_sizes_the_vae_cannot_encode_are_refused(frames: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_scene(make_codec(), frames)
