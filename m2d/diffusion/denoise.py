@@ -22,7 +22,7 @@ from m2d.diffusion.passes import ModelPass, context_bytes, keep_context, model_p
 from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.request import DenoiseRequest
 from m2d.diffusion.schedulers import check_scheduler, with_timesteps
-from m2d.diffusion.step_cache import SPEED_RULES, StepCache
+from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache
 from m2d.diffusion.stepper import SceneStepper
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import BackendError, LayoutMismatch
@@ -145,7 +145,7 @@ class _Run:
         self._latents_BFCHW = self._initial_latents()
         self._steps_done = 0
         self._passes: tuple[ModelPass, ...] = ()
-        rule = SPEED_RULES[request.speed]
+        rule = STEP_CACHE_RULES[request.speed]
         self._step_cache = None if rule is None else StepCache(rule, self._schedule)
 
     def restore(self, state: DenoiseState) -> None:

@@ -39,7 +39,7 @@ class ModelPass(NamedTuple):
             latents_BFCHW.expand(batch, -1, -1, -1, -1), self.prompts_BLD, timesteps_BN.expand(batch, -1)
         ).float()
         lengths = [layout.latent_frames[scene] for scene in self.denoiser.targets]
-        parts = dict(zip(self.denoiser.targets, velocity_BFCHW.split(lengths, dim=1), strict=True))
+        parts = dict(zip(self.denoiser.targets, velocity_BFCHW.split_with_sizes(lengths, dim=1), strict=True))
         return torch.cat([parts[scene] for scene in targets], dim=1)
 
 

@@ -42,7 +42,7 @@ class DenoiseRequest:
         num_inference_steps: Denoising steps.
         keep_context: Whether clean context that no step changes is computed once, where the denoiser can;
             it takes memory, and gives the same latents up to rounding.
-        speed: How many steps are foretold instead of computed; `exact` is none.
+        speed: Step caching: how readily steps are extrapolated instead of computed; `exact` computes all.
         dtype: What the model computes in. Latents are stepped in float32 whatever it is.
         device: Where the model runs.
 

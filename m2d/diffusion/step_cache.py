@@ -1,17 +1,18 @@
-"""Steps whose velocity is foretold from earlier ones instead of computed: faster, and knowingly not exact.
+"""Step caching: extrapolate the velocity of some steps instead of running the model; faster, but not exact.
 
-Owns when a step may be left out and what takes its place; the speeds' names are the recipe's. Works on the
-velocities the loop gets, so it fits every backend, mask and conditioning, and a skipped step costs nothing.
-diffusers' hooks (FirstBlockCache and others) wrap single blocks: they take one residual for all tokens, where
-the last block here gives the targets' alone, and keep their state in the modules, where no journal finds it.
+Owns when a step is skipped and what replaces its velocity; the names of the speeds are the recipe's. It works
+on the velocities that the loop gets, so it fits every backend, mask and conditioning, and a skipped step runs
+no model at all. diffusers' caching hooks (FirstBlockCache and others) do not fit: they wrap single blocks and
+keep one residual for all tokens, while the last block here returns the targets' tokens alone; and they keep
+their state in the modules, where a journal cannot save it.
 
-What is foretold is the clean estimate x0 = alpha * x - sigma * v: along a denoising path it changes slowly,
-and nearly in a straight line. Two computed estimates are continued to the step's timestep, and the velocity
-that belongs to the continued one and to the latents of this step takes the place of the model's.
+The extrapolated quantity is the clean estimate x0 = alpha * x - sigma * v, which changes slowly and nearly in
+a straight line along a denoising path. The line through two computed estimates is continued to the step's
+timestep; the step's latents and the continued estimate give the velocity.
 
-Whether it is left out, the run decides for itself: every computed step after the second shows how far off the
-foretelling would have been, per unit of time. As TeaCache (arXiv 2411.19108) does with its own estimate, a
-step is left out while that rate, over the time since the last computed step, stays below a tolerance.
+Every computed step from the third on measures the error that extrapolation would have had there, per unit of
+time. As TeaCache (arXiv 2411.19108) does with its own estimate, a step is skipped while that rate, multiplied
+by the time since the last computed step, stays below a tolerance.
 """
 
 # B batch, F latent frames of the targets, C latent channels, H W latent height and width
@@ -32,45 +33,45 @@ Speed = Literal["exact", "balanced", "fast"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedRule:
-    """How much is left out.
+class StepCacheRule:
+    """When steps are skipped.
 
     Attributes:
-        tolerance: Largest relative error that a foretold velocity is expected to have.
-        most_skipped: Steps left out in a row; then one is computed, whatever is expected.
+        tolerance: Largest relative error that an extrapolated velocity is expected to have.
+        max_in_a_row: Most steps skipped in a row; the next one is computed whatever its expected error.
     """
 
     tolerance: float
-    most_skipped: int
+    max_in_a_row: int
 
 
-SPEED_RULES: Mapping[Speed, SpeedRule | None] = {
+STEP_CACHE_RULES: Mapping[Speed, StepCacheRule | None] = {
     "exact": None,
-    "balanced": SpeedRule(tolerance=0.05, most_skipped=3),
-    "fast": SpeedRule(tolerance=0.15, most_skipped=4),
+    "balanced": StepCacheRule(tolerance=0.05, max_in_a_row=3),
+    "fast": StepCacheRule(tolerance=0.15, max_in_a_row=4),
 }
-"""None computes every step."""
+"""None: every step is computed."""
 
 _TRAINED_TIMESTEPS = 1000
 
 
 class Estimate(NamedTuple):
-    """The clean estimate of a computed step."""
+    """Clean estimate of a computed step."""
 
     timestep: int
     x0_BFCHW: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedReport:
-    """What a speed left out, and how wrong it was where that is known.
+class StepCacheReport:
+    """How many steps were skipped, and the estimated error.
 
     Attributes:
         num_steps: Steps of the run.
-        num_skipped: Steps whose velocity was foretold.
-        errors: Relative error that the foretelling would have had at each computed step where there was one:
-            measured against the model's own velocity for the same latents. Steps left out lie before these,
-            closer to what was known, so that theirs are expected to be smaller.
+        num_skipped: Steps whose velocity was extrapolated.
+        errors: Relative error that extrapolation would have had at each computed step from the third on,
+            against the model's velocity for the same latents. Skipped steps are closer to the last computed
+            one, so their errors are expected to be smaller.
     """
 
     num_steps: int
@@ -78,28 +79,28 @@ class SpeedReport:
     errors: tuple[float, ...]
 
     def to_json(self) -> str:
-        """Write it down; `from_json` reads exactly this."""
+        """Serialize for `from_json`."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
+        """Read the output of `to_json`."""
         fields = json.loads(text)
         return cls(**(fields | {"errors": tuple(fields["errors"])}))
 
     def __str__(self) -> str:
-        told = f"{self.num_skipped} of {self.num_steps} steps foretold"
+        text = f"skipped {self.num_skipped} of {self.num_steps} steps"
         if not self.errors:
-            return told
+            return text
         mean = sum(self.errors) / len(self.errors)
-        return f"{told}; where computed, that would have been {mean:.1%} off, at most {max(self.errors):.1%}"
+        return f"{text}; estimated error {mean:.1%}, at most {max(self.errors):.1%}"
 
 
 class StepCache:
-    """The memory of one run: its last computed estimates, and what is known of the foretelling."""
+    """State of step caching in one run: the last computed estimates and the measured errors."""
 
-    def __init__(self, rule: SpeedRule, schedule: VelocitySchedule) -> None:
-        """Begin with nothing computed."""
+    def __init__(self, rule: StepCacheRule, schedule: VelocitySchedule) -> None:
+        """Begin without a computed step."""
         self._rule = rule
         self._schedule = schedule
         self._estimates: list[Estimate] = []
@@ -110,35 +111,38 @@ class StepCache:
     def velocity(
         self, noisy_BFCHW: Tensor, timestep: int, *, compute: Callable[[], Tensor], is_last: bool
     ) -> Tensor:
-        """Return a step's velocity, computed or foretold.
+        """Return a step's velocity, computed or extrapolated.
 
         Args:
             noisy_BFCHW: The targets' latents as the model would get them, float32.
-            timestep: Theirs; it falls from step to step.
+            timestep: The step's timestep, lower than that of the step before.
             compute: Runs the model.
-            is_last: Whether nothing follows that could make up for an error: the last step is computed.
+            is_last: Whether this is the last step, which is computed because no later step can correct it.
         """
         self._num_steps += 1
         if not is_last and self._is_skipped(timestep):
             self._num_skipped += 1
             self._in_a_row += 1
-            return self._foretold(noisy_BFCHW, timestep)
+            return self._extrapolated(noisy_BFCHW, timestep)
         velocity_BFCHW = compute()
         if len(self._estimates) == 2:
-            self._learn(self._foretold(noisy_BFCHW, timestep), velocity_BFCHW, timestep)
+            extrapolated_BFCHW = self._extrapolated(noisy_BFCHW, timestep)
+            error = float((extrapolated_BFCHW - velocity_BFCHW).norm() / velocity_BFCHW.norm())
+            self._errors.append(error)
+            self._rate = error / self._since_last(timestep)
         x0_BFCHW = self._schedule.x0(noisy_BFCHW, velocity_BFCHW, self._timesteps(timestep, noisy_BFCHW))
         self._estimates = [*self._estimates[-1:], Estimate(timestep, x0_BFCHW)]
         self._in_a_row = 0
         return velocity_BFCHW
 
-    def report(self) -> SpeedReport:
-        """Say what was left out so far."""
-        return SpeedReport(
+    def report(self) -> StepCacheReport:
+        """Report the skipped steps so far."""
+        return StepCacheReport(
             num_steps=self._num_steps, num_skipped=self._num_skipped, errors=tuple(self._errors)
         )
 
     def history(self) -> dict[str, Tensor]:
-        """What has to be kept to go on after this step, by name; `restore` takes it back."""
+        """Return the state after this step as tensors by name, for `restore`."""
         numbers = [self._rate, self._num_steps, self._num_skipped, self._in_a_row]
         kept = {
             "numbers": torch.tensor(numbers, dtype=torch.float64),
@@ -148,13 +152,13 @@ class StepCache:
         return kept | {f"x0_{index}": each.x0_BFCHW.clone() for index, each in enumerate(self._estimates)}
 
     def restore(self, history: Mapping[str, Tensor]) -> None:
-        """Go on where `history` was taken.
+        """Continue from the state that `history` returned.
 
         Raises:
-            ValueError: It is not one of a run at this speed.
+            ValueError: The state belongs to a run without step caching.
         """
         if "numbers" not in history:
-            raise ValueError("resume: the state has no memory of steps left out; it is of another speed")
+            raise ValueError("resume: the state is of a run without step caching (speed exact)")
         rate, *counts = history["numbers"].tolist()
         self._rate = rate
         self._num_steps, self._num_skipped, self._in_a_row = (int(count) for count in counts)
@@ -165,19 +169,14 @@ class StepCache:
         ]
 
     def _is_skipped(self, timestep: int) -> bool:
-        if len(self._estimates) < 2 or self._in_a_row >= self._rule.most_skipped:
+        if len(self._estimates) < 2 or self._in_a_row >= self._rule.max_in_a_row:
             return False
         return self._rate * self._since_last(timestep) < self._rule.tolerance
 
     def _since_last(self, timestep: int) -> float:
         return (self._estimates[-1].timestep - timestep) / _TRAINED_TIMESTEPS
 
-    def _learn(self, foretold_BFCHW: Tensor, velocity_BFCHW: Tensor, timestep: int) -> None:
-        error = float((foretold_BFCHW - velocity_BFCHW).norm() / velocity_BFCHW.norm())
-        self._errors.append(error)
-        self._rate = error / self._since_last(timestep)
-
-    def _foretold(self, noisy_BFCHW: Tensor, timestep: int) -> Tensor:
+    def _extrapolated(self, noisy_BFCHW: Tensor, timestep: int) -> Tensor:
         earlier, last = self._estimates
         ahead = (last.timestep - timestep) / (earlier.timestep - last.timestep)
         x0_BFCHW = last.x0_BFCHW + ahead * (last.x0_BFCHW - earlier.x0_BFCHW)

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from m2d.diffusion.denoise import DenoiseState
-from m2d.diffusion.step_cache import SpeedReport
+from m2d.diffusion.step_cache import StepCacheReport
 from m2d.film.journal_folder import (
     MADE,
     STEP,
@@ -188,7 +188,7 @@ def _read_window(path: Path, header: Header, *, index: int) -> FinishedWindow:
     if facts.get("window") != str(index):
         raise CorruptFileError(f"{path}: belongs to window {facts.get('window')}")
     latents = {int(name.removeprefix(_SCENE)): each for name, each in sorted(tensors.items())}
-    speed = SpeedReport.from_json(facts["told"]) if facts.get("told") else None
+    speed = StepCacheReport.from_json(facts["told"]) if facts.get("told") else None
     return FinishedWindow(index=index, latents_FCHW=latents, speed=speed)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2d.diffusion.step_cache import SpeedReport
+from m2d.diffusion.step_cache import StepCacheReport
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.recipe.plan import RunPlan, ScenePlan
 from m2d.video.digests import frames_digest, latents_digest
@@ -46,7 +46,7 @@ def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_ne
 
 
 def with_speeds(
-    records: Sequence[RunRecord], plans: Sequence[RunPlan], speeds: Mapping[int, SpeedReport]
+    records: Sequence[RunRecord], plans: Sequence[RunPlan], speeds: Mapping[int, StepCacheReport]
 ) -> list[RunRecord]:
     """Add to each run's record what step caching skipped, and the estimated error.
 
@@ -65,7 +65,7 @@ def with_speeds(
     return updated
 
 
-def _speed_parameters(reports: Sequence[SpeedReport]) -> dict[str, Any]:
+def _speed_parameters(reports: Sequence[StepCacheReport]) -> dict[str, Any]:
     errors = [error for report in reports for error in report.errors]
     return {
         "num_steps_foretold": sum(report.num_skipped for report in reports),

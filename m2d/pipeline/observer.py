@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from m2d.diffusion.denoise import DenoiseState, StepEvent
-    from m2d.diffusion.step_cache import SpeedReport
+    from m2d.diffusion.step_cache import StepCacheReport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ class FinishedWindow:
 
     index: int
     latents_FCHW: Mapping[int, Tensor]
-    speed: SpeedReport | None = None
+    speed: StepCacheReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,7 @@ from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
 from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.schedulers import timesteps_of
-from m2d.diffusion.step_cache import SpeedReport
+from m2d.diffusion.step_cache import StepCacheReport
 from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource
 from m2d.pipeline.decoding import SceneDecoder
@@ -67,7 +67,7 @@ class DenoisedScenes:
     """
 
     latents_FCHW: Mapping[int, Tensor]
-    speeds: Mapping[int, SpeedReport]
+    speeds: Mapping[int, StepCacheReport]
 
 
 class ScenePipeline:
@@ -150,7 +150,7 @@ class _Run:
             scene: each.frames_PHWC for scene, each in given.items() if each.frames_PHWC is not None
         }
         self._latents: dict[int, Tensor] = {}
-        self._speeds: dict[int, SpeedReport] = {}
+        self._speeds: dict[int, StepCacheReport] = {}
 
     def scenes_after_all_windows(self, resume: ResumePoint) -> DenoisedScenes:
         first = len(resume.windows)

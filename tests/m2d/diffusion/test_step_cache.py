@@ -1,4 +1,4 @@
-"""Foretold steps: where they are exact, that work is really left out, and that resuming changes no bit."""
+"""Step caching: where it is exact, that skipped steps run no model, and that resuming changes no bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from m2d.diffusion.denoise import DenoiseState, StepEvent, denoise
 from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.schedulers import scheduler_from_config
-from m2d.diffusion.step_cache import SPEED_RULES, SpeedRule, StepCache
+from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache, StepCacheRule
 from m2d.diffusion.velocity import VelocitySchedule
 from tests.m2d.diffusion.test_denoise import MEAN, denoiser_for, given, request_for
 
@@ -32,7 +32,7 @@ def schedule(scheduler: Any) -> VelocitySchedule:
 def run(
     scheduler: Any, speed: str, *, spread: float = 0.5, **changes: Any
 ) -> tuple[Tensor, DenoiseReport, int]:
-    """The latents, the report and how often the model was asked."""
+    """Return the latents, the report and the number of model calls."""
     reports: list[DenoiseReport] = []
     denoiser = denoiser_for(scheduler, spread=spread)
     request = request_for(num_inference_steps=STEPS, speed=speed, **changes)
@@ -47,18 +47,18 @@ def test_every_step_is_computed_unless_another_speed_is_asked_for(scheduler):
 
 
 @pytest.mark.parametrize("speed", ["balanced", "fast"])
-def test_a_model_that_knows_the_one_true_film_is_foretold_exactly(scheduler, speed):
+def test_a_model_that_knows_the_one_true_film_is_extrapolated_exactly(scheduler, speed):
     latents, report, num_calls = run(scheduler, speed, spread=0.0)
     torch.testing.assert_close(latents, MEAN, rtol=0, atol=1e-4)
     assert report.speed is not None
-    # Two computed steps to foretell from, one to see how good that is; then as many as may be left out.
-    most = SPEED_RULES[speed].most_skipped
+    # Two computed steps to extrapolate from, a third to measure the error; then the most that may be skipped.
+    most = STEP_CACHE_RULES[speed].max_in_a_row
     assert num_calls == STEPS - report.speed.num_skipped
     assert report.speed.num_skipped >= (STEPS - 4) * most // (most + 1) - 1
     assert max(report.speed.errors) < 1e-4
 
 
-def test_a_faster_speed_asks_the_model_less_and_errs_more(scheduler):
+def test_a_faster_speed_runs_the_model_less_and_errs_more(scheduler):
     exact = run(scheduler, "exact")[0]
     balanced, of_balanced, calls_balanced = run(scheduler, "balanced")
     fast, of_fast, calls_fast = run(scheduler, "fast")
@@ -97,14 +97,14 @@ def test_the_state_of_an_exact_run_is_refused_by_a_faster_one(scheduler):
     request = request_for()
     denoise(denoiser_for(scheduler), scheduler, request, on_step=lambda event: states.append(event.state()))
     fast = dataclasses.replace(request, speed="fast")
-    with pytest.raises(ValueError, match="no memory of steps left out; it is of another speed"):
+    with pytest.raises(ValueError, match=r"the state is of a run without step caching \(speed exact\)"):
         denoise(denoiser_for(scheduler), scheduler, fast, resume=states[3])
 
 
 def test_clean_estimates_are_continued_in_a_straight_line(schedule):
     line = {t: torch.full((1, 1, 1, 1, 1), 2.0 - t / 500) for t in (900, 800, 750, 700, 600)}
     noisy = torch.full((1, 1, 1, 1, 1), 0.3)
-    cache = StepCache(SpeedRule(tolerance=0.01, most_skipped=9), schedule)
+    cache = StepCache(StepCacheRule(tolerance=0.01, max_in_a_row=9), schedule)
 
     def velocity(timestep: int) -> Tensor:
         return schedule.velocity_of(noisy, line[timestep], torch.tensor([timestep]))
@@ -121,7 +121,7 @@ def test_clean_estimates_are_continued_in_a_straight_line(schedule):
 
 def test_an_error_above_the_tolerance_has_the_next_step_computed(schedule):
     noisy = torch.ones(1, 1, 1, 1, 1)
-    cache = StepCache(SpeedRule(tolerance=0.05, most_skipped=9), schedule)
+    cache = StepCache(StepCacheRule(tolerance=0.05, max_in_a_row=9), schedule)
     answers = {900: 1.0, 850: 1.0, 800: 3.0, 750: 1.0, 700: 2.0}
     for timestep, answer in answers.items():
         cache.velocity(
@@ -131,9 +131,9 @@ def test_an_error_above_the_tolerance_has_the_next_step_computed(schedule):
     assert min(cache.report().errors) > 0.05
 
 
-def test_no_more_steps_in_a_row_are_left_out_than_the_rule_allows_and_never_the_last(schedule):
+def test_no_more_steps_in_a_row_are_skipped_than_the_rule_allows_and_never_the_last(schedule):
     noisy = torch.zeros(1, 1, 1, 1, 1)
-    cache = StepCache(SpeedRule(tolerance=0.5, most_skipped=2), schedule)
+    cache = StepCache(StepCacheRule(tolerance=0.5, max_in_a_row=2), schedule)
     computed: list[int] = []
     for timestep in range(950, 0, -50):
 
