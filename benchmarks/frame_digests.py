@@ -1,9 +1,9 @@
-"""Digests of the frames of twenty stories, an extension, a re-roll and a resumed run: do they change?
+"""Digests of the frames of twenty stories, extensions, a re-roll and a resumed run: do any change?
 
 Run: `python -m benchmarks.frame_digests --record` before a change that must not touch a frame, and
 `python -m benchmarks.frame_digests` after it; it exits with 1 when a digest differs. Digests depend on the
-processor and the versions of the libraries, so `results/frame_digests.json` counts only on the kind of
-machine that recorded it. All films are computed by one thread.
+processor and on library versions, so `results/frame_digests.json` is valid only on the kind of machine that
+recorded it. All films are computed by one thread.
 
 Every film is made by the commands themselves, each in a new process, in a few denoising steps.
 """
@@ -31,14 +31,14 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "frame_digests.json"
 MODELS = ("builtin:puppet", "builtin:puppet-large")
 STEPS = 3
-# The run that is stopped has more, so that it is stopped between two of them.
+# More steps for the run that is stopped, so that the signal comes between two of them.
 STOPPED_STEPS = 12
 LONGEST_S = 600.0
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 class Case(NamedTuple):
-    """A film, and how to make it in a folder; the function returns the digest of its frames."""
+    """A film, and the function that makes it in a folder and returns the digest of its frames."""
 
     name: str
     digest: Callable[[Path], str]
@@ -133,12 +133,12 @@ def _resumed(folder: Path) -> str:
 
 
 def _film(folder: Path) -> Path:
-    """A story of the smaller model that is there already."""
+    """Return a film of the smaller model that an earlier case made."""
     return folder / "first-snow-puppet.mp4"
 
 
 def main() -> int:
-    """Record the digests, or compare with those recorded."""
+    """Record the digests, or compare them with the recorded ones."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
