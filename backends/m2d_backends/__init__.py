@@ -1,1 +1,1 @@
-"""The backends m2d ships: found through the entry-point group `m2d.backends`, imported by nobody."""
+"""The backends that come with m2d; only the entry-point group `m2d.backends` loads them."""

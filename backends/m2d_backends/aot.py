@@ -1,7 +1,7 @@
 """The aot backend: one layout as native code, compiled beforehand by torch.export and AOTInductor.
 
 Owns exporting and loading the package. Loading builds no model and traces nothing: the package holds weights,
-tables and code. It is native code, so it is loaded only when this user exported it on this machine.
+tables and native code, so it is loaded only if this user exported it on this machine.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -44,7 +44,7 @@ class AotBackend(GraphBackend):
     name: ClassVar[str] = "aot"
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
-        """Say why packages cannot run here, or on `device`; exporting needs a C++ compiler besides."""
+        """Say why packages cannot run here, or on `device`; exporting also needs a C++ compiler."""
         return EagerBackend().unavailable_reason() if device is None else device_problem(device)
 
     def export(
@@ -74,7 +74,7 @@ class AotBackend(GraphBackend):
 
 
 def device_capability(device: str) -> str:
-    """What native code is compiled for: `cuda sm_90`, or the kind of processor with its instruction sets."""
+    """Return the target of native code: `cuda sm_90`, or the processor with its instruction sets."""
     import torch
 
     if device.startswith("cuda"):
@@ -84,7 +84,7 @@ def device_capability(device: str) -> str:
 
 
 def _instruction_sets() -> str:
-    """A digest of what this processor can do: code compiled for it may stop another one."""
+    """Return a digest of this processor's instruction sets: on another one the code may crash."""
     try:
         lines = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
     except OSError:

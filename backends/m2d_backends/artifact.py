@@ -1,7 +1,7 @@
-"""Exported graphs on disk: where they are, what they were made from, and whether they may be run.
+"""Exported graphs on disk: their folders, their manifests, and the checks before one is run.
 
-Owns the manifest, publishing by rename and every check before a graph is loaded; who may have written it is
-`m2d_backends.trust`'s, what it is made from `m2d_backends.artifact_key`'s.
+Owns the manifest, publishing by rename and verification; ownership and signatures are `m2d_backends.trust`'s,
+keys `m2d_backends.artifact_key`'s.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ class _Manifest(BaseModel):
 def publish_artifact(
     folder: Path, manifest: ExportManifest, write: Callable[[Path], float]
 ) -> StoredArtifact:
-    """Make an artifact: complete under its name, or not there.
+    """Write an artifact, which appears complete under its name or not at all.
 
     Args:
-        folder: Its final name; one that is there is replaced.
-        manifest: What it is made from.
-        write: Writes the files into the folder that it is given, compares the graph with the eager model and
-            returns the relative error. What it raises leaves nothing behind.
+        folder: Its final name; an artifact of that name is replaced.
+        manifest: Its key.
+        write: Writes the files into the given folder, compares the graph with the eager model and returns the
+            relative error. If it raises, nothing is published.
 
     Raises:
         ExportError: `write` left no file, or a link or a folder.
@@ -138,19 +138,19 @@ def publish_artifact(
 
 
 def open_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> Path:
-    """Make sure that an artifact may be run for `key`, and that every byte is what was published.
+    """Check that an artifact may be run for `key`, and that its files are unchanged since it was published.
 
     Args:
         folder: The artifact.
-        key: What it has to be made from.
-        is_native: Whether loading it runs code. Such a one must have been built by this user, here.
+        key: The key it must have.
+        is_native: Whether loading it runs its code. Then this user must have built it on this machine.
 
     Returns:
         `folder`.
 
     Raises:
-        ArtifactMissing: There is nothing.
-        ArtifactRefused: It is stale, foreign, damaged or not to be trusted.
+        ArtifactMissing: The folder does not exist.
+        ArtifactRefused: It has another key, was modified, or was not built by this user here.
     """
     found = inspect_artifact(folder, key, is_native=is_native)
     for name, described in found.items():
@@ -162,7 +162,7 @@ def open_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> Path:
 
 
 def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict[str, StoredFile]:
-    """All of `open_artifact`'s checks but the files' digests; returns what the manifest says of the files."""
+    """Check all but the files' digests; return the files as the manifest describes them."""
     if not folder.is_symlink() and not folder.exists():
         raise ArtifactMissing(
             f"backend {key.backend!r}: no graph is exported for this; {folder} is not there"
@@ -191,14 +191,14 @@ def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict
 
 
 def locate(key: ArtifactKey, *, label: str, root: Path | None) -> Path:
-    """Where the artifact for `key` is looked for: `root` itself when it is one, else the folder in it."""
+    """Return where to look for the artifact: `root` itself if it is an artifact, else a folder in it."""
     if root is not None and (root / MANIFEST).is_file():
         return root
     return default_folder(key, label=label, root=root)
 
 
 def stored_artifacts(backend: str, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
-    """All readable artifacts of a backend in a folder, or in the user's cache, by name."""
+    """Return the readable artifacts of a backend in a folder or in the user's cache, sorted by name."""
     root = folder or cache_root() / "artifacts"
     found = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
@@ -289,7 +289,7 @@ def _private_parents(folder: Path) -> None:
 
 
 def _is_sticky(folder: Path) -> bool:
-    """Whether nobody but their owners may rename what is in a folder, such as `/tmp`."""
+    """Whether only their owners may rename files in a folder, as in `/tmp`."""
     return not folder.is_symlink() and bool(folder.stat().st_mode & stat.S_ISVTX)
 
 

@@ -1,7 +1,6 @@
-"""What an exported graph is made from, as a key: equal keys, and only these, may run the same graph.
+"""The key of an exported graph: model, layout, size, dtype, device, versions. A graph serves equal keys only.
 
-Owns how a key is made, named and compared; whether a folder holds what its key says is
-`m2d_backends.artifact`'s.
+Owns making, naming and comparing keys; `m2d_backends.artifact` checks the folder against its key.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from m2d.layout import SceneLayout
 ArtifactKey = ExportManifest
 """An artifact runs when its manifest equals the key that is looked for, field by field."""
 
-# Not in a folder's name: a graph made by other versions is replaced, and told apart by its manifest.
+# Not in the folder's name: a graph of other versions is replaced; the manifest names its versions.
 _NOT_IN_NAME = {"versions", "device"}
 
 
@@ -39,15 +38,15 @@ def make_key(
     versions: Mapping[str, str],
     device: str = "",
 ) -> ArtifactKey:
-    """The key of the graph that `options` ask for.
+    """Return the key of the graph that `options` ask for.
 
     Args:
-        backend: Its name.
+        backend: The backend's name.
         source: The model.
         layout: The baked layout.
-        options: With the latent size.
+        options: Must name the latent size.
         versions: Libraries that the graph depends on, and the opset if there is one.
-        device: What it is compiled for; empty takes the options' device and this processor's kind.
+        device: The device it is compiled for; empty takes the options' device and this processor's kind.
 
     Raises:
         InputError: The options name no latent size, or a size or targets that are not the layout's.
@@ -78,17 +77,17 @@ def make_key(
 
 
 def package_versions(*packages: str) -> dict[str, str]:
-    """Versions of installed packages, by name."""
+    """Return the versions of installed packages, by name."""
     return {package: metadata.version(package) for package in packages}
 
 
 def default_folder(key: ArtifactKey, *, label: str = "", root: Path | None = None) -> Path:
-    """The folder of a key's artifact; the same for every version of the libraries that make it.
+    """Return the folder of a key's artifact; it does not depend on the versions of libraries.
 
     Args:
-        key: What it is for.
-        label: What people call the model and the story, in short; see `label_of`.
-        root: Where artifacts are; None is the user's cache.
+        key: The artifact's key.
+        label: Short name of the model and the story; see `label_of`.
+        root: Folder of all artifacts; None is the user's cache.
     """
     named = {name: value for name, value in key_as_json(key).items() if name not in _NOT_IN_NAME}
     named["device"] = key.device.split()[0]
@@ -99,14 +98,14 @@ def default_folder(key: ArtifactKey, *, label: str = "", root: Path | None = Non
 
 
 def label_of(source: ModelSource, layout: SceneLayout) -> str:
-    """What people call a model and a story: `puppet-3-mask2dit`."""
+    """Return a short name of a model and a story, such as `puppet-3-mask2dit`."""
     model = re.sub(r"[^A-Za-z0-9.]+", "-", source.name.rstrip("/").split("/")[-1].removeprefix("builtin:"))
     mask = layout.mask.replace(":", "")
     return f"{model[:40].strip('-.') or 'model'}-{layout.num_scenes}-{mask}"
 
 
 def different_fields(found: ArtifactKey, wanted: ArtifactKey) -> list[str]:
-    """What differs between two keys, a text for each field with both values."""
+    """Return a text with both values for each field that differs."""
     here, there = key_as_json(found), key_as_json(wanted)
     return [
         f"{name}: artifact {_short(here[name])}, wanted {_short(there[name])}"
@@ -116,12 +115,12 @@ def different_fields(found: ArtifactKey, wanted: ArtifactKey) -> list[str]:
 
 
 def key_digest(key: ArtifactKey) -> str:
-    """SHA-256 (hex) of a key."""
+    """Return the SHA-256 (hex) of a key."""
     return hashlib.sha256(json.dumps(key_as_json(key), sort_keys=True).encode()).hexdigest()
 
 
 def key_as_json(key: ArtifactKey) -> dict[str, Any]:
-    """A key as a manifest holds it."""
+    """Return a key as its manifest stores it."""
     values = {each.name: getattr(key, each.name) for each in fields(key)}
     return json.loads(json.dumps({**values, "versions": dict(key.versions)}))  # type: ignore[no-any-return]
 

@@ -1,7 +1,7 @@
-"""The transformer with one layout burnt in: what every exported graph is traced from.
+"""The transformer with one layout baked in: the module that every exported graph is traced from.
 
-Owns turning a story's tables and plan into constants. The computation is the transformer's own
-`velocity`, so that there is one forward pass; serializing the graph is each exporting backend's.
+Owns turning a story's tables and plan into constants. The forward pass is the transformer's own `velocity`;
+each exporting backend serializes the graph.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent size, L text tokens, V video tokens,
@@ -41,18 +41,18 @@ class BakedTransformer(nn.Module):
         targets: tuple[int, ...] | None = None,
         context: ContextCache | None = None,
     ) -> None:
-        """Burn in one layout.
+        """Bake in one layout.
 
         Args:
-            transformer: With its weights; its device is where the tables go.
-            layout: The only story it will run.
+            transformer: The loaded transformer; the tables go to its device.
+            layout: The only layout that the module runs.
             latent_shape: (F, C, H, W) of all scenes together.
-            targets: Scenes whose velocity is wanted, ascending; None for all.
-            context: Kept for these targets: its scenes are not computed again.
+            targets: Scenes whose velocity is predicted, ascending; None for all.
+            context: Cached context for these targets; its scenes are not computed again.
 
         Raises:
-            LayoutMismatch: A latent shape that is not the layout's.
-            InputError: Targets that the layout does not have.
+            LayoutMismatch: The latent shape does not fit the layout.
+            InputError: The layout has no such target.
         """
         super().__init__()
         check_latent_shape(transformer, layout, latent_shape)
@@ -76,7 +76,7 @@ class BakedTransformer(nn.Module):
     def example_inputs(
         self, batch_size: int, dtype: torch.dtype, device: torch.device | str, seed: int
     ) -> DenoiserInputs:
-        """Random inputs of the baked shapes, to trace with and to compare with; equal for equal seeds."""
+        """Return random inputs of the baked shapes; equal seeds give equal inputs."""
         stream = torch.Generator().manual_seed(seed)
         config = self.transformer.config
         latents = torch.randn(batch_size, *self.latent_shape, generator=stream)
@@ -88,10 +88,10 @@ class BakedTransformer(nn.Module):
 def check_latent_shape(
     transformer: SceneModel, layout: SceneLayout, latent_shape: tuple[int, int, int, int]
 ) -> None:
-    """Make sure that latents of a shape are cut into exactly the layout's video tokens.
+    """Check that latents of a shape are cut into the layout's video tokens.
 
     Raises:
-        LayoutMismatch: They are not; every number that differs is named.
+        LayoutMismatch: They are not; the message names every size that differs.
     """
     frames, channels, height, width = latent_shape
     patch = int(transformer.config.patch_size)

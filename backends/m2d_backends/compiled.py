@@ -1,8 +1,7 @@
-"""The compile backend: the eager model through torch.compile, with everything about a layout static.
+"""The compile backend: the eager model through torch.compile, with every size of a layout static.
 
-Owns what is compiled, where compiled code is kept and how long compiling took; the computation is the eager
-backend's, on a CPU with its linear layers by oneDNN. Nothing falls back: code that cannot be compiled in one
-piece is an error.
+Owns what is compiled, the folder of compiled code and the time it took. The computation is the eager
+backend's; on a CPU, oneDNN runs the linear layers. Nothing falls back: a graph break is an error.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -47,7 +46,7 @@ class CompileOptions(EagerOptions):
     """What `--backend-option` takes.
 
     Attributes:
-        timestep_tables: As eager's.
+        timestep_tables: See `EagerOptions`.
         scope: `blocks` compiles one block and runs all with it: seconds. `whole` compiles the whole graph
             with the layout baked in: longer, and fused across blocks.
     """
@@ -91,7 +90,7 @@ class CompiledDenoiser:
 
     @property
     def context_bytes(self) -> int:
-        """Memory of the kept context; see `m2d.diffusion.denoiser.ContextDenoiser`."""
+        """Memory of the cached context; see `m2d.diffusion.denoiser.ContextDenoiser`."""
         return self._eager.context_bytes
 
     def keep_context(
@@ -100,7 +99,7 @@ class CompiledDenoiser:
         """Compute clean context once; see `m2d.diffusion.denoiser.ContextDenoiser`."""
         import torch
 
-        # It runs once, uncompiled: compiling would take longer than it does.
+        # Run once and uncompiled: compiling takes longer than running it.
         with torch.compiler.set_stance("force_eager"):
             kept = self._eager.keep_context(latents_BFCHW, prompt_embeds_BLD, targets=targets)
         return CompiledDenoiser(kept, self._transformer, scope="whole" if self._is_whole else "blocks")
@@ -127,7 +126,7 @@ class CompiledDenoiser:
 
 
 class CompileBackend:
-    """Runs the transformer through torch.compile; trains through it, too."""
+    """Runs the transformer through torch.compile, for inference and training."""
 
     name: ClassVar[str] = "compile"
 
@@ -141,7 +140,7 @@ class CompileBackend:
         return self._eager.unavailable_reason(device) or compiler_problem(device or "cpu")
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> CompiledDenoiser:
-        """Load the transformer and get it ready to be compiled by the first call."""
+        """Load the transformer; the first prediction compiles it."""
         scope = parse_extra(self.name, CompileOptions, options.extra).scope
         require_available(self, options.device)
         options = replace(options, extra={name: of for name, of in options.extra.items() if name != "scope"})
@@ -160,8 +159,8 @@ class CompileBackend:
     def wrap(self, model: SceneModel) -> SceneModel:
         """Compile the model's blocks in place; gradients flow through them.
 
-        From here on this process compiles for as many plans as `compiling` allows: training has many layouts,
-        and torch gives up after eight.
+        Raises this process's limit of compiled plans to that of `compiling`: training has many layouts, and
+        torch stops after eight.
         """
         import torch._dynamo
 
@@ -172,17 +171,17 @@ class CompileBackend:
 
 
 def compile_blocks(transformer: SceneModel) -> None:
-    """Compile a transformer's blocks in place, for inference; the first call of each plan compiles."""
+    """Compile a transformer's blocks in place, for inference; the first call with each plan compiles."""
     transformer.compile_repeated_blocks(fullgraph=True, dynamic=False, backend=_compiler(transformer))
 
 
 def _compiler(transformer: SceneModel) -> str | Callable[..., Any]:
-    """What torch.compile hands the traced graph to."""
+    """Return the compiler that torch.compile passes the traced graph to."""
     return compile_with_onednn if can_use_onednn(transformer.device.type) else "inductor"
 
 
 def compiler_problem(device: str) -> str | None:
-    """Say what torch lacks to compile for a device, or None."""
+    """Say what is missing to compile for a device, or None."""
     if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
         return "the package triton is not installed, which compiles for CUDA"
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++", "cl"]
@@ -195,15 +194,15 @@ def compiler_problem(device: str) -> str | None:
 
 
 def compile_cache() -> str:
-    """Where compiled code is kept: the folder that the user names in torch's variable, or one in m2d's cache.
+    """Return the folder of compiled code: the one that torch's variable names, or one in m2d's cache.
 
     Raises:
-        ArtifactRefused: Others may write to the folder: what is in it is native code.
+        ArtifactRefused: Others may write to the folder, which holds native code.
     """
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     named = os.environ.get(_CACHE_VARIABLE)
-    # Importing torch's compiler sets the variable to its own choice: in /tmp, under a name anybody can guess.
+    # Importing torch's compiler sets the variable to a folder in /tmp whose name anyone can guess.
     if named and Path(named) != Path(default_cache_dir()).absolute():
         return str(private_folder(Path(named)))
     private_folder(cache_root())
@@ -212,10 +211,10 @@ def compile_cache() -> str:
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Let torch compile into m2d's cache, for as many layouts as a story has.
+    """Compile into m2d's cache within the block, for as many layouts as a story has.
 
     Raises:
-        BackendError: Something cannot be compiled in one piece.
+        BackendError: The model cannot be compiled in one graph.
     """
     import torch
     import torch._dynamo

@@ -1,4 +1,4 @@
-"""What every denoiser is called with, by name and in order; imports no model."""
+"""The inputs of every denoiser, by name and in order; imports no model."""
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class DenoiserInputs(NamedTuple):
-    """What a denoiser is called with, in the order in which every exported graph takes it."""
+    """The inputs of a denoiser, in the order in which every exported graph takes them."""
 
     latents_BFCHW: Tensor
     prompt_embeds_BLD: Tensor

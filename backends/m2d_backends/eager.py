@@ -1,6 +1,6 @@
 """The eager backend: plain PyTorch, the reference every other backend is compared with.
 
-Owns loading a transformer and checking what it is called with; the computation is the transformer's own.
+Owns loading a transformer and checking its inputs; the computation is the transformer's own.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -33,7 +33,7 @@ class EagerOptions(ExtraOptions):
     """What `--backend-option` takes.
 
     Attributes:
-        timestep_tables: Keep what the adaptive norms make of the run's timesteps, and not their weights.
+        timestep_tables: Keep the adaptive norms' outputs for the run's timesteps in place of their weights.
     """
 
     timestep_tables: bool = False
@@ -68,7 +68,7 @@ class EagerDenoiser:
 
     @property
     def context(self) -> ContextCache | None:
-        """The kept context; None when nothing is."""
+        """The cached context, or None."""
         return self._context
 
     @property
@@ -110,14 +110,14 @@ class EagerDenoiser:
                 prompt_embeds_BLD,
                 timesteps_BN,
                 layout=self.layout,
-                # A kept context has its targets.
+                # A cached context already has its targets.
                 targets=targets if self._context is None else None,
                 context=self._context,
                 execution=self._execution,
             )
 
     def check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
-        """Make sure that `predict` can run these inputs; raises what it raises."""
+        """Check that `predict` can run these inputs; raises the same errors."""
         self._check_loaded()
         patch_size = int(self._transformer.config.patch_size)
         check_inputs(self.layout, latents_BFCHW, prompt_embeds_BLD, timesteps_BN, patch_size=patch_size)
@@ -137,7 +137,7 @@ class _Key(NamedTuple):
 
 
 class EagerBackend:
-    """Runs the transformer as it is written, on any device torch has."""
+    """Runs the transformer in plain PyTorch, on a CPU or a CUDA device."""
 
     name: ClassVar[str] = "eager"
 
@@ -165,7 +165,7 @@ class EagerBackend:
         import torch
 
         if self._transformer is not None:
-            # Denoisers hold it, too: only its storage can be given back for certain.
+            # Denoisers reference it, too: only moving the weights away frees their memory for certain.
             self._transformer.to("meta")
         self._transformer = self._key = None
         torch.cuda.empty_cache()
@@ -189,7 +189,7 @@ class EagerBackend:
 
         key = _Key(source.digest, options.device, options.dtype, self._table_timesteps(options))
         if self._transformer is None or key != self._key:
-            # Let go of the old one first: two 5B transformers do not fit where one does.
+            # Drop the old one first: two 5B transformers do not fit where one does.
             self._transformer = self._key = None
             dtype: torch.dtype = getattr(torch, options.dtype)
             transformer = load_transformer(source, device=options.device, dtype=dtype)
@@ -205,7 +205,7 @@ class EagerBackend:
         return self._transformer
 
     def _table_timesteps(self, options: BackendOptions) -> tuple[int, ...] | None:
-        """The timesteps to keep tables of; None keeps the weights."""
+        """Return the timesteps to keep tables of; None keeps the weights."""
         if not parse_extra(self.name, EagerOptions, options.extra).timestep_tables:
             return None
         if options.timesteps is None:

@@ -1,6 +1,6 @@
 """A backend's own options: `name: value` texts from a recipe or a command line, checked against a model.
 
-Owns the message for what a backend does not know; which options there are is each backend's.
+Owns the message for an unknown option; each backend declares its options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from m2d.errors import InputError
 
 
 class ExtraOptions(BaseModel):
-    """Base of a backend's own options: frozen, and nothing unknown."""
+    """Base of a backend's own options: frozen, and unknown names are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,7 +26,7 @@ def parse_extra(backend: str, model: type[Parsed], extra: Mapping[str, str]) -> 
     """Read the options that only one backend knows.
 
     Raises:
-        InputError: An option it does not know or a value it cannot take; all of them, with what is allowed.
+        InputError: Unknown options or wrong values; the message names all of them and what is allowed.
     """
     try:
         return model.model_validate(dict(extra))

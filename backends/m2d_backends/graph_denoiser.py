@@ -1,7 +1,7 @@
-"""A denoiser around a graph that runs one layout, size and batch: checks, batches and nothing else.
+"""A denoiser around an exported graph of one layout, size and batch.
 
-Owns refusing what the graph was not made for, and running any batch through it; what runs the graph is the
-function it is given.
+Owns checking the inputs and cutting a batch into the graph's; the backend gives it a function that runs the
+graph.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -29,10 +29,10 @@ class GraphDenoiser:
         """Bind a graph.
 
         Args:
-            run: Latents, prompt embeddings and timesteps, each of the key's batch, to the velocity. Its
-                result is its own: the next call may not write over it.
-            layout: What is baked in.
-            key: The artifact's.
+            run: Maps latents, prompt embeddings and timesteps, each of the key's batch, to the velocity. The
+                next call must not overwrite the returned tensor.
+            layout: The baked layout.
+            key: The artifact's key.
         """
         self.layout = layout
         self.targets = key.targets
@@ -57,7 +57,7 @@ class GraphDenoiser:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def release(self) -> None:
-        """Let go of the graph; `predict` refuses from here on."""
+        """Drop the graph; `predict` raises from now on."""
         self._run = None
 
     def _check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
@@ -80,7 +80,7 @@ class GraphDenoiser:
 
 
 def _filled(tensors: list[Tensor], size: int) -> list[Tensor]:
-    """A static graph takes full batches only; what fills one up is thrown away."""
+    """Fill a batch up to `size`, which a static graph needs; the caller drops the extra rows."""
     import torch
 
     count = tensors[0].shape[0]

@@ -1,8 +1,8 @@
-"""Linear layers by oneDNN, in graphs that run on a CPU in float32.
+"""oneDNN for the linear layers of graphs that run on a CPU in float32.
 
-Owns which nodes of a traced graph are replaced and by which operator. torch multiplies float32 matrices by
-MKL, which on processors that are not Intel's takes narrow instructions: on an AMD EPYC with AVX-512 oneDNN is
-2.3 times as fast. It computes the same float32 sums in another order, and the bias and GELU with them.
+Owns which nodes of a traced graph are replaced and by which operator. torch multiplies float32 matrices with
+MKL, which uses narrow instructions on other processors than Intel's: on an AMD EPYC with AVX-512 oneDNN is
+2.3 times as fast. It computes the same float32 sums in another order, fused with the bias and the GELU.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _NAMESPACE = "m2d_backends"
 
 
 class _Operator(NamedTuple):
-    """An operator, and the library that defines it for as long as it is held."""
+    """An operator and the library that defines it; the library must stay referenced."""
 
     library: Any
     overload: Any
 
 
 def can_use_onednn(device: str) -> bool:
-    """Whether this torch has oneDNN for a device."""
+    """Whether this build of torch has oneDNN for a device."""
     import torch
 
     return device == "cpu" and bool(torch._C._has_mkldnn)
 
 
 def compile_with_onednn(graph: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-    """Compile a traced graph by inductor, its linear layers by oneDNN: a backend for `torch.compile`.
+    """Compile a traced graph with inductor, and its linear layers with oneDNN: a backend for `torch.compile`.
 
     For inference: the operator has no gradient.
     """
@@ -45,15 +45,15 @@ def compile_with_onednn(graph: fx.GraphModule, example_inputs: Sequence[Any]) ->
 
     count = replace_linears(graph, _linear_operator().overload)
     logger.info("compile: %d linear layers by oneDNN", count)
-    # What it returns besides is for other ways of calling it.
+    # The other return types belong to other ways of calling it.
     return cast("Callable[..., Any]", compile_fx(graph, example_inputs))
 
 
 def bake_onednn(graph: fx.GraphModule) -> int:
-    """Let the linear layers of an exported graph, whose weights become constants, run by oneDNN.
+    """Replace the linear layers of an exported graph, whose weights become constants, by oneDNN's operator.
 
     Returns:
-        How many.
+        The number of layers.
     """
     import torch
 
@@ -61,14 +61,14 @@ def bake_onednn(graph: fx.GraphModule) -> int:
 
 
 def replace_linears(graph: fx.GraphModule, operator: Any) -> int:
-    """Replace float32 linear layers on the CPU, each with a GELU that follows it and nothing else.
+    """Replace float32 linear layers on the CPU, each together with a GELU that alone uses its output.
 
     Args:
-        graph: As Dynamo or `torch.export` traced it; changed in place.
+        graph: A graph traced by Dynamo or `torch.export`; changed in place.
         operator: Takes the arguments of `mkldnn::_linear_pointwise`.
 
     Returns:
-        How many were replaced.
+        The number of layers replaced.
     """
     import torch
 
@@ -110,7 +110,7 @@ def _replace(linear: fx.Node, operator: Any) -> None:
 def _is_float32_on_cpu(node: fx.Node) -> bool:
     import torch
 
-    # Dynamo and export name what a node computes differently.
+    # Dynamo and torch.export store a node's example value under different keys.
     value = node.meta.get("example_value", node.meta.get("val"))
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.device.type == "cpu"
 

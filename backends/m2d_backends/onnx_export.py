@@ -96,7 +96,7 @@ def export_graph(
 
 @contextlib.contextmanager
 def _rotary_operator(baked: BakedTransformer) -> Iterator[None]:
-    """Let attention rotate by the graph's own operator while it is traced."""
+    """Trace the rotary embedding as the ONNX operator within the block."""
     baked.transformer.rotate_by(_rotate)
     try:
         yield
@@ -105,7 +105,7 @@ def _rotary_operator(baked: BakedTransformer) -> Iterator[None]:
 
 
 def _rotate(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
-    """Do as `m2d.model.rotary.apply_rotary` does, in one node."""
+    """Compute `m2d.model.rotary.apply_rotary` in one node."""
     batch, num_tokens, num_heads, head_dim = x_BVNK.shape
     cos_VR, sin_VR = rotary_VR2.unbind(-1)
     positions_BV = torch.arange(num_tokens, device=x_BVNK.device).expand(batch, num_tokens)
@@ -116,7 +116,7 @@ def _rotate(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
 
 
 def _traced(baked: BakedTransformer, opset: Opset) -> ir.Model:
-    # Traced with two: torch takes a batch of one for a constant.
+    # Traced with a batch of two: torch would treat a batch of one as a constant.
     inputs = baked.example_inputs(MAX_BATCH, baked.transformer.dtype, baked.transformer.device, _SEED)
     sizes = ({0: torch.export.Dim(BATCH, min=1, max=MAX_BATCH)},) * len(INPUT_NAMES)
     try:
@@ -139,7 +139,7 @@ def _traced(baked: BakedTransformer, opset: Opset) -> ir.Model:
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """Silence what torch says of itself: that it uses what it deprecates, and that torchvision is missing."""
+    """Silence torch's warnings about its own deprecated calls and about missing torchvision."""
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registry.level
     registry.setLevel(logging.ERROR)
@@ -154,8 +154,8 @@ def _without_noise() -> Iterator[None]:
 def _fold_transposes(model: ir.Model) -> None:
     """Turn `x @ transpose(weight)` into `x @ weight`.
 
-    torch folds small matrices only. What is left would be transposed at every start, and no engine's refit
-    finds a weight that it has to transpose first.
+    torch folds small matrices only. A runtime would transpose the others at every start, and an engine's
+    refit does not find a weight that must be transposed first.
     """
     import onnx_ir as ir
 
@@ -181,14 +181,14 @@ def _values(tensor: ir.TensorProtocol) -> npt.NDArray[np.generic]:
 
 
 def _forget_origin(model: ir.Model) -> None:
-    """Drop names of source files and lines: nobody who gets a graph needs to know where it was made."""
+    """Drop the names of source files and lines, which would reveal paths of this machine."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(model)
 
 
 def _name_batch(model: ir.Model) -> None:
-    """One name for the one free size: torch invents one per input."""
+    """Name the only dynamic dimension alike everywhere; torch invents a name for each input."""
     import onnx_ir as ir
 
     for value in (*model.graph.inputs, *model.graph.outputs):

@@ -1,7 +1,7 @@
-"""What an exported graph may contain: read, counted and refused before any runtime sees it.
+"""Reads an exported graph and checks its structure before a runtime loads it.
 
-Owns the files' and tensors' names and every check of a graph's structure. Needs onnx alone: it neither makes
-graphs (`m2d_backends.onnx_export`) nor runs them.
+Owns the names of files and tensors and the checks. Needs only onnx: `m2d_backends.onnx_export` makes graphs,
+other modules run them.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ BATCH = "batch"
 OPSETS: Mapping[str, Opset] = {"18": 18, "23": 23}
 MAX_BATCH = 2
 """Guidance runs a prompt and its negative as one batch of two."""
-# Opset 23 has the operator; before, each call is spelled out around its one softmax.
+# Opset 23 has an attention operator; in earlier ones each attention call has exactly one softmax.
 ATTENTION_OPERATOR: Mapping[int, str] = {18: "Softmax", 23: "Attention"}
 ROTARY_OPSET: Opset = 23
 """The first that has an operator for rotary embeddings."""
-# Slice assignments become these: one more pass over the tensor for each, where a plan needs none.
+# Slice assignments become these nodes, each one more pass over a tensor; a plan needs none.
 _SCATTERS = frozenset({"ScatterND", "ScatterElements", "Scatter"})
 _QUERY_KEY_VALUE = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFacts:
-    """What a graph consists of.
+    """Counts and sizes of a graph.
 
     Attributes:
         opset: Version of the standard operators.
-        operators: How often each occurs.
+        operators: Number of nodes of each operator.
         num_initializers: Constants, weights among them.
         largest_bytes: Size of the largest constant.
         total_bytes: Size of all constants.
@@ -61,24 +61,24 @@ class GraphFacts:
 
     @property
     def num_attention_calls(self) -> int:
-        """Attention calls, whichever way this opset writes them."""
+        """Number of attention calls."""
         return self.operators.get(ATTENTION_OPERATOR[self.opset], 0)
 
 
 def planned_calls(layout: SceneLayout, *, num_layers: int, targets: tuple[int, ...]) -> int:
-    """Attention calls of a whole model: the plan's in every layer, the last one's for its targets alone."""
+    """Count a model's attention calls: the plan's in every layer, in the last one only the targets'."""
     return (num_layers - 1) * len(layout.plan()) + len(layout.plan_for(targets))
 
 
 def read_graph(folder: Path) -> onnx.ModelProto:
-    """Read an exported graph, without its weights, and make sure that it is one of ours.
+    """Read an exported graph without its weights, and check that m2d can have written it.
 
     Args:
         folder: Holds `GRAPH_FILE` and, for a large model, `WEIGHTS_FILE`.
 
     Raises:
-        ExportError: A file is missing, a link or unreadable, or the graph is not one that m2d writes: custom
-            operators, weights anywhere but in its own weights file, control flow, an attention mask.
+        ExportError: A file is missing, a link or unreadable, or the graph has parts that m2d never writes:
+            custom operators, weights in other files than its own, control flow, an attention mask.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # publishes no types
@@ -89,7 +89,7 @@ def read_graph(folder: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError) as error:
         raise ExportError(f"{path}: not a readable ONNX graph ({error}); export it again") from error
-    problems = [*_foreign_parts(model), *_misplaced_weights(model, folder)]
+    problems = [*_unexpected_parts(model), *_misplaced_weights(model, folder)]
     if problems:
         raise ExportError(f"{path}: refused, m2d writes no such graph: {'; '.join(problems)}")
     return model
@@ -98,16 +98,16 @@ def read_graph(folder: Path) -> onnx.ModelProto:
 def check_baked(
     model: onnx.ModelProto, *, opset: Opset, num_attention_calls: int, largest_bytes: int
 ) -> GraphFacts:
-    """Make sure that a layout was baked in as planned: attention without masks, calls neither more nor fewer.
+    """Check that the layout was baked in: attention without masks, and as many calls as the plan has.
 
     Args:
         model: The graph, with or without its weights.
-        opset: The version it was to be written in.
-        num_attention_calls: What `planned_calls` says.
+        opset: The requested version.
+        num_attention_calls: The number from `planned_calls`.
         largest_bytes: Size of the largest constant that the model itself has.
 
     Raises:
-        ExportError: Everything that differs.
+        ExportError: Something differs; the message names all of it.
     """
     facts = graph_facts(model)
     problems = [f"it has {op} nodes" for op in sorted(_SCATTERS & facts.operators.keys())]
@@ -132,7 +132,7 @@ def check_baked(
 
 
 def graph_facts(model: onnx.ModelProto) -> GraphFacts:
-    """Count what a graph consists of."""
+    """Count the parts of a graph."""
     sizes = [size_bytes(tensor) for tensor in model.graph.initializer]
     return GraphFacts(
         opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
@@ -144,13 +144,13 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
 
 
 def structure_digest(model: onnx.ModelProto) -> str:
-    """SHA-256 (hex) over what a graph computes, whatever its weights: equal for one model's fine-tunings."""
+    """Return the SHA-256 (hex) of a graph without its weights: equal for all fine-tunings of one model."""
     import onnx
 
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     for tensor in bare.graph.initializer:
-        # Shapes, axes and scalars say what is computed; arrays of numbers are weights.
+        # Shapes, axes and scalars belong to the computation; float arrays are weights.
         if tensor.dims and onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).kind not in "iub":
             for field in ("raw_data", "float_data", "external_data", "data_location"):
                 tensor.ClearField(field)
@@ -158,7 +158,7 @@ def structure_digest(model: onnx.ModelProto) -> str:
 
 
 def size_bytes(tensor: onnx.TensorProto) -> int:
-    """Size of a constant's values."""
+    """Return the size of a constant's values."""
     import onnx
 
     item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -170,7 +170,7 @@ def _num_inputs(node: onnx.NodeProto) -> int:
     return sum(bool(name) for name in node.input)
 
 
-def _foreign_parts(model: onnx.ModelProto) -> Iterator[str]:
+def _unexpected_parts(model: onnx.ModelProto) -> Iterator[str]:
     if len(model.functions):
         yield "it brings functions of its own"
     domains = {entry.domain for entry in model.opset_import} | {node.domain for node in model.graph.node}
@@ -187,7 +187,7 @@ def _foreign_parts(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _misplaced_weights(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
-    """External data is a path in a file: anywhere but our one weights file, and it may read anything."""
+    """Find external data outside `WEIGHTS_FILE`: its path could name any file on this machine."""
     import onnx
 
     external = [

@@ -1,6 +1,6 @@
 """The ONNX backend: exported graphs, run by ONNX Runtime on the CPU or a CUDA device.
 
-Owns exporting, finding and preparing graphs; their content is `m2d_backends.onnx_graph`'s, the session
+Owns exporting and loading graphs; their content is `m2d_backends.onnx_graph`'s, the session
 `m2d_backends.onnx_session`'s.
 """
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class OnnxBackend(GraphBackend):
-    """Runs exported graphs through ONNX Runtime, on the provider asked for and on no other."""
+    """Runs exported graphs with ONNX Runtime, on the requested execution provider only."""
 
     name: ClassVar[str] = "onnx"
     is_native: ClassVar[bool] = False
@@ -88,7 +88,7 @@ class OnnxBackend(GraphBackend):
         if options.batch_size > MAX_BATCH:
             raise InputError(f"batch_size: got {options.batch_size}, a graph takes {MAX_BATCH} at most")
         versions = {"opset": opset, **package_versions("m2d", "torch")}
-        # One graph serves every device and both batches: it is data, compiled by nobody.
+        # One graph serves every device and both batches: it holds no compiled code.
         portable = replace(options, batch_size=MAX_BATCH)
         return make_key(self.name, source, layout, portable, versions=versions, device="any")
 

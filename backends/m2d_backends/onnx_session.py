@@ -1,7 +1,7 @@
-"""A session of ONNX Runtime on exactly the execution provider that was asked for.
+"""A session of ONNX Runtime on the requested execution provider.
 
-Owns providers, session options and moving tensors in and out; ONNX Runtime by itself falls back to the CPU
-without a word when a provider does not load. What a graph may be is `m2d_backends.onnx_graph`'s.
+Owns providers, session options and moving tensors in and out. ONNX Runtime by itself falls back to the CPU
+silently when a provider does not load; here that is an error. `m2d_backends.onnx_graph` checks graphs.
 """
 
 # B batch, F latent frames, C latent channels, H W latent size, L text tokens, D width, N scenes.
@@ -40,7 +40,7 @@ PROVIDERS: Mapping[Provider, str] = {
 }
 # The first with the opset 23 `Attention` operator.
 OLDEST_RUNTIME = (1, 23)
-# Both install a package `onnxruntime`; whichever came last overwrote parts of the other.
+# Both install the package `onnxruntime`; the later installation overwrites files of the earlier one.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -121,7 +121,7 @@ def runtime_problem() -> str | None:
 
 
 def installed_distributions() -> dict[str, str]:
-    """Which of the packages that bring ONNX Runtime are installed, with their versions."""
+    """Return the installed distributions of ONNX Runtime, with their versions."""
     found = {}
     for name in DISTRIBUTIONS:
         try:
@@ -132,7 +132,7 @@ def installed_distributions() -> dict[str, str]:
 
 
 def distributions_problem(found: Mapping[str, str]) -> str | None:
-    """Say what is wrong with the installed packages, or None."""
+    """Say what is wrong with the installed distributions, or None."""
     if len(found) > 1:
         return (
             f"{' and '.join(sorted(found))} are both installed and overwrite each other's files; "
@@ -145,9 +145,10 @@ def distributions_problem(found: Mapping[str, str]) -> str | None:
 
 
 def provider_problem(provider: Provider, available: list[str]) -> str | None:
-    """Say why a provider cannot be had from the runtime that is installed, or None when it may.
+    """Say why the installed runtime has no such provider, or None.
 
-    "May": a runtime lists what it was built with, also when the provider's libraries then fail to load.
+    None does not promise that it runs: a runtime lists every provider it was built with, also when the
+    provider's libraries fail to load.
     """
     if PROVIDERS[provider] in available:
         return None
@@ -186,12 +187,12 @@ class GraphSession:
         return torch.from_numpy(velocity_BFCHW)
 
     def _run_on_cuda(self, inputs: DenoiserInputs, output_shape: tuple[int, ...]) -> Tensor:
-        """Let the graph read and write torch's own memory: nothing passes through the host."""
+        """Bind torch's CUDA memory to the graph, so that nothing passes through the host."""
         import torch
 
         binding = self._session.io_binding()
         device = torch.device("cuda", self._settings.device_index)
-        # Held until the run is over: the binding knows addresses only.
+        # Referenced until the run is over: the binding stores addresses only.
         held = [tensor.to(device).contiguous() for tensor in inputs]
         for name, tensor in zip(INPUT_NAMES, held, strict=True):
             binding.bind_input(
@@ -206,7 +207,7 @@ class GraphSession:
             list(output_shape),
             velocity_BFCHW.data_ptr(),
         )
-        # The runtime has a stream of its own: torch's must have written the inputs, and it the output.
+        # The runtime uses its own stream: wait for torch to write the inputs, then for the output.
         torch.cuda.current_stream(device).synchronize()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
@@ -214,7 +215,7 @@ class GraphSession:
 
 
 def _element_type(tensor: Tensor) -> Any:
-    """As the runtime wants it: a NumPy type, or ONNX's number where NumPy has none."""
+    """Return the NumPy type, or ONNX's number where NumPy has no such type."""
     import onnx
     import torch
 
@@ -250,7 +251,7 @@ def _session(path: Path, settings: SessionSettings) -> Any:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions share no base."""
+    """Return ONNX Runtime's exception types, which share no base."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (
@@ -267,10 +268,10 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 
 def check_provider(wanted: str, got: list[str]) -> None:
-    """Make sure that a session runs on the provider asked for.
+    """Check that a session runs on the requested provider.
 
     Raises:
-        BackendUnavailable: It runs on another: the provider's libraries did not load.
+        BackendUnavailable: It runs on another provider because the libraries of this one did not load.
     """
     if not got or got[0] != wanted:
         raise BackendUnavailable(
@@ -284,7 +285,7 @@ def _session_options(settings: SessionSettings) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
-    # One graph, one branch: a second pool of threads would only wait.
+    # The graph has one branch: a second thread pool would be idle.
     options.inter_op_num_threads = 1
     # Threads that spin while they wait take the cores from torch, which works between two predictions: eager,
     # timed in turn with such a session, took 1.7 times as long.

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from m2d_backends.baked import BakedTransformer
 
-# Largest difference as a share of the largest output. float32: the project's promise for every backend.
-# The others round to 2^-8 and 2^-11 of a value in each of some hundred operations, of which a few add up.
+# Largest difference as a share of the largest output. float32: the project's limit for every backend.
+# bfloat16 and float16 round to 2^-8 and 2^-11 in each of some hundred operations; a few of these add up.
 RELATIVE_ERRORS: dict[DTypeName, float] = {"float32": 1e-5, "bfloat16": 4e-2, "float16": 5e-3}
 _SEEDS = (11, 12)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference between two tensors as a share of the largest expected value; NaN counts as inf."""
+    """Return the largest difference as a share of the largest expected value; NaN counts as inf."""
     error = (actual.float() - expected.float()).abs().max() / expected.float().abs().max()
     return float(error) if bool(error.isfinite()) else float("inf")
 

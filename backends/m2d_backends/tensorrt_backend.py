@@ -1,7 +1,7 @@
 """The TensorRT backend: one engine per layout and size, built from the same ONNX graph that runs elsewhere.
 
-Owns exporting, finding and preparing engines. No engine is ever loaded that this user did not build on this
-machine, and none is rebuilt behind their back: a stale one is refused with both keys.
+Owns exporting and loading engines. An engine is loaded only if this user built it on this machine. None is
+rebuilt silently: an outdated one is rejected with both keys.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -117,7 +117,7 @@ def library_problem() -> str | None:
 
 
 def device_facts(device: str) -> DeviceFacts:
-    """What an engine is bound to."""
+    """Return the facts about a device that an engine depends on."""
     import torch
 
     try:
@@ -169,7 +169,7 @@ def _write(part: Path, request: GraphRequest, *, relatives: Sequence[StoredArtif
         backend="tensorrt",
     )
     if settings.refit == "none":
-        # The engine holds its own weights: the graph was a step on the way.
+        # The engine holds its own weights and does not need the graph.
         for name in (GRAPH_FILE, WEIGHTS_FILE):
             (part / name).unlink(missing_ok=True)
     return error
@@ -189,17 +189,17 @@ def build(
     Args:
         trt: The module `tensorrt`.
         part: Holds the graph.
-        key: Of the engine to be.
+        key: The new engine's key.
         settings: Level and flags.
-        expected: Inputs and output that it is to have.
-        relatives: Engines of the same library and device. They are verified before they are used.
+        expected: Inputs and output that the engine must have.
+        relatives: Engines of the same library and device; each is verified before use.
     """
     timings = b""
     for each in relatives:
         try:
             open_artifact(each.folder, each.manifest, is_native=True)
         except ArtifactRefused as error:
-            # Only its timings or its kernels are lost: building goes on without them.
+            # Building goes on without its timings and kernels.
             logger.warning("tensorrt: not used for this build: %s", error)
             continue
         timings = timings or (each.folder / TIMING_FILE).read_bytes()
@@ -219,7 +219,7 @@ def build(
 
 
 def _is_relative(made: ArtifactKey, key: ArtifactKey) -> bool:
-    """Whether kernels that were timed for one engine are those of another."""
+    """Whether two engines share kernel timings: they have the same device and library."""
     return made.device == key.device and made.versions.get("tensorrt") == key.versions["tensorrt"]
 
 

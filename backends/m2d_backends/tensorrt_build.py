@@ -1,7 +1,7 @@
 """Builds a TensorRT engine from an exported ONNX graph.
 
-Owns the calls to the builder, the parser and the refitter; what to ask of them is decided in
-`m2d_backends.tensorrt_plan`. The library is passed in: one place imports it, and tests bring their own.
+Owns the calls to the builder, the parser and the refitter; `m2d_backends.tensorrt_plan` decides their
+arguments. The library is passed in: one place imports it, and tests pass a stand-in.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class BuiltEngine(NamedTuple):
-    """A serialized engine, and the timings its next build can start from."""
+    """A serialized engine, and kernel timings for the next build."""
 
     plan: bytes
     timing_cache: bytes
 
 
 def make_logger(trt: Any) -> Any:
-    """Make a logger that hands TensorRT's messages to ours and keeps its errors for the exception."""
+    """Make a logger that passes TensorRT's messages to ours and keeps its errors for the exception."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # the library is not always there
         def __init__(self) -> None:
@@ -62,14 +62,14 @@ def build_engine(
 
     Args:
         trt: The module `tensorrt`.
-        graph: ONNX file, its weights beside it. The precision is its own.
-        profiles: Shapes of every input: the one profile.
+        graph: ONNX file with its weights beside it; it determines the precision.
+        profiles: Shapes of every input in the only profile.
         options: Level and flags.
-        version: Of `trt`.
-        timing_cache: Of an earlier build on this device; empty starts a new one.
+        version: The version of `trt`.
+        timing_cache: The cache of an earlier build on this device; empty starts a new one.
 
     Raises:
-        ExportError: The parser or the builder refuses, with what it said.
+        ExportError: The parser or the builder fails; the message has its reason.
     """
     log = make_logger(trt)
     builder = trt.Builder(log)
@@ -81,7 +81,7 @@ def build_engine(
     config = _config(trt, builder, options, version)
     _add_profile(builder, config, profiles)
     cache = config.create_timing_cache(timing_cache)
-    # A cache of another device would choose that device's kernels.
+    # The cache of another device would select that device's kernels.
     if not config.set_timing_cache(cache, False):
         logger.warning("tensorrt: the timing cache is not of this device; building without it")
         cache = config.create_timing_cache(b"")
@@ -96,7 +96,7 @@ def refit_engine(trt: Any, engine: Any, graph: Path) -> None:
     """Put the weights of an ONNX graph into an engine built from one of the same structure.
 
     Raises:
-        ExportError: Weights are missing or do not fit, with what TensorRT said.
+        ExportError: Weights are missing or do not fit; the message has TensorRT's reason.
     """
     log = make_logger(trt)
     refitter = trt.Refitter(engine, log)
@@ -105,13 +105,13 @@ def refit_engine(trt: Any, engine: Any, graph: Path) -> None:
         raise ExportError(f"{graph.name} does not fit the engine: {_parser_errors(parser)}")
     missing = refitter.get_missing_weights()
     if missing:
-        raise ExportError(f"{graph.name}: the engine misses weights {', '.join(missing[:3])}")
+        raise ExportError(f"{graph.name}: the graph lacks the engine's weights {', '.join(missing[:3])}")
     if not refitter.refit_cuda_engine():
         raise ExportError(f"TensorRT cannot refit the engine: {_said(log)}")
 
 
 def serialize_refitted(trt: Any, engine: Any) -> bytes:
-    """Serialize an engine with the weights that it has now, still refittable."""
+    """Serialize an engine with its current weights; it can be refitted again."""
     config = engine.create_serialization_config()
     config.set_flag(trt.SerializationFlag.INCLUDE_REFIT)
     return bytes(engine.serialize_with_config(config))
@@ -119,7 +119,7 @@ def serialize_refitted(trt: Any, engine: Any) -> bytes:
 
 def _parse(trt: Any, network: Any, graph: Path, log: Any) -> None:
     parser = trt.OnnxParser(network, log)
-    # By file: weights beside the graph are found from its place.
+    # By path: the parser looks for the weights beside the graph.
     if not parser.parse_from_file(str(graph)):
         raise ExportError(f"TensorRT cannot read {graph.name}: {_parser_errors(parser)}")
 

@@ -1,7 +1,6 @@
 """A loaded TensorRT engine: checks its tensors, binds addresses and runs it.
 
-Owns deserializing; whether a plan, which is native code, may be loaded at all was decided before, by
-`m2d_backends.artifact`.
+Owns deserializing. A plan is native code: `m2d_backends.artifact` has checked before that it may be loaded.
 """
 
 # B batch, F latent frames, C latent channels, H W latent size, L text tokens, D width, N scenes.
@@ -32,10 +31,10 @@ class Engine:
             expected: Inputs and output that it must have.
 
         Raises:
-            BackendError: TensorRT refuses the plan, or it has other tensors.
+            BackendError: TensorRT rejects the plan, or its tensors differ.
         """
         self._log = make_logger(trt)
-        # Kept: an engine is valid as long as its runtime lives. Host code in engines stays forbidden.
+        # An engine needs its runtime to stay alive. Host code in engines stays disabled.
         self._runtime = trt.Runtime(self._log)
         self.native = self._runtime.deserialize_cuda_engine(plan)
         if self.native is None:
@@ -45,13 +44,13 @@ class Engine:
         self._context: Any = None
 
     def start(self, *, is_streaming: bool) -> None:
-        """Make the engine ready to run; after a refit, where there is one.
+        """Make the engine ready to run; a refit comes before.
 
         Raises:
-            BackendError: There is no room for its activations.
+            BackendError: The activations do not fit in memory.
         """
         if is_streaming:
-            # Before the context: it sizes its scratch memory by the budget.
+            # Before the context, which sizes its scratch memory by the budget.
             self.native.weight_streaming_budget_v2 = self.native.get_weight_streaming_automatic_budget()
         self._context = self.native.create_execution_context()
         if self._context is None:
@@ -63,18 +62,18 @@ class Engine:
 
         Args:
             inputs: Contiguous, on the engine's device; alive until the stream is done.
-            outputs: Likewise; written.
+            outputs: Contiguous, on the engine's device; the run writes them.
             stream: Handle of a CUDA stream, not the default one.
 
         Raises:
-            BackendError: TensorRT refuses a shape, an address or the run.
+            BackendError: TensorRT rejects a shape, an address or the run.
         """
         context = self._context
         for name, tensor in inputs.items():
             self._require(context.set_input_shape(name, tuple(tensor.shape)), f"shape of {name}")
         unknown = context.infer_shapes()
         if unknown:
-            raise BackendError(f"TensorRT misses the shapes of {', '.join(unknown)}")
+            raise BackendError(f"TensorRT lacks the shapes of {', '.join(unknown)}")
         for name, tensor in {**inputs, **outputs}.items():
             self._require(context.set_tensor_address(name, tensor.data_ptr()), f"address of {name}")
         self._require(context.execute_async_v3(stream), "run")
@@ -82,11 +81,11 @@ class Engine:
     def _require(self, is_accepted: bool, what: str) -> None:
         if not is_accepted:
             said = "; ".join(self._log.errors[-3:]) or "no reason given"
-            raise BackendError(f"TensorRT refuses the {what}: {said}")
+            raise BackendError(f"TensorRT rejects the {what}: {said}")
 
 
 class EngineCall:
-    """An engine as the function that `GraphDenoiser` calls."""
+    """The function that a `GraphDenoiser` calls: runs the engine."""
 
     def __init__(self, engine: Engine, output_shape: tuple[int, ...], device: str) -> None:
         import torch
@@ -94,7 +93,7 @@ class EngineCall:
         self._engine = engine
         self._output_shape = output_shape
         self._device = torch.device(device)
-        # Not the default stream: TensorRT would synchronize the whole device around every run.
+        # On the default stream TensorRT would synchronize the whole device around every run.
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch
 
     def __call__(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
@@ -117,7 +116,7 @@ class EngineCall:
 
 
 def engine_tensors(engine: Any) -> tuple[TensorFacts, ...]:
-    """Inputs and outputs of an engine, in its own order."""
+    """Return the inputs and outputs of an engine, in the engine's order."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return tuple(
         TensorFacts(

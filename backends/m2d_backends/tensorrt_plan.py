@@ -1,7 +1,7 @@
-"""Every decision about a TensorRT engine that can be made without TensorRT.
+"""Decisions about a TensorRT engine that need no TensorRT.
 
-Owns versions, flags, profiles, key fields and what an engine's tensors must be, as plain functions;
-building is `m2d_backends.tensorrt_build`'s, running `m2d_backends.tensorrt_engine`'s.
+Owns versions, flags, profiles, key fields and the expected tensors, as plain functions; building is
+`m2d_backends.tensorrt_build`'s, running `m2d_backends.tensorrt_engine`'s.
 """
 
 # B batch, F latent frames, C latent channels, H W latent size, L text tokens, D width, N scenes.
@@ -24,7 +24,7 @@ NOT_YET_RUN = (
     "written against TensorRT's published Python interface and tested on a stand-in; no engine has been "
     "built or run on hardware yet: verify it against eager before relying on it"
 )
-# The first whose parser turns ONNX `Attention` into its fused attention.
+# The first version whose parser turns ONNX `Attention` into fused attention.
 OLDEST = (10, 14)
 # Documented: refitting an engine built with REFIT may drop the bias of a matrix product.
 REFIT_LOSES_BIAS = (11, 3)
@@ -39,11 +39,11 @@ RefitMode = Literal["none", "identical", "weights"]
 
 
 class TensorRTOptions(ExtraOptions):
-    """What only this backend knows.
+    """Options of this backend alone.
 
     Attributes:
         optimization_level: How long the builder searches, 0 to 5.
-        weight_streaming: Let weights stay in host memory where the device has no room for them.
+        weight_streaming: Leave weights in host memory that do not fit on the device.
         refit: `identical` strips the weights from the plan on disk and puts the same ones back when it is
             loaded; `weights` allows others of the same shapes, such as those of a merged LoRA.
     """
@@ -54,14 +54,14 @@ class TensorRTOptions(ExtraOptions):
 
 
 class Version(NamedTuple):
-    """Of the library: engines run on the one they were built with."""
+    """TensorRT's version; an engine runs only on the version that built it."""
 
     major: int
     minor: int
 
 
 class Profile(NamedTuple):
-    """Shapes of one input: the smallest, the one to be fast for, the largest."""
+    """Shapes of one input: the smallest, the one to optimize for, the largest."""
 
     smallest: tuple[int, ...]
     usual: tuple[int, ...]
@@ -70,7 +70,7 @@ class Profile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFacts:
-    """The device that an engine is bound to."""
+    """The device that an engine is built for."""
 
     name: str
     capability: tuple[int, int]
@@ -78,7 +78,7 @@ class DeviceFacts:
 
     @property
     def label(self) -> str:
-        """As artifact keys name it: `cuda sm_90 NVIDIA H200`."""
+        """The name in artifact keys, such as `cuda sm_90 NVIDIA H200`."""
         return f"cuda sm_{self.capability[0]}{self.capability[1]} {self.name}"
 
 
@@ -86,7 +86,7 @@ def version_of(text: str) -> Version:
     """Read a version such as `11.4.0.106`.
 
     Raises:
-        BackendUnavailable: It is too old.
+        BackendUnavailable: The version is too old.
     """
     major, minor = (int(part) for part in text.split(".")[:2])
     if (major, minor) < OLDEST:
@@ -106,8 +106,8 @@ def device_problem(device: str) -> str | None:
 def graph_opset(dtype: DTypeName, *, head_dim: int, capability: tuple[int, int]) -> Opset:
     """Choose how attention is written into the graph.
 
-    TensorRT builds ONNX `Attention` (opset 23) as one fused kernel or not at all; where there is no such
-    kernel the spelled-out form (opset 18) builds always.
+    TensorRT builds ONNX `Attention` (opset 23) as one fused kernel or not at all. Without such a kernel, the
+    decomposed form (opset 18) always builds.
 
     Raises:
         BackendUnavailable: The device cannot compute in `dtype`.
@@ -126,12 +126,12 @@ def _dotted(numbers: tuple[int, int]) -> str:
 
 
 def network_flags(version: Version) -> tuple[str, ...]:
-    """Names of the network's creation flags: TensorRT 11 knows strong typing only, its flag is deprecated."""
+    """Return the names of the network's creation flags; TensorRT 11 is always strongly typed."""
     return ("STRONGLY_TYPED",) if version.major == 10 else ()
 
 
 def builder_flags(options: TensorRTOptions, version: Version) -> tuple[str, ...]:
-    """Names of the builder flags to set; precision is not among them, it is the graph's own.
+    """Return the names of the builder flags to set; the graph determines the precision.
 
     Raises:
         BackendUnavailable: Refitting with other weights loses biases in this version.
@@ -141,25 +141,25 @@ def builder_flags(options: TensorRTOptions, version: Version) -> tuple[str, ...]
             "backend 'tensorrt': refitting with other weights may drop biases in TensorRT 11.3; use another "
             "version, or refit=none"
         )
-    # REFIT_IDENTICAL is documented for the very weights of the build alone: never for a LoRA's.
+    # REFIT_IDENTICAL is documented for the weights of the build only, not for a LoRA's.
     refit = {"none": (), "identical": ("REFIT_IDENTICAL", "STRIP_PLAN"), "weights": ("REFIT",)}
     return (*refit[options.refit], *(("WEIGHT_STREAMING",) if options.weight_streaming else ()))
 
 
 CLEARED_FLAGS = ("TF32",)
-"""On by default; float32 is to mean float32."""
+"""On by default, but it rounds float32 inputs."""
 
 
 def input_shapes(
     latent_shape: tuple[int, int, int, int], *, num_text_tokens: int, text_width: int, num_scenes: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of all inputs without their batch, in the order of a graph's inputs."""
+    """Return the shapes of all inputs without the batch, in the order of a graph's inputs."""
     shapes = (latent_shape, (num_text_tokens, text_width), (num_scenes,))
     return dict(zip(INPUT_NAMES, shapes, strict=True))
 
 
 def profiles(tensors: Iterable[TensorFacts]) -> dict[str, Profile]:
-    """The one optimization profile: batches of one or two, tuned for guidance's two; all else fixed."""
+    """Return the only optimization profile: a batch of one or two, optimized for two; all else is fixed."""
     return {
         each.name: Profile((1, *each.shape[1:]), (MAX_BATCH, *each.shape[1:]), (MAX_BATCH, *each.shape[1:]))
         for each in tensors
@@ -175,14 +175,14 @@ def key_versions(
     opset: Opset,
     makers: Mapping[str, str],
 ) -> dict[str, str]:
-    """What an engine depends on besides model, layout, size, dtype and device: all of it, as texts.
+    """Return what an engine depends on besides model, layout, size, dtype and device.
 
     Args:
         options: All of them change the engine.
-        tensorrt: Its whole version.
-        driver_major: Of the device's driver.
-        opset: How attention is written.
-        makers: Versions of what writes the graph.
+        tensorrt: The full version.
+        driver_major: Major version of the device's driver.
+        opset: The graph's opset.
+        makers: Versions of the packages that write the graph.
     """
     flags = builder_flags(options, version_of(tensorrt))
     return {
@@ -196,13 +196,13 @@ def key_versions(
 
 
 def driver_major(text: str) -> str:
-    """Read the driver's major version out of `/proc/driver/nvidia/version`; `unknown` when it says none."""
+    """Read the driver's major version out of `/proc/driver/nvidia/version`, or return `unknown`."""
     found = re.search(r"NVRM version:.*?\s(\d+)\.\d+", text)
     return found[1] if found else "unknown"
 
 
 class TensorFacts(NamedTuple):
-    """One input or output of an engine, names as TensorRT's enumerations have them."""
+    """One input or output of an engine; mode and dtype are names in TensorRT's enumerations."""
 
     name: str
     mode: str
@@ -213,7 +213,7 @@ class TensorFacts(NamedTuple):
 def expected_tensors(
     shapes: Mapping[str, tuple[int, ...]], output_shape: tuple[int, ...], dtype: DTypeName
 ) -> tuple[TensorFacts, ...]:
-    """What an engine's inputs and output have to be; -1 is the free batch."""
+    """Return the inputs and the output that an engine must have; -1 is the dynamic batch."""
     number = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}[dtype]
     inputs = [
         TensorFacts(name, "INPUT", "INT64" if name == "timesteps" else number, (-1, *shape))
@@ -223,15 +223,15 @@ def expected_tensors(
 
 
 def check_tensors(found: tuple[TensorFacts, ...], expected: tuple[TensorFacts, ...]) -> None:
-    """Make sure that an engine takes and gives what its key says, whatever the order.
+    """Check that an engine has the inputs and outputs of its key, in any order.
 
     Raises:
-        BackendError: It does not; everything that differs is named.
+        BackendError: Some differ; the message names them all.
     """
     missing = [str(tuple(each)) for each in expected if each not in found]
-    foreign = [str(tuple(each)) for each in found if each not in expected]
-    if missing or foreign:
+    extra = [str(tuple(each)) for each in found if each not in expected]
+    if missing or extra:
         raise BackendError(
             f"the engine is not the layout's: missing {', '.join(missing) or 'nothing'}; "
-            f"foreign {', '.join(foreign) or 'nothing'}; export it again"
+            f"unexpected {', '.join(extra) or 'nothing'}; export it again"
         )

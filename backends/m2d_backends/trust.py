@@ -1,8 +1,8 @@
-"""Who may have written a file: ownership, permissions and signatures of what is about to be executed.
+"""Ownership, permissions and signatures of files whose code is about to run.
 
-Owns the local key and the rules; what the files hold is `m2d_backends.artifact`'s. Exported native code runs
-as the user who loads it, so it is loaded only when that user built it on this machine and nobody else could
-have touched it since.
+Owns the local key and the rules; the files' content is `m2d_backends.artifact`'s. Native code runs with the
+rights of the user who loads it. It is loaded only if that user built it on this machine and no other user
+could have modified it since.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only this user may enter; return `path`.
+    """Make a folder that only this user may enter, and return its path.
 
     Raises:
-        ArtifactRefused: One that is there is somebody else's or a link.
+        ArtifactRefused: The folder exists and belongs to another user, or is a link.
         OutputError: The disk refused.
     """
     if not path.is_symlink() and not path.exists():
@@ -39,10 +39,10 @@ def private_folder(path: Path) -> Path:
 
 
 def check_folder(path: Path) -> None:
-    """Make sure that only this user can have put something into a folder.
+    """Check that only this user can write to a folder.
 
     Raises:
-        ArtifactRefused: It is a link, no folder, somebody else's, or others may write to it.
+        ArtifactRefused: It is a link, no folder, another user's, or others may write to it.
     """
     found = _lstat(path)
     if not stat.S_ISDIR(found.st_mode):
@@ -52,10 +52,10 @@ def check_folder(path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Make sure that only this user can have written a file, and that it has no second name.
+    """Check that only this user can have written a file, and that it has no hard link.
 
     Raises:
-        ArtifactRefused: It is a link, no plain file, hard-linked, somebody else's, or others may write to it.
+        ArtifactRefused: It is a link, no plain file, hard-linked, another user's, or others may write to it.
     """
     found = _lstat(path)
     if not stat.S_ISREG(found.st_mode):
@@ -69,10 +69,10 @@ def check_file(path: Path) -> None:
 
 
 def sign(data: bytes) -> str:
-    """Sign `data` with this user's key, which is made when it is first needed.
+    """Sign `data` with this user's key, which the first call makes.
 
     Raises:
-        ArtifactRefused: The key's folder or file is not this user's alone.
+        ArtifactRefused: Others can read or write the key's folder or file.
         OutputError: The disk refused.
     """
     return hmac.new(_key(), data, hashlib.sha256).hexdigest()
@@ -103,7 +103,7 @@ def _lstat(path: Path) -> os.stat_result:
     try:
         return path.lstat()
     except OSError as error:
-        raise ArtifactRefused(f"{path}: cannot be looked at: {error.strerror}") from error
+        raise ArtifactRefused(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:

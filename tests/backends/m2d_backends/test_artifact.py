@@ -117,7 +117,7 @@ def test_an_artifact_is_replaced_whole(made: Path) -> None:
         ({"backend": "onnx"}, "backend: artifact aot, wanted onnx"),
     ],
 )
-def test_a_foreign_or_stale_artifact_is_refused_with_both_keys(
+def test_a_copied_or_outdated_artifact_is_refused_with_both_keys(
     made: Path, change: dict, message: str
 ) -> None:
     wanted = replace(KEY, **change)

@@ -146,7 +146,7 @@ def test_tensors_in_any_order_are_bound_by_name():
 )
 def test_an_engine_with_other_tensors_is_refused(change):
     wrong: TensorFacts = TENSORS[0]._replace(**change)
-    with pytest.raises(BackendError, match=r"missing \('latents'.*foreign \("):
+    with pytest.raises(BackendError, match=r"missing \('latents'.*unexpected \("):
         check_tensors((wrong, *TENSORS[1:]), TENSORS)
 
 
