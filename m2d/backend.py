@@ -1,7 +1,7 @@
-"""The seam between what m2d computes and what computes it: protocols, and nothing that runs.
+"""The protocols between m2d and the backends that run its transformer.
 
-Owns what a backend is given and must offer. Imports no torch, so that listing backends stays cheap; backends
-live in `m2d_backends` or any other package and are found by `m2d.registry`.
+Owns the arguments and methods of a backend. Imports no torch, so that listing backends stays cheap. Backends
+are in `m2d_backends` or any other package; `m2d.registry` finds them.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -37,30 +37,29 @@ __all__ = [
 ]
 
 ARTIFACT_MANIFEST = "manifest.json"
-"""In the folder of every exported graph, and in no other: it says what the graph was made from."""
+"""The file in every artifact's folder, and in no other, that holds the graph's key."""
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendOptions:
-    """How a denoiser is to run.
+    """Options for preparing a denoiser.
 
     Attributes:
         device: `cpu`, `cuda` or `cuda:1`. A backend uses this device or raises an error.
-        dtype: What the transformer computes in.
-        targets: The scenes whose velocity is wanted; None for all. Leaving out context scenes saves the last
-            block and the head for these, exactly.
-        latent_size: Height and width of the latents to come. An exported graph is made for one size; other
-            backends take any and need not be told.
-        batch_size: Largest batch of the calls to come; an exported graph is made for one.
-        timesteps: All timesteps of the calls to come, besides the 0 of context; None when they are not known.
-            A backend that keeps tables of them needs to be told.
+        dtype: Data type of the transformer.
+        targets: The scenes whose velocity is predicted; None for all. Context scenes that are left out skip
+            the last block and the head; the result is the same.
+        latent_size: Height and width of the latents. Exported graphs need it; other backends run any size.
+        batch_size: Largest batch of the calls; an exported graph is made for one.
+        timesteps: All timesteps of the calls, without the 0 of context; None if unknown. Needed by backends
+            that keep tables of timesteps.
         artifacts: Folder of exported graphs; None is the user's cache.
-        extra: What only one backend knows, as `name: value`; it refuses what it does not know.
+        extra: Options of one backend alone, as `name: value`; it rejects unknown names.
 
     Raises:
-        InputError: A dtype m2d does not know, no target at all, or a size or batch below 1.
+        InputError: An unknown dtype, an empty tuple of targets, or a size or batch below 1.
     """
 
     device: str = "cpu"
@@ -93,29 +92,29 @@ class Backend(Protocol):
     def unavailable_reason(self, device: str | None = None) -> str | None:
         """Say why this backend cannot work here, or None when it can.
 
-        Cheap: looks for packages, versions and, when `device` is given, that device; builds nothing.
+        Cheap: checks packages, versions and the device, if one is given; loads nothing.
 
         Args:
-            device: The device it would run on; None asks about the backend on any.
+            device: The device to check; None checks the backend alone.
         """
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
-        """Make the model ready to run one layout.
+        """Return a denoiser for one layout.
 
-        What was loaded is kept until `release`: another layout, or other targets, of the same source, device
-        and dtype reads no weights again. A long story prepares a denoiser for every window.
+        Weights stay loaded until `release`: another layout or other targets of the same model, device and
+        dtype load nothing. A long story prepares a denoiser for every window.
 
         Raises:
             BackendUnavailable: It cannot work here or on that device.
-            CheckpointError: The model folder is incomplete or foreign.
-            InputError: Targets that the layout does not have.
+            CheckpointError: The model folder is incomplete or holds another kind of model.
+            InputError: The layout has no such target.
         """
 
     def release(self) -> None:
-        """Free the memory of what is loaded, whoever still holds a denoiser of it.
+        """Free the memory of the loaded weights, even if denoisers still reference them.
 
-        What comes after denoising needs the room. Denoisers of the freed weights raise `BackendError` from
-        here on; `prepare` loads anew. With nothing loaded this does nothing.
+        Decoding needs the memory. Denoisers of the freed weights raise `BackendError` from now on; `prepare`
+        loads the weights again. With nothing loaded this does nothing.
         """
 
 
@@ -129,7 +128,7 @@ class TrainableBackend(Backend, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportManifest:
-    """What an exported graph was made from; it runs nothing else.
+    """The key of an exported graph, which serves no other key.
 
     Attributes:
         backend: The backend that wrote it and runs it.
@@ -138,9 +137,9 @@ class ExportManifest:
         latent_shape: (F, C, H, W) of all scenes together.
         batch_size: Largest batch it accepts; 2 with batched guidance.
         targets: The scenes it predicts.
-        dtype: What it computes in.
-        device: What it runs on, with the capability it was compiled for, such as `cuda sm_90`.
-        versions: Libraries that made it, and the opset if there is one.
+        dtype: Its data type.
+        device: Its device with the capability it was compiled for, such as `cuda sm_90`.
+        versions: Versions of the libraries that made it, and the opset if there is one.
     """
 
     backend: str
@@ -159,11 +158,11 @@ class StoredArtifact:
     """An exported graph on disk.
 
     Attributes:
-        folder: Where it is.
-        manifest: What it was made from.
-        size_bytes: All its files together.
-        relative_error: Largest difference from the eager model when it was made, as a share of the largest
-            output.
+        folder: Its folder.
+        manifest: Its key.
+        size_bytes: Size of all its files.
+        relative_error: Largest difference from the eager model at the time of export, as a share of the
+            largest output.
     """
 
     folder: Path
@@ -179,19 +178,19 @@ class ExportingBackend(Backend, Protocol):
     def export(
         self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None
     ) -> StoredArtifact:
-        """Write the graph for one layout and size, checked against the eager model before it is published.
+        """Export the graph for one layout and size; publish it once it matches the eager model.
 
         Args:
             source: The model.
-            layout: What is baked in.
-            options: `latent_size` is needed here.
-            out: Folder in which the artifact gets a folder of its own; None is the user's cache. One that is
-                there for the same layout, size and weights is replaced.
+            layout: The layout to bake in.
+            options: Must have a `latent_size`.
+            out: Parent of the artifact's folder; None is the user's cache. An artifact for the same layout,
+                size and weights is replaced.
 
         Raises:
             BackendUnavailable: It cannot work here.
-            InputError: Options it does not know, or no latent size.
-            ExportError: The graph cannot be made or does not compute the same.
+            InputError: Unknown options, or no latent size.
+            ExportError: The graph cannot be exported, or its output differs from eager's.
         """
 
     def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
@@ -199,8 +198,8 @@ class ExportingBackend(Backend, Protocol):
 
         Raises:
             ArtifactMissing: There is none.
-            ArtifactRefused: It is stale, foreign, damaged or not to be trusted; what differs is named.
+            ArtifactRefused: It is outdated, modified, or copied from another machine; the message says which.
         """
 
     def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:
-        """List this backend's artifacts in a folder, or in the user's cache; damaged ones are left out."""
+        """List this backend's artifacts in a folder or in the user's cache; unreadable ones are left out."""

@@ -1,4 +1,4 @@
-"""The folder for everything that m2d can make again: exported graphs, compiled code, encoded stories."""
+"""The folder for files that m2d can regenerate: exported graphs, compiled code, encoded stories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the devices that m2d computes on; whether one is here is each backend's to say."""
+"""Names of the devices that m2d computes on; each backend checks whether one is available here."""
 
 from __future__ import annotations
 

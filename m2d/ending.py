@@ -1,9 +1,8 @@
-"""How one process of several ends: at once, before Python is taken apart.
+"""Ends a process of a distributed run before Python's finalization.
 
-torch's threads that talk to other processes (gloo's) outlive their group where FSDP keeps it, and take
-Python's lock to let go of the last tensors they sent. Python before 3.14 ends a thread that asks for its lock
-while it is taken apart, which C++ answers with `terminate called without an active exception`: a training
-that is done and saved would report SIGABRT. Such a process therefore ends before that.
+With FSDP, gloo's threads outlive their process group and take the GIL to free the last tensors they sent.
+Python before 3.14 ends a thread that requests the GIL during finalization, and C++ then aborts with
+`terminate called without an active exception`: a completed, saved training would report SIGABRT.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from m2d.errors import EXIT_FAILED
 
 @contextmanager
 def no_finalization_in_a_group(variables: Mapping[str, str]) -> Iterator[None]:
-    """Run a whole program; one that a launcher started with others ends with its last `atexit` callback.
+    """Run a program; a process that a launcher started with others ends in its last `atexit` callback.
 
-    Everything registered later than this is called before, and what was printed is written out. Exit codes
-    are the program's own. A process alone ends as ever.
+    Callbacks registered later run before it; output is flushed and the exit code kept. A single process ends
+    as usual.
 
     Args:
         variables: The environment, in which launchers say how many processes there are (`WORLD_SIZE`).
@@ -30,13 +29,13 @@ def no_finalization_in_a_group(variables: Mapping[str, str]) -> Iterator[None]:
     if variables.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    # What Python gives for an exception that nobody caught.
+    # Python's exit code after an uncaught exception.
     status = EXIT_FAILED
 
     def end() -> None:
         try:
             for stream in (sys.stdout, sys.stderr):
-                # None where nobody reads it any more.
+                # None if its reader is gone.
                 if stream is not None:
                     stream.flush()
         finally:
@@ -47,6 +46,6 @@ def no_finalization_in_a_group(variables: Mapping[str, str]) -> Iterator[None]:
         yield
         status = 0
     except SystemExit as asked:
-        # As Python reads it: nothing is 0, words are printed and 1.
+        # As in Python: None is 0, and a text means 1.
         status = asked.code if isinstance(asked.code, int) else int(asked.code is not None)
         raise

@@ -114,7 +114,7 @@ class OutputBusy(OutputError):
 
 
 class CheckpointError(InputError):
-    """A model folder or training checkpoint that is missing, incomplete, foreign or of the wrong shape."""
+    """A model folder or checkpoint that is missing, incomplete, of another model or of the wrong shape."""
 
 
 class DatasetError(InputError):
@@ -138,17 +138,17 @@ class BackendUnavailable(BackendError):
 
 
 class ArtifactMissing(BackendUnavailable):
-    """A backend runs exported graphs only, and none was exported for what is asked."""
+    """A backend runs exported graphs only, and none was exported for this request."""
 
 
 class ArtifactRefused(BackendError):
-    """An exported graph that is stale, foreign, damaged or not to be trusted."""
+    """An exported graph that is outdated, modified, or copied from another machine."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class LayoutMismatch(BackendError):
-    """A prepared denoiser was asked to run a layout other than its own."""
+    """The inputs of a prepared denoiser do not fit its layout."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -158,6 +158,6 @@ class ExportError(M2DError):
 
 
 class Interrupted(M2DError):
-    """The run was stopped by a signal; what it left can be continued."""
+    """A signal stopped the run; it can be resumed."""
 
     exit_code = EXIT_RESUMABLE

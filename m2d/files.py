@@ -37,11 +37,11 @@ class PartFile(io.FileIO):
 
 
 def check_writable(path: Path, *, force: bool) -> None:
-    """Make sure, before any work is done, that `path` can be published.
+    """Check that `path` can be published, before any work is done.
 
     Args:
         path: The final name.
-        force: Whether a file that is there already may be replaced.
+        force: Whether an existing file may be replaced.
 
     Raises:
         OutputError: The folder is missing or cannot be written, the name is not possible, a folder or device
@@ -71,12 +71,12 @@ def publish(path: Path, *, force: bool) -> Iterator[Path]:
     """Give a temporary name beside `path`, and rename the file written there to `path` if the block succeeds.
 
     The file is synced before the rename and the folder after it. On any exception, Ctrl-C included, the
-    temporary file is removed and `path` is what it was before. What killed processes left behind for `path`
-    is removed, too.
+    temporary file is removed and `path` is unchanged. Temporary files of killed processes for `path` are
+    removed, too.
 
     Args:
         path: The final name.
-        force: Whether a file that is there already may be replaced.
+        force: Whether an existing file may be replaced.
 
     Raises:
         OutputError: As `check_writable`, or the disk refused.
@@ -88,12 +88,12 @@ def publish(path: Path, *, force: bool) -> Iterator[Path]:
         yield part
         with disk.output_errors(path):
             disk.sync_file(part)
-            # Again, because the work between took its time and the rename would replace what has come since.
+            # Check again: a file may have appeared during the work, and the rename would replace it.
             check_writable(path, force=force)
             disk.replace(part, path)
             disk.sync_folder(path.parent)
     finally:
-        # After the rename there is nothing to remove; before it, the first error is the one worth reporting.
+        # After the rename there is nothing to remove; before it, only the first error matters.
         with contextlib.suppress(OSError):
             disk.unlink(part)
 
@@ -113,7 +113,7 @@ def write_json(path: Path, obj: object, *, force: bool = True) -> None:
 
     Raises:
         OutputError: As `publish`.
-        ValueError: `obj` holds NaN or an infinity, which JSON has no word for.
+        ValueError: `obj` holds NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(obj, indent=2, sort_keys=True, allow_nan=False)
     write_bytes(path, f"{text}\n".encode("ascii"), force=force)
@@ -130,7 +130,7 @@ def write_part(part: Path, data: bytes) -> None:
 
 
 def copy_to_part(part: Path, source: IO[bytes]) -> None:
-    """Copy what is left to read of `source` to the temporary name that `publish` gave, bit by bit.
+    """Copy the rest of `source` in chunks to the temporary name that `publish` gave.
 
     Raises:
         OutputError: The disk refused.
@@ -142,7 +142,7 @@ def copy_to_part(part: Path, source: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def nameless_file(folder: Path) -> Iterator[IO[bytes]]:
-    """Open a scratch file on the disk of `folder` that has no name and so can never be left behind.
+    """Open a scratch file on the disk of `folder` that has no name and so cannot be left behind.
 
     Raises:
         OutputError: The disk refused.
@@ -163,12 +163,12 @@ def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = Fals
 
     Args:
         folder: Where to look; not its subfolders.
-        name: Only those of this final name; None: all of them.
-        is_held: Whether the caller alone may write these names now. Then their processes have ended, whoever
-            has got their numbers since.
+        name: Only the files for this final name; None for all.
+        is_held: Whether only the caller may write these names now. Then their processes have ended, even if
+            other processes have the same ids.
 
     Returns:
-        What was removed, sorted.
+        The removed files, sorted.
 
     Raises:
         OutputError: The folder cannot be listed.
@@ -183,7 +183,7 @@ def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = Fals
         is_in_use = not is_held and is_running(int(stray["pid"]))
         if is_in_use or path.is_symlink() or not path.is_file():
             continue
-        # Another process may clean the same folder, or the file may belong to somebody else.
+        # Another process may clean the same folder, or the file may belong to another user.
         with contextlib.suppress(OSError):
             disk.unlink(path)
             removed.append(path)
@@ -191,7 +191,7 @@ def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = Fals
 
 
 def remove_file(path: Path) -> None:
-    """Remove the file `path`, durably; one that is not there is no error.
+    """Remove the file `path`, durably; a missing file is no error.
 
     Raises:
         OutputError: The disk refused.
@@ -214,8 +214,8 @@ def sha256_file(path: Path) -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this number may be running on this machine, whoever's it is."""
-    # Windows knows no signal 0: there a stray is taken for somebody's work and stays.
+    """Whether a process with this id may be running on this machine."""
+    # Windows has no signal 0: there every stray file counts as in use and stays.
     if os.name == "nt":
         return True
     try:

@@ -12,7 +12,7 @@ from m2d.errors import OutputError
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder `path` and those above it, durably; one that is there is no error.
+    """Make the folder `path` and those above it, durably; an existing one is no error.
 
     Raises:
         OutputError: The disk refused, or a file has this name.
@@ -30,15 +30,15 @@ def make_folder(path: Path) -> None:
                     f"{path}: a folder is needed there, but a file has its name; "
                     "move it or choose another output"
                 ) from error
-            # Another process has been quicker. It may have removed the folder again since, as locks do.
+            # Another process was faster. It may have removed the folder since, as locks do.
             make_folder(path)
             return
         disk.sync_folder(path.parent)
 
 
 def _is_folder(path: Path) -> bool | None:
-    """Whether `path` is a folder; None: nothing is there (any more). One question, so no other process can
-    come between two."""
+    """Whether `path` is a folder; None if nothing is there. One system call, so that no other process can
+    change the answer in between."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def _is_folder(path: Path) -> bool | None:
 
 
 def remove_empty_folder(path: Path) -> None:
-    """Remove the folder `path`, durably; one that is not there, or that something is in, is no error.
+    """Remove the folder `path`, durably; a missing or non-empty one is no error.
 
     Raises:
         OutputError: The disk refused.
@@ -62,7 +62,7 @@ def remove_empty_folder(path: Path) -> None:
 
 
 def rename_folder(source: Path, target: Path) -> None:
-    """Give the folder `source` the name `target`, durably; no folder may have it yet.
+    """Give the folder `source` the name `target`, durably; no folder may have that name.
 
     Raises:
         OutputError: The disk refused, or something has this name.
@@ -85,7 +85,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove `folder` and all that is in it; one that is not there is no error.
+    """Remove `folder` and its content; a missing folder is no error.
 
     Raises:
         OutputError: The disk refused.
@@ -99,7 +99,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def check_free_space(folder: Path, needed_bytes: int) -> None:
-    """Make sure, before any work is done, that the disk of `folder` has room.
+    """Check that the disk of `folder` has room, before any work is done.
 
     Raises:
         OutputError: Less than `needed_bytes` is free.

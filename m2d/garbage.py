@@ -1,8 +1,7 @@
-"""Python's garbage collector, kept from searching where nothing can be found.
+"""Pauses Python's garbage collector where it finds nothing.
 
-Importing torch, diffusers and transformers makes some hundred thousand objects that all stay. The collector
-looks through them again and again while they are made, a quarter of the imports' time, and once more when the
-process ends, for a second.
+Importing torch, diffusers and transformers makes some hundred thousand objects that stay alive. Collecting
+takes a quarter of the imports' time, and another second when the process ends.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Search for no garbage while the context lasts; for imports, whose objects stay."""
+    """Disable garbage collection within the block; for imports, whose objects stay alive."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -26,5 +25,5 @@ def no_collection() -> Iterator[None]:
 
 
 def end_without_collection() -> None:
-    """Have this process end without a last search: all of its memory goes back to the system anyway."""
+    """Skip the last collection when this process ends: the system frees all memory anyway."""
     atexit.register(gc.freeze)

@@ -1,4 +1,4 @@
-"""The sizes a model works in: pixels, frames, latents and tokens, and the rules that tie them together.
+"""A model's sizes in pixels, frames, latents and tokens, and the rules that connect them.
 
 Owns the `T*k + 1` frame rule and the divisibility of heights and widths; knows no weights and no tensors.
 """
@@ -11,7 +11,7 @@ from m2d.errors import InputError
 
 
 class GeometryError(InputError):
-    """A number of frames, a height or a width that the model cannot make."""
+    """A number of frames, a height or a width that the model cannot generate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class SceneGeometry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelGeometry:
-    """What a model folder's configs say about sizes.
+    """The sizes in a model folder's configs.
 
     Attributes:
         spatial_compression: Pixels per latent along height and width (VAE).
@@ -122,7 +122,7 @@ class ModelGeometry:
             width: Pixels, a multiple of `pixels_per_token`.
 
         Raises:
-            GeometryError: A size the model cannot make; every wrong one is named with the nearest allowed.
+            GeometryError: A size the model cannot generate; the message names each, with the nearest allowed.
         """
         wrong = []
         try:

@@ -1,4 +1,4 @@
-"""How a scene follows the one before it; what is done to pixels or latents is the business of others."""
+"""The transition from one scene to the next; other modules apply it to pixels and latents."""
 
 from __future__ import annotations
 

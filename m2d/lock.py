@@ -1,6 +1,6 @@
 """One writer at a time: a folder is held by a lock that ends with the process that holds it.
 
-Owns the lock file and who is named in it; does not know what is written in the folder.
+Owns the lock file and the name of its holder; does not know what is written in the folder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from m2d.folders import make_folder, remove_empty_folder
 
 FILE = ".lock"
 LONGEST_OWNER_BYTES = 300
-# A try fails only when the holder before has just let go. Among many who want the folder, on a busy machine,
-# that happens again and again; so often and for so long only on a disk whose files have no identity.
+# A try fails only if the previous holder has just released the lock. With many waiting processes on a busy
+# machine this happens repeatedly; this often and long, only on a disk whose files have no identity.
 LEAST_TRIES, LEAST_TRYING_S = 100, 20.0
-# Between locking a file and being named in it, on a machine that is busy with other things.
+# The longest time between locking a file and writing the holder's name, on a busy machine.
 LONGEST_NAMELESS_S = 10.0
 PAUSE_S = 0.01
 _OWNER = re.compile(r"(?P<pid>\d+)( (?P<host>\S+))?\s*")
@@ -32,7 +32,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(descriptor: int) -> bool:
-        # Far behind the text, because what is locked there cannot be read by others.
+        # Far behind the text: others cannot read a locked range.
         os.lseek(descriptor, 1 << 30, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -52,14 +52,14 @@ else:
 
 @contextmanager
 def hold(folder: Path, *, what: str) -> Iterator[None]:
-    """Hold `folder` for this process until the block ends; a killed process lets go by ending.
+    """Hold `folder` for this process until the block ends; a killed process releases it, too.
 
     Args:
-        folder: Made if it is not there; removed at the end if nothing is in it.
-        what: What is done there, for the message that others get: `training there`.
+        folder: Made if it does not exist; removed at the end if it is empty.
+        what: The work, for the message that other processes get: `training there`.
 
     Raises:
-        OutputBusy: Somebody else holds it.
+        OutputBusy: Another process holds it.
         OutputError: It cannot be made or locked.
     """
     path = folder / FILE
@@ -67,8 +67,8 @@ def hold(folder: Path, *, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed before it is let go: whoever has opened it by now finds that it is no longer the folder's.
-        # What the block made is worth more than a lock file that stays: the next holder takes it over.
+        # Removed before it is released: a process that has opened it notices that its file is gone.
+        # A failure must not hide the block's result: the next holder takes over a remaining lock file.
         with suppress(OutputError):
             remove_file(path)
             remove_empty_folder(folder)
@@ -95,7 +95,7 @@ def _acquire(path: Path, *, what: str) -> int:
 
 
 def _locked(path: Path, *, what: str) -> int:
-    """Lock the file and name this process in it; FileNotFoundError: its last holder has removed it."""
+    """Lock the file and write this process's name; FileNotFoundError: its last holder has removed it."""
     with ExitStack() as on_error:
         descriptor = _open(path)
         on_error.callback(os.close, descriptor)
@@ -112,17 +112,17 @@ def _locked(path: Path, *, what: str) -> int:
 
 
 def _try_lock_for_a_while(descriptor: int) -> bool:
-    """Try to lock the file until whoever has locked it is named in it, for a short while at most."""
+    """Try to lock the file until its holder has written its name, or a short time has passed."""
     until_s = time.monotonic() + LONGEST_NAMELESS_S
     while not _try_lock(descriptor):
-        # Who has only just locked it has not said so yet: what is there, if anything, is of the one before.
-        if _is_owner_told(_OWNER.fullmatch(_read(descriptor))) or time.monotonic() > until_s:
+        # The holder may not have written its name yet; the file can still contain the previous holder's.
+        if _is_owner_known(_OWNER.fullmatch(_read(descriptor))) or time.monotonic() > until_s:
             return False
         time.sleep(PAUSE_S)
     return True
 
 
-def _is_owner_told(owner: re.Match[str] | None) -> bool:
+def _is_owner_known(owner: re.Match[str] | None) -> bool:
     if owner is None:
         return False
     return owner["host"] != socket.gethostname() or is_running(int(owner["pid"]))
@@ -141,7 +141,7 @@ def _read(descriptor: int) -> str:
 
 
 def _open(path: Path) -> int:
-    # A link planted in the folder would have another file emptied.
+    # Following a link would truncate another file.
     return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 

@@ -1,6 +1,6 @@
 """Finds backends by the entry-point group `m2d.backends`, so that any installed package can add one.
 
-Owns names and their lookup; does not import a backend before it is asked for.
+Owns names and their lookup; imports a backend only when it is requested.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class BackendStatus:
     """One installed backend.
 
     Attributes:
-        name: What `--backend` takes.
-        unavailable_reason: Why it cannot work here; None when it can.
+        name: The backend's name.
+        unavailable_reason: Why it cannot run here; None if it can.
     """
 
     name: str
@@ -33,11 +33,11 @@ def backend_names() -> tuple[str, ...]:
 
 
 def get_backend(name: str) -> Backend:
-    """Create the backend `name`. The caller keeps it for as long as it wants what it has loaded to be reused.
+    """Create the backend `name`. It keeps what it has loaded, so the caller reuses the instance.
 
     Raises:
-        UnknownBackend: No package offers that name.
-        BackendUnavailable: Its package needs another one that is not installed.
+        UnknownBackend: No installed package provides that name.
+        BackendUnavailable: The backend's module cannot be imported.
     """
     entries = _entries()
     if name not in entries:
@@ -50,10 +50,10 @@ def get_backend(name: str) -> Backend:
 
 
 def available_backends(device: str | None = None) -> tuple[BackendStatus, ...]:
-    """Ask every installed backend whether it can work here.
+    """Check for every installed backend whether it can run here.
 
     Args:
-        device: Ask about this device; None about any.
+        device: The device to check; None checks the backends alone.
     """
     return tuple(
         BackendStatus(name=name, unavailable_reason=_reason(name, device)) for name in backend_names()

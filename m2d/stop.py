@@ -1,6 +1,6 @@
-"""Stop requests from outside: a flag (SIGTERM, SIGINT) that long loops poll, and a Ctrl-C that is not lost.
+"""Stop requests: a flag that SIGTERM and SIGINT set and long loops poll, and a Ctrl-C that is never lost.
 
-Decides nothing about what is saved.
+Does not decide what is saved.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Turns the first SIGTERM or SIGINT into a flag; a second one acts as it would have without us.
+    """Turns the first SIGTERM or SIGINT into a flag; a second one has its usual effect.
 
-    Used as a context manager, in the main thread; in others signals cannot be handled and none is.
+    A context manager for the main thread; in other threads Python cannot handle signals, and it does nothing.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str:
-        """Name of the signal that came, or an empty string."""
+        """Name of the received signal, or an empty string."""
         return self._signal.name if self._signal is not None else ""
 
     def __enter__(self) -> Self:
@@ -56,16 +56,16 @@ class StopRequest:
 
 @contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C end the block where it is, or at the latest at its end; for imports.
+    """Let Ctrl-C end the block at once, or at the latest at its end; for imports.
 
-    Libraries catch everything in some places while they are imported, and what is raised while an object is
-    deleted goes nowhere: a Ctrl-C there would be lost, and the run go on.
+    Some libraries catch every exception during their import, and Python drops exceptions raised in `__del__`.
+    A Ctrl-C at such a moment would be lost.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     previous = signal.getsignal(signal.SIGINT)
-    # Shells let background jobs ignore it; and in other threads signals cannot be handled.
+    # Background jobs of a shell ignore SIGINT, and other threads cannot handle signals.
     if not callable(previous) or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -15,7 +15,7 @@ class Window:
 
     Attributes:
         scenes: Scenes of the film that the model sees, from 0, ascending.
-        targets: Those of them that are denoised, ascending; the others are clean context.
+        targets: The scenes of the window that are denoised, ascending; the others are clean context.
 
     Raises:
         ValueError: No target, targets outside the window, or numbers out of order.
@@ -33,7 +33,7 @@ class Window:
 
     @property
     def context(self) -> tuple[int, ...]:
-        """The scenes that are given."""
+        """The context scenes."""
         return tuple(scene for scene in self.scenes if scene not in self.targets)
 
 
@@ -43,7 +43,7 @@ def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset
     Args:
         num_scenes: Scenes of the story.
         capacity: Scenes that the model sees at once.
-        alone: Scenes that start from the finished one before them, and so cannot be made jointly with it.
+        alone: Scenes that start from the finished previous scene, and so cannot share its window.
 
     Raises:
         ValueError: No scene, or no capacity.
@@ -63,7 +63,7 @@ def extension_windows(num_scenes: int, num_new: int, *, capacity: int) -> tuple[
         capacity: Scenes that the model sees at once.
 
     Raises:
-        ValueError: No scene to go on from, or no capacity.
+        ValueError: The film has no scene, or the capacity is 0.
     """
     _check(num_scenes, capacity)
     return tuple(
@@ -73,14 +73,14 @@ def extension_windows(num_scenes: int, num_new: int, *, capacity: int) -> tuple[
 
 
 def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> tuple[Window, ...]:
-    """Make chosen scenes anew among the film's others.
+    """Regenerate chosen scenes, with the film's other scenes as context.
 
-    Chosen scenes that fit into one window are made jointly. Otherwise each gets a window of its own, in the
-    film's order, and sees the new version of those before it.
+    Chosen scenes that fit into one window are denoised jointly. Otherwise each gets its own window, in the
+    film's order, and sees the new version of earlier ones.
 
     Args:
         num_scenes: Scenes of the film.
-        chosen: The scenes to make anew.
+        chosen: The scenes to regenerate.
         capacity: Scenes that the model sees at once.
 
     Raises:
@@ -98,7 +98,7 @@ def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> 
 
 
 def _around(first: int, last: int, num_scenes: int, capacity: int) -> tuple[int, ...]:
-    """As many scenes as fit, with the given ones as near to the middle as the film's ends allow."""
+    """Return as many scenes as fit, the given ones as near to the middle as the film's ends allow."""
     start = first - (capacity - (last - first + 1)) // 2
     start = max(0, min(start, num_scenes - capacity))
     return tuple(range(start, min(start + capacity, num_scenes)))
