@@ -135,7 +135,7 @@ def test_a_batch_outside_the_profile_is_refused():
     trt = fake_tensorrt()
     engine = Engine(trt, build(trt).plan, tensors())
     engine.start(is_streaming=False)
-    with pytest.raises(BackendError, match="TensorRT refuses the shape of latents"):
+    with pytest.raises(BackendError, match="TensorRT rejects the shape of latents"):
         run(engine, 3)
 
 
