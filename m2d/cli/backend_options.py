@@ -1,7 +1,4 @@
-"""Options of the command line that concern a backend, read from their text.
-
-Owns the texts' form; what an option means is the backend's.
-"""
+"""Parses `--backend-option`; the backend itself checks names and values."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from m2d.errors import InputError
 
 
 def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
-    """Read `--backend-option NAME=VALUE`, given any number of times.
+    """Parse the values of all `--backend-option NAME=VALUE`.
 
     Raises:
-        InputError: One without `=`, or a name given twice.
+        InputError: A text without `=`, or a name given twice.
     """
     found: dict[str, str] = {}
     for text in texts or ():

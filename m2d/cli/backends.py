@@ -1,4 +1,4 @@
-"""`m2d backends`: what can run a model here, why the rest cannot, and which graphs are exported."""
+"""`m2d backends`: the installed backends, where they work, and the exported graphs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from m2d.backend import StoredArtifact
     from m2d.tasks.backends import BackendFacts
 
-app = typer.Typer(no_args_is_help=True, help="What runs the transformer, and what it has exported.")
+app = typer.Typer(no_args_is_help=True, help="List backends and exported graphs.")
 AsJson = ReportJsonFlag
 
 
 @app.command("list")
 def list_backends(as_json: AsJson = False) -> None:
-    """List the installed backends and the graphs in m2d's cache. Imports no library to find out."""
+    """List the installed backends and the graphs in m2d's cache, without importing their libraries."""
     from m2d.tasks.backends import examine
 
     _report(examine(), as_json=as_json)
@@ -29,7 +29,7 @@ def list_backends(as_json: AsJson = False) -> None:
 
 @app.command("doctor")
 def doctor(as_json: AsJson = False) -> None:
-    """Show where each backend can run, and what has not been tried on hardware. Always exits with 0."""
+    """Show on which devices each backend works, and what is untested on hardware. Always exits with 0."""
     from m2d.tasks.backends import examine
     from m2d.tasks.doctor import device_names
 

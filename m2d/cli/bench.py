@@ -1,4 +1,4 @@
-"""`m2d bench`: how long a step of a story takes on each backend."""
+"""`m2d bench`: time a denoising step of a story on each backend."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ def bench(
     recipe: StoryArgument,
     backend: Annotated[
         list[str] | None,
-        typer.Option("--backend", metavar="NAME", help="Time this one; may be repeated. Default: eager."),
+        typer.Option("--backend", metavar="NAME", help="Backend to time; repeatable. Default: eager."),
     ] = None,
     model: ModelOption = None,
-    pairs: Annotated[int, typer.Option("--pairs", metavar="N", help="Paired runs of each backend.")] = 9,
+    pairs: Annotated[
+        int, typer.Option("--pairs", metavar="N", help="Number of paired runs of each backend.")
+    ] = 9,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     as_json: ReportJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Time one denoising step on backends, against eager in the same run.
+    """Time one denoising step on each backend, relative to eager.
 
-    Runs take turns; what counts is the ratio of neighbours, and no difference below the noise is claimed.
+    Runs of eager and the backend alternate. The result is the ratio of neighbouring runs; differences below
+    the measured noise count as equal.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_result
     from m2d.pipeline.planning import plan_recipe

@@ -1,4 +1,4 @@
-"""`m2d board`: a page that shows films and how they were made."""
+"""`m2d board`: write an HTML page about films."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 def board(
     source: Annotated[
-        Path, typer.Argument(metavar="FILM_OR_FOLDER", help="A film that m2d made, or a folder of them.")
+        Path, typer.Argument(metavar="FILM_OR_FOLDER", help="A film made by m2d, or a folder of films.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="PAGE", help="The page; NAME.html or FOLDER/board.html if left."),
+        typer.Option(
+            "--out", "-o", metavar="PAGE", help="Path of the page; default NAME.html or FOLDER/board.html."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing page.")] = False,
     as_json: ResultJsonFlag = False,
@@ -28,8 +30,8 @@ def board(
 ) -> None:
     """Write a storyboard as one HTML page.
 
-    Scenes side by side with their prompts and seeds, the mask, the lineage, how long it took. The page holds
-    everything it shows. Its path goes to stdout.
+    It shows the scenes side by side with their prompts and seeds, the mask, the lineage and the timings. The
+    page needs no other files. Its path goes to stdout.
     """
     from m2d.cli.console import make_reporter, plain_text, write_result
     from m2d.tasks.board import draw_board

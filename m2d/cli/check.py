@@ -1,4 +1,4 @@
-"""`m2d check`: what a recipe would do, before it does it."""
+"""`m2d check`: show the plan of a run without running it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from m2d.tasks.check import CheckReport, WindowReport
     from m2d.windows import Window
 
-# Wider pictures do not fit a terminal, and say little.
+# Wider pictures do not fit a terminal.
 _LARGEST_PICTURE = 24
 _COLUMNS = ("made", "tokens", "attention per layer")
 
@@ -27,10 +27,10 @@ def check(
     model: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
 ) -> None:
-    """Show what a story will do.
+    """Show the plan of a story without making the film.
 
-    Which scenes are made together, joins, expanded prompts and their tokens, the mask, length and file size.
-    Makes nothing.
+    Lists the scenes of each window, transitions, expanded prompts with their token counts, the mask, the
+    length and the file size.
     """
     from m2d.cli.console import make_reporter, show_gap, write_result
     from m2d.tasks.check import check as check_recipe
@@ -68,13 +68,13 @@ def _summary(plan: RunPlan) -> list[tuple[str, str]]:
     sampling, common = plan.sampling, _common_facts(plan.scenes)
     passes = "one window" if len(plan.windows) == 1 else f"each of {len(plan.windows)} windows"
     steps = f"{sampling.scheduler or 'model default'}, {sampling.num_inference_steps} steps in {passes}"
-    told = [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
+    parts = [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
     rows = [
         ("model", plan.source.name),
         ("film", f"{plan.output}, about {format_size(plan.predicted_size_bytes)}"),
         ("length", _length(plan, common)),
         ("picture", f"{width}x{height}{f', written as {width * factor}x{height * factor}' * (factor > 1)}"),
-        ("sampling", ", ".join([steps, *told])),
+        ("sampling", ", ".join([steps, *parts])),
     ]
     if common.get("negative"):
         rows.append(("negative", common["negative"]))
@@ -91,7 +91,7 @@ def _length(plan: RunPlan, common: dict[str, str]) -> str:
 
 
 def _facts(scene: ScenePlan) -> dict[str, str]:
-    """What scenes of a story may differ in, in words; empty where there is nothing to say."""
+    """Return the settings in which scenes may differ, in words; empty for a setting not in use."""
     return {
         "frames": _counted(scene.num_frames, "frame"),
         "guidance": f"guidance {scene.guidance_scale:g}",
@@ -102,9 +102,9 @@ def _facts(scene: ScenePlan) -> dict[str, str]:
 
 
 def _common_facts(scenes: Sequence[ScenePlan]) -> dict[str, str]:
-    """What is so in all scenes, and need not be told of each."""
-    told = [_facts(scene) for scene in scenes]
-    return {name: text for name, text in told[0].items() if all(facts[name] == text for facts in told)}
+    """Return the settings that are equal in all scenes and need no mention in each."""
+    facts = [_facts(scene) for scene in scenes]
+    return {name: text for name, text in facts[0].items() if all(each[name] == text for each in facts)}
 
 
 def _window_table(windows: Sequence[WindowReport]) -> list[tuple[str, str]]:
@@ -116,7 +116,7 @@ def _window_table(windows: Sequence[WindowReport]) -> list[tuple[str, str]]:
 
 
 def _alike(windows: Sequence[WindowReport]) -> list[list[WindowReport]]:
-    """Runs of windows that differ in nothing but their scenes."""
+    """Group neighbouring windows that differ only in their scenes."""
     alike = groupby(windows, key=lambda each: (len(each.part.window.context), each.part.layout))
     return [list(group) for _, group in alike]
 
@@ -149,9 +149,9 @@ def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
     own = {name: text for name, text in _facts(scene).items() if name not in common and text}
     negative = own.pop("negative", "")
     if not number:
-        # There is nothing before it to match.
+        # No scene before it has colours to match.
         own.pop("colours", None)
-    told = [
+    parts = [
         f"from {_first_frame(plan, number) / plan.fps:.1f} s",
         _joined(scene, number),
         *own.values(),
@@ -160,7 +160,7 @@ def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
     rows = [(str(number + 1), scene.prompt)]
     if negative:
         rows.append(("", f"without: {negative}"))
-    return [*rows, ("", ", ".join(filter(None, told)))]
+    return [*rows, ("", ", ".join(filter(None, parts)))]
 
 
 def _joined(scene: ScenePlan, number: int) -> str:
@@ -170,25 +170,25 @@ def _joined(scene: ScenePlan, number: int) -> str:
 
 
 def _first_frame(plan: RunPlan, number: int) -> int:
-    """Frame of the film with which a scene begins to appear."""
+    """Return the film's frame at which the scene starts."""
     before = sum(scene.num_frames for scene in plan.scenes[:number])
     return before - sum(scene.join.num_frames for scene in plan.scenes[: number + 1])
 
 
 def _pictures(report: CheckReport) -> list[tuple[str, WindowPlan]]:
-    """The mask of the first window and, where it looks different, of the last ones, with their headings."""
+    """Return the first window and, if its mask differs, the first of the last group, with their headings."""
     groups = _alike(report.windows)
     first, last = groups[0][0].part, groups[-1][0].part
     found = [(f"Mask {first.layout.mask}: rows see columns, T text, V video", first)]
     if len(groups) > 1:
         number, *others = _targets(groups[-1])
-        likewise = f", likewise {_span(others)}" if others else ""
-        found.append((f"Mask for scene {number + 1}{likewise}: * is clean context", last))
+        same = f", same for {_span(others)}" if others else ""
+        found.append((f"Mask for scene {number + 1}{same}: * is clean context", last))
     return [(heading, part) for heading, part in found if len(part.layout.segments) <= _LARGEST_PICTURE]
 
 
 def _picture(part: WindowPlan) -> tuple[str, ...]:
-    """As `SceneLayout.picture`, with the film's scene numbers and its context marked."""
+    """Draw the mask: `#` where the row's segment attends to the column's; `*` marks clean context."""
     scenes, context = part.window.scenes, part.window.context
     labels = [
         replace(segment, scene=scenes[segment.scene]).label + "*" * (scenes[segment.scene] in context)
@@ -208,13 +208,13 @@ def _counted(number: int, thing: str) -> str:
 
 
 def _span(scenes: Sequence[int]) -> str:
-    """`4`, or `4-12`, counted from 1."""
+    """Return `4` or `4-12`, counted from 1."""
     first, last = scenes[0] + 1, scenes[-1] + 1
     return str(first) if first == last else f"{first}-{last}"
 
 
 def _document(report: CheckReport) -> dict[str, Any]:
-    """The plan as JSON values; scenes are counted from 1."""
+    """Return the plan as JSON values; scenes are counted from 1."""
     plan = report.plan
     return {
         "title": plan.title,

@@ -1,7 +1,7 @@
-"""Everything m2d says on a terminal: progress, warnings, errors, results; the only file that imports rich.
+"""Terminal output: progress, warnings, errors, results; the only file that imports rich.
 
-Owns how text looks and that foreign text is harmless (markup is never interpreted, control characters never
-reach the terminal). Does not decide what is said: tasks report through `m2d.progress.Reporter`.
+Owns the look of text and keeps foreign text harmless: markup is never interpreted, and control characters
+never reach the terminal. Tasks report through `m2d.progress.Reporter`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from m2d.stop import ended_by_ctrl_c
 
 NAME_WIDTH = 18
 _NARROWEST_VALUE = 30
-# A plain log gets a line per tenth of a stage, but neither bursts nor long silences.
+# A plain log gets a line per tenth of a stage, at intervals of 2 to 30 seconds.
 _PLAIN_QUIET_S = 2.0
 _PLAIN_SILENCE_S = 30.0
 _SIGNS = {
@@ -42,8 +42,8 @@ def plain_text(text: str, *, keep_newlines: bool = False) -> str:
     """Make foreign text harmless to print: control, format and surrogate characters become visible escapes.
 
     Args:
-        text: Anything: a prompt, a path, a tag of a file somebody sent.
-        keep_newlines: Leave line breaks alone, for text that is meant to have several lines.
+        text: Text from outside, such as a prompt, a path or a tag of a file.
+        keep_newlines: Keep line breaks, for text of several lines.
     """
     return "".join(
         char if char.isprintable() or (keep_newlines and char == "\n") else _escape(char) for char in text
@@ -58,7 +58,7 @@ def _escape(char: str) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 07 min`: as precise as anybody wants to read it."""
+    """Return a duration as `0.4 s`, `12 s`, `3 min 05 s` or `2 h 07 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -70,7 +70,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_size(size_bytes: int) -> str:
-    """`812 B`, `84 KB`, `3.1 MB`, with decimal units as file managers show them."""
+    """Return a size as `812 B`, `84 KB` or `3.1 MB`, with decimal units as in file managers."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
     size = size_bytes / 1000
@@ -96,13 +96,13 @@ def make_reporter(*, quiet: bool = False) -> Reporter:
 
 @contextmanager
 def loading_libraries(reporter: Reporter) -> Iterator[None]:
-    """The stage in which a command imports what takes seconds."""
+    """Report the stage in which a command imports large libraries."""
     with reporter.stage("load libraries"), no_collection(), ended_by_ctrl_c():
         yield
 
 
 def write_result(text: str) -> None:
-    """Write one result to stdout, where programs read it; the text must be harmless already."""
+    """Write one result to stdout, for programs to read; the caller has made the text harmless."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -124,14 +124,14 @@ def show_hint(text: str) -> None:
 
 
 class QuietReporter:
-    """Says nothing but warnings."""
+    """Shows only warnings."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or make_console()
 
     @contextmanager
     def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Run the stage without a word."""
+        """Run the stage without output."""
         del name, total
         yield _QuietStage()
 
@@ -149,11 +149,11 @@ class _QuietStage:
 
 
 class PlainReporter(QuietReporter):
-    """Writes one plain line at a time: for logs, pipes and CI."""
+    """Writes plain lines, for logs, pipes and CI."""
 
     @contextmanager
     def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Announce the stage, then a line now and then, then how long it took."""
+        """Print the stage's name, its progress from time to time, and its duration."""
         began_s = time.monotonic()
         stage = _PlainStage(self._console, plain_text(name), total)
         self._console.print(Text(f"{plain_text(name)} ..."))
@@ -186,7 +186,7 @@ class _PlainStage:
 
 
 class LiveReporter(QuietReporter):
-    """Shows the running stage as a moving line and leaves one calm line behind for each finished one."""
+    """Shows the running stage as a live line and prints one line for each finished stage."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -252,7 +252,7 @@ class _NameColumn(TextColumn):
 
 
 class _CountColumn(TextColumn):
-    """`14/25  6 s left  loss 0.061`, as far as it is known."""
+    """`14/25  6 s left  loss 0.061`, without the parts that are unknown."""
 
     def __init__(self) -> None:
         super().__init__("", markup=False)
@@ -279,7 +279,7 @@ def _warning(message: str) -> Text:
 def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
     """Show aligned `name  value` rows.
 
-    On a terminal long values wrap under themselves; elsewhere every row is one line.
+    On a terminal long values are wrapped within their column; elsewhere every row is one line.
 
     Args:
         rows: Names with their values.
@@ -292,7 +292,7 @@ def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> Non
 
 
 def show_states(rows: Sequence[tuple[str, bool, str]]) -> None:
-    """Show `name, whether it works, explanation` rows on stdout, with a tick or a cross before each."""
+    """Show rows of name, whether it works, and explanation on stdout, each with a tick or a cross."""
     console = make_console(stderr=False)
     width = max(len(plain_text(name)) for name, _, _ in rows)
     for name, works, explanation in rows:
@@ -313,7 +313,7 @@ def _print_row(console: Console, lead: Text, value: str, *, style: str = "") -> 
 
 
 def show_mask(picture: Sequence[str]) -> None:
-    """Show `SceneLayout.picture()` on stdout: filled squares where the row's segment sees the column's."""
+    """Show the lines of a mask on stdout: a filled square for each `#`."""
     console = make_console(stderr=False)
     for line in picture:
         row = Text("  ")
@@ -324,14 +324,14 @@ def show_mask(picture: Sequence[str]) -> None:
 
 
 def show_heading(text: str, *, stderr: bool = False) -> None:
-    """Show a bold line with a blank one before it."""
+    """Show a bold line after a blank line."""
     console = make_console(stderr=stderr)
     console.print()
     console.print(Text(plain_text(text), style="bold"))
 
 
 def show_gap() -> None:
-    """Put a blank line on stderr when people read it, not in a log."""
+    """Print a blank line on stderr if it is a terminal."""
     console = make_console()
     if console.is_terminal:
         console.print()

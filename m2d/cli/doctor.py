@@ -1,4 +1,4 @@
-"""`m2d doctor`: what works on this machine, and why the rest does not."""
+"""`m2d doctor`: show what works on this machine and what is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def doctor(
 ) -> None:
     """Show what works on this machine.
 
-    Backends and devices, the embedded model, versions; and why the rest does not work. Always exits with 0.
+    Lists devices, backends, the embedded models and versions, each with the reason if it does not work.
+    Always exits with 0.
     """
     from m2d.cli.console import write_result
     from m2d.tasks.doctor import examine

@@ -1,4 +1,4 @@
-"""`m2d export`: a story's layout becomes a graph that another program, or the next run, executes."""
+"""`m2d export`: export the graphs that a backend needs for a story."""
 
 from __future__ import annotations
 
@@ -23,47 +23,49 @@ if TYPE_CHECKING:
 
 def export(
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="What runs the graph: aot, onnx or tensorrt.")
+        str, typer.Option("--backend", metavar="NAME", help="Backend of the graph: aot, onnx or tensorrt.")
     ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="STORY", help="Export all graphs that a story needs.")
+        Path | None, typer.Option("--recipe", metavar="STORY", help="Story whose graphs are exported.")
     ] = None,
     scenes: Annotated[
-        int | None, typer.Option("--scenes", metavar="N", help="Without a recipe: scenes of the story.")
+        int | None, typer.Option("--scenes", metavar="N", help="Number of scenes, without a recipe.")
     ] = None,
     frames: Annotated[
-        str | None, typer.Option("--frames", metavar="N", help="Frames of every scene: 49, or 49,25 each.")
+        str | None,
+        typer.Option("--frames", metavar="N", help="Frames per scene: 49, or one number each: 49,25."),
     ] = None,
     size: Annotated[
         str | None, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 480x720.")
     ] = None,
     mask: Annotated[str, typer.Option("--mask", metavar="NAME", help="Attention mask.")] = "mask2dit",
     context: Annotated[
-        int, typer.Option("--context", metavar="N", help="The first N scenes are clean context.")
+        int, typer.Option("--context", metavar="N", help="Number of leading scenes that are clean context.")
     ] = 0,
     targets: Annotated[
-        str | None, typer.Option("--targets", metavar="N,N", help="Scenes that are made, from 1.")
+        str | None, typer.Option("--targets", metavar="N,N", help="Scenes to generate, counted from 1.")
     ] = None,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", help="2 for guidance in one batch, else 1.")
+        int, typer.Option("--batch", metavar="N", help="Batch size: 2 with batched guidance, else 1.")
     ] = 2,
     model: ModelOption = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Where it will run: cpu, cuda, cuda:1.")
+        str | None, typer.Option("--device", metavar="NAME", help="Device of the graph: cpu, cuda, cuda:1.")
     ] = None,
     dtype: DtypeOption = None,
     backend_option: BackendSettings = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder, instead of m2d's cache.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder of the graphs, instead of m2d's cache."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Export again what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing graphs.")] = False,
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Bake a story's layout into a graph for a backend.
+    """Export the graphs that a backend needs for a story.
 
     Give a recipe, or --scenes, --frames and --size. Every graph is compared with the eager model before it is
-    published. The folders go to stdout.
+    stored. The folders of the graphs go to stdout.
     """
     from m2d.cli.console import loading_libraries, make_reporter
     from m2d.registry import get_backend
@@ -85,7 +87,7 @@ def export(
 
 @dataclass(frozen=True, kw_only=True)
 class _Flags:
-    """A story as the command line describes it."""
+    """The flags that describe the shape of a story."""
 
     scenes: int | None
     frames: str | None
@@ -95,27 +97,31 @@ class _Flags:
     targets: str | None
 
     def check(self, recipe: Path | None) -> None:
-        """Raise InputError unless there is a recipe or all of a story's shape, and not both."""
+        """Raise InputError unless either a recipe or a complete shape is given."""
         shape = {"--scenes": self.scenes, "--frames": self.frames, "--size": self.size}
         given = [name for name, value in shape.items() if value is not None]
         others = {"--context": self.context, "--targets": self.targets}
         given_others = [name for name, value in others.items() if value]
         if recipe is not None and (given or given_others):
-            told = ", ".join(given + given_others)
-            raise InputError(f"--recipe, {told}: both given; the recipe says what its story is like")
+            names = ", ".join(given + given_others)
+            raise InputError(f"--recipe, {names}: both given; the recipe has its own shape")
         if recipe is None and len(given) < len(shape):
             missing = ", ".join(name for name in shape if name not in given)
             raise InputError(f"{missing}: missing; give a story with --recipe, or all of {', '.join(shape)}")
         if len(given_others) > 1:
-            raise InputError("--context, --targets: both given; --targets alone says which scenes are made")
+            raise InputError(
+                "--context, --targets: both given; --targets alone selects the scenes to generate"
+            )
 
     def shape(self) -> StoryShape:
-        """Read the numbers. Raises InputError for what is none."""
+        """Parse the numbers; raise InputError for anything else."""
         from m2d.tasks.export import StoryShape
 
         scenes = self.scenes or 0
         if not 0 <= self.context < max(scenes, 1):
-            raise InputError(f"--context {self.context}: of {scenes} scenes, at least one is made")
+            raise InputError(
+                f"--context {self.context}: at least one of the {scenes} scenes must be generated"
+            )
         made = _numbers("--targets", self.targets) if self.targets else ()
         targets = tuple(sorted({number - 1 for number in made})) or tuple(range(self.context, scenes))
         return StoryShape(
@@ -145,7 +151,7 @@ def _options(*, device: str | None, dtype: str | None, batch: int, extra: dict[s
 
     return BackendOptions(
         device=device or "cpu",
-        # Checked there, with the names that are allowed.
+        # BackendOptions checks the name.
         dtype=dtype or "float32",  # type: ignore[arg-type]
         batch_size=batch,
         extra=extra,

@@ -10,6 +10,7 @@ from m2d.errors import Problem
 # As in `m2d.recipe.overrides`, which takes a tenth of a second to import.
 _COMMAND_LINE = "command line"
 _FLAGS = {
+    "model": "--model",
     "output": "--out",
     "sampling.seed": "--seed",
     "sampling.num_inference_steps": "--steps",

@@ -1,7 +1,7 @@
-"""How the C library's allocator treats what tensors free: it keeps it, for the next tensor.
+"""Makes the C library's allocator keep freed memory for the next tensor.
 
-glibc gives blocks of 128 KiB and more back to the system at once, which then has to fill the next one with
-zeros, page by page: about a tenth of the time of a film of the larger puppet model.
+By default glibc returns freed blocks of 128 KiB and more to the system, which fills the next block with
+zeros: about a tenth of the time of a film of the larger puppet model.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGEST = -1, -3, 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep freed blocks of up to 2 GiB; tell whether its C library was asked and agreed.
+    """Keep freed blocks of up to 2 GiB in this process; return whether its C library supports that.
 
-    Changes no result. At most the process needs about as much as before, but it gives nothing back
-    before it ends.
+    Changes no result. The peak is about the same, but memory is returned only when the process ends.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
-        # Another C library than glibc.
+        # The C library is not glibc.
         return False
     answers = [mallopt(what, _LARGEST) for what in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)]
     return answers == [1, 1]

@@ -1,4 +1,4 @@
-"""`m2d init`: start a recipe."""
+"""`m2d init`: write a new recipe."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import typer
 
 def init(
     path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", help="The recipe to write.  [default: story.yaml]")
+        Path | None, typer.Argument(metavar="PATH", help="Path of the recipe.  [default: story.yaml]")
     ] = None,
     title: Annotated[
-        str, typer.Option("--title", metavar="TEXT", help="The story's title.")
+        str, typer.Option("--title", metavar="TEXT", help="Title of the story.")
     ] = "My first story",
     figure5: Annotated[
         Path | None,
         typer.Option(
-            "--from-figure5", metavar="JSON", help="Import stories in the form of the paper's Figure 5."
+            "--from-figure5", metavar="JSON", help="Import stories in the format of the paper's Figure 5."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing recipes.")] = False,
 ) -> None:
     """Write a recipe to start from.
 
-    With --from-figure5, PATH is the folder that gets one recipe per story (the current one by default).
+    With --from-figure5, PATH is the folder for the recipes, one per story; by default the current folder.
     """
     from m2d.cli.console import plain_text, show_hint, write_result
     from m2d.tasks.init import import_figure5, write_template

@@ -1,4 +1,4 @@
-"""`m2d inspect`: where a film comes from."""
+"""`m2d inspect`: show how a film was made."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ _COLUMNS = ("shown", "frames", "join", "seed", "made by", "colour jump")
 
 
 def inspect(
-    film: Annotated[Path, typer.Argument(metavar="FILM", help="A film; MP4, MOV, MKV, WebM or AVI.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to stdout.")] = False,
+    film: Annotated[Path, typer.Argument(metavar="FILM", help="A film: MP4, MOV, MKV, WebM or AVI.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
 ) -> None:
-    """Show where a film comes from.
+    """Show how a film was made.
 
-    Decodes it, and compares it with what it says about itself: scenes, prompts, seeds, and the runs that made
-    them.
+    Decodes the film, compares it with its provenance, and lists its scenes, prompts, seeds and runs.
     """
     from m2d.cli.console import write_result
     from m2d.tasks.inspect import inspect_film
@@ -63,15 +62,15 @@ def _show(film: Path, inspection: Inspection) -> None:
 
 def _checks(inspection: Inspection, provenance: Provenance) -> list[tuple[str, str]]:
     latents = {
-        "present": "beside the film, and those it was decoded from",
+        "present": "beside the film; the film was decoded from them",
         "absent": "not beside the film",
         "unusable": inspection.run_folder.problem,
     }
     changed = ", ".join(str(number + 1) for number in inspection.changed_scenes)
     pictures = {
-        "as written": "those that were written, to the byte",
+        "as written": "unchanged since they were written",
         "changed": f"changed or encoded again since they were written: scene {changed}",
-        "unknown": "not compared: the film does not tell their digests",
+        "unknown": "not compared: the film holds no digests of them",
     }
     return [
         ("verified", f"all {provenance.num_frames} frames decode; provenance intact"),
@@ -82,7 +81,7 @@ def _checks(inspection: Inspection, provenance: Provenance) -> list[tuple[str, s
 
 
 def _scene_table(info: FilmInfo, provenance: Provenance) -> list[tuple[str, str]]:
-    """Rows of aligned columns; the name of the first is the heading of the scenes' numbers."""
+    """Return rows of aligned columns; the first row is the heading."""
     lines = [_COLUMNS, *(_scene_cells(info, provenance, index) for index in range(len(provenance.scenes)))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
@@ -103,7 +102,7 @@ def _scene_cells(info: FilmInfo, provenance: Provenance, index: int) -> Sequence
 
 
 def _span_s(info: FilmInfo, provenance: Provenance, index: int) -> tuple[float, float]:
-    """When the scene is what the film shows; the frames of a crossfade count to the later scene."""
+    """Return when the film shows the scene; the frames of a crossfade count as the later scene's."""
     first = provenance.scenes[index].first_frame
     return float(first / info.fps), float((first + provenance.shown_frames[index]) / info.fps)
 
@@ -125,7 +124,7 @@ def _lineage_rows(provenance: Provenance) -> list[tuple[str, str]]:
     for run in lineage(provenance):
         rows.append((f"run {run.number}", f"{run.kind}: {describe_run(provenance, run)}"))
         means = describe_means(run)
-        # Many runs differ in nothing but their scenes.
+        # Many runs differ only in their scenes.
         rows += [row for row in means if row not in known]
         known = set(means) or known
     return rows + [("hint", hint) for hint in _hints(provenance)]
@@ -166,7 +165,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
 
 
 def _scene_documents(info: FilmInfo, provenance: Provenance) -> list[dict[str, Any]]:
-    """The scenes as they are shown: numbers count from 1, in the film; provenance counts from 0."""
+    """Return the scenes as JSON values; they are counted from 1, in provenance from 0."""
     from m2d.video.lineage import scene_origin
 
     documents = []
@@ -210,5 +209,5 @@ def _lineage_documents(provenance: Provenance) -> list[dict[str, Any]]:
 
 
 def _numbers(provenance: Provenance, scenes: Sequence[int]) -> list[int]:
-    """Numbers in the film, from 1; of a film of new scenes alone, those before its first are 0 and less."""
+    """Return numbers in the film, from 1; scenes before the first one of a partial film have 0 and below."""
     return [scene - provenance.first_scene + 1 for scene in scenes]

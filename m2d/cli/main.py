@@ -1,6 +1,6 @@
 """The `m2d` command: registers the subcommands and turns failures into one red line and an exit code.
 
-Importing this file must stay cheap (no torch, no diffusers, no rich): `m2d --help` is what anyone runs first.
+Importing this file must stay cheap (no torch, no diffusers, no rich), so that `m2d --help` is fast.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXIT_INTERRUPTED = 130
 
 
 class Boundary(TyperGroup):
-    """The outermost group: the one place where exceptions become messages."""
+    """The outermost group, which turns exceptions into messages."""
 
     def main(
         self,
@@ -50,7 +50,7 @@ class Boundary(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run the command and exit with its code; with `standalone_mode=False`, exceptions pass."""
-        # **extra: the signature is typer's.
+        # **extra: the signature of Typer.
         words = list(sys.argv[1:] if args is None else args)
         extra["windows_expand_args"] = windows_expand_args
         if not standalone_mode:
@@ -62,17 +62,16 @@ class Boundary(TyperGroup):
         except (M2DError, typer.TyperException, typer.Abort, OSError) as error:
             code = _explain(error, debug=debug)
         if code == EXIT_INTERRUPTED:
-            _say_interrupted()
+            _show_interrupted()
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _explain(error: Exception, *, debug: bool) -> int:
-    """Show `error` and return the exit code it asks for; raise it again when it is a bug."""
+    """Show `error` and return its exit code; re-raise an error that is a bug."""
     from m2d.cli.console import show_error, show_hint
 
     if isinstance(error, BrokenPipeError):
-        # The reader of our stdout went away (`m2d check | head`): nobody is left to tell,
-        # and the interpreter must not flush into the pipe when it exits.
+        # The reader of stdout closed the pipe (`m2d check | head`): the interpreter must not flush into it.
         sys.stdout = None
         return EXIT_FAILED
     if debug:
@@ -88,7 +87,7 @@ def _explain(error: Exception, *, debug: bool) -> int:
         show_error(_with_commands(error))
         return error.exit_code
     assert isinstance(error, typer.TyperException)
-    # A group without a command raises its own help; typer keeps the class to itself.
+    # A group without a command raises its help as an error, of a class that is private to Typer.
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message(), err=True)
         return error.exit_code
@@ -99,16 +98,16 @@ def _explain(error: Exception, *, debug: bool) -> int:
 
 
 def _with_commands(error: M2DError) -> M2DError | str:
-    """The message, and the commands that export the graphs that a run lacks."""
+    """Return the error, with the commands that export the missing graphs if it lists any."""
     if not hasattr(error, "requests"):
         return error
     from m2d.tasks.export import export_commands
 
-    commands = "\n".join(f"  {line}" for line in export_commands(error).splitlines())  # type: ignore[arg-type]  # told by its attribute: its class needs torch
+    commands = "\n".join(f"  {line}" for line in export_commands(error).splitlines())  # type: ignore[arg-type]  # importing its class would import torch
     return f"{error}\nexport first:\n{commands}"
 
 
-def _say_interrupted() -> None:
+def _show_interrupted() -> None:
     from m2d.cli.console import show_error
 
     show_error("stopped; no file was left half-written")
@@ -118,7 +117,7 @@ app = typer.Typer(
     cls=Boundary,
     invoke_without_command=True,
     add_completion=False,
-    rich_markup_mode=None,  # plain help reads better, starts faster and never interprets brackets
+    rich_markup_mode=None,  # plain help starts faster and does not interpret brackets
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -139,7 +138,7 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere in the line.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere in the line.")
     ] = False,
 ) -> None:
     """Turn a story of several scenes into one coherent film."""
@@ -150,15 +149,15 @@ def root(
 
 for command in (init, check, generate, extend, reroll, inspect, board, verify, bench, doctor):
     app.command()(command)
-# The list of commands has room for a few words each.
+# The list of commands has room for a few words per command.
 app.command(short_help="Train one stage of a model.")(train)
-app.command(short_help="Bake a story's layout into a graph.")(export)
-app.add_typer(backends, name="backends", short_help="List what runs the model, and its graphs.")
-app.add_typer(puppet, name="puppet", short_help="Make the embedded model's parts.")
+app.command(short_help="Export the graphs of a story.")(export)
+app.add_typer(backends, name="backends", short_help="List backends and exported graphs.")
+app.add_typer(puppet, name="puppet", short_help="Train and pack the embedded model.")
 
 
 def main() -> None:
-    """Run `m2d`: the console script's entry point."""
+    """Run `m2d`; the entry point of the console script."""
     keep_freed_memory()
     end_without_collection()
     with no_finalization_in_a_group(os.environ):

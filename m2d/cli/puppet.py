@@ -1,4 +1,4 @@
-"""`m2d puppet`: train the embedded model's helpers, pack its folder, render its world."""
+"""`m2d puppet`: train parts of the embedded model, pack its folder, render training stories."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[Path, typer.Argument(help="A recipe from recipes/training/.")]
-Out = Annotated[Path, typer.Option(help="Run folder; a run that has checkpoints goes on.")]
-Minutes = Annotated[float | None, typer.Option(min=0, help="Stop, and save, after so long.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only.")]
+Out = Annotated[Path, typer.Option(help="Run folder; a run with checkpoints is resumed.")]
+Minutes = Annotated[float | None, typer.Option(min=0, help="Save and stop after this many minutes.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
 
 
 class Helper(StrEnum):
-    """What can be trained for the puppet theatre besides the transformer."""
+    """The parts of the embedded model that are trained apart from the transformer."""
 
     CODEC = "codec"
     DECODER = "decoder"
@@ -31,7 +31,7 @@ class Helper(StrEnum):
 
 
 class DatasetFormat(StrEnum):
-    """How a dataset is described."""
+    """File format of a dataset's description."""
 
     CSV = "csv"
     JSON = "json"
@@ -40,7 +40,7 @@ class DatasetFormat(StrEnum):
 
 @app.command()
 def train(
-    part: Annotated[Helper, typer.Argument(help="Which helper.")],
+    part: Annotated[Helper, typer.Argument(help="Part to train.")],
     recipe: Recipe,
     out: Out,
     max_minutes: Minutes = None,
@@ -57,13 +57,15 @@ def train(
 
 @app.command()
 def pack(
-    out: Annotated[Path, typer.Option(help="The model folder to write; an old one is replaced.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write; an existing one is replaced.")],
     codec: Annotated[Path | None, typer.Option(help="Run folder of the codec.")] = None,
     text: Annotated[Path | None, typer.Option(help="Run folder of the text encoder.")] = None,
-    base: Annotated[Path | None, typer.Option(help="Model folder to take all other parts from.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Model folder that provides all other parts.")] = None,
     reader: Annotated[Path | None, typer.Option(help="Run folder of the reader.")] = None,
-    transformer: Annotated[Path | None, typer.Option(help="Model folder of a finished stage.")] = None,
-    recipes: Annotated[Path, typer.Option(help="Folder of the recipes.")] = Path("recipes/training"),
+    transformer: Annotated[
+        Path | None, typer.Option(help="Model folder of a finished training stage.")
+    ] = None,
+    recipes: Annotated[Path, typer.Option(help="Folder of the training recipes.")] = Path("recipes/training"),
     quiet: Quiet = False,
 ) -> None:
     """Put codec, text encoder, tokenizer, scheduler, and transformer and reader if given, into one folder."""
@@ -86,18 +88,18 @@ def pack(
 
 @app.command()
 def render(
-    stories: Annotated[int, typer.Option(min=1, help="How many stories.")],
+    stories: Annotated[int, typer.Option(min=1, help="Number of stories.")],
     out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
-    format: Annotated[DatasetFormat, typer.Option(help="How it is described.")] = DatasetFormat.JSONL,  # noqa: A002
+    format: Annotated[DatasetFormat, typer.Option(help="Format of the description.")] = DatasetFormat.JSONL,  # noqa: A002
     scenes: Annotated[int, typer.Option(min=1, help="Scenes per story.")] = 3,
     frames: Annotated[int, typer.Option(min=2, help="Frames per scene.")] = 9,
     side: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
-    upscale: Annotated[int, typer.Option(min=1, help="How many times larger the files are.")] = 4,
+    upscale: Annotated[int, typer.Option(min=1, help="Integer factor that enlarges the written frames.")] = 4,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Which stories.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the stories.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Write stories as MP4 files with a description that `m2d train` reads."""
+    """Render stories as MP4 files, with a description for `m2d train`."""
     from m2d.cli.console import make_reporter, plain_text, write_result
     from m2d.puppet.dataset_files import RenderPlan
     from m2d.tasks.render import render

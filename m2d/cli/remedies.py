@@ -1,4 +1,4 @@
-"""What the command line advises about a failure: each remedy in words, with its flags and commands.
+"""Words each remedy for the command line, with its flags and commands.
 
 Rooms below `m2d/tasks` raise facts and a `Remedy`; only this file knows how a user applies it.
 """

@@ -1,4 +1,4 @@
-"""What every command that makes a film shows and returns: one table, one document."""
+"""Output of the commands that make a film: a table on stderr, a path or a JSON document on stdout."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from m2d.cli.flags import name_flag_in
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
 
-# More of them would not fit into a line.
+# More than this do not fit into a line.
 MOST_JOINS = 5
 
 
 def show_headline(text: str, *, quiet: bool) -> None:
-    """Show on stderr what is going to be made."""
+    """Show the headline of a run on stderr."""
     from m2d.cli.console import show_gap, show_heading
 
     if not quiet:
@@ -26,7 +26,7 @@ def show_headline(text: str, *, quiet: bool) -> None:
 
 
 def show_film(result: FilmResult, *, spent_s: float, quiet: bool) -> None:
-    """Show on stderr what was made."""
+    """Show a summary of the film on stderr."""
     from m2d.cli.console import format_seconds, format_size, show_fields, show_gap
 
     if quiet:
@@ -46,7 +46,7 @@ def show_film(result: FilmResult, *, spent_s: float, quiet: bool) -> None:
 
 
 def write_film_result(result: FilmResult, *, as_json: bool, **more: Any) -> None:
-    """Write the film's path, or a JSON document with everything about it, to stdout."""
+    """Write the film's path, or a JSON document about it, to stdout."""
     from m2d.cli.console import plain_text, write_result
 
     if as_json:
@@ -56,7 +56,7 @@ def write_film_result(result: FilmResult, *, as_json: bool, **more: Any) -> None
 
 
 def film_document(result: FilmResult) -> dict[str, Any]:
-    """Everything about a film that was made, as JSON values; scenes are counted from 1."""
+    """Return the facts about a new film as JSON values; scenes are counted from 1."""
     provenance = result.provenance
     video = provenance.video
     return {
@@ -89,27 +89,27 @@ def film_document(result: FilmResult) -> dict[str, Any]:
 
 
 def numbers_from_one(scenes: Sequence[int]) -> str:
-    """`2, 3` for scenes 1 and 2, which users count from 1."""
+    """Return `2, 3` for the scenes 1 and 2, since users count from 1."""
     return ", ".join(str(scene + 1) for scene in scenes)
 
 
 def _beside(result: FilmResult) -> list[str]:
-    """What is in the run folder; the record of the run first."""
+    """Return the names of the files in the run folder, run.json first."""
     names = sorted(path.name for path in result.run_folder.iterdir())
     return sorted(names, key=lambda name: name != "run.json")
 
 
 def _joins(result: FilmResult) -> str:
-    """Every boundary with its colour jump, such as `cut 12.1, crossfade 3.4 levels of colour jump`."""
+    """Return each transition with its colour jump: `cut 12.1, crossfade 3.4 levels of colour jump`."""
     scenes = [scene for scene in result.provenance.scenes[1:] if scene.colour_jump is not None]
     if len(scenes) > MOST_JOINS:
         return _joins_at_a_glance(result)
-    told = [f"{scene.join} {scene.colour_jump:.1f}" for scene in scenes]
-    return f"{', '.join(told)} levels of colour jump" if told else ""
+    jumps = [f"{scene.join} {scene.colour_jump:.1f}" for scene in scenes]
+    return f"{', '.join(jumps)} levels of colour jump" if jumps else ""
 
 
 def _joins_at_a_glance(result: FilmResult) -> str:
-    """How many there are of each kind, and the largest colour jump: `9 cut, 2 crossfade; ...`."""
+    """Count the transitions of each kind and add the largest colour jump: `9 cut, 2 crossfade; ...`."""
     scenes = list(enumerate(result.provenance.scenes, start=1))[1:]
     counts = Counter(scene.join for _, scene in scenes)
     jumps = [(scene.colour_jump, number) for number, scene in scenes if scene.colour_jump is not None]

@@ -1,4 +1,4 @@
-"""`m2d train`: one stage of training from a recipe."""
+"""`m2d train`: run one stage of training."""
 
 from __future__ import annotations
 
@@ -8,36 +8,34 @@ from typing import Annotated
 
 import typer
 
-HELP_RESUME = "`latest`: go on from the newest sound checkpoint of the run folder."
+HELP_RESUME = "`latest`: resume from the newest valid checkpoint of the run folder."
 
 
 def train(
     recipe: Annotated[
         Path, typer.Argument(help="A training recipe, such as recipes/training/puppet-base.yaml.")
     ],
-    stage: Annotated[str | None, typer.Option(help="base, pretrain or sft; must be the recipe's.")] = None,
+    stage: Annotated[str | None, typer.Option(help="base, pretrain or sft; must match the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
     resume: Annotated[str | None, typer.Option(help=HELP_RESUME)] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder instead of the recipe's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, instead of the recipe's.")] = None,
     init: Annotated[str | None, typer.Option(help="Run or model folder to start from.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of encoded stories.")] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop, and save, after so much training.")
+        float | None, typer.Option(min=0, help="Save and stop after this many minutes.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")] = None,
     plan_only: Annotated[
-        bool, typer.Option("--plan", help="Show what it needs (memory, tokens, operations); train nothing.")
+        bool, typer.Option("--plan", help="Show memory, tokens and operations; do not train.")
     ] = False,
-    devices: Annotated[int, typer.Option(min=1, help="With --plan: how many devices.")] = 1,
-    strategy: Annotated[
-        str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2, how devices share.")
-    ] = "ddp",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings only.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="With --plan: number of devices.")] = 1,
+    strategy: Annotated[str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2.")] = "ddp",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")] = False,
 ) -> None:
-    """Train one stage and leave a model folder that `m2d generate --model` takes."""
+    """Train one stage; the result is a model folder for `m2d generate --model`."""
     from m2d.cli.console import loading_libraries, make_reporter, plain_text, write_result
 
-    # Of several processes, all load them and one says so.
+    # All processes load the libraries; only the first one reports it.
     is_first = os.environ.get("RANK", "0") == "0"
     with loading_libraries(make_reporter(quiet=quiet or not is_first)):
         from m2d.tasks.train import plan_training, run
@@ -71,7 +69,7 @@ def _show_needs(recipe: Path, *, devices: int, strategy: str, model: str | None,
     show_fields(
         [
             ("sizes", needs.origin),
-            ("parameters", f"{of_model.num_parameters:,}, of which {of_model.num_trained:,} move"),
+            ("parameters", f"{of_model.num_parameters:,}, of which {of_model.num_trained:,} are trained"),
             ("batch", f"{needs.recipe.batch_size} samples: {share}, {needs.microbatch} at once on each"),
             ("tokens", f"{needs.tokens_per_step:,} a step, {of_model.tokens:,} at once on each device"),
             ("operations", f"{needs.flops_per_step / 1e12:,.3g} TFLOP a step, forward and backward"),

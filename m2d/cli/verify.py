@@ -1,4 +1,4 @@
-"""`m2d verify`: whether the backends compute the same film."""
+"""`m2d verify`: compare backends with eager on a story."""
 
 from __future__ import annotations
 
@@ -33,30 +33,29 @@ def verify(
     recipe: StoryArgument,
     backend: Annotated[
         list[str] | None,
-        typer.Option("--backend", metavar="NAME", help="Compare this one; may be repeated. Default: all."),
+        typer.Option("--backend", metavar="NAME", help="Backend to compare; repeatable. Default: all."),
     ] = None,
     model: ModelOption = None,
     steps: StepsOption = None,
     speed: Annotated[
         list[str] | None,
-        typer.Option("--speed", metavar="NAME", help="Compare balanced or fast with exact, too; repeatable."),
+        typer.Option("--speed", metavar="NAME", help="Also compare balanced or fast with exact; repeatable."),
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     artifacts: ArtifactsOption = None,
     backend_option: BackendSettings = None,
-    export: Annotated[
-        bool, typer.Option("--export", help="Export what a backend needs and does not find.")
-    ] = False,
+    export: Annotated[bool, typer.Option("--export", help="Export missing graphs.")] = False,
     as_json: ReportJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Compare backends with eager on a story, from the same noise.
 
-    Every step is compared for the same input, and the finished frames. Eager computes everything in every
-    step; where others compute clean context once (masks causal and window:k), that is compared, too, and
-    with --backend eager its own. --backend-option is for a single --backend. Exits with 0 when all that ran
-    are within the tolerances, with 1 when one is not, with 3 when one that was asked for cannot run here.
+    Compares the output of every step for the same input, and the finished frames. The reference computes
+    clean context in every step, so backends that compute it once (masks causal and window:k) are checked for
+    that, too; --backend eager checks eager itself. --backend-option needs exactly one --backend. Exits with 0
+    if all backends that ran are within the tolerances, with 1 if one is not, with 3 if a requested one cannot
+    run.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_result
     from m2d.pipeline.planning import plan_recipe
@@ -71,7 +70,7 @@ def verify(
         **_settings(backend or [], parse_options(backend_option)),
     )
     plan = plan_recipe(recipe, model=model, overrides=overrides)
-    # A speed alone is compared on eager, whatever else works here.
+    # With only --speed, eager is compared with itself.
     names = backend or ([] if speed else _available(plan.device))
     reporter = make_reporter(quiet=quiet)
     with loading_libraries(reporter):
@@ -93,19 +92,19 @@ def verify(
 
 
 def _settings(names: Sequence[str], options: dict[str, str]) -> dict[str, Any]:
-    """What the command line says of one backend's options, as overrides; without any, the recipe's hold."""
+    """Return the overrides for one backend's options; without options, the recipe's apply."""
     if not options:
         return {}
     if len(names) != 1:
-        raise InputError(f"--backend-option: is for one --backend, got {len(names)} of them")
+        raise InputError(f"--backend-option: needs exactly one --backend, got {len(names)}")
     return {"backend": names[0], "backend_options": options}
 
 
 def parse_speeds(names: Sequence[str]) -> list[Speed]:
-    """Read speeds that can be compared with exact.
+    """Parse the speeds to compare with exact.
 
     Raises:
-        InputError: Any other name.
+        InputError: A name is neither balanced nor fast.
     """
     known: dict[str, Speed] = {"balanced": "balanced", "fast": "fast"}
     for name in names:
@@ -115,15 +114,15 @@ def parse_speeds(names: Sequence[str]) -> list[Speed]:
 
 
 def _available(device: str) -> list[str]:
-    """All backends that work on `device` and can be compared with eager."""
+    """Return all backends but eager that work on `device`."""
     from m2d.registry import available_backends
 
     works = [status.name for status in available_backends(device) if status.unavailable_reason is None]
     others = [name for name in works if name != "eager"]
     if not others:
         raise BackendUnavailable(
-            f"no backend but eager works on {device}, so there is nothing to compare; `m2d doctor` says what "
-            "the others need"
+            f"no backend but eager works on {device}, so there is nothing to compare; `m2d doctor` shows "
+            "what the others need"
         )
     return others
 
@@ -136,12 +135,12 @@ def _show(report: VerifyReport) -> None:
     if report.verdicts:
         show_states([(verdict.name, verdict.state == "same", _line(verdict)) for verdict in report.verdicts])
     if report.speeds:
-        show_heading("Speeds, compared with exact; shown, not judged")
+        show_heading("Speeds, compared with exact; for information only")
         show_fields([(name, _film(film)) for name, film in report.speeds.items()])
     frames = (
         f"pixels within {report.pixel_tolerance} of 255"
         if report.pixel_tolerance is not None
-        else "frames are shown and not judged"
+        else "frames are compared for information only"
     )
     show_heading("Tolerances")
     show_fields([("every step", f"relative error up to {report.step_tolerance:.2g}"), ("film", frames)])
@@ -165,7 +164,7 @@ def _film(film: FilmDifference) -> str:
 
 
 def _document(report: VerifyReport) -> dict[str, Any]:
-    """The report as JSON values; windows are counted from 1, as steps are."""
+    """Return the report as JSON values; windows and steps are counted from 1."""
     plan = report.plan
     return {
         "title": plan.title,
@@ -199,7 +198,7 @@ def _column(steps: Sequence[dict[str, Any]], name: str) -> list[float]:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity: what is infinite becomes null."""
+    """Replace infinite values by None, since JSON has no infinity."""
     return {
         name: None if isinstance(value, float) and math.isinf(value) else value
         for name, value in values.items()

@@ -50,7 +50,7 @@ def test_scenes_after_the_first_window_are_told_with_their_context(m2d: Run, fol
     assert "2 steps in each of 4 windows" in shown
     assert re.search(r"^  1-3 +jointly  ", shown, flags=re.MULTILINE)
     assert re.search(r"^  4-6 +each after the last 2  120 text, 144 video  ", shown, flags=re.MULTILINE)
-    drawn = squares(shown, heading="Mask for scene 4, likewise 5-6: * is clean context")
+    drawn = squares(shown, heading="Mask for scene 4, same for 5-6: * is clean context")
     assert drawn[0] == ["T2*", "T3*", "T4", "V2*", "V3*", "V4"]
     assert drawn[6] == list("\u00b7\u00b7\u25a0\u25a0\u25a0\u25a0")
 
@@ -139,7 +139,7 @@ def test_a_long_story_fits_into_eighty_columns(folder: Path) -> None:
     assert [line for line in shown.splitlines() if len(line) > 80] == []
     # Rows that wrap would break the tables.
     assert re.search(r"^  4-12 +each after the last 2 .* of full$", shown, flags=re.MULTILINE)
-    assert "Mask for scene 4, likewise 5-12: * is clean context" in shown
+    assert "Mask for scene 4, same for 5-12: * is clean context" in shown
 
 
 def test_an_unfinished_run_is_a_warning(m2d: Run, folder: Path) -> None:

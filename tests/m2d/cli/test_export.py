@@ -24,7 +24,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--recipe story.yaml --context 2", "--recipe, --context: both given"),
         ("--scenes 3 --frames nine --size 32x32", "--frames 'nine': use a number"),
         ("--scenes 3 --frames 9 --size 32", "--size '32': use HEIGHTxWIDTH"),
-        ("--scenes 3 --frames 9 --size 32x32 --context 3", "--context 3: of 3 scenes, at least one is made"),
+        (
+            "--scenes 3 --frames 9 --size 32x32 --context 3",
+            "--context 3: at least one of the 3 scenes must be generated",
+        ),
         ("--scenes 3 --frames 9 --size 32x32 --context 1 --targets 2", "--context, --targets: both given"),
         ("--scenes 3 --frames 9 --size 32x32 --targets 4", r"--targets: \[4\]"),
         ("--scenes 3 --frames 8 --size 31x32", r"num_frames: 8 is not .*\n.*height: 31 is not"),

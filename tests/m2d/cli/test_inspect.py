@@ -24,10 +24,10 @@ def film(m2d: Run, folder: Path) -> Path:
 def test_origin_prompts_and_digests_are_shown_and_latents_checked(m2d: Run, film: Path) -> None:
     shown = m2d("inspect", "first-snow.mp4").stdout
     assert "all 27 frames decode; provenance intact" in shown
-    assert "pictures  those that were written, to the byte" in shown
+    assert "pictures  unchanged since they were written" in shown
     assert "prompt    Snowfield at dusk. Actor2 (tall blue body, no hat) waves." in shown
     assert re.search(r"^  2 +1.1 to 2.2 s +9 +cut +8 +1 generate", shown, re.MULTILINE)
-    assert "beside the film, and those it was decoded from" in shown
+    assert "beside the film; the film was decoded from them" in shown
 
     told = json.loads(m2d("inspect", "first-snow.mp4", "--json").stdout)
     assert f"sha256 {told['frames_sha256'][:16]}, as the model made them" in shown

@@ -48,7 +48,7 @@ def test_options_of_the_one_backend_that_is_compared_are_its_own(m2d: Run) -> No
     for names in ((), ("--backend", "eager", "--backend", "compile")):
         result = m2d("verify", "story.yaml", *names, "--backend-option", "timestep_tables=true")
         assert result.exit_code == 2
-        assert "--backend-option: is for one --backend" in result.stderr
+        assert "--backend-option: needs exactly one --backend" in result.stderr
 
 
 def test_context_that_was_computed_once_is_told(m2d: Run, folder: Path) -> None:
