@@ -1,6 +1,6 @@
-"""Which scenes of a story are given and which are made: the segment-level conditional mask.
+"""Which scenes of a story are given and which are denoised: the segment-level conditional mask.
 
-Owns the split into context and target scenes and the timesteps it implies; does not touch latents.
+Owns the split into context and target scenes and the timestep of each; does not touch latents.
 """
 
 # N scenes
@@ -15,16 +15,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditioning:
-    """Context scenes are clean and stay as they are; target scenes are denoised.
+    """Context scenes are given clean and never change; target scenes are denoised.
 
     Mask2DiT (arXiv 2503.19881, Eq. 2) conditions on the first n-1 scenes; here context is any subset.
 
     Attributes:
-        num_scenes: Scenes of the story, N.
-        context: Indices, from 0, of the scenes that are given.
+        num_scenes: Number of scenes in the story, N.
+        context: Indices of the context scenes, from 0.
 
     Raises:
-        ValueError: An index outside the story, or no scene left to denoise.
+        ValueError: An index is outside the story, or no scene is left to denoise.
     """
 
     num_scenes: int

@@ -1,6 +1,6 @@
-"""The protocol through which the denoising loop sees a model, whatever runs it.
+"""The protocol through which the denoising loop calls a model, on any backend.
 
-Owns the signature alone and imports no torch, so that listing backends stays cheap.
+Imports no torch, so that listing backends stays cheap.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Denoiser(Protocol):
-    """One diffusion transformer, prepared for one layout."""
+    """A diffusion transformer prepared for one layout."""
 
     @property
     def layout(self) -> SceneLayout:
-        """The only layout this denoiser runs."""
+        """The layout that this denoiser runs, and no other."""
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """The scenes whose velocity `predict` returns, ascending."""
+        """Scenes whose velocity `predict` returns, ascending."""
 
     def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
         """Predict the target scenes' velocity.
@@ -38,30 +38,30 @@ class Denoiser(Protocol):
             Velocity of the target scenes' frames, concatenated along F.
 
         Raises:
-            LayoutMismatch: The shapes are not those of `layout`.
-            BackendError: Its backend has released the weights.
+            LayoutMismatch: The shapes do not fit `layout`.
+            BackendError: The backend has released the weights.
         """
 
 
 @runtime_checkable
 class ContextDenoiser(Denoiser, Protocol):
-    """A denoiser that can compute clean context once, where the layout lets no step change it."""
+    """A denoiser that can compute clean context once, where no step changes it under the layout's mask."""
 
     @property
     def context_bytes(self) -> int:
-        """Memory of what is kept; 0 when nothing is."""
+        """Memory of the kept context; 0 when none is kept."""
 
     def keep_context(
         self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, *, targets: tuple[int, ...]
     ) -> ContextDenoiser:
-        """Return a denoiser for `targets` in which the context's work is done.
+        """Return a denoiser for `targets` that has already computed the context.
 
-        Its `predict` takes the same arguments and gives the same velocity, up to rounding. It goes on reading
-        the targets' latents, prompts and timesteps, and no longer those of the scenes it kept. Where the
-        layout lets context scenes see the targets, nothing is kept and every step computes all.
+        Its `predict` takes the same arguments and returns the same velocity, up to rounding, but ignores the
+        latents, prompts and timesteps of the kept scenes. Where the layout lets context scenes see the
+        targets, nothing is kept and every step computes all scenes.
 
         Args:
-            latents_BFCHW: All scenes' latents; only the context's are read.
-            prompt_embeds_BLD: The prompts, and with them the batch size, of the calls to come.
-            targets: The scenes that are denoised, ascending.
+            latents_BFCHW: All scenes' latents; only those of context scenes are read.
+            prompt_embeds_BLD: The prompts of the coming calls, in their batch size.
+            targets: Scenes to denoise, ascending.
         """

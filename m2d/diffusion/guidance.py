@@ -1,6 +1,6 @@
-"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) with a strength of its own for every scene.
+"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) with a scale per scene.
 
-Owns how two velocities become one; running the model twice is the denoising loop's work.
+Owns how two velocities are combined; the denoising loop runs the model twice.
 """
 
 # B batch, F latent frames, C latent channels, H W latent height and width
@@ -22,11 +22,11 @@ class GuidanceRule:
     """How strongly each scene follows its prompt.
 
     Attributes:
-        scales: One per scene; 1 follows the prompt as trained, more follows it harder, 0 ignores it.
-        mode: `batched` predicts both branches in one call, `sequential` in two, with half the activations.
+        scales: One per scene; 1 follows the prompt as trained, larger scales follow it more, 0 ignores it.
+        mode: `batched` predicts both branches in one call, `sequential` in two with half the activations.
 
     Raises:
-        ValueError: A scale that is negative, infinite or not a number.
+        ValueError: A scale is negative, infinite or not a number.
     """
 
     scales: tuple[float, ...]
@@ -35,17 +35,17 @@ class GuidanceRule:
     def __post_init__(self) -> None:
         for scene, scale in enumerate(self.scales):
             if not 0 <= scale < float("inf"):
-                raise ValueError(f"scales[{scene}]: {scale} is no guidance scale; use 0 or more")
+                raise ValueError(f"scales[{scene}]: {scale} is not a guidance scale; use 0 or more")
         if self.mode not in ("batched", "sequential"):
             raise ValueError(f"mode: got {self.mode!r}, allowed: batched, sequential")
 
     @property
     def enabled(self) -> bool:
-        """Whether any scene needs the negative prompt's prediction."""
+        """Whether any scene needs the prediction under the negative prompt."""
         return self.enabled_for(range(len(self.scales)))
 
     def enabled_for(self, scenes: Iterable[int]) -> bool:
-        """Whether any of `scenes` does; context scenes are not guided, so the loop asks for targets only."""
+        """Return whether any of `scenes` needs it; the loop passes targets, as context is not guided."""
         return any(self.scales[scene] != 1.0 for scene in scenes)
 
     def combine(
@@ -56,13 +56,13 @@ class GuidanceRule:
         *,
         scenes: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Move each scene's velocity from the negative prompt's past the prompt's.
+        """Extrapolate each scene's velocity from the negative prompt's towards the prompt's.
 
         Args:
             uncond_BFCHW: Velocity under the negative prompts, float32.
             cond_BFCHW: Velocity under the prompts, same shape.
-            layout: Gives the number of latent frames of each scene.
-            scenes: The scenes that F consists of, in order; None for all of the layout's.
+            layout: Holds the number of latent frames of each scene.
+            scenes: Scenes that F consists of, in order; None for all scenes of the layout.
 
         Returns:
             Guided velocity of the same shape. Scenes with scale 1 get `cond_BFCHW` bit for bit.

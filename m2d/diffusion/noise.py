@@ -1,6 +1,6 @@
-"""Counter-based randomness: every draw belongs to a name, so nothing depends on what was drawn before it.
+"""Counter-based randomness: a draw depends on its seed, purpose, step and scene, not on earlier draws.
 
-Owns how a seed, a purpose, a step and a scene become a generator and noise; does not choose seeds.
+Owns how these four become a generator and noise; does not choose seeds.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor
 
 
 def generator(seed: int, *, purpose: str, step: int = 0, scene: int = 0) -> torch.Generator:
-    """Return a fresh CPU generator for exactly one draw.
+    """Return a new CPU generator for exactly one draw.
 
-    The same arguments always give the same stream, on every machine, so a run that resumes at step k draws
-    what the uninterrupted run drew there, and a checkpoint stores no generator state.
+    The same arguments give the same stream on every machine. A run that resumes at step k therefore draws the
+    same numbers as the uninterrupted run, and a checkpoint stores no generator state.
 
     Args:
         seed: The user's seed, any integer.
-        purpose: What the draw is for, such as `initial noise`; keeps unrelated draws of one step apart.
+        purpose: Use of the draw, such as `initial noise`; separates unrelated draws of one step.
         step: Denoising or training step, from 0.
         scene: Index of the scene, from 0.
     """
     name = f"m2d\0{purpose}\0{seed}\0{step}\0{scene}".encode()
-    # The CPU generator keeps 32 bits of its seed, so take exactly these.
+    # The CPU generator keeps only 32 bits of its seed.
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:4], "little"))
 
 
@@ -38,15 +38,15 @@ def draw_noise(
     scene: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draw standard normal float32 noise on the CPU and move it: every device starts from the same noise.
+    """Draw standard normal float32 noise on the CPU and move it, so that it is the same on every device.
 
     Args:
         shape: Shape of the result.
-        seed: See `generator`; so are `purpose`, `step` and `scene`.
-        purpose: What the draw is for.
+        seed: See `generator`, also for `purpose`, `step` and `scene`.
+        purpose: Use of the draw.
         step: Denoising or training step.
         scene: Index of the scene.
-        device: Where the result goes.
+        device: Device of the result.
     """
     stream = generator(seed, purpose=purpose, step=step, scene=scene)
     return torch.randn(tuple(shape), generator=stream, dtype=torch.float32).to(device)

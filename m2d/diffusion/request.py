@@ -1,7 +1,4 @@
-"""What is to be denoised: everything the latents depend on besides model and scheduler.
-
-Owns the request and the checks that its parts fit each other; `denoise.py` runs it.
-"""
+"""The request to the denoising loop, and the checks that its parts fit each other."""
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
 
@@ -21,33 +18,33 @@ from m2d.layout import SceneLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenoiseRequest:
-    """Everything the latents depend on besides model and scheduler.
+    """Everything that the latents depend on besides model and scheduler.
 
     Attributes:
         layout: The story's scenes.
-        scene_seeds: One per scene; a scene's noise comes from its seed and its number alone.
-        scene_numbers: The scenes' numbers in their film, ascending, so that a scene of a long film has the
-            same noise in whatever window it is made; None for 0 to N-1.
+        scene_seeds: One per scene; a scene's noise depends on its seed and its number alone.
+        scene_numbers: Number of each scene in the film, ascending, so that a scene has the same noise in
+            every window of a long film; None for 0 to N-1.
         latent_shape: (C, H, W) of one latent frame.
         prompt_embeds_BLD: Prompt embeddings of all scenes along L, B = 1.
-        negative_embeds_BLD: The same for the negative prompts; None when no target scene is guided.
+        negative_embeds_BLD: Embeddings of the negative prompts, same shape; None if no target is guided.
         conditioning: Which scenes are given and which are denoised.
         context_latents_BFCHW: Clean latents of all scenes, B = 1; only context scenes are read. None without
             context.
-        first_frames: Target scene (its place in the layout, from 0) -> clean latents (1, C, H, W) of its
-            first latent frame, which is kept. While the rest is denoised, every step finds this frame at its
-            own noise level: known parts are kept so in RePaint (arXiv 2201.09865, Eq. 8a), only that the
-            noise here is the scene's initial noise in every step.
+        first_frames: Target scene (its index in the layout) -> clean latents (1, C, H, W) of its first latent
+            frame, which the result keeps. Before every step this frame is noised to the step's level, as
+            RePaint does with known regions (arXiv 2201.09865, Eq. 8a), but always with the scene's initial
+            noise.
         guidance: Guidance scale of every scene.
-        num_inference_steps: Denoising steps.
-        keep_context: Whether clean context that no step changes is computed once, where the denoiser can;
-            it takes memory, and gives the same latents up to rounding.
+        num_inference_steps: Number of denoising steps.
+        keep_context: Whether the denoiser computes clean context once if no step changes it and the denoiser
+            can; this takes memory and gives the same latents up to rounding.
         speed: Step caching: how readily steps are extrapolated instead of computed; `exact` computes all.
-        dtype: What the model computes in. Latents are stepped in float32 whatever it is.
-        device: Where the model runs.
+        dtype: The model's dtype. Latents are always stepped in float32.
+        device: The model's device.
 
     Raises:
-        ValueError: Parts that do not fit each other.
+        ValueError: The parts do not fit each other.
     """
 
     layout: SceneLayout
@@ -86,12 +83,12 @@ class DenoiseRequest:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """The scenes' numbers in their film: `scene_numbers`, or 0 to N-1."""
+        """Number of each scene in the film: `scene_numbers`, or 0 to N-1."""
         return tuple(range(self.layout.num_scenes)) if self.scene_numbers is None else self.scene_numbers
 
     @property
     def is_guided(self) -> bool:
-        """Whether the negative prompts matter for any target scene."""
+        """Whether any target scene needs its negative prompt."""
         return self.guidance.enabled_for(self.conditioning.targets)
 
     @property
@@ -102,14 +99,16 @@ class DenoiseRequest:
     def _check_numbers(self) -> None:
         numbers = self.numbers
         if numbers[0] < 0 or list(numbers) != sorted(set(numbers)):
-            raise ValueError(f"scene_numbers: got {numbers}; give each scene its own from 0, ascending")
+            raise ValueError(
+                f"scene_numbers: got {numbers}; give each scene a different one from 0, ascending"
+            )
 
     def _check_first_frames(self) -> None:
         targets, shape = self.conditioning.targets, (1, *self.latent_shape)
         for scene, frame_FCHW in self.first_frames.items():
             if scene not in targets:
                 raise ValueError(
-                    f"first_frames: scene {scene} is no target; only {list(targets)} are denoised"
+                    f"first_frames: scene {scene} is not a target; only {list(targets)} are denoised"
                 )
             if tuple(frame_FCHW.shape) != shape:
                 raise ValueError(

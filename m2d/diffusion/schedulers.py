@@ -1,7 +1,7 @@
-"""Which diffusers schedulers m2d samples with, and how each gets the model's own noise levels.
+"""The diffusers schedulers that m2d samples with, each with the model's own noise levels.
 
-Owns scheduler names, their construction from a model folder's `scheduler_config.json` and the checks that
-make a sampler correct for velocity prediction at zero terminal SNR. Does not run them: see `stepper.py`.
+Owns scheduler names, their construction from a model folder's `scheduler_config.json` and the settings that
+velocity prediction at zero terminal SNR needs. `stepper.py` runs them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SCHEDULERS: Mapping[str, str] = MappingProxyType(
         "unipc": "UniPCMultistepScheduler",
     }
 )
-# Classes that a model folder may name; plain DDIM has no name of its own because "ddim" does the same.
+# Classes that a model folder may name; plain DDIM has no recipe name because "ddim" samples the same.
 ALLOWED_CLASSES = frozenset(SCHEDULERS.values()) | {"DDIMScheduler"}
 _COG_CLASSES = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
 
-# What every allowed class must have set, where it knows the setting at all, and why.
+# Setting -> its required value in every class that has the setting, and the reason.
 _REQUIRED: Mapping[str, tuple[Any, str]] = MappingProxyType(
     {
         "prediction_type": ("v_prediction", "the models predict velocity"),
@@ -56,22 +56,22 @@ _SOLVERS = ("dpmsolver++", "sde-dpmsolver++")
 
 
 class SchedulerError(InputError):
-    """A scheduler that is unknown, or whose settings would sample wrongly."""
+    """The scheduler is unknown, or its settings would sample wrongly."""
 
 
 def scheduler_from_config(config: Mapping[str, Any], name: str | None = None) -> Any:
     """Build a diffusers scheduler that steps through the noise levels a model was trained with.
 
     Args:
-        config: The content of a model folder's `scheduler/scheduler_config.json`, `_class_name` included.
-        name: A key of `SCHEDULERS`; None takes the folder's own class.
+        config: Content of a model folder's `scheduler/scheduler_config.json`, including `_class_name`.
+        name: A key of `SCHEDULERS`; None takes the folder's class.
 
     Returns:
-        A scheduler without timesteps set. When its class differs from the folder's, it still has the folder's
-        noise levels: plain diffusers classes do not know `snr_shift_scale`, so they get the resulting betas.
+        A scheduler without timesteps. It has the folder's noise levels also when its class is another one:
+        plain diffusers classes lack `snr_shift_scale`, so they get the resulting betas.
 
     Raises:
-        SchedulerError: An unknown name or class, or a setting under which the result would be wrong.
+        SchedulerError: The name or class is unknown, or a setting would sample wrongly.
     """
     own_class = str(config.get("_class_name"))
     if own_class not in ALLOWED_CLASSES:
@@ -83,7 +83,7 @@ def scheduler_from_config(config: Mapping[str, Any], name: str | None = None) ->
 
 
 def convert_scheduler(own: Any, name: str | None) -> Any:
-    """Give a loaded scheduler, or another kind that has its noise levels.
+    """Return a loaded scheduler, or one of another class with its noise levels.
 
     Args:
         own: The model folder's scheduler.
@@ -105,46 +105,48 @@ def convert_scheduler(own: Any, name: str | None) -> Any:
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Refuse settings that would sample wrongly from a velocity model with zero terminal SNR.
+    """Reject settings that would sample wrongly from a velocity model with zero terminal SNR.
 
     Raises:
-        SchedulerError: Names every unsuitable setting, its value, the allowed one and the reason.
+        SchedulerError: Lists every unsuitable setting with its value, the allowed value and the reason.
     """
     config = scheduler.config
     problems = [
         f"{key}: got {config[key]!r}, must be {wanted!r}: {reason}"
         for key, (wanted, reason) in _REQUIRED.items()
-        # A flag may be stored as null, which diffusers reads as false.
+        # A flag may be stored as null, which diffusers treats as false.
         if key in config and config[key] != wanted and not (wanted is False and config[key] is None)
-        # CogVideoX's classes have the setting (on by default) and never act on it.
+        # CogVideoX's classes have this setting (on by default) but ignore it.
         if not (key == "clip_sample" and type(scheduler).__name__ in _COG_CLASSES)
     ]
     algorithm = config.get("algorithm_type", _SOLVERS[0])
     if algorithm not in _SOLVERS:
         problems.append(f"algorithm_type: got {algorithm!r}, must be one of {', '.join(_SOLVERS)}")
     if config.get("predict_x0", True) is not True:
-        problems.append("predict_x0: got False, must be True: noise is unreadable from pure noise")
+        problems.append(
+            "predict_x0: got False, must be True: at the last timestep, noise alone does not determine x0"
+        )
     if problems:
         kind = type(scheduler).__name__
         raise SchedulerError("\n".join(f"{kind}.{problem}" for problem in problems))
 
 
 def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
-    """Spread steps over the noise levels, from the last timestep (pure noise) down.
+    """Spread steps over the noise levels, descending from the last timestep (pure noise).
 
     Args:
         scheduler: From `scheduler_from_config`; its `timesteps` stay on the CPU.
         num_inference_steps: From 1 to the number of training timesteps.
 
     Raises:
-        SchedulerError: A number of steps outside that range.
+        SchedulerError: The number of steps is outside that range.
     """
     num_timesteps = int(scheduler.config.num_train_timesteps)
     if not 1 <= num_inference_steps <= num_timesteps:
         raise SchedulerError(f"num_inference_steps: got {num_inference_steps}, allowed: 1 to {num_timesteps}")
     scheduler.set_timesteps(num_inference_steps, device="cpu")
-    # Counting down by a rounded ratio, diffusers 0.42 makes one step too many for 62 of the 1000 numbers, 61
-    # the first. That step's timestep is -1, which indexes the noisiest level and turns the film into noise.
+    # diffusers 0.42 counts down by a rounded ratio and makes one step too many for 62 of the 1000 numbers (61
+    # is the first). That step's timestep is -1, which indexes the noisiest level: the film becomes noise.
     if len(scheduler.timesteps) > num_inference_steps:
         scheduler.timesteps = scheduler.timesteps[:num_inference_steps]
         scheduler.num_inference_steps = num_inference_steps
@@ -174,7 +176,7 @@ def _construct(class_name: str, config: Mapping[str, Any]) -> Any:
 
 
 def _transferred_config(wanted_class: str, own: Any) -> dict[str, Any]:
-    """Settings that give `wanted_class` the noise levels of the scheduler `own`."""
+    """Return settings that give `wanted_class` the noise levels of the scheduler `own`."""
     cumprod_T = own.alphas_cumprod.double()
     # Both alphas are cumulative products: the ratio of neighbours is 1 - beta.
     betas = [float(1 - cumprod_T[0]), *(1 - cumprod_T[1:] / cumprod_T[:-1]).tolist()]
@@ -182,7 +184,7 @@ def _transferred_config(wanted_class: str, own: Any) -> dict[str, Any]:
         "num_train_timesteps": int(own.config.num_train_timesteps),
         "trained_betas": betas,
         "prediction_type": "v_prediction",
-        # The betas end at zero SNR already, so rescaling changes nothing; it makes the sigma-based classes
+        # The betas already end at zero SNR, so rescaling changes nothing; but with it the sigma-based classes
         # replace the infinite last sigma by 4096.
         "rescale_betas_zero_snr": True,
         "timestep_spacing": "trailing",

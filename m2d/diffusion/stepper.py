@@ -1,7 +1,7 @@
-"""One scene on its way from noise to clean latents: its noise, its scheduler and that scheduler's history.
+"""Steps one scene from noise to clean latents: its noise, its scheduler and the scheduler's history.
 
-Owns what differs between diffusers schedulers (`step` signatures, input scaling, noise drawn while stepping);
-does not call the model.
+Owns the differences between diffusers schedulers (`step` signatures, input scaling, noise drawn while
+stepping); does not call the model.
 """
 
 # B batch, F latent frames, C latent channels, H W latent height and width
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from m2d.diffusion.noise import draw_noise, generator
 
-# Attributes in which diffusers' multistep schedulers keep what earlier steps left.
+# Attributes in which diffusers' multistep schedulers keep results of earlier steps.
 _COUNTERS = ("lower_order_nums", "this_order", "_step_index")
 _HISTORY = ("model_outputs", "timestep_list", "last_sample", *_COUNTERS)
 
@@ -28,12 +28,11 @@ _HISTORY = ("model_outputs", "timestep_list", "last_sample", *_COUNTERS)
 class SceneStepper:
     """Steps the latents of one scene.
 
-    Every scene has a scheduler of its own, so a scene's randomness and history depend on its own seed and on
-    nothing that happens to other scenes.
+    Every scene has its own scheduler, so that its randomness and history do not depend on other scenes.
     """
 
     def __init__(self, scheduler: Any, *, seed: int, scene: int) -> None:
-        """Take a copy of `scheduler`, whose timesteps are set, for scene number `scene` of its film."""
+        """Copy `scheduler`, whose timesteps are set, for scene number `scene` of the film."""
         self._scheduler = copy.deepcopy(scheduler)
         self._seed = seed
         self._scene = scene
@@ -46,16 +45,16 @@ class SceneStepper:
         return draw_noise(shape, seed=self._seed, purpose="initial noise", scene=self._scene, device=device)
 
     def initial(self, shape: Sequence[int], *, device: torch.device | str) -> Tensor:
-        """Draw the scene's noise, scaled as its scheduler starts: float32 of `shape` (B, F, C, H, W)."""
+        """Draw the scene's noise at the scheduler's initial scale: float32 of `shape` (B, F, C, H, W)."""
         return _checked(self.noise(shape, device=device) * self._scheduler.init_noise_sigma)
 
     def noised(self, x0_BFCHW: Tensor, noise_BFCHW: Tensor, *, index: int) -> Tensor:
-        """Give clean latents the noise that latents carry before a step, at the scheduler's own scale.
+        """Noise clean latents to the level before a step, at the scheduler's scale.
 
         Args:
             x0_BFCHW: Clean latents, float32.
             noise_BFCHW: Standard normal noise of the same shape.
-            index: The step, from 0. After the last one latents are clean: there this is `x0_BFCHW` itself.
+            index: The step, from 0; for the number of steps, the result is `x0_BFCHW` itself.
         """
         if index == len(self._timesteps):
             return x0_BFCHW
@@ -63,7 +62,7 @@ class SceneStepper:
         return _checked(self._scheduler.add_noise(x0_BFCHW, noise_BFCHW, timesteps_B))
 
     def model_input(self, latents_BFCHW: Tensor, *, index: int) -> Tensor:
-        """Scale the latents to what the model was trained on; the identity for most schedulers."""
+        """Scale the latents to the scale that the model expects; the identity for most schedulers."""
         timestep = self._scheduler.timesteps[index]
         return _checked(self._scheduler.scale_model_input(latents_BFCHW, timestep))
 
@@ -72,11 +71,11 @@ class SceneStepper:
 
         Args:
             velocity_BFCHW: Predicted velocity, float32.
-            latents_BFCHW: The latents `model_input` was given, float32.
-            index: From 0; every index once, ascending.
+            latents_BFCHW: The latents before `model_input` scaled them, float32.
+            index: From 0; steps are taken once each, ascending.
 
         Returns:
-            Less noisy latents, float32; clean ones after the last step.
+            Less noisy latents, float32; clean after the last step.
         """
         self._align_next_timestep(index)
         stream = generator(self._seed, purpose="sampler noise", step=index, scene=self._scene)
@@ -95,7 +94,7 @@ class SceneStepper:
         return _checked(self._scheduler.step(velocity_BFCHW, timestep, latents_BFCHW, **keywords).prev_sample)
 
     def history(self) -> dict[str, Tensor]:
-        """Return what later steps need besides the latents, as tensors by name; empty for most schedulers."""
+        """Return the scheduler's state for later steps, as tensors by name; empty for most schedulers."""
         kept: dict[str, Any] = {name: getattr(self._scheduler, name, None) for name in _HISTORY}
         kept["previous_x0"] = self._previous_x0
         flat = {
@@ -106,7 +105,7 @@ class SceneStepper:
         return {name: torch.as_tensor(part) for name, part in flat.items() if part is not None}
 
     def restore(self, history: Mapping[str, Tensor]) -> None:
-        """Continue where another stepper with the same scheduler and seed was when it gave `history`."""
+        """Continue from the `history` of a stepper with the same scheduler and seed."""
         for name in _HISTORY:
             current = getattr(self._scheduler, name, None)
             if isinstance(current, list):
@@ -118,10 +117,10 @@ class SceneStepper:
         self._previous_x0 = history.get("previous_x0.0")
 
     def _align_next_timestep(self, index: int) -> None:
-        # DDIM and CogVideoX's schedulers take `timestep - num_train_timesteps // num_inference_steps` for the
-        # next timestep, which misses the real one whenever the division has a remainder, and may end before
-        # the latents are clean (60 steps stop at timestep 0). Dividing by this fraction gives just the next
-        # timestep; where the steps divide evenly it changes nothing. Schedulers with sigmas keep a table.
+        # DDIM and CogVideoX's schedulers use `timestep - num_train_timesteps // num_inference_steps` as the
+        # next timestep, which is wrong if the division has a remainder, and may end before the latents are
+        # clean (60 steps stop at timestep 0). Dividing by this fraction gives exactly the next timestep, and
+        # changes nothing if the steps divide evenly. Schedulers with sigmas keep a table instead.
         following = self._timesteps[index + 1] if index + 1 < len(self._timesteps) else -1
         if not hasattr(self._scheduler, "sigmas"):
             stride = self._timesteps[index] - following

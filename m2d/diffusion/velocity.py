@@ -1,6 +1,6 @@
-"""v-prediction, written once: what training aims at and what sampling undoes cannot drift apart.
+"""v-prediction, defined once for training and sampling.
 
-Owns the algebra between x0, noise, noisy latents and velocity for a scheduler's noise levels; does not step a
+Owns the algebra between x0, noise, noisy latents and velocity at a scheduler's noise levels; does not step a
 sampler and does not draw noise.
 
 With `alpha_t = sqrt(alphas_cumprod[t])` and `sigma_t = sqrt(1 - alphas_cumprod[t])` (Salimans and Ho,
@@ -10,9 +10,9 @@ arXiv 2202.00512, section 4 and appendix D):
     velocity = alpha_t * noise - sigma_t * x0
     x0       = alpha_t * noisy - sigma_t * velocity
 
-`alphas_cumprod` is the scheduler's own, hence already shifted (`snr_shift_scale`) and rescaled to zero
-terminal SNR (Lin et al., arXiv 2305.08891, algorithm 1) where its config says so: at the last timestep alpha
-is 0, noisy latents are pure noise, and velocity is the only prediction type from which x0 can still be read.
+`alphas_cumprod` is the scheduler's own: shifted (`snr_shift_scale`) and rescaled to zero terminal SNR (Lin et
+al., arXiv 2305.08891, algorithm 1) where its config says so. At the last timestep alpha is then 0, noisy
+latents are pure noise, and of the usual predictions velocity and x0 alone determine x0.
 """
 
 # T training timesteps, B batch, F latent frames, C latent channels, H W latent height and width
@@ -30,10 +30,10 @@ from m2d.diffusion.schedulers import SchedulerError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VelocitySchedule:
-    """Signal and noise levels of every training timestep, and the algebra that goes with them.
+    """Signal and noise levels of every training timestep, and the algebra that uses them.
 
     Attributes:
-        alpha_T: Signal level per timestep, float32; falls towards the last timestep.
+        alpha_T: Signal level per timestep, float32, descending.
         sigma_T: Noise level per timestep, float32; `alpha_T**2 + sigma_T**2 == 1`.
     """
 
@@ -48,7 +48,7 @@ class VelocitySchedule:
             scheduler: Any diffusers scheduler with `alphas_cumprod` and prediction type `v_prediction`.
 
         Raises:
-            SchedulerError: The scheduler predicts something else, or has no `alphas_cumprod`.
+            SchedulerError: The scheduler has another prediction type, or no `alphas_cumprod`.
         """
         kind = type(scheduler).__name__
         prediction_type = scheduler.config.get("prediction_type")
@@ -66,11 +66,11 @@ class VelocitySchedule:
 
     @property
     def num_timesteps(self) -> int:
-        """How many training timesteps there are; valid timesteps are 0 to this minus 1."""
+        """Number of training timesteps; valid timesteps are 0 to this minus 1."""
         return int(self.alpha_T.shape[0])
 
     def to(self, device: torch.device | str) -> VelocitySchedule:
-        """Return the same schedule with its tables on `device`, where timesteps and latents must be too."""
+        """Return the same schedule on `device`; timesteps and latents must be there too."""
         return VelocitySchedule(alpha_T=self.alpha_T.to(device), sigma_T=self.sigma_T.to(device))
 
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -82,31 +82,31 @@ class VelocitySchedule:
             timesteps: Integers whose shape is a prefix of x0's: (B,) for whole samples, (B, F) per frame.
 
         Returns:
-            Noisy latents of x0's shape and dtype. Timestep 0 still carries a little noise: clean context is
-            made by not calling this for it.
+            Noisy latents of x0's shape and dtype. At timestep 0 they still have a little noise, so clean
+            context is not passed through this function.
         """
         alpha, sigma = self._levels(timesteps, x0)
         return alpha * x0 + sigma * noise
 
     def velocity(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the training target for noisy latents made of `x0` and `noise`; arguments as `add_noise`."""
+        """Return the training target for noisy latents of `x0` and `noise`; arguments as for `add_noise`."""
         alpha, sigma = self._levels(timesteps, x0)
         return alpha * noise - sigma * x0
 
     def x0(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the clean latents that a velocity implies for noisy latents; shapes as `add_noise`."""
+        """Return the clean latents that a velocity implies; shapes as for `add_noise`."""
         alpha, sigma = self._levels(timesteps, noisy)
         return alpha * noisy - sigma * velocity
 
     def velocity_of(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the velocity that leads from noisy latents to `x0`; the inverse of `x0`, shapes as there."""
+        """Return the velocity that leads from noisy latents to `x0`; the inverse of `x0`, same shapes."""
         alpha, sigma = self._levels(timesteps, noisy)
         return (alpha * noisy - x0) / sigma
 
     def _levels(self, timesteps: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         if timesteps.shape != latents.shape[: timesteps.ndim]:
             raise ValueError(
-                f"timesteps of shape {tuple(timesteps.shape)} are no prefix of latents of shape "
+                f"timesteps of shape {tuple(timesteps.shape)} are not a prefix of latents of shape "
                 f"{tuple(latents.shape)}; give (B,) or (B, F)"
             )
         shape = timesteps.shape + (1,) * (latents.ndim - timesteps.ndim)

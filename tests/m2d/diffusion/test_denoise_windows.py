@@ -148,14 +148,14 @@ def test_a_window_continued_from_a_stored_state_gives_the_same_bits(scheduler, s
         ({"scene_numbers": (0, 2, 1)}, r"scene_numbers: got \(0, 2, 1\); give each .* ascending"),
         ({"scene_numbers": (0, 1, 1)}, r"scene_numbers: got \(0, 1, 1\)"),
         ({"scene_numbers": (-1, 0, 1)}, r"scene_numbers: got \(-1, 0, 1\)"),
-        ({"first_frames": {3: GIVEN}}, r"first_frames: scene 3 is no target; only \[0, 1, 2\]"),
+        ({"first_frames": {3: GIVEN}}, r"first_frames: scene 3 is not a target; only \[0, 1, 2\]"),
         (
             {
                 "first_frames": {1: GIVEN},
                 "conditioning": Conditioning(num_scenes=3, context=frozenset({1})),
                 "context_latents_BFCHW": MEAN,
             },
-            r"first_frames: scene 1 is no target; only \[0, 2\] are denoised",
+            r"first_frames: scene 1 is not a target; only \[0, 2\] are denoised",
         ),
         (
             {"first_frames": {0: GIVEN[None]}},

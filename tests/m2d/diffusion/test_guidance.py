@@ -45,5 +45,5 @@ def test_velocities_that_do_not_belong_to_the_scenes_are_refused():
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_a_scale_that_is_no_number_from_0_up_is_refused(scale):
-    with pytest.raises(ValueError, match=rf"scales\[1\]: {scale} is no guidance scale"):
+    with pytest.raises(ValueError, match=rf"scales\[1\]: {scale} is not a guidance scale"):
         GuidanceRule(scales=(1.0, scale))

@@ -80,7 +80,9 @@ def test_each_frame_can_have_its_own_timestep(schedule, x0_and_noise):
 
 def test_timesteps_that_do_not_fit_the_latents_are_refused(schedule, x0_and_noise):
     x0, noise = x0_and_noise
-    with pytest.raises(ValueError, match=r"timesteps of shape \(2,\) are no prefix of .*\(4, 3, 2, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"timesteps of shape \(2,\) are not a prefix of .*\(4, 3, 2, 2, 2\)"
+    ):
         schedule.add_noise(x0, noise, torch.zeros(2, dtype=torch.long))
 
 
