@@ -22,9 +22,9 @@ from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.explain import explain
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
+from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import Places
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
 

@@ -10,9 +10,9 @@ from m2d.families.source import ModelSource, resolve_model
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides
+from m2d.recipe.places import Places
 from m2d.recipe.plan import RunPlan, plan_story
 from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import Places
 
 
 def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:

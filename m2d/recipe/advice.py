@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from m2d.geometry import ModelGeometry
 from m2d.recipe.cast import find_mentions, other_brackets
+from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import KeyPath, Places, show
 from m2d.recipe.words import nearest_words, unknown_words
 
 _MAX_NAMED_WORDS = 20

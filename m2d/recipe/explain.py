@@ -15,8 +15,8 @@ from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from m2d.errors import Problem
+from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import CrossFieldError
-from m2d.recipe.text_tree import KeyPath, Places, show
 
 _MAX_COMPARED_CHARACTERS = 60
 _NAMED_FIELD = re.compile(r"(?P<path>[a-z_][a-z0-9_.]*): (?P<message>.*)", re.DOTALL)

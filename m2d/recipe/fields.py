@@ -13,7 +13,7 @@ from pydantic import AfterValidator, StringConstraints
 
 from m2d.devices import DEVICE_NAMES, is_device_name
 from m2d.masks import MASKS, LayoutError, rule_of
-from m2d.recipe.text_tree import forbidden_character, name_character, show
+from m2d.recipe.places import forbidden_character, name_character, show
 
 MAX_SEED = 2**63 - 1
 

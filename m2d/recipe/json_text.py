@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 
 from m2d.errors import RecipeError
+from m2d.recipe.places import ParsedText, Place, place_at, place_problem
 from m2d.recipe.text_file import check_characters
-from m2d.recipe.text_tree import Place, TextTree, place_at, place_problem
 from m2d.recipe.yaml_text import parse_yaml
 
 
-def parse_json(text: str, *, name: str) -> TextTree:
+def parse_json(text: str, *, name: str) -> ParsedText:
     """Parse one document, as `parse_yaml` does.
 
     Raises:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from m2d.errors import Problem
 from m2d.geometry import GeometryError, ModelGeometry
 from m2d.joins import Join
+from m2d.recipe.places import KeyPath, Places
 from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import KeyPath, Places
 
 TokenCounter = Callable[[str], int]
 """Counts a prompt's tokens, the end-of-text token included."""

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from m2d.errors import Problem, RecipeError
 from m2d.recipe.explain import explain
 from m2d.recipe.json_text import parse_json
+from m2d.recipe.places import ParsedText, Place, Places, field_name, place_problem
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_file import read_text
-from m2d.recipe.text_tree import Place, Places, TextTree, field_name, place_problem
 from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_yaml
 
 DocumentModel = TypeVar("DocumentModel", bound=BaseModel)
@@ -73,7 +73,7 @@ def parse_document(
     model: type[DocumentModel],
     *,
     name: str,
-    parse: Callable[..., TextTree] = parse_yaml,
+    parse: Callable[..., ParsedText] = parse_yaml,
 ) -> Loaded[DocumentModel]:
     """Load a text that is not a file, such as the recipe inside a film.
 
@@ -89,7 +89,7 @@ def parse_document(
     return _fit(parse(text, name=name), model)
 
 
-def _fit(tree: TextTree, model: type[DocumentModel]) -> Loaded[DocumentModel]:
+def _fit(tree: ParsedText, model: type[DocumentModel]) -> Loaded[DocumentModel]:
     data = tree.value
     problems = [problem for _, problem in tree.problems]
     rules = getattr(model, "cross_field_problems", None)

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from m2d.errors import RecipeError
 from m2d.recipe.explain import explain
+from m2d.recipe.places import Places
 from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import Places
 
 COMMAND_LINE = Places(path="command line")
 """Places of values that are in no file; the command line shows their fields as flags."""

@@ -20,8 +20,8 @@ from m2d.recipe.cast import scene_prompt
 from m2d.recipe.fields import default_output
 from m2d.recipe.limits import TokenCounter, join_problems, length_problems, size_problems
 from m2d.recipe.overrides import Overrides, apply_overrides
+from m2d.recipe.places import Places
 from m2d.recipe.schema import DtypeName, Recipe, Sampling, Scene
-from m2d.recipe.text_tree import Places
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:

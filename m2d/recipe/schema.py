@@ -26,7 +26,7 @@ from m2d.recipe.fields import (
     Prompt,
     Title,
 )
-from m2d.recipe.text_tree import KeyPath, show
+from m2d.recipe.places import KeyPath, show
 
 SchedulerName = Literal["ddim", "dpm", "dpm++", "euler", "unipc"]
 GuidanceMode = Literal["batched", "sequential"]

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from m2d.errors import RecipeError
 from m2d.recipe.explain import explain
 from m2d.recipe.loader import load_document
+from m2d.recipe.places import Places
 from m2d.recipe.schema import Recipe
-from m2d.recipe.text_tree import Places
 
 
 class Story(Recipe):

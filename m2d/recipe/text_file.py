@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from m2d.errors import RecipeError, Remedy
-from m2d.recipe.text_tree import FORBIDDEN, Place, name_character, place_at, place_problem
+from m2d.recipe.places import FORBIDDEN, Place, name_character, place_at, place_problem
 
 MAX_BYTES = 1_000_000
 # The YAML scanner spends most of its time on line breaks: a megabyte of them takes it several seconds.

@@ -13,18 +13,18 @@ from typing import Literal, Protocol
 import yaml
 
 from m2d.errors import Problem, RecipeError, Remedy
-from m2d.recipe.text_file import check_characters
-from m2d.recipe.text_tree import (
+from m2d.recipe.places import (
     Atom,
     KeyPath,
+    ParsedText,
     Place,
     Places,
-    TextTree,
     forbidden_character,
     name_character,
     place_problem,
     show,
 )
+from m2d.recipe.text_file import check_characters
 
 MAX_DEPTH = 20
 MAX_NODES = 20_000
@@ -50,7 +50,7 @@ class NumberTooLongError(ValueError):
     """A number with more digits than any field can use."""
 
 
-def parse_yaml(text: str, *, name: str, language: Literal["YAML", "JSON"] = "YAML") -> TextTree:
+def parse_yaml(text: str, *, name: str, language: Literal["YAML", "JSON"] = "YAML") -> ParsedText:
     """Parse one document.
 
     Args:
@@ -101,7 +101,7 @@ class _Reader:
         self._problems: list[tuple[KeyPath, Problem]] = []
         self._num_nodes = 0
 
-    def document(self) -> TextTree:
+    def document(self) -> ParsedText:
         self._next()
         start = self._next()
         if isinstance(start, yaml.StreamEndEvent):
@@ -114,7 +114,7 @@ class _Reader:
         if not isinstance(end, yaml.StreamEndEvent):
             self._note((), _place(end), "a second document starts here; a file holds one")
         places = Places(path=self._name, values=self._values, keys=self._keys)
-        return TextTree(value=value, places=places, problems=tuple(self._problems))
+        return ParsedText(value=value, places=places, problems=tuple(self._problems))
 
     def _next(self) -> yaml.Event:
         # PyYAML raises plain ValueErrors for `\UFFFFFFFF` and for a %YAML version of a thousand digits.

@@ -20,8 +20,8 @@ from m2d.film.make import FilmResult, RunOptions, make_film
 from m2d.film.outputs import check_outputs
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
+from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan
-from m2d.recipe.text_tree import Places
 from m2d.video.provenance import Provenance, RunRecord
 from m2d.video.provenance_builder import installed_versions
 

@@ -8,8 +8,8 @@ from m2d.cli.flags import flag_of, name_flag_in
 from m2d.cli.remedies import describe
 from m2d.errors import RecipeError
 from m2d.recipe.overrides import COMMAND_LINE, Overrides, apply_overrides
+from m2d.recipe.places import Places
 from m2d.recipe.schema import Recipe, Scene
-from m2d.recipe.text_tree import Places
 
 RECIPE = Recipe(title="x", scenes=(Scene(prompt="a"),))
 

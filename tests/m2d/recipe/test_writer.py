@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.loader import parse_document
+from m2d.recipe.places import forbidden_character
 from m2d.recipe.schema import MAX_NUM_FRAMES, BackendChoice, Crossfade, Recipe, Sampling, Scene, Video
-from m2d.recipe.text_tree import forbidden_character
 from m2d.recipe.writer import to_yaml
 
 _TRICKY_TEXTS = """\

@@ -59,7 +59,7 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TextTree:
+class ParsedText:
     """A parsed document.
 
     Attributes:
