@@ -24,7 +24,6 @@ COMMAND = re.compile(
 )
 
 ABOVE = {"m2d/cli", "m2d/tasks"}
-STILL_TO_CONVERT = {"m2d/film/inherit.py"}
 EXEMPT = {
     "m2d/recipe/overrides.py",  # its problems are those of flags
     "m2d/recipe/template.py",  # a text for users of the command line, which `m2d init` writes
@@ -36,9 +35,7 @@ EXEMPT = {
 def low_files() -> Iterator[Path]:
     for path in [*(ROOT / "m2d").rglob("*.py"), *(ROOT / "backends/m2d_backends").rglob("*.py")]:
         name = path.relative_to(ROOT).as_posix()
-        if not any(
-            name == other or name.startswith(f"{other}/") for other in ABOVE | EXEMPT | STILL_TO_CONVERT
-        ):
+        if not any(name == other or name.startswith(f"{other}/") for other in ABOVE | EXEMPT):
             yield path
 
 

@@ -72,7 +72,9 @@ class FilmOptions:
         """Return the options that do not change the film."""
         from m2d.film.make import RunOptions
 
-        return RunOptions(force=self.force, resume=self.resume, save_previews=self.save_previews)
+        return RunOptions(
+            force=self.force, resume=self.resume, save_previews=self.save_previews, draft=self.preview
+        )
 
 
 def with_film_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -122,7 +124,6 @@ def run_task(
         reporter=reporter,
         overrides=overrides,
         options=run_options,
-        preview=options.preview,
         on_plan=partial(show_headline, quiet=options.quiet),
     )
     show_film(result, spent_s=time.monotonic() - began_s, quiet=options.quiet)

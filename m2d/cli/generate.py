@@ -67,9 +67,7 @@ def _generate(recipe: Path, *, options: FilmOptions, overrides: Overrides) -> No
     )
     with loading_libraries(reporter):
         from m2d.tasks import generate as task
-    result = task.run(
-        plan, backend, reporter=reporter, options=options.run_options(), preview=options.preview
-    )
+    result = task.run(plan, backend, reporter=reporter, options=options.run_options())
     show_film(result, spent_s=time.monotonic() - began_s, quiet=options.quiet)
     write_film_result(result, as_json=options.as_json)
 
@@ -90,7 +88,6 @@ def _reproduce(film: Path, *, options: FilmOptions, overrides: Overrides) -> Non
         overrides=overrides,
         options=options.run_options(),
         model=options.model,
-        preview=options.preview,
     )
     show_film(made.result, spent_s=time.monotonic() - began_s, quiet=options.quiet)
     if made.differing:

@@ -12,9 +12,8 @@ from pathlib import Path
 from m2d.backend import Backend
 from m2d.files import nameless_file, write_bytes
 from m2d.film.assembly import assemble
-from m2d.film.job import FilmJob
+from m2d.film.job import FilmJob, check_backend
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.make import check_backend
 from m2d.film.run_records import facts_of
 from m2d.film.transcode import transcode_scenes
 from m2d.folders import make_folder

@@ -1,6 +1,6 @@
-"""What a run that goes on from a film inherits from it: model, recipe, sizes.
+"""Model, recipe and sizes that a run takes from the film it starts from.
 
-Owns the reading of provenance as a starting point: it is data, validated like any recipe, and never a path.
+Provenance is untrusted data: it is validated like any recipe and never used as a path.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from m2d.recipe.schema import Recipe
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
 
-# The puppet theatre's own settings, as in its stories; for any other model, the recipe's defaults.
+# The sampling of the puppet stories; other models use the recipe's defaults.
 _PUPPET_SAMPLING: Mapping[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 25}
 _DESCRIBED = re.compile(r"\b(Actor[1-9][0-9]*)\s*\(([^()]+)\)")
 _SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|join|seed)(\.crossfade)?")
 
 
 def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource:
-    """Find the model to go on with: the one that was named, or the film's own if that is built in.
+    """Resolve the given model, or the film's own if that is built in.
 
     Args:
-        provenance: The film's; None for footage.
-        model: From the command line.
+        provenance: The film's provenance; None for an external video.
+        model: The given model.
 
     Raises:
-        InputError: The film was made by a model that is not built in, and none was named.
+        InputError: No model is given, and the film's own is not built in.
         CheckpointError: The model folder is missing or incomplete.
     """
     if model is not None:
@@ -59,20 +59,19 @@ def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource
 def inherited_recipe(
     film: LoadedFilm, source: ModelSource, *, scenes: Sequence[Mapping[str, Any]], like: Sequence[int]
 ) -> Recipe:
-    """Return the recipe of a run that goes on from a film: cast, setting, sampling and sizes are the film's.
+    """Return the recipe of a run that starts from a film: cast, setting, sampling and sizes are the film's.
 
-    Who is not in the cast joins it by being described: `Actor3 (tall green body) waves.`
+    A prompt adds a new actor to the cast by describing it: `Actor3 (tall green body) waves.`
 
     Args:
         film: The film.
-        source: The model to go on with.
-        scenes: The scenes to make, as in a recipe; what is None is left out.
+        source: The model of the run.
+        scenes: The target scenes, as in a recipe; values that are None are left out.
         like: Scenes of the film; the newest recipe that made one of them is inherited.
 
     Raises:
-        RecipeError: Scenes that no recipe may have.
-        InputError: The film's provenance holds something that is no recipe, or a prompt names somebody who is
-            nowhere described.
+        RecipeError: A scene is not valid in a recipe.
+        InputError: The film's recipe is not valid, or a prompt names an actor that is not described.
     """
     before = _newest_run(film, like)
     document: dict[str, Any]
@@ -108,10 +107,10 @@ def plan_on(
     overrides: Overrides,
     places: Places = COMMAND_LINE,
 ) -> RunPlan:
-    """Resolve a run that goes on from a film; only what the new scenes are to be warned of is kept.
+    """Plan a run that starts from a film; keep only the warnings about the target scenes.
 
     Raises:
-        RecipeError: Prompts, sizes or overrides that the model or a recipe cannot have.
+        RecipeError: A prompt, a size or an override is not valid for the model or in a recipe.
     """
     try:
         plan = plan_story(
@@ -129,10 +128,10 @@ def plan_on(
 
 
 def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
-    """Return scene `number` as its recipe had it; None for footage.
+    """Return scene `number` of the recipe that made it; None for external video.
 
     Raises:
-        InputError: The film's provenance does not tell.
+        InputError: The film's provenance does not contain that recipe.
     """
     run = film.runs[film.scenes[number].generating_run]
     if run.kind == "footage":
@@ -148,19 +147,19 @@ def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
 
 
 def recipe_of(run: RunRecord) -> Recipe:
-    """Validate a run's recipe like any file's.
+    """Validate the recipe of a run.
 
     Raises:
-        InputError: It is no recipe.
+        InputError: The recipe is not valid.
     """
     return validated_recipe(run.recipe)
 
 
 def validated_recipe(document: Mapping[str, Any]) -> Recipe:
-    """Validate a recipe that was kept as JSON.
+    """Validate a recipe that was stored as JSON.
 
     Raises:
-        InputError: It is no recipe.
+        InputError: The recipe is not valid.
     """
     try:
         return Recipe.model_validate_json(json.dumps(document))
@@ -168,15 +167,15 @@ def validated_recipe(document: Mapping[str, Any]) -> Recipe:
         first = error.errors(include_url=False, include_input=False)[0]
         place = printable(".".join(map(str, first["loc"])), limit=200)
         raise InputError(
-            f"the film was made from what is no recipe: {place}: {printable(first['msg'])}"
+            f"the recipe stored in the film is not valid: {place}: {printable(first['msg'])}"
         ) from error
 
 
 def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
-    """Return the output that was named, or `out/NAME-ENDING.mp4` for `out/NAME.mp4`.
+    """Return the given output, or `out/NAME-ENDING.mp4` for `out/NAME.mp4`.
 
     Raises:
-        InputError: What was named is no MP4, or the film is no file's name.
+        InputError: The output does not end in .mp4, or the film is a folder.
     """
     if out is not None:
         if out.suffix.lower() != ".mp4":
@@ -189,14 +188,14 @@ def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
 
 
 def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:
-    """The newest run with a recipe that made one of the scenes, or else any."""
-    makers = sorted({film.scenes[number].generating_run for number in like})
-    runs = [*film.runs, *(film.runs[maker] for maker in makers)]
+    """Return the newest run with a recipe that made one of the scenes, or else the newest of all."""
+    indices = sorted({film.scenes[number].generating_run for number in like})
+    runs = [*film.runs, *(film.runs[index] for index in indices)]
     return next((run for run in reversed(runs) if run.kind != "footage"), None)
 
 
 def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> dict[str, str]:
-    """The film's cast, and everybody whom a prompt describes."""
+    """Return the film's cast with every actor that a prompt describes."""
     texts = [*prompts, *(scene.plan.prompt for scene in film.scenes)]
     described = {name: text for each in reversed(texts) for name, text in _DESCRIBED.findall(each)}
     full = {**cast, **{name: text for name, text in described.items() if name not in cast}}
@@ -204,9 +203,9 @@ def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> 
         unknown = unknown_actors(prompt, full)
         if unknown:
             argument = f"prompt {number}" if len(prompts) > 1 else "prompt"
-            known = ", ".join(full) or "nobody is"
+            known = ", ".join(full) or "empty"
             raise InputError(
-                f"{unknown[0]} is not in the film's cast ({known}); describe who that is: "
+                f"{unknown[0]} is not in the film's cast ({known}); describe it in the prompt: "
                 f"{unknown[0]} (tall green body)",
                 argument=argument,
             )
@@ -214,7 +213,7 @@ def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> 
 
 
 def _own_warnings(plan: RunPlan, *, keeps_lengths: bool) -> tuple[str, ...]:
-    """Sizes and cast are the film's, and its maker was warned of them; so are lengths of re-rolled scenes."""
+    """Keep the warnings about target scenes; those about the film's cast and sizes were reported before."""
     own = []
     for warning in plan.warnings:
         field, _, message = warning.removeprefix(f"{COMMAND_LINE.path}: ").partition(": ")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2d.backend import Backend
+from m2d.backend_checks import require_available
 from m2d.film.assembly import AssembledFilm
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.output_scenes import OutputScene, output_scenes
+from m2d.pipeline.graphs import check_graphs
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.video.provenance import RunKind
@@ -30,11 +34,13 @@ class FilmJob:
             before it made. The last plan describes the output.
         film: The film that the first run starts from.
         keeps: The scenes to write; None for all.
+        hints: Notes on the request, reported after those on the input film.
     """
 
     runs: tuple[PlannedRun, ...]
     film: LoadedFilm | None = None
     keeps: range | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def plan(self) -> RunPlan:
@@ -96,8 +102,21 @@ def headline(job: FilmJob) -> str:
 
 
 def announce(job: FilmJob, reporter: Reporter) -> None:
-    """Report the notes and warnings of a job."""
+    """Report the notes, warnings and hints of a job."""
     for note in job.notes:
         reporter.note(note)
     for warning in job.warnings:
         reporter.warn(warning)
+    for hint in job.hints:
+        reporter.note(hint)
+
+
+def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
+    """Check that the backend can run plans here and has the graphs that they need.
+
+    Raises:
+        BackendUnavailable: The backend cannot run here, or a graph has to be exported first.
+        ArtifactRefused: A graph is outdated, corrupt, made elsewhere or not trusted.
+    """
+    require_available(backend, plans[-1].device)
+    check_graphs(plans, backend)

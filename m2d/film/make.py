@@ -12,25 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m2d.backend import Backend
-from m2d.backend_checks import require_available
 from m2d.errors import Interrupted, Remedy
 from m2d.files import nameless_file, remove_file
 from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.contents import files_of, provenance_of
 from m2d.film.context_frames import FRAMES
 from m2d.film.disk_space import check_disk_space
-from m2d.film.job import FilmJob
+from m2d.film.draft import draw_draft
+from m2d.film.job import FilmJob, check_backend
 from m2d.film.journal import Journal, open_journal
 from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
 from m2d.film.run_records import record_of, request_of, with_speeds
 from m2d.film.transcode import transcode_scenes
-from m2d.pipeline.graphs import check_graphs
 from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
-from m2d.recipe.plan import RunPlan
 from m2d.stop import StopRequest
 from m2d.video.provenance import Provenance, RunRecord
 from m2d.video.provenance_text import seal_provenance
@@ -46,11 +44,13 @@ class RunOptions:
         force: Replace existing outputs.
         resume: Continue an unfinished run of the same film.
         save_previews: Draw the current estimate while denoising.
+        draft: First draw a contact sheet after a few steps.
     """
 
     force: bool = False
     resume: bool = False
     save_previews: bool = False
+    draft: bool = False
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -110,6 +110,8 @@ def make_film(
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
     check_backend(job.plans, backend)
+    if options.draft:
+        draw_draft(job, backend, reporter=reporter)
     records = [record_of(run.kind, run.plan) for run in job.runs]
     clock, stop = Clock(reporter), StopRequest()
     with (
@@ -174,17 +176,6 @@ def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None
             check_stop()
 
     return Observer(on_step=on_step, on_window=journal.keep_window, check_stop=check_stop)
-
-
-def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
-    """Check that the backend can run plans here and has the graphs that they need.
-
-    Raises:
-        BackendUnavailable: The backend cannot run here, or a graph has to be exported first.
-        ArtifactRefused: A graph is outdated, corrupt, made elsewhere or not trusted.
-    """
-    require_available(backend, plans[-1].device)
-    check_graphs(plans, backend)
 
 
 def _publish(

@@ -1,7 +1,6 @@
 """Extend: append scenes to a film, made by m2d or not, with its last scenes as clean context (Eq. 2).
 
-Owns what is asked for and what of it fits together; `inherit` finds what the film hands on, `production` does
-the work.
+Owns the request and its checks; `m2d.film.inherit` derives the recipe from the film.
 """
 
 from __future__ import annotations
@@ -17,16 +16,14 @@ from m2d.backend import Backend
 from m2d.errors import InputError, Remedy
 from m2d.families.loading import load_tokenizer
 from m2d.families.source import ModelSource
-from m2d.film.draft import draw_draft
 from m2d.film.external import describe_copy, load_external_video
-from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
-from m2d.film.job import FilmJob, PlannedRun, announce, headline
+from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.journal_folder import CorruptFileError, read_request
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.make import FilmResult, RunOptions, make_film
-from m2d.film.outputs import check_outputs
+from m2d.film.make import FilmResult, RunOptions
+from m2d.film.run import plan_and_make
 from m2d.model.tokenizer import PromptTooLong
 from m2d.progress import Reporter
 from m2d.recipe.fields import NegativePrompt
@@ -37,17 +34,17 @@ from m2d.recipe.schema import Recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extension:
-    """What is asked for.
+    """A request to extend a film.
 
     Attributes:
-        film: The film to go on from.
-        prompts: One new scene each; none when an unfinished run is resumed, which knows them.
-        context_prompts: What happens in the scenes of footage; the last ones when fewer.
-        cuts_s: Where scenes of footage begin, in seconds; None finds them.
-        only_new: Whether the output holds the new scenes alone.
+        film: The film to extend.
+        prompts: One prompt for each new scene; none when an unfinished run is resumed.
+        context_prompts: Prompts of an external video's last scenes.
+        cuts_s: Start times of an external video's scenes, in seconds; None detects them.
+        only_new: Whether the output contains only the new scenes.
         model: A model instead of the film's own.
-        frames: Length of the new scenes; None takes the recipe's.
-        join: How every new scene follows the one before it, as in a recipe; None is a cut.
+        frames: Number of frames of a new scene; None takes the recipe's.
+        join: Transition to every new scene, as in a recipe; None is a cut.
     """
 
     film: Path
@@ -67,58 +64,47 @@ def run(
     reporter: Reporter,
     overrides: Overrides,
     options: RunOptions,
-    preview: bool = False,
     on_plan: Callable[[str], None] | None = None,
 ) -> FilmResult:
-    """Append the scenes.
+    """Append the scenes; other arguments are those of `plan_and_make`.
 
     Args:
-        extension: What is asked for.
-        find_backend: Name to backend: which one is known when the film's recipe is.
-        reporter: Is told about stages, steps, warnings and what was done to footage.
-        overrides: What the command line changes; without `out`, the film goes beside the old one.
-        options: How it is run.
-        preview: Whether a draft's contact sheet is drawn first.
-        on_plan: Is told in one line what is going to be made, as soon as that is known.
+        extension: The request.
+        overrides: Values that replace the recipe's; without `out`, the new film goes beside the old one.
 
     Raises:
-        M2DError: As `plan_extension` and `make_film`.
+        M2DError: See `plan_extension` and `make_film`.
     """
     output = output_of(extension.film, overrides.out, ending="extended")
-    # Before the film is decoded: what is in the way should be told at once.
-    check_outputs(output, force=options.force, resume=options.resume)
-    if options.resume:
-        finished = finish_published(output, kind="extend", prompts=extension.prompts, reporter=reporter)
-        if finished is not None:
-            return finished
-    production = plan_extension(
-        extension, overrides=replace(overrides, out=output), resume=options.resume, reporter=reporter
+    return plan_and_make(
+        output,
+        lambda: plan_extension(
+            extension, overrides=replace(overrides, out=output), resume=options.resume, reporter=reporter
+        ),
+        find_backend=find_backend,
+        reporter=reporter,
+        options=options,
+        on_plan=on_plan,
+        resumable=("extend", extension.prompts),
     )
-    if on_plan is not None:
-        on_plan(headline(production))
-    announce(production, reporter)
-    backend = find_backend(production.plan.backend)
-    if preview:
-        draw_draft(production, backend, reporter=reporter)
-    return make_film(production, backend, reporter=reporter, options=options)
 
 
 def plan_extension(
     extension: Extension, *, overrides: Overrides, reporter: Reporter, resume: bool = False
 ) -> FilmJob:
-    """Load the film and resolve the run.
+    """Load the film and plan the run.
 
     Args:
-        extension: What is asked for.
-        overrides: What the command line changes; `out` is the output.
-        reporter: Is told while footage is looked through, which takes its time.
-        resume: Whether what is not asked for is what the unfinished run was asked.
+        extension: The request.
+        overrides: Values that replace the recipe's; `out` is the output.
+        reporter: Receives the stage of reading an external video.
+        resume: Whether values that are not given are taken from the unfinished run.
 
     Raises:
-        FilmError: Not a film, or not one that can be gone on from.
-        ProvenanceError: Its provenance is damaged or tells of another film.
-        RecipeError: Prompts or overrides that no recipe may have.
-        InputError: A model that does not fit the film, or options that do not fit together.
+        FilmError: The file is not a video that can be extended.
+        ProvenanceError: The provenance is corrupt or describes another film.
+        RecipeError: A prompt or an override is not valid in a recipe.
+        InputError: The model does not fit the film, or options contradict each other.
     """
     recipe: Recipe | None = None
     if not extension.prompts:
@@ -133,7 +119,7 @@ def plan_extension(
     if provenance is not None:
         film = load_film(extension.film, source)
     else:
-        film = _footage(extension, source, reporter=reporter)
+        film = _external_video(extension, source, reporter=reporter)
     if recipe is None:
         scenes = [
             {"prompt": prompt, "frames": extension.frames, "join": extension.join}
@@ -146,7 +132,7 @@ def plan_extension(
     return FilmJob(runs=(PlannedRun(kind="extend", plan=plan),), film=film, keeps=keeps)
 
 
-def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -> LoadedFilm:
+def _external_video(extension: Extension, source: ModelSource, *, reporter: Reporter) -> LoadedFilm:
     tokenizer = load_tokenizer(source)
     prompts = []
     for number, prompt in enumerate(extension.context_prompts, start=1):
@@ -154,11 +140,13 @@ def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -
             prompts.append(TypeAdapter(NegativePrompt).validate_python(prompt))
         except ValidationError as error:
             message = error.errors(include_url=False, include_input=False)[0]["msg"]
-            raise InputError(f"--context-prompt {number}: {message.removeprefix('Value error, ')}") from error
+            raise InputError(
+                message.removeprefix("Value error, "), argument=f"context_prompt {number}"
+            ) from error
         try:
             tokenizer.check_length(prompts[-1])
         except PromptTooLong as error:
-            raise InputError(f"--context-prompt {number}: {error}") from error
+            raise InputError(str(error), argument=f"context_prompt {number}") from error
     with reporter.stage("look through the film"):
         film = load_external_video(
             extension.film,
@@ -174,14 +162,14 @@ def _footage(extension: Extension, source: ModelSource, *, reporter: Reporter) -
 
 
 def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:
-    """What the unfinished run was asked for, and is not repeated on the command line.
+    """Complete a request without prompts from that of the unfinished run.
 
     Args:
-        extension: What is asked for now, without prompts.
-        output: Where an unfinished run may be; None when none is resumed.
+        extension: The request, without prompts.
+        output: The output of the unfinished run; None if none is resumed.
     """
     if output is None:
-        raise InputError("--prompt: missing; give one for each new scene")
+        raise InputError("missing; give one for each new scene", argument="prompt")
     try:
         request = read_request(output)
     except CorruptFileError as error:
@@ -197,12 +185,12 @@ def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extens
             "--frames, --join: belong to new scenes, and the unfinished run knows its own; leave them out"
         )
     film: Mapping[str, Any] = request["film"] or {"cuts_s": None, "scenes": []}
-    is_footage = film.get("digest") is None
-    cuts_s = tuple(film["cuts_s"]) if is_footage and film["cuts_s"] is not None else None
-    told = tuple(scene["prompt"] for scene in film["scenes"]) if is_footage else ()
+    is_external = film.get("digest") is None
+    cuts_s = tuple(film["cuts_s"]) if is_external and film["cuts_s"] is not None else None
+    prompts = tuple(scene["prompt"] for scene in film["scenes"]) if is_external else ()
     return validated_recipe(request["runs"][-1]["recipe"]), replace(
         extension,
         cuts_s=extension.cuts_s if extension.cuts_s is not None else cuts_s,
-        context_prompts=extension.context_prompts or told,
+        context_prompts=extension.context_prompts or prompts,
         only_new=extension.only_new or request["only_new"],
     )

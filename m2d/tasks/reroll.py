@@ -1,6 +1,6 @@
-"""Reroll: make chosen scenes of a film anew, all others being clean context and staying as they are.
+"""Reroll: regenerate chosen scenes of a film; the other scenes are clean context and stay unchanged.
 
-Owns what is asked for and which scenes a recipe of the run holds; `production` does the work.
+Owns the request, its checks, and which runs regenerate which scenes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from typing import Any
 from m2d.backend import Backend
 from m2d.errors import InputError
 from m2d.families.source import ModelSource
-from m2d.film.draft import draw_draft
-from m2d.film.finish import finish_published
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
-from m2d.film.job import FilmJob, PlannedRun, announce, headline
+from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.make import FilmResult, RunOptions, make_film
-from m2d.film.outputs import check_outputs
+from m2d.film.make import FilmResult, RunOptions
+from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides
@@ -29,13 +27,13 @@ from m2d.recipe.plan import ExistingFilm, RunPlan, ScenePlan
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reroll:
-    """What is asked for.
+    """A request to regenerate scenes.
 
     Attributes:
         film: The film, made by m2d.
-        scenes: Scenes to make anew, from 0.
+        scenes: The scenes, from 0.
         prompts: New prompts, one per scene in the order of `scenes`; none keeps the old ones.
-        seed: Seed of the new scenes; None takes the one after each scene's own, so that something changes.
+        seed: Seed of the new scenes; None takes each scene's own seed plus 1.
         model: A model instead of the film's own.
     """
 
@@ -53,52 +51,44 @@ def run(
     reporter: Reporter,
     overrides: Overrides,
     options: RunOptions,
-    preview: bool = False,
     on_plan: Callable[[str], None] | None = None,
 ) -> FilmResult:
-    """Make the scenes anew; see `m2d.tasks.extend.run` for arguments.
+    """Regenerate the scenes; for arguments see `m2d.tasks.extend.run`.
 
     Raises:
-        M2DError: As `plan_reroll` and `make_film`.
+        M2DError: See `plan_reroll` and `make_film`.
     """
     output = output_of(reroll.film, overrides.out, ending="rerolled")
-    check_outputs(output, force=options.force, resume=options.resume)
-    if options.resume:
-        finished = finish_published(output, kind="reroll", prompts=reroll.prompts, reporter=reporter)
-        if finished is not None:
-            return finished
-    production = plan_reroll(reroll, overrides=replace(overrides, out=output))
-    assert production.film is not None
-    if on_plan is not None:
-        on_plan(headline(production))
-    announce(production, reporter)
-    for message in _stale(production.film, reroll.scenes):
-        reporter.note(message)
-    backend = find_backend(production.plan.backend)
-    if preview:
-        draw_draft(production, backend, reporter=reporter)
-    return make_film(production, backend, reporter=reporter, options=options)
+    return plan_and_make(
+        output,
+        lambda: plan_reroll(reroll, overrides=replace(overrides, out=output)),
+        find_backend=find_backend,
+        reporter=reporter,
+        options=options,
+        on_plan=on_plan,
+        resumable=("reroll", reroll.prompts),
+    )
 
 
 def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
-    """Load the film and resolve the run, or several that follow each other.
+    """Load the film and plan one run, or several in sequence.
 
     Raises:
-        FilmError: Not a film, or not a complete one.
-        ProvenanceError: Its provenance is damaged or tells of another film.
-        RecipeError: Prompts or overrides that no recipe may have.
-        InputError: Scenes the film does not have, or a model that does not fit it.
+        FilmError: The file is not a video, or is incomplete.
+        ProvenanceError: The provenance is corrupt or describes another film.
+        RecipeError: A prompt or an override is not valid in a recipe.
+        InputError: The film does not have these scenes, or the model does not fit it.
     """
     provenance = read_provenance(reroll.film)
     source = model_of(provenance, model=reroll.model)
     film = load_film(reroll.film, source)
     runs: list[PlannedRun] = []
     scenes = film.plans
-    for chosen in _in_turn(_chosen(reroll, film), film):
+    for chosen in _in_sequence(_chosen(reroll, film), film):
         plan = _plan(reroll, film, source, chosen=chosen, scenes=scenes, overrides=overrides)
         runs.append(PlannedRun(kind="reroll", plan=plan))
         scenes = plan.scenes
-    return FilmJob(runs=tuple(runs), film=film)
+    return FilmJob(runs=tuple(runs), film=film, hints=_unchanged_continuations(film, reroll.scenes))
 
 
 def _plan(
@@ -120,20 +110,23 @@ def _chosen(reroll: Reroll, film: LoadedFilm) -> tuple[int, ...]:
     num_scenes = len(film.scenes)
     outside = [number + 1 for number in reroll.scenes if not 0 <= number < num_scenes]
     if outside or not reroll.scenes:
-        told = ", ".join(map(str, outside)) or "none given"
+        given = ", ".join(map(str, outside)) or "none given"
         have = f"scenes 1 to {num_scenes}" if num_scenes > 1 else "scene 1 alone"
-        raise InputError(f"--scene: {told}; {reroll.film} has {have}")
+        raise InputError(f"{given}; {reroll.film} has {have}", argument="scene")
     if len(set(reroll.scenes)) != len(reroll.scenes):
-        told = ", ".join(str(number + 1) for number in reroll.scenes)
-        raise InputError(f"--scene: {told}; name each scene once")
+        given = ", ".join(str(number + 1) for number in reroll.scenes)
+        raise InputError(f"{given}; name each scene once", argument="scene")
     if reroll.prompts and len(reroll.prompts) != len(reroll.scenes):
-        counts = f"{len(reroll.prompts)} given for {len(reroll.scenes)} of --scene"
-        raise InputError(f"--prompt: {counts}; give one for each, or none to keep the old ones")
+        raise InputError(
+            f"{len(reroll.prompts)} prompts for {len(reroll.scenes)} scenes; give one for each, or none to "
+            "keep the old ones",
+            argument="prompt",
+        )
     return tuple(sorted(reroll.scenes))
 
 
-def _in_turn(chosen: Sequence[int], film: LoadedFilm) -> list[tuple[int, ...]]:
-    """Cut into runs where a scene continues a chosen one: that has to be finished before it."""
+def _in_sequence(chosen: Sequence[int], film: LoadedFilm) -> list[tuple[int, ...]]:
+    """Group the scenes into runs: a scene that continues a chosen one needs the finished one."""
     groups: list[list[int]] = []
     for number in chosen:
         continues = film.scenes[number].plan.join.kind == "continue" and number - 1 in chosen
@@ -144,7 +137,7 @@ def _in_turn(chosen: Sequence[int], film: LoadedFilm) -> list[tuple[int, ...]]:
 
 
 def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
-    """A scene as the run's recipe has it: what is not asked for is what it was."""
+    """Return a scene of the run's recipe; values that are not requested stay as they were."""
     loaded = film.scenes[number]
     kept: dict[str, Any] = {}
     if reroll.prompts:
@@ -153,7 +146,9 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
     else:
         before = recipe_scene(film, number)
         if before is None:
-            raise InputError(f"--prompt: missing; scene {number + 1} is footage and has none to keep")
+            raise InputError(
+                f"missing; scene {number + 1} is external video and has no prompt to keep", argument="prompt"
+            )
         prompt, setting = before["prompt"], before["setting"]
     record = loaded.record
     if record is not None and record.seed is not None:
@@ -169,7 +164,7 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
         "prompt": prompt,
         "seed": (seed_before + 1) % (MAX_SEED + 1) if reroll.seed is None else reroll.seed,
         "frames": loaded.plan.geometry.num_frames,
-        # The join stays the film's own.
+        # The transition of the film stays.
         "join": None,
     }
 
@@ -183,10 +178,10 @@ def _recorded_setting(film: LoadedFilm, number: int) -> str | None:
     return None if before is None else before["setting"]
 
 
-def _stale(film: LoadedFilm, chosen: Sequence[int]) -> list[str]:
-    """Name scenes that continue one that is made anew: they keep the start they had."""
-    return [
+def _unchanged_continuations(film: LoadedFilm, chosen: Sequence[int]) -> tuple[str, ...]:
+    """Name the scenes that continue the old version of a regenerated scene."""
+    return tuple(
         f"scene {number + 1} continues scene {number} as it was; re-roll it, too, to have it follow the new"
         for number, scene in enumerate(film.scenes)
         if scene.plan.join.kind == "continue" and number - 1 in chosen and number not in chosen
-    ]
+    )

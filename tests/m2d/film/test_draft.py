@@ -17,6 +17,7 @@ from m2d.registry import get_backend
 from m2d.tasks import generate
 from tests.m2d.tasks.studio import PROMPTS, Stopping, Studio, contents, frames_of, open_studio
 
+DRAFT = RunOptions(draft=True)
 COMPLETE = ["latents.safetensors", "run.json", "sheet.png"]
 
 
@@ -38,7 +39,7 @@ def size_of(path: Path) -> tuple[int, int]:
 def test_a_draft_is_drawn_first_and_changes_nothing(studio: Studio) -> None:
     plan = studio.plan(2, name="drafted", sampling={"num_inference_steps": 12})
     reporter = Stopping()
-    result = generate.run(plan, get_backend("eager"), reporter=reporter, preview=True)
+    result = generate.run(plan, get_backend("eager"), reporter=reporter, options=DRAFT)
     draft = result.run_folder / "draft.png"
     assert reporter.notes == [f"draft: {draft}"]
     assert reporter.done["denoise"] == drafts.DRAFT_STEPS + 12
@@ -50,7 +51,7 @@ def test_a_draft_is_drawn_first_and_changes_nothing(studio: Studio) -> None:
 
 def test_a_draft_never_takes_more_steps_than_the_film(studio: Studio, two: Path) -> None:
     reporter = Stopping()
-    studio.extend(two, "a fish", preview=True, reporter=reporter)
+    studio.extend(two, "a fish", draft=True, reporter=reporter)
     assert reporter.done["denoise"] == 4
 
 
@@ -59,7 +60,7 @@ def test_the_transformer_makes_room_before_anything_is_decoded(
 ) -> None:
     backend, reporter, released = get_backend("eager"), Stopping(), []
     monkeypatch.setattr(type(backend), "release", lambda _: released.append(reporter.done.get("decode", 0)))
-    generate.run(studio.plan(2, name="room"), backend, reporter=reporter, preview=True)
+    generate.run(studio.plan(2, name="room"), backend, reporter=reporter, options=DRAFT)
     assert released == [0, 2]
 
 
@@ -68,12 +69,12 @@ def test_the_draft_of_an_extension_shows_what_will_be_written(
     only_new: bool, studio: Studio, two: Path
 ) -> None:
     out = studio.path(f"extended {only_new}")
-    result = studio.extend(two, "a fish", preview=True, only_new=only_new, out=out)
+    result = studio.extend(two, "a fish", draft=True, only_new=only_new, out=out)
     assert size_of(result.run_folder / "draft.png") == size_of(result.run_folder / "sheet.png")
 
 
 def test_a_reroll_has_a_draft_and_previews_too(studio: Studio, two: Path) -> None:
-    result = studio.reroll(two, 1, preview=True, save_previews=True)
+    result = studio.reroll(two, 1, draft=True, save_previews=True)
     names = sorted(contents(result.run_folder))
     assert names == [
         "draft.png",
@@ -98,9 +99,9 @@ def test_a_draft_that_is_stopped_promises_nothing(studio: Studio) -> None:
 def test_what_is_in_the_way_is_told_before_a_draft_is_drawn(studio: Studio, two: Path) -> None:
     reporter = Stopping()
     with pytest.raises(OutputError, match=r"two\.mp4: exists already"):
-        generate.run(studio.plan(2, name="two"), get_backend("eager"), reporter=reporter, preview=True)
+        generate.run(studio.plan(2, name="two"), get_backend("eager"), reporter=reporter, options=DRAFT)
     with pytest.raises(BackendUnavailable, match="cuda:7"):
-        studio.extend(two, "a fish", preview=True, out=studio.path("never"), overrides={"device": "cuda:7"})
+        studio.extend(two, "a fish", draft=True, out=studio.path("never"), overrides={"device": "cuda:7"})
     assert reporter.done == {}
 
 

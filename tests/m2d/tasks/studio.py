@@ -35,6 +35,7 @@ from tests.m2d.tasks.journals import Told
 
 PROMPTS = ("a red ball", "a blue ball", "a green ball", "a red cube", "a blue cube", "a green cube", "a sea")
 STEPS = 2
+RUN_OPTIONS = ("force", "resume", "save_previews", "draft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,7 @@ class Studio:
         **more: Any,
     ) -> FilmResult:
         """Arguments of `Extension` and `RunOptions`, by name."""
-        options = {key: more.pop(key) for key in ("force", "resume", "save_previews") if key in more}
-        preview = more.pop("preview", False)
+        options = {key: more.pop(key) for key in RUN_OPTIONS if key in more}
         overrides = more.pop("overrides", {})
         return extend.run(
             extend.Extension(film=film, prompts=prompts, **({"model": self.source.name} | more)),
@@ -104,7 +104,6 @@ class Studio:
             reporter=reporter or SilentReporter(),
             overrides=Overrides(**({"num_inference_steps": STEPS, "out": out} | overrides)),
             options=RunOptions(**options),
-            preview=preview,
         )
 
     def reroll(
@@ -116,8 +115,7 @@ class Studio:
         **more: Any,
     ) -> FilmResult:
         """`scenes` count from 0."""
-        options = {key: more.pop(key) for key in ("force", "resume", "save_previews") if key in more}
-        preview = more.pop("preview", False)
+        options = {key: more.pop(key) for key in RUN_OPTIONS if key in more}
         overrides = more.pop("overrides", {})
         return reroll.run(
             reroll.Reroll(film=film, scenes=scenes, **({"model": self.source.name} | more)),
@@ -125,7 +123,6 @@ class Studio:
             reporter=reporter or SilentReporter(),
             overrides=Overrides(**({"out": out} | overrides)),
             options=RunOptions(**options),
-            preview=preview,
         )
 
     def reproduce(

@@ -202,7 +202,7 @@ def test_somebody_new_joins_the_cast_by_being_described(studio: Studio) -> None:
 
 
 REFUSED = {
-    "nothing asked for": ({"prompts": ()}, InputError, "--prompt: missing; give one for each new scene"),
+    "nothing asked for": ({"prompts": ()}, InputError, "^prompt: missing; give one for each new scene"),
     "an empty prompt": ({"prompts": ("a fish", " ")}, RecipeError, r"scenes\[1\]\.prompt: is empty"),
     "a control character": ({"prompts": ("a\x1b[31m",)}, RecipeError, r"line: prompt: .* U\+001B; remove it"),
     "a prompt too long": ({"prompts": ("fish " * 50,)}, RecipeError, "line: prompt: 51 tokens .* at most 40"),

@@ -198,12 +198,12 @@ REFUSED = {
     "no time": ({"cuts_s": (float("nan"),)}, "^cuts: nan is not a time"),
     "scenes too short": ({"cuts_s": (0.25, 1.9)}, "scene . of 3 .* has . of the 9 frames"),
     "too many prompts": ({"cuts_s": (), "context_prompts": ("a", "b")}, "2 prompts for 1 scenes"),
-    "a prompt with controls": ({"cuts_s": (), "context_prompts": ("\x1b",)}, "--context-prompt 1: .* U.001B"),
+    "a prompt with controls": ({"cuts_s": (), "context_prompts": ("\x1b",)}, "^context_prompt 1: .* U.001B"),
     "a prompt too long": (
         {"cuts_s": (), "context_prompts": ("a " * 99,)},
-        "--context-prompt 1: .* 100 tok",
+        "^context_prompt 1: .* 100 tok",
     ),
-    "somebody unknown": ({"cuts_s": (), "prompts": ("Actor1 sits",)}, "^prompt: Actor1 .* .nobody is"),
+    "somebody unknown": ({"cuts_s": (), "prompts": ("Actor1 sits",)}, "^prompt: Actor1 .* .empty"),
 }
 
 

@@ -92,9 +92,9 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "another order": (
         lambda it: it["runs"][0].update(kind="extend"),
-        "a run of `m2d extend` is out of place",
+        "a run of kind extend is out of place",
     ),
-    "two beginnings": (lambda it: it["runs"][1].update(kind="generate"), "`m2d generate` is out of place"),
+    "two beginnings": (lambda it: it["runs"][1].update(kind="generate"), "kind generate is out of place"),
     "a scene too many": (
         lambda it: it["runs"][1]["recipe"]["scenes"].append({"prompt": "a"}),
         "make 5 scenes, which are not the 4 of the film",
@@ -105,15 +105,15 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no recipe": (
         lambda it: it["runs"][0].update(recipe={}),
-        "made from what is no recipe: title: Field required",
+        "recipe stored in the film is not valid: title: Field required",
     ),
     "a path as output": (
         lambda it: it["runs"][0]["recipe"].update(output="../../up.mp4"),
-        "made from what is no recipe: output",
+        "recipe stored in the film is not valid: output",
     ),
     "a prompt with controls": (
         lambda it: it["runs"][0]["recipe"]["scenes"][0].update(prompt="a\x1b[2J"),
-        r"made from what is no recipe: scenes\.0\.prompt: Value error, holds the forbidden character U\+001B",
+        r"stored in the film is not valid: scenes\.0\.prompt: Value error, holds the forbidden character U\+001B",
     ),
     "frames the model cannot make": (
         lambda it: it["runs"][0]["recipe"]["video"].update(num_frames=6),
@@ -122,7 +122,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a story's end alone": (lambda it: it.update(first_scene=2), "begins with scene 3 of its story"),
     "frames of a film": (
         lambda it: it["runs"][1].update(kind="footage", windows=[], model=None),
-        "goes on from frames of a film, which provenance does not hold",
+        "starts from frames of another video, which provenance does not contain",
     ),
 }
 
@@ -165,7 +165,7 @@ def test_damaged_provenance_is_refused(studio: Studio, grown: FilmResult) -> Non
 
 def test_a_film_of_somebody_else_cannot_be_made_again(studio: Studio, grown: FilmResult) -> None:
     film = write_plain(studio.path("theirs"), read_film(grown.film).frames_PHWC)
-    with pytest.raises(InputError, match=r"theirs\.mp4: was not made by m2d, so nothing tells how"):
+    with pytest.raises(InputError, match=r"theirs\.mp4: was not made by m2d and has no provenance"):
         studio.reproduce(film)
 
 
@@ -186,7 +186,9 @@ def test_runs_of_several_devices_need_one_to_be_chosen(studio: Studio, grown: Fi
         document["runs"][1]["recipe"]["backend"]["device"] = "cuda:1"
 
     film = rewritten(grown.film, studio.path("moved"), move)
-    with pytest.raises(InputError, match="made with device cpu and cuda:1; choose one with --device"):
+    with pytest.raises(
+        InputError, match=r"^device: missing; the runs of .* were made with cpu and cuda:1; choose one"
+    ):
         studio.reproduce(film)
     assert studio.reproduce(film, overrides={"device": "cpu"}).differing == ()
 

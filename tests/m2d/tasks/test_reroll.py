@@ -169,7 +169,7 @@ def test_without_its_run_folder_a_scene_keeps_its_prompt_and_gets_another_seed(
     assert again_PHWC is not None
     assert np.array_equal(again_PHWC, shown_PHWC[8:17])
     # By now all but one scene is footage, which has no prompt of its own.
-    with pytest.raises(InputError, match="--prompt: missing; scene 1 is footage"):
+    with pytest.raises(InputError, match=r"^prompt: missing; scene 1 is external video"):
         planned(studio, result.film, 0)
 
 
@@ -188,12 +188,12 @@ def test_in_place_a_film_is_replaced_only_if_that_is_said(studio: Studio, film: 
 
 
 REFUSED: dict[str, tuple[tuple[int, ...], dict[str, Any], type[InputError], str]] = {
-    "scene 0": ((-1,), {}, InputError, r"--scene: 0; .*film\.mp4 has scenes 1 to 5"),
-    "a scene too many": ((1, 5), {}, InputError, r"--scene: 6; .*film\.mp4 has scenes 1 to 5"),
-    "no scene": ((), {}, InputError, "--scene: none given"),
-    "a scene twice": ((1, 1), {}, InputError, "--scene: 2, 2; name each scene once"),
-    "too many prompts": ((1,), {"prompts": ("a", "b")}, InputError, "--prompt: 2 given for 1 of --scene"),
-    "too few prompts": ((1, 2), {"prompts": ("a",)}, InputError, "--prompt: 1 given for 2 of --scene"),
+    "scene 0": ((-1,), {}, InputError, r"^scene: 0; .*film\.mp4 has scenes 1 to 5"),
+    "a scene too many": ((1, 5), {}, InputError, r"^scene: 6; .*film\.mp4 has scenes 1 to 5"),
+    "no scene": ((), {}, InputError, "^scene: none given"),
+    "a scene twice": ((1, 1), {}, InputError, "^scene: 2, 2; name each scene once"),
+    "too many prompts": ((1,), {"prompts": ("a", "b")}, InputError, "^prompt: 2 prompts for 1 scenes"),
+    "too few prompts": ((1, 2), {"prompts": ("a",)}, InputError, "^prompt: 1 prompts for 2 scenes"),
     "an empty prompt": ((1,), {"prompts": (" ",)}, RecipeError, "line: prompt: is empty"),
     "a negative seed": ((1,), {"seed": -1}, RecipeError, "line: seed: must be at least 0, got -1"),
     "a seed too large": ((1,), {"seed": 2**63}, RecipeError, "line: seed: must be at most"),

@@ -207,7 +207,7 @@ def test_another_encoder_encodes_all_of_it_anew(
     monkeypatch.setattr(encode, "CRF", 14)
     monkeypatch.setattr(encode, "_EXACT", (*encode._EXACT, "-metadata", "x=y"))
     told = Told()
-    again = studio.reroll(film, 1, prompts=("a sea",), reporter=told, preview=preview)
+    again = studio.reroll(film, 1, prompts=("a sea",), reporter=told, draft=preview)
     assert told.notes[0].startswith("all scenes are encoded again")
     assert [scene.num_frames for scene in again.provenance.scenes] == [4, 9, 12, 8, 9]
     old, new = read_film(film).scenes[0], read_film(again.film).scenes[0]
@@ -217,7 +217,7 @@ def test_another_encoder_encodes_all_of_it_anew(
 def test_a_draft_shows_what_is_at_hand(studio: Studio, travels: Path) -> None:
     told = Told()
     result = studio.extend(
-        travels, "a dog", cuts_s=CUTS, preview=True, reporter=told, out=studio.path("drafted")
+        travels, "a dog", cuts_s=CUTS, draft=True, reporter=told, out=studio.path("drafted")
     )
     draft = result.run_folder / "draft.png"
     assert told.notes[-1] == f"draft: {draft}"
