@@ -25,8 +25,9 @@ from m2d.cli.options import (
 from m2d.errors import EXIT_FAILED, BackendUnavailable, InputError
 
 if TYPE_CHECKING:
+    from m2d.pipeline.comparison import FilmDifference
     from m2d.recipe.schema import Speed
-    from m2d.tasks.verify import BackendVerdict, FilmDifference, VerifyReport
+    from m2d.tasks.verify import BackendVerdict, VerifyReport
 
 
 def verify(

@@ -1,12 +1,11 @@
-"""Verify: whether the backends compute the same film as eager, step by step and in the end.
+"""Verify: check that backends compute the same film as eager, per step and for the finished frames.
 
-Owns what is compared and what counts as the same. Every backend answers eager's own calls (same latents,
-prompts and timesteps), which shows how far one step is off; and it makes the film from the same noise, which
-shows what becomes of that. Eager computes everything in every step; where a backend computes clean context
-once, as it does in a run, that is compared, too. No film is written.
+Owns the tolerances. Every backend gets the recorded inputs of eager's calls, which shows the error of one
+step, and makes the film from the same noise, which shows how errors add up. Eager computes clean context in
+every step; a backend that computes it once, as in a normal run, is compared in that mode. Writes no film.
 """
 
-# B batch, F latent frames, C channels, H W height and width, P frames
+# P frames, H W height and width, C channels
 
 from __future__ import annotations
 
@@ -17,13 +16,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from m2d.backend import Backend, BackendOptions, ExportingBackend
 from m2d.backend_checks import require_available
 from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, ExportError, InputError
+from m2d.pipeline.comparison import FilmDifference, StepDifference, film_difference, step_differences
 from m2d.pipeline.recording import Call, Preparation, RecordingBackend, Respondent
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -33,64 +32,30 @@ REFERENCE = "eager"
 State = Literal["same", "different", "not run"]
 
 STEP_TOLERANCES: Mapping[str, float] = {
-    # The bound that every backend of m2d keeps: 80 times float32's unit, where reordered sums measure 10.
+    # The bound of m2d's backend tests: 80 times float32's epsilon; reordered sums measure 10.
     "float32": 1e-5,
-    # Four units: a velocity in half precision is one unit from the float32 one (measured 0.85 at eight
-    # layers), two such ones are up to two units apart, and deeper models get as much again.
+    # Four epsilons: a half-precision velocity differs by one epsilon from float32 (measured 0.85 at eight
+    # layers), two such velocities by up to two, and deeper models need the same again.
     "bfloat16": 4 * 2**-7,
     "float16": 4 * 2**-10,
 }
-"""Largest relative error of a step, by what the model computes in."""
+"""Largest allowed relative error of a step, by dtype."""
 PIXEL_TOLERANCE = 1
-"""Largest difference of a pixel, in 255ths, in float32: a value between two may fall to either side. In half
-precision rounding alone leads to other films, so there the frames are shown and not judged."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepDifference:
-    """How far a backend's velocity is from eager's for the same input.
-
-    Attributes:
-        window: The window of the story, from 0.
-        step: From 1.
-        relative_error: Norm of the difference over eager's; infinite for what is not finite.
-        cosine: Of the angle between the two.
-        max_abs_error: Largest difference of a number.
-    """
-
-    window: int
-    step: int
-    relative_error: float
-    cosine: float
-    max_abs_error: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FilmDifference:
-    """How far the finished frames are apart.
-
-    Attributes:
-        psnr_db: Of all frames; infinite when all are equal.
-        max_pixel_difference: In 255ths.
-        differing_share: Share of the numbers that differ at all.
-    """
-
-    psnr_db: float
-    max_pixel_difference: int
-    differing_share: float
+"""Largest allowed pixel difference in float32, in 255ths: a value between two levels may round either way. In
+half precision, rounding alone changes the film, so the frame difference is shown but not judged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendVerdict:
-    """What was found out about one backend.
+    """Result for one backend.
 
     Attributes:
         name: The backend.
         state: `same` within the tolerances, `different`, or `not run`.
-        problem: Why it did not run, and what to do about it.
+        problem: Why the backend did not run, and how to fix that.
         steps: Differences of all steps.
         film: Difference of the films.
-        context_bytes: Largest memory of context that was computed once in a window; 0 when none was.
+        context_bytes: Largest size of cached context in a window; 0 if none was cached.
     """
 
     name: str
@@ -108,14 +73,14 @@ class BackendVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """What `verify` found out.
+    """Results for all backends.
 
     Attributes:
-        plan: What was run.
-        step_tolerance: Largest relative error allowed of a step.
-        pixel_tolerance: Largest pixel difference allowed; None where frames are not judged.
+        plan: The plan that was run.
+        step_tolerance: Largest allowed relative error of a step.
+        pixel_tolerance: Largest allowed pixel difference; None where frames are not judged.
         verdicts: One per backend.
-        speeds: What each speed makes of eager's film; shown, and not judged.
+        speeds: Difference of eager's film at each speed from the exact one; shown but not judged.
     """
 
     plan: RunPlan
@@ -131,7 +96,7 @@ class VerifyReport:
 
 
 class _Film:
-    """A recorded run of the reference: its calls and its frames."""
+    """The reference run: its recorded calls and its frames."""
 
     def __init__(self, calls: Sequence[Call], frames_PHWC: npt.NDArray[np.uint8]) -> None:
         self.calls, self.frames_PHWC = calls, frames_PHWC
@@ -150,19 +115,19 @@ def run(
     """Compare backends with eager.
 
     Args:
-        plan: From `plan_recipe`. Its backend's options are that backend's alone, and never the reference's.
-            Its speed is not looked at: steps are compared when all are computed.
+        plan: The story, from `plan_recipe`. The plan's backend options apply only to that backend; its
+            speed is ignored, and every step is computed.
         names: The backends.
-        find_backend: Gives a backend by its name.
-        reporter: Is told about stages and steps.
+        find_backend: Returns a backend by its name.
+        reporter: Receives stages and steps.
         required: Whether a backend that cannot run is an error; otherwise the report says why.
-        export: Whether graphs that a backend needs and does not find are exported.
-        speeds: Compare eager's film at these with the exact one, too.
+        export: Whether missing graphs are exported.
+        speeds: Speeds whose eager film is compared with the exact one.
 
     Raises:
-        UnknownBackend: A name nobody knows.
-        BackendUnavailable: Eager cannot run on the plan's device, or a required backend cannot.
-        M2DError: As `m2d generate`, for eager.
+        UnknownBackend: A backend is not installed.
+        BackendUnavailable: Eager or a required backend cannot run on the plan's device.
+        M2DError: Eager failed; see `make_film`.
     """
     backends = {name: find_backend(name) for name in names}
     plan = _at_speed(plan, "exact")
@@ -195,53 +160,6 @@ def run(
     )
 
 
-def step_differences(calls: Sequence[Call], answers: Sequence[Tensor]) -> tuple[StepDifference, ...]:
-    """Compare a backend's answers with the recorded ones; a step with two calls counts with the worse."""
-    found: list[StepDifference] = []
-    windows = groupby(zip(calls, answers, strict=True), key=lambda pair: pair[0].preparation)
-    for window, (_, pairs) in enumerate(windows):
-        steps = groupby(pairs, key=lambda pair: pair[0].timestep)
-        for step, (_, of_step) in enumerate(steps, start=1):
-            differences = [
-                _step_difference(call.velocity_BFCHW, answer, window=window, step=step)
-                for call, answer in of_step
-            ]
-            found.append(max(differences, key=lambda difference: difference.relative_error))
-    return tuple(found)
-
-
-def film_difference(
-    expected_PHWC: npt.NDArray[np.uint8], actual_PHWC: npt.NDArray[np.uint8]
-) -> FilmDifference:
-    """Compare frames."""
-    difference = np.abs(expected_PHWC.astype(np.int16) - actual_PHWC.astype(np.int16))
-    mean_square = float(np.mean(np.square(difference, dtype=np.float64)))
-    return FilmDifference(
-        psnr_db=float(10 * np.log10(255**2 / mean_square)) if mean_square else float("inf"),
-        max_pixel_difference=int(difference.max()),
-        differing_share=float(np.mean(difference > 0)),
-    )
-
-
-def _step_difference(
-    expected_BFCHW: Tensor, actual_BFCHW: Tensor, *, window: int, step: int
-) -> StepDifference:
-    expected, actual = expected_BFCHW.double().flatten(), actual_BFCHW.double().flatten()
-    if expected.shape != actual.shape or not torch.isfinite(actual).all():
-        infinite = float("inf")
-        return StepDifference(
-            window=window, step=step, relative_error=infinite, cosine=0.0, max_abs_error=infinite
-        )
-    difference = actual - expected
-    return StepDifference(
-        window=window,
-        step=step,
-        relative_error=float(difference.norm() / expected.norm()),
-        cosine=float(torch.nn.functional.cosine_similarity(expected, actual, dim=0)),
-        max_abs_error=float(difference.abs().max()),
-    )
-
-
 def _record(plan: RunPlan, backend: Backend, reporter: Reporter) -> _Film:
     recording = RecordingBackend(backend)
     with reporter.stage(f"{REFERENCE}: film"):
@@ -270,23 +188,23 @@ def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Report
 def _find_graphs(
     plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter, *, export: bool
 ) -> None:
-    """Make sure that the graphs a backend needs are there, or can be exported.
+    """Check that the graphs a backend needs exist, or export them.
 
     Raises:
-        ArtifactMissing: One is not, and none is to be made.
+        ArtifactMissing: A graph is missing and `export` is not set.
     """
     if not isinstance(backend, ExportingBackend):
         return
     for preparation, _ in groupby(calls, key=lambda call: call.preparation):
-        of = (preparation.source, preparation.layout, _options(preparation, plan))
+        graph = (preparation.source, preparation.layout, _options(preparation, plan))
         try:
-            backend.find(*of)
+            backend.find(*graph)
         except ArtifactMissing as error:
             if not export:
                 command = f"m2d export --backend {backend.name} --recipe STORY"
                 raise ArtifactMissing(f"{error}; run `{command}`, or add --export here") from error
             with reporter.stage(f"{backend.name}: export"):
-                backend.export(*of)
+                backend.export(*graph)
 
 
 def _speed_difference(
@@ -306,7 +224,7 @@ class _Answers(NamedTuple):
 
 
 def _answers(plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter) -> _Answers:
-    """What a backend answers, with its own options and with context kept, as it would be in a run."""
+    """Compute a backend's velocities with its own options, and with cached context as in a normal run."""
     answers = []
     context_bytes = 0
     with reporter.stage(f"{backend.name}: steps", total=len(calls)) as progress:
@@ -325,7 +243,7 @@ def _options(preparation: Preparation, plan: RunPlan) -> BackendOptions:
 
 
 def _frames(plan: RunPlan, backend: Backend, reporter: Reporter) -> npt.NDArray[np.uint8]:
-    """All scenes' frames as the codec gives them, PHWC, one scene after the other."""
+    """Return the decoded frames PHWC of all scenes, one scene after the other."""
     pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=Clock(reporter))
     latents = pipeline.denoise([plan]).latents_FCHW
     pipeline.release_transformer()

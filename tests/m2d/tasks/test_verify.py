@@ -18,10 +18,11 @@ from m2d.backend import Backend, BackendOptions, Denoiser, StoredArtifact
 from m2d.errors import ArtifactMissing, BackendUnavailable
 from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
+from m2d.pipeline.comparison import film_difference, step_difference
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend
 from m2d.tasks import verify
-from m2d.tasks.verify import BackendVerdict, VerifyReport, film_difference
+from m2d.tasks.verify import BackendVerdict, VerifyReport
 from tests.m2d.tasks.studio import Studio, open_studio
 
 Change = Callable[[Tensor], Tensor]
@@ -142,7 +143,7 @@ def test_guidance_in_two_passes_counts_the_worse_of_both(studio: Studio) -> None
 @pytest.mark.parametrize("wrong", [lambda v: v[:, 1:], lambda v: v * torch.nan], ids=["shape", "not finite"])
 def test_an_answer_of_another_shape_or_without_numbers_is_infinitely_wrong(wrong: Change) -> None:
     velocity = torch.ones(1, 3, 4, 2, 2)
-    step = verify._step_difference(velocity, wrong(velocity), window=0, step=1)
+    step = step_difference(velocity, wrong(velocity), window=0, step=1)
     assert (step.relative_error, step.cosine) == (float("inf"), 0.0)
 
 
