@@ -1,7 +1,4 @@
-"""Backends: what is installed, where each can run, what it has exported, and what nobody has tried yet.
-
-Owns the questions; the answers are the backends' own. Changes nothing.
-"""
+"""Backends: list the installed backends, where each can run, and the graphs it has exported."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ class BackendFacts:
     """One installed backend.
 
     Attributes:
-        name: What `--backend` takes.
-        problem: Why it cannot work here at all; None when it can.
-        problem_on: For each device that was asked about, why it cannot run there; None when it can.
-        trains: Whether gradients flow through it.
-        exports: Whether it runs graphs that were exported before.
-        artifacts: Graphs in the user's cache.
-        caveat: What has not been tried on hardware; empty when there is nothing to say.
+        name: Name of the backend in recipes.
+        problem: Why the backend cannot run here on any device; None if it can.
+        problem_on: Device to the reason why the backend cannot run there; None if it can.
+        trains: Whether gradients flow through the backend.
+        exports: Whether the backend runs exported graphs.
+        artifacts: Exported graphs in the user's cache.
+        caveat: What has not been tested on hardware; empty if there is nothing.
     """
 
     name: str
@@ -37,10 +34,10 @@ class BackendFacts:
 
 
 def examine(devices: Sequence[str] = ()) -> tuple[BackendFacts, ...]:
-    """Ask every installed backend, by name. Never fails: what does not work is part of the answer.
+    """Examine every installed backend, sorted by name; a backend that cannot run is part of the result.
 
     Args:
-        devices: Devices to ask about; none keeps torch out of it.
+        devices: Devices to examine; with none, torch is not imported.
     """
     by_device = {
         device: {status.name: status.unavailable_reason for status in available_backends(device)}

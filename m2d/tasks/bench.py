@@ -1,7 +1,7 @@
 """Bench: how long one denoising step of a story takes on each backend, against eager in the same run.
 
-Owns what is timed: the story's first call of the transformer, with real prompts and noise. How runs are
-paired and what may be claimed of them is `m2d.tasks.pairing`'s. Keeps nothing.
+Owns what is timed: the story's first call of the transformer, with real prompts and noise.
+`m2d.tasks.pairing` pairs the runs and compares their times.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class BackendTiming:
 
     Attributes:
         name: The backend.
-        comparison: Its time over eager's.
-        relative_difference: Largest difference of the two results, as a share of the largest result.
+        comparison: The backend's times against eager's.
+        relative_difference: Largest difference of the two velocities over the largest value of eager's.
     """
 
     name: str
@@ -40,14 +40,14 @@ class BackendTiming:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchReport:
-    """What was timed.
+    """The timings of all backends.
 
     Attributes:
         plan: The story.
-        num_tokens: Of the call that was timed.
-        batch_size: Of that call.
-        versions: Of the libraries.
-        timings: One per backend.
+        num_tokens: Number of tokens of the timed call.
+        batch_size: Batch size of the timed call.
+        versions: Library to version.
+        timings: One timing per backend.
     """
 
     plan: RunPlan
@@ -68,20 +68,20 @@ def run(
     """Time one step of a story on backends.
 
     Args:
-        plan: From `plan_recipe`. Its backend's options are that backend's alone, and never the reference's.
-        names: The backends; eager's own name times eager against itself, which shows the noise.
-        find_backend: Gives a backend by its name.
-        reporter: Is told about stages.
-        num_pairs: Paired runs of each.
+        plan: The story, from `plan_recipe`. The plan's backend options apply only to that backend.
+        names: The backends; eager itself measures the noise.
+        find_backend: Returns a backend by its name.
+        reporter: Receives stages.
+        num_pairs: Number of paired runs of each backend.
 
     Raises:
-        InputError: Fewer pairs than a median needs.
-        UnknownBackend: A name nobody knows.
+        InputError: `num_pairs` is too small for a median.
+        UnknownBackend: A backend is not installed.
         BackendUnavailable: A backend cannot run on the plan's device.
-        M2DError: As `m2d generate`.
+        M2DError: The first step failed; see `make_film`.
     """
     if num_pairs < FEWEST_PAIRS:
-        raise InputError(f"--pairs: {num_pairs} is below {FEWEST_PAIRS}, too few for a median")
+        raise InputError(f"{num_pairs} is below {FEWEST_PAIRS}, too few for a median", argument="pairs")
     backends = {name: find_backend(name) for name in names}
     reference = find_backend(REFERENCE)
     for backend in (reference, *backends.values()):
@@ -106,7 +106,7 @@ def run(
 
 
 def _first_call(plan: RunPlan, backend: Backend, reporter: Reporter) -> Call:
-    """Run a single step of the story, and keep the first call of its transformer."""
+    """Run a single step of the story and return the first call of its transformer."""
     short = replace(plan, sampling=plan.sampling.model_copy(update={"num_inference_steps": 1}))
     recording = RecordingBackend(backend)
     pipeline = ScenePipeline(plan.source, recording, device=plan.device, clock=Clock(reporter))

@@ -1,7 +1,6 @@
-"""Board: one page that shows a film, or all films of a folder, with how they were made.
+"""Board: write one HTML page that shows a film, or all films of a folder, and how they were made.
 
-Owns which files are looked at, what is said of those that cannot be shown, and where the page goes; what a
-page looks like is the business of `m2d.video.board`.
+Owns which files are read and where the page goes; `m2d.video.board` renders it.
 """
 
 from __future__ import annotations
@@ -28,22 +27,22 @@ INDEX_NAME = "board.html"
 LARGEST_EMBEDDED_BYTES = 6 << 20
 FILM_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
 LONGEST_REASON = 400
-# Of a film that anybody may have made; a recipe has 500 scenes at most.
+# A film is untrusted input; a recipe has at most 500 scenes.
 MOST_SCENES = 1000
-# What browsers play: codec, and the media type of the file.
+# Codecs and media types that browsers play.
 _PLAYED_CODECS = frozenset({"h264", "av1", "vp8", "vp9"})
 _MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoardResult:
-    """What was written.
+    """The written page.
 
     Attributes:
         page: The HTML file.
-        size_bytes: Its size.
-        films: Names of the films on it, in their order.
-        unread: What is not on it, and why.
+        size_bytes: Size of the file.
+        films: Names of the films on the page, in order.
+        unread: Files that could not be shown, with reasons.
     """
 
     page: Path
@@ -60,16 +59,16 @@ def draw_board(
     Args:
         source: A film or a folder.
         out: The page; None puts `NAME.html` beside the film, or `board.html` into the folder.
-        reporter: Is told about every film of a folder, and warned of those that cannot be shown.
-        force: Whether a page that is there already is replaced.
+        reporter: Receives progress, and warnings about films that cannot be shown.
+        force: Whether an existing page is replaced.
 
     Raises:
         OutputError: The page exists already or cannot be written.
-        InputError: The one film cannot be shown, or none of the folder.
+        InputError: The film, or every film of the folder, cannot be shown.
     """
     page = out or (source / INDEX_NAME if source.is_dir() else source.with_suffix(".html"))
     if page.suffix.lower() not in {".html", ".htm"}:
-        raise InputError(f"--out: {str(page)!r} does not end in .html; a board is an HTML page")
+        raise InputError(f"{str(page)!r} does not end in .html; a board is an HTML page", argument="out")
     check_writable(page, force=force)
     if source.is_dir():
         views, unread = _views_of_folder(source, page=page, reporter=reporter)
@@ -90,7 +89,7 @@ def draw_board(
 
 
 def _views_of_folder(folder: Path, *, page: Path, reporter: Reporter) -> tuple[list[FilmView], list[Unread]]:
-    """All films of a folder, and what cannot be shown."""
+    """Read all films of a folder; also return those that cannot be shown."""
     views: list[FilmView] = []
     unread: list[Unread] = []
     paths = _films_in(folder)
@@ -105,14 +104,12 @@ def _views_of_folder(folder: Path, *, page: Path, reporter: Reporter) -> tuple[l
 
 
 def _films_in(folder: Path) -> list[Path]:
-    """All films of a folder, newest first."""
+    """List the films of a folder, newest first."""
     try:
         paths = [path for path in folder.iterdir() if path.suffix.lower() in FILM_SUFFIXES and path.is_file()]
         written = {path: path.stat().st_mtime_ns for path in paths if not path.name.startswith(".")}
     except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be looked into: {error.strerror}; give a folder you may read"
-        ) from error
+        raise InputError(f"{folder}: cannot be read: {error.strerror}; give a folder you may read") from error
     return sorted(written, key=lambda path: (-written[path], path.name))
 
 
@@ -120,7 +117,7 @@ def _view(path: Path, *, page: Path, is_alone: bool) -> FilmView:
     info = probe(path)
     provenance = info.provenance
     if provenance is None:
-        raise InputError(f"{path}: was not made by m2d, or lost its provenance; there is nothing to tell of")
+        raise InputError(f"{path}: was not made by m2d, or has lost its provenance")
     if max(len(provenance.scenes), len(provenance.runs)) > MOST_SCENES:
         raise InputError(
             f"{path}: {len(provenance.scenes)} scenes of {len(provenance.runs)} runs; a board shows at most"
@@ -148,21 +145,21 @@ def _surroundings(
         is_embedded=is_embedded,
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d"),
         timings_s=run_folder.timings_s,
-        run_folder=_told(run_folder, path),
+        run_folder=_describe(run_folder, path),
     )
 
 
 def _place(path: Path, page: Path) -> Path:
-    """Where the film is, seen from the page: below it or, as no other folder may be told of, beside it."""
+    """Path of the film relative to the page; only its name if it is elsewhere, to keep the folder private."""
     film, folder = path.resolve(), page.parent.resolve()
     return film.relative_to(folder) if film.is_relative_to(folder) else Path(film.name)
 
 
-def _told(run_folder: RunFolderState, path: Path) -> str:
+def _describe(run_folder: RunFolderState, path: Path) -> str:
     return {
         "present": "The latents it was decoded from lie beside the film.",
         "absent": "No run folder lies beside the film.",
-        "unusable": f"The run folder is of no use: {_cleaned(run_folder.problem, path)}",
+        "unusable": f"The run folder is unusable: {_cleaned(run_folder.problem, path)}",
     }[run_folder.latents]
 
 
@@ -171,5 +168,5 @@ def _reason(error: InputError, path: Path) -> str:
 
 
 def _cleaned(text: str, path: Path) -> str:
-    """The text without the folder that the film is in: a page is passed on."""
+    """Remove the film's folder from a text, to keep it private."""
     return printable(text.replace(f"{path.parent}{os.sep}", ""), limit=LONGEST_REASON)

@@ -1,7 +1,4 @@
-"""Check: from a recipe file to the plan of its run, with everything that can be known before running it.
-
-Owns the joining of recipe, model folder, tokenizer and word list; imports no torch and makes nothing.
-"""
+"""Check: plan a recipe and report everything that is known before running it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ from m2d.registry import backend_names
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowReport:
-    """What one window would be.
+    """The cost of one window.
 
     Attributes:
-        part: Its scenes and their layout.
-        num_attention_calls: Unmasked attention calls that a layer makes.
-        attention_share: Query-key pairs computed, as a share of those of full attention over the window.
+        part: The window's scenes and layout.
+        num_attention_calls: Number of unmasked attention calls per layer.
+        attention_share: Computed query-key pairs as a share of those of full attention.
     """
 
     part: WindowPlan
@@ -34,12 +31,12 @@ class WindowReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """What a run would be.
+    """The plan of a run.
 
     Attributes:
-        plan: The run, every parameter resolved.
-        windows: The plan's windows, in the order they are run.
-        warnings: What the user probably wants to change.
+        plan: The run with every parameter resolved.
+        windows: The windows in the order they are run.
+        warnings: Problems that do not prevent the run.
     """
 
     plan: RunPlan
@@ -48,15 +45,15 @@ class CheckReport:
 
 
 def check(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> CheckReport:
-    """Say what `m2d generate` would do with a recipe.
+    """Plan a recipe as `m2d generate` would run it.
 
     Args:
         path: The recipe.
-        model: A model to use instead of the recipe's.
-        overrides: What a command line would change besides.
+        model: A model instead of the recipe's.
+        overrides: Values that replace the recipe's.
 
     Raises:
-        RecipeError: As `plan_recipe`.
+        RecipeError: See `plan_recipe`.
     """
     plan = plan_recipe(path, model=model, overrides=overrides)
     return CheckReport(
@@ -67,7 +64,7 @@ def check(path: Path, *, model: str | None = None, overrides: Overrides | None =
 
 
 def attention_share(layout: SceneLayout) -> float:
-    """Query-key pairs that the layout's plan computes, as a share of full attention's."""
+    """Return the computed query-key pairs as a share of those of full attention."""
     pairs = sum(_num_tokens(call.queries) * _num_tokens(call.keys) for call in layout.plan())
     return pairs / layout.num_tokens**2
 

@@ -1,7 +1,4 @@
-"""Doctor: what m2d can do on this machine, and why it cannot do the rest.
-
-Owns the questions; the answers come from the backends, the model folder and the encoder. Changes nothing.
-"""
+"""Doctor: report what m2d can do on this machine, and why it cannot do the rest."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ OPTIONAL_PACKAGES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """A device torch can or cannot use; `problem` is None when it can."""
+    """A device; `problem` is None if torch can use it."""
 
     name: str
     description: str
@@ -46,7 +43,7 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendReport:
-    """A backend with, for each device, why it cannot run there; None when it can."""
+    """A backend; `problem_on` maps a device to the reason why it cannot run there, or None."""
 
     name: str
     problem_on: Mapping[str, str | None]
@@ -54,7 +51,7 @@ class BackendReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReport:
-    """An embedded model; `problem` is None when its folder is complete."""
+    """An embedded model; `problem` is None if its folder is complete."""
 
     name: str
     problem: str | None
@@ -65,15 +62,15 @@ class ModelReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorReport:
-    """Everything the doctor found.
+    """The capabilities of this machine.
 
     Attributes:
         system: Operating system, processor and Python.
-        versions: Package name to version; empty for one that is not installed.
-        devices: The CPU first.
-        backends: Every installed one.
-        models: The embedded ones.
-        encoder: Version of the video encoder; empty when there is none.
+        versions: Package to version; empty if it is not installed.
+        devices: Devices, the CPU first.
+        backends: All installed backends.
+        models: The embedded models.
+        encoder: Version of the video encoder; empty if there is none.
     """
 
     system: Mapping[str, str]
@@ -85,7 +82,7 @@ class DoctorReport:
 
 
 def examine() -> DoctorReport:
-    """Look at this machine. Never fails: what does not work is part of the report."""
+    """Examine this machine; what does not work is part of the report."""
     devices = _devices()
     return DoctorReport(
         system={
@@ -102,7 +99,7 @@ def examine() -> DoctorReport:
 
 
 def device_names() -> tuple[str, ...]:
-    """Devices that are worth asking a backend about: the CPU, and CUDA's or `cuda` when there is none."""
+    """Return the devices to examine: the CPU, and the CUDA devices, or `cuda` if there are none."""
     return tuple(device.name for device in _devices())
 
 

@@ -1,6 +1,6 @@
-"""Export: the graphs that a story needs, written beforehand for backends that run nothing else.
+"""Export: write the graphs that a story needs, for backends that run only exported graphs.
 
-Owns which graphs these are and the command that makes them; writing one is the backend's.
+Owns which graphs are exported and the command that exports a missing one; the backend writes them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from m2d.progress import Reporter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedGraph:
-    """A graph that was asked for.
+    """A requested graph.
 
     Attributes:
-        request: What was asked.
-        folder: Where it is.
-        artifact: What was written; None when a fitting one was there already.
+        request: The request.
+        folder: Folder of the graph.
+        artifact: The exported graph; None if a valid one existed.
     """
 
     request: GraphRequest
@@ -36,14 +36,14 @@ class ExportedGraph:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoryShape:
-    """A story as a command line describes it, without a recipe.
+    """The sizes of a story, without a recipe.
 
     Attributes:
-        num_scenes: Scenes of a window.
-        frames: Frames of every scene, or one number for all.
+        num_scenes: Number of scenes of a window.
+        frames: Number of frames of every scene, or one number for all.
         size: Height and width in pixels.
-        mask: Who may attend to whom.
-        targets: Scenes that are made, from 0; None for all.
+        mask: Name of the attention mask.
+        targets: Target scenes, from 0; None for all.
     """
 
     num_scenes: int
@@ -54,20 +54,20 @@ class StoryShape:
 
 
 def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) -> GraphRequest:
-    """The graph of a story that no recipe describes.
+    """Return the request for the graph of a story without a recipe.
 
     Args:
         source: The model.
-        shape: The story.
-        options: How it runs; size and targets are taken from the story.
+        shape: The sizes of the story.
+        options: Backend options; size and targets are taken from `shape`.
 
     Raises:
-        InputError: Numbers that do not go together, an unknown mask, or a size the model cannot make.
+        InputError: The numbers contradict each other, the mask is unknown, or the model cannot make the size.
     """
     frames = shape.frames * shape.num_scenes if len(shape.frames) == 1 else shape.frames
     if shape.num_scenes < 1 or len(frames) != shape.num_scenes:
         raise InputError(
-            f"--frames: {len(frames)} numbers for {shape.num_scenes} scenes; give one, or one each"
+            f"{len(frames)} numbers for {shape.num_scenes} scenes; give one, or one each", argument="frames"
         )
     height, width = shape.size
     scenes = [source.geometry.scene(num_frames=count, height=height, width=width) for count in frames]
@@ -79,7 +79,7 @@ def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) ->
     )
     outside = [scene + 1 for scene in shape.targets or () if not 0 <= scene < shape.num_scenes]
     if outside:
-        raise InputError(f"--targets: {outside}; the story has scenes 1 to {shape.num_scenes}")
+        raise InputError(f"{outside}; the story has scenes 1 to {shape.num_scenes}", argument="targets")
     everything = shape.targets is not None and len(shape.targets) == shape.num_scenes
     sized = replace(
         options,
@@ -97,35 +97,35 @@ def run(
     out: Path | None = None,
     force: bool = False,
 ) -> tuple[ExportedGraph, ...]:
-    """Export graphs, except those that are there already.
+    """Export graphs, except those that exist.
 
     Args:
-        requests: From `graphs_of` or `graph_of`.
-        backend: What writes them.
-        reporter: Is told about every graph.
+        requests: The graphs, from `graphs_of` or `graph_of`.
+        backend: Exports the graphs.
+        reporter: Receives a stage for every graph.
         out: Folder of the artifacts; None is the user's cache.
-        force: Whether a fitting artifact is made again.
+        force: Whether an existing valid graph is exported again.
 
     Raises:
-        InputError: The backend exports nothing.
-        BackendUnavailable: It cannot work here.
-        ExportError: A graph cannot be made, or does not compute what eager computes.
+        InputError: The backend exports no graphs.
+        BackendUnavailable: The backend cannot run here.
+        ExportError: A graph cannot be exported, or computes other values than eager.
     """
     if not isinstance(backend, ExportingBackend):
-        raise InputError(f"--backend: {backend.name} runs the model itself and has nothing to export")
+        raise InputError(f"{backend.name} runs the model itself and exports nothing", argument="backend")
     require_available(backend, requests[0].options.device)
-    made = []
+    exported = []
     for request in requests:
         request = replace(request, options=replace(request.options, artifacts=out))
-        there = None if force else _there(backend, request)
-        if there is not None:
-            made.append(ExportedGraph(request=request, folder=there, artifact=None))
+        existing = None if force else _existing(backend, request)
+        if existing is not None:
+            exported.append(ExportedGraph(request=request, folder=existing, artifact=None))
             continue
         with reporter.stage(f"export {request.label}"):
             artifact = backend.export(request.source, request.layout, request.options, out=out)
-        made.append(ExportedGraph(request=request, folder=artifact.folder, artifact=artifact))
+        exported.append(ExportedGraph(request=request, folder=artifact.folder, artifact=artifact))
     backend.release()
-    return tuple(made)
+    return tuple(exported)
 
 
 def export_commands(error: MissingGraphs | RejectedGraphs) -> str:
@@ -156,9 +156,9 @@ def command_for(request: GraphRequest, backend: str) -> str:
     return shlex.join(words)
 
 
-def _there(backend: ExportingBackend, request: GraphRequest) -> Path | None:
+def _existing(backend: ExportingBackend, request: GraphRequest) -> Path | None:
     try:
         return backend.find(request.source, request.layout, request.options)
     except (ArtifactMissing, ArtifactRefused):
-        # What is stale or damaged is replaced: that is what the command is for.
+        # An outdated or corrupt graph is exported again.
         return None

@@ -1,7 +1,4 @@
-"""Init: new recipe files, a commented template or the stories of a file in the paper's Figure 5 form.
-
-Owns where they are put and that nothing is overwritten unasked; the texts come from `m2d.recipe`.
-"""
+"""Init: write new recipes, from a commented template or from a JSON file in the paper's Figure 5 form."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ def write_template(path: Path, *, title: str, force: bool) -> Path:
     """Write a commented recipe that runs as it is.
 
     Raises:
-        InputError: `path` is no name for a recipe.
+        InputError: `path` does not end in .yaml or .yml.
         OutputError: `path` exists and `force` is not set, or cannot be written.
     """
     _check_recipe_name(path)
@@ -35,7 +32,7 @@ def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
 
     Args:
         source: JSON in the form of the paper's Figure 5.
-        target: A recipe file when there is one story; otherwise the folder that the recipes go to.
+        target: A recipe file if there is one story; otherwise the folder of the recipes.
         force: Whether existing recipes are replaced.
 
     Returns:
@@ -44,7 +41,7 @@ def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
     Raises:
         RecipeError: `source` cannot be read or has another form.
         InputError: `target` is one file, but there are several stories.
-        OutputError: A recipe exists and `force` is not set, or cannot be written; nothing was written then.
+        OutputError: A recipe exists and `force` is not set, or it cannot be written; no recipe was written.
     """
     stories = load_figure5(source)
     if target.suffix.lower() in RECIPE_SUFFIXES and not target.is_dir():

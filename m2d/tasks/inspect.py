@@ -1,7 +1,4 @@
-"""Inspect: what a film says about itself, and whether that is true.
-
-Owns the comparison of a film with its provenance and of its run folder with the film; changes nothing.
-"""
+"""Inspect: compare a film with its provenance, and its run folder with the film."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ PicturesState = Literal["as written", "changed", "unknown"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolderState:
-    """What the run folder beside a film is worth.
+    """State of the run folder beside a film.
 
     Attributes:
-        latents: Whether it holds the latents that the film was decoded from.
-        problem: Why they are unusable; empty otherwise.
-        timings_s: Seconds per stage of the film's last run, as far as they are known.
+        latents: Whether the folder contains the latents that the film was decoded from.
+        problem: Why the latents are unusable; empty otherwise.
+        timings_s: Stage of the film's last run to seconds, if known.
     """
 
     latents: LatentsState
@@ -40,15 +37,15 @@ class RunFolderState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What was found.
+    """The result of inspecting a film.
 
     Attributes:
-        info: What the film says, provenance included.
-        num_decoded_frames: Frames that really decode; with provenance, exactly those it tells of.
-        run_folder: What is beside the film.
-        pictures: Whether its pictures are those that were written with its provenance, to the byte; unknown
-            when that is not told, as in films of others and in m2d's oldest.
-        changed_scenes: Scenes from 0 whose pictures are others.
+        info: The film's metadata, provenance included.
+        num_decoded_frames: Number of frames that decode; it equals the number in the provenance.
+        run_folder: State of the run folder.
+        pictures: Whether the encoded pictures are unchanged; unknown without digests of them,
+            as in films of others and of m2d's first version.
+        changed_scenes: Scenes from 0 whose pictures have changed.
     """
 
     info: FilmInfo
@@ -59,33 +56,33 @@ class Inspection:
 
 
 def inspect_film(path: Path) -> Inspection:
-    """Decode a film and compare it with what it says about itself.
+    """Decode a film and compare it with its provenance.
 
-    The provenance tells of each scene's frames before they were encoded, for comparing runs, and of its
-    encoded pictures, for comparing the film itself. A film that was encoded again is no error: it is told.
+    The provenance has digests of each scene's frames before encoding, to compare runs, and of its encoded
+    pictures, to compare the film itself. A film that was encoded again is reported, not rejected.
 
     Raises:
-        FilmError: Not a film, incomplete, too large, or of a format that is not read.
-        ProvenanceError: The film's provenance is damaged or tells of another film.
+        FilmError: The file is not a video, is incomplete or too large, or has an unsupported format.
+        ProvenanceError: The provenance is corrupt or describes another film.
     """
     info = probe(path)
     provenance = info.provenance
     num_frames = _num_decoded(path)
     if provenance is not None:
         provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
-    is_told = provenance is not None and all(scene.packets_sha256 for scene in provenance.scenes)
-    changed = _changed_scenes(path, provenance) if provenance is not None and is_told else ()
+    has_digests = provenance is not None and all(scene.packets_sha256 for scene in provenance.scenes)
+    changed = _changed_scenes(path, provenance) if provenance is not None and has_digests else ()
     return Inspection(
         info=info,
         num_decoded_frames=num_frames,
         run_folder=inspect_run_folder(path, provenance),
-        pictures="unknown" if not is_told else "changed" if changed else "as written",
+        pictures="unknown" if not has_digests else "changed" if changed else "as written",
         changed_scenes=changed,
     )
 
 
 def _num_decoded(path: Path) -> int:
-    """Decode all frames, holding none."""
+    """Count the frames that decode, one in memory at a time."""
     with contextlib.closing(film_frames(path)) as frames:
         num_frames = sum(1 for _ in frames)
     if not num_frames:
@@ -99,15 +96,15 @@ def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:
         return tuple(range(len(provenance.scenes)))
     found = cut_packets(header, packets, provenance.shown_frames)
     pairs = enumerate(zip(found, provenance.scenes, strict=True))
-    return tuple(number for number, (scene, told) in pairs if scene.digest() != told.packets_sha256)
+    return tuple(number for number, (scene, record) in pairs if scene.digest() != record.packets_sha256)
 
 
 def inspect_run_folder(film: Path, provenance: Provenance | None) -> RunFolderState:
-    """Compare the run folder of a film with the film's provenance; nothing that is wrong with it is an error.
+    """Compare the run folder of a film with the film's provenance; an unusable folder is not an error.
 
     Args:
         film: The film's path.
-        provenance: What the film carries.
+        provenance: The film's provenance.
     """
     folder = run_folder_of(film)
     if provenance is None or not folder.is_dir():
@@ -122,7 +119,7 @@ def inspect_run_folder(film: Path, provenance: Provenance | None) -> RunFolderSt
 
 
 def _checked_timings(timings_s: Mapping[str, float]) -> dict[str, float]:
-    """What of a record's timings are lengths of time: no digest covers them."""
+    """Keep the timings that are valid durations, because no digest covers them."""
     return {
         name: float(seconds)
         for name, seconds in timings_s.items()

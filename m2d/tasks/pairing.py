@@ -1,7 +1,7 @@
-"""Paired timing: two functions in turn in one process, and the ratio of their times.
+"""Paired timing: run two functions alternately in one process and compare their times.
 
-Owns the order of the runs, the noise floor and what may be claimed; knows nothing of models. Milliseconds
-move with the machine's load by half; ratios of neighbouring runs do not, and medians of these hold still.
+Owns the order of the runs, the noise floor and the verdict. Absolute times vary by half with the machine's
+load; ratios of neighbouring runs do not, and their medians are stable.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Ratios:
     """Ratios of neighbouring runs.
 
     Attributes:
-        median: Of all pairs.
-        smallest: Of any pair.
-        largest: Of any pair.
+        median: Median of all pairs.
+        smallest: Smallest of any pair.
+        largest: Largest of any pair.
     """
 
     median: float
@@ -33,19 +33,19 @@ class Ratios:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Ratios:
-        """Summarize."""
+        """Summarize ratios."""
         return cls(median=statistics.median(values), smallest=min(values), largest=max(values))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """A against B.
+    """Times of A against those of B.
 
     Attributes:
         ratios: A's time over B's.
-        noise: The same for B against itself, in the same run.
-        num_pairs: Of each.
-        seconds: Median times of A and of B; only their ratio means anything elsewhere.
+        noise: B's time over B's, measured in the same rounds.
+        num_pairs: Number of pairs.
+        seconds: Median times of A and B; on other machines only their ratio is meaningful.
     """
 
     ratios: Ratios
@@ -55,14 +55,14 @@ class Comparison:
 
     @property
     def noise_floor(self) -> float:
-        """How far the median of as many pairs of equal functions was from 1, or may be by their spread."""
-        # A median is known to 1.25 standard errors; the range of some ten values spans 3 to 4 deviations.
+        """How far from 1 the median ratio of equal functions was, or may be given its spread."""
+        # A median has 1.25 times the standard error of a mean; the range of ten values is 3 to 4 deviations.
         spread = (self.noise.largest - self.noise.smallest) / 3.5
         return float(max(abs(self.noise.median - 1), 1.25 * spread / self.num_pairs**0.5))
 
     @property
     def verdict(self) -> Verdict:
-        """What may be said: no difference that is smaller than the noise."""
+        """The verdict; a difference smaller than the noise floor is none."""
         if abs(self.ratios.median - 1) <= self.noise_floor:
             return "within the noise"
         return "faster" if self.ratios.median < 1 else "slower"
@@ -76,19 +76,19 @@ def compare(
     num_warmups: int = 2,
     device: str = "cpu",
 ) -> Comparison:
-    """Time A and B in turn, and B against itself in the same round.
+    """Time A against B, and B against itself, in the same rounds.
 
-    A round is B A B: its first two runs are a pair, its outer two are one of B against itself.
+    A round runs B, A, B: A is compared with the mean of both runs of B, and these with each other.
 
     Args:
-        a: What is judged.
-        b: What it is judged by.
-        num_pairs: Rounds.
-        num_warmups: Runs of each before the first round.
-        device: Where they run; on `cuda` events are timed.
+        a: The function to judge.
+        b: The reference.
+        num_pairs: Number of rounds.
+        num_warmups: Number of runs of each before the first round.
+        device: Device of the functions; CUDA events time `cuda`.
 
     Raises:
-        ValueError: Fewer than 3 pairs.
+        ValueError: `num_pairs` is below 3.
     """
     if num_pairs < 3:
         raise ValueError(f"num_pairs: {num_pairs} is below 3, too few for a median")

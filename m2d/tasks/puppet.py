@@ -1,4 +1,4 @@
-"""Make the embedded model: train its parts, and pack them into a model folder."""
+"""Puppet: train the parts of the embedded model, and pack them into a model folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train: from a recipe and the command line to a model folder, or to what the training would need."""
+"""Train: run a training recipe, or predict what it needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plan_training(
     num_threads: int | None = None,
     cache: Path | None = None,
 ) -> TrainingPlan:
-    """Read and check a training recipe and what the command line adds to it.
+    """Read a training recipe and apply the given options.
 
     Args:
         recipe: A training recipe.
@@ -42,17 +42,21 @@ def plan_training(
 
     Raises:
         RecipeError: The recipe is wrong.
-        InputError: The command line contradicts it.
+        InputError: An option contradicts the recipe.
     """
     document = _load_recipe(recipe, model=model, init=init)
     if stage is not None and stage != document.stage:
         raise InputError(
-            f"--stage {stage}: {recipe} is a recipe for stage {document.stage}; give that recipe"
+            f"{recipe} is a recipe for stage {document.stage}; give that recipe", argument=f"stage {stage}"
         )
     if resume not in (None, "latest"):
-        raise InputError(f"--resume {resume}: only 'latest' is known, the newest checkpoint that verifies")
+        raise InputError(
+            "only 'latest' is known, the newest checkpoint that verifies", argument=f"resume {resume}"
+        )
     if init == "random" and document.transformer is None:
-        raise InputError(f"--init random: {recipe} gives no transformer sizes; add a transformer section")
+        raise InputError(
+            f"{recipe} gives no transformer sizes; add a transformer section", argument="init random"
+        )
     return TrainingPlan(
         recipe=document,
         run=run if run is not None else Path("runs") / recipe.stem,
@@ -110,7 +114,7 @@ def plan_needs(
     """
     known = next((name for name in STRATEGIES if name == strategy), None)
     if known is None:
-        raise InputError(f"--strategy {strategy}: allowed: {', '.join(STRATEGIES)}")
+        raise InputError(f"allowed: {', '.join(STRATEGIES)}", argument=f"strategy {strategy}")
     document = _load_recipe(recipe, model=model, init=init)
     return training_needs(document, num_devices=num_devices, strategy=known)
 

@@ -57,7 +57,7 @@ def test_an_existing_page_is_replaced_only_by_force(film: Path) -> None:
 @pytest.mark.parametrize("name", ["board.txt", "board", "walk.mp4"])
 def test_a_page_is_never_written_over_something_else(name: str, film: Path) -> None:
     kept = film.read_bytes()
-    with pytest.raises(InputError, match=rf"--out: '.*{re.escape(name)}' does not end in \.html"):
+    with pytest.raises(InputError, match=rf"^out: '.*{re.escape(name)}' does not end in \.html"):
         draw(film, out=film.parent / name, force=True)
     assert film.read_bytes() == kept
 
@@ -146,7 +146,7 @@ def test_what_is_wrong_with_the_run_folder_is_told_without_its_place(film: Path)
     (run_folder_of(film) / RECORD).write_text("{")
     text = draw(film).page.read_text()
     words = read_page(text).words()
-    assert "The run folder is of no use: walk.m2d/run.json: is not JSON" in words
+    assert "The run folder is unusable: walk.m2d/run.json: is not JSON" in words
     assert "Not recorded." in words
     assert str(film.parent) not in text
 

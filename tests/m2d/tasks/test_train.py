@@ -132,7 +132,7 @@ def test_stories_are_encoded_once(recipe: Path, tmp_path: Path, cache: Path) -> 
 
 
 def test_the_stage_on_the_command_line_must_be_the_recipes(recipe: Path) -> None:
-    with pytest.raises(InputError, match=r"--stage sft: .*base.yaml is a recipe for stage base"):
+    with pytest.raises(InputError, match=r"^stage sft: .*base.yaml is a recipe for stage base"):
         plan_training(recipe, stage="sft")
 
 
