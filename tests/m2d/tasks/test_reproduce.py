@@ -113,7 +113,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "a prompt with controls": (
         lambda it: it["runs"][0]["recipe"]["scenes"][0].update(prompt="a\x1b[2J"),
-        r"stored in the film is not valid: scenes\.0\.prompt: Value error, holds the forbidden character U\+001B",
+        r"is not valid: scenes\.0\.prompt: Value error, holds the forbidden character U\+001B",
     ),
     "frames the model cannot make": (
         lambda it: it["runs"][0]["recipe"]["video"].update(num_frames=6),
