@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -25,6 +26,11 @@ PAGE = ROOT / "docs" / "library.md"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+def run_python(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def story(**changes: Any) -> Story:
@@ -145,8 +151,19 @@ def test_the_page_s_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)[:1]
     assert len(example.strip().splitlines()) <= 12
     shutil.copy(ROOT / "recipes/stories/first-snow.yaml", tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = run_python(example, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(27, 64, 64, 3)" in done.stdout
+
+
+def test_the_notebook_s_code_is_that_of_the_library_today() -> None:
+    notebook = json.loads(PAGE.with_suffix(".ipynb").read_text("utf-8"))
+    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    # With the small model and one step: what is tested is the code, not the pictures in the page.
+    program = "\n".join(code)
+    for shown, quick in (("puppet-large", "puppet"), ('_steps": 25', '_steps": 1'), ("[1:13:2]", "[1:9:2]")):
+        program = program.replace(shown, quick)
+    done = run_python(program, ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 steps; (27, 64, 64, 3)")
