@@ -280,7 +280,7 @@ def test_that_a_scene_was_decoded_in_tiles_is_written_down(
             raise MemoryError
         return decode_scene(*arguments)
 
-    monkeypatch.setattr("m2d.pipeline.decoding.decode_scene", decode)
+    monkeypatch.setattr("m2d.families.cogvideox.vae.decode_scene", decode)
     told = Stopping()
     result = run(plan, FakeBackend(), reporter=told)
     assert result.provenance.last_run.parameters["decoding"] == "tiled"

@@ -45,6 +45,7 @@ def in_training(source: ModelSource, *, factor: float = 1.0) -> SourceInTraining
         name=source.name,
         path=source.path,
         geometry=source.geometry,
+        family=source.family,
         is_puppet=source.is_puppet,
         mask=source.mask,
         transformer=transformer,
