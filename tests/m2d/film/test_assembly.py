@@ -19,7 +19,7 @@ from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
 from m2d.video.digests import frames_digest
 from m2d.video.joining import recolour
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 
 SHAPE = SceneGeometry(
     num_frames=1, height=4, width=4, num_latent_frames=1, latent_height=1, latent_width=1, tokens_per_frame=1
@@ -61,7 +61,7 @@ def assembled(
     runs: Sequence[int] | None = None,
     matched: Sequence[int] = (),
     decoder: FakeDecoder | None = None,
-    told: Told | None = None,
+    told: RecordingReporter | None = None,
     check_stop: Callable[[], None] = never_stop,
 ) -> AssembledFilm:
     film = LoadedFilm(title="A", scenes=tuple(old), runs=(), digest=None, first_scene=0, fps=8, upscale=1)
@@ -75,7 +75,7 @@ def assembled(
         runs=runs or [0] * len(old) + [1] * (len(levels) - len(old)),
         film=film,
         decoder=cast(SceneDecoder, decoder or FakeDecoder([])),
-        clock=Clock(told or Told()),
+        clock=Clock(told or RecordingReporter()),
         check_stop=check_stop,
     )
 
@@ -98,7 +98,7 @@ def test_a_scene_that_is_made_anew_is_decoded_whatever_it_was() -> None:
 
 def test_an_old_scene_keeps_its_colours_though_the_one_before_it_has_changed() -> None:
     was = recolour(grey(110), DARKER_LC)
-    told = Told()
+    told = RecordingReporter()
     old = [given(100), given(110, colour_map_LC=DARKER_LC, frames_sha256=frames_digest([was]))]
     made = assembled([150, 110], old=old, runs=[1, 0], matched=[1], told=told)
     assert np.array_equal(made.scenes[1].frames_PHWC, was)
@@ -121,7 +121,7 @@ def test_the_first_scene_has_nothing_to_be_matched_to() -> None:
 
 
 def test_an_old_scene_that_comes_out_otherwise_is_told() -> None:
-    told = Told()
+    told = RecordingReporter()
     old = [given(100, frames_sha256=frames_digest([grey(100)])), given(110, frames_sha256="0" * 64)]
     assembled([100, 110], old=old, told=told)
     assert [warning.split(":")[0] for warning in told.warnings] == [

@@ -26,7 +26,7 @@ from tests.m2d.tasks.journals import (
     REQUEST,
     STEPS,
     VERSIONS,
-    Told,
+    RecordingReporter,
     finished,
     keep,
     latents_of,
@@ -114,7 +114,7 @@ def test_an_unfinished_run_is_not_overwritten_and_told_how_far_it_got(
     message = rf"story\.mp4: an unfinished run is here: {progress}$"
     with pytest.raises(OutputError, match=message, check=advises(Remedy.RESUME_OR_DISCARD)), opened(film):
         pass
-    told = Told()
+    told = RecordingReporter()
     assert resumed(film, reporter=told) == ACTIONS[count - 1][1]
     assert told.notes == [f"resuming the unfinished run: {progress}"]
     assert told.warnings == []
@@ -168,7 +168,7 @@ def test_another_request_is_refused_with_what_differs(film: Path) -> None:
 def test_other_versions_are_warned_about_as_long_as_the_run_lasts(film: Path) -> None:
     keep(film, 1)
     for versions in (VERSIONS | {"torch": "2.12.0"}, VERSIONS):
-        told = Told()
+        told = RecordingReporter()
         assert resumed(film, versions=versions, reporter=told) == ACTIONS[0][1]
         (warning,) = told.warnings
         assert warning.startswith("package versions changed since the run began: torch was")
@@ -282,13 +282,13 @@ def test_a_damaged_file_is_told_and_the_state_before_it_counts(
     data = bytearray(path.read_bytes())
     data[-3] ^= 4
     path.write_bytes({"flipped": data, "cut": data[:-1], "empty": b""}[damage])
-    told = Told()
+    told = RecordingReporter()
     expected = ACTIONS[counts - 1][1] if counts else EMPTY
     assert resumed(film, reporter=told) == expected
     assert len(told.warnings) == 1
     assert name.partition("*")[0] in told.warnings[0]
     assert told.warnings[0].endswith("it is not used")
-    told = Told()
+    told = RecordingReporter()
     assert resumed(film, reporter=told) == expected
     assert told.warnings == []
 
@@ -354,11 +354,11 @@ def test_files_of_another_run_or_of_another_window_are_not_mixed_in(film: Path, 
     keep(other, 3)
     window = journal_folder_of(film) / "window-000.safetensors"
     shutil.copy(window, journal_folder_of(film) / "window-001.safetensors")
-    told = Told()
+    told = RecordingReporter()
     assert resumed(film, reporter=told) == ACTIONS[2][1]
     assert "window-001.safetensors: belongs to window 0; it is not used" in told.warnings[0]
     shutil.copy(journal_folder_of(other) / window.name, window)
-    told = Told()
+    told = RecordingReporter()
     assert resumed(film, reporter=told) == EMPTY
     assert "window-000.safetensors: was written by another run; it is not used" in told.warnings[0]
 

@@ -28,7 +28,7 @@ LATER_FILES = {"sheet.png": b"\x89PNG" * 60, "notes": b""}
 
 
 @dataclass
-class Told(SilentReporter):
+class RecordingReporter(SilentReporter):
     """Keeps what it is told."""
 
     notes: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ def opened(film: Path, **changes: Any) -> AbstractContextManager[Journal]:
         "window_steps": (8, 6),
         "resume": False,
         "force": False,
-        "reporter": Told(),
+        "reporter": RecordingReporter(),
     }
     return open_journal(film, **(settings | changes))
 

@@ -31,7 +31,7 @@ from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
 from m2d.video.write import write_film
 from tests.m2d.model.tiny_model import build_tiny_model
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 
 PROMPTS = ("a red ball", "a blue ball", "a green ball", "a red cube", "a blue cube", "a green cube", "a sea")
 STEPS = 2
@@ -207,7 +207,7 @@ def copied(film: Path, target: Path) -> Path:
 
 
 @dataclass
-class Stopping(Told):
+class Stopping(RecordingReporter):
     """Remembers stages, and sends this process SIGTERM once, after so many steps of one of them.
 
     Attributes:

@@ -17,7 +17,7 @@ from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import seal_provenance
 from m2d.video.read import probe, read_film
 from m2d.video.run_folder import run_folder_of
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import PROMPTS, Stopping, Studio, frames_of, open_studio, retagged
 
 
@@ -95,7 +95,7 @@ def test_no_more_is_decoded_however_long_the_film_is(studio: Studio, five: FilmR
 def test_a_copy_is_what_encoding_it_again_would_give(studio: Studio, five: FilmResult) -> None:
     copied = studio.extend(five.film, PROMPTS[5], out=studio.path("copied"))
     foreign = retagged_copy(studio, five, "foreign", spoil=True)
-    told = Told()
+    told = RecordingReporter()
     encoded = studio.extend(foreign, PROMPTS[5], out=studio.path("encoded"), reporter=told)
     assert any("all scenes are encoded again" in note and "other settings" in note for note in told.notes)
     assert frames_of(encoded.provenance) == frames_of(copied.provenance)

@@ -23,7 +23,7 @@ from m2d.video.digests import frames_digest
 from m2d.video.provenance import Provenance
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import PROMPTS, Studio, contents, frames_of, latents_of, open_studio
 
 
@@ -93,7 +93,7 @@ def test_without_its_run_folder_a_film_goes_on_from_its_frames_and_says_so(
     studio: Studio, three: Path, five: FilmResult
 ) -> None:
     bare = Path(shutil.copy(three, studio.path("bare")))
-    told = Told()
+    told = RecordingReporter()
     result = studio.extend(bare, PROMPTS[3], reporter=told)
     assert len(told.notes) == 1
     assert told.notes[0].startswith("using the film's frames instead of its latents: ")
@@ -110,7 +110,7 @@ def test_without_its_run_folder_a_film_goes_on_from_its_frames_and_says_so(
 def test_a_run_folder_of_another_film_is_not_believed(studio: Studio, three: Path, five: Any) -> None:
     film = Path(shutil.copy(three, studio.path("mixed")))
     shutil.copytree(five.run_folder, run_folder_of(film))
-    told = Told()
+    told = RecordingReporter()
     studio.extend(film, PROMPTS[3], reporter=told)
     assert any("mixed.m2d: belongs to another run than the film" in note for note in told.notes)
 
@@ -137,7 +137,7 @@ def test_a_film_that_another_model_took_over_from_its_frames_is_that_models_from
 ) -> None:
     bare = Path(shutil.copy(three, studio.path("taken-over")))
     taken = studio.extend(bare, "a fish", model=foreign.name)
-    told = Told()
+    told = RecordingReporter()
     again = studio.extend(taken.film, "a bird", model=foreign.name, reporter=told)
     assert told.notes == []
     assert frames_of(again.provenance)[:4] == frames_of(taken.provenance)

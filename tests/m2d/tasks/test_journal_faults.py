@@ -18,8 +18,8 @@ from tests.m2d.tasks.journals import (
     ACTIONS,
     EMPTY,
     VERSIONS,
+    RecordingReporter,
     Snapshot,
-    Told,
     finished,
     keep,
     opened,
@@ -150,7 +150,7 @@ def test_a_disk_that_refuses_any_operation_is_an_output_error_and_loses_nothing(
     messages = []
     for at, film in films(tmp_path):
         disk = FaultyDisk(at=at, fault=refuse(code), stays=stays)
-        told, finished = Told(), []
+        told, finished = RecordingReporter(), []
         with pytest.MonkeyPatch.context() as patch:
             disk.install(patch)
             try:

@@ -14,7 +14,7 @@ from m2d.film.make import FilmResult
 from m2d.video.provenance import ProvenanceError
 from m2d.video.provenance_text import parse_provenance, seal_provenance
 from m2d.video.read import read_film
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import (
     PROMPTS,
     Stopping,
@@ -47,7 +47,7 @@ def grown(studio: Studio) -> FilmResult:
 
 def test_a_film_of_many_runs_is_made_again_frame_by_frame(studio: Studio, grown: FilmResult) -> None:
     before = contents(studio.folder)
-    told = Told()
+    told = RecordingReporter()
     again = studio.reproduce(grown.film, reporter=told)
     assert again.differing == ()
     assert again.result.film.name == "grown-again.mp4"
@@ -173,7 +173,7 @@ def test_other_weights_are_told_and_tried(studio: Studio, grown: FilmResult) -> 
     folder = Path(shutil.copytree(studio.source.path, studio.folder.parent / "other"))
     config = folder / "vae" / "config.json"
     config.write_text(config.read_text() + "\n")
-    told = Told()
+    told = RecordingReporter()
     # By their digest alone they are others.
     again = studio.reproduce(grown.film, model=str(folder), out=studio.path("weights"), reporter=told)
     assert again.differing == ()

@@ -18,7 +18,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.tasks.reroll import Reroll, plan_reroll
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import PROMPTS, Studio, contents, frames_of, latents_of, open_studio
 
 SCENES: tuple[Any, ...] = (
@@ -52,7 +52,7 @@ def test_the_other_scenes_keep_their_frames_to_the_bit(
     chosen: tuple[int, ...], studio: Studio, film: FilmResult
 ) -> None:
     before = contents(film.run_folder) | {"film": film.film.read_bytes()}
-    told = Told()
+    told = RecordingReporter()
     result = studio.reroll(film.film, *chosen, out=studio.path("anew"), force=True, reporter=told)
     old, new = frames_of(film.provenance), frames_of(result.provenance)
     assert [index for index in range(5) if old[index] != new[index]] == sorted(chosen)
@@ -144,7 +144,7 @@ def test_a_scene_that_continues_a_chosen_one_begins_with_that_ones_new_end(
 
 
 def test_a_scene_left_behind_by_the_one_it_continues_is_named(studio: Studio, film: FilmResult) -> None:
-    told = Told()
+    told = RecordingReporter()
     studio.reroll(film.film, 2, reporter=told, out=studio.path("told"))
     assert told.notes == ["scene 4 continues scene 3 as it was; re-roll it, too, to have it follow the new"]
 

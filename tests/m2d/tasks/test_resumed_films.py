@@ -12,7 +12,7 @@ from m2d.errors import InputError, Interrupted, OutputError, Remedy
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.make import FilmResult
 from m2d.video.run_folder import read_run, run_folder_of
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, contents, copied, frames_of, open_studio
 
 ASKED = ("a fish", "a bird")
@@ -61,7 +61,7 @@ def test_a_stop_leaves_film_and_journal_and_resume_knows_the_prompts(
     assert raised.value.exit_code == 75
     kept = contents(run_folder_of(film)) | {"film": film.read_bytes()}
     assert {name: kept[name] for name in before} == before
-    told = Told()
+    told = RecordingReporter()
     check(studio.extend(film, resume=True, reporter=told, **given), straight)
     assert len(told.notes) == 1
     if not in_place:
@@ -209,7 +209,7 @@ def test_a_reroll_is_resumed_in_place(function: str, studio: Studio, straight: A
     film = copied(straight.film, studio.path(f"reroll {function}"))
     wanted = studio.reroll(film, 1, out=studio.path(f"wanted {function}"))
     stop_at(function, lambda: studio.reroll(film, 1, out=film, force=True))
-    told = Told()
+    told = RecordingReporter()
     result = studio.reroll(film, 1, out=film, resume=True, reporter=told)
     check(result, wanted)
     assert len(told.notes) == 1

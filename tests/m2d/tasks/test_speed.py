@@ -20,7 +20,7 @@ from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.tasks import generate
 from tests.m2d.diffusion.known_denoisers import GaussianDenoiser
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, open_studio
 
 SAMPLING = {"num_inference_steps": 12, "speed": "fast", "guidance_scale": 1.0}
@@ -66,11 +66,13 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Studio:
 
 
 def run(plan: RunPlan, backend: SmoothBackend, reporter: Any = None, **options: bool) -> FilmResult:
-    return generate.run(plan, backend, reporter=reporter or Told(), options=RunOptions(**options))
+    return generate.run(
+        plan, backend, reporter=reporter or RecordingReporter(), options=RunOptions(**options)
+    )
 
 
 def test_a_faster_film_runs_the_model_less_and_reports_the_estimated_error(studio: Studio) -> None:
-    backend, told = SmoothBackend(), Told()
+    backend, told = SmoothBackend(), RecordingReporter()
     result = run(studio.plan(1, name="fast", sampling=SAMPLING), backend, told)
     parameters = result.provenance.last_run.parameters
     skipped, mean, largest = (parameters[name] for name in RECORDED)
@@ -85,7 +87,7 @@ def test_a_faster_film_runs_the_model_less_and_reports_the_estimated_error(studi
 
 
 def test_an_exact_film_skips_no_step_and_reports_none(studio: Studio) -> None:
-    backend, told = SmoothBackend(), Told()
+    backend, told = SmoothBackend(), RecordingReporter()
     result = run(studio.plan(1, name="exact", sampling=SAMPLING | {"speed": "exact"}), backend, told)
     assert (backend.num_calls, told.notes) == (12, [])
     assert not set(RECORDED) & set(result.provenance.last_run.parameters)

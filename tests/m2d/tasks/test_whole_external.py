@@ -23,7 +23,7 @@ from m2d.video import encode, packets
 from m2d.video.open_film import FilmError
 from m2d.video.read import probe, read_film
 from m2d.video.run_folder import read_run
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, contents, copied, frames_of, open_studio
 
 FPS = 24
@@ -123,7 +123,7 @@ def test_the_new_scene_is_the_same_without_it(studio: Studio, travels: Path, lon
 
 
 def test_it_goes_on_without_being_encoded_again(studio: Studio, longer: FilmResult) -> None:
-    told = Told()
+    told = RecordingReporter()
     again = studio.extend(longer.film, "a cat", "a fish", reporter=told, out=studio.path("again"))
     assert told.notes == []
     assert shown_of(again)[:5] == shown_of(longer)
@@ -180,7 +180,7 @@ def test_a_crossfade_needs_room_in_the_scene_as_the_film_shows_it(studio: Studio
 
 def test_lost_latents_change_nothing_of_what_it_shows(studio: Studio, longer: FilmResult) -> None:
     film = Path(shutil.copy(longer.film, studio.path("bare")))
-    told = Told()
+    told = RecordingReporter()
     again = studio.extend(film, "a cat", reporter=told)
     assert any("using the film's frames" in note for note in told.notes)
     assert shown_of(again)[:5] == shown_of(longer)
@@ -191,7 +191,7 @@ def test_lost_latents_change_nothing_of_what_it_shows(studio: Studio, longer: Fi
 def test_lost_clips_come_from_the_film(studio: Studio, longer: FilmResult) -> None:
     film = copied(longer.film, studio.path("lost"))
     (film.with_suffix(".m2d") / "frames.safetensors").unlink()
-    told = Told()
+    told = RecordingReporter()
     again = studio.extend(film, "a cat", reporter=told)
     assert told.notes == [
         f"the frames of scene 3, 4 are not in {film.with_suffix('.m2d')}: taken from the film"
@@ -206,7 +206,7 @@ def test_another_encoder_encodes_all_of_it_anew(
     film = copied(longer.film, studio.path(f"foreign {preview}"))
     monkeypatch.setattr(encode, "CRF", 14)
     monkeypatch.setattr(encode, "_EXACT", (*encode._EXACT, "-metadata", "x=y"))
-    told = Told()
+    told = RecordingReporter()
     again = studio.reroll(film, 1, prompts=("a sea",), reporter=told, draft=preview)
     assert told.notes[0].startswith("all scenes are encoded again")
     assert [scene.num_frames for scene in again.provenance.scenes] == [4, 9, 12, 8, 9]
@@ -215,7 +215,7 @@ def test_another_encoder_encodes_all_of_it_anew(
 
 
 def test_a_draft_shows_what_is_at_hand(studio: Studio, travels: Path) -> None:
-    told = Told()
+    told = RecordingReporter()
     result = studio.extend(
         travels, "a dog", cuts_s=CUTS, draft=True, reporter=told, out=studio.path("drafted")
     )

@@ -23,7 +23,7 @@ from m2d.model.pixels import from_pixels
 from m2d.video.digests import frames_digest
 from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
-from tests.m2d.tasks.journals import Told
+from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, contents, frames_of, latents_of, open_studio
 
 NUM_FRAMES, CUT, FPS = 48, 24, 24
@@ -56,7 +56,7 @@ def holiday(studio: Studio) -> Path:
 @pytest.fixture(scope="module")
 def longer(studio: Studio, holiday: Path) -> FilmResult:
     """The film, and a scene more."""
-    told = Told()
+    told = RecordingReporter()
     result = studio.extend(
         holiday, "a dog", cuts_s=(1.0,), context_prompts=("a red day", "a blue day"), reporter=told
     )
@@ -147,7 +147,7 @@ def test_frames_of_footage_that_are_gone_come_from_the_film_again(
         "no tensors": b"nothing",
     }[damage]
     path.unlink() if spoilt is None else path.write_bytes(spoilt)
-    told = Told()
+    told = RecordingReporter()
     result = studio.extend(film, "a cat", reporter=told)
     assert len(told.notes) == 1
     assert told.notes[0].startswith("the frames of scene ")
