@@ -29,7 +29,7 @@ LATER_FILES = {"sheet.png": b"\x89PNG" * 60, "notes": b""}
 
 @dataclass
 class RecordingReporter(SilentReporter):
-    """Keeps what it is told."""
+    """Keeps notes and warnings."""
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
