@@ -194,7 +194,8 @@ class EagerBackend:
             dtype: torch.dtype = getattr(torch, options.dtype)
             transformer = load_transformer(source, device=options.device, dtype=dtype)
             self._transformer = transformer.eval().requires_grad_(False)
-            kernel = choose_kernel(transformer.device, dtype, transformer.config.attention_head_dim)
+            device, head_dim = torch.device(options.device), transformer.config.attention_head_dim
+            kernel = choose_kernel(device, dtype, head_dim)
             if kernel is not None:
                 transformer.pin_attention_kernel(kernel)
             self._key = key

@@ -1,8 +1,8 @@
-"""Chooses torch's attention kernel on a device, once; a default may change with every version.
+"""Chooses torch's attention kernel for a device and a dtype, once: torch's default may change with a version.
 
-Owns the order of preference and the probe. No plan of m2d needs a mask, so every kernel qualifies; on a card
-they differ by up to a third of a step. FlashAttention-3 and others come through diffusers instead:
-`transformer.set_attention_backend("_flash_3")` goes before what is pinned here. Not yet run on a GPU.
+Owns the order of preference and the probe. m2d's plans need no mask, so every kernel qualifies; on a GPU they
+differ by up to a third of a step. FlashAttention-3 and others come through diffusers instead, whose
+`transformer.set_attention_backend("_flash_3")` overrides the kernel pinned here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOPPER = (9, 0)
 
 
 def preferred_kernels(capability: tuple[int, int]) -> Sequence[SDPBackend]:
-    """Kernels from the fastest on: cuDNN leads from Hopper on, FlashAttention-2 before."""
+    """Return the kernels, fastest first: cuDNN from Hopper on, FlashAttention-2 on older GPUs."""
     fused = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
     if capability < _HOPPER:
         fused.reverse()
@@ -28,18 +28,22 @@ def preferred_kernels(capability: tuple[int, int]) -> Sequence[SDPBackend]:
 
 
 def choose_kernel(device: torch.device, dtype: torch.dtype, head_dim: int) -> SDPBackend | None:
-    """Find the first preferred kernel that runs; None on a CPU, which has one."""
+    """Return the fastest kernel that runs on `device` in `dtype`; None on a CPU, which has only one.
+
+    Raises:
+        RuntimeError: No kernel runs.
+    """
     if device.type != "cuda":
         return None
     for kernel in preferred_kernels(torch.cuda.get_device_capability(device)):
         if can_run(kernel, device, dtype, head_dim):
             return kernel
-    raise RuntimeError(f"no attention kernel runs on {device} in {dtype}; the plain one always should")
+    raise RuntimeError(f"no attention kernel runs on {device} in {dtype}, not even the plain one")
 
 
 def can_run(kernel: SDPBackend, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """Try a kernel on a few tokens. Torch says no by an error, and by warnings that nobody needs."""
-    probe = torch.randn(1, 1, 16, head_dim, device=device, dtype=dtype)
+    """Run a kernel on a few tokens; torch raises an error, and warns, where it cannot run."""
+    probe = torch.zeros(1, 1, 16, head_dim, device=device, dtype=dtype)
     try:
         attend(probe, probe, probe, kernel)
     except RuntimeError as error:
@@ -49,10 +53,10 @@ def can_run(kernel: SDPBackend, device: torch.device, dtype: torch.dtype, head_d
 
 
 def attend(q_BNQK: Tensor, k_BNLK: Tensor, v_BNLK: Tensor, kernel: SDPBackend) -> Tensor:
-    """Let every query see every key by one kernel and no other.
+    """Attend without a mask, with this kernel and no other.
 
     Raises:
-        RuntimeError: The kernel cannot.
+        RuntimeError: The kernel cannot run.
     """
     with sdpa_kernel(kernel):
         return nn.functional.scaled_dot_product_attention(q_BNQK, k_BNLK, v_BNLK)
