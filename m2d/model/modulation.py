@@ -1,6 +1,6 @@
-"""Adaptive norms and gates: every scene's tokens with the shift, scale and gate of its own timestep.
+"""Adaptive norms and gates: each scene's tokens get the shift, scale and gate of the scene's timestep.
 
-Owns the arithmetic on token rows; which rows belong to which scene is the block plan's.
+Owns the arithmetic on token rows; the block plan assigns rows to scenes.
 """
 
 # B batch, N scenes, X tokens of one scene, L tokens, T text tokens, V video tokens, D width,
@@ -18,7 +18,7 @@ from m2d.model.block_plan import BlockPlan
 
 
 class Modulation(NamedTuple):
-    """What adaLN makes of the timesteps for one stream, a row per scene."""
+    """adaLN's output for the timesteps, for text or for video, a row per scene."""
 
     shift_BND: Tensor
     scale_BND: Tensor
@@ -26,7 +26,7 @@ class Modulation(NamedTuple):
 
 
 def modulations(norm: CogVideoXLayerNormZero, temb_BNE: Tensor) -> tuple[Modulation, Modulation]:
-    """Text's and video's modulation; the layer's output holds the video's first."""
+    """Return the modulation of text and of video; the layer's output has that of video first."""
     chunks = norm.linear(temb_BNE).chunk(6, dim=-1)
     return Modulation(*chunks[3:]), Modulation(*chunks[:3])
 
@@ -34,7 +34,7 @@ def modulations(norm: CogVideoXLayerNormZero, temb_BNE: Tensor) -> tuple[Modulat
 def normalize_both(
     norm: nn.Module, text_BTD: Tensor, video_BVD: Tensor, text: Modulation, video: Modulation, plan: BlockPlan
 ) -> Tensor:
-    """Normalize and modulate both streams, and join them: text first."""
+    """Normalize and modulate text and video, and concatenate them in this order."""
     normed_text = modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
     normed_video = modulate(norm(video_BVD), video.shift_BND, video.scale_BND, plan.video_tokens)
     return torch.cat([normed_text, normed_video], dim=1)
@@ -48,7 +48,7 @@ def gate_both(
     video: Modulation,
     plan: BlockPlan,
 ) -> tuple[Tensor, Tensor]:
-    """Add a joined update to both streams, each through its gate."""
+    """Add an update of all tokens to text and to video, each multiplied by its gate."""
     update_text, update_video = update_BLD.split_with_sizes((text_BTD.shape[1], video_BVD.shape[1]), dim=1)
     return (
         gate(text_BTD, update_text, text.gate_BND, plan.text_sizes),
@@ -57,7 +57,7 @@ def gate_both(
 
 
 def modulate(tokens_BLD: Tensor, shift_BND: Tensor, scale_BND: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """`shift + tokens * (1 + scale)`, each scene's tokens with its own row."""
+    """Return `shift + tokens * (1 + scale)`, with the row of each token's scene."""
     factor_BND = 1 + scale_BND
     if len(set(lengths)) == 1:
         tokens_BNXD = torch.unflatten(tokens_BLD, 1, (len(lengths), -1))
@@ -72,13 +72,10 @@ def modulate(tokens_BLD: Tensor, shift_BND: Tensor, scale_BND: Tensor, lengths: 
 
 
 def gate(tokens_BLD: Tensor, update_BLD: Tensor, gate_BND: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """`tokens + update * gate`, each scene's tokens with its own row."""
+    """Return `tokens + update * gate`, with the row of each token's scene."""
     if len(set(lengths)) == 1:
-        shape = (len(lengths), -1)
-        tokens_BNXD, update_BNXD = (
-            torch.unflatten(tokens_BLD, 1, shape),
-            torch.unflatten(update_BLD, 1, shape),
-        )
+        tokens_BNXD = torch.unflatten(tokens_BLD, 1, (len(lengths), -1))
+        update_BNXD = torch.unflatten(update_BLD, 1, (len(lengths), -1))
         return torch.addcmul(tokens_BNXD, update_BNXD, gate_BND[:, :, None]).flatten(1, 2)
     scenes = zip(
         tokens_BLD.split_with_sizes(lengths, 1),

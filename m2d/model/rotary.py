@@ -1,7 +1,7 @@
-"""Rotary embeddings of video tokens over (frame, row, column), the frame index running on across scenes.
+"""Rotary embeddings of video tokens over (frame, row, column); the frame index counts across all scenes.
 
-Owns the table and its application to queries and keys; knows nothing of scenes or masks: a story's frames are
-simply counted through. Tables follow CogVideoX 1.0 (arXiv 2408.06072, section 2.2) and agree with diffusers'
+Owns the table and its application to queries and keys, without regard to scenes or masks. Tables follow
+CogVideoX 1.0 (arXiv 2408.06072, section 2.2) and equal diffusers'
 `get_3d_rotary_pos_embed(grid_type="linspace")` as its CogVideoX pipeline calls it.
 """
 
@@ -31,17 +31,17 @@ def rotary_table(
 
     Args:
         head_dim: Channels of one attention head, a multiple of 16: a quarter rotates with the frame index,
-            three eighths each with the row and the column.
+            three eighths with the row and three eighths with the column.
         num_latent_frames: Latent frames of all scenes together.
         grid: Tokens of one frame as (rows, columns).
-        base_grid: The same at the size that the model was trained for; other grids are laid over it.
-        device: Where the table goes.
+        base_grid: Grid of the size that the model was trained for; other grids are fitted into it.
+        device: Device of the table.
 
     Returns:
         rotary_VR2: float32.
 
     Raises:
-        ValueError: `head_dim` cannot be divided so.
+        ValueError: `head_dim` is not a multiple of 16.
     """
     if head_dim % 16:
         raise ValueError(
@@ -51,31 +51,31 @@ def rotary_table(
 
 
 def apply_rotary(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
-    """Rotate neighbouring channel pairs of queries or keys by their token's angles, in float32.
+    """Rotate neighbouring channel pairs of queries or keys by the angles of their token, in float32.
 
     Returns:
         Rotated, shape and dtype of `x_BVNK`.
     """
     pairs_BVNR2 = torch.unflatten(x_BVNK.float(), -1, (-1, 2))
     if torch.compiler.is_compiling():
-        # Graphs get real arithmetic: inductor does not fuse complex numbers and ONNX has none.
+        # Graphs use real arithmetic: inductor does not fuse complex numbers, and ONNX has none.
         real, imag = pairs_BVNR2.unbind(-1)
         cos, sin = (part[:, None] for part in rotary_VR2.unbind(-1))
         rotated_BVNR2 = torch.stack([real * cos - imag * sin, real * sin + imag * cos], dim=-1)
     else:
-        # One complex product: 2 to 5 times faster than the stacked form, eager on a CPU, with its backward.
+        # A complex product is 2 to 5 times as fast as the stacked form in eager mode on a CPU, with backward.
         angles = torch.view_as_complex(rotary_VR2)[:, None]
         rotated_BVNR2 = torch.view_as_real(torch.view_as_complex(pairs_BVNR2) * angles)
     return rotated_BVNR2.flatten(-2).to(x_BVNK.dtype)
 
 
 def rotate_into(out_BVNK: Tensor, x_BVNK: Tensor, rotary_VR2: Tensor | None) -> None:
-    """Write `apply_rotary` of queries or keys where they are wanted; for eager inference.
+    """Write the result of `apply_rotary` into `out_BVNK`; for eager inference.
 
     Args:
-        out_BVNK: Where to; `x_BVNK` itself is fine.
-        x_BVNK: What is rotated.
-        rotary_VR2: The table; None copies.
+        out_BVNK: Receives the result; may be `x_BVNK`.
+        x_BVNK: Queries or keys.
+        rotary_VR2: The table; None copies without rotation.
     """
     if rotary_VR2 is None:
         out_BVNK.copy_(x_BVNK)
@@ -88,7 +88,7 @@ def rotate_into(out_BVNK: Tensor, x_BVNK: Tensor, rotary_VR2: Tensor | None) -> 
         out_BVNK.copy_(torch.view_as_real(pairs.mul_(angles)).flatten(-2))
 
 
-# Arrays, not tensors: a tensor made under a tracer must not outlive it in a cache.
+# Arrays, not tensors: a tensor made while tracing must not stay in a cache after it.
 @lru_cache(maxsize=16)
 def _table(
     head_dim: int, num_latent_frames: int, grid: tuple[int, int], base_grid: tuple[int, int]
