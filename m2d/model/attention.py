@@ -1,7 +1,7 @@
-"""Runs a layout's plan: attention between segments as plain calls that need no mask.
+"""Runs a layout's plan: attention between segments as calls without a mask.
 
-Owns the order in which queries, keys and values are cut and joined (strategy "cat": the keys of each call are
-concatenated). Who may attend to whom is decided in `m2d.layout` alone.
+Owns how queries, keys and values are split into segments and concatenated for each call. `m2d.layout` owns
+which segment may attend to which.
 """
 
 # B batch, L tokens, T text tokens, V video tokens, Q query tokens, D width, N heads, K head dim, R = K/2.
@@ -24,12 +24,12 @@ from m2d.model.rotary import apply_rotary
 class SceneAttnProcessor:
     """Attention of one block over `[text | video]` tokens, following a `BlockPlan`."""
 
-    # What diffusers' `set_attention_backend` sets. Named, so that no environment variable chooses the kernel.
+    # Set by diffusers' `set_attention_backend`. With an explicit default, no environment variable applies.
     _attention_backend: AttentionBackendName | None = AttentionBackendName.NATIVE
     _parallel_config = None
-    # One of torch's own kernels, and no other; None leaves the choice to torch.
+    # The kernel of torch to use, and no other; None leaves the choice to torch.
     kernel: SDPBackend | None = None
-    # How queries and keys are rotated; an export may put an operator of its graph's in its place.
+    # Rotates queries and keys; an export may replace it by an operator of its graph.
     rotate: Callable[[Tensor, Tensor], Tensor] = staticmethod(apply_rotary)
 
     def __call__(
@@ -41,17 +41,17 @@ class SceneAttnProcessor:
         rotary_VR2: Tensor | None,
         context: BlockContext | None = None,
     ) -> Tensor:
-        """Attend.
+        """Run the block's attention.
 
         Args:
             attn: The block's projections and norms.
             tokens_BLD: All tokens, normalized.
-            plan: Queries, keys and calls.
-            rotary_VR2: Table of all video tokens, or None.
-            context: More keys and values, whose segments the plan counts after those of the tokens.
+            plan: The queries, keys and calls.
+            rotary_VR2: Rotary table of all video tokens, or None.
+            context: Further keys and values, whose segments the plan counts after those of the tokens.
 
         Returns:
-            A row per query, (B, Q, D): all tokens, or the target scenes' video tokens.
+            Output of the queries, (B, Q, D): all tokens, or the target scenes' video tokens.
         """
         queried_BQD, query_rotary = tokens_BLD, rotary_VR2
         if plan.targets is not None:
@@ -75,7 +75,7 @@ class SceneAttnProcessor:
         return attn.to_out[1](hidden_BQD)  # type: ignore[no-any-return]  # untyped module list
 
     def attend(self, q_BQNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
-        """Let every query see every key; (B, Q, N, K)."""
+        """Attend from every query to every key; returns (B, Q, N, K)."""
         if self.kernel is not None and self._attention_backend == AttentionBackendName.NATIVE:
             q_BNQK, k_BNLK, v_BNLK = (x.transpose(1, 2) for x in (q_BQNK, k_BLNK, v_BLNK))
             return kernels.attend(q_BNQK, k_BNLK, v_BNLK, self.kernel).transpose(1, 2)
@@ -94,7 +94,7 @@ class SceneAttnProcessor:
         video_sizes: tuple[int, ...],
         rotary_VR2: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        """Cut into segments; with a table, the video ones rotated."""
+        """Split into segments; a table rotates the video segments."""
         if rotary_VR2 is None:
             return x_BLNK.split_with_sizes((*text_sizes, *video_sizes), dim=1)
         if not text_sizes:
@@ -124,12 +124,12 @@ class SceneAttnProcessor:
 def project(
     attn: Attention, tokens_BLD: Tensor, *, has_queries: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Make queries, keys and values of tokens, cut into heads and normalized, not rotated.
+    """Project tokens to queries, keys and values per head, normalized but not rotated.
 
     Args:
         attn: The block's projections and norms.
         tokens_BLD: Normalized tokens.
-        has_queries: Whether queries are wanted; without, the first result is None.
+        has_queries: Whether to compute queries; otherwise the first result is None.
     """
     return (
         _split_heads(attn, attn.to_q(tokens_BLD), norm=attn.norm_q) if has_queries else None,

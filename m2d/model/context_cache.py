@@ -1,9 +1,9 @@
-"""Clean context scenes computed once: their keys and values in every block, for all steps of a film.
+"""Computes clean context scenes once and keeps their keys and values in every block for all steps.
 
-Owns which scenes may be kept so, and the plans of a transformer that runs without them. A scene may be kept
-when nothing it sees, directly or through others, is denoised: with `causal` and `window:k` that is every
-context scene before the targets. Such a scene's tokens are the same in every step, and so are the keys and
-values that later scenes read of it; leaving its own rows out changes nothing in the targets' output.
+Owns which scenes may be kept, and the plans of a transformer that runs without them. A scene may be kept if
+it sees no target, directly or through other scenes: with `causal` and `window:k` that is every context scene
+before the targets. Its tokens are the same in every step, and so are the keys and values that other scenes
+attend to; leaving out its rows does not change the targets' output.
 """
 
 # B batch, N scenes or heads, F latent frames, C latent channels, H W latent size, L text tokens,
@@ -27,11 +27,11 @@ from m2d.model.execution import Execution
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextSplit:
-    """Which scenes are computed when; scenes in neither are seen by no target and never computed.
+    """Which scenes are computed once and which in every step; no target depends on the others.
 
     Attributes:
-        kept: Computed once, ascending.
-        run: Computed in every step, ascending: the targets, and context that depends on them.
+        kept: Scenes computed once, ascending.
+        run: Scenes computed in every step, ascending: the targets, and context that depends on them.
     """
 
     kept: tuple[int, ...]
@@ -40,10 +40,10 @@ class ContextSplit:
 
 @lru_cache(maxsize=64)
 def split_context(layout: SceneLayout, targets: tuple[int, ...]) -> ContextSplit:
-    """Divide a story's scenes for the denoising of `targets`.
+    """Divide a story's scenes for denoising `targets`.
 
     Raises:
-        ValueError: No target, or one that is not in the story.
+        ValueError: There is no target, or one is not in the story.
     """
     scenes = range(layout.num_scenes)
     if not targets or not set(targets) <= set(scenes):
@@ -56,7 +56,7 @@ def split_context(layout: SceneLayout, targets: tuple[int, ...]) -> ContextSplit
 
 @dataclass(kw_only=True, slots=True)
 class KeptBlock:
-    """Keys and values of the kept scenes in one block, a pair per segment that later scenes see."""
+    """Keys and values of the kept scenes in one block, a pair per segment that running scenes see."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -64,16 +64,17 @@ class KeptBlock:
     def join(
         self, keys: Sequence[Tensor], values: Sequence[Tensor]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Put the kept segments behind the running scenes' own."""
+        """Append the kept segments to those of the running scenes."""
         return (*keys, *self.keys), (*values, *self.values)
 
 
 @dataclass(kw_only=True, slots=True)
 class RecordingBlock:
-    """Keeps some of the segments that pass by.
+    """Records keys and values of some segments while a block runs.
 
     Attributes:
-        wanted: Their places among the running scenes' segments.
+        wanted: Indices of these segments among those of the running scenes.
+        kept: The recorded keys and values; None before the block has run.
     """
 
     wanted: tuple[int, ...]
@@ -82,8 +83,8 @@ class RecordingBlock:
     def join(
         self, keys: Sequence[Tensor], values: Sequence[Tensor]
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Keep, and change nothing."""
-        # Copies: a segment is a view that would hold the whole story's keys in memory.
+        """Record, and return all segments unchanged."""
+        # Copies, because a segment is a view that keeps the whole story's keys in memory.
         self.kept = KeptBlock(
             keys=tuple(keys[place].clone() for place in self.wanted),
             values=tuple(values[place].clone() for place in self.wanted),
@@ -93,11 +94,11 @@ class RecordingBlock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContextCache:
-    """What `SceneModel.forward` takes as `context`: some scenes run, the others' work is done.
+    """The `context` argument of `SceneModel`: the keys and values of scenes that need not run again.
 
     Attributes:
         plan: The scenes that run, and their plans.
-        blocks: One per block.
+        blocks: Kept keys and values, or a recorder, of every block.
     """
 
     plan: ScenesPlan
@@ -105,19 +106,19 @@ class ContextCache:
 
     @property
     def batch_size(self) -> int | None:
-        """Of the prompts that it was kept for; None when nothing is kept."""
+        """Batch size of the kept keys and values; None when nothing is kept."""
         kept = self.blocks[0].keys if isinstance(self.blocks[0], KeptBlock) else ()
         return kept[0].shape[0] if kept else None
 
     @property
     def size_bytes(self) -> int:
-        """Memory of what is kept."""
+        """Memory of the kept keys and values."""
         kept = [block for block in self.blocks if isinstance(block, KeptBlock)]
         return sum(part.nbytes for block in kept for part in (*block.keys, *block.values))
 
 
 class ContextTransformer(Protocol):
-    """What `keep_context` needs of a transformer."""
+    """The parts of a transformer that `keep_context` uses."""
 
     transformer_blocks: nn.ModuleList
     __call__: Callable[..., Tensor]
@@ -132,19 +133,19 @@ def keep_context(
     targets: tuple[int, ...],
     execution: Execution = "joined",
 ) -> ContextCache | None:
-    """Run the context scenes that no step changes, once.
+    """Run the context scenes that no step changes, and record their keys and values.
 
     Args:
         transformer: The model.
         latents_BFCHW: All scenes' latents; only those of kept scenes are read.
-        prompt_embeds_BLD: All scenes' prompts, with the batch of the steps to come: with guidance, both
-            branches' together or a cache for each.
+        prompt_embeds_BLD: All scenes' prompts, in the batch size of the steps: with guidance either both
+            branches together, or a cache for each.
         layout: The story.
-        targets: The scenes that are denoised, ascending.
+        targets: Scenes to denoise, ascending.
         execution: How the blocks run.
 
     Returns:
-        The cache for `forward(..., context=)`; None when every scene has to run in every step.
+        The transformer's `context` argument; None if every scene has to run in every step.
     """
     split = split_context(layout, targets)
     if len(split.run) == layout.num_scenes:
@@ -172,7 +173,7 @@ def keep_context(
 
 
 def _seen_by(layout: SceneLayout, scene: int) -> set[int]:
-    """The scenes of which any segment of `scene` sees a segment."""
+    """Return the scenes that any segment of `scene` sees."""
     segments = layout.segments
     own = [index for index, segment in enumerate(segments) if segment.scene == scene]
     return {segments[int(key)].scene for index in own for key in layout.may_attend[index].nonzero()[0]}

@@ -1,7 +1,7 @@
-"""Low-rank adapters: what of the transformer they reach, and the file that diffusers loads.
+"""Low-rank adapters (Hu et al., arXiv 2106.09685): the layers they adapt and the file that diffusers loads.
 
-Owns where adapters sit, their seeded start and their file. The adapters themselves are PEFT's (Hu et al.,
-arXiv 2106.09685), attached through diffusers; merging and loading are diffusers' own, too.
+Owns which layers have adapters, their seeded initialization and their file. PEFT implements the adapters;
+diffusers attaches, merges and loads them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MODULES: Mapping[LoraPart, tuple[str, ...]] = {
 
 
 class LoraSettings(Protocol):
-    """Sizes and places of adapters; `LoraRecipe` in `m2d.training.recipe` documents the fields."""
+    """Sizes and layers of adapters; `LoraRecipe` in `m2d.training.recipe` documents the fields."""
 
     @property
     def rank(self) -> int: ...
@@ -45,10 +45,10 @@ class LoraSettings(Protocol):
 
 
 def add_lora(model: SceneModel, settings: LoraSettings, *, seed: int = 0) -> None:
-    """Attach adapters, which change nothing yet, and freeze every other weight.
+    """Attach adapters that do not change the output yet, and freeze all other weights.
 
     Args:
-        model: Changed in place; its state dict's names change with it.
+        model: Changed in place; the names in its state dict change, too.
         seed: Seeds the first matrix of each adapter; the second starts at zero.
 
     Raises:
@@ -73,7 +73,7 @@ def add_lora(model: SceneModel, settings: LoraSettings, *, seed: int = 0) -> Non
 
 
 def lora_weights(model: SceneModel) -> dict[str, Tensor]:
-    """Return the adapters' weights by PEFT's names, without the adapter's own name."""
+    """Return the adapters' weights by PEFT's names, without the name of the adapter."""
     from peft import get_peft_model_state_dict
 
     weights: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=_ADAPTER)
@@ -81,7 +81,7 @@ def lora_weights(model: SceneModel) -> dict[str, Tensor]:
 
 
 def save_lora(model: SceneModel, folder: Path) -> Path:
-    """Write the adapters as `load_lora_weights` and `load_lora_adapter` of diffusers read them.
+    """Save the adapters in the format of diffusers' `load_lora_weights` and `load_lora_adapter`.
 
     Returns:
         The file, `pytorch_lora_weights.safetensors` in `folder`.
@@ -97,11 +97,11 @@ def save_lora(model: SceneModel, folder: Path) -> Path:
 
 
 def _in_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn sets into sorted lists: the same adapters give the same file."""
+    """Turn sets into sorted lists, so that the same adapters give the same file."""
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
 def merge_lora(model: SceneModel) -> None:
-    """Add the adapters' updates to the weights and take the adapters away; names are the stock ones again."""
+    """Merge the adapters into the weights and remove them; the original names in the state dict return."""
     model.fuse_lora(adapter_names=[_ADAPTER], safe_fusing=True)
     model.unload_lora()

@@ -1,9 +1,9 @@
-"""Runs a block one scene after the other: for inference at large sizes, with the least memory moved and held.
+"""Runs a block one scene after the other: least memory traffic and use, for inference at large sizes.
 
-Computes what the joined form of a block does. Activations are never joined: every scene's queries, attention
-output and feed-forward exist on their own, one after the other. Keys and values lie in one buffer,
-`[slot | all video]`: a call whose keys are consecutive videos reads that part of it, with the texts that it
-sees copied in front. It writes in place, so it cannot be differentiated, compiled or exported.
+Computes the same as the joined form of a block, but never concatenates activations: queries, attention
+outputs and feed-forward are computed scene by scene. Keys and values are in one buffer, `[slot | all video]`.
+A call whose keys are consecutive videos reads them from the buffer, with the texts that it sees copied in
+front. The code writes in place, so it cannot be differentiated, compiled or exported.
 """
 
 # B batch, N scenes or heads, S tokens of a segment or a scene, T text tokens, V video tokens, Q query tokens,
@@ -27,7 +27,7 @@ from m2d.model.rotary import rotate_into
 
 
 class BlockParts(Protocol):
-    """The submodules of a block, as CogVideoX names them."""
+    """The submodules of a block, by CogVideoX's names."""
 
     norm1: Any
     attn1: Attention
@@ -44,9 +44,11 @@ def run_per_scene(
     plan: BlockPlan,
     context: BlockContext | None,
 ) -> tuple[Tensor, Tensor]:
-    """Run a block; arguments and results are those of its forward."""
+    """Run a block; arguments and results are those of the block's forward."""
     text, video = modulations(block.norm1, temb_BNE)
-    served = _attend(block, text_BTD, video_BVD, (text, video), rotary_VR2, plan, context)
+    queries, rows = _project(block, text_BTD, video_BVD, (text, video), rotary_VR2, plan)
+    served = attend_segments(block.attn1.processor, queries, rows, plan, context)
+    del queries, rows
     video_BQD = _add_attention(block, video_BVD, served, video.gate_BND, plan)
     if plan.targets is None:
         num_texts = len(plan.text_sizes)
@@ -61,7 +63,7 @@ def run_per_scene(
 
 
 class KeyRows(NamedTuple):
-    """Keys and values of the texts, and of all video behind a slot for texts."""
+    """Keys and values of the texts, and a buffer with those of all video after a slot for texts."""
 
     text_k: Sequence[Tensor]
     text_v: Sequence[Tensor]
@@ -71,7 +73,7 @@ class KeyRows(NamedTuple):
 
     @classmethod
     def empty(cls, k_BTNK: Tensor, v_BTNK: Tensor, plan: BlockPlan) -> KeyRows:
-        """Take the texts' keys and values, and make room for all video's."""
+        """Store the keys and values of the texts, and allocate the buffer."""
         slot = _slot_size(plan)
         shape = (k_BTNK.shape[0], slot + sum(plan.video_sizes), *k_BTNK.shape[2:])
         return cls(
@@ -83,7 +85,7 @@ class KeyRows(NamedTuple):
         )
 
     def segments(self, plan: BlockPlan) -> tuple[list[Tensor], list[Tensor]]:
-        """All segments' keys and all segments' values."""
+        """Return the keys of all segments and the values of all segments."""
         keys, values = (
             rows[:, self.slot :].split_with_sizes(plan.video_sizes, dim=1)
             for rows in (self.k_BSNK, self.v_BSNK)
@@ -92,9 +94,9 @@ class KeyRows(NamedTuple):
 
     @contextmanager
     def joined(self, texts: Sequence[int], run: Span) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield some texts and consecutive video rows as one piece, by copying the texts in front of them.
+        """Yield keys and values of some texts and consecutive video rows, by copying the texts in front.
 
-        The copy overwrites the rows before them, which may be another scene's video: these are restored.
+        The copy overwrites the rows before `run`; if they belong to another scene's video, they are restored.
         """
         length = sum(self.text_k[index].shape[1] for index in texts)
         if not length:
@@ -114,20 +116,6 @@ class KeyRows(NamedTuple):
             rows[:, borrowed] = rows_before
 
 
-def _attend(
-    block: BlockParts,
-    text_BTD: Tensor,
-    video_BVD: Tensor,
-    modulation: tuple[Modulation, Modulation],
-    rotary_VR2: Tensor | None,
-    plan: BlockPlan,
-    context: BlockContext | None,
-) -> list[Tensor]:
-    """Project, and let every query segment attend."""
-    queries, rows = _project(block, text_BTD, video_BVD, modulation, rotary_VR2, plan)
-    return attend_segments(block.attn1.processor, queries, rows, plan, context)
-
-
 def attend_segments(
     processor: SceneAttnProcessor,
     queries: Sequence[Tensor],
@@ -135,17 +123,17 @@ def attend_segments(
     plan: BlockPlan,
     context: BlockContext | None = None,
 ) -> list[Tensor]:
-    """Run a plan's calls.
+    """Run a plan's attention calls.
 
     Args:
-        processor: Knows the kernel.
-        queries: Of every query segment, BSNK, rotated.
+        processor: Runs one call with its kernel.
+        queries: Rotated queries of each query segment, BSNK.
         rows: Keys and values of all segments.
         plan: The calls.
-        context: More keys and values, or None.
+        context: Further keys and values, or None.
 
     Returns:
-        Every query segment's attention output, BSNK, in the plan's order.
+        Attention output of each query segment, BSNK, in the plan's order.
     """
     sizes = (*plan.query_text_sizes, *plan.query_video_sizes)
     keys, values = rows.segments(plan)
@@ -176,7 +164,7 @@ def _project(
     rotary_VR2: Tensor | None,
     plan: BlockPlan,
 ) -> tuple[list[Tensor], KeyRows]:
-    """Queries of the query segments, and keys and values of all."""
+    """Return the queries of the query segments, and the keys and values of all segments."""
     attn, norm, (text, video) = block.attn1, block.norm1.norm, modulation
     normed_BTD = modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
     q_BTNK, k_BTNK, v_BTNK = project(attn, normed_BTD, has_queries=plan.targets is None)
@@ -199,13 +187,13 @@ def _project(
 
 
 def _cut_scene(q_BSNK: Tensor, span: Span, plan: BlockPlan) -> Sequence[Tensor]:
-    """Cut a scene into its video segments."""
+    """Split a scene into its video segments."""
     sizes = [len(each) for each in spans_of(plan.video_sizes) if span.start <= each.start < span.stop]
     return q_BSNK.split_with_sizes(sizes, dim=1)
 
 
 def _video_run(call: SegmentCall, plan: BlockPlan, slot: int) -> Span | None:
-    """The rows of the buffer that a call's video keys are, when they are one run; None otherwise."""
+    """Return the buffer's rows of a call's video keys if they are consecutive; None otherwise."""
     num_texts, num_segments = len(plan.text_sizes), len(plan.text_sizes) + len(plan.video_sizes)
     videos = [index for index in call.keys if index >= num_texts]
     is_run = bool(videos) and videos == list(range(videos[0], videos[-1] + 1)) and videos[-1] < num_segments
@@ -216,7 +204,7 @@ def _video_run(call: SegmentCall, plan: BlockPlan, slot: int) -> Span | None:
 
 
 def _slot_size(plan: BlockPlan) -> int:
-    """Rows of the largest set of texts that a call sees."""
+    """Return the most text rows that a call sees."""
     return max(
         sum(plan.text_sizes[index] for index in call.keys if index < len(plan.text_sizes))
         for call in plan.calls
@@ -226,7 +214,7 @@ def _slot_size(plan: BlockPlan) -> int:
 def _add_attention(
     block: BlockParts, video_BVD: Tensor, served: list[Tensor], gate_BND: Tensor, plan: BlockPlan
 ) -> Tensor:
-    """The query scenes' video tokens with attention's update; takes the video's outputs out of `served`."""
+    """Return the query scenes' video tokens after adding the attention outputs in `served`."""
     scenes = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
     sources, places = spans_of(plan.video_tokens), spans_of(plan.target_tokens)
     segments = spans_of(plan.query_video_sizes)
@@ -268,7 +256,7 @@ def _feed_forward(
     *,
     is_whole: bool = False,
 ) -> None:
-    """Feed forward and add, in place; one scene at a time, or the whole at once where it is small."""
+    """Add the feed-forward update in place, scene by scene or, if `is_whole`, for all tokens at once."""
     normed_BLD = block.norm2.norm(tokens_BLD)
     if is_whole:
         normed_BLD = modulate(normed_BLD, modulation.shift_BND, modulation.scale_BND, tuple(lengths))

@@ -1,10 +1,10 @@
-"""Tables in place of the layers that are given the timestep and nothing else, for the few timesteps of a run.
+"""Tables that replace the layers whose only input is the timestep, for the timesteps of one run.
 
-Owns making the tables and looking rows up. In CogVideoX-5B these layers, the linear parts of all adaptive
-norms, hold 0.8 of 5.6 billion weights; what they make of the 51 timesteps of a run is a tenth of that.
+Owns making the tables and looking up rows. In CogVideoX-5B these layers, the linear layers of all adaptive
+norms, have 0.8 of 5.6 billion weights; their outputs for the 51 timesteps of a run are a tenth of that.
 """
 
-# B batch, N scenes, R rows of a table: known timesteps, X what a layer makes of one.
+# B batch, N scenes, R rows of a table (known timesteps), X output features of a layer.
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from torch import Tensor, nn
 
 from m2d.errors import BackendError
 
-# A product of fewer rows is summed in another order by some CPU kernels; see `use_timestep_tables`.
+# Some CPU kernels sum products of fewer rows in another order; see `use_timestep_tables`.
 _FEWEST_ROWS = 8
 
 
 class TimestepRows(nn.Module):
-    """Finds the row of every timestep."""
+    """Finds the table row of each timestep."""
 
     timesteps_R: Tensor
 
     def __init__(self, timesteps: Iterable[int], *, device: torch.device) -> None:
-        """Know these timesteps, each once and ascending."""
+        """Store the timesteps, ascending and without duplicates."""
         super().__init__()
         self.register_buffer("timesteps_R", torch.tensor(sorted(set(timesteps)), device=device))
 
     def forward(self, timesteps_BN: Tensor) -> Tensor:
-        """Rows, BN int64. What has none gets one behind the last, which every lookup refuses."""
+        """Return rows, BN int64. An unknown timestep gets the row after the last, on which lookups fail."""
         is_row_BNR = timesteps_BN[:, :, None] == self.timesteps_R
         rows_BN = is_row_BNR.int().argmax(dim=-1)
         return torch.where(is_row_BNR.any(dim=-1), rows_BN, len(self.timesteps_R))
 
     def check(self, timesteps_BN: Tensor) -> None:
-        """Make sure that every timestep has a row.
+        """Check that every timestep has a row.
 
         Raises:
-            BackendError: One has not.
+            BackendError: A timestep has none.
         """
         unknown = timesteps_BN[~torch.isin(timesteps_BN, self.timesteps_R)]
         if len(unknown):
@@ -51,22 +51,22 @@ class TimestepRows(nn.Module):
 
 
 class TimestepTable(nn.Module):
-    """Looks up what a linear layer made of every timestep."""
+    """Looks up a linear layer's output for a timestep."""
 
     table_RX: Tensor
 
     def __init__(self, table_RX: Tensor) -> None:
-        """Take the layer's outputs, a row per timestep."""
+        """Store the layer's outputs, a row per timestep."""
         super().__init__()
         self.register_buffer("table_RX", table_RX)
 
     def forward(self, rows_BN: Tensor) -> Tensor:
-        """Return the rows, BNX. Raises IndexError for one behind the last."""
+        """Return the rows, BNX. Raises IndexError for a row after the last."""
         return nn.functional.embedding(rows_BN, self.table_RX)
 
 
 class TimedTransformer(Protocol):
-    """What tables need of a transformer."""
+    """The parts of a transformer that its tables need."""
 
     transformer_blocks: nn.ModuleList
     timestep_rows: TimestepRows | None
@@ -77,7 +77,7 @@ class TimedTransformer(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """Dtype of its weights."""
 
     def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Embed every scene's timestep: temb_BNE."""
@@ -94,18 +94,18 @@ class TimedTransformer(Protocol):
 
 @torch.no_grad()
 def use_timestep_tables(transformer: TimedTransformer, timesteps: Iterable[int]) -> int:
-    """Replace, in place, the linear layers of all adaptive norms by what they make of some timesteps.
+    """Replace, in place, the linear layers of all adaptive norms by tables of their outputs.
 
-    The transformer computes the same from then on, for these timesteps and no others. To the bit where the
-    layers were run on rows enough (scenes times batch): with fewer than four, a CPU's float32 kernels sum in
+    The transformer then runs with these timesteps only and computes the same. Results are equal to the bit if
+    the layers run on four or more rows (scenes times batch). With fewer, float32 kernels of a CPU sum in
     another order (measured: differences up to 7e-7 in values of about 1; none in bfloat16).
 
     Args:
         transformer: For inference.
-        timesteps: All that it will be run with; clean context has 0.
+        timesteps: All timesteps that it will get; clean context has 0.
 
     Returns:
-        Bytes of memory that this frees.
+        Freed memory in bytes.
     """
     before = held_bytes(transformer)
     rows = TimestepRows(timesteps, device=transformer.device)
@@ -113,7 +113,7 @@ def use_timestep_tables(transformer: TimedTransformer, timesteps: Iterable[int])
     padded_R = torch.cat([known_R, known_R[-1:].expand(max(0, _FEWEST_ROWS - len(known_R)))])
     temb_RE = transformer.embed_timesteps(padded_R[None], dtype=transformer.dtype)[0]
     for norm in _adaptive_norms(transformer):
-        # A copy: a view would hold the padding's rows.
+        # A copy, because a view would keep the rows of the padding in memory.
         made_RX: Tensor = norm.get_submodule("linear")(temb_RE)
         norm.linear = TimestepTable(made_RX[: len(known_R)].clone())
     transformer.timestep_rows = rows
@@ -121,7 +121,7 @@ def use_timestep_tables(transformer: TimedTransformer, timesteps: Iterable[int])
 
 
 def held_bytes(module: nn.Module | TimedTransformer) -> int:
-    """Memory of a module's parameters and buffers."""
+    """Return the memory of a module's parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
