@@ -93,6 +93,24 @@ def _startup_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     )
 
 
+def _library_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    saved, limit = report["saved_s"], report["least_saved_s"]
+    yield Row(
+        key="saved_s",
+        what="A second call of `StoryPipeline`, faster than the first by",
+        value=f"{saved:.1f} s",
+        limit=f"at least {limit:.0f} s",
+        holds=saved >= limit,
+    )
+    yield Row(
+        key="same_frames",
+        what="Frames of `StoryPipeline` and of `m2d generate`",
+        value="identical" if report["same_frames"] else "different",
+        limit="identical",
+        holds=report["same_frames"],
+    )
+
+
 def quality_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the figures of `benchmarks.quality`."""
     checks = {check["name"]: check for check in report["checks"]}
@@ -328,6 +346,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "oracle": ("Same model as the official code?", _faithful_rows),
     "masks": ("Are the masks right?", _mask_rows),
     "startup": ("Start-up and first film", _startup_rows),
+    "library": ("The library", _library_rows),
     "quality": ("The embedded model on stories it never saw", quality_rows),
     "quality-changing": ("The embedded model on stories that change place or time", quality_rows),
     "quality-large": ("The larger embedded model on the same stories", quality_rows),

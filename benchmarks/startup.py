@@ -30,7 +30,7 @@ STORY = Path(__file__).parents[1] / "recipes" / "stories" / "first-snow.yaml"
 NUM_CORES = 2
 NUM_HELP_RUNS = 5
 NUM_FILMS = 2
-LIMITS = {"help_s": 0.5, "generate_s": 60.0, "generate_peak_bytes": 4 * 2**30}
+LIMITS = {"help_s": 0.2, "generate_s": 60.0, "generate_peak_bytes": 4 * 2**30}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
