@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.decoded_film import read_film
 from benchmarks.startup import NUM_CORES, STORY, Run, run_m2d, use_cores
 from m2d.files import write_json
 from m2d.tasks.pairing import Comparison, Ratios
-from m2d.video.read import read_film
 
 RESULTS = Path(__file__).parent / "results" / "cold_start.json"
 EAGER = "eager"

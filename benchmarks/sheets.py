@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.decoded_film import read_film
 from benchmarks.startup import run_m2d
 from m2d.files import write_bytes
 from m2d.recipe.loader import load_recipe
-from m2d.video.read import read_film
 from m2d.video.run_folder import SHEET, run_folder_of
 
 ROOT = Path(__file__).parents[1]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.child import BEGIN, FINISH, Child
+from benchmarks.decoded_film import read_film
 from m2d.errors import EXIT_BAD_INPUT
 from m2d.families.source import resolve_model
 from m2d.files import sha256_file
@@ -26,7 +27,6 @@ from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate
-from m2d.video.read import read_film
 from m2d.video.run_folder import RECORD, run_folder_of
 
 STORY: Mapping[str, Any] = {

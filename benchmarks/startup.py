@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.decoded_film import read_film
 from m2d.files import write_json
-from m2d.video.read import read_film
 
 RESULTS = Path(__file__).parent / "results" / "startup.json"
 STORY = Path(__file__).parents[1] / "recipes" / "stories" / "first-snow.yaml"

@@ -39,7 +39,6 @@ class ReadLimits:
     size_bytes: int = 4 << 30
     side: int = 8192
     num_frames: int = 50_000
-    decoded_bytes: int = 4 << 30
 
 
 @contextlib.contextmanager

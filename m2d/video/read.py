@@ -18,9 +18,8 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m2d.video.crop_resize import Turn, turn_of
 from m2d.video.open_film import FilmError, ReadLimits, opened_film, refusing_corrupt
-from m2d.video.pixels import display_matrix, rgb_of
+from m2d.video.pixels import rgb_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import is_provenance, parse_provenance
@@ -97,45 +96,6 @@ class FilmFrame:
             return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Film:
-    """A decoded film.
-
-    Attributes:
-        frames_PHWC: uint8 RGB; of a film with provenance at the size the model made, of any other film turned
-            upright by right angles, as its display matrix asks.
-        timestamps_s: When each frame is shown, (P,).
-        info: The film's metadata.
-    """
-
-    frames_PHWC: np.ndarray
-    timestamps_s: tuple[float, ...]
-    info: FilmInfo
-
-    @property
-    def chapters(self) -> tuple[Chapter, ...]:
-        """In the order of time."""
-        return self.info.chapters
-
-    @property
-    def provenance(self) -> Provenance | None:
-        """None when m2d did not make the film."""
-        return self.info.provenance
-
-    @property
-    def scenes(self) -> tuple[np.ndarray, ...]:
-        """The frames of each scene, PHWC, as the provenance divides them; a single scene without provenance.
-
-        Frames of a crossfade belong to both scenes.
-        """
-        if self.provenance is None:
-            return (self.frames_PHWC,)
-        return tuple(
-            self.frames_PHWC[scene.first_frame : scene.first_frame + scene.num_frames]
-            for scene in self.provenance.scenes
-        )
-
-
 def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
     """Read a film's metadata without decoding it.
 
@@ -144,35 +104,25 @@ def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
         ProvenanceError: The film's provenance is corrupt or describes another film.
     """
     with opened_film(path, limits) as (container, stream):
-        return _info(container, stream, size_bytes=path.stat().st_size)
-
-
-def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
-    """Decode all frames of a film.
-
-    Raises:
-        FilmError: Not a video, incomplete, too large, or of a format that is not read.
-        ProvenanceError: The film's provenance is corrupt or describes another film.
-    """
-    limits = limits or ReadLimits()
-    with opened_film(path, limits) as (container, stream):
-        info = _info(container, stream, size_bytes=path.stat().st_size)
-        upscale = info.provenance.video.upscale if info.provenance else 1
-        frames, timestamps_s = [], []
-        held_bytes, turn = 0, Turn()
-        for index, frame in enumerate(_decoded(path, container, stream, limits=limits)):
-            if index == 0 and info.provenance is None:
-                turn = turn_of(display_matrix(frame.picture)) or Turn()
-            frames.append(turn.apply(rgb_of(frame.picture, upscale=upscale)))
-            timestamps_s.append(frame.time_s)
-            held_bytes += frames[-1].nbytes
-            if held_bytes > limits.decoded_bytes:
-                raise _too_long(path, stream, num_frames=index)
-    if not frames:
-        raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
-    if info.provenance:
-        info.provenance.check_film(num_frames=len(frames), width=info.width, height=info.height)
-    return Film(frames_PHWC=np.stack(frames), timestamps_s=tuple(timestamps_s), info=info)
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+        provenance = _provenance(tags)
+        if provenance:
+            num_frames = stream.frames or provenance.num_frames
+            provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height)
+        return FilmInfo(
+            codec=stream.codec_context.codec.canonical_name,
+            width=stream.width,
+            height=stream.height,
+            fps=_fps(container, stream),
+            num_frames=stream.frames,
+            duration_s=(container.duration or 0) / av.time_base,
+            size_bytes=path.stat().st_size,
+            title=printable(tags.get("title", ""), limit=500),
+            chapters=_chapters(container),
+            provenance=provenance,
+            pixel_aspect=pixel_aspect(stream),
+            has_sound=bool(container.streams.audio),
+        )
 
 
 def film_frames(
@@ -182,7 +132,7 @@ def film_frames(
 
     Args:
         path: The film.
-        limits: `decoded_bytes` does not count here.
+        limits: How large the film may be; None for the default.
         is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
 
     Raises:
@@ -229,28 +179,6 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
     return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
 
 
-def _info(container: InputContainer, stream: VideoStream, *, size_bytes: int) -> FilmInfo:
-    tags = {key.lower(): value for key, value in container.metadata.items()}
-    provenance = _provenance(tags)
-    if provenance:
-        num_frames = stream.frames or provenance.num_frames
-        provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height)
-    return FilmInfo(
-        codec=stream.codec_context.codec.canonical_name,
-        width=stream.width,
-        height=stream.height,
-        fps=_fps(container, stream),
-        num_frames=stream.frames,
-        duration_s=(container.duration or 0) / av.time_base,
-        size_bytes=size_bytes,
-        title=printable(tags.get("title", ""), limit=500),
-        chapters=_chapters(container),
-        provenance=provenance,
-        pixel_aspect=pixel_aspect(stream),
-        has_sound=bool(container.streams.audio),
-    )
-
-
 def _fps(container: InputContainer, stream: VideoStream) -> Fraction:
     fps = stream.average_rate or stream.guessed_rate
     if not fps:
@@ -285,12 +213,8 @@ def _decoded(
             size = f"{picture.width}x{picture.height}"
             raise FilmError(f"{path}: its size changes to {size} at frame {index}; use a video of one size")
         if index >= limits.num_frames:
-            raise _too_long(path, stream, num_frames=index)
+            size = f"{stream.width}x{stream.height}"
+            raise FilmError(f"{path}: longer than {index} frames of {size}; cut it first")
         # Some files of raw streams have no timestamps at all.
         time_s = float(index / fps) if picture.time is None else picture.time
         yield FilmFrame(path=path, time_s=time_s, picture=picture)
-
-
-def _too_long(path: Path, stream: VideoStream, *, num_frames: int) -> FilmError:
-    size = f"{stream.width}x{stream.height}"
-    return FilmError(f"{path}: longer than {num_frames} frames of {size}; cut it first")

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d import RunOptions, Story, StoryPipeline, extend, generate, reroll
 from m2d.errors import BackendUnavailable, CheckpointError, OutputError, RecipeError
 from m2d.pipeline.observer import WindowStep
-from m2d.video.read import read_film
 from tests.m2d.model.tiny_model import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

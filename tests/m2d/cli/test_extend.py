@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from m2d.video.read import read_film
+from benchmarks.decoded_film import read_film
 from tests.m2d.cli.conftest import Run
 
 FILM, LONGER = "first-snow.mp4", "first-snow-extended.mp4"

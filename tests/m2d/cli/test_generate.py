@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from m2d.video.read import read_film
+from benchmarks.decoded_film import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.cli.conftest import Run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.video.provenance import Provenance
-from m2d.video.read import read_film
 from tests.m2d.cli.conftest import Run
 from tests.m2d.tasks.studio import write_plain
 

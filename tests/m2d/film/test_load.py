@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import InputError
 from m2d.film.journal_folder import journal_folder_of
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
 from m2d.video.digests import frames_digest, latents_digest
 from m2d.video.provenance import ProvenanceError
-from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.studio import (
     PROMPTS,

@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
+from benchmarks.decoded_film import read_film
 from m2d.families.source import ModelSource, resolve_model
 from m2d.film.inherit import plan_on
 from m2d.film.make import FilmResult, RunOptions
@@ -27,7 +28,6 @@ from m2d.tasks import extend, generate, reproduce, reroll
 from m2d.video.digests import canonical_json
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import seal_provenance
-from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
 from m2d.video.write import write_film
 from tests.m2d.model.tiny_model import build_tiny_model

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.decoded_film import read_film
 from m2d.film.make import FilmResult
 from m2d.video import sheet
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import seal_provenance
-from m2d.video.read import probe, read_film
+from m2d.video.read import probe
 from m2d.video.run_folder import run_folder_of
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import PROMPTS, Stopping, Studio, frames_of, open_studio, retagged

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import InputError, OutputError, RecipeError, Remedy, UnknownBackend
 from m2d.families.source import ModelSource, resolve_model
 from m2d.film.inherit import inherited_recipe, plan_on
@@ -21,7 +22,6 @@ from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.tasks.extend import Extension, plan_extension
 from m2d.video.digests import frames_digest
 from m2d.video.provenance import Provenance
-from m2d.video.read import read_film
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import PROMPTS, Studio, contents, frames_of, latents_of, open_studio

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import InputError
 from m2d.families.cogvideox.vae import decode_scene, encode_scene
 from m2d.families.loading import load_vae
@@ -21,7 +22,6 @@ from m2d.film.load import load_film
 from m2d.film.make import FilmResult
 from m2d.model.pixels import from_pixels
 from m2d.video.digests import frames_digest
-from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, contents, frames_of, latents_of, open_studio

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import OutputError
 from m2d.film.journal_folder import journal_folder_of
 from m2d.film.make import FilmResult
 from m2d.progress import SilentReporter, StageProgress
-from m2d.video.read import read_film
 from tests.m2d.tasks.studio import Studio, contents, open_studio
 
 DISK_BYTES = 8 << 20

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.decoded_film import read_film
 from m2d.backend import BackendOptions, Denoiser
 from m2d.errors import BackendUnavailable, InputError, Interrupted, OutputError
 from m2d.families.cogvideox.vae import decode_scene
@@ -29,7 +30,6 @@ from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks.generate import run
 from m2d.video.digests import film_digest, frames_digest
-from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.studio import Stopping

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import RecipeError
 from m2d.families.cogvideox.vae import decode_scene, encode_scene
 from m2d.families.loading import load_vae
@@ -17,7 +18,6 @@ from m2d.film.make import FilmResult
 from m2d.model.pixels import from_pixels
 from m2d.video.digests import frames_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
-from m2d.video.read import read_film
 from tests.m2d.tasks.studio import PROMPTS, Studio, frames_of, latents_of, open_studio
 from tests.m2d.video.grown_films import join_scenes
 

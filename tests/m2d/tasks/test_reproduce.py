@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import InputError, RecipeError
 from m2d.film.make import FilmResult
 from m2d.video.provenance import ProvenanceError
 from m2d.video.provenance_text import parse_provenance, seal_provenance
-from m2d.video.read import read_film
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import (
     PROMPTS,

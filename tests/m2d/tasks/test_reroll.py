@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import InputError, OutputError, RecipeError, Remedy
 from m2d.film.job import FilmJob
 from m2d.film.load import load_film
@@ -16,7 +17,6 @@ from m2d.film.make import FilmResult
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides
 from m2d.tasks.reroll import Reroll, plan_reroll
-from m2d.video.read import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import PROMPTS, Studio, contents, frames_of, latents_of, open_studio

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import InputError, Interrupted, RecipeError
 from m2d.files import nameless_file
 from m2d.film.external import load_external_video
@@ -21,7 +22,7 @@ from m2d.tasks import board
 from m2d.tasks.inspect import inspect_film
 from m2d.video import encode, packets
 from m2d.video.open_film import FilmError
-from m2d.video.read import probe, read_film
+from m2d.video.read import probe
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, contents, copied, frames_of, open_studio

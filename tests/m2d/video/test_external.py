@@ -16,11 +16,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.errors import EXIT_BAD_INPUT, InputError
 from m2d.video import external as external_module
 from m2d.video.external import ExternalVideo, read_external_video
 from m2d.video.open_film import FilmError
-from m2d.video.read import read_film
 from tests.m2d.video.conftest import draw_scene, draw_story
 
 WriteFilm = Callable[..., Path]

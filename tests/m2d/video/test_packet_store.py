@@ -10,10 +10,10 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.video import packets
 from m2d.video.packet_store import Packet, PacketStore
 from m2d.video.packets import cut_packets, read_packets
-from m2d.video.read import read_film
 from m2d.video.write import encode_scenes, write_film
 
 WriteFilm = Callable[..., Path]

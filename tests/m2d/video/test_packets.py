@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.video.encode import encoding_id
 from m2d.video.packets import EncodedScene, ForeignPackets, read_packets, read_scenes
 from m2d.video.provenance import Provenance
-from m2d.video.read import probe, read_film
+from m2d.video.read import probe
 from m2d.video.write import encode_scenes, write_film
 
 WriteFilm = Callable[..., Path]

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.decoded_film import read_film
 from m2d import files
 from m2d.errors import InputError, OutputError
 from m2d.video import encode, write
 from m2d.video.digests import frames_digest
-from m2d.video.read import probe, read_film
+from m2d.video.read import probe
 
 WriteFilm = Callable[..., Path]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.decoded_film import read_film
 from m2d.joins import Join
 from m2d.video.board import film_pictures
 from m2d.video.board.film_pictures import paint_film
 from m2d.video.board.pictures import GridPainter, StripePainter
 from m2d.video.provenance import ProvenanceError
-from m2d.video.read import FilmFrame, film_frames, read_film
+from m2d.video.read import FilmFrame, film_frames
 from tests.m2d.video.grown_films import grown, write_grown
 
 JOINS = {
@@ -44,6 +45,7 @@ def test_every_scene_has_its_frames_those_of_crossfades_too(film: Path) -> None:
 
 
 def test_frames_that_are_in_no_picture_are_not_converted(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read_film(film)
     converted = []
     rgb = FilmFrame.rgb
 
@@ -54,7 +56,6 @@ def test_frames_that_are_in_no_picture_are_not_converted(film: Path, monkeypatch
     monkeypatch.setattr(FilmFrame, "rgb", count)
     monkeypatch.setattr("m2d.video.board.pictures.MOST_FRAMES", 2)
     monkeypatch.setattr("m2d.video.board.pictures.WIDEST_STRIPE", 2)
-    whole = read_film(film)
     assert whole.provenance is not None
     paint_film(film, whole.info, whole.provenance)
     # The first and the last frame of each scene: shared where one goes on without a break.
