@@ -18,7 +18,7 @@ from m2d.pipeline.decoding import SceneDecoder, ShownFrames, decode_matched
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.joining import colour_jump, recolour
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance_builder import MadeScene
@@ -193,7 +193,7 @@ def _decoded_scene(
 
 
 def _warn_if_changed(frames_PHWC: np.ndarray, given: LoadedScene, number: int, clock: Clock) -> None:
-    if given.frames_sha256 is not None and frames_digest([frames_PHWC]) != given.frames_sha256:
+    if given.frames_sha256 is not None and array_digest(frames_PHWC) != given.frames_sha256:
         clock.reporter.warn(
             f"scene {number + 1} decodes to other frames than before: package versions, the machine or the "
             "decode strategy have changed"

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.provenance import SceneRecord
 from m2d.video.run_folder import run_folder_of
 
@@ -60,7 +60,7 @@ def read_kept_frames(
     return {
         scene: frames_PHWC
         for scene, frames_PHWC in found.items()
-        if frames_PHWC.dtype == np.uint8 and frames_digest([frames_PHWC]) == _digest_of(records[scene])
+        if frames_PHWC.dtype == np.uint8 and array_digest(frames_PHWC) == _digest_of(records[scene])
     }
 
 

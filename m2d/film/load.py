@@ -24,7 +24,7 @@ from m2d.geometry import GeometryError
 from m2d.joins import Join
 from m2d.recipe.plan import ScenePlan
 from m2d.video.crop_resize import Turn, cover
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.encode import encoding_id
 from m2d.video.external import ResampledVideo
 from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
@@ -267,7 +267,7 @@ def _from_frames(
 def _with_frames(record: SceneRecord, frames_PHWC: np.ndarray) -> SceneRecord:
     """Return the record with the digest of the frames that replace the original ones."""
     name = "frames_sha256" if record.clip_frames is None else "clip_sha256"
-    return record.model_copy(update={name: frames_digest([frames_PHWC])})
+    return record.model_copy(update={name: array_digest(frames_PHWC)})
 
 
 def _num_context(record: SceneRecord) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.recipe.plan import RunPlan, ScenePlan
-from m2d.video.digests import frames_digest, latents_digest
+from m2d.video.digests import array_digest
 from m2d.video.provenance import ModelRecord, RunKind, RunRecord, WindowRecord
 from m2d.video.provenance_builder import build_run_record
 
@@ -123,8 +123,8 @@ def _film_request(film: LoadedFilm) -> dict[str, Any]:
 def _digest_of(scene: LoadedScene) -> str:
     """Digest the loaded latents or frames; latents encoded from frames may vary with package versions."""
     if scene.latents_FCHW is not None:
-        return latents_digest(scene.latents_FCHW)
+        return array_digest(scene.latents_FCHW)
     if scene.frames_PHWC is not None:
-        return frames_digest([scene.frames_PHWC])
+        return array_digest(scene.frames_PHWC)
     # An external scene outside the context is identified by its file and its cuts.
     return f"{scene.plan.num_frames} frames" if scene.record is None else scene.record.frames_sha256

@@ -18,7 +18,7 @@ import numpy as np
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock, StageProgress
-from m2d.video.digests import FramesDigest, frames_digest
+from m2d.video.digests import FramesDigest, array_digest
 from m2d.video.encode_long import encode_long_scene
 from m2d.video.joining import colour_jump
 from m2d.video.packet_store import PacketStore
@@ -126,5 +126,5 @@ def _record(scene: LoadedScene, digest: str, *, num_frames: int, jump: float | N
         latents_sha256=None,
         frames_sha256=digest,
         clip_frames=scene.plan.geometry.num_frames,
-        clip_sha256=None if scene.frames_PHWC is None else frames_digest([scene.frames_PHWC]),
+        clip_sha256=None if scene.frames_PHWC is None else array_digest(scene.frames_PHWC),
     )

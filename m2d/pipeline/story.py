@@ -27,7 +27,7 @@ from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.recipe.story import Story
 from m2d.registry import get_backend
-from m2d.video.digests import film_digest, frames_digest
+from m2d.video.digests import array_digest, film_digest
 from m2d.video.joining import shown_frames
 from m2d.video.sheet import strip_png
 
@@ -77,7 +77,7 @@ class StoryOutput:
     @property
     def frames_sha256(self) -> str:
         """Digest of all scenes' frames; equal to that of the film that `m2d.generate` makes of the story."""
-        return film_digest([frames_digest([scene.frames_PHWC]) for scene in self.scenes])
+        return film_digest([array_digest(scene.frames_PHWC) for scene in self.scenes])
 
 
 class StoryPipeline:

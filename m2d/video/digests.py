@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def text_digest(text: str) -> str:
 
 
 class FramesDigest:
-    """The `frames_digest` of one scene whose frames arrive one by one."""
+    """The `array_digest` of one scene whose frames arrive one by one."""
 
     def __init__(self, *, num_frames: int, height: int, width: int) -> None:
         """Begin the digest of a scene of this shape."""
@@ -46,33 +46,17 @@ class FramesDigest:
         return self._digest.hexdigest()
 
 
-def frames_digest(scenes: Sequence[np.ndarray]) -> str:
-    """Return the sha256 over the raw RGB frames of all scenes, in hex.
-
-    Args:
-        scenes: uint8 PHWC arrays.
-    """
+def array_digest(array: np.ndarray) -> str:
+    """Return the sha256 over dtype, shape and values: of a scene's uint8 frames PHWC or its latents FCHW."""
     digest = hashlib.sha256()
-    for frames_PHWC in scenes:
-        _add_array(digest, frames_PHWC)
-    return digest.hexdigest()
-
-
-def film_digest(scenes: Sequence[str]) -> str:
-    """Return one digest over those of a film's scenes, so that adding a scene reads no other again."""
-    return text_digest("\n".join(scenes))
-
-
-def latents_digest(latents_FCHW: np.ndarray) -> str:
-    """Return the sha256 over shape, dtype and values of one scene's latents, in hex."""
-    digest = hashlib.sha256()
-    _add_array(digest, latents_FCHW)
-    return digest.hexdigest()
-
-
-def _add_array(digest: Any, array: np.ndarray) -> None:
     _add_shape(digest, array.dtype, array.shape)
     digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def film_digest(scenes: Iterable[str]) -> str:
+    """Return one digest over those of a film's scenes, so that adding a scene reads no other again."""
+    return text_digest("\n".join(scenes))
 
 
 def _add_shape(digest: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

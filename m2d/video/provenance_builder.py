@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from m2d.joins import CUT, Join
-from m2d.video.digests import frames_digest, latents_digest
+from m2d.video.digests import array_digest
 from m2d.video.printable import REPLACEMENT
 from m2d.video.privacy import last_part, local_names, refuse_private, without_folders
 from m2d.video.provenance import (
@@ -80,7 +80,7 @@ class MadeScene:
         if self.kept is not None:
             return self.kept.frames_sha256
         assert self.frames_PHWC is not None
-        return frames_digest([self.frames_PHWC])
+        return array_digest(self.frames_PHWC)
 
 
 def build_run_record(
@@ -191,7 +191,7 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
                 "overlap": scene.join.num_frames,
                 "colour_map": _text_of_map(scene.colour_map_LC),
                 "colour_jump": None if scene.colour_jump is None else round(scene.colour_jump, 2),
-                "latents_sha256": None if latents is None else latents_digest(latents),
+                "latents_sha256": None if latents is None else array_digest(latents),
                 "frames_sha256": scene.frames_sha256,
                 "packets_sha256": scene.packets_sha256,
                 "clip_frames": None if scene.kept is None else scene.kept.clip_frames,

@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_safetensors
 from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import sha256_file, write_bytes, write_json
 from m2d.folders import make_folder
-from m2d.video.digests import latents_digest
+from m2d.video.digests import array_digest
 from m2d.video.provenance import Provenance
 from m2d.video.provenance_text import parse_provenance, seal_provenance
 
@@ -114,7 +114,7 @@ def read_run(film: Path) -> Run:
     digests = [scene.latents_sha256 for scene in provenance.scenes]
     latents = _read_latents(path, wanted=[digest is not None for digest in digests])
     for index, (digest, latents_FCHW) in enumerate(zip(digests, latents, strict=True)):
-        if latents_FCHW is not None and latents_digest(latents_FCHW) != digest:
+        if latents_FCHW is not None and array_digest(latents_FCHW) != digest:
             raise RunFolderError(
                 f"{path}: the latents of scene {index} are not those of the film; restore them"
             )

@@ -17,7 +17,7 @@ from m2d.pipeline.decoding import SceneDecoder
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.joining import recolour
 from tests.m2d.tasks.journals import RecordingReporter
 
@@ -99,7 +99,7 @@ def test_a_scene_that_is_made_anew_is_decoded_whatever_it_was() -> None:
 def test_an_old_scene_keeps_its_colours_though_the_one_before_it_has_changed() -> None:
     was = recolour(grey(110), DARKER_LC)
     told = RecordingReporter()
-    old = [given(100), given(110, colour_map_LC=DARKER_LC, frames_sha256=frames_digest([was]))]
+    old = [given(100), given(110, colour_map_LC=DARKER_LC, frames_sha256=array_digest(was))]
     made = assembled([150, 110], old=old, runs=[1, 0], matched=[1], told=told)
     assert np.array_equal(made.scenes[1].frames_PHWC, was)
     assert np.array_equal(cast(Any, made.scenes[1].colour_map_LC), DARKER_LC)
@@ -122,7 +122,7 @@ def test_the_first_scene_has_nothing_to_be_matched_to() -> None:
 
 def test_an_old_scene_that_comes_out_otherwise_is_told() -> None:
     told = RecordingReporter()
-    old = [given(100, frames_sha256=frames_digest([grey(100)])), given(110, frames_sha256="0" * 64)]
+    old = [given(100, frames_sha256=array_digest(grey(100))), given(110, frames_sha256="0" * 64)]
     assembled([100, 110], old=old, told=told)
     assert [warning.split(":")[0] for warning in told.warnings] == [
         "scene 2 decodes to other frames than before"

@@ -17,7 +17,7 @@ from m2d.errors import InputError
 from m2d.film.journal_folder import journal_folder_of
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
-from m2d.video.digests import frames_digest, latents_digest
+from m2d.video.digests import array_digest
 from m2d.video.provenance import ProvenanceError
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.studio import (
@@ -123,7 +123,7 @@ def lying_film(studio: Studio, made: FilmResult, latents: list[np.ndarray]) -> P
     def tell(document: dict[str, Any]) -> None:
         document["video"]["upscale"] = 1
         for scene, latents_FCHW in zip(document["scenes"], latents, strict=True):
-            scene["latents_sha256"] = latents_digest(latents_FCHW)
+            scene["latents_sha256"] = array_digest(latents_FCHW)
 
     rewritten(made.film, film, tell)
     provenance = read_film(film).provenance
@@ -241,6 +241,6 @@ def test_frames_that_are_kept_beside_the_film_are_what_the_provenance_tells(
     film = load_film(grown.film, studio.source)
     for scene, record in zip(film.scenes[:2], grown.provenance.scenes[:2], strict=True):
         assert scene.frames_PHWC is not None
-        assert frames_digest([scene.frames_PHWC]) == record.frames_sha256
+        assert array_digest(scene.frames_PHWC) == record.frames_sha256
     assert film.scenes[2].frames_PHWC is None
     assert read_run(grown.film).provenance == grown.provenance

@@ -20,7 +20,7 @@ from m2d.progress import SilentReporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.tasks.extend import Extension, plan_extension
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.provenance import Provenance
 from m2d.video.run_folder import read_run, run_folder_of
 from tests.m2d.tasks.journals import RecordingReporter
@@ -102,7 +102,7 @@ def test_without_its_run_folder_a_film_goes_on_from_its_frames_and_says_so(
     assert [scene.run for scene in result.provenance.scenes] == [1, 1, 1, 2]
     assert [scene.seed for scene in result.provenance.scenes] == [None, None, None, 5]
     # What is shown of the old scenes is what was seen, and the new one has another start.
-    shown = [frames_digest([part]) for part in np.split(read_film(bare).frames_PHWC, 3)]
+    shown = [array_digest(part) for part in np.split(read_film(bare).frames_PHWC, 3)]
     assert frames_of(result.provenance)[:3] == shown
     assert frames_of(result.provenance)[3] != frames_of(five.provenance)[3]
 

@@ -21,7 +21,7 @@ from m2d.film.external import load_external_video
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
 from m2d.model.pixels import from_pixels
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import Stopping, Studio, contents, frames_of, latents_of, open_studio
@@ -155,7 +155,7 @@ def test_frames_of_footage_that_are_gone_come_from_the_film_again(
     shown_PHWC = read_film(longer.film).frames_PHWC[8:16]
     # The clip is a frame longer than the scene: its first frame is repeated.
     clip_PHWC = np.concatenate([shown_PHWC[:1], shown_PHWC])
-    assert result.provenance.scenes[1].clip_sha256 == frames_digest([clip_PHWC])
+    assert result.provenance.scenes[1].clip_sha256 == array_digest(clip_PHWC)
     assert frames_of(result.provenance)[:2] == frames_of(longer.provenance)[:2]
 
 

@@ -29,7 +29,7 @@ from m2d.recipe.plan import RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks.generate import run
-from m2d.video.digests import film_digest, frames_digest
+from m2d.video.digests import array_digest, film_digest
 from m2d.video.run_folder import read_run
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.studio import Stopping
@@ -125,7 +125,7 @@ def test_the_stored_latents_decode_to_the_frames_the_film_was_made_of(
     decoded = [decode_scene(codec, torch.from_numpy(scene)) for scene in latents]
     provenance = read_film(plan.output).provenance
     assert provenance is not None
-    assert provenance.frames_sha256 == film_digest([frames_digest([frames_PHWC]) for frames_PHWC in decoded])
+    assert provenance.frames_sha256 == film_digest([array_digest(frames_PHWC) for frames_PHWC in decoded])
 
 
 def test_a_scene_with_a_seed_of_its_own_has_its_own_noise(plan: RunPlan, source: ModelSource) -> None:

@@ -16,7 +16,7 @@ from m2d.families.cogvideox.vae import decode_scene, encode_scene
 from m2d.families.loading import load_vae
 from m2d.film.make import FilmResult
 from m2d.model.pixels import from_pixels
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
 from tests.m2d.tasks.studio import PROMPTS, Studio, frames_of, latents_of, open_studio
 from tests.m2d.video.grown_films import join_scenes
@@ -69,9 +69,7 @@ def test_frames_chapters_and_provenance_agree(studio: Studio, generated: FilmRes
     assert [scene.first_frame for scene in scenes] == [0, 3, 12, 17, 18]
     begins = [chapter.start_s for chapter in film.chapters]
     assert begins == pytest.approx([scene.first_frame / 8 for scene in scenes], abs=1e-3)
-    assert [frames_digest([part]) for part in made_scenes(studio, generated)] == frames_of(
-        generated.provenance
-    )
+    assert [array_digest(part) for part in made_scenes(studio, generated)] == frames_of(generated.provenance)
 
 
 def test_the_film_shows_the_scenes_as_they_are_joined(studio: Studio, generated: FilmResult) -> None:

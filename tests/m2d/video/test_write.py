@@ -18,7 +18,7 @@ from benchmarks.decoded_film import read_film
 from m2d import files
 from m2d.errors import InputError, OutputError
 from m2d.video import encode, write
-from m2d.video.digests import frames_digest
+from m2d.video.digests import array_digest
 from m2d.video.read import probe
 
 WriteFilm = Callable[..., Path]
@@ -276,7 +276,7 @@ def test_no_prompt_can_break_chapters_or_provenance(film: WriteFilm, prompts: li
     if not any("\ud800" <= character <= "\udfff" for prompt in prompts for character in prompt):
         assert told == kept == prompts
     assert [scene.frames_sha256 for scene in info.provenance.scenes] == [
-        frames_digest([each]) for each in scenes
+        array_digest(each) for each in scenes
     ]
     for text in (info.title, *(chapter.title for chapter in info.chapters)):
         assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in text)
