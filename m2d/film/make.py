@@ -189,9 +189,7 @@ def _publish(
     plan = job.plan
     made = sorted({scene - job.first_kept for each in job.plans for scene in each.targets})
     with clock.stage("write"):
-        kept = encode_output(
-            job.kept(assembled), plan.output.absolute().parent, fps=plan.fps, upscale=plan.upscale
-        )
+        kept = encode_output(job.kept(assembled), plan.output.absolute(), fps=plan.fps, upscale=plan.upscale)
         provenance = provenance_of(
             plan,
             job.film,

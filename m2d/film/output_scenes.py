@@ -91,13 +91,13 @@ def output_scenes(
 
 
 def encode_output(
-    scenes: Sequence[OutputScene], folder: Path, *, fps: float, upscale: int
+    scenes: Sequence[OutputScene], film: Path, *, fps: float, upscale: int
 ) -> list[OutputScene]:
     """Encode the scenes that are not copied; return all scenes with their packets.
 
     Args:
         scenes: All scenes of the output.
-        folder: Folder for temporary files; see `encode_scenes`.
+        film: The film they are for; see `encode_scenes`.
         fps: Frames per second.
         upscale: Integer factor by which the encoded picture is larger than the frames.
 
@@ -106,7 +106,7 @@ def encode_output(
         InputError: H.264 does not allow the size or frame rate.
     """
     parts = [scene.frames_PHWC if scene.copied is None else scene.copied for scene in scenes]
-    encoded = encode_scenes([part for part in parts if part is not None], folder, fps=fps, upscale=upscale)
+    encoded = encode_scenes([part for part in parts if part is not None], film, fps=fps, upscale=upscale)
     return [
         replace(scene, copied=part, made=replace(scene.made, packets_sha256=part.digest()))
         for scene, part in zip(scenes, encoded, strict=True)

@@ -19,7 +19,7 @@ from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock, StageProgress
 from m2d.video.digests import FramesDigest, array_digest
-from m2d.video.encode_long import encode_long_scene
+from m2d.video.encode import encode_long_scene
 from m2d.video.joining import colour_jump
 from m2d.video.packet_store import PacketStore
 from m2d.video.provenance import SceneRecord

@@ -7,27 +7,34 @@ settings; `write` adds chapters and tags and writes the file. P frames, H height
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import IO
 
 import av
 import imageio_ffmpeg
 import numpy as np
 
+from m2d.disk import output_errors
 from m2d.errors import M2DError, OutputError
-from m2d.video.packet_store import Packet
+from m2d.files import nameless_file
+from m2d.video.packet_store import Packet, PacketStore
 from m2d.video.packets import EncodedScene
-from m2d.video.pixels import expected_luma, sketch_of
+from m2d.video.pixels import expected_luma, luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 
 # Flat colours and hard edges show every artefact and films are small: visually lossless.
 CRF = 12
+# Mean luma error of a frame in levels of 255. Pure noise at the encoder's setting reaches 2; a black, missing
+# or exchanged frame is far beyond.
+BRIGHTNESS_TOLERANCE = 5.0
 # Its packets have the form of MP4's, and it can be written to a pipe.
 STREAM_FORMAT = "matroska"
 # Area sampling keeps the chroma of an upscaled pixel its own; without the accurate flags the picture darkens
@@ -39,7 +46,11 @@ _CONVERSION = (
 )
 # One thread and no B-frames: the same bytes on every machine, a film that begins at time zero, and packets
 # that can be copied from film to film.
-_CODEC = ("-c:v", "libx264", "-preset", "medium", "-crf", str(CRF), "-threads", "1", "-bf", "0", "-g", "250")
+KEY_FRAME_DISTANCE = 250
+_CODEC = (
+    *("-c:v", "libx264", "-preset", "medium", "-crf", str(CRF)),
+    *("-threads", "1", "-bf", "0", "-g", str(KEY_FRAME_DISTANCE)),
+)
 _EXACT = ("-flags:v", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1")
 
 
@@ -75,16 +86,22 @@ def encoding_id() -> str:
     return hashlib.sha256("\0".join(settings).encode()).hexdigest()
 
 
-def encode_scene(frames: Iterable[np.ndarray], stream: IO[bytes], picture: Picture) -> EncodedScene:
-    """Encode one scene. The user's text never reaches the encoder's command line.
+def encode_scene(
+    frames: Iterable[np.ndarray], picture: Picture, *, film: Path, first_frame: int = 0
+) -> EncodedScene:
+    """Encode one scene, decode it again and compare its frames with the given ones.
+
+    The user's text never reaches the encoder's command line.
 
     Args:
         frames: uint8 RGB frames HWC, or an array PHWC.
-        stream: An empty file on disk that the encoder writes to.
         picture: Size and rate.
+        film: The film it is for; the encoder's temporary output lies beside it.
+        first_frame: Number of its first frame in the film, for messages.
 
     Raises:
         EncoderFailed: The encoder failed, such as on a full disk.
+        OutputError: The packets do not show the given frames.
         M2DError: There is no encoder.
     """
     sketches: list[np.ndarray] = []
@@ -94,18 +111,73 @@ def encode_scene(frames: Iterable[np.ndarray], stream: IO[bytes], picture: Pictu
             sketches.append(sketch_of(expected_luma(frame_HWC)))
             yield frame_HWC
 
-    _run_encoder(stream, _enlarged(sketched(), upscale=picture.upscale), picture)
-    stream.seek(0)
-    with av.open(stream, "r", format=STREAM_FORMAT) as container:
-        video = container.streams.video[0]
-        packets = tuple(Packet(bytes(each), each.is_keyframe) for each in container.demux(video) if each.size)
-        header = video.codec_context.extradata or b""
-    stream.seek(0)
+    with nameless_file(film.parent) as stream:
+        _run_encoder(stream, _enlarged(sketched(), upscale=picture.upscale), picture)
+        stream.seek(0)
+        with av.open(stream, "r", format=STREAM_FORMAT) as container:
+            video = container.streams.video[0]
+            packets = tuple(
+                Packet(bytes(each), each.is_keyframe) for each in container.demux(video) if each.size
+            )
+            header = video.codec_context.extradata or b""
+        stream.seek(0)
+        template = stream.read()
     if len(packets) != len(sketches):
         raise EncoderFailed(f"the encoder made {len(packets)} of {len(sketches)} frames; try again")
-    return EncodedScene(
-        header=header, packets=packets, template=stream.read(), sketches_PHW=np.stack(sketches)
-    )
+    scene = EncodedScene(header=header, packets=packets, template=template)
+    try:
+        _check_pictures(film, scene, sketches, first_frame=first_frame, upscale=picture.upscale)
+    except av.FFmpegError as error:
+        raise OutputError(f"{film}: the encoded frames cannot be decoded: {error}; try again") from error
+    return scene
+
+
+def encode_long_scene(
+    frames: Iterator[np.ndarray], *, num_frames: int, store: PacketStore, film: Path, picture: Picture
+) -> EncodedScene:
+    """Encode a scene too long for memory, piece by piece; its packets stay on disk.
+
+    Args:
+        frames: Its frames; the first `num_frames` are taken.
+        num_frames: At least one.
+        store: Receives the packets.
+        film: See `encode_scene`.
+        picture: Size and rate.
+
+    Returns:
+        The scene; like a copied scene, it has no template.
+
+    Raises:
+        OutputError: As `encode_scene`, or the disk is full.
+    """
+    first, header = len(store), b""
+    for begin in range(0, num_frames, KEY_FRAME_DISTANCE):
+        taken = itertools.islice(frames, min(KEY_FRAME_DISTANCE, num_frames - begin))
+        piece = encode_scene(taken, picture, film=film, first_frame=begin)
+        with output_errors(film):
+            for packet in piece.packets:
+                store.append(packet)
+        header = piece.header
+    return EncodedScene(header=header, packets=store[first:])
+
+
+def _check_pictures(
+    film: Path, scene: EncodedScene, sketches: Sequence[np.ndarray], *, first_frame: int, upscale: int
+) -> None:
+    num_decoded = 0
+    for picture, sketch_HW in zip(scene.pictures(), sketches, strict=False):
+        found_HW = sketch_of(sampled(luma_of(picture), upscale=upscale))
+        error = float(np.abs(found_HW - sketch_HW).mean()) if found_HW.shape == sketch_HW.shape else 255.0
+        if error > BRIGHTNESS_TOLERANCE:
+            raise OutputError(
+                f"{film}: frame {first_frame + num_decoded} differs by {error:.0f} levels of 255 after"
+                " encoding; the film was not saved"
+            )
+        num_decoded += 1
+    if num_decoded != len(sketches):
+        raise OutputError(
+            f"{film}: {num_decoded} of {len(sketches)} frames of a scene decode; the film was not saved"
+        )
 
 
 def _run_encoder(stream: IO[bytes], frames: Iterator[bytes], picture: Picture) -> None:

@@ -38,14 +38,11 @@ class EncodedScene:
         header: The decoder's configuration (ISO 14496-15, `avcC`).
         packets: One per frame, in display order; the first is a key frame.
         template: The encoder's output, which describes the stream to a muxer; empty for a copied scene.
-        sketches_PHW: Sketches of the frames, to verify what was written; None for a copied scene, which is
-            verified by its packets alone.
     """
 
     header: bytes
     packets: Sequence[Packet]
     template: bytes = b""
-    sketches_PHW: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -53,8 +50,7 @@ class EncodedScene:
 
     def first(self, num_frames: int) -> EncodedScene:
         """Return the first frames, without encoding again: no packet needs a later one."""
-        sketches_PHW = None if self.sketches_PHW is None else self.sketches_PHW[:num_frames]
-        return replace(self, packets=self.packets[:num_frames], sketches_PHW=sketches_PHW)
+        return replace(self, packets=self.packets[:num_frames])
 
     def digest(self) -> str:
         """Return the sha256 over header and packets, in hex."""

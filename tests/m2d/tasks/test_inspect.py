@@ -53,7 +53,7 @@ def test_timings_that_are_no_lengths_of_time_are_left_out(film: Path, wrong: obj
 def told_of_packets(provenance: Provenance, shown: Sequence[np.ndarray], folder: Path) -> Provenance:
     """The provenance as it is once the scenes are encoded."""
     video = provenance.video
-    encoded = encode_scenes(shown, folder, fps=video.fps, upscale=video.upscale)
+    encoded = encode_scenes(shown, folder / "film.mp4", fps=video.fps, upscale=video.upscale)
     scenes = [
         scene.model_copy(update={"packets_sha256": part.digest()})
         for scene, part in zip(provenance.scenes, encoded, strict=True)

@@ -31,9 +31,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     return found
 
 
-def encode_to(path: Path) -> None:
-    with path.open("w+b") as stream:
-        encode_scene(FRAMES, stream, Picture(width=64, height=64, upscale=4, fps=Fraction(8)))
+def encode_beside(film: Path) -> None:
+    encode_scene(FRAMES, Picture(width=64, height=64, upscale=4, fps=Fraction(8)), film=film)
 
 
 def test_an_encoder_that_was_ended_is_reported_with_frames_still_to_be_written(
@@ -51,7 +50,7 @@ def test_an_encoder_that_was_ended_is_reported_with_frames_still_to_be_written(
 
     monkeypatch.setattr(encode, "_enlarged", ended_early)
     with pytest.raises(EncoderFailed, match=r"the encoder failed with exit code -9: it gave no reason"):
-        encode_to(tmp_path / "stream")
+        encode_beside(tmp_path / "film.mp4")
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, MemoryError])
@@ -69,7 +68,7 @@ def test_a_failure_is_not_hidden_by_frames_that_cannot_be_written_any_more(
 
     monkeypatch.setattr(encode, "_enlarged", failing)
     with pytest.raises(failure):
-        encode_to(tmp_path / "stream")
+        encode_beside(tmp_path / "film.mp4")
 
 
 def test_ctrl_c_in_a_terminal_does_not_reach_the_encoder(
@@ -83,5 +82,5 @@ def test_ctrl_c_in_a_terminal_does_not_reach_the_encoder(
         yield from real(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(encode, "_enlarged", watched)
-    encode_to(tmp_path / "stream")
+    encode_beside(tmp_path / "film.mp4")
     assert groups[0] != os.getpgrp()

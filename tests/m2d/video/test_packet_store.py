@@ -73,7 +73,7 @@ def test_a_film_from_stored_packets_is_the_same_to_the_last_byte(
 ) -> None:
     path = film(upscale=2)
     facts = {"fps": 8, "upscale": 2, "title": "t", "scene_prompts": ["a", "b", "c", "d"], "force": True}
-    (new,) = encode_scenes([read_film(path).frames_PHWC[:4]], tmp_path, fps=8, upscale=2)
+    (new,) = encode_scenes([read_film(path).frames_PHWC[:4]], tmp_path / "film.mp4", fps=8, upscale=2)
     written = []
     for limit in (1 << 20, 0):
         monkeypatch.setattr(packets, "LARGEST_HELD_BYTES", limit)
@@ -85,7 +85,7 @@ def test_a_film_from_stored_packets_is_the_same_to_the_last_byte(
 
 def test_frames_are_picked_without_the_others(tmp_path: Path, film: WriteFilm) -> None:
     frames_PHWC = read_film(film(upscale=2)).frames_PHWC[:5]
-    (encoded,) = encode_scenes([frames_PHWC], tmp_path, fps=8, upscale=2)
+    (encoded,) = encode_scenes([frames_PHWC], tmp_path / "film.mp4", fps=8, upscale=2)
     whole_PHWC = encoded.frames(upscale=2)
     picked = encoded.picked([0, 2, 2, 4], upscale=2)
     assert all((found == whole_PHWC[index]).all() for found, index in zip(picked, [0, 2, 2, 4], strict=True))

@@ -51,8 +51,8 @@ def told(path: Path, encoded: list[EncodedScene]) -> Provenance:
 
 def test_a_scene_is_encoded_alike_whatever_is_around_it(tmp_path: Path) -> None:
     one, two, three = drawn(3)
-    alone = encode_scenes([two], tmp_path, fps=8, upscale=2)[0]
-    between = encode_scenes([one, two, three], tmp_path, fps=8, upscale=2)[1]
+    alone = encode_scenes([two], tmp_path / "film.mp4", fps=8, upscale=2)[0]
+    between = encode_scenes([one, two, three], tmp_path / "film.mp4", fps=8, upscale=2)[1]
     assert alone.digest() == between.digest()
 
 
@@ -70,7 +70,7 @@ def test_a_film_with_copied_scenes_is_the_same_to_the_last_byte(tmp_path: Path) 
 
 
 def test_a_scene_cut_short_shows_its_first_frames_unchanged(tmp_path: Path) -> None:
-    (encoded,) = encode_scenes(drawn(1), tmp_path, fps=8, upscale=2)
+    (encoded,) = encode_scenes(drawn(1), tmp_path / "film.mp4", fps=8, upscale=2)
     short = encoded.first(3)
     assert len(short) == 3
     assert np.array_equal(short.frames(upscale=2), encoded.frames(upscale=2)[:3])
@@ -82,7 +82,7 @@ def test_a_scene_cut_short_shows_its_first_frames_unchanged(tmp_path: Path) -> N
 def test_scenes_are_read_back_as_they_were_written(film: WriteFilm, tmp_path: Path) -> None:
     scenes = drawn(2)
     path = film(scenes=scenes, upscale=2)
-    encoded = encode_scenes(scenes, tmp_path, fps=8, upscale=2)
+    encoded = encode_scenes(scenes, tmp_path / "film.mp4", fps=8, upscale=2)
     found = read_scenes(path, told(path, encoded), encoding=encoding_id())
     assert [scene.digest() for scene in found] == [scene.digest() for scene in encoded]
     assert np.array_equal(found[1].frames(upscale=2), read_film(path).frames_PHWC[5:])
@@ -92,7 +92,7 @@ def test_pictures_that_were_encoded_again_are_not_taken_for_those_written(
     film: WriteFilm, tmp_path: Path
 ) -> None:
     path = film(scenes=drawn(2), upscale=2)
-    others = encode_scenes(drawn(3)[1:], tmp_path, fps=8, upscale=2)
+    others = encode_scenes(drawn(3)[1:], tmp_path / "film.mp4", fps=8, upscale=2)
     with pytest.raises(ForeignPackets, match="its pictures were encoded again since it was written"):
         read_scenes(path, told(path, others), encoding=encoding_id())
 
@@ -100,18 +100,20 @@ def test_pictures_that_were_encoded_again_are_not_taken_for_those_written(
 def test_a_film_that_was_encoded_otherwise_is_not_copied(film: WriteFilm, tmp_path: Path) -> None:
     scenes = drawn(2)
     path = film(scenes=scenes, upscale=2)
-    provenance = told(path, encode_scenes(scenes, tmp_path, fps=8, upscale=2))
+    provenance = told(path, encode_scenes(scenes, tmp_path / "film.mp4", fps=8, upscale=2))
     with pytest.raises(ForeignPackets, match="encoded with other settings or another encoder"):
         read_scenes(path, provenance, encoding="0" * 64)
 
 
 def test_scenes_of_another_size_cannot_share_a_film(tmp_path: Path) -> None:
-    small, large = (encode_scenes(drawn(1), tmp_path, fps=8, upscale=upscale)[0] for upscale in (2, 4))
+    small, large = (
+        encode_scenes(drawn(1), tmp_path / "film.mp4", fps=8, upscale=upscale)[0] for upscale in (2, 4)
+    )
     with pytest.raises(ValueError, match="none is newly encoded, or their encodings differ"):
         write(tmp_path / "film.mp4", [small, large])
 
 
 def test_every_packet_is_one_frame_and_every_scene_begins_with_a_key_frame(tmp_path: Path) -> None:
-    (encoded,) = encode_scenes(drawn(1, num_frames=251), tmp_path, fps=8, upscale=2)
+    (encoded,) = encode_scenes(drawn(1, num_frames=251), tmp_path / "film.mp4", fps=8, upscale=2)
     assert len(encoded) == len(list(encoded.pictures())) == 251
     assert encoded.packets[0].is_key
