@@ -17,11 +17,7 @@ from m2d.errors import OutputError
 
 @contextlib.contextmanager
 def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
-    """Turn an OSError of the block into an error about `path`.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Turn an OSError of the block into an OutputError about `path`."""
     try:
         yield
     except OSError as error:
@@ -40,6 +36,9 @@ def output_error(path: Path, error: OSError, *, deed: str = "written") -> Output
     return OutputError(f"{path}: could not be {deed}: {error.strerror or error}; {advice}")
 
 
+fsync, replace, unlink, mkdir, rmdir = os.fsync, os.replace, os.unlink, os.mkdir, os.rmdir
+
+
 def sync_file(path: Path) -> None:
     """Make the file's content durable."""
     descriptor = open_file(path, os.O_RDONLY)
@@ -52,9 +51,8 @@ def sync_file(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     # Windows cannot open a folder: there a rename is not synced.
-    if os.name == "nt":
-        return
-    sync_file(folder)
+    if os.name != "nt":
+        sync_file(folder)
 
 
 def open_file(path: Path, flags: int) -> int:
@@ -69,28 +67,3 @@ def write_all(descriptor: int, data: Any) -> int:
     while rest:
         rest = rest[os.write(descriptor, rest) :]
     return size_bytes
-
-
-def fsync(descriptor: int) -> None:
-    """Make what was written durable."""
-    os.fsync(descriptor)
-
-
-def replace(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, replacing what has that name."""
-    source.replace(target)
-
-
-def unlink(path: Path) -> None:
-    """Remove a file."""
-    path.unlink()
-
-
-def mkdir(path: Path) -> None:
-    """Make a folder."""
-    path.mkdir()
-
-
-def rmdir(path: Path) -> None:
-    """Remove an empty folder."""
-    path.rmdir()
