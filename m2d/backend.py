@@ -93,9 +93,6 @@ class Backend(Protocol):
         """Say why this backend cannot work here, or None when it can.
 
         Cheap: checks packages, versions and the device, if one is given; loads nothing.
-
-        Args:
-            device: The device to check; None checks the backend alone.
         """
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
@@ -131,13 +128,10 @@ class ExportManifest:
     """The key of an exported graph, which serves no other key.
 
     Attributes:
-        backend: The backend that wrote it and runs it.
         weights_digest: SHA-256 of the model's weights.
         layout_digest: `SceneLayout.digest()` of the baked layout.
         latent_shape: (F, C, H, W) of all scenes together.
         batch_size: Largest batch it accepts; 2 with batched guidance.
-        targets: The scenes it predicts.
-        dtype: Its data type.
         device: Its device with the capability it was compiled for, such as `cuda sm_90`.
         versions: Versions of the libraries that made it, and the opset if there is one.
     """
@@ -158,8 +152,6 @@ class StoredArtifact:
     """An exported graph on disk.
 
     Attributes:
-        folder: Its folder.
-        manifest: Its key.
         size_bytes: Size of all its files.
         relative_error: Largest difference from the eager model at the time of export, as a share of the
             largest output.
@@ -181,7 +173,6 @@ class ExportingBackend(Backend, Protocol):
         """Export the graph for one layout and size; publish it once it matches the eager model.
 
         Args:
-            source: The model.
             layout: The layout to bake in.
             options: Must have a `latent_size`.
             out: Parent of the artifact's folder; None is the user's cache. An artifact for the same layout,

@@ -55,10 +55,6 @@ def check_inputs(
     """Check that the inputs of `predict` have the sizes of `layout`.
 
     Args:
-        layout: The denoiser's layout.
-        latents_BFCHW: Noisy latents, as in `Denoiser.predict`.
-        prompt_embeds_BLD: Prompt embeddings.
-        timesteps_BN: A timestep for each scene.
         patch_size: Height and width of a token, in latent pixels.
 
     Raises:
@@ -80,7 +76,6 @@ def refuse_differences(layout: SceneLayout, found: Mapping[str, tuple[object, ob
     """Reject inputs whose sizes differ from the layout's.
 
     Args:
-        layout: The denoiser's layout.
         found: For each name, the size of the input and the size in the layout.
 
     Raises:

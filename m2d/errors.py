@@ -58,9 +58,7 @@ class InputError(M2DError):
     """The request cannot be served as written: an argument, a prompt, a size, a path.
 
     Args:
-        message: The facts.
         argument: The argument at fault, such as `cuts`; it starts the text, and the CLI shows it as its flag.
-        remedy: What the user can do, where that takes a command or a flag.
     """
 
     exit_code = EXIT_BAD_INPUT
@@ -79,7 +77,6 @@ class Problem:
         line: 1-based line, 0 when the problem has no place in the text.
         column: 1-based column, 0 when unknown.
         field: Dotted key path such as `scenes[1].num_frames`; empty for the document itself.
-        message: What was wrong, the value got and what is allowed.
     """
 
     path: str

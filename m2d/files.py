@@ -1,6 +1,7 @@
 """Files that appear under their final name complete or not at all: written, synced, then renamed.
 
-Owns names and durability; knows no format. Folders are `m2d.folders`'s, system calls `m2d.disk`'s.
+Owns names and durability; knows no format. Folders are `m2d.folders`'s, system calls `m2d.disk`'s. Where the
+disk refuses, every function raises `OutputError`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ def check_writable(path: Path, *, force: bool) -> None:
     """Check that `path` can be published, before any work is done.
 
     Args:
-        path: The final name.
         force: Whether an existing file may be replaced.
 
     Raises:
@@ -74,10 +74,6 @@ def publish(path: Path, *, force: bool) -> Iterator[Path]:
     temporary file is removed and `path` is unchanged. Temporary files of killed processes for `path` are
     removed, too.
 
-    Args:
-        path: The final name.
-        force: Whether an existing file may be replaced.
-
     Raises:
         OutputError: As `check_writable`, or the disk refused.
     """
@@ -99,11 +95,7 @@ def publish(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, *, force: bool = True) -> None:
-    """Write `data` to `path`, complete or not at all.
-
-    Raises:
-        OutputError: As `publish`.
-    """
+    """Write `data` to `path`, complete or not at all."""
     with publish(path, force=force) as part:
         write_part(part, data)
 
@@ -120,21 +112,13 @@ def write_json(path: Path, obj: object, *, force: bool = True) -> None:
 
 
 def write_part(part: Path, data: bytes) -> None:
-    """Write `data` to the temporary name that `publish` gave.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Write `data` to the temporary name that `publish` gave."""
     with disk.output_errors(part), PartFile(part) as file:
         file.write(data)
 
 
 def copy_to_part(part: Path, source: IO[bytes]) -> None:
-    """Copy the rest of `source` in chunks to the temporary name that `publish` gave.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Copy the rest of `source` in chunks to the temporary name that `publish` gave."""
     with disk.output_errors(part), PartFile(part) as file:
         while chunk := source.read(HASH_CHUNK_BYTES):
             file.write(chunk)
@@ -142,11 +126,7 @@ def copy_to_part(part: Path, source: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def nameless_file(folder: Path) -> Iterator[IO[bytes]]:
-    """Open a scratch file on the disk of `folder` that has no name and so cannot be left behind.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Open a scratch file on the disk of `folder` that has no name and so cannot be left behind."""
     with disk.output_errors(folder):
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - an error in the block is not one of opening
     with file:
@@ -169,9 +149,6 @@ def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = Fals
 
     Returns:
         The removed files, sorted.
-
-    Raises:
-        OutputError: The folder cannot be listed.
     """
     removed = []
     with disk.output_errors(folder):
@@ -191,11 +168,7 @@ def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = Fals
 
 
 def remove_file(path: Path) -> None:
-    """Remove the file `path`, durably; a missing file is no error.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Remove the file `path`, durably; a missing file is no error."""
     with disk.output_errors(path, deed="removed"):
         try:
             disk.unlink(path)

@@ -1,4 +1,4 @@
-"""Folders, made, renamed and removed durably; files are `m2d.files`'s."""
+"""Folders, made, renamed and removed durably; where the disk refuses, every function raises `OutputError`."""
 
 from __future__ import annotations
 
@@ -46,11 +46,7 @@ def _is_folder(path: Path) -> bool | None:
 
 
 def remove_empty_folder(path: Path) -> None:
-    """Remove the folder `path`, durably; a missing or non-empty one is no error.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Remove the folder `path`, durably; a missing or non-empty one is no error."""
     with disk.output_errors(path, deed="removed"):
         try:
             disk.rmdir(path)
@@ -62,22 +58,14 @@ def remove_empty_folder(path: Path) -> None:
 
 
 def rename_folder(source: Path, target: Path) -> None:
-    """Give the folder `source` the name `target`, durably; no folder may have that name.
-
-    Raises:
-        OutputError: The disk refused, or something has this name.
-    """
+    """Give the folder `source` the name `target`, durably; no folder may have that name."""
     with disk.output_errors(target):
         disk.replace(source, target)
         disk.sync_folder(target.parent)
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all files and folders in `folder`, and itself, durable.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Make all files and folders in `folder`, and itself, durable."""
     with disk.output_errors(folder):
         for path in sorted(folder.rglob("*")):
             disk.sync_folder(path) if path.is_dir() else disk.sync_file(path)
@@ -85,11 +73,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove `folder` and its content; a missing folder is no error.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Remove `folder` and its content; a missing folder is no error."""
     with disk.output_errors(folder, deed="removed"):
         # Links are removed, not followed.
         for path in sorted(folder.rglob("*"), reverse=True):

@@ -19,13 +19,9 @@ class SceneGeometry:
     """One scene's sizes in pixels, in latents and in tokens.
 
     Attributes:
-        num_frames: Frames of pixels.
-        height: Pixels.
-        width: Pixels.
         num_latent_frames: Frames of latents; the first holds one pixel frame, every other one a group.
         latent_height: Rows of latents, before patching.
         latent_width: Columns of latents, before patching.
-        tokens_per_frame: Video tokens of one latent frame.
     """
 
     num_frames: int
@@ -44,18 +40,13 @@ class SceneGeometry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelGeometry:
-    """The sizes in a model folder's configs.
+    """The sizes in a model folder's configs; defaults hold where the recipe names nothing.
 
     Attributes:
         spatial_compression: Pixels per latent along height and width (VAE).
         temporal_compression: Pixel frames per latent frame after the first (VAE).
         patch_size: Latents per token along height and width (transformer).
-        latent_channels: Channels of a latent.
         max_text_tokens: Tokens that every prompt is padded to.
-        default_height: Pixels, when the recipe names none.
-        default_width: Pixels, when the recipe names none.
-        default_num_frames: Pixel frames per scene, when the recipe names none.
-        default_fps: Frames per second, when the recipe names none.
         num_scenes: Scenes of the stories the model was trained on.
 
     Raises:
@@ -115,11 +106,6 @@ class ModelGeometry:
 
     def scene(self, *, num_frames: int, height: int, width: int) -> SceneGeometry:
         """Derive one scene's sizes in latents and tokens.
-
-        Args:
-            num_frames: Pixel frames, `T*k + 1`.
-            height: Pixels, a multiple of `pixels_per_token`.
-            width: Pixels, a multiple of `pixels_per_token`.
 
         Raises:
             GeometryError: A size the model cannot generate; the message names each, with the nearest allowed.

@@ -19,7 +19,6 @@ class BackendStatus:
     """One installed backend.
 
     Attributes:
-        name: The backend's name.
         unavailable_reason: Why it cannot run here; None if it can.
     """
 

@@ -41,7 +41,6 @@ def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset
     """Cut a story into windows: the first scenes jointly, every later one after those before it.
 
     Args:
-        num_scenes: Scenes of the story.
         capacity: Scenes that the model sees at once.
         alone: Scenes that start from the finished previous scene, and so cannot share its window.
 
@@ -56,11 +55,6 @@ def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset
 
 def extension_windows(num_scenes: int, num_new: int, *, capacity: int) -> tuple[Window, ...]:
     """Append scenes to a film, one window each: the last `capacity - 1` scenes are its context.
-
-    Args:
-        num_scenes: Scenes the film has.
-        num_new: Scenes to append.
-        capacity: Scenes that the model sees at once.
 
     Raises:
         ValueError: The film has no scene, or the capacity is 0.
@@ -77,11 +71,6 @@ def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> 
 
     Chosen scenes that fit into one window are denoised jointly. Otherwise each gets its own window, in the
     film's order, and sees the new version of earlier ones.
-
-    Args:
-        num_scenes: Scenes of the film.
-        chosen: The scenes to regenerate.
-        capacity: Scenes that the model sees at once.
 
     Raises:
         ValueError: No scene chosen, or one that the film does not have.

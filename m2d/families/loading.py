@@ -46,7 +46,6 @@ def load_transformer(
 
     Args:
         source: A resolved model, or a folder of which only this component is needed.
-        device: Where it goes.
         dtype: What it computes in, whatever it is stored in.
 
     Raises:
@@ -77,8 +76,6 @@ def load_text(
 
     Args:
         source: A resolved model, or a folder without a transformer: then `max_tokens` must be given.
-        device: Where the encoder goes.
-        dtype: What it computes in.
         max_tokens: Tokens that every prompt is padded to; None: as many as the model was made for.
     """
     family, path = _found(source, "text_encoder")
@@ -99,7 +96,6 @@ def load_scheduler(source: ModelSource | Path, name: str | None = None) -> Any:
     """Build a scheduler that steps through the noise levels the model was trained with.
 
     Args:
-        source: A resolved model, or a folder.
         name: A name of `m2d.diffusion.schedulers.SCHEDULERS`; None takes the folder's own class.
 
     Raises:

@@ -32,9 +32,6 @@ class ModelSource:
 
     Attributes:
         name: As the user gave it.
-        path: The folder.
-        geometry: Sizes from its configs.
-        family: What kind of base model it is.
         is_puppet: Whether it knows the puppet theatre's world, and only that.
         mask: The attention mask it was trained with.
     """

@@ -26,9 +26,6 @@ def build_model(model_class: Any, path: Path, name: str, *, ignored: frozenset[s
     """Construct a diffusers model from its config, its parameters still without storage.
 
     Args:
-        model_class: The class.
-        path: The model folder.
-        name: The component.
         ignored: Keys of the config that the class does not know and that change nothing.
 
     Raises:

@@ -45,8 +45,6 @@ def check_components(path: Path, names: Iterable[str], classes: Mapping[str, tup
     """Make sure that sub-folders of a model folder are complete and of a supported class.
 
     Args:
-        path: The model folder.
-        names: The sub-folders.
         classes: Component to the class names that its config or `model_index.json` may give.
 
     Raises:

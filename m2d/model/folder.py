@@ -27,9 +27,7 @@ class StoredTensor:
     """Where a tensor lies and what it is.
 
     Attributes:
-        file: The safetensors file.
         dtype: As safetensors calls it, such as `F16`.
-        shape: Dimensions.
     """
 
     file: Path
@@ -86,8 +84,6 @@ def find_weights(root: Path, component: str, stem: str) -> dict[str, StoredTenso
     Reads only the headers.
 
     Args:
-        root: The model folder.
-        component: Its sub-folder.
         stem: File name before `.safetensors`.
 
     Returns:

@@ -101,9 +101,7 @@ class SceneModel(nn.Module):
         """Make the tables of a story's video tokens, which depend on its layout and size alone.
 
         Args:
-            layout: The story.
             latent_shape: (F, C, H, W) of all scenes together.
-            device: Where the tables go.
         """
         raise NotImplementedError
 

@@ -24,7 +24,6 @@ class PromptTokenizer:
 
     Attributes:
         ids_of: Ids of a prompt, end token included, neither padded nor cut.
-        pad_id: Id of the padding token.
         max_tokens: Tokens that every prompt is padded to.
     """
 
@@ -64,10 +63,6 @@ class PromptTokenizer:
 
 def read_tokenizer(path: Path, *, max_tokens: int) -> PromptTokenizer:
     """Read the tokenizer of a model folder.
-
-    Args:
-        path: The model folder.
-        max_tokens: Tokens that every prompt is padded to.
 
     Raises:
         CheckpointError: It is missing or damaged, or in a format whose reader is not installed.

@@ -131,9 +131,6 @@ def decode_matched(
     """Decode a new scene and match its colours to the scene before it.
 
     Args:
-        decoder: Decodes one scene.
-        latents_FCHW: The scene.
-        scene: Its number in the film, from 0, for messages.
         before_PHWC: The shown frames of the scene before; None matches nothing.
 
     Raises:

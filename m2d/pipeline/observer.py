@@ -24,8 +24,6 @@ class WindowStep:
 
     Attributes:
         index: The window among all windows of the run, from 0.
-        part: The window's scenes and layout.
-        event: The step: its number, timestep, current estimate and state.
     """
 
     index: int

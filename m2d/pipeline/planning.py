@@ -19,9 +19,7 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
     """Load a recipe, find its model and resolve the run.
 
     Args:
-        path: The recipe.
         model: A model to use instead of the recipe's.
-        overrides: What the command line changes besides.
 
     Raises:
         RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
@@ -49,9 +47,6 @@ def plan_for_model(
     """Resolve the run of a recipe for a model, whichever the recipe names.
 
     Args:
-        recipe: The story.
-        source: The model.
-        overrides: Changes to the recipe.
         places: Where the recipe's fields stand, so that problems can point there.
 
     Raises:

@@ -29,15 +29,7 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One call of a denoiser and its answer, on the CPU.
-
-    Attributes:
-        preparation: What the denoiser was prepared for.
-        latents_BFCHW: As in `Denoiser.predict`; so are the others.
-        prompt_embeds_BLD: Prompts.
-        timesteps_BN: Timesteps.
-        velocity_BFCHW: The answer.
-    """
+    """One call of `Denoiser.predict` and its answer, on the CPU."""
 
     preparation: Preparation
     latents_BFCHW: Tensor

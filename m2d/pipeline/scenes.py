@@ -79,8 +79,6 @@ class ScenePipeline:
         """Load nothing yet.
 
         Args:
-            source: The model.
-            backend: Runs the transformer.
             device: Where text encoder and VAE run.
             clock: Times the stages and reports them.
             stays_loaded: Whether the text encoder is kept for the next run; it is freed otherwise.

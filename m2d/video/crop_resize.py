@@ -47,13 +47,10 @@ class Cover:
     """How pictures of one size are cropped and scaled to fill another.
 
     Attributes:
-        turn: Turns them upright.
         width: Width after turning, in pixels.
         height: Height after turning.
         crop_x: Pixels cropped at the left and at the right each; may be a fraction.
         crop_y: Pixels cropped at the top and at the bottom each; may be a fraction.
-        target_width: Width of the result.
-        target_height: Height of the result.
     """
 
     turn: Turn
@@ -114,15 +111,10 @@ def turn_of(display_matrix: tuple[int, ...]) -> Turn | None:
 def cover(
     *, width: int, height: int, pixel_aspect: Fraction, turn: Turn, target_width: int, target_height: int
 ) -> Cover:
-    """Scale so that the picture fills the target, and crop the excess equally on both sides.
+    """Scale so that the encoded picture, turned, fills the target; crop the excess equally on both sides.
 
     Args:
-        width: Width of the encoded picture in pixels.
-        height: Height of the encoded picture in pixels.
         pixel_aspect: Width of a pixel over its height.
-        turn: Turns the picture upright.
-        target_width: Width to fill.
-        target_height: Height to fill.
     """
     if turn.is_transposed:
         width, height, pixel_aspect = height, width, 1 / pixel_aspect

@@ -77,8 +77,6 @@ def place_cuts(cuts_s: Sequence[float], *, times_s: np.ndarray, end_s: float) ->
 
     Args:
         cuts_s: Where scenes begin, in seconds from the film's first frame, ascending; empty is one scene.
-        times_s: When each frame is shown, from 0 on, (P,).
-        end_s: When the last frame ends.
 
     Returns:
         First frames of all scenes but the first, ascending.

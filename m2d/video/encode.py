@@ -63,10 +63,7 @@ class Picture:
     """Size and rate at which frames are encoded.
 
     Attributes:
-        width: Width of the frames in pixels.
-        height: Height of the frames in pixels.
         upscale: Integer factor by which they are enlarged, nearest neighbour.
-        fps: Frames per second.
     """
 
     width: int

@@ -32,7 +32,6 @@ class ResampledVideo:
     """Scenes of a video at one rate and size, decoded frame by frame.
 
     Attributes:
-        path: The video.
         picks: For every scene the video's frame numbers, from 0, ascending.
         spans_s: Where every scene begins and ends.
         shape: Crops and scales every picture.
@@ -76,8 +75,6 @@ class ExternalVideo:
 
     Attributes:
         clips: Frames of the last scenes, uint8 RGB PHWC each, that end with the scene's last frame.
-        whole: All scenes.
-        notes: What was done to the video, for the user.
     """
 
     clips: tuple[np.ndarray, ...]
@@ -134,10 +131,6 @@ def read_external_video(
     decodes it once more.
 
     Args:
-        path: The video.
-        fps: Frames per second of the clips.
-        height: Height of the clips in pixels.
-        width: Width of the clips in pixels.
         num_frames: Frames of each clip.
         cuts_s: Where scenes begin, in seconds from the first frame, ascending; empty is a single scene. None
             detects the cuts, which needs the package `scenedetect`.

@@ -77,11 +77,6 @@ def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join = CU
     For a crossfade, the result is the largest jump between successive frames from the last unblended frame of
     the earlier scene to the first unblended frame of the later one.
 
-    Args:
-        before_PHWC: The earlier scene, uint8.
-        after_PHWC: The later scene, uint8.
-        join: The transition between them.
-
     Returns:
         Levels, 0 (the same colours) to 255 (black to white).
     """

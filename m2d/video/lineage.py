@@ -24,8 +24,6 @@ class RunLineage:
 
     Attributes:
         number: Counted from 1.
-        kind: See `RunRecord`.
-        record: The run.
         made: Scenes of the story it made, from 0, ascending.
         replaced: Those of them that a later run has replaced in the film.
     """

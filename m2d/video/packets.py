@@ -68,7 +68,6 @@ class EncodedScene:
 
         Args:
             indices: Ascending; an index may occur more than once.
-            upscale: See `frames`.
         """
         wanted = set(indices)
         last = max(wanted)
@@ -99,8 +98,6 @@ def read_scenes(path: Path, provenance: Provenance, *, encoding: str) -> tuple[E
     """Read the encoded scenes of a film.
 
     Args:
-        path: The film.
-        provenance: The film's provenance.
         encoding: The current `encoding_id`.
 
     Raises:

@@ -22,7 +22,6 @@ def printable(text: str, *, limit: int | None = None) -> str:
     becomes a replacement character. Everything else is unchanged.
 
     Args:
-        text: Any text, trusted or not.
         limit: Longest result in characters; a longer text ends in an ellipsis.
     """
     shown = "".join(map(_shown, text)).strip()

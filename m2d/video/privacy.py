@@ -40,7 +40,6 @@ def refuse_private(document: Mapping[str, Any], *, names: frozenset[str]) -> Non
     The story's own words (title, setting, cast, prompts) are not checked: they are the film's content.
 
     Args:
-        document: JSON values.
         names: Host and user names to refuse, as whole values or around an `@`.
 
     Raises:
@@ -59,7 +58,6 @@ def without_folders(value: Any, *, key: str = "") -> Any:
     The story's own words are unchanged.
 
     Args:
-        value: JSON values.
         key: The key of `value`; empty for the document itself.
     """
     if key in _STORY_KEYS:

@@ -91,7 +91,6 @@ class SceneRecord(_Record):
         run: Index of the run that made it.
         first_frame: The film's frame in which it first appears.
         num_frames: Number of frames, those shared with its neighbours included.
-        join: Transition from the scene before it.
         overlap: Number of frames shared with the scene before it.
         colour_map: Correction of its colours towards the scene before it: the three channels' new levels, 256
             bytes each, in base64; None when they were not corrected.
@@ -174,12 +173,7 @@ class Provenance(_Record):
         return text_digest(canonical_json(self.model_dump(mode="json")))
 
     def check_film(self, *, num_frames: int, width: int, height: int) -> None:
-        """Compare the provenance with the film.
-
-        Args:
-            num_frames: Number of frames in the film.
-            width: Width of the encoded picture in pixels.
-            height: Height of the encoded picture in pixels.
+        """Compare the provenance with the film: its number of frames, and its encoded picture in pixels.
 
         Raises:
             ProvenanceError: The provenance describes another film.

@@ -121,17 +121,7 @@ def build_provenance(
     parents: Sequence[str] = (),
     encoding: str = "",
 ) -> Provenance:
-    """Build the provenance of a film.
-
-    Args:
-        title: The story's title.
-        runs: The runs that made it, oldest first.
-        scenes: All scenes in the film's order.
-        fps: Frames per second of the film.
-        upscale: Integer factor by which the encoded picture is larger than the frames.
-        first_scene: Number, in the story, of the film's first scene.
-        parents: Digests of the films this one continues.
-        encoding: The `encoding_id` of the scenes.
+    """Build the provenance of a film; arguments as in `Provenance` and `VideoRecord`.
 
     Raises:
         PrivacyError: It holds a path, host or user name.

@@ -39,21 +39,15 @@ class Chapter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmInfo:
-    """A film's metadata, known without decoding it.
+    """A film's metadata, known without decoding it; width and height are those of the encoded picture.
 
     Attributes:
         codec: Such as `h264`.
-        width: Width of the encoded picture in pixels.
-        height: Height of the encoded picture in pixels.
-        fps: Average frames per second.
         num_frames: From the file's index; 0 when it has none.
         duration_s: From the file; 0 when it has none.
-        size_bytes: The file's size.
         title: The title tag, free of control characters.
-        chapters: In the order of time.
         provenance: None when m2d did not make the film.
         pixel_aspect: Width of a pixel over its height.
-        has_sound: Whether there is an audio track.
     """
 
     codec: str
@@ -75,8 +69,6 @@ class FilmFrame:
     """One decoded frame, not converted to RGB yet: most frames of a long film never are.
 
     Attributes:
-        path: The film, for messages.
-        time_s: When it is shown.
         picture: The decoder's frame.
     """
 
@@ -131,8 +123,6 @@ def film_frames(
     """Decode a film frame by frame in display order, without keeping any.
 
     Args:
-        path: The film.
-        limits: How large the film may be; None for the default.
         is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
 
     Raises:
@@ -152,7 +142,6 @@ def read_spans(path: Path, spans: Sequence[range], *, upscale: int) -> list[np.n
     """Decode some spans of frames, keeping no others: uint8 RGB PHWC for every span.
 
     Args:
-        path: The film.
         spans: Frame numbers from 0; spans may overlap.
         upscale: Side, in pixels of the film, of the block that becomes one pixel.
 

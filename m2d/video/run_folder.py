@@ -38,8 +38,6 @@ class Run:
     """Contents of a run folder.
 
     Attributes:
-        provenance: The film's provenance.
-        timings_s: Seconds per stage.
         latents_FCHW: Denoised latents of each scene; None for external video that was never encoded.
     """
 
@@ -71,16 +69,10 @@ def check_run_folder(film: Path, *, force: bool) -> None:
 def finish_run(
     film: Path, *, provenance: Provenance, files: Mapping[str, bytes], timings_s: Mapping[str, float]
 ) -> Path:
-    """Write the run folder of `film`, the record last; existing files are replaced.
+    """Write and return the run folder of `film`, the record last; existing files are replaced.
 
     Args:
-        film: The film's path.
-        provenance: The film's provenance.
         files: Name to bytes: `latents_bytes`, and the contact sheet.
-        timings_s: Seconds per stage.
-
-    Returns:
-        The folder.
 
     Raises:
         OutputError: A file cannot be written.

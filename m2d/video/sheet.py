@@ -49,8 +49,6 @@ class SheetScene:
     """One scene of a sheet.
 
     Attributes:
-        prompt: Drawn beside its frames.
-        num_frames: Number of frames.
         picked: Returns frames by their numbers, ascending: uint8 RGB HWC.
         key: Identifies its frames; a scene without a key is always drawn.
     """
@@ -81,7 +79,6 @@ def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str],
 
     Args:
         scenes: At least one; of more than `MOST_ROWS` the last ones are shown.
-        title: The film's title.
         facts: Short texts for the footer, such as `seed 7`.
         older: An older sheet of the film, as PNG; anything else is ignored.
 
@@ -120,7 +117,6 @@ def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str
     Args:
         frames: uint8 RGB arrays HWC.
         labels: One short text per frame, drawn above it.
-        title: Drawn at the top.
 
     Raises:
         ValueError: Frames and labels do not fit together.

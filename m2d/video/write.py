@@ -51,15 +51,11 @@ def write_film(
     back and compared.
 
     Args:
-        path: The film's final name.
         scenes: The shown frames of each scene: uint8 RGB arrays PHWC of one size, or encoded scenes of that
             size; at least one of them newly encoded.
-        fps: Frames per second.
         upscale: Integer factor by which the frames are enlarged, nearest neighbour.
-        title: The film's title tag.
         scene_prompts: One per scene, for the chapters' titles.
         provenance: From `build_provenance` for the same scenes; None leaves it out.
-        force: Whether an existing file is replaced.
 
     Raises:
         OutputError: `path` exists or cannot be written, or the written film differs from its scenes.
@@ -93,8 +89,6 @@ def encode_scenes(
     Args:
         scenes: As for `write_film`.
         film: The film they are for; the encoder's temporary output lies beside it.
-        fps: Frames per second.
-        upscale: See `write_film`.
 
     Raises:
         OutputError: As `encode_scene`.

@@ -29,13 +29,9 @@ def sincos_positions(
     interpolated linearly in time to all its frames.
 
     Args:
-        width: Channels of a token.
-        num_scenes: Scenes of the story.
-        num_latent_frames: Latent frames of all scenes together.
         base_latent_frames: Latent frames of the clips that the model was trained on.
         grid: Tokens of one frame as (rows, columns).
         scales: Spatial and temporal interpolation scale from the transformer's config.
-        device: Where the table goes.
 
     Returns:
         positions_VD: float32.

@@ -53,13 +53,7 @@ def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
 def geometry_of(
     transformer: Mapping[str, Any], settings: ModelSettings, *, compression: tuple[int, int]
 ) -> ModelGeometry:
-    """Return the sizes of a model.
-
-    Args:
-        transformer: The transformer's config.
-        settings: Default sizes and number of scenes.
-        compression: Pixels per latent along height and width, and frames per latent frame.
-    """
+    """Return the sizes of a model."""
     spatial, temporal = compression
     return ModelGeometry(
         spatial_compression=spatial,

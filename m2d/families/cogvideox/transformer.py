@@ -59,10 +59,7 @@ class SceneBlock(nn.Module):
         """Attend and feed forward.
 
         Args:
-            text_BTD: All prompts' tokens.
-            video_BVD: All scenes' video tokens.
             temb_BNE: Timestep embedding of each scene, after its activation.
-            rotary_VR2: Table of the video tokens, or None.
             plan: Attention calls. When it names targets, only their video tokens are computed.
             context: Keys and values of scenes that are not among these tokens, or None.
             execution: `per_scene` computes the same one scene after the other.
@@ -190,13 +187,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
     def position_tables(
         self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
     ) -> PositionTables:
-        """Make the tables of a story's video tokens; they depend on its layout and size alone.
-
-        Args:
-            layout: The story.
-            latent_shape: (F, C, H, W) of all scenes together.
-            device: Where the tables go.
-        """
+        """Make the tables of a story's video tokens; they depend on its layout and size alone."""
         frames, _, height, width = latent_shape
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -247,14 +238,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         return self.embedding_dropout(video_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
 
     def _finish(self, video_BVD: Tensor, temb_BNE: Tensor, plan: BlockPlan, *, size: Sequence[int]) -> Tensor:
-        """Make the velocity of what the last block returned.
-
-        Args:
-            video_BVD: The target scenes' video tokens.
-            temb_BNE: Of every scene that ran.
-            plan: The last block's, which names the targets.
-            size: Latent height and width.
-        """
+        """Make the velocity of what the last block returned."""
         temb_BNE = plan.target_scenes(temb_BNE)
         shift_BND, scale_BND = self.norm_out.linear(temb_BNE).chunk(2, dim=-1)
         normed_BVD = self.norm_out.norm(self.norm_final(video_BVD))

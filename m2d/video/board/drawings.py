@@ -114,8 +114,6 @@ def draw_mask(provenance: Provenance, window: WindowRecord, mask: object) -> Mas
     Each scene has the same size, whatever its number of tokens.
 
     Args:
-        provenance: The film's provenance.
-        window: One of its windows.
         mask: The mask's name in the run's parameters.
     """
     scenes = sorted(set(window.scenes))

@@ -21,7 +21,6 @@ class FilmPictures:
     """All pictures of one film.
 
     Attributes:
-        grids: A grid of frames per scene.
         stripe: The film as one line of columns, a data URI.
     """
 
@@ -31,11 +30,6 @@ class FilmPictures:
 
 def paint_film(path: Path, info: FilmInfo, provenance: Provenance) -> FilmPictures:
     """Decode a film once, frame by frame, and paint its pictures.
-
-    Args:
-        path: The film.
-        info: The film's metadata.
-        provenance: The film's provenance.
 
     Raises:
         FilmError: The film cannot be decoded to its end.

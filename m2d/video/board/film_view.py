@@ -159,14 +159,7 @@ class FilmView:
 def film_view(
     info: FilmInfo, provenance: Provenance, pictures: FilmPictures, surroundings: Surroundings
 ) -> FilmView:
-    """Gather what a page says about a film.
-
-    Args:
-        info: What the film says about itself.
-        provenance: The film's own.
-        pictures: Of its frames.
-        surroundings: What is known besides.
-    """
+    """Gather what a page says about a film."""
     return FilmView(
         title=_plain(provenance.title, LONGEST_TITLE) or surroundings.name,
         surroundings=surroundings,

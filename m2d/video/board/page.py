@@ -31,8 +31,6 @@ def render_page(films: Sequence[FilmView], unread: Sequence[Unread], *, is_index
     """Render the page.
 
     Args:
-        films: In the order of the page.
-        unread: Files that cannot be shown.
         is_index: Whether the page lists several films; otherwise it shows one.
 
     Returns:

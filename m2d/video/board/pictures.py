@@ -31,7 +31,6 @@ class FrameGrid:
         uri: The picture as a data URI.
         width: Width of one frame in pixels.
         height: Height of one frame in pixels.
-        columns: Frames per row.
         num_frames: Frames in the picture; a selection of a long scene.
         fps: Frames per second at which they last as long as the scene.
     """
@@ -63,12 +62,7 @@ class GridPainter:
     """Paints a `FrameGrid` from a scene's frames, one by one, without keeping them."""
 
     def __init__(self, num_frames: int, *, fps: float) -> None:
-        """Choose the frames of a scene.
-
-        Args:
-            num_frames: The scene's number of frames, at least one.
-            fps: Frames per second of the film.
-        """
+        """Choose the frames of a scene."""
         chosen = _spread(num_frames, MOST_FRAMES)
         self._places = {index: place for place, index in enumerate(chosen)}
         self._columns = math.ceil(math.sqrt(len(chosen)))
