@@ -41,26 +41,20 @@ class MaskLabel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskSquares:
-    """All squares of one kind: `blind`, or query and key such as `text-video`: prompts see frames."""
-
-    kind: str
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MaskDrawing:
     """The attention mask of one window.
 
     Attributes:
         side: Width and height of the drawing.
         margin: Where the first row and column begin.
+        squares: Kind to the path of all its squares. A kind is `blind`, or query and key: `text-video` where
+            prompts see frames.
     """
 
     side: int
     margin: int
     labels: tuple[MaskLabel, ...]
-    squares: tuple[MaskSquares, ...]
+    squares: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +62,7 @@ class GraphNode:
     """A scene as one run made it.
 
     Attributes:
-        x: Centre.
-        y: Centre.
+        x: Its centre.
         label: The scene's number in the film; a dot for a scene outside the film.
         kind: The kind of the run.
         is_kept: Whether the film shows this version.
@@ -221,7 +214,7 @@ class _Graph:
         return GRAPH_LEFT + self._columns[scene] * self._width + self._width // 2
 
 
-def _squares(layout: SceneLayout, *, cell: int) -> tuple[MaskSquares, ...]:
+def _squares(layout: SceneLayout, *, cell: int) -> tuple[tuple[str, str], ...]:
     side = cell - GAP
     paths: dict[str, str] = {}
     for row, query in enumerate(layout.segments):
@@ -229,7 +222,7 @@ def _squares(layout: SceneLayout, *, cell: int) -> tuple[MaskSquares, ...]:
             kind = f"{query.kind}-{key.kind}" if layout.may_attend[row, column] else "blind"
             x, y = (MASK_MARGIN + place * cell for place in (column, row))
             paths[kind] = paths.get(kind, "") + f"M{x} {y}h{side}v{side}h-{side}z"
-    return tuple(MaskSquares(kind=kind, path=path) for kind, path in sorted(paths.items()))
+    return tuple(sorted(paths.items()))
 
 
 def _y(row: int) -> int:

@@ -23,7 +23,7 @@ from m2d.video.lineage import (
     scene_origin,
 )
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance, SceneRecord
+from m2d.video.provenance import Provenance
 from m2d.video.read import FilmInfo
 
 LONGEST_TITLE, LONGEST_PROMPT = 200, 4000
@@ -39,6 +39,7 @@ class SceneView:
     """One scene's card.
 
     Attributes:
+        start: Where it begins and how long it is shown, as shares of the film's length.
         shared: The opening that all prompts of the film have in common.
         prompt: The rest of the prompt.
         join: Transition from the scene before it; empty for the first.
@@ -48,6 +49,8 @@ class SceneView:
     """
 
     number: int
+    start: float
+    length: float
     grid: FrameGrid
     shared: str
     prompt: str
@@ -62,22 +65,14 @@ class SceneView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MaskView:
-    """One window's mask; `drawing` is None when the mask is unknown or the window has too many scenes."""
-
-    title: str
-    drawing: MaskDrawing | None
-    digest: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
     """One run's part of the page.
 
     Attributes:
         means: Model, mask, sampling and versions, where they differ from the run before.
         same_as: Number of that run when some are the same; 0 otherwise.
-        masks: The windows that are shown.
+        masks: For every shown window, the scenes it made and its mask; None when the mask is unknown or there
+            are too many scenes.
         num_hidden: Number of windows that are not shown.
         documents: Recipe and parameters as JSON, by name.
     """
@@ -88,27 +83,9 @@ class RunView:
     means: tuple[Row, ...]
     same_as: int
     mask: str
-    masks: tuple[MaskView, ...]
+    masks: tuple[tuple[str, MaskDrawing | None], ...]
     num_hidden: int
     documents: tuple[Row, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageView:
-    """Duration of one stage; `share` is relative to the longest stage."""
-
-    name: str
-    seconds: float
-    share: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MarkView:
-    """A scene's start and length as shares of the film's length."""
-
-    number: int
-    start: float
-    length: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,12 +124,11 @@ class FilmView:
     height: int
     is_enlarged: bool
     stripe: str
-    marks: tuple[MarkView, ...]
     scenes: tuple[SceneView, ...]
     runs: tuple[RunView, ...]
     graph: GraphDrawing | None
     hints: tuple[Hint, ...]
-    stages: tuple[StageView, ...]
+    stages: tuple[tuple[str, float], ...]
     digests: tuple[Row, ...]
 
 
@@ -168,12 +144,14 @@ def film_view(
         height=info.height,
         is_enlarged=provenance.video.upscale > 1,
         stripe=pictures.stripe,
-        marks=_marks(provenance),
         scenes=_scenes(info, provenance, pictures),
         runs=_runs(provenance),
         graph=draw_lineage(provenance),
         hints=hints(provenance),
-        stages=_stages(surroundings.timings_s),
+        stages=tuple(
+            (_plain(name, LONGEST_TITLE), seconds)
+            for name, seconds in sorted(surroundings.timings_s.items(), key=lambda stage: -stage[1])
+        ),
         digests=_digests(provenance),
     )
 
@@ -188,16 +166,6 @@ def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
         f"{num_frames} frames",
         f"{float(num_frames / info.fps):.1f} s at {float(info.fps):g} fps",
         size,
-    )
-
-
-def _marks(provenance: Provenance) -> tuple[MarkView, ...]:
-    total = provenance.num_frames
-    return tuple(
-        MarkView(number=number, start=scene.first_frame / total, length=max(shown, 0) / total)
-        for number, (scene, shown) in enumerate(
-            zip(provenance.scenes, provenance.shown_frames, strict=True), start=1
-        )
     )
 
 
@@ -218,11 +186,13 @@ def _scene(
     jump = scene.colour_jump
     return SceneView(
         number=index + 1,
+        start=scene.first_frame / provenance.num_frames,
+        length=max(provenance.shown_frames[index], 0) / provenance.num_frames,
         grid=grid,
         shared=shared,
         prompt=prompt.removeprefix(shared),
         negative_prompt=_plain(scene.negative_prompt, LONGEST_PROMPT),
-        join="" if index == 0 else _join(scene),
+        join="" if index == 0 else f"crossfade {scene.overlap}" if scene.overlap else scene.join,
         jump=jump,
         jump_share=0.0 if jump is None else min(max(jump / LARGEST_JUMP, 0.0), 1.0),
         run=scene.run + 1,
@@ -230,10 +200,6 @@ def _scene(
         outdated=name_scenes(provenance, outdated) if outdated else "",
         facts=_scene_facts(info, provenance, index),
     )
-
-
-def _join(scene: SceneRecord) -> str:
-    return f"crossfade {scene.overlap}" if scene.overlap else scene.join
 
 
 def _scene_facts(info: FilmInfo, provenance: Provenance, index: int) -> tuple[Row, ...]:
@@ -272,24 +238,11 @@ def _run(provenance: Provenance, run: RunLineage, *, before: RunLineage | None) 
         same_as=before.number if before and len(differing) < len(means) else 0,
         mask=_plain(str(mask), LONGEST_TITLE),
         masks=tuple(
-            MaskView(
-                title=name_scenes(provenance, window.targets),
-                drawing=draw_mask(provenance, window, mask),
-                digest=_plain(window.layout_digest, 16),
-            )
+            (name_scenes(provenance, window.targets), draw_mask(provenance, window, mask))
             for window in windows
         ),
         num_hidden=len(run.record.windows) - len(windows),
         documents=tuple((name, json.dumps(document, indent=2)) for name, document in documents.items()),
-    )
-
-
-def _stages(timings_s: Mapping[str, float]) -> tuple[StageView, ...]:
-    longest_s = max(timings_s.values(), default=0.0) or 1.0
-    by_time = sorted(timings_s.items(), key=lambda stage: -stage[1])
-    return tuple(
-        StageView(name=_plain(name, LONGEST_TITLE), seconds=seconds, share=seconds / longest_s)
-        for name, seconds in by_time
     )
 
 

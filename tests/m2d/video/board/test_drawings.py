@@ -16,11 +16,11 @@ def squares_of(drawing: MaskDrawing) -> dict[tuple[int, int], str]:
     """The kind of square at each row and column."""
     side = (drawing.side - drawing.margin) // len(drawing.labels)
     found = {}
-    for squares in drawing.squares:
-        for x, y in re.findall(r"M(\d+) (\d+)h", squares.path):
+    for kind, path in drawing.squares:
+        for x, y in re.findall(r"M(\d+) (\d+)h", path):
             place = ((int(y) - drawing.margin) // side, (int(x) - drawing.margin) // side)
             assert place not in found
-            found[place] = squares.kind
+            found[place] = kind
     return found
 
 
