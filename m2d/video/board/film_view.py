@@ -173,13 +173,22 @@ def _scenes(info: FilmInfo, provenance: Provenance, pictures: FilmPictures) -> t
     prompts = [_plain(scene.prompt, LONGEST_PROMPT) for scene in provenance.scenes]
     shared = _shared_opening(prompts)
     return tuple(
-        _scene(info, provenance, index, grid=grid, shared=shared, prompt=prompt)
-        for index, (prompt, grid) in enumerate(zip(prompts, pictures.grids, strict=True))
+        _scene(info, provenance, index, num_shown=num_shown, grid=grid, shared=shared, prompt=prompt)
+        for index, (num_shown, grid, prompt) in enumerate(
+            zip(provenance.shown_frames, pictures.grids, prompts, strict=True)
+        )
     )
 
 
 def _scene(
-    info: FilmInfo, provenance: Provenance, index: int, *, grid: FrameGrid, shared: str, prompt: str
+    info: FilmInfo,
+    provenance: Provenance,
+    index: int,
+    *,
+    num_shown: int,
+    grid: FrameGrid,
+    shared: str,
+    prompt: str,
 ) -> SceneView:
     scene = provenance.scenes[index]
     outdated = scene_origin(provenance, index).outdated
@@ -187,7 +196,7 @@ def _scene(
     return SceneView(
         number=index + 1,
         start=scene.first_frame / provenance.num_frames,
-        length=max(provenance.shown_frames[index], 0) / provenance.num_frames,
+        length=max(num_shown, 0) / provenance.num_frames,
         grid=grid,
         shared=shared,
         prompt=prompt.removeprefix(shared),
