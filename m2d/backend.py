@@ -48,7 +48,6 @@ class BackendOptions:
 
     Attributes:
         device: `cpu`, `cuda` or `cuda:1`. A backend uses this device or raises an error.
-        dtype: Data type of the transformer.
         targets: The scenes whose velocity is predicted; None for all. Context scenes that are left out skip
             the last block and the head; the result is the same.
         latent_size: Height and width of the latents. Exported graphs need it; other backends run any size.
@@ -173,7 +172,6 @@ class ExportingBackend(Backend, Protocol):
         """Export the graph for one layout and size; publish it once it matches the eager model.
 
         Args:
-            layout: The layout to bake in.
             options: Must have a `latent_size`.
             out: Parent of the artifact's folder; None is the user's cache. An artifact for the same layout,
                 size and weights is replaced.

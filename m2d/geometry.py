@@ -21,7 +21,6 @@ class SceneGeometry:
     Attributes:
         num_latent_frames: Frames of latents; the first holds one pixel frame, every other one a group.
         latent_height: Rows of latents, before patching.
-        latent_width: Columns of latents, before patching.
     """
 
     num_frames: int

@@ -100,7 +100,6 @@ def reroll(
     Other arguments are those of `generate`.
 
     Args:
-        film: The film.
         scenes: Numbers of the scenes, from 0.
         prompts: New prompts, one for each scene; none keeps the old ones.
         seed: Seed of the new scenes; None takes the one after each scene's own.

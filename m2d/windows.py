@@ -43,9 +43,6 @@ def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset
     Args:
         capacity: Scenes that the model sees at once.
         alone: Scenes that start from the finished previous scene, and so cannot share its window.
-
-    Raises:
-        ValueError: No scene, or no capacity.
     """
     _check(num_scenes, capacity)
     joint = min([num_scenes, capacity, *(scene for scene in alone if scene > 0)])
@@ -54,11 +51,7 @@ def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset
 
 
 def extension_windows(num_scenes: int, num_new: int, *, capacity: int) -> tuple[Window, ...]:
-    """Append scenes to a film, one window each: the last `capacity - 1` scenes are its context.
-
-    Raises:
-        ValueError: The film has no scene, or the capacity is 0.
-    """
+    """Append scenes to a film, one window each: the last `capacity - 1` scenes are its context."""
     _check(num_scenes, capacity)
     return tuple(
         Window(scenes=tuple(range(max(0, scene - capacity + 1), scene + 1)), targets=(scene,))

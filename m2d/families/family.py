@@ -105,9 +105,6 @@ class KnownModel:
 
     Attributes:
         transformer: What decides the transformer's weights, by the names of its config.
-        licence: The licence of its weights.
-        spatial_compression: Pixels per latent along height and width.
-        temporal_compression: Frames per latent frame after the first.
     """
 
     transformer: Mapping[str, Any]
@@ -125,7 +122,6 @@ class ModelFamily:
     and in the family's geometry; a family with two transformers returns one that chooses by the timestep.
 
     Attributes:
-        name: Such as `CogVideoX 1.0`.
         classes: Component to the class names that its config or `model_index.json` may give.
         default_settings: What a folder without `m2d.json` is taken for.
         read_geometry: A folder's configs and settings to sizes and the frame rule; it refuses parts that
@@ -142,9 +138,7 @@ class ModelFamily:
         geometry_of: A transformer's config, settings and compression to sizes, for a model that is yet to be
             trained.
         saved_classes: Component to the library and class that `model_index.json` names for it.
-        prediction: What the transformer predicts.
         lora_modules: Names of the layers that adapters reach, by part of a block.
-        known_models: Published models by name.
     """
 
     name: str

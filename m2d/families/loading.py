@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from m2d.families.family import ModelFamily
 from m2d.families.registry import family_of
@@ -20,25 +19,11 @@ if TYPE_CHECKING:
     from m2d.families.family import SceneVae, TextEncoder
     from m2d.model.scene_model import SceneModel
 
-P = ParamSpec("P")
-LoadedT = TypeVar("LoadedT")
 # accelerate's `init_empty_weights` patches torch.nn.Module for every thread: what another thread builds
 # meanwhile would be without storage, too.
 _BUILDING = threading.Lock()
 
 
-def _one_at_a_time(load: Callable[P, LoadedT]) -> Callable[P, LoadedT]:
-    """Let one thread at a time build a model."""
-
-    @functools.wraps(load)
-    def locked(*args: P.args, **kwargs: P.kwargs) -> LoadedT:
-        with _BUILDING:
-            return load(*args, **kwargs)
-
-    return locked
-
-
-@_one_at_a_time
 def load_transformer(
     source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
 ) -> SceneModel:
@@ -52,19 +37,19 @@ def load_transformer(
         CheckpointError: The config describes no model m2d can run, or the weights are not that model's.
     """
     family, path = _found(source, "transformer")
-    model: SceneModel = family.load_transformer(path, device=device, dtype=dtype)
+    with _BUILDING:
+        model: SceneModel = family.load_transformer(path, device=device, dtype=dtype)
     return model
 
 
-@_one_at_a_time
 def load_vae(source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneVae:
     """Load the VAE; see `load_transformer`."""
     family, path = _found(source, "vae")
-    vae: SceneVae = family.load_vae(path, device=device, dtype=dtype)
+    with _BUILDING:
+        vae: SceneVae = family.load_vae(path, device=device, dtype=dtype)
     return vae
 
 
-@_one_at_a_time
 def load_text(
     source: ModelSource | Path,
     *,
@@ -80,7 +65,8 @@ def load_text(
     """
     family, path = _found(source, "text_encoder")
     tokenizer = load_tokenizer(source, max_tokens=max_tokens)
-    return family.load_text(path, tokenizer, device=device, dtype=dtype)
+    with _BUILDING:
+        return family.load_text(path, tokenizer, device=device, dtype=dtype)
 
 
 def load_tokenizer(source: ModelSource | Path, *, max_tokens: int | None = None) -> PromptTokenizer:

@@ -39,9 +39,6 @@ def save_model_folder(
 
     Args:
         folder: Made when it is not there. Files of the same names are replaced.
-        base: Folder that has the other four components.
-        transformer: The model.
-        settings: What `m2d.json` is to say.
         dtype: What the transformer is stored in; None: as it is.
 
     Raises:
@@ -62,9 +59,7 @@ def write_component(folder: Path, name: str, model: nn.Module, *, dtype: torch.d
     """Write a model's config and weights into its sub-folder.
 
     Args:
-        folder: The model folder.
         name: `transformer`, `vae` or `text_encoder`.
-        model: A diffusers or transformers model.
         dtype: What floating-point weights are stored in; None: as they are.
 
     Raises:

@@ -129,7 +129,6 @@ def scenes_plan(
     """Plan the run of some scenes.
 
     Args:
-        layout: The story.
         scenes: The scenes that run, ascending; None for all. Every segment of another scene that they see is
             expected as keys and values.
         targets: The scenes among them whose output is wanted, ascending; None for all.

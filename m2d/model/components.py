@@ -100,11 +100,7 @@ def _check_index(path: Path, classes: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def class_of(path: Path, name: str) -> str | None:
-    """Return the class that a component's config names; None when it names none or several.
-
-    Raises:
-        CheckpointError: The config cannot be read.
-    """
+    """Return the class that a component's config names; None when it names none or several."""
     config = read_config(path, name)
     given = {"text_encoder": config.get("architectures"), "tokenizer": config.get("tokenizer_class")}
     found = given.get(name, config.get("_class_name"))

@@ -20,11 +20,6 @@ class ModelSettings:
     """The content of `m2d.json`: what diffusers' configs do not say.
 
     Attributes:
-        num_scenes: Scenes of the stories the model was trained on.
-        default_num_frames: Pixel frames per scene.
-        default_height: Pixels.
-        default_width: Pixels.
-        default_fps: Frames per second.
         world: `puppet` for a model of the puppet theatre; None for any other.
         mask: The attention mask it was trained with.
     """

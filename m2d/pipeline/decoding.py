@@ -20,6 +20,7 @@ from torch import Tensor
 
 from m2d.errors import M2DError, Remedy
 from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy, SceneVae
+from m2d.pipeline.memory import free_cached
 from m2d.progress import Reporter
 from m2d.video.joining import colour_map, recolour
 
@@ -61,11 +62,7 @@ class SceneDecoder:
         """Decode one scene; see `decode_scene`, whose frames these are unless `strategy` says `tiled`.
 
         Args:
-            latents_FCHW: As `decode_scene` takes them.
             scene: Its number in the film, from 0, for messages.
-
-        Returns:
-            frames_PHWC: RGB.
 
         Raises:
             DecodingError: Every way ran out of memory.
@@ -85,7 +82,8 @@ class SceneDecoder:
                 if not is_out_of_memory(error):
                     raise
             # Not in the except block: there the error still holds the failed try's tensors.
-            _free_cached()
+            gc.collect()
+            free_cached()
         raise DecodingError(
             f"decoding scene {scene + 1} ran out of memory in every way ({', '.join(ways)}); its latents are "
             "on disk",
@@ -105,12 +103,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-
-
-def _free_cached() -> None:
-    """Free what a failed try left: its tensors, and the memory that torch keeps."""
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 class ShownFrames(NamedTuple):

@@ -39,7 +39,6 @@ class GraphRequest:
     """One graph: what a backend is asked to export, and later to run.
 
     Attributes:
-        layout: The window's scenes and who may attend to whom.
         options: With size, batch and targets.
     """
 

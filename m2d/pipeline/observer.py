@@ -41,7 +41,6 @@ class FinishedWindow:
     """The scenes that a window made.
 
     Attributes:
-        index: The window among all windows of the run, from 0.
         latents_FCHW: Scene of the film, from 0, to its clean latents, float32 on the CPU.
         speed: What step caching skipped; None when every step was computed.
     """

@@ -31,11 +31,7 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
 
 
 def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) -> RunPlan:
-    """Load a recipe and resolve its run for a model that is at hand, whichever the recipe names.
-
-    Raises:
-        RecipeError: Everything that is wrong with the recipe or the overrides.
-    """
+    """Load a recipe and resolve its run for a model that is at hand, whichever the recipe names."""
     loaded = load_with_places(path, Recipe)
     recipe = loaded.value.model_copy(update={"model": source.name})
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)

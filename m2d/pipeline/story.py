@@ -55,8 +55,6 @@ class StoryOutput:
 
     Attributes:
         frames: The film, uint8 RGB (P, H, W, 3), crossfades blended.
-        scenes: Its scenes, in order.
-        fps: Frames per second.
     """
 
     frames: np.ndarray

@@ -48,7 +48,6 @@ class Cover:
 
     Attributes:
         width: Width after turning, in pixels.
-        height: Height after turning.
         crop_x: Pixels cropped at the left and at the right each; may be a fraction.
         crop_y: Pixels cropped at the top and at the bottom each; may be a fraction.
     """
@@ -62,14 +61,7 @@ class Cover:
     target_height: int
 
     def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
-        """Turn, crop and scale one picture, antialiased; a picture that already fits is unchanged.
-
-        Args:
-            picture_HWC: uint8 RGB as encoded in the film.
-
-        Returns:
-            uint8 RGB of the target size.
-        """
+        """Turn, crop and scale one encoded picture, uint8 RGB, antialiased; one that fits is unchanged."""
         upright = Image.fromarray(np.ascontiguousarray(self.turn.apply(picture_HWC)))
         box = (self.crop_x, self.crop_y, self.width - self.crop_x, self.height - self.crop_y)
         size = (self.target_width, self.target_height)

@@ -92,14 +92,12 @@ def encode_scene(
 
     Args:
         frames: uint8 RGB frames HWC, or an array PHWC.
-        picture: Size and rate.
         film: The film it is for; the encoder's temporary output lies beside it.
         first_frame: Number of its first frame in the film, for messages.
 
     Raises:
         EncoderFailed: The encoder failed, such as on a full disk.
         OutputError: The packets do not show the given frames.
-        M2DError: There is no encoder.
     """
     sketches: list[np.ndarray] = []
 
@@ -137,9 +135,6 @@ def encode_long_scene(
     Args:
         frames: Its frames; the first `num_frames` are taken.
         num_frames: At least one.
-        store: Receives the packets.
-        film: See `encode_scene`.
-        picture: Size and rate.
 
     Returns:
         The scene; like a copied scene, it has no template.

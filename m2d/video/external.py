@@ -34,7 +34,6 @@ class ResampledVideo:
     Attributes:
         picks: For every scene the video's frame numbers, from 0, ascending.
         spans_s: Where every scene begins and ends.
-        shape: Crops and scales every picture.
         upscale: Side, in pixels of the video, of the block that becomes one pixel.
     """
 

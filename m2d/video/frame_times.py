@@ -27,14 +27,10 @@ def is_steady(times_s: np.ndarray) -> bool:
 
 
 def nearest_frames(times_s: np.ndarray, wanted_s: np.ndarray) -> np.ndarray:
-    """Find the frame shown nearest to each wanted time; of two equally near ones the first.
+    """Return the index of the frame nearest to each wanted time; of two equally near ones the first.
 
     Args:
         times_s: When each frame is shown, ascending, (P,).
-        wanted_s: Any times.
-
-    Returns:
-        Frame indices, one for each wanted time.
     """
     after = np.minimum(np.searchsorted(times_s, wanted_s), len(times_s) - 1)
     before = np.maximum(after - 1, 0)

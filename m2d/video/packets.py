@@ -102,7 +102,6 @@ def read_scenes(path: Path, provenance: Provenance, *, encoding: str) -> tuple[E
 
     Raises:
         ForeignPackets: The packets cannot be joined with newly encoded ones; the message says why.
-        FilmError: Not a film, or not a complete one.
     """
     if provenance.video.encoding != encoding:
         raise ForeignPackets("it was encoded with other settings or another encoder")
@@ -118,9 +117,6 @@ def read_packets(path: Path) -> tuple[bytes, Sequence[Packet]]:
     """Read the header and all packets of a film's video track, in the order of the file.
 
     The packets of a large film stay on disk.
-
-    Raises:
-        FilmError: Not a film, or not a complete one.
     """
     if path.is_file() and path.stat().st_size > LARGEST_HELD_BYTES:
         left = _left_on_disk(path)

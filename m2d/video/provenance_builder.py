@@ -105,9 +105,7 @@ def build_run_record(
         "versions": installed_versions(),
         "windows": [window.model_dump(mode="json") for window in windows],
     }
-    document = _through_json(document)
-    refuse_private(document, names=local_names())
-    return RunRecord.model_validate(document)
+    return RunRecord.model_validate(_as_read(document))
 
 
 def build_provenance(
@@ -139,15 +137,14 @@ def build_provenance(
         "first_scene": first_scene,
         "parents": list(parents),
     }
-    document = _through_json(document)
-    refuse_private(document, names=local_names())
-    return Provenance.model_validate(document)
+    return Provenance.model_validate(_as_read(document))
 
 
-def _through_json(document: dict[str, Any]) -> dict[str, Any]:
-    """Pass the document through JSON, so that it equals what a reader of the film gets."""
+def _as_read(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document as a reader of the film gets it, after checking that it holds nothing private."""
     text = _SURROGATE.sub(REPLACEMENT, json.dumps(document, ensure_ascii=False, allow_nan=False))
     read: dict[str, Any] = json.loads(text)
+    refuse_private(read, names=local_names())
     return read
 
 

@@ -1,6 +1,6 @@
 """Read a film: its metadata, its provenance, and its frames, all of them or some.
 
-`open_film` decides which files are opened. P frames, H height, W width, C channels.
+Every function raises `FilmError` as `opened_film` does. P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
     """Read a film's metadata without decoding it.
 
     Raises:
-        FilmError: Not a video, incomplete, too large, or of a format that is not read.
         ProvenanceError: The film's provenance is corrupt or describes another film.
     """
     with opened_film(path, limits) as (container, stream):
@@ -124,9 +123,6 @@ def film_frames(
 
     Args:
         is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
-
-    Raises:
-        FilmError: Not a video, incomplete, too large, or of a format that is not read.
     """
     limits = limits or ReadLimits()
     with opened_film(path, limits) as (container, stream):

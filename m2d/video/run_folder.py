@@ -73,9 +73,6 @@ def finish_run(
 
     Args:
         files: Name to bytes: `latents_bytes`, and the contact sheet.
-
-    Raises:
-        OutputError: A file cannot be written.
     """
     folder = run_folder_of(film)
     make_folder(folder)

@@ -87,11 +87,9 @@ def encode_scenes(
     """Encode the scenes of a film that are not encoded yet, in parallel: each encoder uses one thread.
 
     Args:
-        scenes: As for `write_film`.
         film: The film they are for; the encoder's temporary output lies beside it.
 
     Raises:
-        OutputError: As `encode_scene`.
         InputError: A size or rate that H.264 cannot have.
         ValueError: Scenes of several sizes, or no frames.
     """

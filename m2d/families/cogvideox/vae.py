@@ -58,10 +58,6 @@ def encode_scene(vae: AutoencoderKLCogVideoX, frames_PCHW: Tensor) -> Tensor:
 def decode_scene(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDArray[np.uint8]:
     """Decode one scene.
 
-    Args:
-        vae: The VAE; it computes in its own dtype, on its own device.
-        latents_FCHW: As `encode_scene` returns them.
-
     Returns:
         frames_PHWC: RGB, rounded to the nearest of 256 values.
     """

@@ -62,9 +62,7 @@ class GraphNode:
     """A scene as one run made it.
 
     Attributes:
-        x: Its centre.
         label: The scene's number in the film; a dot for a scene outside the film.
-        kind: The kind of the run.
         is_kept: Whether the film shows this version.
     """
 

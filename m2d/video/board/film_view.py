@@ -93,13 +93,10 @@ class Surroundings:
     """The film's file and its run folder.
 
     Attributes:
-        name: The file's name.
         place: The file's path relative to the page.
         link: `place` as a URL.
         video: The player's URL: `link`, or the film as a data URI; empty for no player.
-        is_embedded: Whether `video` holds the film.
         written: The day it was written.
-        timings_s: Seconds per stage of its last run.
         run_folder: A sentence about its run folder.
     """
 
