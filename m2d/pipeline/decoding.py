@@ -59,7 +59,7 @@ class SceneDecoder:
         return self._strategy
 
     def decode(self, latents_FCHW: Tensor, *, scene: int) -> npt.NDArray[np.uint8]:
-        """Decode one scene; see `decode_scene`, whose frames these are unless `strategy` says `tiled`.
+        """Decode one scene; see `SceneVae.decode`, whose frames these are unless `strategy` says `tiled`.
 
         Args:
             scene: Its number in the film, from 0, for messages.

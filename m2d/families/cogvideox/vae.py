@@ -28,52 +28,6 @@ if TYPE_CHECKING:
 _DECODED_TOGETHER = 2
 
 
-@torch.no_grad()
-def encode_scenes(vae: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> Tensor:
-    """Encode clips of equal size at once.
-
-    Args:
-        vae: The VAE; it computes in its own dtype, on its own device.
-        frames_BPCHW: RGB in [-1, 1]; P is `T*k + 1`, H and W multiples of the spatial compression.
-
-    Returns:
-        latents_BFCHW: The posterior's mean, scaled for the transformer, in the VAE's dtype and device.
-
-    Raises:
-        ValueError: Sizes that the VAE cannot encode.
-    """
-    _check_frames(vae, frames_BPCHW)
-    video_BCPHW = frames_BPCHW.to(device=vae.device, dtype=vae.dtype).transpose(1, 2)
-    with OneDnnConvolutions():
-        mean_BCFHW: Tensor = vae.encode(video_BCPHW).latent_dist.mode()
-    return (mean_BCFHW.transpose(1, 2) - _shift(vae)) * float(vae.config.scaling_factor)
-
-
-def encode_scene(vae: AutoencoderKLCogVideoX, frames_PCHW: Tensor) -> Tensor:
-    """Encode one scene: latents_FCHW of its frames in [-1, 1]. See `encode_scenes`."""
-    return encode_scenes(vae, frames_PCHW[None])[0]
-
-
-@torch.no_grad()
-def decode_scene(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> npt.NDArray[np.uint8]:
-    """Decode one scene.
-
-    Returns:
-        frames_PHWC: RGB, rounded to the nearest of 256 values.
-    """
-    latents = unscaled(vae, latents_FCHW.to(device=vae.device, dtype=vae.dtype))
-    num_latent_frames = latents.shape[0]
-    if num_latent_frames > 1 and num_latent_frames % _DECODED_TOGETHER == 0:
-        # The VAE takes an even number for the middle of a clip and multiplies its first frame, too. One frame
-        # more makes it odd. The frames that it decodes to are cut off below; the decoder is causal, so the
-        # others feel it only in the statistics of the last group's norms.
-        latents = torch.cat([latents, latents[-1:]])
-    with OneDnnConvolutions():
-        decoded_BCPHW = vae.decode(latents.transpose(0, 1)[None]).sample
-    num_frames = (num_latent_frames - 1) * int(vae.config.temporal_compression_ratio) + 1
-    return to_pixels(decoded_BCPHW[0, :, :num_frames].transpose(0, 1))
-
-
 def unscaled(vae: AutoencoderKLCogVideoX, latents: Tensor) -> Tensor:
     """Turn the transformer's latents, of any shape, into the VAE's own."""
     return latents / float(vae.config.scaling_factor) + _shift(vae)
@@ -89,19 +43,8 @@ def _shift(vae: AutoencoderKLCogVideoX) -> float:
     return float(vae.config.shift_factor or 0.0)
 
 
-def _check_frames(vae: AutoencoderKLCogVideoX, frames_BPCHW: Tensor) -> None:
-    _, num_frames, channels, height, width = frames_BPCHW.shape
-    spatial, temporal = spatial_compression(vae), int(vae.config.temporal_compression_ratio)
-    if channels != vae.config.in_channels:
-        raise ValueError(f"frames have {channels} channels; the VAE takes {vae.config.in_channels}")
-    if num_frames < 1 or (num_frames - 1) % temporal:
-        raise ValueError(f"num_frames: {num_frames} is not {temporal}k+1")
-    if height % spatial or width % spatial:
-        raise ValueError(f"height and width: {height} x {width} are not multiples of {spatial}")
-
-
 class CogVideoXVae:
-    """CogVideoX's VAE as the pipeline uses it; see `m2d.families.family.SceneVae`."""
+    """CogVideoX's VAE as the pipeline uses it; see `SceneVae`. It computes in its own dtype."""
 
     def __init__(self, module: AutoencoderKLCogVideoX) -> None:
         """Take a loaded VAE."""
@@ -123,18 +66,53 @@ class CogVideoXVae:
         """Pixels per latent along height and width, and frames per latent frame after the first."""
         return spatial_compression(self.module), int(self.module.config.temporal_compression_ratio)
 
+    @torch.no_grad()
     def encode_clips(self, frames_BPCHW: Tensor) -> Tensor:
-        """Encode clips of equal size, RGB in [-1, 1], at once: latents_BFCHW."""
-        return encode_scenes(self.module, frames_BPCHW)
+        """Encode clips of equal size, RGB in [-1, 1], at once.
+
+        Returns:
+            latents_BFCHW: The posterior's mean, scaled for the transformer, in the VAE's dtype and device.
+
+        Raises:
+            ValueError: Sizes that the VAE cannot encode.
+        """
+        self._check_frames(frames_BPCHW)
+        vae = self.module
+        video_BCPHW = frames_BPCHW.to(device=vae.device, dtype=vae.dtype).transpose(1, 2)
+        with OneDnnConvolutions():
+            mean_BCFHW: Tensor = vae.encode(video_BCPHW).latent_dist.mode()
+        return (mean_BCFHW.transpose(1, 2) - _shift(vae)) * float(vae.config.scaling_factor)
 
     def encode(self, frames_PHWC: npt.NDArray[np.uint8]) -> Tensor:
         """Encode one scene's frames to latents_FCHW."""
-        return encode_scene(self.module, from_pixels(frames_PHWC))
+        return self.encode_clips(from_pixels(frames_PHWC)[None])[0]
 
+    @torch.no_grad()
     def decode(self, latents_FCHW: Tensor) -> npt.NDArray[np.uint8]:
-        """Decode one scene's latents to frames_PHWC."""
-        return decode_scene(self.module, latents_FCHW)
+        """Decode one scene's latents to frames_PHWC, rounded to the nearest of 256 values."""
+        vae = self.module
+        latents = unscaled(vae, latents_FCHW.to(device=vae.device, dtype=vae.dtype))
+        num_latent_frames = latents.shape[0]
+        if num_latent_frames > 1 and num_latent_frames % _DECODED_TOGETHER == 0:
+            # The VAE takes an even number for the middle of a clip and multiplies its first frame, too. One
+            # frame more makes it odd. The frames that it decodes to are cut off below; the decoder is causal,
+            # so the others feel it only in the statistics of the last group's norms.
+            latents = torch.cat([latents, latents[-1:]])
+        with OneDnnConvolutions():
+            decoded_BCPHW = vae.decode(latents.transpose(0, 1)[None]).sample
+        num_frames = (num_latent_frames - 1) * self.compression[1] + 1
+        return to_pixels(decoded_BCPHW[0, :, :num_frames].transpose(0, 1))
 
     def decoding(self, strategy: DecodeStrategy, latents_FCHW: Tensor) -> AbstractContextManager[None]:
         """Let `decode` use a strategy while the context lasts."""
         return decoding(self.module, strategy, latents_FCHW)
+
+    def _check_frames(self, frames_BPCHW: Tensor) -> None:
+        _, num_frames, channels, height, width = frames_BPCHW.shape
+        (spatial, temporal), expected = self.compression, self.module.config.in_channels
+        if channels != expected:
+            raise ValueError(f"frames have {channels} channels; the VAE takes {expected}")
+        if num_frames < 1 or (num_frames - 1) % temporal:
+            raise ValueError(f"num_frames: {num_frames} is not {temporal}k+1")
+        if height % spatial or width % spatial:
+            raise ValueError(f"height and width: {height} x {width} are not multiples of {spatial}")

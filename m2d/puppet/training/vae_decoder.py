@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from m2d.diffusion.noise import generator
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import InputError
-from m2d.families.cogvideox.vae import encode_scenes, spatial_compression, unscaled
+from m2d.families.cogvideox.vae import CogVideoXVae, spatial_compression, unscaled
 from m2d.families.family import TextEncoder
 from m2d.families.loading import load_scheduler, load_text, load_transformer, load_vae
 from m2d.families.source import resolve_model
@@ -243,7 +243,7 @@ def _made(
         width=predictor.scene.width,
     )
     frames_NPCHW = batch.frames_BPCHW * 2 - 1
-    latents_NFCHW = encode_scenes(vae, frames_NPCHW)
+    latents_NFCHW = CogVideoXVae(vae).encode_clips(frames_NPCHW)
     is_encoded = float(torch.rand((), generator=draw)) < recipe.encoded_share
     first, last = recipe.timesteps
     timestep = int(torch.randint(first, last + 1, (), generator=draw))

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from m2d.errors import Remedy
-from m2d.families.cogvideox.vae import CogVideoXVae, decode_scene, encode_scene
+from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.cogvideox.vae_memory import sliced
 from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy
 from m2d.families.loading import load_vae
@@ -189,16 +189,16 @@ def test_what_a_failed_try_held_is_free_before_the_next_one_begins():
 def test_with_enough_memory_frames_are_those_of_decode_scene(num_latent_frames):
     codec, latents = tiny_codec(), latents_of(num_latent_frames)
     decoder = decoder_of(codec)
-    np.testing.assert_array_equal(decoder.decode(latents, scene=0), decode_scene(codec, latents))
+    np.testing.assert_array_equal(decoder.decode(latents, scene=0), CogVideoXVae(codec).decode(latents))
     assert decoder.strategy == "plain"
 
 
 @pytest.mark.parametrize("num_latent_frames", [1, 2, 3, 5, 8])
 def test_slices_give_the_same_frames(num_latent_frames):
     codec, latents = tiny_codec(), latents_of(num_latent_frames)
-    expected = decode_scene(codec, latents)
+    expected = CogVideoXVae(codec).decode(latents)
     with sliced(codec):
-        np.testing.assert_array_equal(decode_scene(codec, latents), expected)
+        np.testing.assert_array_equal(CogVideoXVae(codec).decode(latents), expected)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in codec.modules())
 
 
@@ -233,8 +233,8 @@ def smooth_frames(num_frames: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("num_latent_frames", [1, 2, 5])
 def test_tiles_give_the_same_picture_but_for_small_differences(puppet_codec, size, num_latent_frames):
     frames = smooth_frames(2 * num_latent_frames - 1, 4 * size[0], 4 * size[1])
-    latents = encode_scene(puppet_codec, frames)
-    expected = decode_scene(puppet_codec, latents).astype(int)
+    latents = CogVideoXVae(puppet_codec).encode_clips(frames[None])[0]
+    expected = CogVideoXVae(puppet_codec).decode(latents).astype(int)
     refusal = short_of_memory(puppet_codec, until=lambda codec: codec.use_tiling)
     decoder = decoder_of(puppet_codec)
     tiled = decoder.decode(latents, scene=0)
@@ -243,7 +243,7 @@ def test_tiles_give_the_same_picture_but_for_small_differences(puppet_codec, siz
     assert tiled.shape == expected.shape
     misplaced = min(np.abs(np.roll(expected, 4, axis) - expected).mean() for axis in (1, 2))
     assert np.abs(tiled - expected).mean() < 0.5 * misplaced
-    assert torch.equal(encode_scene(puppet_codec, frames), latents)
+    assert torch.equal(CogVideoXVae(puppet_codec).encode_clips(frames[None])[0], latents)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -15,12 +15,11 @@ import torch
 
 from benchmarks.decoded_film import read_film
 from m2d.errors import InputError
-from m2d.families.cogvideox.vae import decode_scene, encode_scene
+from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.loading import load_vae
 from m2d.film.external import load_external_video
 from m2d.film.load import load_film
 from m2d.film.make import FilmResult
-from m2d.model.pixels import from_pixels
 from m2d.video.digests import array_digest
 from m2d.video.run_folder import read_run
 from tests.m2d.tasks.journals import RecordingReporter
@@ -124,12 +123,12 @@ def test_a_scene_that_continues_footage_begins_with_its_last_frame_as_it_was(
     result = studio.extend(bare, "a cat", join="continue")
     frames_PHWC = load_film(result.film, studio.source).scenes[0].frames_PHWC
     assert frames_PHWC is not None
-    last_FCHW = encode_scene(codec, from_pixels(frames_PHWC[-1:])).numpy()
+    last_FCHW = CogVideoXVae(codec).encode(frames_PHWC[-1:]).numpy()
     assert np.array_equal(latents_of(result.film)[1][:1], last_FCHW)
     # And with the new one's, once footage has been replaced.
     both = studio.reroll(result.film, 0, 1, prompts=("a sun", "a moon"), seed=3, out=studio.path("both"))
-    end_PHWC = decode_scene(codec, torch.from_numpy(latents_of(both.film)[0]))[-1:]
-    assert np.array_equal(latents_of(both.film)[1][:1], encode_scene(codec, from_pixels(end_PHWC)).numpy())
+    end_PHWC = CogVideoXVae(codec).decode(torch.from_numpy(latents_of(both.film)[0]))[-1:]
+    assert np.array_equal(latents_of(both.film)[1][:1], CogVideoXVae(codec).encode(end_PHWC).numpy())
 
 
 @pytest.mark.parametrize("damage", ["removed", "changed", "another size", "no tensors"])

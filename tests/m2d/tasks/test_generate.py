@@ -17,7 +17,7 @@ import torch
 from benchmarks.decoded_film import read_film
 from m2d.backend import BackendOptions, Denoiser
 from m2d.errors import BackendUnavailable, InputError, Interrupted, OutputError
-from m2d.families.cogvideox.vae import decode_scene
+from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource, resolve_model
 from m2d.film.disk_space import predicted_bytes
@@ -122,7 +122,7 @@ def test_the_stored_latents_decode_to_the_frames_the_film_was_made_of(
     run(plan, get_backend("eager"), reporter=SilentReporter())
     latents = read_run(plan.output).latents_FCHW
     codec = load_vae(source, device="cpu", dtype=torch.float32).module
-    decoded = [decode_scene(codec, torch.from_numpy(scene)) for scene in latents]
+    decoded = [CogVideoXVae(codec).decode(torch.from_numpy(scene)) for scene in latents]
     provenance = read_film(plan.output).provenance
     assert provenance is not None
     assert provenance.frames_sha256 == film_digest([array_digest(frames_PHWC) for frames_PHWC in decoded])
@@ -273,14 +273,14 @@ def test_what_a_resumed_run_has_on_the_disk_already_is_not_needed_again(
 def test_that_a_scene_was_decoded_in_tiles_is_written_down(
     plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fails = iter([True, True])
+    fails, decode = iter([True, True]), CogVideoXVae.decode
 
-    def decode(*arguments: Any) -> Any:
+    def decode_at_last(*arguments: Any) -> Any:
         if next(fails, False):
             raise MemoryError
-        return decode_scene(*arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr("m2d.families.cogvideox.vae.decode_scene", decode)
+    monkeypatch.setattr(CogVideoXVae, "decode", decode_at_last)
     told = Stopping()
     result = run(plan, FakeBackend(), reporter=told)
     assert result.provenance.last_run.parameters["decoding"] == "tiled"

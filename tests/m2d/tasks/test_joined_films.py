@@ -12,10 +12,9 @@ import torch
 
 from benchmarks.decoded_film import read_film
 from m2d.errors import RecipeError
-from m2d.families.cogvideox.vae import decode_scene, encode_scene
+from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.loading import load_vae
 from m2d.film.make import FilmResult
-from m2d.model.pixels import from_pixels
 from m2d.video.digests import array_digest
 from m2d.video.joining import colour_jump, colour_map, recolour
 from tests.m2d.tasks.studio import PROMPTS, Studio, frames_of, latents_of, open_studio
@@ -45,7 +44,7 @@ def generated(studio: Studio) -> FilmResult:
 
 def decoded(studio: Studio, film: Path) -> list[np.ndarray]:
     codec = load_vae(studio.source, device="cpu", dtype=torch.float32).module
-    return [decode_scene(codec, torch.from_numpy(latents_FCHW)) for latents_FCHW in latents_of(film)]
+    return [CogVideoXVae(codec).decode(torch.from_numpy(latents_FCHW)) for latents_FCHW in latents_of(film)]
 
 
 def made_scenes(studio: Studio, result: FilmResult) -> list[np.ndarray]:
@@ -106,7 +105,7 @@ def test_a_continued_scene_begins_with_the_last_frame_of_the_one_before(
     codec = load_vae(studio.source, device="cpu", dtype=torch.float32).module
     latents, frames = latents_of(generated.film), decoded(studio, generated.film)
     for index in (3, 4):
-        last_FCHW = encode_scene(codec, from_pixels(frames[index - 1][-1:])).numpy()
+        last_FCHW = CogVideoXVae(codec).encode(frames[index - 1][-1:]).numpy()
         assert np.array_equal(latents[index][:1], last_FCHW)
     assert generated.provenance.last_run.windows[0].targets == (0, 1, 2)
     assert [window.targets for window in generated.provenance.last_run.windows[1:]] == [(3,), (4,)]

@@ -11,7 +11,7 @@ import torch
 
 from m2d.errors import CheckpointError, InputError, OutputBusy, RecipeError
 from m2d.families.cogvideox.transformer import SceneTransformer
-from m2d.families.cogvideox.vae import decode_scene, encode_scene
+from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.loading import load_text, load_transformer, load_vae
 from m2d.families.saving import write_component, write_settings
 from m2d.families.source import resolve_model
@@ -106,9 +106,9 @@ def test_a_packed_folder_with_a_transformer_is_a_model_that_loads(
     embeds = load_text(source, **float32).encode(["Park at noon. Actor1 (round red body, no hat) waves."])
     assert embeds.shape == (1, 36, TEXT["d_model"])
     codec = load_vae(source, **float32).module
-    latents = encode_scene(codec, torch.rand(9, 3, 32, 32) * 2 - 1)
+    latents = CogVideoXVae(codec).encode_clips((torch.rand(9, 3, 32, 32) * 2 - 1)[None])[0]
     assert latents.shape == (3, CODEC["latent_channels"], 8, 8)
-    assert decode_scene(codec, latents).shape == (9, 32, 32, 3)
+    assert CogVideoXVae(codec).decode(latents).shape == (9, 32, 32, 3)
     reader = load_classifier(out / CLASSIFIER_FILE, num_frames=5, height=32, width=32)
     assert reader.read(torch.rand(2, 5, 3, 32, 32)).numbers.shape == (2, 4)
 
@@ -134,7 +134,7 @@ def test_a_decoder_trained_on_what_a_model_makes_is_packed_and_leaves_its_latent
         for path in (model, better)
     ]
     frames_PCHW = torch.rand(9, 3, 32, 32) * 2 - 1
-    before, after = (encode_scene(codec, frames_PCHW) for codec in codecs)
+    before, after = (CogVideoXVae(codec).encode_clips(frames_PCHW[None])[0] for codec in codecs)
     assert torch.equal(before, after)
     assert any(
         not torch.equal(*pair)

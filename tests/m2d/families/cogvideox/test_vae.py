@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor
 
-from m2d.families.cogvideox.vae import decode_scene, encode_scene, encode_scenes, spatial_compression
+from m2d.families.cogvideox.vae import CogVideoXVae, spatial_compression
 from m2d.model.convolution import OneDnnConvolutions
 from m2d.model.pixels import from_pixels, to_pixels
 from tests.m2d.model.tiny_model import tiny_codec
@@ -29,10 +29,10 @@ def make_frames(num_frames: int, height: int = 16, width: int = 24) -> Tensor:
 def test_a_scene_comes_back_with_its_own_shape(temporal: int, levels: int, num_latent_frames: int) -> None:
     codec = make_codec(temporal_compression_ratio=temporal, block_out_channels=(8,) * levels)
     num_frames = (num_latent_frames - 1) * temporal + 1
-    latents = encode_scene(codec, make_frames(num_frames))
+    latents = CogVideoXVae(codec).encode_clips(make_frames(num_frames)[None])[0]
     scale = spatial_compression(codec)
     assert latents.shape == (num_latent_frames, 4, 16 // scale, 24 // scale)
-    frames = decode_scene(codec, latents)
+    frames = CogVideoXVae(codec).decode(latents)
     assert frames.shape == (num_frames, 16, 24, 3)
     assert frames.dtype == np.uint8
 
@@ -42,27 +42,31 @@ def test_latents_are_the_posterior_mean_shifted_and_scaled() -> None:
     frames = make_frames(9)
     with torch.no_grad(), OneDnnConvolutions():
         mean = codec.encode(frames.transpose(0, 1)[None]).latent_dist.mean[0].transpose(0, 1)
-    latents = encode_scene(codec, frames)
+    latents = CogVideoXVae(codec).encode_clips(frames[None])[0]
     torch.testing.assert_close(latents, (mean - 0.25) * 0.5, rtol=0, atol=0)
     with torch.no_grad():
         decoded = codec.decode(mean.transpose(0, 1)[None]).sample[0].transpose(0, 1)
     # Undoing the scale may move a value that lies between two pixel values by a rounding error.
-    assert np.abs(decode_scene(codec, latents).astype(int) - to_pixels(decoded)).max() <= 1
+    assert np.abs(CogVideoXVae(codec).decode(latents).astype(int) - to_pixels(decoded)).max() <= 1
 
 
 def test_clips_encoded_together_equal_clips_encoded_alone() -> None:
     codec = make_codec()
     clips = torch.stack([make_frames(9), make_frames(9).flip(0)])
-    together = encode_scenes(codec, clips)
+    together = CogVideoXVae(codec).encode_clips(clips)
     for clip, latents in zip(clips, together, strict=True):
-        torch.testing.assert_close(latents, encode_scene(codec, clip), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            latents, CogVideoXVae(codec).encode_clips(clip[None])[0], rtol=0, atol=1e-5
+        )
 
 
 def test_an_even_number_of_latent_frames_starts_with_a_single_frame() -> None:
     codec = make_codec()
     latents = torch.randn(6, 4, 4, 6, generator=torch.Generator().manual_seed(2))
     # The first group of latent frames is decoded without knowledge of the later ones.
-    np.testing.assert_array_equal(decode_scene(codec, latents)[:9], decode_scene(codec, latents[:5])[:9])
+    np.testing.assert_array_equal(
+        CogVideoXVae(codec).decode(latents)[:9], CogVideoXVae(codec).decode(latents[:5])[:9]
+    )
 
 
 def test_pixels_are_rounded_to_the_nearest_value() -> None:
@@ -92,4 +96,4 @@ def test_every_pixel_value_survives_the_way_there_and_back() -> None:
 )
 def test_sizes_the_vae_cannot_encode_are_refused(frames: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        encode_scene(make_codec(), frames)
+        CogVideoXVae(make_codec()).encode_clips(frames[None])[0]
