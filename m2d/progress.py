@@ -58,7 +58,6 @@ class Clock:
     """Runs stages under a reporter and keeps how long each took."""
 
     def __init__(self, reporter: Reporter) -> None:
-        """Start with no stage."""
         self.reporter = reporter
         self.timings_s: dict[str, float] = {}
 

@@ -21,7 +21,7 @@ from m2d.progress import Clock, StageProgress
 from m2d.video.digests import FramesDigest, array_digest
 from m2d.video.encode import encode_long_scene
 from m2d.video.joining import colour_jump
-from m2d.video.packet_store import PacketStore
+from m2d.video.packets import PacketStore
 from m2d.video.provenance import SceneRecord
 from m2d.video.write import picture_of
 

@@ -90,7 +90,6 @@ class RecordingBackend:
     name: ClassVar[str] = "recording"
 
     def __init__(self, backend: Backend) -> None:
-        """Begin with no calls."""
         self._backend = backend
         self.calls: list[Call] = []
 

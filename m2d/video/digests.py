@@ -33,7 +33,6 @@ class FramesDigest:
     """The `array_digest` of one scene whose frames arrive one by one."""
 
     def __init__(self, *, num_frames: int, height: int, width: int) -> None:
-        """Begin the digest of a scene of this shape."""
         self._digest = hashlib.sha256()
         _add_shape(self._digest, np.dtype(np.uint8), (num_frames, height, width, 3))
 

@@ -25,8 +25,7 @@ import numpy as np
 from m2d.disk import output_errors
 from m2d.errors import M2DError, OutputError
 from m2d.files import nameless_file
-from m2d.video.packet_store import Packet, PacketStore
-from m2d.video.packets import EncodedScene
+from m2d.video.packets import EncodedScene, Packet, PacketStore
 from m2d.video.pixels import expected_luma, luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 

@@ -15,9 +15,13 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from m2d.errors import InputError
-from m2d.video.mp4_boxes import MOV_FORMATS, ends_early, is_mov
 from m2d.video.printable import printable
 
+MOV_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
+_HEADER_BYTES = 8
+_LONG_HEADER_BYTES = 16
+MOST_BOXES = 10_000
+_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
 # A text playlist named like a film would make the library open other files and addresses.
 _OPTIONS = {
     "protocol_whitelist": "file",
@@ -64,7 +68,7 @@ def refusing_corrupt(path: Path) -> Iterator[None]:
     try:
         yield
     except _CORRUPT as error:
-        reason = "is cut off or corrupt" if is_mov(path) else "is not a film that can be read"
+        reason = "is cut off or corrupt" if _is_mov(path) else "is not a film that can be read"
         allowed = "give a complete MP4, MOV, MKV, WebM or AVI file"
         raise FilmError(f"{path}: {reason} ({_reason(error)}); {allowed}") from error
 
@@ -76,7 +80,7 @@ def _check_file(path: Path, limits: ReadLimits) -> None:
         raise FilmError(f"{path}: {found}; give a video file")
     try:
         size_bytes = path.stat().st_size
-        is_mov(path)
+        _is_mov(path)
     except OSError as error:
         raise FilmError(f"{path}: cannot be opened: {_reason(error)}; give a file you may read") from error
     if not 0 < size_bytes <= limits.size_bytes:
@@ -85,7 +89,7 @@ def _check_file(path: Path, limits: ReadLimits) -> None:
 
 def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> VideoStream:
     # Checked first: a file whose end is missing may also lack its codec, its size or its video track.
-    if container.format.name.split(",")[0] in MOV_FORMATS and ends_early(path):
+    if container.format.name.split(",")[0] in MOV_FORMATS and _ends_early(path):
         raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
     stream = next((video for video in container.streams.video if not _is_cover_image(video)), None)
     if stream is None:
@@ -113,3 +117,38 @@ def _is_cover_image(stream: VideoStream) -> bool:
 
 def _reason(error: BaseException) -> str:
     return printable(str(getattr(error, "strerror", None) or error), limit=200)
+
+
+def _is_mov(path: Path) -> bool:
+    """Whether the file at `path` begins like an MP4 or MOV file."""
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES)[4:] in _FIRST_BOXES
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether the MP4 or MOV file at `path` lacks its index or is shorter than its boxes say.
+
+    Decoders accept such a file and show the rest.
+    """
+    size_bytes = path.stat().st_size
+    position, kinds = 0, set()
+    with path.open("rb") as file:
+        for _ in range(MOST_BOXES):
+            file.seek(position)
+            header = file.read(_LONG_HEADER_BYTES)
+            if len(header) < _HEADER_BYTES:
+                break
+            kinds.add(header[4:8])
+            length = _box_length(header)
+            if length == 0:
+                # Length 0: the last box extends to the end of the file.
+                return b"moov" not in kinds
+            if length < _HEADER_BYTES:
+                return True
+            position += length
+    return position != size_bytes or b"moov" not in kinds
+
+
+def _box_length(header: bytes) -> int:
+    length = int.from_bytes(header[:4], "big")
+    return int.from_bytes(header[8:16], "big") if length == 1 else length

@@ -1,15 +1,18 @@
 """A scene as H.264 packets: encoded once, copied from film to film, identified by a digest.
 
-Owns the encoded scene, its digest and its decoding; `encode` makes the packets. P frames, H height, W
-width, C channels.
+Owns the encoded scene, its digest, its decoding and its packets on disk; `encode` makes the packets.
+P frames, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, NamedTuple, overload
 
 import av
 import numpy as np
@@ -18,7 +21,6 @@ from av.video.frame import VideoFrame
 
 from m2d.errors import InputError
 from m2d.video.open_film import opened_film
-from m2d.video.packet_store import Packet, PacketStore
 from m2d.video.pixels import rgb_of
 from m2d.video.provenance import Provenance
 
@@ -28,6 +30,62 @@ LARGEST_HELD_BYTES = 64 << 20
 
 class ForeignPackets(InputError):
     """A film whose packets were changed after writing, or were encoded in another way."""
+
+
+class Packet(NamedTuple):
+    """One encoded frame: units with their lengths (ISO 14496-15), and whether it is a key frame."""
+
+    data: bytes
+    is_key: bool
+
+
+class PacketStore(Sequence[Packet]):
+    """Packets that stay on disk until they are needed, so that a film of hours does not fill memory.
+
+    Their file stays open while any store or slice of it exists.
+    """
+
+    __slots__ = ("_file", "_keys", "_offsets", "_sizes")
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._offsets, self._sizes, self._keys = array("Q"), array("Q"), bytearray()
+
+    def append(self, packet: Packet) -> None:
+        """Write a packet to the end of the file.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self.note(self._file.seek(0, 2), len(packet.data), is_key=packet.is_key)
+        self._file.write(packet.data)
+
+    def note(self, offset: int, size_bytes: int, *, is_key: bool) -> None:
+        """Add a packet that is already in the file."""
+        self._offsets.append(offset)
+        self._sizes.append(size_bytes)
+        self._keys.append(is_key)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Packet: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PacketStore: ...
+
+    def __getitem__(self, index: int | slice) -> Packet | PacketStore:
+        if isinstance(index, slice):
+            part = PacketStore(self._file)
+            part._offsets, part._sizes = self._offsets[index], self._sizes[index]
+            part._keys = self._keys[index]
+            return part
+        self._file.seek(self._offsets[index])
+        data = self._file.read(self._sizes[index])
+        if len(data) != self._sizes[index]:
+            raise OSError(errno.EIO, "a file was cut off while it was read")
+        return Packet(data, bool(self._keys[index]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,7 +47,6 @@ class CogVideoXVae:
     """CogVideoX's VAE as the pipeline uses it; see `SceneVae`. It computes in its own dtype."""
 
     def __init__(self, module: AutoencoderKLCogVideoX) -> None:
-        """Take a loaded VAE."""
         self.module = module
 
     @property

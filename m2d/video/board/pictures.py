@@ -62,7 +62,6 @@ class GridPainter:
     """Paints a `FrameGrid` from a scene's frames, one by one, without keeping them."""
 
     def __init__(self, num_frames: int, *, fps: float) -> None:
-        """Choose the frames of a scene."""
         chosen = _spread(num_frames, MOST_FRAMES)
         self._places = {index: place for place, index in enumerate(chosen)}
         self._columns = math.ceil(math.sqrt(len(chosen)))
@@ -108,7 +107,6 @@ class StripePainter:
     """
 
     def __init__(self, num_frames: int) -> None:
-        """Choose the columns of a film of at least one frame."""
         self._chosen = frozenset(_spread(num_frames, WIDEST_STRIPE))
         self._columns: list[np.ndarray] = []
 

@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks.decoded_film import read_film
 from m2d.video import packets
-from m2d.video.packet_store import Packet, PacketStore
-from m2d.video.packets import cut_packets, read_packets
+from m2d.video.packets import Packet, PacketStore, cut_packets, read_packets
 from m2d.video.write import encode_scenes, write_film
 
 WriteFilm = Callable[..., Path]
