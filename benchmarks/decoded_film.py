@@ -64,7 +64,9 @@ def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
     """
     info = probe(path, limits=limits)
     upscale = info.provenance.video.upscale if info.provenance else 1
-    frames, timestamps_s, turn = [], [], Turn()
+    frames: list[np.ndarray] = []
+    timestamps_s: list[float] = []
+    turn = Turn()
     for frame in film_frames(path, limits=limits):
         if not frames and info.provenance is None:
             turn = turn_of(display_matrix(frame.picture)) or Turn()
