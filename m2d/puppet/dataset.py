@@ -1,6 +1,6 @@
 """Rendered puppet stories for training; an index always gives the same frames and captions.
 
-Implements `StorySource` of `m2d.training.source`. Shapes: N scenes, P frames, C = 3 colours, H W pixels.
+Shapes: N scenes, P frames, C = 3 colours, H W pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Latents and prompt embeddings of a story source, encoded once and kept on disk.
+"""Latents and prompt embeddings of rendered stories, encoded once and kept on disk.
 
 Owns the shards: their key, their encoding and reading them back. A shard is complete or absent, so an
 interrupted encoding resumes where it stopped. The key changes with the stories, VAE, text encoder or size.
@@ -23,25 +23,12 @@ from torch import Tensor
 from m2d.errors import Interrupted
 from m2d.files import publish, write_part
 from m2d.progress import Reporter
+from m2d.puppet.dataset import PuppetStories
 from m2d.stop import StopRequest
-from m2d.training.source import StorySource
+from m2d.training.frozen import FrozenParts
 
 STORIES_PER_SHARD = 128
 _FORMAT = "m2d.latents/1"
-
-
-class SceneEncoder(Protocol):
-    """The frozen VAE and text encoder, as the cache needs them."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the weights and of everything else that the results depend on."""
-
-    def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
-        """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts to embeddings BLD."""
 
 
 class StoryLatents(Protocol):
@@ -72,13 +59,10 @@ class StoryLatents(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedStories:
-    """Encoded stories, memory-mapped.
+    """Encoded rendered stories, memory-mapped; implements `StoryLatents`.
 
     Attributes:
-        digest: The cache key.
         shards: Per `STORIES_PER_SHARD` stories: latents SNFCHW and prompt embeddings SNLD, float16.
-        empty_embeds_LD: Embedding of the empty prompt, float32.
-        num_stories: Total number of stories.
         num_scenes: Scenes per story.
     """
 
@@ -97,7 +81,7 @@ class EncodedStories:
         """Do nothing: all stories are in memory."""
 
     def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
+        """Collect scenes; see `StoryLatents`."""
         # Every scene is one clip, the same in every epoch.
         del epoch
         latents, embeds = [], []
@@ -116,13 +100,11 @@ def gathered(latents: list[Tensor], embeds: list[Tensor], *, batch_size: int) ->
 
 
 def encode_stories(
-    source: StorySource, encoder: SceneEncoder, *, root: Path, reporter: Reporter, stop: StopRequest
+    source: PuppetStories, encoder: FrozenParts, *, root: Path, reporter: Reporter, stop: StopRequest
 ) -> EncodedStories:
     """Encode the shards that are missing, then open them all.
 
     Args:
-        source: The stories.
-        encoder: The frozen VAE and text encoder.
         root: Folder of all caches; this cache is the folder below it that is named by the key.
 
     Raises:
@@ -152,12 +134,12 @@ def encode_stories(
     )
 
 
-def _spans(source: StorySource) -> Iterator[range]:
+def _spans(source: PuppetStories) -> Iterator[range]:
     for first in range(0, source.num_stories, STORIES_PER_SHARD):
         yield range(first, min(first + STORIES_PER_SHARD, source.num_stories))
 
 
-def _write_shard(path: Path, source: StorySource, encoder: SceneEncoder, stories: range) -> None:
+def _write_shard(path: Path, source: PuppetStories, encoder: FrozenParts, stories: range) -> None:
     clips = source.render_batch(stories)
     frames_BPCHW = torch.cat([clip.frames_NPCHW for clip in clips])
     prompts = [prompt for clip in clips for prompt in clip.prompts]

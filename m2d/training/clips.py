@@ -13,9 +13,7 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -28,43 +26,10 @@ from m2d.errors import Interrupted
 from m2d.model.pixels import from_pixels
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
-from m2d.training.cache import SceneEncoder, gathered
+from m2d.training.cache import gathered
 from m2d.training.content_store import ContentStore, content_key
-
-
-class ClipEncoder(SceneEncoder, Protocol):
-    """The frozen VAE and text encoder, with a digest each."""
-
-    @property
-    def vae_digest(self) -> str:
-        """Digest of everything that latents depend on."""
-
-    @property
-    def text_digest(self) -> str:
-        """Digest of everything that embeddings depend on."""
-
-    def release_text(self) -> None:
-        """Free the text encoder's weights until the next prompt is encoded."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipPolicy:
-    """How clips are chosen and stored.
-
-    Attributes:
-        variants: Clips per shot, all encoded before the training; epochs cycle through them. 0 takes a new
-            clip in every epoch, encoded on demand and not stored.
-        is_ahead: Whether the next batch is encoded while the current one is trained on.
-        held_out: Number of held-out stories at the end; they never replace a broken training story.
-        largest_share: Largest share of videos that may be broken.
-        run: Run folder, which receives the list of rejected videos.
-    """
-
-    variants: int
-    is_ahead: bool
-    held_out: int
-    largest_share: float
-    run: Path
+from m2d.training.frozen import FrozenParts
+from m2d.training.recipe import DataRecipe
 
 
 class EncodedClips:
@@ -73,38 +38,39 @@ class EncodedClips:
     def __init__(
         self,
         library: StoryLibrary,
-        encoder: ClipEncoder,
+        encoder: FrozenParts,
         store: ContentStore,
         pool: DecoderPool,
         *,
-        policy: ClipPolicy,
+        data: DataRecipe,
+        run: Path,
     ) -> None:
-        """Encode the empty prompt only; `prepare` encodes the rest."""
+        """Encode the empty prompt only; `prepare` encodes the rest.
+
+        Args:
+            run: Run folder, which receives the list of rejected videos.
+        """
         self._library = library
         self._encoder = encoder
         self._store = store
         self._pool = pool
-        self._policy = policy
+        self._data = data
+        self._run = run
         # One thread prepares the next batch while another may evaluate.
         self._lock = threading.RLock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode") if policy.is_ahead else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode") if data.workers else None
         self._expected: Future[object] | None = None
         self.num_stories = library.num_stories
         self.scene_counts = library.scene_counts
         self.empty_embeds_LD = self._embeds("").float()
-        parts = (library.digest, encoder.vae_digest, encoder.text_digest, policy.variants)
+        parts = (library.digest, encoder.vae_digest, encoder.text_digest, data.variants)
         self.digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
     def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
-        """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32.
-
-        Args:
-            stories_BN: Story of every slot.
-            scenes_BN: Scene within the story.
-            epoch: Selects one of the clips of a shot.
+        """Collect scenes; see `StoryLatents`. The epoch selects one of the clips of a shot.
 
         Raises:
-            DatasetError: More videos are broken than the policy allows.
+            DatasetError: More videos are broken than the recipe allows.
         """
         if self._expected is not None:
             # Raise errors of the background thread here, where the batch is requested.
@@ -125,7 +91,7 @@ class EncodedClips:
 
         Raises:
             Interrupted: A stop was requested; encoded clips and captions stay.
-            DatasetError: More videos are broken than the policy allows.
+            DatasetError: More videos are broken than the recipe allows.
         """
         self.check()
         captions = list(dict.fromkeys(shot.caption for shot in self._library.shots()))
@@ -151,14 +117,14 @@ class EncodedClips:
         """Write the list of rejected videos.
 
         Raises:
-            DatasetError: More videos are broken than the policy allows.
+            DatasetError: More videos are broken than the recipe allows.
         """
-        write_rejects(self._policy.run, self._library.rejects)
+        write_rejects(self._run, self._library.rejects)
         check_share(
             self._library.broken,
             num_videos=self._library.num_videos,
-            largest_share=self._policy.largest_share,
-            listed_in=self._policy.run / FILE,
+            largest_share=self._data.max_rejected,
+            listed_in=self._run / FILE,
         )
 
     def close(self) -> None:
@@ -174,7 +140,7 @@ class EncodedClips:
     def _all_clips(self) -> list[Clip]:
         return [
             self._library.clip(story, scene, epoch=epoch)
-            for epoch in range(self._policy.variants)
+            for epoch in range(self._data.variants)
             for story, count in enumerate(self.scene_counts)
             for scene in range(count)
             if self._library.is_sound(story, scene)
@@ -207,9 +173,10 @@ class EncodedClips:
                 self._reject(broken)
 
     def _resolved(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int) -> list[Clip]:
-        if self._policy.variants:
-            epoch %= self._policy.variants
-        boundary = self.num_stories - self._policy.held_out
+        if self._data.variants:
+            epoch %= self._data.variants
+        # Held-out stories never replace a broken training story.
+        boundary = self.num_stories - self._data.held_out
         clips = []
         for stories_N, scenes_N in zip(stories_BN.tolist(), scenes_BN.tolist(), strict=True):
             is_held_out = stories_N[0] >= boundary
@@ -223,7 +190,7 @@ class EncodedClips:
 
     def _encode(self, clip: Clip, frames_PHWC: np.ndarray) -> Tensor:
         latents_FCHW = self._encoder.encode_frames(from_pixels(frames_PHWC)[None])[0].half()
-        self._store.put(self._clip_key(clip), latents_FCHW, on_disk=self._policy.variants > 0)
+        self._store.put(self._clip_key(clip), latents_FCHW, on_disk=self._data.variants > 0)
         return latents_FCHW
 
     def _embeds(self, caption: str) -> Tensor:

@@ -22,13 +22,13 @@ from m2d.data.video_facts import VideoFacts
 from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
 from m2d.progress import Reporter
+from m2d.puppet.dataset import PuppetStories, wardrobe_with
 from m2d.stop import StopRequest
 from m2d.training.cache import StoryLatents, encode_stories
-from m2d.training.clips import ClipPolicy, EncodedClips
+from m2d.training.clips import EncodedClips
 from m2d.training.content_store import ContentStore
 from m2d.training.frozen import FrozenParts
-from m2d.training.recipe import TrainingRecipe
-from m2d.training.source import open_source
+from m2d.training.recipe import DataRecipe, TrainingRecipe
 
 _MEMORY_BYTES = 1 << 30
 
@@ -62,7 +62,7 @@ def open_stories(
         Interrupted: A stop was requested; encoded stories stay.
     """
     if recipe.data.is_puppet:
-        source = open_source(recipe.data, geometry)
+        source = rendered_stories(recipe.data, geometry)
         yield encode_stories(source, frozen, root=root, reporter=reporter, stop=stop)
         return
     groups = _read(recipe, frozen)
@@ -71,15 +71,8 @@ def open_stories(
         videos = [shot.video for shot in shots_of(groups)]
         scanned = scan_videos(videos, pool=pool, memory=root / "scans", reporter=reporter, stop=stop)
         library = _library(recipe, groups, _sound(scanned, run, keeps_rejects), geometry)
-        policy = ClipPolicy(
-            variants=data.variants,
-            is_ahead=data.workers > 0,
-            held_out=data.held_out,
-            largest_share=data.max_rejected,
-            run=run,
-        )
         store = ContentStore(root / "content", memory_bytes=_MEMORY_BYTES)
-        stories = EncodedClips(library, frozen, store, pool, policy=policy)
+        stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
         _check_held_out(recipe, stories)
         stories.prepare(reporter=reporter, stop=stop)
         _report_rejects(library, scanned, run, reporter)
@@ -87,6 +80,23 @@ def open_stories(
             yield stories
         finally:
             stories.close()
+
+
+def rendered_stories(data: DataRecipe, geometry: SceneGeometry) -> PuppetStories:
+    """Return the stories of the embedded world that a recipe's `data` describes.
+
+    Raises:
+        DatasetError: The recipe names an unknown hat.
+    """
+    # A rule of the recipe.
+    assert data.num_stories is not None
+    return PuppetStories(
+        num_stories=data.num_stories,
+        seed=data.seed,
+        geometry=geometry,
+        wardrobe=wardrobe_with(data.hats),
+        changing=data.changing,
+    )
 
 
 def _read(recipe: TrainingRecipe, frozen: FrozenParts) -> list[ShotGroup]:

@@ -12,10 +12,10 @@ from m2d.errors import RecipeError
 from m2d.geometry import SceneGeometry
 from m2d.recipe.loader import load_document, parse_document
 from m2d.tasks.train import plan_needs
+from m2d.training.datasets import rendered_stories
 from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import FREE_FIELDS, WARNED_FIELDS
-from m2d.training.source import open_source
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "recipes" / "training"
@@ -135,7 +135,9 @@ def test_half_of_the_stories_that_teach_changing_places_keep_one_setting() -> No
         latent_width=8,
         tokens_per_frame=16,
     )
-    opened, plain = (open_source(each, size) for each in (data, data.model_copy(update={"changing": 0.0})))
+    opened, plain = (
+        rendered_stories(each, size) for each in (data, data.model_copy(update={"changing": 0.0}))
+    )
     settings = [len({prompt.split(".")[0] for prompt in opened.render(index).prompts}) for index in range(40)]
     assert 10 < settings.count(1) < 30
     assert opened.digest != plain.digest
