@@ -101,7 +101,7 @@ class EncodedClips:
                 progress.advance()
                 _stop_if_asked(stop)
         # The VAE needs the memory.
-        self._encoder.release_text()
+        self._encoder.text.release()
         clips = [clip for clip in self._all_clips() if not self._store.has(self._clip_key(clip))]
         by_request = {clip.request: clip for clip in clips}
         with reporter.stage("encode clips", total=len(by_request)) as progress:

@@ -3,7 +3,7 @@
 Owns the digests that latent caches are keyed by, and encoding in batches; does not read the transformer.
 """
 
-# B batch, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
+# B batch, S prompts, P pixel frames, F latent frames, C channels, H W height and width, L tokens, D width
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from m2d.diffusion.velocity import VelocitySchedule
-from m2d.families.loading import check_components, load_scheduler, load_vae
+from m2d.families.loading import check_components, load_scheduler, load_text, load_tokenizer, load_vae
 from m2d.files import sha256_file
-from m2d.training.late_text import LateTextEncoder
+from m2d.model.components import read_config
 
 if TYPE_CHECKING:
-    from m2d.families.family import SceneVae
+    from m2d.families.family import SceneVae, TextEncoder
 
 _VAE_PARTS = ("vae",)
 _TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -40,14 +40,60 @@ _NOISE_KEYS = (
 )
 
 
+class LateTextEncoder:
+    """The text encoder of a model folder, loaded with the first prompt after every `release`.
+
+    CogVideoX's text encoder has 4.8 billion weights and is idle once every prompt is encoded.
+    """
+
+    def __init__(self, folder: Path, *, max_tokens: int, device: torch.device) -> None:
+        """Read tokenizer and config.
+
+        Raises:
+            CheckpointError: The tokenizer or the config is missing or cannot be read.
+        """
+        self._folder, self._max_tokens, self._device = folder, max_tokens, device
+        self._tokenizer = load_tokenizer(folder, max_tokens=max_tokens)
+        self._loaded: TextEncoder | None = None
+        self.width = int(read_config(folder, "text_encoder")["d_model"])
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._loaded is not None
+
+    def count_tokens(self, prompt: str) -> int:
+        """Count the tokens of a prompt with the end token and without padding."""
+        return self._tokenizer.count_tokens(prompt)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Embed prompts: embeds_SLD, float32; see `TextEncoder.encode`.
+
+        Raises:
+            CheckpointError: The weights do not fit their config.
+            PromptTooLong: A prompt has more tokens than the model takes.
+        """
+        if self._loaded is None:
+            self._loaded = load_text(
+                self._folder, device=self._device, dtype=torch.float32, max_tokens=self._max_tokens
+            )
+        return self._loaded.encode(prompts)
+
+    def release(self) -> None:
+        """Free the weights; the next prompt loads them again."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        loaded.release()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrozenParts:
     """Every part of a model except its transformer.
 
     Attributes:
-        vae: The VAE.
-        text: Tokenizer and text encoder; the text encoder is loaded with the first prompt.
-        schedule: Noise levels.
         max_text_tokens: Tokens that prompts are padded to.
         digest: Digest of VAE, text encoder and tokenizer.
         vae_digest: Digest of the VAE alone: everything that latents depend on.
@@ -61,21 +107,6 @@ class FrozenParts:
     digest: str
     vae_digest: str
     text_digest: str
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent."""
-        return self.vae.latent_channels
-
-    @property
-    def text_width(self) -> int:
-        """Width of a prompt token's embedding."""
-        return self.text.width
-
-    @property
-    def compression(self) -> tuple[int, int]:
-        """Pixels per latent along height and width, and frames per latent frame."""
-        return self.vae.compression
 
     def encode_frames(self, frames_BPCHW: Tensor) -> Tensor:
         """Encode clips, one by one: float frames in [-1, 1] to scaled latents BFCHW."""
@@ -94,10 +125,6 @@ class FrozenParts:
         return torch.cat(
             [self.text.encode(prompts[start : start + _PROMPTS_AT_ONCE]).cpu() for start in starts]
         )
-
-    def release_text(self) -> None:
-        """Free the text encoder's weights until the next prompt is encoded."""
-        self.text.release()
 
 
 def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:

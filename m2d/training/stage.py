@@ -116,12 +116,12 @@ def _run(
     recipe = plan.recipe
     folder = _model_folder(recipe.model)
     start, frozen = _load_parts(recipe, folder, processes.device)
-    geometry = scene_geometry(recipe, start.config, compression=frozen.compression)
+    geometry = scene_geometry(recipe, start.config, compression=frozen.vae.compression)
     stories = opened.enter_context(
         _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
     )
     # All prompts are encoded; the transformer needs the memory.
-    frozen.release_text()
+    frozen.text.release()
     layout = training_layout(recipe, start.config, geometry)
     state = new_state(recipe, start, processes)
     facts = {
@@ -186,9 +186,9 @@ def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> t
     config = transformer_config(
         recipe.transformer,
         video=recipe.video,
-        latent_channels=frozen.latent_channels,
-        text_width=frozen.text_width,
-        compression=frozen.compression,
+        latent_channels=frozen.vae.latent_channels,
+        text_width=frozen.text.width,
+        compression=frozen.vae.compression,
     )
     return Start(config, None), frozen
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2d.families.loading import load_text
-from m2d.training.late_text import LateTextEncoder
+from m2d.training.frozen import LateTextEncoder
 from tests.m2d.model.tiny_model import MAX_TEXT_TOKENS, TEXT_WIDTH, build_tiny_model
 
 CPU = torch.device("cpu")
