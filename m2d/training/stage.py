@@ -31,7 +31,7 @@ from m2d.training.resume import resume_latest, versions
 from m2d.training.start import Start, read_start, scene_geometry, training_layout, transformer_config
 from m2d.training.state import FOLDER, TrainState
 from m2d.training.trainer import Outcome, Trainer, TrainingSetup
-from m2d.training.watchers import open_watchers
+from m2d.training.validation import open_watchers
 
 MODEL = "model"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -40,18 +40,16 @@ class LogObserver(Protocol):
         """Flush: the training has ended or failed."""
 
 
-class StepObserver(Protocol):
-    """Sees the state after every step, in all processes, because they run a sharded model together."""
-
-    def after_step(self, state: TrainState) -> None:
-        """Inspect the state without changing it."""
-
-
 class Watchers(NamedTuple):
-    """Observers of a training, besides the log."""
+    """Observers of a training, besides the log.
+
+    Attributes:
+        of_steps: Called with the state after every step, in all processes, because they run a sharded model
+            together; they do not change it.
+    """
 
     of_log: Sequence[LogObserver] = ()
-    of_steps: Sequence[StepObserver] = ()
+    of_steps: Sequence[Callable[[TrainState], None]] = ()
 
 
 class Trainer:
@@ -149,7 +147,7 @@ class Trainer:
         step_s = time.perf_counter() - started_s
         self._speed.add(data_s=figures.data_s, step_s=step_s, grad_norm=figures.grad_norm)
         for watcher in self._watchers.of_steps:
-            watcher.after_step(self.state)
+            watcher(self.state)
 
     def _do_chores(
         self, log: TrainingLog | None, progress: StageProgress, *, is_last: bool, is_save_due: bool

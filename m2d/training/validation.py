@@ -1,7 +1,7 @@
-"""Validation films: made during a training with its current weights, like any other film.
+"""What watches a training: trackers, and validation films made with its current weights.
 
 Owns the backend that runs the model in training, and the folder of the films: `validation/step-N/STORY.mp4`
-in the run folder, each with its contact sheet.
+in the run folder, each with its contact sheet. Trackers and stories are checked before the first step.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from m2d.backend import BackendOptions
+from m2d.families.registry import family_of
 from m2d.families.source import ModelSource
 from m2d.film.job import FilmJob, PlannedRun, announce
 from m2d.film.make import RunOptions, make_film
@@ -30,6 +31,13 @@ from m2d.pipeline.planning import plan_recipe_for
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
+from m2d.training.export import use_average
+from m2d.training.recipe import ValidationRecipe
+from m2d.training.start import model_geometry
+from m2d.training.state import TrainState
+from m2d.training.step import TrainingSetup
+from m2d.training.trackers import Trackers
+from m2d.training.trainer import Watchers
 from m2d.video.run_folder import SHEET, run_folder_of
 
 FOLDER = "validation"
@@ -37,11 +45,7 @@ FOLDER = "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceInTraining(ModelSource):
-    """A model folder combined with a transformer in memory.
-
-    Attributes:
-        transformer: The current averaged weights.
-    """
+    """A model folder combined with a transformer in memory: the current averaged weights."""
 
     transformer: SceneModel
 
@@ -106,32 +110,24 @@ class _DenoiserInTraining:
 def plan_validation(
     source: ModelSource, stories: Sequence[str], *, folder: Path, device: str
 ) -> list[RunPlan]:
-    """Plan a film of every story, so that a wrong story is reported before hours of training.
-
-    Args:
-        source: The model.
-        stories: Recipe files.
-        folder: Folder of the films.
-        device: Device that makes them; the recipes' own devices, backends and models are ignored.
+    """Plan a film of every story recipe; the recipes' own devices, backends and models are ignored.
 
     Raises:
         RecipeError: Everything that is wrong with a story.
     """
-    return [_plan(source, Path(story), folder=folder, device=device) for story in stories]
-
-
-def _plan(source: ModelSource, story: Path, *, folder: Path, device: str) -> RunPlan:
-    overrides = Overrides(out=folder / f"{story.stem}.mp4", backend="eager", device=device, dtype="float32")
-    return plan_recipe_for(source, story, overrides=overrides)
+    plans = []
+    for story in map(Path, stories):
+        out = folder / f"{story.stem}.mp4"
+        overrides = Overrides(out=out, backend="eager", device=device, dtype="float32")
+        plans.append(plan_recipe_for(source, story, overrides=overrides))
+    return plans
 
 
 def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter: Reporter) -> dict[str, Path]:
-    """Make the films.
+    """Make the films that `plan_validation` planned for a `SourceInTraining`.
 
     Args:
-        plans: From `plan_validation`, for a `SourceInTraining`.
         is_mixed: Whether products are computed in bfloat16.
-        reporter: Receives stages, steps and warnings.
 
     Returns:
         Contact sheets by story.
@@ -149,3 +145,75 @@ def make_validation_films(plans: Sequence[RunPlan], *, is_mixed: bool, reporter:
         make_film(job, backend, reporter=reporter, options=RunOptions(force=True))
         sheets[plan.output.stem] = run_folder_of(plan.output) / SHEET
     return sheets
+
+
+def open_watchers(setup: TrainingSetup, *, model_folder: Path, reporter: Reporter) -> Watchers:
+    """Open the recipe's trackers and validation films.
+
+    Args:
+        model_folder: Folder with VAE, text encoder, tokenizer and scheduler.
+
+    Raises:
+        BackendUnavailable: A tracker's package is not installed.
+        RecipeError: The model cannot make a story.
+    """
+    recipe, is_main = setup.recipe, setup.processes.is_main
+    trackers = (
+        [Trackers(recipe.trackers, run=setup.run, title=recipe.title, config=setup.facts)]
+        if recipe.trackers and is_main
+        else []
+    )
+    if recipe.validation is None:
+        return Watchers(of_log=trackers)
+    source = _source(setup, model_folder)
+    plan_validation(source, recipe.validation.stories, folder=setup.run, device="cpu")
+    films = _Films(recipe.validation, setup, source, reporter)
+    return Watchers(of_log=trackers, of_steps=[films.make_if_due])
+
+
+@dataclass(frozen=True)
+class _Films:
+    """Makes films with the averaged weights at an interval; all processes gather the weights for it."""
+
+    recipe: ValidationRecipe
+    setup: TrainingSetup
+    source: ModelSource
+    reporter: Reporter
+
+    def make_if_due(self, state: TrainState) -> None:
+        """Make the films when they are due.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT came while a film was made; the trainer saves a checkpoint.
+        """
+        if state.step % self.recipe.every_steps == 0:
+            use_average(self.setup, state, lambda average: self._make(average, step=state.step))
+
+    def _make(self, transformer: SceneModel, *, step: int) -> str:
+        setup = self.setup
+        source = SourceInTraining(
+            transformer=transformer.to(setup.processes.device),
+            **{field.name: getattr(self.source, field.name) for field in fields(ModelSource)},
+        )
+        folder = setup.run / FOLDER / f"step-{step:08d}"
+        plans = plan_validation(
+            source, self.recipe.stories, folder=folder, device=setup.processes.device.type
+        )
+        is_mixed = setup.recipe.precision == "bfloat16"
+        for sheet in make_validation_films(plans, is_mixed=is_mixed, reporter=self.reporter).values():
+            self.reporter.note(f"step {step}: {sheet}")
+        return ""
+
+
+def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
+    """Describe the model in training for the planning of stories."""
+    recipe = setup.recipe
+    family = family_of(folder, "vae")
+    return ModelSource(
+        name=recipe.title,
+        path=folder,
+        geometry=model_geometry(recipe, setup.facts["transformer"], compression=family.compression(folder)),
+        family=family,
+        is_puppet=recipe.data.is_puppet,
+        mask=recipe.mask,
+    )

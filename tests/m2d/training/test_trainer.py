@@ -293,7 +293,7 @@ def test_watchers_are_told_what_the_log_is_and_shown_every_step(
 ) -> None:
     watcher, recipe = _Watcher(), make_recipe(steps=3, log_every_steps=2)
     setup = tiny_setup(recipe, encoded, run=tmp_path / "run")
-    watchers = Watchers(of_log=[watcher], of_steps=[watcher])
+    watchers = Watchers(of_log=[watcher], of_steps=[watcher.after_step])
     state, stop = tiny_state(recipe), StopRequest()
     Trainer(setup, state, reporter=SilentReporter(), stop=stop, watchers=watchers).run()
     train, held_out = ("train", 3), ("held-out", 3)

@@ -28,7 +28,7 @@ from m2d.training.speed import flops_per_sample
 from m2d.training.start import read_start
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.trainer import Trainer
-from m2d.training.watchers import open_watchers
+from m2d.training.validation import open_watchers
 from m2d.video.run_folder import read_run
 from tests.m2d.faults import FaultyDisk, refuse
 from tests.m2d.model.tiny_model import build_tiny_model
@@ -174,7 +174,7 @@ def make_films(folder: Path, processes: Processes) -> None:
     watchers = open_watchers(setup, model_folder=model, reporter=SilentReporter())
     for state.step in (2, 3):
         for watcher in watchers.of_steps:
-            watcher.after_step(state)
+            watcher(state)
 
 
 def film_made_in(folder: Path) -> tuple[str, str | None, str]:
