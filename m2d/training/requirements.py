@@ -44,9 +44,7 @@ class Workload:
 
     Attributes:
         config: The transformer's diffusers config.
-        layout: Layout of every sample.
         latent_shape: (C, H, W) of a latent frame.
-        batch_size: Samples of a micro-batch.
         is_mixed: Whether products are computed in bfloat16.
         lora: Adapters to train instead of the weights.
     """
@@ -65,7 +63,6 @@ class ModelNeeds:
 
     Attributes:
         num_parameters: Number of weights, including adapters.
-        num_trained: Number of trained weights.
         num_in_matrices: Number of trained weights in the blocks' attention and feed-forward matrices.
         tokens: Text and video tokens.
         flops: Floating-point operations, forward and backward; a multiplication and an addition count as two,
@@ -74,7 +71,6 @@ class ModelNeeds:
         boundary_bytes: Size of the tokens between two blocks, which checkpointing keeps instead.
         outside_bytes: Size of the activations outside of the blocks, minus those that the first block need
             not keep if the weights before it are frozen.
-        num_blocks: Blocks of the transformer.
     """
 
     num_parameters: int
@@ -98,12 +94,7 @@ class ModelNeeds:
 class DeviceMemory:
     """Bytes on one device, without those of the allocator, the kernels and the VAE.
 
-    Attributes:
-        weights: All weights.
-        gradients: Gradients of the trained weights.
-        optimizer: State of the optimizer.
-        average: Running average of the trained weights.
-        activations: Activations kept for the backward pass.
+    `gradients` and `average` are of the trained weights, `activations` are those kept for the backward pass.
     """
 
     weights: int
@@ -125,17 +116,18 @@ def measure_needs(work: Workload) -> ModelNeeds:
     """
     two, three = (_trace(work, num_blocks=count) for count in (2, 3))
     num_blocks = int(work.config["num_layers"])
-    counts = two.counts.extended(three.counts, num_more=num_blocks - 2)
-    matrix_flops = two.matrix_flops + (num_blocks - 2) * (three.matrix_flops - two.matrix_flops)
+    all_blocks = _Trace(
+        *(few + (num_blocks - 2) * (more - few) for few, more in zip(two, three, strict=True))
+    )
     attention_flops = _ATTENTION_PASSES * num_blocks * attention_flops_per_block(work)
     tokens = work.layout.num_tokens * work.batch_size
     block_bytes = three.kept_bytes - two.kept_bytes
     return ModelNeeds(
-        num_parameters=counts.all,
-        num_trained=counts.trained,
-        num_in_matrices=counts.in_matrices,
+        num_parameters=all_blocks.num_parameters,
+        num_trained=all_blocks.num_trained,
+        num_in_matrices=all_blocks.num_in_matrices,
         tokens=tokens,
-        flops=matrix_flops + attention_flops,
+        flops=all_blocks.matrix_flops + attention_flops,
         block_bytes=block_bytes,
         boundary_bytes=tokens * _width(work) * (BFLOAT16_BYTES if work.is_mixed else FLOAT32_BYTES),
         outside_bytes=two.kept_bytes - 2 * block_bytes,
@@ -162,13 +154,10 @@ def memory_per_device(
 
     Args:
         needs: Requirements of one micro-batch.
-        optimizer: The optimizer.
         sharding: `none` (one device, DDP); `gradients` shards gradients and the optimizer's state (ZeRO-2,
             which also copies its share of the weights); `all` also shards weights and average (ZeRO-3,
             FSDP2).
-        num_devices: Number of devices.
         is_checkpointed: Whether activations are recomputed.
-        frozen_bytes_per_weight: Bytes of a frozen weight.
     """
     share = {"none": (1, 1), "gradients": (1, num_devices), "all": (num_devices, num_devices)}[sharding]
     by_weights, by_gradients = share
@@ -189,54 +178,46 @@ def _state_bytes(needs: ModelNeeds, optimizer: OptimizerKind) -> int:
     return int((needs.num_trained - num_by_muon) * _ADAM_BYTES[optimizer]) + num_by_muon * _MUON_BYTES
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Trace:
-    kept_bytes: int
+class _Trace(NamedTuple):
+    num_parameters: int
+    num_trained: int
+    num_in_matrices: int
     matrix_flops: int
-    counts: _Counts
-
-
-class _Counts(NamedTuple):
-    all: int
-    trained: int
-    in_matrices: int
-
-    def extended(self, by_one: _Counts, *, num_more: int) -> _Counts:
-        """Extrapolate to `num_more` more blocks from the counts with one more block."""
-        return _Counts(*(few + num_more * (more - few) for few, more in zip(self, by_one, strict=True)))
-
-
-class _KeptStorages:
-    """Counts the storages that autograd keeps, each once and without the weights."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._own = {_address(weight) for weight in model.parameters()}
-        self.sizes_bytes: dict[int, int] = {}
-        # Held, because a freed storage would pass its address to the next one.
-        self._held: list[Tensor] = []
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        if _address(tensor) not in self._own:
-            self.sizes_bytes[_address(tensor)] = tensor.untyped_storage().nbytes()
-            self._held.append(tensor)
-        return tensor
+    kept_bytes: int
 
 
 def _trace(work: Workload, *, num_blocks: int) -> _Trace:
     model = _build(work, num_blocks=num_blocks)
-    counts = _count_parameters(model)
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    # Each storage that autograd keeps once. The tensors are held, because a freed storage would pass its
+    # address to the next one.
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[_address(tensor)] = tensor
+        return tensor
+
     with FakeTensorMode():
         _pretend_on_cpu(model)
-        kept = _KeptStorages(model)
+        own = {_address(weight) for weight in model.parameters()}
         counter = FlopCounterMode(display=False)
         mixed = torch.autocast("cpu", torch.bfloat16) if work.is_mixed else nullcontext()
-        with torch.autograd.graph.saved_tensors_hooks(kept.keep, _unchanged), counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
             with mixed:
                 loss = model(*_inputs(work), layout=work.layout).square().mean()
             loss.backward()
         flops = counter.get_flop_counts()["Global"]
-    matrix_flops = sum(count for op, count in flops.items() if "attention" not in str(op))
-    return _Trace(kept_bytes=sum(kept.sizes_bytes.values()), matrix_flops=matrix_flops, counts=counts)
+    return _Trace(
+        num_parameters=sum(weight.numel() for weight in model.parameters()),
+        num_trained=sum(weight.numel() for weight in trained.values()),
+        num_in_matrices=sum(
+            weight.numel() for name, weight in trained.items() if is_block_matrix(name, weight)
+        ),
+        matrix_flops=sum(count for op, count in flops.items() if "attention" not in str(op)),
+        kept_bytes=sum(
+            tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own
+        ),
+    )
 
 
 def _build(work: Workload, *, num_blocks: int) -> SceneModel:
@@ -259,15 +240,6 @@ def _pretend_on_cpu(model: nn.Module) -> None:
             module.register_buffer(name, torch.empty(values.shape, dtype=values.dtype))
 
 
-def _count_parameters(model: nn.Module) -> _Counts:
-    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    return _Counts(
-        all=sum(weight.numel() for weight in model.parameters()),
-        trained=sum(weight.numel() for weight in trained.values()),
-        in_matrices=sum(weight.numel() for name, weight in trained.items() if is_block_matrix(name, weight)),
-    )
-
-
 def _inputs(work: Workload) -> tuple[Tensor, Tensor, Tensor]:
     layout = work.layout
     latents_BFCHW = torch.empty(work.batch_size, sum(layout.latent_frames), *work.latent_shape)
@@ -283,7 +255,3 @@ def _width(work: Workload) -> int:
 def _address(tensor: Tensor) -> int:
     address: int = tensor.untyped_storage()._cdata
     return address
-
-
-def _unchanged(tensor: Tensor) -> Tensor:
-    return tensor
