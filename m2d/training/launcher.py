@@ -1,11 +1,18 @@
 """Read from the variables of `accelerate launch` how processes share a training, and reject what m2d lacks.
 
-Errors use the names of the configuration and the recipe; `processes` starts the processes.
+Errors use the names of the configuration and the recipe; `processes` starts the processes, `zero` trains with
+DeepSpeed.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Literal
 
 from m2d.errors import BackendUnavailable
@@ -16,6 +23,8 @@ Sharing = Literal["none", "ddp", "fsdp2", "zero2", "zero3"]
 _DDP = "recipes/training/accelerate-ddp.yaml"
 _FSDP2 = "recipes/training/accelerate-fsdp2.yaml"
 _ZERO = "recipes/training/accelerate-zero2.yaml and accelerate-zero3.yaml"
+# `zero` uses parts of DeepSpeed that are not a public interface.
+_SERIES = "0.19."
 _STAGES: Mapping[str, Sharing] = {"2": "zero2", "3": "zero3"}
 # Variable, its name in the configuration, values that mean off, and the setting to use instead.
 _NOT_OURS = (
@@ -49,10 +58,7 @@ _NOT_OURS = (
 
 
 def asked_sharing(variables: Mapping[str, str]) -> Sharing:
-    """Return how the launcher's configuration shares a training among processes.
-
-    Args:
-        variables: The environment.
+    """Return how the launcher's configuration, in the environment, shares a training among processes.
 
     Raises:
         BackendUnavailable: The configuration has an unsupported setting.
@@ -125,3 +131,41 @@ def _asked_stage(variables: Mapping[str, str]) -> Sharing:
 
 def _is_set(variables: Mapping[str, str], name: str) -> bool:
     return variables.get(name, "false").lower() in ("true", "1")
+
+
+def prepare_deepspeed(device: Literal["cpu", "cuda"]) -> None:
+    """Import DeepSpeed, check that it computes on `device`, and keep its log off standard output.
+
+    Raises:
+        BackendUnavailable: DeepSpeed is missing, has another version or uses another device.
+    """
+    if find_spec("deepspeed") is None:
+        raise BackendUnavailable(
+            "distributed_type: DEEPSPEED needs the package deepspeed; install it with `pip install "
+            "'m2d[deepspeed]'`, or use recipes/training/accelerate-fsdp2.yaml"
+        )
+    found = version("deepspeed")
+    if not found.startswith(_SERIES):
+        raise BackendUnavailable(
+            f"deepspeed {found} is installed, m2d works with {_SERIES}x; install it with `pip install "
+            "'m2d[deepspeed]'`"
+        )
+    # DeepSpeed reads the variable when it is imported; without it, it picks a device itself.
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    import deepspeed
+
+    # DeepSpeed logs to standard output, which is for m2d's results.
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    warnings.filterwarnings("ignore", message=".*_into_tensor` is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message=".*reduce_scatter_tensor` is deprecated", category=FutureWarning
+    )
+    theirs = deepspeed.get_accelerator().device_name()
+    if theirs != device:
+        raise BackendUnavailable(
+            f"device: {device}, but DeepSpeed computes on {theirs}; unset the variable DS_ACCELERATOR"
+        )

@@ -26,8 +26,7 @@ from m2d.errors import (
     Interrupted,
     M2DError,
 )
-from m2d.training.deepspeed_start import prepare_deepspeed
-from m2d.training.launcher import Sharing, asked_sharing
+from m2d.training.launcher import Sharing, asked_sharing, prepare_deepspeed
 
 __all__ = ["ALONE", "Processes", "Sharing", "start_processes"]
 

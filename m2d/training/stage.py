@@ -24,11 +24,18 @@ from m2d.training.datasets import open_stories
 from m2d.training.export import publish_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen, noise_config
-from m2d.training.initial_state import frozen_digest, new_state
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import resume_latest, versions
-from m2d.training.start import Start, read_start, scene_geometry, training_layout, transformer_config
+from m2d.training.start import (
+    Start,
+    frozen_digest,
+    new_state,
+    read_start,
+    scene_geometry,
+    training_layout,
+    transformer_config,
+)
 from m2d.training.state import FOLDER, TrainState
 from m2d.training.trainer import Outcome, Trainer, TrainingSetup
 from m2d.training.validation import open_watchers

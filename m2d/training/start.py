@@ -1,10 +1,13 @@
-"""The start of a training: random weights, or those of an earlier run or model folder; and the model's sizes.
+"""The start of a training: the model's sizes, its first weights, and the state made of them.
 
-Owns the random initialisation. An earlier run contributes its averaged weights.
+Weights are random, or those of an earlier run (its averaged weights) or model folder. Owns the random
+initialisation, and which weights are trained: all, or adapters on frozen weights that the average shares.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +20,16 @@ from m2d.families.loading import load_transformer
 from m2d.families.registry import NEW_MODELS
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
+from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
 from m2d.model.settings import ModelSettings
+from m2d.training.optim import AveragedModel, ModelOptimizer
+from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
+from m2d.training.sharding import place, whole
 from m2d.training.state import FOLDER as CHECKPOINTS
-from m2d.training.state import find_checkpoint, load_average, read_facts
+from m2d.training.state import TrainState, find_checkpoint, load_average, read_facts
+from m2d.training.zero import ZeroOptimizer
 
 # Layers that start at zero, so that every block starts as the identity and the output is zero: adaLN-Zero,
 # Peebles and Xie, arXiv 2212.09748, section 3.2.
@@ -73,7 +81,6 @@ def model_geometry(
     """Return the sizes of the model that a recipe trains; the scenes' default sizes are the recipe's.
 
     Args:
-        recipe: The training recipe.
         config: The transformer's config.
         compression: Pixels per latent along height and width, and frames per latent frame.
     """
@@ -171,3 +178,56 @@ def _zero(model: nn.Module) -> None:
         if isinstance(module, nn.Linear) and name.endswith(_ZERO_LAYERS):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
+    """Build the state before the first step, on the devices of the processes.
+
+    Raises:
+        CheckpointError: The weights do not fit the config.
+        BackendUnavailable: PEFT or bitsandbytes is missing or does not support the device, or DeepSpeed does
+            not support the recipe.
+    """
+    model = build_transformer(start, seed=recipe.seed)
+    precision: torch.dtype = getattr(torch, recipe.precision)
+    if recipe.lora is not None:
+        add_lora(model, recipe.lora, seed=recipe.seed)
+        _keep_frozen_in(model, precision)
+    if processes.shares_weights:
+        # Sharded models cannot share weights.
+        average = copy.deepcopy(model)
+        place(average, processes)
+        place(model, processes)
+    else:
+        # Copied after placement, so that both models share the frozen weights on the device.
+        place(model, processes)
+        frozen = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+        average = copy.deepcopy(model, frozen)
+    return TrainState(
+        model=model,
+        average=AveragedModel(model, decay=recipe.ema_decay, average=average),
+        optimizer=ZeroOptimizer(model, average, recipe, processes=processes)
+        if processes.uses_deepspeed
+        else ModelOptimizer(model, recipe.optimizer, muon_dtype=precision),
+    )
+
+
+def _keep_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert frozen matrices to `dtype` in place; autocast would convert them at every use."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            module.to(dtype)
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """Return the SHA-256 (hex) of the frozen weights, which the adapters belong to.
+
+    All processes call this together; sharded weights are gathered one at a time.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if not weight.requires_grad:
+            digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+            values = whole(weight.detach()).cpu().contiguous()
+            digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

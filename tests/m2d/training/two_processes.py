@@ -21,11 +21,10 @@ from m2d.ending import no_finalization_in_a_group
 from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
-from m2d.training.initial_state import frozen_digest, new_state
 from m2d.training.processes import Processes, Sharing, start_processes
 from m2d.training.sharding import local, stored, whole
 from m2d.training.speed import flops_per_sample
-from m2d.training.start import read_start
+from m2d.training.start import frozen_digest, new_state, read_start
 from m2d.training.state import find_checkpoint, load_checkpoint, save_checkpoint
 from m2d.training.trainer import Trainer
 from m2d.training.validation import open_watchers
