@@ -40,7 +40,6 @@ class BatchMaker:
 
         Args:
             draw: A batch, or consecutive samples of one.
-            step: The training step.
             first: Place of the draw's first sample in the whole batch.
         """
         return _moved(self.collect(draw, step=step, first=first), self.device)
@@ -131,7 +130,7 @@ def make_sampler(
         recipe.stage,
         objective=objective,
         story_range=(boundary, stories.num_stories) if held_out else (0, boundary),
-        scenes_per_story=counts,
+        scene_counts=counts,
         num_scenes=recipe.num_scenes,
         num_timesteps=num_timesteps,
         batch_size=held_out_batch if held_out else recipe.batch_size,

@@ -53,12 +53,7 @@ def _line(event: dict[str, Any]) -> str:
 
 @dataclass(kw_only=True, slots=True)
 class LossMeter:
-    """Means over the steps since the last reading.
-
-    Attributes:
-        num_timesteps: Timesteps of the noise schedule, which the buckets divide evenly.
-        processes: The processes that share the samples.
-    """
+    """Means over the steps since the last reading; buckets divide the noise schedule's timesteps evenly."""
 
     num_timesteps: int
     processes: Processes = ALONE
@@ -108,7 +103,6 @@ class SpeedMeter:
         tokens_per_sample: Text and video tokens.
         flops_per_sample: Operations, forward and backward.
         matrix_rate: Measured operations per second of matrix products in one process.
-        num_processes: Number of processes.
     """
 
     batch_size: int

@@ -58,12 +58,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Register the weights.
-
-        Args:
-            params: Matrices.
-            lr: Learning rate on AdamW's scale.
-            compute_dtype: Precision of the orthogonalisation.
+        """Register matrices; `lr` is on AdamW's scale, `compute_dtype` the orthogonalisation's precision.
 
         Raises:
             ValueError: A weight is not a matrix.

@@ -8,8 +8,8 @@ Owns which latents are noised and which errors count; draws no indices and updat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,21 +37,15 @@ class TrainingBatch:
     is_target_BN: Tensor
 
 
-class VelocityModel(Protocol):
-    """A scene transformer, which predicts the velocity of all scenes' latents."""
-
-    def __call__(
-        self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor, *, layout: SceneLayout
-    ) -> Tensor:
-        """Return the velocity BFCHW."""
-
-
 def velocity_errors(
-    model: VelocityModel, batch: TrainingBatch, *, schedule: VelocitySchedule, layout: SceneLayout
+    model: Callable[..., Tensor], batch: TrainingBatch, *, schedule: VelocitySchedule, layout: SceneLayout
 ) -> Tensor:
     """Predict the velocity and return its mean squared error per sample and scene (B, N).
 
     Context scenes enter clean, as at generation; `masked_loss` ignores their errors.
+
+    Args:
+        model: A scene transformer, maybe wrapped: predicts the velocity BFCHW.
     """
     num_scenes = layout.num_scenes
     frames_per_scene = layout.latent_frames[0]

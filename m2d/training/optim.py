@@ -81,7 +81,7 @@ class Optimizer(Protocol):
 
 
 class ModelOptimizer:
-    """One or two torch optimizers over a model's weights; their state is named after the weights."""
+    """One or two torch optimizers over a model's weights; implements `Optimizer`."""
 
     def __init__(
         self, model: nn.Module, recipe: OptimizerRecipe, *, muon_dtype: torch.dtype = torch.float32
@@ -92,14 +92,14 @@ class ModelOptimizer:
             muon_dtype: Precision of Muon's orthogonalisation.
         """
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        by_muon = {
-            name for name, p in self._named.items() if recipe.name == "muon" and is_block_matrix(name, p)
-        }
-        others = [p for name, p in self._named.items() if name not in by_muon]
+        matrices, others = [], []
+        for name, weight in self._named.items():
+            is_by_muon = recipe.matrix_lr is not None and is_block_matrix(name, weight)
+            (matrices if is_by_muon else others).append(weight)
         self._optimizers: list[torch.optim.Optimizer] = [make_adamw(others, recipe)]
         if recipe.matrix_lr is not None:
             muon = Muon(
-                [self._named[name] for name in self._named if name in by_muon],
+                matrices,
                 lr=recipe.matrix_lr,
                 momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay,
@@ -110,33 +110,27 @@ class ModelOptimizer:
         self._grad_clip = recipe.grad_clip
 
     def attach(self, model: nn.Module, processes: Processes) -> nn.Module:
-        """Return the module to call instead of the model, which combines the gradients of all processes."""
+        """See `Optimizer.attach`."""
         return wrap(model, processes)
 
     def backward(self, loss: Tensor) -> None:
-        """Add a loss's gradients to those of the step."""
+        """See `Optimizer.backward`."""
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
     def step(self, *, rate_scale: float) -> float:
-        """Clip the gradients, update the weights at `rate_scale` times the peak rates, clear the gradients.
-
-        Returns:
-            The norm of the gradients; if it is not finite, the weights are unchanged.
-        """
+        """See `Optimizer.step`."""
         clipped = torch.nn.utils.clip_grad_norm_(self._named.values(), self._grad_clip, foreach=True)
         norm = float(whole(clipped))
-        if math.isfinite(norm):
-            self._move(rate_scale)
-        return norm
-
-    def _move(self, rate_scale: float) -> None:
+        if not math.isfinite(norm):
+            return norm
         for optimizer, peak in zip(self._optimizers, self._peak_rates, strict=True):
             optimizer.param_groups[0]["lr"] = peak * rate_scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return the whole state as tensors named `weight/part`; those of sharded weights are sharded."""
+        """See `Optimizer.state_tensors`; tensors of sharded weights are sharded."""
         names: dict[Tensor, str] = {param: name for name, param in self._named.items()}
         return {
             f"{names[param]}/{part}": torch.as_tensor(value)
@@ -146,11 +140,7 @@ class ModelOptimizer:
         }
 
     def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Load the output of `state_tensors`, as whole tensors.
-
-        Raises:
-            CheckpointError: A tensor belongs to no weight of this model.
-        """
+        """See `Optimizer.load_state_tensors`."""
         owners = {
             param: optimizer
             for optimizer in self._optimizers
@@ -160,7 +150,8 @@ class ModelOptimizer:
         for key, value in tensors:
             name, _, part = key.rpartition("/")
             param = self._named.get(name)
-            if param is None or not _is_state_of(param, part, value):
+            fits = param is not None and (value.shape in ((), param.shape) or part in _EIGHT_BIT_PARTS)
+            if param is None or not fits:
                 raise CheckpointError(
                     f"optimizer state {key!r} of shape {tuple(value.shape)} fits no weight of this model; "
                     "resume with the recipe that the checkpoint was made with"
@@ -205,18 +196,13 @@ def _check_eight_bits(weights: list[nn.Parameter]) -> None:
         )
 
 
-def _is_state_of(param: Tensor, part: str, value: Tensor) -> bool:
-    return value.ndim == 0 or value.shape == param.shape or part in _EIGHT_BIT_PARTS
-
-
 class AveragedModel:
     """The exponential moving average of a model's weights, kept in a second model ready to run."""
 
     def __init__(self, model: nn.Module, *, decay: float, average: nn.Module | None = None) -> None:
-        """Start the average at the model's current weights.
+        """Start the average at the model's current weights; frozen weights are not averaged.
 
         Args:
-            model: The model in training; frozen weights are not averaged.
             decay: Share of the average that stays at each step.
             average: A copy of the model, on the same device and sharded alike; None makes the copy here.
         """

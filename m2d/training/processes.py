@@ -45,7 +45,6 @@ class Processes:
     """All processes of a training, seen from one of them.
 
     Attributes:
-        count: Number of processes.
         index: Index of this process, from 0.
         device: Device of this process.
         sharing: `none` (one process); `ddp` (gradients are averaged); `zero2` (gradients and moments are
@@ -138,9 +137,6 @@ ALONE = Processes()
 
 def start_processes(device: Literal["cpu", "cuda"]) -> Processes:
     """Join the processes of a launcher (`accelerate launch`, `torchrun`), or be the only process.
-
-    Args:
-        device: Device of every process.
 
     Raises:
         BackendUnavailable: The device or a setting of the launcher's configuration is not available.

@@ -59,12 +59,12 @@ def resume_latest(
 ) -> None:
     """Load the newest checkpoint that verifies into `state`; warn about those that do not.
 
+    All processes call this together.
+
     Args:
         run: The run folder, which all processes see.
         state: A fresh state.
         facts: The facts that checkpoints of this training carry.
-        processes: All processes, which call this together.
-        reporter: Receives the rejected checkpoints and the step to resume after.
 
     Raises:
         CheckpointError: No checkpoint verifies, or it belongs to another training; the message names the

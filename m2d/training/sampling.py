@@ -10,7 +10,7 @@ stories and, in a share of the samples, makes all scenes but one clean context (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -42,14 +42,10 @@ class BatchDraw:
 
     def part(self, places: slice) -> BatchDraw:
         """Return the samples at `places`."""
-        return BatchDraw(
-            stories_BN=self.stories_BN[places],
-            scenes_BN=self.scenes_BN[places],
-            timesteps_BN=self.timesteps_BN[places],
-            is_target_BN=self.is_target_BN[places],
-            drops_caption_B=self.drops_caption_B[places],
-            epoch=self.epoch,
-        )
+        tensors = {
+            each.name: getattr(self, each.name)[places] for each in fields(self) if each.name != "epoch"
+        }
+        return replace(self, **tensors)
 
     def describe(self) -> list[str]:
         """Name every sample as `story:scene+story:scene`, for reports."""
@@ -68,7 +64,7 @@ class StageSampler:
         *,
         objective: ObjectiveRecipe,
         story_range: tuple[int, int],
-        scenes_per_story: int | Sequence[int],
+        scene_counts: Sequence[int],
         num_scenes: int,
         num_timesteps: int,
         batch_size: int,
@@ -77,9 +73,8 @@ class StageSampler:
         """Choose the stories to draw from.
 
         Args:
-            objective: Distribution of timesteps and targets.
             story_range: First story and one past the last.
-            scenes_per_story: Scenes of every story, or a list over all stories.
+            scene_counts: Scenes of every story, those outside the range included.
             num_scenes: Scenes per sample.
 
         Raises:
@@ -89,7 +84,7 @@ class StageSampler:
         self._objective = objective
         self._first_story, stop = story_range
         self._num_stories = stop - self._first_story
-        self._counts_S = _counts(scenes_per_story, story_range)
+        self._counts_S = torch.tensor(scene_counts[self._first_story : stop], dtype=torch.int64)
         self._num_scenes = num_scenes
         self._num_timesteps = num_timesteps
         self._batch_size = batch_size
@@ -192,13 +187,6 @@ class StageSampler:
                 f"batch_size: {self._batch_size} is more than the {self.num_samples} samples there are; "
                 "use a smaller batch or more stories"
             )
-
-
-def _counts(scenes_per_story: int | Sequence[int], story_range: tuple[int, int]) -> Tensor:
-    first, stop = story_range
-    if isinstance(scenes_per_story, int):
-        return torch.full((stop - first,), scenes_per_story, dtype=torch.int64)
-    return torch.tensor(scenes_per_story[first:stop], dtype=torch.int64)
 
 
 def _draw_below(limits: Tensor, draws: torch.Generator) -> Tensor:

@@ -20,12 +20,7 @@ from torch import Tensor, nn
 from m2d.errors import CheckpointError
 from m2d.files import write_part
 from m2d.folders import make_folder
-from m2d.training.folder import (
-    canonical_json,
-    publish_folder,
-    remove_folder,
-    verify_folder,
-)
+from m2d.training.folder import canonical_json, publish_folder, remove_folder, verify_folder
 from m2d.training.optim import AveragedModel, Optimizer
 from m2d.training.processes import ALONE, Processes
 from m2d.training.sharding import Stored, outline, put, stored, wholes
@@ -38,14 +33,7 @@ _WEIGHTS, _EMA, _OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimize
 
 @dataclass(kw_only=True, slots=True)
 class TrainState:
-    """Everything that training changes.
-
-    Attributes:
-        model: The model in training.
-        average: Running average of its weights.
-        optimizer: The optimizer with its moments.
-        step: Number of finished steps.
-    """
+    """Everything that training changes; `step` is the number of finished steps."""
 
     model: nn.Module
     average: AveragedModel
@@ -69,11 +57,8 @@ def save_checkpoint(
     existing checkpoint of this step that verifies is kept.
 
     Args:
-        run: The run folder.
-        state: The state to save.
         facts: JSON facts that a resume compares with its own, such as the recipe.
         keep: Number of checkpoints to keep; older ones are removed after the new one is durable.
-        processes: The processes that train.
 
     Raises:
         OutputError: The disk refused; all older checkpoints remain.
@@ -90,13 +75,15 @@ def save_checkpoint(
         try:
             if not _is_sound(path):
                 _publish(path, files, values, {"step": state.step, **facts})
-            _drop_old(run, path, keep=keep)
+            # Checkpoints of later steps are corrupt ones that a resume rejected; they must not displace this.
+            for old in [other for other in _checkpoints(run) if other.name <= path.name][keep:]:
+                remove_folder(old)
         finally:
             # The other processes wait until their shards are gathered, even when this one has failed.
-            _exhaust(values)
+            deque(values, maxlen=0)
         return str(path)
 
-    return Path(processes.on_main(write, meanwhile=lambda: _exhaust(values)))
+    return Path(processes.on_main(write, meanwhile=lambda: deque(values, maxlen=0)))
 
 
 def _kept(model: nn.Module, *, of: nn.Module) -> dict[str, Stored]:
@@ -116,13 +103,6 @@ def _publish(
         write_part(part / _STATE, canonical_json(dict(facts)).encode("ascii"))
 
 
-def _drop_old(run: Path, path: Path, *, keep: int) -> None:
-    # Checkpoints of later steps are corrupt ones that a resume rejected; they must not displace this one.
-    done = [other for other in _checkpoints(run) if other.name <= path.name]
-    for old in done[keep:]:
-        remove_folder(old)
-
-
 def _is_sound(path: Path) -> bool:
     try:
         verify_folder(path)
@@ -134,10 +114,6 @@ def _is_sound(path: Path) -> bool:
 def _in_order(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Sort tensors by element size, then name: large elements first keep all aligned."""
     return dict(sorted(tensors.items(), key=lambda item: (-outline(item[1]).element_size(), item[0])))
-
-
-def _exhaust(values: Iterator[Tensor]) -> None:
-    deque(values, maxlen=0)
 
 
 def find_checkpoint(run: Path) -> FoundCheckpoint:

@@ -58,7 +58,7 @@ def engine_config(recipe: TrainingRecipe, processes: Processes) -> dict[str, Any
 
 
 class ZeroOptimizer:
-    """AdamW in DeepSpeed's engine, which shards the model in place."""
+    """AdamW in DeepSpeed's engine, which shards the model in place; implements `Optimizer`."""
 
     def __init__(
         self, model: nn.Module, average: nn.Module, recipe: TrainingRecipe, *, processes: Processes
@@ -92,23 +92,19 @@ class ZeroOptimizer:
         self._engine, self._zero, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=config)
 
     def attach(self, model: nn.Module, processes: Processes) -> nn.Module:  # noqa: ARG002  # the engine has both
-        """Return the engine, to be called instead of the model."""
+        """See `Optimizer.attach`."""
         engine: nn.Module = self._engine
         return engine
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss to those of the step; each process keeps its shard of their average."""
+        """See `Optimizer.backward`; each process keeps its shard of the gradients' average."""
         self._engine.backward(loss, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
             # Only counts the microbatch.
             self._engine.step()
 
     def step(self, *, rate_scale: float) -> float:
-        """Clip the gradients, update the weights at `rate_scale` times the peak rates, clear the gradients.
-
-        Returns:
-            The norm of the gradients; infinite if it was not finite, and the weights are unchanged.
-        """
+        """See `Optimizer.step`; a norm that is not finite is returned as infinite."""
         for group in self._zero.param_groups:
             group["lr"] = self._peak_rate * rate_scale
         self._engine.step()
@@ -117,7 +113,7 @@ class ZeroOptimizer:
         return float(self._engine.get_global_grad_norm())
 
     def state_tensors(self) -> dict[str, Tensor | Spread]:
-        """Return the whole state as tensors named `weight/part`, like AdamW's in a single process."""
+        """See `Optimizer.state_tensors`; the names are those of AdamW in a single process."""
         states = self._zero.optimizer.state
         flats = [flat for flat in self._flat_weights() if states.get(flat)]
         if not flats:
@@ -135,11 +131,7 @@ class ZeroOptimizer:
         return tensors
 
     def load_state_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Load the output of `state_tensors`, as whole tensors, after the weights are loaded.
-
-        Raises:
-            CheckpointError: A tensor belongs to no weight of this model.
-        """
+        """See `Optimizer.load_state_tensors`."""
         # DeepSpeed updates a copy of the weights' shards and copies it back to the weights.
         self._zero.refresh_fp32_params()
         num_steps: set[float] = set()

@@ -14,7 +14,7 @@ def _sampler(stage: Any, **changes: Any) -> StageSampler:
     arguments = {
         "objective": ObjectiveRecipe(),
         "story_range": (10, 34),
-        "scenes_per_story": 3,
+        "scene_counts": [3] * 34,
         "num_scenes": 1 if stage == "base" else 3,
         "num_timesteps": 1000,
         "batch_size": 8,
