@@ -17,7 +17,6 @@ import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from m2d.data.video_facts import VideoFacts
 from m2d.files import sha256_file
 from m2d.video.crop_resize import Turn, cover, turn_of
 from m2d.video.frame_times import is_steady, shown_times_s
@@ -31,6 +30,37 @@ _ONE, _SAME_PLACE = 1 << 16, 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VideoFacts:
+    """Facts of one readable video, measured by decoding all of it.
+
+    Attributes:
+        num_frames: Number of decoded frames.
+        fps: Frames per second, on average.
+        times_s: When each frame is shown, from 0 on; empty for a steady rate.
+        width: Width of the encoded picture in pixels.
+        height: Height of the encoded picture in pixels.
+        notes: Remarks for the user on how it is read.
+    """
+
+    sha256: str
+    num_frames: int
+    fps: float
+    times_s: tuple[float, ...]
+    width: int
+    height: int
+    notes: tuple[str, ...]
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether all frames are shown for the same time."""
+        return not self.times_s
+
+    def frame_times_s(self) -> np.ndarray:
+        """When each frame is shown, in seconds from the first, (frames,)."""
+        return np.arange(self.num_frames) / self.fps if self.is_steady else np.array(self.times_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
     """The reason why a video or a clip cannot be used."""
 
@@ -38,24 +68,31 @@ class Broken:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ClipSize:
+    """Size of the clips in pixels, and how a video of another shape is fitted into it.
+
+    Attributes:
+        fit: `cover` fills the size; `official` scales the short side and pads narrow videos with black.
+    """
+
+    height: int
+    width: int
+    fit: Fit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClipRequest:
     """A clip to read.
 
     Attributes:
-        video: The file.
         identity: The `file_identity` of the video when it was scanned.
         frames: Frame indices, ascending.
-        height: Height of the clip in pixels.
-        width: Width of the clip in pixels.
-        fit: `cover` fills the size; `official` scales the short side and pads narrow videos with black.
     """
 
     video: Path
     identity: str
     frames: tuple[int, ...]
-    height: int
-    width: int
-    fit: Fit
+    size: ClipSize
 
 
 def file_identity(path: Path) -> str:
@@ -154,15 +191,16 @@ def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:
 def _fitted(frame: VideoFrame, request: ClipRequest, *, aspect: Fraction) -> np.ndarray:
     turn = turn_of(display_matrix(frame)) or Turn()
     picture_HWC = rgb_of(frame, upscale=1)
-    if request.fit == "official":
-        return _official(np.ascontiguousarray(turn.apply(picture_HWC)), request.height, request.width)
+    size = request.size
+    if size.fit == "official":
+        return _official(np.ascontiguousarray(turn.apply(picture_HWC)), size.height, size.width)
     shape = cover(
         width=frame.width,
         height=frame.height,
         pixel_aspect=aspect,
         turn=turn,
-        target_width=request.width,
-        target_height=request.height,
+        target_width=size.width,
+        target_height=size.height,
     )
     return shape.apply(picture_HWC)
 

@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as OutOfTime
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from m2d.data.decode import Broken
 from m2d.errors import DatasetError
@@ -27,29 +26,6 @@ Result = TypeVar("Result")
 _VIDEOS_PER_PROCESS = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Pending(Generic[Result]):
-    """A result that a worker process is computing."""
-
-    _future: ProcessFuture[Result | Broken]
-    _time_limit_s: float
-
-    def result(self) -> Result | Broken:
-        """Wait for it."""
-        from pebble import ProcessExpired
-
-        try:
-            return self._future.result()
-        except OutOfTime:
-            return Broken(reason=f"is not decoded after {self._time_limit_s:g} s; its process was ended")
-        except ProcessExpired as error:
-            return Broken(reason=f"crashes the decoder (exit code {error.exitcode})")
-        except BrokenProcessPool as error:
-            raise DatasetError(
-                "the processes that decode videos end as soon as they start; is there memory for them?"
-            ) from error
-
-
 class DecoderPool:
     """Worker processes; they start with the first video and end with the context."""
 
@@ -57,7 +33,7 @@ class DecoderPool:
         """Store the settings; no process starts yet.
 
         Args:
-            num_workers: Number of processes, at least one.
+            num_workers: Number of processes; 0 means one, too.
             time_limit_s: Time for one video; a process that takes longer is killed.
         """
         self.num_workers = max(num_workers, 1)
@@ -77,30 +53,42 @@ class DecoderPool:
             pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves it unannotated
             pool.join()
 
-    def submit(self, work: Callable[[Argument], Result | Broken], argument: Argument) -> Pending[Result]:
-        """Run `work`, a module-level function, on `argument` in a free process.
-
-        Raises:
-            DatasetError: The package that runs the processes is not installed.
-        """
-        if self._pool is None:
-            self._pool = _start(self.num_workers)
-        return Pending(
-            self._pool.schedule(work, args=(argument,), timeout=self._time_limit_s), self._time_limit_s
-        )
-
     def map(
         self, work: Callable[[Argument], Result | Broken], arguments: Iterable[Argument]
     ) -> Iterator[tuple[Argument, Result | Broken]]:
-        """Yield each argument with its result, in order, while the processes work on the next ones."""
-        waiting: deque[tuple[Argument, Pending[Result]]] = deque()
+        """Yield each argument with its result, in order, while the processes work on the next ones.
+
+        Args:
+            work: A module-level function.
+
+        Raises:
+            DatasetError: The package that runs the processes is not installed, or they cannot start.
+        """
+        waiting: deque[tuple[Argument, ProcessFuture[Result | Broken]]] = deque()
         for argument in arguments:
-            waiting.append((argument, self.submit(work, argument)))
+            if self._pool is None:
+                self._pool = _start(self.num_workers)
+            future = self._pool.schedule(work, args=(argument,), timeout=self._time_limit_s)
+            waiting.append((argument, future))
             if len(waiting) > 2 * self.num_workers:
-                first, pending = waiting.popleft()
-                yield first, pending.result()
-        for first, pending in waiting:
-            yield first, pending.result()
+                first, future = waiting.popleft()
+                yield first, self._result(future)
+        for first, future in waiting:
+            yield first, self._result(future)
+
+    def _result(self, future: ProcessFuture[Result | Broken]) -> Result | Broken:
+        from pebble import ProcessExpired
+
+        try:
+            return future.result()
+        except OutOfTime:
+            return Broken(reason=f"is not decoded after {self._time_limit_s:g} s; its process was ended")
+        except ProcessExpired as error:
+            return Broken(reason=f"crashes the decoder (exit code {error.exitcode})")
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "the processes that decode videos end as soon as they start; is there memory for them?"
+            ) from error
 
 
 def _start(num_workers: int) -> Any:

@@ -9,13 +9,14 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from m2d.data.decode import Broken, file_identity, scan_video
+from pydantic import TypeAdapter
+
+from m2d.data.decode import Broken, VideoFacts, file_identity, scan_video
 from m2d.data.decoder_pool import DecoderPool
-from m2d.data.video_facts import VideoFacts
 from m2d.errors import Interrupted
 from m2d.files import write_json
 from m2d.folders import make_folder
@@ -28,6 +29,7 @@ _FORMAT = "m2d.scan/1"
 _SETTLED_NS = 2_000_000_000
 # Broken videos are cached, too, except where a busy machine may be the cause.
 _REASONS_NOT_CACHED = ("is not decoded after", "crashes the decoder")
+_FACTS = TypeAdapter(VideoFacts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +48,7 @@ class Scanned:
 def scan_videos(
     videos: Sequence[Path], *, pool: DecoderPool, memory: Path, reporter: Reporter, stop: StopRequest
 ) -> dict[Path, Scanned]:
-    """Decode every video once.
-
-    Args:
-        videos: Files; each is scanned once, however often it is named.
-        pool: Processes that decode.
-        memory: Cache folder.
+    """Decode every video once, however often it is named; `memory` is the cache folder.
 
     Raises:
         Interrupted: A stop was requested; the scans so far are cached.
@@ -95,7 +92,7 @@ def _remembered(memory: Path, identity: str) -> VideoFacts | Broken | None:
         if cached["identity"] != identity:
             return None
         return (
-            Broken(reason=cached["broken"]) if "broken" in cached else VideoFacts.from_json(cached["facts"])
+            Broken(reason=cached["broken"]) if "broken" in cached else _FACTS.validate_python(cached["facts"])
         )
     except (OSError, ValueError, KeyError, TypeError):
         # Ignore a corrupt cache file: the video is scanned again and the file replaced.
@@ -109,4 +106,4 @@ def _remember(memory: Path, identity: str, found: VideoFacts | Broken) -> None:
         if not found.reason.startswith(_REASONS_NOT_CACHED):
             write_json(_file(memory, identity), {"identity": identity, "broken": found.reason})
         return
-    write_json(_file(memory, identity), {"identity": identity, "facts": found.as_json()})
+    write_json(_file(memory, identity), {"identity": identity, "facts": asdict(found)})

@@ -14,34 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2d.data.decode import Broken, ClipRequest, Fit
+from m2d.data.decode import Broken, ClipRequest, ClipSize, VideoFacts
 from m2d.data.frame_sampling import ClipRule, span_of
-from m2d.data.named_draws import draw_below, draw_unit
 from m2d.data.rejects import Reject
 from m2d.data.scan import Scanned
 from m2d.data.shot_groups import Shot, ShotGroup
-from m2d.data.video_facts import VideoFacts
 from m2d.errors import DatasetError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClipSize:
-    """Size of the clips in pixels, and how a video of another shape is fitted into it."""
-
-    height: int
-    width: int
-    fit: Fit
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """One clip of a sample.
-
-    Attributes:
-        shot: The shot it is taken from.
-        sha256: Digest of the video.
-        request: The frames to read.
-    """
+    """One clip of a sample, taken from `shot`; `sha256` is the digest of the video."""
 
     shot: Shot
     sha256: str
@@ -65,14 +48,6 @@ class StoryLibrary:
 
         A group is divided where a shot does not suit the rule, so the shots of a story always follow each
         other; parts of fewer than `least_scenes` shots are left out.
-
-        Args:
-            groups: The dataset's groups.
-            scanned: The scan's result for every video.
-            rule: Which frames a clip takes.
-            size: Size of the clips.
-            least_scenes: Shots that a story must have.
-            seed: Seed of all choices.
 
         Raises:
             DatasetError: No group has enough shots.
@@ -171,14 +146,12 @@ class StoryLibrary:
         shot = self._stories[story][scene]
         scanned = self._scanned[shot.video]
         assert isinstance(scanned.found, VideoFacts)
-        draw = draw_unit(self._seed, "clip", epoch, story, scene)
+        draw = _draw_unit(self._seed, "clip", epoch, story, scene)
         request = ClipRequest(
             video=shot.video,
             identity=scanned.identity,
             frames=self._rule.pick(scanned.found, span_of(shot, scanned.found), draw=draw),
-            height=self._size.height,
-            width=self._size.width,
-            fit=self._size.fit,
+            size=self._size,
         )
         return Clip(shot=shot, sha256=scanned.found.sha256, request=request)
 
@@ -237,7 +210,8 @@ class StoryLibrary:
                 f"stories {story_range[0]} to {story_range[1] - 1}: none has {length} videos in a row that "
                 "can be read; see rejected.jsonl in the run folder"
             )
-        other, first = windows[draw_below(len(windows), self._seed, "stand-in", story, scene)]
+        place = int(_draw_unit(self._seed, "stand-in", story, scene) * len(windows))
+        other, first = windows[min(place, len(windows) - 1)]
         return [(other, first + place) for place in range(length)]
 
     def _sound_windows(self, story: int, length: int) -> list[tuple[int, int]]:
@@ -247,3 +221,12 @@ class StoryLibrary:
             for first in starts
             if all(self.is_sound(story, first + place) for place in range(length))
         ]
+
+
+def _draw_unit(*name: object) -> float:
+    """Return the random number in [0, 1) of a name such as `(seed, "clip", epoch, story, scene)`.
+
+    It follows from the name alone, never from earlier draws.
+    """
+    digest = hashlib.sha256("\0".join(map(str, name)).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)

@@ -204,7 +204,7 @@ class EncodedClips:
 
     def _clip_key(self, clip: Clip) -> str:
         request = clip.request
-        how = (request.height, request.width, request.fit)
+        how = (request.size.height, request.size.width, request.size.fit)
         return content_key("clip", clip.sha256, request.frames, how, self._encoder.vae_digest)
 
     def _reject(self, broken: Mapping[Path, str]) -> None:

@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from benchmarks.broken_videos import KINDS, turn_video, write_video
-from m2d.data.decode import Broken, ClipRequest, Fit, file_identity, read_clip, scan_video
-from m2d.data.video_facts import VideoFacts
+from m2d.data.decode import (
+    Broken,
+    ClipRequest,
+    ClipSize,
+    Fit,
+    VideoFacts,
+    file_identity,
+    read_clip,
+    scan_video,
+)
 
 REASONS = {
     "empty": "has 0 bytes",
@@ -21,9 +32,8 @@ REASONS = {
 
 
 def _clip(video: Path, *frames: int, fit: Fit = "cover", height: int = 32, width: int = 32) -> np.ndarray:
-    request = ClipRequest(
-        video=video, identity=file_identity(video), frames=frames, height=height, width=width, fit=fit
-    )
+    size = ClipSize(height=height, width=width, fit=fit)
+    request = ClipRequest(video=video, identity=file_identity(video), frames=frames, size=size)
     clip = read_clip(request)
     assert isinstance(clip, np.ndarray)
     return clip
@@ -35,7 +45,8 @@ def test_a_scan_tells_what_was_decoded(tmp_path: Path) -> None:
     assert (facts.num_frames, facts.width, facts.height) == (12, 48, 64)
     assert facts.fps == pytest.approx(25)
     assert facts.is_steady
-    assert VideoFacts.from_json(facts.as_json()) == facts
+    adapter = TypeAdapter(VideoFacts)
+    assert adapter.validate_python(json.loads(json.dumps(asdict(facts)))) == facts
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -85,9 +96,8 @@ def test_official_pads_a_narrow_video_with_black_and_cover_does_not(tmp_path: Pa
 
 def test_a_video_changed_after_the_scan_is_told(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4")
-    request = ClipRequest(
-        video=video, identity=file_identity(video), frames=(0,), height=32, width=32, fit="cover"
-    )
+    size = ClipSize(height=32, width=32, fit="cover")
+    request = ClipRequest(video=video, identity=file_identity(video), frames=(0,), size=size)
     write_video(video, num_frames=5)
     found = read_clip(request)
     assert isinstance(found, Broken)

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
+from m2d.data.decode import VideoFacts
 from m2d.data.frame_sampling import FpsRule, OfficialRule, Span
-from m2d.data.video_facts import VideoFacts
 
 NEARLY_ONE = 1 - 2**-53
 
