@@ -25,12 +25,10 @@ class ClipBatch(NamedTuple):
     """Rendered clips.
 
     Attributes:
-        clips: Their stories and scenes.
         frames_BPCHW: RGB in 0..1.
         actors_BP1HW: 1 where an actor or its shadow is, else 0.
     """
 
-    clips: list[Clip]
     frames_BPCHW: Tensor
     actors_BP1HW: Tensor
 
@@ -46,7 +44,7 @@ def render_batch(clips: list[Clip], *, num_frames: int, height: int, width: int)
     frames_BPCHW = render_clips(clips, num_frames=num_frames, height=height, width=width)
     empty_B1CHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)[:, None]
     difference_BP1HW = (frames_BPCHW - empty_B1CHW).abs().amax(2, keepdim=True)
-    return ClipBatch(clips, frames_BPCHW, (difference_BP1HW > _ACTOR_THRESHOLD).to(torch.float32))
+    return ClipBatch(frames_BPCHW, (difference_BP1HW > _ACTOR_THRESHOLD).to(torch.float32))
 
 
 def actor_boxes(actors_BP1HW: Tensor) -> Tensor:
@@ -70,7 +68,6 @@ def draw_corner(
         rooms: Largest top and left positions.
         centres: Rows and columns of an actor's pixels in the crop's units, shape (pixels, 2); may be empty.
         side: Height and width of the crop.
-        draw: Generator.
     """
     corner = [int(torch.randint(room + 1, (), generator=draw)) for room in rooms]
     if float(torch.rand((), generator=draw)) >= _ACTOR_SHARE or not len(centres):

@@ -28,12 +28,7 @@ _BATCH = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PuppetStory:
-    """One rendered story.
-
-    Attributes:
-        frames_NPCHW: Pixels, float32 in [-1, 1].
-        prompts: One caption per scene.
-    """
+    """One rendered story: pixels, float32 in [-1, 1], and one caption per scene."""
 
     frames_NPCHW: Tensor
     prompts: tuple[str, ...]
@@ -44,8 +39,6 @@ class PuppetStories:
     """A collection of random stories.
 
     Attributes:
-        num_stories: Number of stories.
-        seed: Seed of the collection.
         geometry: Size of every scene.
         num_scenes: Scenes per story.
         wardrobe: The hat drawn for each of HATS; captions still use the name in HATS.

@@ -38,11 +38,9 @@ class RenderPlan:
 
     Attributes:
         out: Folder of the dataset; must not hold a dataset.
-        num_stories: Number of stories.
         num_scenes: Scenes per story, one file each.
         num_frames: Frames per scene.
         side: Height and width of the rendered picture in pixels.
-        fps: Frames per second.
         upscale: Factor by which pictures are enlarged; small pictures lose colour in video compression.
         seed: Seed of the stories, the same as in training recipes.
         file_format: `csv` has a row per scene, `json` and `jsonl` have groups.

@@ -81,12 +81,10 @@ def puppet_cutouts(
     """Return the actor's cut-outs, back to front, for every frame of a scene.
 
     Args:
-        actor: Shape, colour and hat.
         action: Index into ACTIONS.
         mark: 0 for the left mark on the stage (Actor1), 1 for the right one (Actor2).
         size: Scale, 1 is the mean.
         eyes: Index into EYES.
-        num_frames: Frames P of the scene.
         wardrobe: The hat drawn for each of HATS: one of HATS or NEW_HATS.
     """
     pose = _pose(ACTIONS[action], mark=mark, num_frames=num_frames)

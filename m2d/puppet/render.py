@@ -38,17 +38,10 @@ class Clip(NamedTuple):
 def render_clips(
     clips: list[Clip], *, num_frames: int, height: int, width: int, wardrobe: Sequence[str] = HATS
 ) -> Tensor:
-    """Render clips.
+    """Render clips, maybe of different stories: RGB in 0..1, shape (B, P, 3, H, W).
 
     Args:
-        clips: Scenes, maybe of different stories.
-        num_frames: Frames P per clip.
-        height: Picture height in pixels.
-        width: Picture width in pixels.
         wardrobe: The hat drawn for each of HATS; see `puppet_cutouts`.
-
-    Returns:
-        RGB in 0..1, shape (B, P, 3, H, W).
     """
     backdrops_BCHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)
     # Only the first frame of each pose is painted; the others are copies.

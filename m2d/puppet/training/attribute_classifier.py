@@ -6,19 +6,20 @@ films as on rendered ones. Shapes: B clips, P frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from m2d.diffusion.noise import generator
 from m2d.puppet.attribute_classifier import AttributeClassifier
+from m2d.puppet.classifier_scores import reading_errors
 from m2d.puppet.clips import draw_clips
-from m2d.puppet.labels import ABSENT, UNPROMPTED_RANGES, class_labels, unprompted_numbers
+from m2d.puppet.labels import ABSENT, class_labels, unprompted_numbers
 from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.training.fitting import Fit, FitRecipe
 
@@ -89,10 +90,7 @@ def classifier_fit(recipe: ClassifierRecipe, run: Path) -> Fit:
         loss: Tensor = torch.stack(losses).mean() + _NUMBER_WEIGHT * wrong_numbers
         return loss
 
-    def evaluate(model: nn.Module) -> Mapping[str, Any]:
-        assert isinstance(model, AttributeClassifier)
-        return classifier_accuracy(model, recipe)
-
+    evaluate = partial(classifier_accuracy, recipe=recipe)
     return Fit(name="attribute classifier", model=reader, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
@@ -108,10 +106,8 @@ def classifier_accuracy(reader: AttributeClassifier, recipe: ClassifierRecipe) -
     for name, label in class_labels(clips).items():
         is_shown = label != ABSENT
         figures[name] = round(float((reading.classes[name] == label)[is_shown].float().mean()), 4)
-    errors_V = (reading.numbers - unprompted_numbers(clips)).abs().mean(0)
-    return figures | {
-        f"{name}.error": round(float(errors_V[k]), 4) for k, name in enumerate(UNPROMPTED_RANGES)
-    }
+    errors = reading_errors(clips, reading)
+    return figures | {f"{name}.error": round(error, 4) for name, error in errors.items()}
 
 
 def _render(recipe: ClassifierRecipe, clips: list[Clip]) -> Tensor:

@@ -48,7 +48,6 @@ class Fit:
 
     Attributes:
         name: Name of the part, for progress and messages.
-        model: The model to train.
         loss_at: Returns the scalar loss of step k, with data that depend on k alone, so that a resumed run
             sees the same data.
         evaluate: Returns figures of the averaged model on held-out data, as JSON.
@@ -58,7 +57,7 @@ class Fit:
     name: str
     model: nn.Module
     loss_at: Callable[[int], Tensor]
-    evaluate: Callable[[nn.Module], Mapping[str, Any]]
+    evaluate: Callable[[Any], Mapping[str, Any]]
     run: Path
 
 

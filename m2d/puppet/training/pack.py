@@ -38,9 +38,7 @@ class PackPlan:
     """The parts of the new model folder.
 
     Attributes:
-        vae_recipe: Recipe of the VAE's run.
         vae_run: Run folder of the VAE; None takes the base's VAE.
-        text_recipe: Recipe of the text encoder's run.
         text_run: Run folder of the text encoder; None takes the base's text encoder.
         base: Model folder for all parts without a run.
         classifier_run: Run folder of the attribute classifier; None takes the base's, if it has one.
@@ -74,16 +72,25 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
             _write_vae(part, vae_recipe, plan.vae_run, base=plan.base)
         if plan.text_run is not None:
             _write_text(part, text_recipe, plan.text_run)
-        for name in _from_base(plan):
+        from_base = ["vae"] if plan.vae_run is None else []
+        from_base += ["text_encoder", "tokenizer"] if plan.text_run is None else []
+        for name in from_base:
             assert plan.base is not None
             copy_component(plan.base, name, part)
-        _scheduler().save_pretrained(part / "scheduler")
+        scheduler = CogVideoXDDIMScheduler(
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            snr_shift_scale=1.0,
+        )
+        scheduler.save_pretrained(part / "scheduler")
         if plan.classifier_run is not None:
             _write_classifier(part, plan.classifier_run)
         elif plan.base is not None and (plan.base / CLASSIFIER_FILE).is_file():
             write_bytes(part / CLASSIFIER_FILE, (plan.base / CLASSIFIER_FILE).read_bytes())
-        write_settings(part, _settings(vae_recipe))
-        if plan.transformer is not None:
+        if plan.transformer is None:
+            write_settings(part, _settings(vae_recipe))
+        else:
             # The transformer decides the number and the size of scenes.
             write_settings(part, settings_of(plan.transformer))
             copy_component(plan.transformer, "transformer", part)
@@ -92,11 +99,6 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
             # Raises if the transformer does not fit the VAE or the text encoder.
             resolve_model(str(part))
     return plan.out
-
-
-def _from_base(plan: PackPlan) -> list[str]:
-    parts = ["vae"] if plan.vae_run is None else []
-    return [*parts, *(("text_encoder", "tokenizer") if plan.text_run is None else ())]
 
 
 def _write_vae(folder: Path, recipe: VaeRecipe, run: Path, *, base: Path | None) -> None:
@@ -135,7 +137,7 @@ def _scaling_factor(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe, *, base: Pat
 
 def _write_text(folder: Path, recipe: TextEncoderRecipe, run: Path) -> None:
     model = CaptionClassifier(recipe)
-    _load(model, run)
+    _fill(model, load_run_average(run), run)
     write_component(folder, "text_encoder", model.encoder, dtype=torch.float16)
     build_tokenizer(max_text_tokens=recipe.max_text_tokens).save_pretrained(folder / "tokenizer")
 
@@ -148,24 +150,11 @@ def _write_classifier(folder: Path, run: Path) -> None:
     write_bytes(folder / CLASSIFIER_FILE, save(weights))
 
 
-def _load(model: nn.Module, run: Path) -> None:
-    _fill(model, load_run_average(run), run)
-
-
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{run}: made by another recipe: {str(error).splitlines()[0]}") from error
-
-
-def _scheduler() -> CogVideoXDDIMScheduler:
-    return CogVideoXDDIMScheduler(
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        snr_shift_scale=1.0,
-    )
 
 
 def _settings(recipe: VaeRecipe) -> ModelSettings:

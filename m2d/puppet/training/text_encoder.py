@@ -8,9 +8,8 @@ steps. The heads are not exported. Shapes: B captions, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -120,14 +119,12 @@ def text_encoder_fit(recipe: TextEncoderRecipe, run: Path) -> Fit:
         clause_loss = functional.cross_entropy(scores[CLAUSE], batch.clauses_BL)
         return torch.stack(losses).mean() + clause_loss
 
-    def evaluate(trained: nn.Module) -> Mapping[str, Any]:
-        return {"accuracy": _token_accuracy(trained, held_out)}
-
+    evaluate = partial(_token_accuracy, batch=held_out)
     return Fit(name="text encoder", model=model, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
 @torch.no_grad()
-def _token_accuracy(model: nn.Module, batch: _Batch) -> dict[str, float]:
+def _token_accuracy(model: nn.Module, batch: _Batch) -> dict[str, dict[str, float]]:
     """Return per property the share of tokens with the correct class."""
     accuracy = {}
     scores = model(batch.tokens_BL)
@@ -135,4 +132,4 @@ def _token_accuracy(model: nn.Module, batch: _Batch) -> dict[str, float]:
         scores_BKL = scores[name]
         right = scores_BKL.argmax(1)[label != ABSENT] == label[label != ABSENT][:, None]
         accuracy[name] = round(float(right.float().mean()), 5)
-    return accuracy
+    return {"accuracy": accuracy}

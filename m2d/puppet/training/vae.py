@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2d.diffusion.noise import generator
 from m2d.errors import CheckpointError, Remedy
@@ -116,17 +117,24 @@ def vae_fit(recipe: VaeRecipe, run: Path) -> Fit:
 
     def loss_at(step: int) -> Tensor:
         frames_BCPHW, weights_B1PHW = _batch(recipe, step)
-        return _loss(vae, frames_BCPHW, weights_B1PHW, recipe=recipe, step=step)
+        posterior = vae.encode(frames_BCPHW).latent_dist
+        latents = posterior.sample(generator(recipe.seed, purpose="codec posterior", step=step))
+        error_BCPHW = vae.decode(latents).sample - frames_BCPHW
+        # A little absolute error keeps the gradient of pixels that are nearly right.
+        reconstruction = (weights_B1PHW * (error_BCPHW.square() + 0.05 * error_BCPHW.abs())).mean()
+        loss: Tensor = reconstruction + recipe.kl_weight * (posterior.kl().mean() / latents[0].numel())
+        return loss
 
-    def evaluate(model: nn.Module) -> Mapping[str, Any]:
-        return reconstruction_psnr(model, held_out)
-
+    evaluate = partial(reconstruction_psnr, batch=held_out)
     return Fit(name="VAE", model=vae, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
 def _start_from(vae: AutoencoderKLCogVideoX, init: str) -> None:
     is_run = (Path(init) / CHECKPOINTS).is_dir()
-    weights = load_run_average(Path(init)) if is_run else _weights_of_model(init)
+    if is_run:
+        weights = load_run_average(Path(init))
+    else:
+        weights = load_vae(resolve_model(init), device="cpu", dtype=torch.float32).module.state_dict()
     if is_decoder_alone(weights):
         raise CheckpointError(f"init: {init}: its decoder alone was trained", remedy=Remedy.PACK_MODEL)
     try:
@@ -142,17 +150,11 @@ def is_decoder_alone(weights: Mapping[str, Tensor]) -> bool:
     return not any(name.startswith(ENCODER) for name in weights)
 
 
-def _weights_of_model(name: str) -> Mapping[str, Tensor]:
-    source = resolve_model(name)
-    weights: Mapping[str, Tensor] = load_vae(source, device="cpu", dtype=torch.float32).module.state_dict()
-    return weights
-
-
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKLCogVideoX, batch: ClipBatch) -> dict[str, float]:
     """Return PSNR in dB over all pixels and inside the actors' boxes, through the posterior's mean."""
     psnr = PsnrMeter()
-    for start in range(0, len(batch.clips), _EVALUATION_BATCH):
+    for start in range(0, len(batch.frames_BPCHW), _EVALUATION_BATCH):
         part = slice(start, start + _EVALUATION_BATCH)
         frames_BPCHW = batch.frames_BPCHW[part]
         latents = vae.encode(frames_BPCHW.transpose(1, 2) * 2 - 1).latent_dist.mean
@@ -219,20 +221,3 @@ def _cut(
         slice(left, left + width),
     )
     return frames_PCHW[part], actors_P1HW[part]
-
-
-def _loss(
-    vae: AutoencoderKLCogVideoX,
-    frames_BCPHW: Tensor,
-    weights_B1PHW: Tensor,
-    *,
-    recipe: VaeRecipe,
-    step: int,
-) -> Tensor:
-    posterior = vae.encode(frames_BCPHW).latent_dist
-    latents = posterior.sample(generator(recipe.seed, purpose="codec posterior", step=step))
-    error_BCPHW = vae.decode(latents).sample - frames_BCPHW
-    # A little absolute error keeps the gradient of pixels that are nearly right.
-    reconstruction: Tensor = (weights_B1PHW * (error_BCPHW.square() + 0.05 * error_BCPHW.abs())).mean()
-    kl: Tensor = posterior.kl().mean() / latents[0].numel()
-    return reconstruction + recipe.kl_weight * kl

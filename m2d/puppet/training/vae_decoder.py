@@ -11,15 +11,15 @@ learns to decode them to the original frames. The encoder is frozen, so latents 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2d.diffusion.noise import generator
 from m2d.diffusion.velocity import VelocitySchedule
@@ -27,7 +27,7 @@ from m2d.errors import InputError
 from m2d.families.cogvideox.vae import CogVideoXVae, spatial_compression, unscaled
 from m2d.families.family import TextEncoder
 from m2d.families.loading import load_scheduler, load_text, load_transformer, load_vae
-from m2d.families.source import resolve_model
+from m2d.families.source import ModelSource, resolve_model
 from m2d.geometry import SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.model.scene_model import SceneModel
@@ -86,19 +86,14 @@ class Predictor:
     """A model without its VAE, which predicts clean latents.
 
     Attributes:
-        num_text_tokens: Tokens of every prompt.
-        mask: The attention mask that the model was trained with.
         scene: Default size of its scenes.
-        num_scenes: Default number of scenes.
     """
 
+    source: ModelSource
+    scene: SceneGeometry
     transformer: SceneModel
     text: TextEncoder
     schedule: VelocitySchedule
-    num_text_tokens: int
-    mask: str
-    scene: SceneGeometry
-    num_scenes: int
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -111,17 +106,15 @@ class Predictor:
         sizes = source.geometry
         transformer = load_transformer(source, device="cpu", dtype=torch.float32)
         return cls(
-            transformer=transformer.eval().requires_grad_(False),
-            text=load_text(source, device="cpu", dtype=torch.float32),
-            schedule=VelocitySchedule.from_scheduler(load_scheduler(source)),
-            num_text_tokens=sizes.max_text_tokens,
-            mask=source.mask,
+            source=source,
             scene=sizes.scene(
                 num_frames=sizes.default_num_frames,
                 height=sizes.default_height,
                 width=sizes.default_width,
             ),
-            num_scenes=sizes.num_scenes,
+            transformer=transformer.eval().requires_grad_(False),
+            text=load_text(source, device="cpu", dtype=torch.float32),
+            schedule=VelocitySchedule.from_scheduler(load_scheduler(source)),
         )
 
     @torch.no_grad()
@@ -131,8 +124,8 @@ class Predictor:
         """Noise a story's latents to a timestep; return the clean latents that the model predicts (NFCHW)."""
         num_scenes, num_frames = latents_NFCHW.shape[:2]
         layout = SceneLayout.build(
-            self.mask,
-            text_tokens=[self.num_text_tokens] * num_scenes,
+            self.source.mask,
+            text_tokens=[self.source.geometry.max_text_tokens] * num_scenes,
             latent_frames=[num_frames] * num_scenes,
             tokens_per_frame=self.scene.tokens_per_frame,
         )
@@ -173,10 +166,7 @@ def vae_decoder_fit(recipe: VaeDecoderRecipe, run: Path) -> Fit:
         loss: Tensor = (error_BPCHW.square() + 0.05 * error_BPCHW.abs()).mean()
         return loss
 
-    def evaluate(model: nn.Module) -> Mapping[str, Any]:
-        assert isinstance(model, AutoencoderKLCogVideoX)
-        return made_psnr(model, predictors, recipe)
-
+    evaluate = partial(made_psnr, predictors=predictors, recipe=recipe)
     return Fit(name="decoder", model=vae, loss_at=loss_at, evaluate=evaluate, run=run)
 
 
@@ -196,7 +186,7 @@ def made_psnr(
             for step in range(_NUM_HELD_OUT):
                 draw = generator(recipe.seed, purpose="decoder held out", step=step)
                 made = _made(predictor, vae, asked, seed=_HELD_OUT_SEED, step=step, draw=draw)
-                for scene in range(predictor.num_scenes):
+                for scene in range(predictor.source.geometry.num_scenes):
                     one = slice(scene, scene + 1)
                     decoded_BPCHW = _decode(vae, made.latents_NFCHW[one]).clamp(-1, 1)
                     # From -1..1 to the scale of 0..1.
@@ -235,7 +225,7 @@ def _made(
     draw: torch.Generator,
 ) -> StoryLatents:
     """Render a story and return it with the encoder's latents or those that the model predicts."""
-    story = sample_story(seed=seed, index=step, num_scenes=predictor.num_scenes)
+    story = sample_story(seed=seed, index=step, num_scenes=predictor.source.geometry.num_scenes)
     batch = render_batch(
         [Clip(story, scene) for scene in story.scenes],
         num_frames=predictor.scene.num_frames,

@@ -74,7 +74,7 @@ def test_what_a_perfect_transformer_predicts_are_the_latents_themselves(
     predicted = maker.predicted(latents_NFCHW, story, timestep=300, draw=torch.Generator().manual_seed(1))
     assert torch.allclose(predicted, latents_NFCHW, atol=1e-5)
     ((embeds_BLD, timesteps_BN),) = asked
-    assert embeds_BLD.shape[1] == 3 * maker.num_text_tokens
+    assert embeds_BLD.shape[1] == 3 * maker.source.geometry.max_text_tokens
     assert timesteps_BN.tolist() == [[300, 300, 300]]
 
 
