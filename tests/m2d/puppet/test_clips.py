@@ -14,10 +14,11 @@ def test_the_same_step_draws_the_same_clips_and_no_other_step_does() -> None:
 
 
 def test_the_mask_covers_actors_and_nothing_else() -> None:
-    batch = render_batch(draw_clips(seed=2, step=0, count=6), num_frames=3, height=32, width=32)
+    clips = draw_clips(seed=2, step=0, count=6)
+    batch = render_batch(clips, num_frames=3, height=32, width=32)
     assert batch.actors_BP1HW.shape == (6, 3, 1, 32, 32)
     assert set(batch.actors_BP1HW.unique().tolist()) == {0.0, 1.0}
-    for clip, actors_P1HW in zip(batch.clips, batch.actors_BP1HW, strict=True):
+    for clip, actors_P1HW in zip(clips, batch.actors_BP1HW, strict=True):
         for mark, action in enumerate(clip.scene.actions):
             column = round(MARKS_X[mark] * 32)
             assert bool(actors_P1HW[..., column - 3 : column + 3].any()) == (action is not None)
