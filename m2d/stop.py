@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
+from m2d.errors import Interrupted
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -29,6 +31,15 @@ class StopRequest:
     def reason(self) -> str:
         """Name of the received signal, or an empty string."""
         return self._signal.name if self._signal is not None else ""
+
+    def check(self, doing: str) -> None:
+        """Stop if asked to; `doing` says what is interrupted and what is kept.
+
+        Raises:
+            Interrupted: A signal came.
+        """
+        if self.reason:
+            raise Interrupted(f"{self.reason} {doing}")
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

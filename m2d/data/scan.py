@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 
 from m2d.data.decode import Broken, VideoFacts, file_identity, scan_video
 from m2d.data.decoder_pool import DecoderPool
-from m2d.errors import Interrupted
 from m2d.files import write_json
 from m2d.folders import make_folder
 from m2d.progress import Reporter
@@ -63,8 +62,7 @@ def scan_videos(
                 scanned[video] = found
                 _remember(memory, identities[video], found)
                 progress.advance()
-                if stop.reason:
-                    raise Interrupted(f"{stop.reason} while scanning videos: run the same command again")
+                stop.check("while scanning videos: run the same command again")
     return {
         video: Scanned(identity=identities[video], found=found)
         for video, found in scanned.items()

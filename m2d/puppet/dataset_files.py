@@ -17,7 +17,7 @@ import numpy as np
 from m2d.data.csv_format import WrittenClip, write_csv
 from m2d.data.json_format import write_json_groups
 from m2d.data.jsonl_format import write_jsonl
-from m2d.errors import InputError, Interrupted
+from m2d.errors import InputError
 from m2d.files import sha256_file, write_bytes
 from m2d.folders import make_folder
 from m2d.geometry import SceneGeometry
@@ -109,8 +109,7 @@ def _written(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> list[li
             frames = [to_pixels(frames_PCHW) for frames_PCHW in story.frames_NPCHW]
             groups.append(_write_story(plan, index, frames, story.prompts))
             progress.advance()
-            if stop.reason:
-                raise Interrupted(f"{stop.reason} while rendering: run the same command again")
+            stop.check("while rendering: run the same command again")
     return groups
 
 

@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from m2d.errors import Interrupted
 from m2d.files import publish, write_part
 from m2d.progress import Reporter
 from m2d.puppet.dataset import PuppetStories
@@ -122,7 +121,9 @@ def encode_stories(
         reporter.note(f"encoding {sum(map(len, missing.values()))} stories once into {folder}")
         with reporter.stage("encode stories", total=sum(map(len, missing.values()))) as progress:
             for path, span in missing.items():
-                _stop_if_asked(stop, folder)
+                stop.check(
+                    f"while encoding; finished shards are kept in {folder}: run the same command again"
+                )
                 _write_shard(path, source, encoder, span)
                 progress.advance(len(span))
     return EncodedStories(
@@ -168,10 +169,3 @@ def _is_sound(path: Path, reporter: Reporter) -> bool:
         reporter.warn(f"{path}: is corrupt ({error}); encoding it again")
         return False
     return True
-
-
-def _stop_if_asked(stop: StopRequest, folder: Path) -> None:
-    if stop.reason:
-        raise Interrupted(
-            f"{stop.reason} while encoding; finished shards are kept in {folder}: run the same command again"
-        )

@@ -22,7 +22,6 @@ from m2d.data.decode import Broken, read_clip
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.rejects import FILE, check_share, write_rejects
 from m2d.data.story_library import Clip, StoryLibrary
-from m2d.errors import Interrupted
 from m2d.model.pixels import from_pixels
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
@@ -30,6 +29,8 @@ from m2d.training.cache import gathered
 from m2d.training.content_store import ContentStore, content_key
 from m2d.training.frozen import FrozenParts
 from m2d.training.recipe import DataRecipe
+
+_KEPT = "while encoding; finished clips are kept: run the same command again"
 
 
 class EncodedClips:
@@ -99,7 +100,7 @@ class EncodedClips:
             for caption in captions:
                 self._embeds(caption)
                 progress.advance()
-                _stop_if_asked(stop)
+                stop.check(_KEPT)
         # The VAE needs the memory.
         self._encoder.text.release()
         clips = [clip for clip in self._all_clips() if not self._store.has(self._clip_key(clip))]
@@ -111,7 +112,7 @@ class EncodedClips:
                 else:
                     self._encode(by_request[request], frames_PHWC)
                 progress.advance()
-                _stop_if_asked(stop)
+                stop.check(_KEPT)
 
     def check(self) -> None:
         """Write the list of rejected videos.
@@ -211,10 +212,3 @@ class EncodedClips:
         for video, reason in broken.items():
             self._library.reject(video, reason)
         self.check()
-
-
-def _stop_if_asked(stop: StopRequest) -> None:
-    if stop.reason:
-        raise Interrupted(
-            f"{stop.reason} while encoding; finished clips are kept: run the same command again"
-        )

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from m2d.errors import Interrupted, M2DError
+from m2d.errors import M2DError
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.log import TrainingLog
@@ -114,10 +114,7 @@ def _loop(
                 save_checkpoint(fit.run, state, facts={}, keep=recipe.checkpoint.keep)
                 saved_s = time.monotonic()
     save_checkpoint(fit.run, state, facts={}, keep=recipe.checkpoint.keep)
-    if stop.reason:
-        raise Interrupted(
-            f"{stop.reason} after step {state.step}; saved in {fit.run}, run the command again to resume"
-        )
+    stop.check(f"after step {state.step}; saved in {fit.run}, run the command again to resume")
 
 
 def _step(fit: Fit, recipe: FitRecipe, state: TrainState) -> Tensor:
