@@ -21,17 +21,7 @@ _LONGEST_CELL = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenClip:
-    """One video that was written, as a dataset lists it.
-
-    Attributes:
-        path: Path in the dataset.
-        caption: Description of the clip.
-        width: In pixels.
-        height: In pixels.
-        fps: Frames per second.
-        num_frames: Number of frames.
-        sha256: Digest of the file.
-    """
+    """One video that was written, as a dataset lists it; the path starts from the dataset's folder."""
 
     path: str
     caption: str

@@ -47,7 +47,6 @@ class DatasetText:
         name: The file as the user named it; every place starts with it.
         root: Folder that relative paths start from.
         caption_field: Column or key of the captions.
-        problems: Receives what is wrong.
     """
 
     text: str

@@ -22,9 +22,7 @@ class Reject:
     """One video or shot that is not used.
 
     Attributes:
-        video: The file.
         place: Where the dataset names it.
-        reason: Why it is not used.
         is_broken: Whether the file is broken; otherwise it does not suit the recipe.
     """
 

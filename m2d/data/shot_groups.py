@@ -11,8 +11,6 @@ class Shot:
     """One shot.
 
     Attributes:
-        video: The video file.
-        caption: Description of the shot.
         place: Where the dataset names it: `file:line`, and the field within the line if there are several.
         start_s: Where the shot begins in the video, in seconds from its first frame.
         end_s: Where it ends; None is the end of the video.

@@ -47,14 +47,9 @@ def open_stories(
     """Encode the stories that are not encoded yet, and keep them open while the block runs.
 
     Args:
-        recipe: The training recipe.
-        frozen: VAE and text encoder.
-        geometry: Size of every scene.
         root: Folder of all caches.
         run: Run folder; receives the list of rejected videos.
         keeps_rejects: Whether the existing list of rejected videos applies, as in a resumed training.
-        reporter: Receives progress and the number of rejected videos.
-        stop: Interrupts the encoding.
 
     Raises:
         DatasetError: The dataset is wrong, too much of it is broken, or it is too small.

@@ -32,13 +32,11 @@ ADAPTERS = "lora"
 def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path: Path) -> str:
     """Publish the averaged weights as the model folder `path`, replacing an earlier one.
 
-    All processes call this together. Adapters are merged into the weights and also saved beside them.
+    All processes call this together. Adapters are merged into the weights and also saved beside them; the
+    state stays unchanged.
 
     Args:
-        setup: The training.
-        state: Its state, which stays unchanged.
         frozen: Model folder whose other parts are copied.
-        path: The new folder.
 
     Returns:
         Why the model card has no curves, or an empty string.
@@ -81,8 +79,6 @@ def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneMod
     """Let the main process use all averaged weights; all processes call this together.
 
     Args:
-        setup: The training.
-        state: Its state, which stays unchanged.
         use: Receives the transformer, ready to run: the averaged model itself or, where weights are sharded,
             a temporary copy in the CPU's memory.
 
@@ -98,7 +94,9 @@ def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneMod
 
     def gather_and_use() -> str:
         try:
-            whole = _without_weights(setup)
+            whole = NEW_MODELS.build_transformer(**setup.facts["transformer"])
+            if setup.recipe.lora is not None:
+                add_lora(whole, setup.recipe.lora)
             whole.load_state_dict(dict(zip(weights, values, strict=True)))
             return use(whole.requires_grad_(False).eval())
         finally:
@@ -106,11 +104,3 @@ def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneMod
             deque(values, maxlen=0)
 
     return setup.processes.on_main(gather_and_use, meanwhile=lambda: deque(values, maxlen=0))
-
-
-def _without_weights(setup: TrainingSetup) -> SceneModel:
-    """Build a model that the weights of the trained one can be loaded into."""
-    model = NEW_MODELS.build_transformer(**setup.facts["transformer"])
-    if setup.recipe.lora is not None:
-        add_lora(model, setup.recipe.lora)
-    return model

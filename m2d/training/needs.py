@@ -45,10 +45,7 @@ class TrainingNeeds:
     """Requirements of a training.
 
     Attributes:
-        recipe: The training recipe.
         origin: Where the sizes come from.
-        num_devices: Devices that train together.
-        strategy: How the devices share the training.
         microbatch: Samples that one device computes at once.
         model: Requirements of one micro-batch.
         memory: Memory on each device.
@@ -88,12 +85,7 @@ class _Sizes:
 def training_needs(
     recipe: TrainingRecipe, *, num_devices: int = 1, strategy: Strategy = "ddp"
 ) -> TrainingNeeds:
-    """Work out what a training needs on `num_devices` devices.
-
-    Args:
-        recipe: The training recipe.
-        num_devices: How many devices train together.
-        strategy: How the devices share the training; one of `STRATEGIES`.
+    """Work out what a training needs on `num_devices` devices that share it by `strategy`.
 
     Raises:
         BackendUnavailable: DeepSpeed cannot do what the recipe asks for.
@@ -109,9 +101,17 @@ def training_needs(
             f"accumulate {recipe.accumulate}; use a multiple of {parts}"
         )
     sizes = _sizes(recipe)
-    work = _workload(recipe, sizes, batch_size=recipe.batch_size // parts)
+    scene = scene_geometry(recipe, sizes.config, compression=sizes.compression)
+    work = Workload(
+        config=sizes.config,
+        layout=training_layout(recipe, sizes.config, scene),
+        latent_shape=(int(sizes.config["in_channels"]), scene.latent_height, scene.latent_width),
+        batch_size=recipe.batch_size // parts,
+        is_mixed=recipe.precision == "bfloat16",
+        lora=recipe.lora,
+    )
     needs = measure_needs(work)
-    is_half = recipe.lora is not None and recipe.precision == "bfloat16"
+    is_half = recipe.lora is not None and work.is_mixed
     return TrainingNeeds(
         recipe=recipe,
         origin=sizes.origin,
@@ -169,20 +169,4 @@ def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
             text_width=int(config["text_embed_dim"]),
             compression=compression,
         )
-    return _Sizes(
-        config=config,
-        compression=compression,
-        origin=f"model folder {name}",
-    )
-
-
-def _workload(recipe: TrainingRecipe, sizes: _Sizes, *, batch_size: int) -> Workload:
-    scene = scene_geometry(recipe, sizes.config, compression=sizes.compression)
-    return Workload(
-        config=sizes.config,
-        layout=training_layout(recipe, sizes.config, scene),
-        latent_shape=(int(sizes.config["in_channels"]), scene.latent_height, scene.latent_width),
-        batch_size=batch_size,
-        is_mixed=recipe.precision == "bfloat16",
-        lora=recipe.lora,
-    )
+    return _Sizes(config=config, compression=compression, origin=f"model folder {name}")

@@ -28,8 +28,6 @@ from m2d.errors import (
 )
 from m2d.training.launcher import Sharing, asked_sharing, prepare_deepspeed
 
-__all__ = ["ALONE", "Processes", "Sharing", "start_processes"]
-
 # The first process may encode a whole dataset while the others wait; launchers end all if one fails.
 _LONGEST_WAIT = timedelta(hours=24)
 _CPU = torch.device("cpu")

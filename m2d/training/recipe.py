@@ -75,15 +75,11 @@ class DataRecipe(_Part):
         return "puppet" if self.is_puppet else None
 
     @model_validator(mode="after")
-    def _leaves_stories_to_train_on(self) -> Self:
+    def _check(self) -> Self:
         if self.num_stories is not None and self.held_out >= self.num_stories:
             raise ValueError(
                 f"held_out: {self.held_out} leaves nothing of {self.num_stories} stories; use less"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_its_source(self) -> Self:
         if self.source.startswith("builtin:") and not self.is_puppet:
             raise ValueError(f"source: {self.source!r} is not known; use {BUILTIN_PUPPET} or a path")
         if self.is_puppet and self.num_stories is None:
@@ -185,7 +181,6 @@ class LoraRecipe(_Part):
     """Low-rank adapters, trained while the transformer's own weights are frozen.
 
     Attributes:
-        rank: Rank of every adapter.
         alpha: Updates are scaled by `alpha / rank`, or by 1 if None.
         parts: Matrices of a block that get an adapter.
         dropout: Dropout rate of the adapters' input.
@@ -228,12 +223,7 @@ class EvaluationRecipe(_Part):
 
 
 class ValidationRecipe(_Part):
-    """Films made during the training, for viewing.
-
-    Attributes:
-        stories: Story recipes, such as those in `recipes/stories`.
-        every_steps: Interval at which films of all stories are made.
-    """
+    """Films of some story recipes, made with the averaged weights during the training, for viewing."""
 
     stories: tuple[str, ...] = Field(min_length=1)
     every_steps: int = Field(default=1000, ge=1)
@@ -246,7 +236,6 @@ class TrainingRecipe(_Part):
         model: Model folder whose VAE, text encoder, tokenizer and scheduler are used, frozen.
         init: `random`, or the run folder or model folder whose transformer the training starts from.
         num_scenes: Scenes per sample, the paper's n; 1 in the base stage.
-        mask: Name of the attention mask.
         precision: Dtype of matrix products and attention, forward and backward; weights, optimizer state and
             losses are always float32. bfloat16 is fast on hardware that multiplies bfloat16 matrices (GPUs,
             CPUs with AMX) and slower than float32 elsewhere.
@@ -258,9 +247,7 @@ class TrainingRecipe(_Part):
             rest; saves most of the activations' memory and adds a third of the work.
         lora: Train low-rank adapters instead of the transformer's own weights, which are frozen and whose
             matrices are kept in `precision`.
-        validation: Stories to make films of during the training, with the averaged weights.
         trackers: Trackers that receive the figures of the log.
-        export_dtype: Dtype of the exported transformer.
     """
 
     title: str
@@ -293,7 +280,7 @@ class TrainingRecipe(_Part):
     export_dtype: Literal["float16", "float32"] = "float16"
 
     @model_validator(mode="after")
-    def _stage_fits_scenes(self) -> Self:
+    def _check(self) -> Self:
         if (self.stage == "base") != (self.num_scenes == 1):
             raise ValueError(
                 f"num_scenes: {self.num_scenes} in stage {self.stage!r}; base trains single scenes (1), "
@@ -304,27 +291,15 @@ class TrainingRecipe(_Part):
                 f"objective.conditional_probability: {self.objective.conditional_probability} in stage "
                 f"{self.stage!r}; only sft trains with clean context scenes, remove it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate: {self.accumulate} microbatches cannot share batch_size {self.batch_size}; "
                 "use a divisor of it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_have_their_optimizer(self) -> Self:
         if self.lora is not None and self.optimizer.name == "muon":
             raise ValueError(
                 "optimizer.name: muon moves whole matrices, and lora trains two thin ones for each; use adamw"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _transformer_has_one_origin(self) -> Self:
         if self.init == "random" and self.transformer is None:
             raise ValueError("transformer: missing, but init is 'random'; give the transformer's sizes")
         if self.init != "random" and self.transformer is not None:

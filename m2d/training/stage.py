@@ -5,8 +5,7 @@ Owns the order of these steps and the checks before the first step; `trainer` ow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,8 @@ from m2d.training.start import (
     transformer_config,
 )
 from m2d.training.state import FOLDER, TrainState
-from m2d.training.trainer import Outcome, Trainer, TrainingSetup
+from m2d.training.step import TrainingSetup
+from m2d.training.trainer import Outcome, Trainer
 from m2d.training.validation import open_watchers
 
 MODEL = "model"
@@ -48,7 +48,6 @@ class TrainingPlan:
     """A training stage with its settings.
 
     Attributes:
-        recipe: The training recipe.
         run: Run folder: checkpoints, log and, at the end, `model`.
         resume: Whether to resume from the newest checkpoint in `run` that verifies.
         max_minutes: Save a checkpoint and stop after so many minutes.
@@ -69,10 +68,8 @@ class TrainingReport:
     """Result of a training stage.
 
     Attributes:
-        outcome: Whether all steps were done.
         step: Number of finished steps.
         held_out_loss: Loss of the exported weights on the held-out stories.
-        model: The model folder.
         is_main: Whether this process reports the result.
     """
 
@@ -96,16 +93,9 @@ def run_stage(
         Interrupted: A signal came; a checkpoint or complete cache shards were saved.
         DivergedError: The loss or the gradient was not finite.
     """
-    with _held(plan, processes), ExitStack() as stories:
-        return _run(plan, processes, reporter, stop, opened=stories)
-
-
-@contextmanager
-def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
-    """Lock the run folder in the main process, for all processes."""
     with ExitStack() as stack:
 
-        def enter() -> str:
+        def lock() -> str:
             stack.enter_context(hold(plan.run, what="training there"))
             remove_leftovers(plan.run)
             remove_leftovers(plan.run / FOLDER)
@@ -113,20 +103,18 @@ def _held(plan: TrainingPlan, processes: Processes) -> Iterator[None]:
                 raise OutputError(f"{plan.run}: holds a training already", remedy=Remedy.RESUME_TRAINING)
             return ""
 
-        processes.on_main(enter)
-        yield
+        processes.on_main(lock)
+        return _run(plan, processes, reporter, stop, stack=stack)
 
 
 def _run(
-    plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest, *, opened: ExitStack
+    plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest, *, stack: ExitStack
 ) -> TrainingReport:
     recipe = plan.recipe
     folder = _model_folder(recipe.model)
     start, frozen = _load_parts(recipe, folder, processes.device)
     geometry = scene_geometry(recipe, start.config, compression=frozen.vae.compression)
-    stories = opened.enter_context(
-        _encoded(plan, frozen, geometry, processes=processes, reporter=reporter, stop=stop)
-    )
+    stories = _encoded(plan, frozen, geometry, stack, processes=processes, reporter=reporter, stop=stop)
     # All prompts are encoded; the transformer needs the memory.
     frozen.text.release()
     layout = training_layout(recipe, start.config, geometry)
@@ -200,35 +188,34 @@ def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> t
     return Start(config, None), frozen
 
 
-@contextmanager
 def _encoded(
     plan: TrainingPlan,
     frozen: FrozenParts,
     geometry: SceneGeometry,
+    stack: ExitStack,
     *,
     processes: Processes,
     reporter: Reporter,
     stop: StopRequest,
-) -> Iterator[StoryLatents]:
-    """Encode the stories in the main process, then open them in all."""
-    with ExitStack() as stack:
-        opened: list[StoryLatents] = []
+) -> StoryLatents:
+    """Encode the stories in the main process, then open them in all until `stack` is left."""
+    opened: list[StoryLatents] = []
 
-        def open_here() -> str:
-            stories = open_stories(
-                plan.recipe,
-                frozen,
-                geometry,
-                root=plan.cache or cache_root() / "latents",
-                run=plan.run,
-                keeps_rejects=plan.resume or not processes.is_main,
-                reporter=reporter,
-                stop=stop,
-            )
-            opened.append(stack.enter_context(stories))
-            return ""
+    def open_here() -> str:
+        stories = open_stories(
+            plan.recipe,
+            frozen,
+            geometry,
+            root=plan.cache or cache_root() / "latents",
+            run=plan.run,
+            keeps_rejects=plan.resume or not processes.is_main,
+            reporter=reporter,
+            stop=stop,
+        )
+        opened.append(stack.enter_context(stories))
+        return ""
 
-        processes.on_main(open_here)
-        if not opened:
-            open_here()
-        yield opened[0]
+    processes.on_main(open_here)
+    if not opened:
+        open_here()
+    return opened[0]

@@ -46,13 +46,11 @@ class TrainingSetup:
     """Everything of a run that training does not change.
 
     Attributes:
-        recipe: The training recipe.
         stories: Encoded stories, held-out ones included.
         schedule: Noise levels of the model folder's scheduler.
         layout: The layout of every sample.
         run: The run folder.
         facts: Facts stored in checkpoints, for a resume to compare.
-        processes: The processes that train.
     """
 
     recipe: TrainingRecipe

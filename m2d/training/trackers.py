@@ -31,9 +31,7 @@ class Trackers:
         """Start the trackers.
 
         Args:
-            names: The trackers to start.
             run: The run folder; local files go below it.
-            title: Name of the run.
             config: The recipe and other JSON facts, stored once.
 
         Raises:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -23,32 +23,22 @@ from m2d.training.log import LossMeter, SpeedMeter, TrainingLog
 from m2d.training.optim import learning_rate_scale
 from m2d.training.speed import flops_per_sample, matrix_rate
 from m2d.training.state import TrainState, save_checkpoint
-from m2d.training.step import DivergedError, Stepper, TrainingSetup
-
-__all__ = ["DivergedError", "Outcome", "Trainer", "TrainingSetup", "Watchers"]
+from m2d.training.step import Stepper, TrainingSetup
+from m2d.training.trackers import Trackers
 
 Outcome = Literal["finished", "out of time"]
-
-
-class LogObserver(Protocol):
-    """Receives the figures of the log, in the main process."""
-
-    def log(self, kind: str, *, step: int, values: Mapping[str, Any]) -> None:
-        """Receive one event, `train` or `held-out`, after `step` steps."""
-
-    def finish(self) -> None:
-        """Flush: the training has ended or failed."""
 
 
 class Watchers(NamedTuple):
     """Observers of a training, besides the log.
 
     Attributes:
+        of_log: Receive the figures of the log, in the main process.
         of_steps: Called with the state after every step, in all processes, because they run a sharded model
             together; they do not change it.
     """
 
-    of_log: Sequence[LogObserver] = ()
+    of_log: Sequence[Trackers] = ()
     of_steps: Sequence[Callable[[TrainState], None]] = ()
 
 
@@ -129,7 +119,8 @@ class Trainer:
 
     def _run_until(self, deadline_s: float) -> None:
         recipe, state = self.setup.recipe, self.state
-        log = self._open_log()
+        is_main = self.setup.processes.is_main
+        log = TrainingLog(self.setup.run, resumed_at=state.step) if is_main else None
         with self.reporter.stage(f"train {recipe.stage}", total=recipe.steps) as progress:
             is_over = state.step >= recipe.steps
             while not is_over:
@@ -172,11 +163,6 @@ class Trainer:
         scale = learning_rate_scale(recipe.schedule, step=step - 1, num_steps=recipe.steps)
         rate = {"stage": recipe.stage, "learning_rate": recipe.optimizer.lr * scale}
         return {**self._losses.read(), **rate, **self._speed.read()}
-
-    def _open_log(self) -> TrainingLog | None:
-        if not self.setup.processes.is_main:
-            return None
-        return TrainingLog(self.setup.run, resumed_at=self.state.step)
 
     def _record(self, log: TrainingLog | None, kind: str, values: dict[str, Any]) -> None:
         if log is None:

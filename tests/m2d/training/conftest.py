@@ -24,7 +24,8 @@ from m2d.training.processes import ALONE, Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.sharding import place
 from m2d.training.state import TrainState
-from m2d.training.trainer import Trainer, TrainingSetup
+from m2d.training.step import TrainingSetup
+from m2d.training.trainer import Trainer
 from m2d.training.zero import ZeroOptimizer
 
 TEXT_TOKENS, TEXT_WIDTH, CHANNELS, FRAMES, SIDE = 4, 8, 4, 2, 4

@@ -21,7 +21,8 @@ from m2d.training.objective import TrainingBatch
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint
-from m2d.training.trainer import DivergedError, Trainer, Watchers
+from m2d.training.step import DivergedError
+from m2d.training.trainer import Trainer, Watchers
 from tests.m2d.training.conftest import tiny_setup, tiny_state
 
 MakeTrainer = Callable[..., Trainer]

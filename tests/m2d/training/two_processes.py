@@ -21,7 +21,8 @@ from m2d.ending import no_finalization_in_a_group
 from m2d.errors import M2DError
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
-from m2d.training.processes import Processes, Sharing, start_processes
+from m2d.training.launcher import Sharing
+from m2d.training.processes import Processes, start_processes
 from m2d.training.sharding import local, stored, whole
 from m2d.training.speed import flops_per_sample
 from m2d.training.start import frozen_digest, new_state, read_start
