@@ -11,8 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m2d.data.dataset_text import DatasetText
-from m2d.data.shot_groups import Shot, ShotGroup
+from m2d.data.dataset_text import DatasetText, Shot, ShotGroup
 
 COLUMNS = ("fps", "width", "height", "caption", "path", "num_frame")
 # The csv module's own limit of 128 KiB is too small for captions.

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.data.csv_format import read_csv
-from m2d.data.dataset_text import DatasetText, Problems
+from m2d.data.dataset_text import DatasetText, Problems, Shot, ShotGroup
 from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
-from m2d.data.shot_groups import Shot, ShotGroup
 from m2d.errors import DatasetError
 
 Format = Literal["csv", "json", "jsonl"]

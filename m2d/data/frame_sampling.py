@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from m2d.data.dataset_text import Shot
 from m2d.data.decode import VideoFacts
-from m2d.data.shot_groups import Shot
 from m2d.video.frame_times import SAME_RATE, nearest_frames
 
 Sampling = Literal["fps", "official"]

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from m2d.data.csv_format import WrittenClip
-from m2d.data.dataset_text import DatasetText
-from m2d.data.shot_groups import Shot, ShotGroup
+from m2d.data.dataset_text import DatasetText, Shot, ShotGroup
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 

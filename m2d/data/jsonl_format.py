@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from m2d.data.csv_format import WrittenClip
-from m2d.data.dataset_text import DatasetText, Problems
-from m2d.data.shot_groups import Shot, ShotGroup
+from m2d.data.dataset_text import DatasetText, Problems, Shot, ShotGroup
 
 VERSION = 1
 _STORY_KEYS = frozenset({"m2d", "story", "scenes"})

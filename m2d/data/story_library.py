@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, ClipRequest, ClipSize, VideoFacts
 from m2d.data.frame_sampling import ClipRule, span_of
 from m2d.data.rejects import Reject
 from m2d.data.scan import Scanned
-from m2d.data.shot_groups import Shot, ShotGroup
 from m2d.errors import DatasetError
 
 

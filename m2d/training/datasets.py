@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from m2d.data.dataset_file import check_captions, read_groups, shots_of
+from m2d.data.dataset_text import ShotGroup
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import ClipRule, FpsRule, OfficialRule
 from m2d.data.rejects import FILE, read_broken
 from m2d.data.scan import Scanned, scan_videos
-from m2d.data.shot_groups import ShotGroup
 from m2d.data.story_library import StoryLibrary
 from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
