@@ -15,15 +15,13 @@ from m2d.errors import InputError
 from m2d.families.registry import known_model
 from m2d.families.source import BUILTIN_MODELS, resolve_model
 from m2d.model.components import read_config
-from m2d.training.launcher import Sharing as Strategy
-from m2d.training.launcher import refuse_for_deepspeed
+from m2d.training.launcher import Sharing, refuse_for_deepspeed
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.requirements import (
     BFLOAT16_BYTES,
     FLOAT32_BYTES,
     DeviceMemory,
     ModelNeeds,
-    Sharding,
     Workload,
     measure_needs,
     memory_per_device,
@@ -32,12 +30,7 @@ from m2d.training.start import scene_geometry, training_layout, transformer_conf
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import read_facts
 
-STRATEGIES: Mapping[Strategy, Sharding] = {
-    "ddp": "none",
-    "zero2": "gradients",
-    "zero3": "all",
-    "fsdp2": "all",
-}
+STRATEGIES: tuple[Sharing, ...] = ("ddp", "zero2", "zero3", "fsdp2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +76,7 @@ class _Sizes:
 
 
 def training_needs(
-    recipe: TrainingRecipe, *, num_devices: int = 1, strategy: Strategy = "ddp"
+    recipe: TrainingRecipe, *, num_devices: int = 1, strategy: Sharing = "ddp"
 ) -> TrainingNeeds:
     """Work out what a training needs on `num_devices` devices that share it by `strategy`.
 
@@ -122,7 +115,7 @@ def training_needs(
         memory=memory_per_device(
             needs,
             optimizer=recipe.optimizer.name,
-            sharding=STRATEGIES[strategy],
+            strategy=strategy,
             num_devices=num_devices,
             is_checkpointed=recipe.gradient_checkpointing,
             frozen_bytes_per_weight=BFLOAT16_BYTES if is_half else FLOAT32_BYTES,

@@ -23,10 +23,10 @@ from m2d.families.registry import NEW_MODELS
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
+from m2d.training.launcher import Sharing
 from m2d.training.optim import is_block_matrix
 from m2d.training.recipe import LoraRecipe
 
-Sharding = Literal["none", "gradients", "all"]
 OptimizerKind = Literal["adamw", "adamw8bit", "muon"]
 
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
@@ -145,7 +145,7 @@ def memory_per_device(
     needs: ModelNeeds,
     *,
     optimizer: OptimizerKind,
-    sharding: Sharding,
+    strategy: Sharing,
     num_devices: int,
     is_checkpointed: bool,
     frozen_bytes_per_weight: int = FLOAT32_BYTES,
@@ -154,16 +154,15 @@ def memory_per_device(
 
     Args:
         needs: Requirements of one micro-batch.
-        sharding: `none` (one device, DDP); `gradients` shards gradients and the optimizer's state (ZeRO-2,
-            which also copies its share of the weights); `all` also shards weights and average (ZeRO-3,
-            FSDP2).
+        strategy: ZeRO-2 shards gradients and the optimizer's state and copies its share of the weights;
+            ZeRO-3 and FSDP2 also shard weights and average.
         is_checkpointed: Whether activations are recomputed.
     """
-    share = {"none": (1, 1), "gradients": (1, num_devices), "all": (num_devices, num_devices)}[sharding]
-    by_weights, by_gradients = share
+    by_weights = num_devices if strategy in ("zero3", "fsdp2") else 1
+    by_gradients = num_devices if strategy == "zero2" else by_weights
     frozen = needs.num_parameters - needs.num_trained
     weights = needs.num_trained * FLOAT32_BYTES + frozen * frozen_bytes_per_weight
-    copied = needs.num_trained * FLOAT32_BYTES if sharding == "gradients" else 0
+    copied = needs.num_trained * FLOAT32_BYTES if strategy == "zero2" else 0
     return DeviceMemory(
         weights=-(-weights // by_weights) - (-copied // num_devices),
         gradients=-(-needs.num_trained * FLOAT32_BYTES // by_gradients),

@@ -126,11 +126,11 @@ def test_checkpointing_keeps_the_tokens_between_blocks_and_one_block() -> None:
 def test_each_sharding_shares_out_what_it_says() -> None:
     needs = measure_needs(small_work())
 
-    def on_device(sharding: str, num_devices: int) -> tuple[int, int, int, int]:
+    def on_device(strategy: str, num_devices: int) -> tuple[int, int, int, int]:
         memory = memory_per_device(
             needs,
             optimizer="adamw",
-            sharding=sharding,  # type: ignore[arg-type]  # parametrized by hand below
+            strategy=strategy,  # type: ignore[arg-type]  # parametrized by hand below
             num_devices=num_devices,
             is_checkpointed=False,
         )
@@ -141,14 +141,15 @@ def test_each_sharding_shares_out_what_it_says() -> None:
 
     weights = needs.num_parameters * 4
     share = -(-weights // 8)
-    assert on_device("none", 8) == (weights, weights, 2 * weights, weights)
-    assert on_device("gradients", 8) == (weights + share, share, -(-2 * weights // 8), weights)
-    assert on_device("all", 8) == (share, share, -(-2 * weights // 8), share)
+    assert on_device("ddp", 8) == (weights, weights, 2 * weights, weights)
+    assert on_device("zero2", 8) == (weights + share, share, -(-2 * weights // 8), weights)
+    for strategy in ("zero3", "fsdp2"):
+        assert on_device(strategy, 8) == (share, share, -(-2 * weights // 8), share)
 
 
 def test_muon_keeps_one_number_for_each_weight_of_its_matrices() -> None:
     needs = measure_needs(small_work())
     # Queries, keys, values, output and twice four of feed-forward, 32 x 32 each, in four blocks.
     assert needs.num_in_matrices == 4 * 12 * 32 * 32
-    memory = memory_per_device(needs, optimizer="muon", sharding="none", num_devices=1, is_checkpointed=False)
+    memory = memory_per_device(needs, optimizer="muon", strategy="ddp", num_devices=1, is_checkpointed=False)
     assert memory.optimizer == 8 * needs.num_trained - 4 * needs.num_in_matrices
