@@ -127,7 +127,7 @@ def make_sampler(
     num_held_out = sum(counts[boundary:]) if recipe.stage == "base" else recipe.data.held_out
     held_out_batch = min(recipe.batch_size, recipe.evaluation.num_samples, num_held_out)
     return StageSampler(
-        recipe.stage,
+        stage=recipe.stage,
         objective=objective,
         story_range=(boundary, stories.num_stories) if held_out else (0, boundary),
         scene_counts=counts,

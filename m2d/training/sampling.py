@@ -55,64 +55,51 @@ class BatchDraw:
         ]
 
 
+@dataclass(kw_only=True)
 class StageSampler:
-    """Draws the batches of one stage; every epoch has each sample once, without a last, short batch."""
+    """Draws the batches of one stage; every epoch has each sample once, without a last, short batch.
 
-    def __init__(
-        self,
-        stage: Stage,
-        *,
-        objective: ObjectiveRecipe,
-        story_range: tuple[int, int],
-        scene_counts: Sequence[int],
-        num_scenes: int,
-        num_timesteps: int,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        """Choose the stories to draw from.
+    Attributes:
+        story_range: First story to draw from and one past the last.
+        scene_counts: Scenes of every story, those outside the range included.
+        num_scenes: Scenes per sample.
 
-        Args:
-            story_range: First story and one past the last.
-            scene_counts: Scenes of every story, those outside the range included.
-            num_scenes: Scenes per sample.
+    Raises:
+        DatasetError: The stories are too few or too short for one batch.
+    """
 
-        Raises:
-            DatasetError: The stories are too few or too short for one batch.
-        """
-        self._stage = stage
-        self._objective = objective
-        self._first_story, stop = story_range
+    stage: Stage
+    objective: ObjectiveRecipe
+    story_range: tuple[int, int]
+    scene_counts: Sequence[int]
+    num_scenes: int
+    num_timesteps: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._first_story, stop = self.story_range
         self._num_stories = stop - self._first_story
-        self._counts_S = torch.tensor(scene_counts[self._first_story : stop], dtype=torch.int64)
-        self._num_scenes = num_scenes
-        self._num_timesteps = num_timesteps
-        self._batch_size = batch_size
-        self._seed = seed
+        self._counts_S = torch.tensor(self.scene_counts[self._first_story : stop], dtype=torch.int64)
         self._epoch = -1
-        self._clips_EN2 = torch.empty(0, num_scenes, 2, dtype=torch.int64)
+        self._clips_EN2 = torch.empty(0, self.num_scenes, 2, dtype=torch.int64)
         self._check()
-
-    @property
-    def batch_size(self) -> int:
-        """Samples in a batch."""
-        return self._batch_size
 
     @property
     def num_samples(self) -> int:
         """Samples in an epoch."""
-        return int(self._counts_S.sum()) if self._stage == "base" else self._num_stories
+        return int(self._counts_S.sum()) if self.stage == "base" else self._num_stories
 
     def draw(self, step: int) -> BatchDraw:
         """Return the batch of `step`, independent of earlier calls."""
-        epoch, place = divmod(step, self.num_samples // self._batch_size)
+        epoch, place = divmod(step, self.num_samples // self.batch_size)
         if epoch != self._epoch:
             self._clips_EN2, self._epoch = self._draw_epoch(epoch), epoch
-        clips_BN2 = self._clips_EN2[place * self._batch_size : (place + 1) * self._batch_size]
-        draws = generator(self._seed, purpose="objective", step=step)
+        clips_BN2 = self._clips_EN2[place * self.batch_size : (place + 1) * self.batch_size]
+        draws = generator(self.seed, purpose="objective", step=step)
         timesteps_B = self._draw_timesteps(draws)
         is_target_BN = self._draw_targets(draws)
-        drops_caption_B = torch.rand(self._batch_size, generator=draws) < self._objective.caption_dropout
+        drops_caption_B = torch.rand(self.batch_size, generator=draws) < self.objective.caption_dropout
         return BatchDraw(
             stories_BN=clips_BN2[..., 0] + self._first_story,
             scenes_BN=clips_BN2[..., 1],
@@ -124,67 +111,67 @@ class StageSampler:
 
     def _draw_epoch(self, epoch: int) -> Tensor:
         """Return (samples, N, 2) story and scene indices of one epoch, shuffled."""
-        order = generator(self._seed, purpose="order", step=epoch)
+        order = generator(self.seed, purpose="order", step=epoch)
         samples_E = torch.randperm(self.num_samples, generator=order)
-        slots_N = torch.arange(self._num_scenes)
-        if self._stage == "base":
+        slots_N = torch.arange(self.num_scenes)
+        if self.stage == "base":
             ends_S = self._counts_S.cumsum(0)
             stories_EN = torch.searchsorted(ends_S, samples_E, right=True)[:, None]
             scenes_EN = samples_E[:, None] - (ends_S - self._counts_S)[stories_EN]
-        elif self._stage == "pretrain":
+        elif self.stage == "pretrain":
             # Distinct offsets into one shuffled order give every sample n different stories.
-            offsets_N = torch.randperm(self._num_stories, generator=order)[: self._num_scenes]
+            offsets_N = torch.randperm(self._num_stories, generator=order)[: self.num_scenes]
             places_EN = (torch.arange(self._num_stories)[:, None] + offsets_N) % self._num_stories
             stories_EN = samples_E[places_EN]
             scenes_EN = _draw_below(self._counts_S[stories_EN], order)
         else:
-            stories_EN = samples_E[:, None].expand(-1, self._num_scenes)
-            starts_E1 = self._counts_S[samples_E[:, None]] - self._num_scenes + 1
+            stories_EN = samples_E[:, None].expand(-1, self.num_scenes)
+            starts_E1 = self._counts_S[samples_E[:, None]] - self.num_scenes + 1
             scenes_EN = _draw_below(starts_E1, order) + slots_N
         return torch.stack((stories_EN, scenes_EN), dim=-1)
 
     def _draw_timesteps(self, draws: torch.Generator) -> Tensor:
         # One draw from each of B equal strata: the same marginals, but the batch's loss varies less.
-        places_B = torch.randperm(self._batch_size, generator=draws)
-        quantiles_B = (places_B + torch.rand(self._batch_size, generator=draws)) / self._batch_size
-        if self._objective.timesteps == "logit_normal":
+        places_B = torch.randperm(self.batch_size, generator=draws)
+        quantiles_B = (places_B + torch.rand(self.batch_size, generator=draws)) / self.batch_size
+        if self.objective.timesteps == "logit_normal":
             curved_B = torch.special.ndtri(quantiles_B.clamp(1e-6, 1 - 1e-6)).sigmoid()
             stays_B = self._draw_uniform_ones(draws)
             quantiles_B = torch.where(stays_B, quantiles_B, curved_B)
-        return (quantiles_B * self._num_timesteps).long().clamp(max=self._num_timesteps - 1)
+        return (quantiles_B * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
 
     def _draw_uniform_ones(self, draws: torch.Generator) -> Tensor:
-        share = self._objective.uniform_share
+        share = self.objective.uniform_share
         if not share:
             # Without a draw, recipes without a share keep the same later draws.
-            return torch.zeros(self._batch_size, dtype=torch.bool)
-        return torch.rand(self._batch_size, generator=draws) < share
+            return torch.zeros(self.batch_size, dtype=torch.bool)
+        return torch.rand(self.batch_size, generator=draws) < share
 
     def _draw_targets(self, draws: torch.Generator) -> Tensor:
         is_conditional_B = (
-            torch.rand(self._batch_size, generator=draws) < self._objective.conditional_probability
+            torch.rand(self.batch_size, generator=draws) < self.objective.conditional_probability
         )
-        target_B = torch.randint(self._num_scenes, (self._batch_size,), generator=draws)
-        if self._objective.targets == "last":
-            target_B = torch.full_like(target_B, self._num_scenes - 1)
-        is_chosen_BN = torch.arange(self._num_scenes) == target_B[:, None]
+        target_B = torch.randint(self.num_scenes, (self.batch_size,), generator=draws)
+        if self.objective.targets == "last":
+            target_B = torch.full_like(target_B, self.num_scenes - 1)
+        is_chosen_BN = torch.arange(self.num_scenes) == target_B[:, None]
         return is_chosen_BN | ~is_conditional_B[:, None]
 
     def _check(self) -> None:
-        needed = self._num_scenes if self._stage == "sft" else 1
+        needed = self.num_scenes if self.stage == "sft" else 1
         fewest = int(self._counts_S.min())
         if fewest < needed:
             raise DatasetError(
-                f"num_scenes: {self._num_scenes}, but the stories have {fewest} scenes; use at most {fewest}"
+                f"num_scenes: {self.num_scenes}, but the stories have {fewest} scenes; use at most {fewest}"
             )
-        if self._stage == "pretrain" and self._num_stories < self._num_scenes:
+        if self.stage == "pretrain" and self._num_stories < self.num_scenes:
             raise DatasetError(
-                f"{self._num_stories} stories cannot give {self._num_scenes} different ones per sample; "
+                f"{self._num_stories} stories cannot give {self.num_scenes} different ones per sample; "
                 "use more stories"
             )
-        if self.num_samples < self._batch_size:
+        if self.num_samples < self.batch_size:
             raise DatasetError(
-                f"batch_size: {self._batch_size} is more than the {self.num_samples} samples there are; "
+                f"batch_size: {self.batch_size} is more than the {self.num_samples} samples there are; "
                 "use a smaller batch or more stories"
             )
 

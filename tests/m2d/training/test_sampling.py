@@ -20,7 +20,7 @@ def _sampler(stage: Any, **changes: Any) -> StageSampler:
         "batch_size": 8,
         "seed": 3,
     }
-    return StageSampler(stage, **{**arguments, **changes})
+    return StageSampler(stage=stage, **{**arguments, **changes})
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
