@@ -43,9 +43,14 @@ from m2d.families.loading import load_vae
 from m2d.families.source import BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.files import sha256_file, write_json
 from m2d.progress import Clock, Reporter
-from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, load_classifier
+from m2d.puppet.attribute_classifier import (
+    CLASSIFIER_FILE,
+    AttributeClassifier,
+    load_classifier,
+    reading_accuracy,
+    reading_errors,
+)
 from m2d.puppet.captions import plain_caption
-from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
 from m2d.puppet.clips import draw_clips, render_batch
 from m2d.puppet.story import Story, sample_story
 from m2d.puppet.story_scores import (

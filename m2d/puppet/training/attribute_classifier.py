@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from m2d.diffusion.noise import generator
-from m2d.puppet.attribute_classifier import AttributeClassifier
-from m2d.puppet.classifier_scores import reading_errors
+from m2d.puppet.attribute_classifier import AttributeClassifier, reading_errors
 from m2d.puppet.clips import draw_clips
 from m2d.puppet.labels import ABSENT, class_labels, unprompted_numbers
 from m2d.puppet.render import Clip, render_clips

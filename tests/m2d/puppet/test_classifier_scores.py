@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from m2d.puppet.classifier_scores import reading_accuracy, reading_errors
+from m2d.puppet.attribute_classifier import reading_accuracy, reading_errors
 from m2d.puppet.labels import UNPROMPTED_RANGES
 from m2d.puppet.story_scores import story_clips
 from tests.m2d.puppet.readings import changed, perfect_reading, story_of
