@@ -34,7 +34,6 @@ def read_groups(
         path: `pretrain.csv`, `sft.json` or our JSON Lines.
         file_format: None chooses by the file's ending.
         root: Folder that relative paths start from; None is the description's folder.
-        caption_field: Column or key of the captions.
 
     Raises:
         DatasetError: The file cannot be read, or all problems in it with their places.
@@ -60,10 +59,10 @@ def read_groups(
 def check_captions(
     groups: Sequence[ShotGroup], *, count_tokens: Callable[[str], int], max_tokens: int
 ) -> None:
-    """Check, before any work, that no caption is too long for the text encoder.
+    """Reject, before any work, all captions that are too long for the text encoder.
 
     Raises:
-        DatasetError: All captions of more tokens, with their places.
+        DatasetError: Some captions have more than `max_tokens`.
     """
     problems = Problems()
     counts: dict[str, int] = {}

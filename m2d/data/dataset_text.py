@@ -59,12 +59,7 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShotGroup:
-    """Shots that follow each other in one story.
-
-    Attributes:
-        shots: At least one, in the story's order.
-        place: `file:line`.
-    """
+    """Shots that follow each other in one story, at least one; `place` is `file:line`."""
 
     shots: tuple[Shot, ...]
     place: str

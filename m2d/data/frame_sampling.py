@@ -42,12 +42,7 @@ def span_of(shot: Shot, facts: VideoFacts) -> Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FpsRule:
-    """Frames at the model's rate: the same time step in all scenes of all samples.
-
-    Attributes:
-        fps: Frames per second.
-        num_frames: Number of frames taken.
-    """
+    """`num_frames` frames at the model's rate: the same time step in all scenes of all samples."""
 
     fps: int
     num_frames: int
@@ -90,7 +85,6 @@ class OfficialRule:
     """Frames by stride, as Mask2DiT's training script takes them, whatever the video's rate.
 
     Attributes:
-        num_frames: Number of frames taken.
         is_trimmed: As in its pretraining: stride 3, away from both ends. Otherwise as in its SFT: the
             largest stride up to 3 that fits, anywhere.
     """

@@ -52,7 +52,12 @@ class StoryLibrary:
         Raises:
             DatasetError: No group has enough shots.
         """
-        self._check_groups(groups, least_scenes)
+        largest = max(groups, key=lambda group: len(group.shots))
+        if len(largest.shots) < least_scenes:
+            raise DatasetError(
+                f"num_scenes: {least_scenes}, but the largest shot group has {len(largest.shots)} "
+                f"({largest.place}); use at most {len(largest.shots)}"
+            )
         self._scanned = dict(scanned)
         self._rule = rule
         self._size = size
@@ -125,7 +130,6 @@ class StoryLibrary:
 
         Args:
             stories_N: Story of every slot; if it is the same for all, the shots follow each other.
-            scenes_N: Shot within the story.
             story_range: First story that may be a replacement, and one past the last.
 
         Raises:
@@ -154,14 +158,6 @@ class StoryLibrary:
             size=self._size,
         )
         return Clip(shot=shot, sha256=scanned.found.sha256, request=request)
-
-    def _check_groups(self, groups: Sequence[ShotGroup], least_scenes: int) -> None:
-        largest = max(groups, key=lambda group: len(group.shots))
-        if len(largest.shots) < least_scenes:
-            raise DatasetError(
-                f"num_scenes: {least_scenes}, but the largest shot group has {len(largest.shots)} "
-                f"({largest.place}); use at most {len(largest.shots)}"
-            )
 
     def _check_shot(self, shot: Shot) -> None:
         found = self._scanned[shot.video].found

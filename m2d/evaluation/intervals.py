@@ -34,12 +34,10 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A share or a mean.
+    """A share or a mean over all stories, with its 95 % interval (percentile bootstrap over stories).
 
     Attributes:
-        value: Over all stories; NaN when there was nothing to count.
-        low: Lower end of the 95 % interval (percentile bootstrap over stories).
-        high: Upper end.
+        value: NaN when there was nothing to count.
         count: Judgements or measurements behind it.
     """
 

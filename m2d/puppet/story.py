@@ -42,13 +42,13 @@ class Backdrop:
     """The setting of a scene and the unprompted properties; equal in all scenes of most stories.
 
     Attributes:
-        setting: Index into SETTINGS, named by the prompts.
-        time: Index into TIMES, named by the prompts.
-        tree_x: Centre of the tree (or cactus, palm, lamp post) as a fraction of the width; never in a prompt.
-        sun_x: Centre of sun or moon as a fraction of the width; never in a prompt.
-        horizon_y: Height of the horizon as a fraction of the height from the top; never in a prompt.
-        actor_size: Scale of all actors, 1 is the mean; never in a prompt.
-        eyes: Index into EYES; never in a prompt.
+        setting: Index into SETTINGS; prompts name it and the time, and nothing else.
+        time: Index into TIMES.
+        tree_x: Centre of the tree (or cactus, palm, lamp post) as a fraction of the width.
+        sun_x: Centre of sun or moon as a fraction of the width.
+        horizon_y: Height of the horizon as a fraction of the height from the top.
+        actor_size: Scale of all actors, 1 is the mean.
+        eyes: Index into EYES.
     """
 
     setting: int

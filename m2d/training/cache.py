@@ -60,9 +60,7 @@ class StoryLatents(Protocol):
 class EncodedStories:
     """Encoded rendered stories, memory-mapped; implements `StoryLatents`.
 
-    Attributes:
-        shards: Per `STORIES_PER_SHARD` stories: latents SNFCHW and prompt embeddings SNLD, float16.
-        num_scenes: Scenes per story.
+    A shard has the latents SNFCHW and prompt embeddings SNLD of `STORIES_PER_SHARD` stories, float16.
     """
 
     digest: str

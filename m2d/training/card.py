@@ -40,7 +40,6 @@ class CardFacts:
         facts: The facts stored in checkpoints: `recipe`, `transformer`, `stories` (the data's digest),
             `layout`, `versions`.
         events: The run's log, in order.
-        step: Number of finished steps.
         has_adapters: Whether low-rank adapters were trained, merged and also saved beside the model.
     """
 
@@ -51,10 +50,7 @@ class CardFacts:
 
 
 def write_card(folder: Path, card: CardFacts) -> str | None:
-    """Write the card and its curves into a model folder.
-
-    Returns:
-        Why there are no curves; None when there are.
+    """Write the card and its curves into a model folder; return why there are no curves, or None.
 
     Raises:
         OutputError: The disk refused.

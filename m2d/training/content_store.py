@@ -30,10 +30,9 @@ class ContentStore:
     """Tensors by key, on disk; the most recently used ones also stay in memory."""
 
     def __init__(self, folder: Path, *, memory_bytes: int) -> None:
-        """Use `folder`, which the first `put` creates.
+        """Use `folder`, which any number of processes may share and the first `put` creates.
 
         Args:
-            folder: May be shared by any number of processes.
             memory_bytes: Largest total size of the tensors kept in memory.
         """
         self._folder = folder

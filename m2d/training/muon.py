@@ -29,9 +29,7 @@ _ADAMW_RMS = 0.2
 def orthogonalize(matrices_KRC: Tensor, *, num_iterations: int = 5) -> Tensor:
     """Return matrices with the same singular vectors and singular values near one (Newton-Schulz).
 
-    Args:
-        matrices_KRC: Matrices of one shape; computed in their dtype.
-        num_iterations: Steps of the quintic iteration.
+    They are computed in the dtype of the given ones.
     """
     is_tall = matrices_KRC.shape[-2] > matrices_KRC.shape[-1]
     x = matrices_KRC.mT if is_tall else matrices_KRC

@@ -35,13 +35,11 @@ STRATEGIES: tuple[Sharing, ...] = ("ddp", "zero2", "zero3", "fsdp2")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingNeeds:
-    """Requirements of a training.
+    """Requirements of a training: those of the model for one micro-batch, and the memory of each device.
 
     Attributes:
         origin: Where the sizes come from.
         microbatch: Samples that one device computes at once.
-        model: Requirements of one micro-batch.
-        memory: Memory on each device.
     """
 
     recipe: TrainingRecipe

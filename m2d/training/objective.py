@@ -20,12 +20,9 @@ from m2d.layout import SceneLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingBatch:
-    """The data of one step.
+    """The clean latents and prompt embeddings of one step, with noise for the target scenes.
 
     Attributes:
-        latents_BFCHW: Clean latents of all scenes.
-        noise_BFCHW: Standard normal noise; unused at context scenes.
-        prompt_embeds_BLD: Embeddings of all scenes' prompts.
         timesteps_BN: Timestep per scene, int64; 0 for context.
         is_target_BN: Scenes that are noised and count in the loss.
     """
@@ -63,8 +60,6 @@ def masked_loss(errors_BN: Tensor, is_target_BN: Tensor, *, num_targets: Tensor 
     """Average the errors of the target scenes: the batch's sum of Eq. 2 and Eq. 3, per target scene.
 
     Args:
-        errors_BN: Mean squared error of every scene.
-        is_target_BN: Scenes that count.
         num_targets: Target scenes of the whole batch if this is a part of it: the losses of the parts then
             add up to the loss of the batch. None if this is the whole batch.
     """

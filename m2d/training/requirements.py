@@ -153,10 +153,8 @@ def memory_per_device(
     """Return the memory of each device.
 
     Args:
-        needs: Requirements of one micro-batch.
         strategy: ZeRO-2 shards gradients and the optimizer's state and copies its share of the weights;
             ZeRO-3 and FSDP2 also shard weights and average.
-        is_checkpointed: Whether activations are recomputed.
     """
     by_weights = num_devices if strategy in ("zero3", "fsdp2") else 1
     by_gradients = num_devices if strategy == "zero2" else by_weights

@@ -59,12 +59,8 @@ def resume_latest(
 ) -> None:
     """Load the newest checkpoint that verifies into `state`; warn about those that do not.
 
-    All processes call this together.
-
-    Args:
-        run: The run folder, which all processes see.
-        state: A fresh state.
-        facts: The facts that checkpoints of this training carry.
+    All processes call this together and see the run folder. `facts` are those that checkpoints of this
+    training carry.
 
     Raises:
         CheckpointError: No checkpoint verifies, or it belongs to another training; the message names the

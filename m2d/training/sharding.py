@@ -55,12 +55,9 @@ def wrap(model: nn.Module, processes: Processes) -> nn.Module:
 
 
 def without_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which backward passes under DDP keep their gradients in this process.
+    """Return a context in which backward passes of a result of `wrap` keep their gradients in this process.
 
     FSDP2 reduces gradients after every backward pass: a process has no memory for whole gradients.
-
-    Args:
-        model: The result of `wrap`.
     """
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 

@@ -27,9 +27,7 @@ _TRIES = 5
 def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
     """Count a sample's floating-point operations, forward and backward, without recomputation.
 
-    Args:
-        model: A `SceneModel`, whole or sharded.
-        layout: Layout of the sample.
+    The model is a `SceneModel`, whole or sharded.
     """
     weights = dict(model.named_parameters())
     sizes = {name: whole_shape(weight) for name, weight in weights.items()}

@@ -69,7 +69,7 @@ class TrainingReport:
 
     Attributes:
         step: Number of finished steps.
-        held_out_loss: Loss of the exported weights on the held-out stories.
+        held_out_loss: Loss of the exported weights.
         is_main: Whether this process reports the result.
     """
 

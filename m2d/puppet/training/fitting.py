@@ -47,11 +47,9 @@ class Fit:
     """The training of one part.
 
     Attributes:
-        name: Name of the part, for progress and messages.
         loss_at: Returns the scalar loss of step k, with data that depend on k alone, so that a resumed run
             sees the same data.
         evaluate: Returns figures of the averaged model on held-out data, as JSON.
-        run: Folder of checkpoints and log.
     """
 
     name: str

@@ -38,10 +38,8 @@ class PackPlan:
     """The parts of the new model folder.
 
     Attributes:
-        vae_run: Run folder of the VAE; None takes the base's VAE.
-        text_run: Run folder of the text encoder; None takes the base's text encoder.
-        base: Model folder for all parts without a run.
-        classifier_run: Run folder of the attribute classifier; None takes the base's, if it has one.
+        vae_run: Run folder; as for the other parts, None takes the part of the base.
+        base: Model folder for all parts without a run; it may lack an attribute classifier.
         transformer: Model folder of the transformer; None leaves the transformer to be trained.
         out: The new model folder; replaces an existing one.
     """

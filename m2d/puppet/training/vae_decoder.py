@@ -50,7 +50,6 @@ class VaeDecoderRecipe(FitRecipe):
             small errors; with too much it predicts another film, for which there are no target frames.
         encoded_share: Share of the steps on the encoder's own latents.
         crop: Side of a decoded crop in pixels.
-        crops_per_scene: Crops of every scene.
     """
 
     models: tuple[str, ...] = Field(min_length=1)
@@ -68,13 +67,7 @@ class VaeDecoderRecipe(FitRecipe):
 
 
 class StoryLatents(NamedTuple):
-    """A rendered story and the latents to decode its frames from.
-
-    Attributes:
-        frames_NPCHW: RGB in -1..1.
-        actors_NP1HW: 1 where an actor or its shadow is, else 0.
-        latents_NFCHW: Scaled latents, as the transformer uses them.
-    """
+    """A rendered story (RGB in -1..1), its actors' mask, and scaled latents to decode its frames from."""
 
     frames_NPCHW: Tensor
     actors_NP1HW: Tensor
