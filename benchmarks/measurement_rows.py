@@ -42,7 +42,7 @@ _VAE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One figure.
 
@@ -84,31 +84,17 @@ def _startup_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         limit = f"at most {shown(limits[key])}"
         yield Row(key=key, what=what, value=shown(figures[key]), limit=limit, holds=kept[key])
     same = report["identical_frames"]
-    yield Row(
-        key="identical_frames",
-        what="The same story and seed twice",
-        value="identical frames" if same else "different frames",
-        limit="identical frames",
-        holds=same,
-    )
+    shown = "identical frames" if same else "different frames"
+    yield Row("identical_frames", "The same story and seed twice", shown, "identical frames", same)
 
 
 def _library_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     saved, limit = report["saved_s"], report["least_saved_s"]
-    yield Row(
-        key="saved_s",
-        what="A second call of `StoryPipeline`, faster than the first by",
-        value=f"{saved:.1f} s",
-        limit=f"at least {limit:.0f} s",
-        holds=saved >= limit,
-    )
-    yield Row(
-        key="same_frames",
-        what="Frames of `StoryPipeline` and of `m2d generate`",
-        value="identical" if report["same_frames"] else "different",
-        limit="identical",
-        holds=report["same_frames"],
-    )
+    what = "A second call of `StoryPipeline`, faster than the first by"
+    yield Row("saved_s", what, f"{saved:.1f} s", f"at least {limit:.0f} s", saved >= limit)
+    same = report["same_frames"]
+    shown = "identical" if same else "different"
+    yield Row("same_frames", "Its frames and those of `m2d generate`", shown, "identical", same)
 
 
 def quality_rows(report: Mapping[str, Any]) -> Iterator[Row]:
@@ -144,13 +130,9 @@ def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     what = "Unprompted properties: distance of scene 11 from scene 1, other stories = 100 %"
     yield _share_row(what, checks["drift over the chain"], {})
     background = checks["background"]
-    yield Row(
-        key=background["name"],
-        what="Background colours: distance of scene 11 from scene 1",
-        value=f"{background['value']:.1f} levels of 255",
-        limit=f"at most {background['target']:g}",
-        holds=background["holds"],
-    )
+    what = "Background colours: distance of scene 11 from scene 1"
+    value, limit = f"{background['value']:.1f} levels of 255", f"at most {background['target']:g}"
+    yield Row(background["name"], what, value, limit, background["holds"])
     what = (
         "Unprompted properties of a re-rolled scene: distance from its neighbours, joint generation = 100 %"
     )
@@ -178,13 +160,9 @@ def _kill_rows(report: Mapping[str, Any]) -> Iterator[Row]:
             holds=figures["wrong"] == 0,
         )
     signals = report["signals"]
-    yield Row(
-        key="signals",
-        what="Films that differ after SIGTERM or Ctrl-C at a random moment and `--resume`",
-        value=f"{signals['wrong']} of {signals['stops']}",
-        limit="none",
-        holds=signals["wrong"] == 0,
-    )
+    what = "Films that differ after SIGTERM or Ctrl-C at a random moment and `--resume`"
+    value = f"{signals['wrong']} of {signals['stops']}"
+    yield Row("signals", what, value, "none", signals["wrong"] == 0)
 
 
 def _accounting_rows(report: Mapping[str, Any]) -> Iterator[Row]:

@@ -118,7 +118,7 @@ def write_settings(folder: Path, settings: ModelSettings) -> None:
 
 
 def _config_of(model: nn.Module, name: str) -> dict[str, Any]:
-    """The config without what only tells where the model came from, such as paths of this machine."""
+    """Return a model's config without the keys that say where it came from, such as local paths."""
     kept: Any = model.config
     own: Mapping[str, Any] = kept.to_dict() if name == "text_encoder" else dict(kept)
     config = {key: value for key, value in own.items() if not key.startswith("_")}

@@ -51,7 +51,7 @@ class SceneModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
+        """Data type of its weights."""
         raise NotImplementedError
 
     def forward(

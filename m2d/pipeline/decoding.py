@@ -47,7 +47,7 @@ class SceneDecoder:
 
         Args:
             vae: Gives the vae, the same at every call.
-            reporter: Is told when memory runs out and what is tried next.
+            reporter: Receives a note when memory runs out and another strategy is tried.
         """
         self._vae = vae
         self._reporter = reporter

@@ -53,9 +53,9 @@ class GraphRequest:
         step = self.source.geometry.spatial_compression
         scenes = self.layout.num_scenes
         targets = self.options.targets
-        told = "" if targets is None else f", making {', '.join(str(scene + 1) for scene in targets)}"
+        made = "" if targets is None else f", making {', '.join(str(scene + 1) for scene in targets)}"
         return (
-            f"{scenes} scene{'s' * (scenes > 1)} of {height * step}x{width * step}, {self.layout.mask}{told}"
+            f"{scenes} scene{'s' * (scenes > 1)} of {height * step}x{width * step}, {self.layout.mask}{made}"
         )
 
 
