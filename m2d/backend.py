@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
-from m2d.diffusion.denoiser import ContextDenoiser, Denoiser
+from m2d.diffusion.denoiser import ContextDenoiser as ContextDenoiser
+from m2d.diffusion.denoiser import Denoiser as Denoiser
 from m2d.errors import InputError
 from m2d.layout import SceneLayout
 
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
     from m2d.families.source import ModelSource
     from m2d.model.scene_model import SceneModel
-
-__all__ = [
-    "ARTIFACT_MANIFEST",
-    "Backend",
-    "BackendOptions",
-    "ContextDenoiser",
-    "DTypeName",
-    "Denoiser",
-    "ExportManifest",
-    "ExportingBackend",
-    "StoredArtifact",
-    "TrainableBackend",
-]
 
 ARTIFACT_MANIFEST = "manifest.json"
 """The file in every artifact's folder, and in no other, that holds the graph's key."""

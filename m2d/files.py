@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import IO, Any
 from m2d import disk
 from m2d.errors import OutputError, Remedy
 
-HASH_CHUNK_BYTES = 1 << 20
+COPIED_TOGETHER_BYTES = 1 << 20
 # File systems allow 255 bytes for a name; the temporary name adds a dot, a process id and an ending.
 LONGEST_KEPT_NAME_BYTES = 200
 _STRAY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.part", re.DOTALL)
@@ -120,8 +121,7 @@ def write_part(part: Path, data: bytes) -> None:
 def copy_to_part(part: Path, source: IO[bytes]) -> None:
     """Copy the rest of `source` in chunks to the temporary name that `publish` gave."""
     with disk.output_errors(part), PartFile(part) as file:
-        while chunk := source.read(HASH_CHUNK_BYTES):
-            file.write(chunk)
+        shutil.copyfileobj(source, file, COPIED_TOGETHER_BYTES)
 
 
 @contextlib.contextmanager
@@ -179,11 +179,8 @@ def remove_file(path: Path) -> None:
 
 def sha256_file(path: Path) -> str:
     """The sha256 of the file's bytes, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_running(pid: int) -> bool:
@@ -193,10 +190,10 @@ def is_running(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
     except PermissionError:
         return True
+    except (ProcessLookupError, OverflowError):
+        return False
     return True
 
 

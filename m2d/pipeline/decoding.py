@@ -40,23 +40,13 @@ class DecodingError(M2DError):
 
 
 class SceneDecoder:
-    """Decodes scenes one by one; what worked for one scene is where the next one begins."""
+    """Decodes scenes one by one; `strategy` worked last, and the next scene begins with it."""
 
     def __init__(self, vae: Callable[[], SceneVae], *, reporter: Reporter) -> None:
-        """Take the vae and load nothing yet.
-
-        Args:
-            vae: Gives the vae, the same at every call.
-            reporter: Receives a note when memory runs out and another strategy is tried.
-        """
+        """Load nothing yet; `vae` returns the same VAE at every call."""
         self._vae = vae
         self._reporter = reporter
-        self._strategy: DecodeStrategy = "plain"
-
-    @property
-    def strategy(self) -> DecodeStrategy:
-        """The way that worked last, which the next scene begins with."""
-        return self._strategy
+        self.strategy: DecodeStrategy = "plain"
 
     def decode(self, latents_FCHW: Tensor, *, scene: int) -> npt.NDArray[np.uint8]:
         """Decode one scene; see `SceneVae.decode`, whose frames these are unless `strategy` says `tiled`.
@@ -70,11 +60,11 @@ class SceneDecoder:
         vae = self._vae()
         ways = self._ways(vae)
         for strategy in ways:
-            if strategy != self._strategy:
+            if strategy != self.strategy:
                 self._reporter.note(
                     f"decoding scene {scene + 1} ran out of memory; trying again {_NEXT[strategy]}"
                 )
-                self._strategy = strategy
+                self.strategy = strategy
             try:
                 with vae.decoding(strategy, latents_FCHW):
                     return vae.decode(latents_FCHW)
@@ -91,10 +81,10 @@ class SceneDecoder:
         )
 
     def _ways(self, vae: SceneVae) -> tuple[DecodeStrategy, ...]:
-        ways = DECODE_STRATEGIES[DECODE_STRATEGIES.index(self._strategy) :]
+        ways = DECODE_STRATEGIES[DECODE_STRATEGIES.index(self.strategy) :]
         is_on_cpu = vae.device.type == "cpu"
         return tuple(
-            strategy for strategy in ways if strategy != "cpu" or strategy == self._strategy or not is_on_cpu
+            strategy for strategy in ways if strategy != "cpu" or strategy == self.strategy or not is_on_cpu
         )
 
 

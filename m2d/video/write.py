@@ -166,23 +166,19 @@ def _chapters(lengths: Sequence[int], scene_prompts: Sequence[str], *, fps: Frac
     chapters = []
     first_frame = 0
     for number, (length, prompt) in enumerate(zip(lengths, scene_prompts, strict=True), start=1):
-        end_frame = first_frame + length
+        end_frame, title = first_frame + length, printable(prompt, limit=LONGEST_TITLE)
         chapters.append(
             {
                 "id": number,
                 "start": round(1000 * first_frame / fps),
                 "end": round(1000 * end_frame / fps),
                 "time_base": Fraction(1, 1000),
-                "metadata": {"title": _chapter_title(number, printable(prompt, limit=LONGEST_TITLE))},
+                # External video may have no prompt.
+                "metadata": {"title": f"{number}. {title}" if title else f"Scene {number}"},
             }
         )
         first_frame = end_frame
     return chapters
-
-
-def _chapter_title(number: int, prompt: str) -> str:
-    # External video may have no prompt.
-    return f"{number}. {prompt}" if prompt else f"Scene {number}"
 
 
 class _SecondReader(io.RawIOBase):

@@ -134,7 +134,7 @@ def film_view(
 ) -> FilmView:
     """Gather what a page says about a film."""
     return FilmView(
-        title=_plain(provenance.title, LONGEST_TITLE) or surroundings.name,
+        title=printable(provenance.title, limit=LONGEST_TITLE) or surroundings.name,
         surroundings=surroundings,
         facts=_facts(info, provenance),
         width=info.width,
@@ -146,7 +146,7 @@ def film_view(
         graph=draw_lineage(provenance),
         hints=hints(provenance),
         stages=tuple(
-            (_plain(name, LONGEST_TITLE), seconds)
+            (printable(name, limit=LONGEST_TITLE), seconds)
             for name, seconds in sorted(surroundings.timings_s.items(), key=lambda stage: -stage[1])
         ),
         digests=_digests(provenance),
@@ -167,7 +167,7 @@ def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
 
 
 def _scenes(info: FilmInfo, provenance: Provenance, pictures: FilmPictures) -> tuple[SceneView, ...]:
-    prompts = [_plain(scene.prompt, LONGEST_PROMPT) for scene in provenance.scenes]
+    prompts = [printable(scene.prompt, limit=LONGEST_PROMPT) for scene in provenance.scenes]
     shared = _shared_opening(prompts)
     return tuple(
         _scene(info, provenance, index, num_shown=num_shown, grid=grid, shared=shared, prompt=prompt)
@@ -197,7 +197,7 @@ def _scene(
         grid=grid,
         shared=shared,
         prompt=prompt.removeprefix(shared),
-        negative_prompt=_plain(scene.negative_prompt, LONGEST_PROMPT),
+        negative_prompt=printable(scene.negative_prompt, limit=LONGEST_PROMPT),
         join="" if index == 0 else f"crossfade {scene.overlap}" if scene.overlap else scene.join,
         jump=jump,
         jump_share=0.0 if jump is None else min(max(jump / LARGEST_JUMP, 0.0), 1.0),
@@ -242,7 +242,7 @@ def _run(provenance: Provenance, run: RunLineage, *, before: RunLineage | None) 
         summary=describe_run(provenance, run),
         means=differing,
         same_as=before.number if before and len(differing) < len(means) else 0,
-        mask=_plain(str(mask), LONGEST_TITLE),
+        mask=printable(str(mask), limit=LONGEST_TITLE),
         masks=tuple(
             (name_scenes(provenance, window.targets), draw_mask(provenance, window, mask))
             for window in windows
@@ -259,7 +259,7 @@ def _digests(provenance: Provenance) -> tuple[Row, ...]:
         for name, digest in (("latents", scene.latents_sha256), ("frames", scene.frames_sha256))
         if digest
     ]
-    parents = [("continues", _plain(parent, 64)) for parent in provenance.parents]
+    parents = [("continues", printable(parent, limit=64)) for parent in provenance.parents]
     return (
         ("provenance", provenance.digest()),
         ("all frames", provenance.frames_sha256),
@@ -279,7 +279,3 @@ def _shared_opening(prompts: Sequence[str]) -> str:
     )
     end = first.rfind(". ", 0, length)
     return "" if end < 0 else first[: end + 2]
-
-
-def _plain(text: str, limit: int) -> str:
-    return printable(text, limit=limit)
