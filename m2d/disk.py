@@ -21,19 +21,15 @@ def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise output_error(path, error, deed=deed) from error
-
-
-def output_error(path: Path, error: OSError, *, deed: str = "written") -> OutputError:
-    """Return the error for `path`, with the reason and what to do."""
-    advice = {
-        errno.ENOSPC: "free some space or choose another disk",
-        errno.EDQUOT: "free some space or choose another disk",
-        errno.ENAMETOOLONG: "choose a shorter name",
-        errno.EACCES: "choose a folder you may write to",
-        errno.EROFS: "choose a folder you may write to",
-    }.get(error.errno or 0, "check the disk or choose another output")
-    return OutputError(f"{path}: could not be {deed}: {error.strerror or error}; {advice}")
+        advice = {
+            errno.ENOSPC: "free some space or choose another disk",
+            errno.EDQUOT: "free some space or choose another disk",
+            errno.ENAMETOOLONG: "choose a shorter name",
+            errno.EACCES: "choose a folder you may write to",
+            errno.EROFS: "choose a folder you may write to",
+        }.get(error.errno or 0, "check the disk or choose another output")
+        message = f"{path}: could not be {deed}: {error.strerror or error}; {advice}"
+        raise OutputError(message) from error
 
 
 fsync, replace, unlink, mkdir, rmdir = os.fsync, os.replace, os.unlink, os.mkdir, os.rmdir

@@ -55,12 +55,11 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path}: the folder {folder} does not exist; create it or choose another output")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written to; choose another output")
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise disk.output_error(path, error) from error
+    with disk.output_errors(path):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            return
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: this is not a file but a folder or device; choose another output")
     if not force:

@@ -99,9 +99,13 @@ def _locked(path: Path, *, what: str) -> int:
     with ExitStack() as on_error:
         descriptor = _open(path)
         on_error.callback(os.close, descriptor)
-        if not _try_lock_for_a_while(descriptor):
-            owner = _owner(descriptor)
-            raise OutputBusy(f"{path.parent}: {owner} is {what}", remedy=Remedy.WAIT)
+        until_s = time.monotonic() + LONGEST_NAMELESS_S
+        while not _try_lock(descriptor):
+            owner = _OWNER.fullmatch(_read(descriptor))
+            # The holder may not have written its name yet; the file can still contain the previous holder's.
+            if _is_owner_known(owner) or time.monotonic() > until_s:
+                raise OutputBusy(f"{path.parent}: {_name_of(owner)} is {what}", remedy=Remedy.WAIT)
+            time.sleep(PAUSE_S)
         if not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise FileNotFoundError(path)
         os.ftruncate(descriptor, 0)
@@ -111,25 +115,13 @@ def _locked(path: Path, *, what: str) -> int:
     return descriptor
 
 
-def _try_lock_for_a_while(descriptor: int) -> bool:
-    """Try to lock the file until its holder has written its name, or a short time has passed."""
-    until_s = time.monotonic() + LONGEST_NAMELESS_S
-    while not _try_lock(descriptor):
-        # The holder may not have written its name yet; the file can still contain the previous holder's.
-        if _is_owner_known(_OWNER.fullmatch(_read(descriptor))) or time.monotonic() > until_s:
-            return False
-        time.sleep(PAUSE_S)
-    return True
-
-
 def _is_owner_known(owner: re.Match[str] | None) -> bool:
     if owner is None:
         return False
     return owner["host"] != socket.gethostname() or is_running(int(owner["pid"]))
 
 
-def _owner(descriptor: int) -> str:
-    owner = _OWNER.fullmatch(_read(descriptor))
+def _name_of(owner: re.Match[str] | None) -> str:
     if owner is None:
         return "another process"
     return f"process {owner['pid']} on {owner['host']}" if owner["host"] else f"process {owner['pid']}"

@@ -43,7 +43,6 @@ class SilentReporter:
 
     @contextmanager
     def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
-        """Run the stage without output."""
         del name, total
         yield _SilentStage()
 

@@ -85,7 +85,7 @@ class Respondent:
 
 
 class RecordingBackend:
-    """Runs another backend. Its denoisers keep no context: every call computes all that it answers."""
+    """Runs another backend and records its calls; its denoisers keep no context. See `Backend`."""
 
     name: ClassVar[str] = "recording"
 
@@ -94,16 +94,13 @@ class RecordingBackend:
         self.calls: list[Call] = []
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
-        """Say why the backend cannot work here; see `m2d.backend.Backend`."""
         return self._backend.unavailable_reason(device)
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
-        """Prepare the backend's denoiser, and listen; see `m2d.backend.Backend`."""
         preparation = Preparation(source=source, layout=layout, options=options)
         return _RecordingDenoiser(self._backend.prepare(source, layout, options), preparation, self.calls)
 
     def release(self) -> None:
-        """Free the weights, not the calls; see `m2d.backend.Backend`."""
         self._backend.release()
 
 

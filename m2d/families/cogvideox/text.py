@@ -27,7 +27,6 @@ class T5TextEncoder:
         self.tokenizer = tokenizer
 
     def count_tokens(self, prompt: str) -> int:
-        """Count a prompt's tokens, end token included, padding not."""
         return self.tokenizer.count_tokens(prompt)
 
     @torch.no_grad()
@@ -51,6 +50,5 @@ class T5TextEncoder:
         return embeds_SLD
 
     def release(self) -> None:
-        """Free the encoder's memory; it encodes no more."""
         # transformers' models refer to themselves in cycles: emptied, they free their memory now.
         self.model.to("meta")

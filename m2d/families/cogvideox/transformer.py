@@ -95,7 +95,7 @@ class SceneBlock(nn.Module):
 
 
 class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore[misc]  # diffusers is untyped
-    """CogVideoX over a story: a timestep per scene, attention between scenes as a `SceneLayout` allows."""
+    """CogVideoX over a story, as `SceneModel` describes it."""
 
     _no_split_modules = ["SceneBlock", "CogVideoXPatchEmbed"]  # noqa: RUF012  # diffusers reads it from the class
     _repeated_blocks = ["SceneBlock"]  # noqa: RUF012
@@ -148,7 +148,6 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         context: Sequence[BlockContext | None] | None = None,
         execution: Execution = "joined",
     ) -> Tensor:
-        """Predict the velocity from tables and a plan made beforehand: the forward pass itself."""
         temb_BNE = self.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
         text_BTD = self.embed_text(prompt_embeds_BLD)
         video_BVD = self.embed_video(latents_BFCHW, tables.positions_VD)
@@ -165,12 +164,10 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         return self._finish(video_BVD, temb_BNE, plan.last_plan, size=latents_BFCHW.shape[3:])
 
     def pin_attention_kernel(self, kernel: SDPBackend | None) -> None:
-        """Make every block's attention run by one of torch's kernels, or fail; None leaves it to torch."""
         for attn in self._attentions():
             attn.processor.kernel = kernel
 
     def rotate_by(self, rotate: Callable[[Tensor, Tensor], Tensor] | None) -> None:
-        """Make every block rotate queries and keys by a function like `apply_rotary`; None: by that one."""
         for attn in self._attentions():
             attn.processor.rotate = apply_rotary if rotate is None else rotate
 
@@ -187,7 +184,6 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
     def position_tables(
         self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
     ) -> PositionTables:
-        """Make the tables of a story's video tokens; they depend on its layout and size alone."""
         frames, _, height, width = latent_shape
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -238,7 +234,6 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         return self.embedding_dropout(video_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
 
     def _finish(self, video_BVD: Tensor, temb_BNE: Tensor, plan: BlockPlan, *, size: Sequence[int]) -> Tensor:
-        """Make the velocity of what the last block returned."""
         temb_BNE = plan.target_scenes(temb_BNE)
         shift_BND, scale_BND = self.norm_out.linear(temb_BNE).chunk(2, dim=-1)
         normed_BVD = self.norm_out.norm(self.norm_final(video_BVD))

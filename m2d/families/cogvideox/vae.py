@@ -51,18 +51,15 @@ class CogVideoXVae:
 
     @property
     def device(self) -> torch.device:
-        """Device of its weights."""
         device: torch.device = self.module.device
         return device
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent."""
         return int(self.module.config.latent_channels)
 
     @property
     def compression(self) -> tuple[int, int]:
-        """Pixels per latent along height and width, and frames per latent frame after the first."""
         return spatial_compression(self.module), int(self.module.config.temporal_compression_ratio)
 
     @torch.no_grad()
@@ -83,7 +80,6 @@ class CogVideoXVae:
         return (mean_BCFHW.transpose(1, 2) - _shift(vae)) * float(vae.config.scaling_factor)
 
     def encode(self, frames_PHWC: npt.NDArray[np.uint8]) -> Tensor:
-        """Encode one scene's frames to latents_FCHW."""
         return self.encode_clips(from_pixels(frames_PHWC)[None])[0]
 
     @torch.no_grad()
@@ -103,7 +99,6 @@ class CogVideoXVae:
         return to_pixels(decoded_BCPHW[0, :, :num_frames].transpose(0, 1))
 
     def decoding(self, strategy: DecodeStrategy, latents_FCHW: Tensor) -> AbstractContextManager[None]:
-        """Let `decode` use a strategy while the context lasts."""
         return decoding(self.module, strategy, latents_FCHW)
 
     def _check_frames(self, frames_BPCHW: Tensor) -> None:
