@@ -16,9 +16,8 @@ from m2d.film.journal_folder import CorruptFileError, Header, journal_folder_of,
 from m2d.film.make import FilmResult
 from m2d.progress import Reporter
 from m2d.video.open_film import FilmError
-from m2d.video.provenance import ProvenanceError, RunKind
+from m2d.video.provenance import ProvenanceError, RunKind, parse_provenance
 from m2d.video.provenance_builder import installed_versions
-from m2d.video.provenance_text import parse_provenance
 from m2d.video.read import probe
 from m2d.video.run_folder import finish_run
 

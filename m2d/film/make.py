@@ -30,8 +30,7 @@ from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
 from m2d.stop import StopRequest
-from m2d.video.provenance import Provenance, RunRecord
-from m2d.video.provenance_text import seal_provenance
+from m2d.video.provenance import Provenance, RunRecord, seal_provenance
 from m2d.video.run_folder import finish_run, run_folder_of
 from m2d.video.write import write_film
 

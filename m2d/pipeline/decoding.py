@@ -20,7 +20,6 @@ from torch import Tensor
 
 from m2d.errors import M2DError, Remedy
 from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy, SceneVae
-from m2d.pipeline.memory import free_cached
 from m2d.progress import Reporter
 from m2d.video.joining import colour_map, recolour
 
@@ -93,6 +92,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def free_cached() -> None:
+    """Return cached device memory to the system: the next model needs it in one piece."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class ShownFrames(NamedTuple):

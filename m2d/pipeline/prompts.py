@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from m2d.families.loading import load_text
-from m2d.pipeline.memory import free_cached
+from m2d.pipeline.decoding import free_cached
 from m2d.pipeline.observer import Observer
 from m2d.pipeline.window import is_guided, run_dtype
 from m2d.progress import Clock

@@ -26,8 +26,7 @@ from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource
-from m2d.pipeline.decoding import SceneDecoder
-from m2d.pipeline.memory import free_cached
+from m2d.pipeline.decoding import SceneDecoder, free_cached
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
 from m2d.pipeline.prompts import PromptEncoder
 from m2d.pipeline.window import is_guided, run_dtype, run_scheduler, window_guidance, window_options

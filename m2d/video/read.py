@@ -21,8 +21,7 @@ from av.video.stream import VideoStream
 from m2d.video.open_film import FilmError, ReadLimits, opened_film, refusing_corrupt
 from m2d.video.pixels import rgb_of
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance
-from m2d.video.provenance_text import is_provenance, parse_provenance
+from m2d.video.provenance import Provenance, is_provenance, parse_provenance
 
 # A decoder left to itself conceals what it cannot read.
 _STRICT = {"err_detect": "+explode+crccheck+bitstream+buffer"}

@@ -21,8 +21,7 @@ from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import sha256_file, write_bytes, write_json
 from m2d.folders import make_folder
 from m2d.video.digests import array_digest
-from m2d.video.provenance import Provenance
-from m2d.video.provenance_text import parse_provenance, seal_provenance
+from m2d.video.provenance import Provenance, parse_provenance, seal_provenance
 
 SCHEMA_VERSION = 1
 RECORD, LATENTS, SHEET = "run.json", "latents.safetensors", "sheet.png"

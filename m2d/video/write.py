@@ -26,8 +26,7 @@ from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
 from m2d.video.open_film import FilmError
 from m2d.video.packets import EncodedScene, read_packets
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance
-from m2d.video.provenance_text import seal_provenance
+from m2d.video.provenance import Provenance, seal_provenance
 
 LONGEST_TITLE = 200
 LARGEST_SIDE = 8192

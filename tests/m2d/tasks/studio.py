@@ -26,8 +26,7 @@ from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend, generate, reproduce, reroll
 from m2d.video.digests import canonical_json
-from m2d.video.provenance import Provenance
-from m2d.video.provenance_text import seal_provenance
+from m2d.video.provenance import Provenance, seal_provenance
 from m2d.video.run_folder import read_run, run_folder_of
 from m2d.video.write import write_film
 from tests.m2d.model.tiny_model import build_tiny_model

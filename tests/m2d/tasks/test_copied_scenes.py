@@ -14,8 +14,7 @@ from PIL import Image
 from benchmarks.decoded_film import read_film
 from m2d.film.make import FilmResult
 from m2d.video import sheet
-from m2d.video.provenance import Provenance
-from m2d.video.provenance_text import seal_provenance
+from m2d.video.provenance import Provenance, seal_provenance
 from m2d.video.read import probe
 from m2d.video.run_folder import run_folder_of
 from tests.m2d.tasks.journals import RecordingReporter

@@ -12,8 +12,7 @@ import pytest
 from benchmarks.decoded_film import read_film
 from m2d.errors import InputError, RecipeError
 from m2d.film.make import FilmResult
-from m2d.video.provenance import ProvenanceError
-from m2d.video.provenance_text import parse_provenance, seal_provenance
+from m2d.video.provenance import ProvenanceError, parse_provenance, seal_provenance
 from tests.m2d.tasks.journals import RecordingReporter
 from tests.m2d.tasks.studio import (
     PROMPTS,

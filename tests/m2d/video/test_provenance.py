@@ -11,9 +11,15 @@ import pytest
 
 from m2d.video.digests import canonical_json
 from m2d.video.privacy import PrivacyError, local_names, refuse_private
-from m2d.video.provenance import ModelRecord, Provenance, ProvenanceError, WindowRecord
+from m2d.video.provenance import (
+    ModelRecord,
+    Provenance,
+    ProvenanceError,
+    WindowRecord,
+    parse_provenance,
+    seal_provenance,
+)
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
-from m2d.video.provenance_text import parse_provenance, seal_provenance
 
 NOBODY = "f" * 64
 

@@ -21,8 +21,7 @@ from m2d.joins import Join
 from m2d.video import read
 from m2d.video.digests import canonical_json
 from m2d.video.open_film import FilmError, ReadLimits
-from m2d.video.provenance import ProvenanceError
-from m2d.video.provenance_text import seal_provenance
+from m2d.video.provenance import ProvenanceError, seal_provenance
 from m2d.video.read import film_frames, probe
 from tests.m2d.video.grown_films import GENERATE, grown, write_grown
 
