@@ -1,6 +1,6 @@
 """Checks with the same messages in every backend: whether it can run, its targets, the shapes of its inputs.
 
-Owns these checks and their messages, also for backends outside m2d; runs nothing and imports no torch.
+Backends outside m2d may use them, too. Imports no torch.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width

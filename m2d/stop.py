@@ -1,7 +1,4 @@
-"""Stop requests: a flag that SIGTERM and SIGINT set and long loops poll, and a Ctrl-C that is never lost.
-
-Does not decide what is saved.
-"""
+"""Stop requests: a flag that SIGTERM and SIGINT set and long loops poll, and a Ctrl-C that is never lost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A backend that remembers what it was asked and what it answered, so that another one can be asked the same.
-
-Owns the memory of calls; judges nothing.
-"""
+"""A backend that records its calls and answers, so that another one can be asked the same."""
 
 # B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
 

@@ -1,7 +1,4 @@
-"""Where the scenes of a film begin: detected in its pictures, or given in seconds.
-
-Returns first frames; does not open the film.
-"""
+"""Where the scenes of a film begin: detected in its pictures, or given in seconds."""
 
 from __future__ import annotations
 

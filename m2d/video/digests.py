@@ -1,7 +1,4 @@
-"""Digests of a film's frames, latents and text, the same on every machine.
-
-Owns what is hashed and in which form; `provenance` stores the digests.
-"""
+"""Digests of a film's frames, latents and text, the same on every machine."""
 
 # P frames, H W height and width, C channels, F latent frames.
 

@@ -1,7 +1,4 @@
-"""Make text from a recipe or a film safe to show: on a terminal, in a chapter title, on a contact sheet.
-
-Owns which characters may be shown; each output format escapes its own markup.
-"""
+"""Make text from a recipe or a film safe to show: on a terminal, in a chapter title, on a contact sheet."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ _BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
-    """Return `text` on one line, without control characters, reordering marks or lone surrogates.
+    """Return `text` on one line; each output format escapes its own markup.
 
     Line breaks and tabs become spaces, control characters and reordering marks are removed, a lone surrogate
     becomes a replacement character. Everything else is unchanged.

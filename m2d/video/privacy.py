@@ -1,7 +1,4 @@
-"""Keep absolute paths, host names and user names out of a film's metadata.
-
-Owns the rules and the check. The story's own words are never checked: they are content.
-"""
+"""Keep absolute paths, host names and user names out of a film's metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from typing import Any
 
 from m2d.errors import InputError
 
-# The user's own texts are the film's content.
 _STORY_KEYS = frozenset({"title", "setting", "cast", "prompt", "prompts", "negative_prompt"})
 _ABSOLUTE_PATH = re.compile(r"(?:^|[\s\"'=:,;(\[])(?:/\S|~\w*/|[A-Za-z]:[\\/]|\\\\\S|file:/)")
 
@@ -53,13 +49,7 @@ def refuse_private(document: Mapping[str, Any], *, names: frozenset[str]) -> Non
 
 
 def without_folders(value: Any, *, key: str = "") -> Any:
-    """Return the JSON value `value` with each absolute path shortened to its last part.
-
-    The story's own words are unchanged.
-
-    Args:
-        key: The key of `value`; empty for the document itself.
-    """
+    """Return the JSON value of `key` with each absolute path shortened, except in the story's own words."""
     if key in _STORY_KEYS:
         return value
     if isinstance(value, Mapping):

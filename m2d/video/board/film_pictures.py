@@ -1,7 +1,4 @@
-"""Paint the pictures of a film's page while it is decoded, so that a long film need not fit into memory.
-
-Owns which frame goes into which picture; `pictures` paints them.
-"""
+"""Paint the pictures of a film's page while it is decoded, so that a long film need not fit into memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a page shows of one film, with all texts printable.
-
-Owns contents and wording; the template owns the arrangement.
-"""
+"""What a page shows of one film, with all texts printable; the template arranges it."""
 
 from __future__ import annotations
 
