@@ -114,7 +114,9 @@ def compare(layout: SceneLayout, *, targets: tuple[int, ...], generator: torch.G
     angles_VR = torch.rand(layout.num_video_tokens, HEAD_DIM // 2, generator=generator) * 6.0
     rotary_VR2 = torch.stack([angles_VR.cos(), angles_VR.sin()], dim=-1)
     expected_BLD = attend_dense(attention, tokens_BLD, layout=layout, angles_VR=angles_VR)
-    rows = torch.cat([torch.arange(span.start, span.stop) for span in layout.target_spans(targets)])
+    rows = torch.cat(
+        [torch.arange(layout.num_tokens)[layout.video_span(scene).as_slice] for scene in targets]
+    )
     run = SceneAttnProcessor()
     all_BLD = run(attention, tokens_BLD, plan=scenes_plan(layout).plan, rotary_VR2=rotary_VR2)
     last_plan = scenes_plan(layout, targets=targets).last_plan

@@ -164,16 +164,10 @@ class SceneLayout:
         Raises:
             ValueError: No scene is given, or one is not in the story.
         """
-        wanted = self._checked_scenes(scenes)
+        wanted = set(scenes)
+        if not wanted or not wanted <= set(range(self.num_scenes)):
+            raise ValueError(f"scenes {sorted(wanted)}: give one or more of 0 to {self.num_scenes - 1}")
         return self._calls([s.kind == "video" and s.scene in wanted for s in self.segments])
-
-    def target_spans(self, scenes: Iterable[int]) -> tuple[Span, ...]:
-        """Return the token positions of some scenes' videos, ascending and merged where adjacent.
-
-        Raises:
-            ValueError: No scene is given, or one is not in the story.
-        """
-        return merged(self.video_span(scene) for scene in self._checked_scenes(scenes))
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of lengths, mask name and matrix; only equal layouts have equal digests.
@@ -223,12 +217,6 @@ class SceneLayout:
         if middle == span.stop:
             return [first]
         return [first, _segment(scene, "video", "rest", Span(middle, span.stop))]
-
-    def _checked_scenes(self, scenes: Iterable[int]) -> tuple[int, ...]:
-        wanted = tuple(sorted(set(scenes)))
-        if not wanted or wanted[0] < 0 or wanted[-1] >= self.num_scenes:
-            raise ValueError(f"scenes {list(wanted)}: give one or more of 0 to {self.num_scenes - 1}")
-        return wanted
 
 
 def _check_positive(name: str, counts: Sequence[int]) -> None:

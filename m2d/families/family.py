@@ -138,7 +138,6 @@ class ModelFamily:
         geometry_of: A transformer's config, settings and compression to sizes, for a model that is yet to be
             trained.
         saved_classes: Component to the library and class that `model_index.json` names for it.
-        lora_modules: Names of the layers that adapters reach, by part of a block.
     """
 
     name: str
@@ -155,5 +154,4 @@ class ModelFamily:
     geometry_of: Callable[..., ModelGeometry]
     saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     prediction: Prediction = "v_prediction"
-    lora_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     known_models: Mapping[str, KnownModel] = field(default_factory=dict)

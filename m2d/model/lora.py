@@ -21,11 +21,6 @@ from m2d.model.scene_model import SceneModel
 FILE = "pytorch_lora_weights.safetensors"
 LoraPart = Literal["attention", "feed_forward", "modulation"]
 _ADAPTER = "default"
-_MODULES: Mapping[LoraPart, tuple[str, ...]] = {
-    "attention": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
-    "feed_forward": ("ff.net.0.proj", "ff.net.2"),
-    "modulation": ("norm1.linear", "norm2.linear"),
-}
 
 
 class LoraSettings(Protocol):
@@ -66,7 +61,7 @@ def add_lora(model: SceneModel, settings: LoraSettings, *, seed: int = 0) -> Non
                 r=settings.rank,
                 lora_alpha=settings.rank if settings.alpha is None else settings.alpha,
                 lora_dropout=settings.dropout,
-                target_modules=[name for part in settings.parts for name in _MODULES[part]],
+                target_modules=[name for part in settings.parts for name in model.lora_modules[part]],
             ),
             adapter_name=_ADAPTER,
         )

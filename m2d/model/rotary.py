@@ -95,23 +95,14 @@ def _table(
 ) -> npt.NDArray[np.float32]:
     top, left, bottom, right = _crop_over(base_grid, grid)
     rows, columns = grid
+    angles = (
+        _angles(head_dim // 4, np.arange(num_latent_frames)),
+        _angles(head_dim // 8 * 3, _steps(top, bottom, rows)),
+        _angles(head_dim // 8 * 3, _steps(left, right, columns)),
+    )
+    shape = (num_latent_frames, rows, columns)
     angles_FHWR = np.concatenate(
-        [
-            _spread(
-                _angles(head_dim // 4, np.arange(num_latent_frames)), axis=0, shape=(num_latent_frames, *grid)
-            ),
-            _spread(
-                _angles(head_dim // 8 * 3, _steps(top, bottom, rows)),
-                axis=1,
-                shape=(num_latent_frames, *grid),
-            ),
-            _spread(
-                _angles(head_dim // 8 * 3, _steps(left, right, columns)),
-                axis=2,
-                shape=(num_latent_frames, *grid),
-            ),
-        ],
-        axis=-1,
+        [_spread(angles_PR, axis=axis, shape=shape) for axis, angles_PR in enumerate(angles)], axis=-1
     )
     angles_VR = angles_FHWR.reshape(num_latent_frames * rows * columns, head_dim // 2)
     return np.stack([np.cos(angles_VR), np.sin(angles_VR)], axis=-1)

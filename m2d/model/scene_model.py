@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,10 @@ class SceneModel(nn.Module):
         transformer_blocks: Its blocks, from first to last.
         timestep_rows: The timesteps of its tables, when these are in place of the layers that take the
             timestep; None otherwise.
+        lora_modules: Names of the layers that adapters reach, by part of a block.
     """
 
+    lora_modules: ClassVar[Mapping[str, tuple[str, ...]]]
     config: Any
     transformer_blocks: nn.ModuleList
     timestep_rows: TimestepRows | None

@@ -132,10 +132,5 @@ COGVIDEOX = ModelFamily(
         "tokenizer": ("transformers", "T5TokenizerFast"),
         "scheduler": ("diffusers", "CogVideoXDDIMScheduler"),
     },
-    lora_modules={
-        "attention": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
-        "feed_forward": ("ff.net.0.proj", "ff.net.2"),
-        "modulation": ("norm1.linear", "norm2.linear"),
-    },
     known_models=KNOWN_MODELS,
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -99,6 +100,13 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
 
     _no_split_modules = ["SceneBlock", "CogVideoXPatchEmbed"]  # noqa: RUF012  # diffusers reads it from the class
     _repeated_blocks = ["SceneBlock"]  # noqa: RUF012
+    lora_modules = MappingProxyType(
+        {
+            "attention": ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
+            "feed_forward": ("ff.net.0.proj", "ff.net.2"),
+            "modulation": ("norm1.linear", "norm2.linear"),
+        }
+    )
 
     # wraps: diffusers reads a config's keys off this signature, which is its own.
     @functools.wraps(CogVideoXTransformer3DModel.__init__)  # type: ignore[misc]  # diffusers is untyped
