@@ -104,7 +104,6 @@ def write_json(path: Path, obj: object, *, force: bool = True) -> None:
     """Write `obj` as indented JSON, keys sorted, ASCII only.
 
     Raises:
-        OutputError: As `publish`.
         ValueError: `obj` holds NaN or an infinity, which JSON cannot represent.
     """
     text = json.dumps(obj, indent=2, sort_keys=True, allow_nan=False)

@@ -92,11 +92,7 @@ class ModelGeometry:
         raise GeometryError(f"num_frames: {num_frames} is not {self.temporal_compression}k+1; use {allowed}")
 
     def num_frames(self, num_latent_frames: int) -> int:
-        """Count the pixel frames that `num_latent_frames` latent frames decode to: `(F - 1) * T + 1`.
-
-        Raises:
-            GeometryError: There is no latent frame.
-        """
+        """Count the pixel frames that `num_latent_frames` latent frames decode to: `(F - 1) * T + 1`."""
         if num_latent_frames < 1:
             raise GeometryError(
                 f"num_latent_frames: {num_latent_frames} is below 1; a scene has at least one"

@@ -16,9 +16,6 @@ class Join:
         kind: `cut`; `crossfade` blends the last frames of one scene with the first of the next; `continue`
             starts the scene from the last frame of the one before it.
         num_frames: Frames that both scenes share in the film; only a crossfade has any.
-
-    Raises:
-        ValueError: A crossfade without frames, or frames without a crossfade.
     """
 
     kind: JoinKind = "cut"

@@ -49,11 +49,7 @@ def get_backend(name: str) -> Backend:
 
 
 def available_backends(device: str | None = None) -> tuple[BackendStatus, ...]:
-    """Check for every installed backend whether it can run here.
-
-    Args:
-        device: The device to check; None checks the backends alone.
-    """
+    """Check for every installed backend whether it can run here."""
     return tuple(
         BackendStatus(name=name, unavailable_reason=_reason(name, device)) for name in backend_names()
     )

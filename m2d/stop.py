@@ -63,9 +63,6 @@ def ended_by_ctrl_c() -> Iterator[None]:
 
     Some libraries catch every exception during their import, and Python drops exceptions raised in `__del__`.
     A Ctrl-C at such a moment would be lost.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C was pressed.
     """
     previous = signal.getsignal(signal.SIGINT)
     # Background jobs of a shell ignore SIGINT, and other threads cannot handle signals.

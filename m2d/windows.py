@@ -16,9 +16,6 @@ class Window:
     Attributes:
         scenes: Scenes of the film that the model sees, from 0, ascending.
         targets: The scenes of the window that are denoised, ascending; the others are clean context.
-
-    Raises:
-        ValueError: No target, targets outside the window, or numbers out of order.
     """
 
     scenes: tuple[int, ...]

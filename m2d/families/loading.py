@@ -93,11 +93,7 @@ def load_scheduler(source: ModelSource | Path, name: str | None = None) -> Any:
 
 
 def check_components(path: Path, names: Iterable[str]) -> None:
-    """Make sure that parts of a model folder are complete and of a supported class.
-
-    Raises:
-        CheckpointError: Every missing or bad file is named, one a line.
-    """
+    """Check parts of a model folder; see `m2d.model.components.check_components`."""
     components.check_components(path, names, family_of(path).classes)
 
 

@@ -43,7 +43,6 @@ def save_model_folder(
 
     Raises:
         CheckpointError: `base` lacks a component.
-        OutputError: The disk refused.
     """
     others = ("vae", "text_encoder", "tokenizer", "scheduler")
     check_components(base, others)
@@ -61,9 +60,6 @@ def write_component(folder: Path, name: str, model: nn.Module, *, dtype: torch.d
     Args:
         name: `transformer`, `vae` or `text_encoder`.
         dtype: What floating-point weights are stored in; None: as they are.
-
-    Raises:
-        OutputError: The disk refused.
     """
     target, component = folder / name, COMPONENTS[name]
     target.mkdir(parents=True, exist_ok=True)
@@ -85,7 +81,6 @@ def copy_component(source: Path, name: str, folder: Path) -> None:
 
     Raises:
         CheckpointError: `source` lacks the component, or a file of it is a link that leads out of the folder.
-        OutputError: The disk refused.
     """
     check_components(source, [name])
     (folder / name).mkdir(parents=True, exist_ok=True)

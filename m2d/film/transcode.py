@@ -19,11 +19,10 @@ from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock, StageProgress
 from m2d.video.digests import FramesDigest, array_digest
-from m2d.video.encode import encode_long_scene
+from m2d.video.encode import Picture, encode_long_scene
 from m2d.video.joining import colour_jump
 from m2d.video.packets import PacketStore
 from m2d.video.provenance import SceneRecord
-from m2d.video.write import picture_of
 
 
 def transcode_scenes(
@@ -55,8 +54,8 @@ def transcode_scenes(
     if video is None:
         return film
     shape = video.shape
-    picture = picture_of(
-        shape.target_height, shape.target_width, upscale=film.upscale, fps=Fraction(film.fps)
+    picture = Picture(
+        width=shape.target_width, height=shape.target_height, upscale=film.upscale, fps=Fraction(film.fps)
     )
     store = PacketStore(scratch)
     scenes = list(film.scenes)

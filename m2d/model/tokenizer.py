@@ -51,11 +51,7 @@ class PromptTokenizer:
         return count
 
     def encode(self, prompt: str) -> list[int]:
-        """Return a prompt's ids, padded to `max_tokens`.
-
-        Raises:
-            PromptTooLong: It has more than `max_tokens`.
-        """
+        """Return a prompt's ids, padded to `max_tokens`."""
         self.check_length(prompt)
         ids = self.ids_of(prompt)
         return ids + [self.pad_id] * (self.max_tokens - len(ids))

@@ -119,9 +119,6 @@ def decode_matched(
 
     Args:
         before_PHWC: The shown frames of the scene before; None matches nothing.
-
-    Raises:
-        DecodingError: There is too little memory.
     """
     frames_PHWC = decoder.decode(latents_FCHW, scene=scene)
     if before_PHWC is None:

@@ -18,16 +18,13 @@ _ANY_RATE = 25.0
 
 
 def find_cuts(pictures: Iterable[np.ndarray]) -> list[int]:
-    """Detect cuts: frames where the colours change much more than just before and after.
+    """Detect cuts, ascending: frames where the colours change much more than just before and after.
 
     Fast movement is not mistaken for a cut; a flash of light may be. Slow dissolves and fades are not
     detected, nor is a cut to another actor in the same place and light.
 
     Args:
         pictures: uint8 BGR HWC, all frames of the film in their order.
-
-    Returns:
-        Detected first frames of scenes, ascending.
 
     Raises:
         InputError: The package `scenedetect` is not installed.

@@ -23,12 +23,14 @@ import imageio_ffmpeg
 import numpy as np
 
 from m2d.disk import output_errors
-from m2d.errors import M2DError, OutputError
+from m2d.errors import InputError, M2DError, OutputError
 from m2d.files import nameless_file
 from m2d.video.packets import EncodedScene, Packet, PacketStore
 from m2d.video.pixels import expected_luma, luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 
+LARGEST_SIDE = 8192
+FASTEST_FPS = 240
 # Flat colours and hard edges show every artefact and films are small: visually lossless.
 CRF = 12
 # Mean luma error of a frame in levels of 255. Pure noise at the encoder's setting reaches 2; a black, missing
@@ -63,12 +65,28 @@ class Picture:
 
     Attributes:
         upscale: Integer factor by which they are enlarged, nearest neighbour.
+
+    Raises:
+        InputError: A size or rate that H.264 cannot have.
     """
 
     width: int
     height: int
     upscale: int
     fps: Fraction
+
+    def __post_init__(self) -> None:
+        width, height = self.width * self.upscale, self.height * self.upscale
+        if self.upscale < 1 or height % 2 or width % 2 or max(height, width) > LARGEST_SIDE:
+            raise InputError(
+                f"video.upscale: {self.upscale} makes {self.width}x{self.height} frames {width}x{height};"
+                f" both must be even and at most {LARGEST_SIDE}: use"
+                f" {'an even' if self.upscale % 2 else 'a smaller'} factor"
+            )
+        if not 0 < self.fps <= FASTEST_FPS:
+            raise InputError(
+                f"video.fps: {self.fps} frames per second; more than 0 and at most {FASTEST_FPS} are allowed"
+            )
 
 
 def encoding_id() -> str:
@@ -129,14 +147,11 @@ def encode_scene(
 def encode_long_scene(
     frames: Iterator[np.ndarray], *, num_frames: int, store: PacketStore, film: Path, picture: Picture
 ) -> EncodedScene:
-    """Encode a scene too long for memory, piece by piece; its packets stay on disk.
+    """Encode a scene too long for memory, piece by piece; its packets stay on disk, and it has no template.
 
     Args:
         frames: Its frames; the first `num_frames` are taken.
         num_frames: At least one.
-
-    Returns:
-        The scene; like a copied scene, it has no template.
 
     Raises:
         OutputError: As `encode_scene`, or the disk is full.

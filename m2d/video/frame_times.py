@@ -27,11 +27,7 @@ def is_steady(times_s: np.ndarray) -> bool:
 
 
 def nearest_frames(times_s: np.ndarray, wanted_s: np.ndarray) -> np.ndarray:
-    """Return the index of the frame nearest to each wanted time; of two equally near ones the first.
-
-    Args:
-        times_s: When each frame is shown, ascending, (P,).
-    """
+    """Return the index of the frame nearest to each wanted time, of two the first; `times_s` ascends."""
     after = np.minimum(np.searchsorted(times_s, wanted_s), len(times_s) - 1)
     before = np.maximum(after - 1, 0)
     is_after = np.abs(times_s[after] - wanted_s) < np.abs(times_s[before] - wanted_s)

@@ -81,9 +81,6 @@ def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str],
         scenes: At least one; of more than `MOST_ROWS` the last ones are shown.
         facts: Short texts for the footer, such as `seed 7`.
         older: An older sheet of the film, as PNG; anything else is ignored.
-
-    Raises:
-        ValueError: No scene, or one without frames.
     """
     if not scenes or any(not scene.num_frames for scene in scenes):
         raise ValueError(
@@ -117,9 +114,6 @@ def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str
     Args:
         frames: uint8 RGB arrays HWC.
         labels: One short text per frame, drawn above it.
-
-    Raises:
-        ValueError: Frames and labels do not fit together.
     """
     if not frames or len(frames) != len(labels):
         raise ValueError(f"{len(frames)} frames with {len(labels)} labels; one label each is needed")

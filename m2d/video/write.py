@@ -20,7 +20,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from m2d.disk import output_errors
-from m2d.errors import InputError, OutputError
+from m2d.errors import OutputError
 from m2d.files import copy_to_part, nameless_file, publish
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
 from m2d.video.open_film import FilmError
@@ -29,8 +29,6 @@ from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, seal_provenance
 
 LONGEST_TITLE = 200
-LARGEST_SIDE = 8192
-FASTEST_FPS = 240
 
 
 def write_film(
@@ -98,33 +96,13 @@ def encode_scenes(
     def encoded(scene: np.ndarray | EncodedScene, first_frame: int) -> EncodedScene:
         if isinstance(scene, EncodedScene):
             return scene
-        picture = picture_of(*scene.shape[1:3], upscale=upscale, fps=rate)
+        height, width = scene.shape[1:3]
+        picture = Picture(width=width, height=height, upscale=upscale, fps=rate)
         return encode_scene(scene, picture, film=film, first_frame=first_frame)
 
     firsts = itertools.accumulate(map(len, scenes), initial=0)
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="encode") as pool:
         return list(pool.map(encoded, scenes, firsts))
-
-
-def picture_of(height: int, width: int, *, upscale: int, fps: Fraction) -> Picture:
-    """Return the encoded size and rate of frames, after checking them.
-
-    Raises:
-        InputError: A size or rate that H.264 cannot have.
-    """
-    written_height, written_width = height * upscale, width * upscale
-    sides = (written_height, written_width)
-    if upscale < 1 or written_height % 2 or written_width % 2 or max(sides) > LARGEST_SIDE:
-        raise InputError(
-            f"video.upscale: {upscale} makes {width}x{height} frames {written_width}x{written_height};"
-            f" both must be even and at most {LARGEST_SIDE}: use"
-            f" {'an even' if upscale % 2 else 'a smaller'} factor"
-        )
-    if not 0 < fps <= FASTEST_FPS:
-        raise InputError(
-            f"video.fps: {fps} frames per second; more than 0 and at most {FASTEST_FPS} are allowed"
-        )
-    return Picture(width=width, height=height, upscale=upscale, fps=fps)
 
 
 def _check_frames(scenes: Sequence[np.ndarray]) -> None:

@@ -23,7 +23,7 @@ def sincos_positions(
     scales: tuple[float, float],
     device: torch.device,
 ) -> Tensor:
-    """Make the positions that are added to the video tokens.
+    """Make positions_VD, float32, which are added to the video tokens.
 
     One scene gets diffusers' table for its own length; a story gets the table of the trained length,
     interpolated linearly in time to all its frames.
@@ -32,9 +32,6 @@ def sincos_positions(
         base_latent_frames: Latent frames of the clips that the model was trained on.
         grid: Tokens of one frame as (rows, columns).
         scales: Spatial and temporal interpolation scale from the transformer's config.
-
-    Returns:
-        positions_VD: float32.
     """
     table_frames = num_latent_frames if num_scenes == 1 else base_latent_frames
     rows, columns = grid

@@ -70,11 +70,7 @@ def geometry_of(
 
 
 def default_settings(path: Path) -> ModelSettings:
-    """Return what a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it.
-
-    Raises:
-        CheckpointError: A number is missing or wrong in a config.
-    """
+    """Return what a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it."""
     transformer, place = read_config(path, "transformer"), path / "transformer" / "config.json"
     scale, _ = compression_of(path)
     return ModelSettings(

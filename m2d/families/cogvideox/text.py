@@ -38,10 +38,6 @@ class T5TextEncoder:
 
         Returns:
             embeds_SLD: L is the tokenizer's `max_tokens`; in the model's dtype and on its device.
-
-        Raises:
-            PromptTooLong: A prompt with more than `max_tokens` tokens.
-            ValueError: No prompts.
         """
         if not prompts:
             raise ValueError("no prompts to encode")

@@ -28,13 +28,10 @@ class Unread:
 
 
 def render_page(films: Sequence[FilmView], unread: Sequence[Unread], *, is_index: bool) -> str:
-    """Render the page.
+    """Render the page as HTML, ASCII only.
 
     Args:
         is_index: Whether the page lists several films; otherwise it shows one.
-
-    Returns:
-        The HTML, ASCII only.
     """
     style, script = (_own_text(name) for name in (STYLE, SCRIPT))
     environment = Environment(
