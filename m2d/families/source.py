@@ -115,7 +115,11 @@ def _folder_of(name_or_path: str) -> Path:
         )
     path = Path(name_or_path)
     if "\0" not in name_or_path and path.is_dir():
-        _require_index(path)
+        if not (path / INDEX_FILE).exists():
+            raise CheckpointError(
+                f"{path}: not a model folder, without {INDEX_FILE}; give the one that holds transformer/ and"
+                " vae/"
+            )
         return path
     advice = f"give a folder in diffusers' layout, or {' or '.join(BUILTIN_MODELS)}"
     if _HUB_ID.fullmatch(name_or_path):
@@ -123,10 +127,3 @@ def _folder_of(name_or_path: str) -> Path:
             f"; to use this model of a hub, download it first: hf download {name_or_path} --local-dir DIR"
         )
     raise CheckpointError(f"model {name_or_path!r}: there is no such folder; {advice}")
-
-
-def _require_index(path: Path) -> None:
-    if not (path / INDEX_FILE).exists():
-        raise CheckpointError(
-            f"{path}: not a model folder, without {INDEX_FILE}; give the one that holds transformer/ and vae/"
-        )

@@ -51,15 +51,11 @@ def read_settings(path: Path) -> ModelSettings | None:
     if entries.get("world") not in (None, "puppet"):
         raise CheckpointError(f"{place}: world: {entries['world']!r} is unknown; allowed: 'puppet' or null")
     mask = entries.get("mask", DEFAULT_MASK)
-    _check_mask(mask, place=place)
-    return ModelSettings(world=entries.get("world"), mask=mask, **numbers)
-
-
-def _check_mask(mask: object, *, place: Path) -> None:
     try:
         rule_of(str(mask))
     except LayoutError as error:
         raise CheckpointError(f"{place}: {error}") from error
+    return ModelSettings(world=entries.get("world"), mask=mask, **numbers)
 
 
 def whole_number(config: Mapping[str, Any], key: str, *, place: Path) -> int:

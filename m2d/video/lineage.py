@@ -58,7 +58,8 @@ def lineage(provenance: Provenance) -> tuple[RunLineage, ...]:
     """Return the runs of a film with the scenes they made, oldest first."""
     runs = []
     for index, record in enumerate(provenance.runs):
-        kept = _kept_scenes(provenance, index)
+        made_by = enumerate((scene.run for scene in provenance.scenes), start=provenance.first_scene)
+        kept = {scene for scene, run in made_by if run == index}
         targets = {scene for window in record.windows for scene in window.targets}
         made = tuple(sorted(targets or kept))
         replaced = tuple(scene for scene in made if scene not in kept and scene >= provenance.first_scene)
@@ -201,12 +202,6 @@ def _sampling(run: RunRecord) -> str:
     steps, scheduler = (run.parameters.get(name) for name in ("num_inference_steps", "scheduler"))
     parts = [f"{steps} steps"] if steps is not None else []
     return ", ".join([*parts, f"scheduler {scheduler}"] if scheduler is not None else parts)
-
-
-def _kept_scenes(provenance: Provenance, run: int) -> set[int]:
-    return {
-        provenance.first_scene + index for index, scene in enumerate(provenance.scenes) if scene.run == run
-    }
 
 
 def _context(window: WindowRecord) -> tuple[int, ...]:

@@ -91,7 +91,8 @@ def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> 
     # Checked first: a file whose end is missing may also lack its codec, its size or its video track.
     if container.format.name.split(",")[0] in MOV_FORMATS and _ends_early(path):
         raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
-    stream = next((video for video in container.streams.video if not _is_cover_image(video)), None)
+    cover_image = av.stream.Disposition.attached_pic
+    stream = next((video for video in container.streams.video if not video.disposition & cover_image), None)
     if stream is None:
         others = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
         raise FilmError(f"{path}: holds no video, only {others}; give a video file")
@@ -109,10 +110,6 @@ def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> 
             f"{path}: {stream.frames} frames; at most {limits.num_frames} are allowed, cut it first"
         )
     return stream
-
-
-def _is_cover_image(stream: VideoStream) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def _reason(error: BaseException) -> str:
@@ -139,7 +136,9 @@ def _ends_early(path: Path) -> bool:
             if len(header) < _HEADER_BYTES:
                 break
             kinds.add(header[4:8])
-            length = _box_length(header)
+            length = int.from_bytes(header[:4], "big")
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
             if length == 0:
                 # Length 0: the last box extends to the end of the file.
                 return b"moov" not in kinds
@@ -147,8 +146,3 @@ def _ends_early(path: Path) -> bool:
                 return True
             position += length
     return position != size_bytes or b"moov" not in kinds
-
-
-def _box_length(header: bytes) -> int:
-    length = int.from_bytes(header[:4], "big")
-    return int.from_bytes(header[8:16], "big") if length == 1 else length

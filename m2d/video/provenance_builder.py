@@ -163,7 +163,7 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
     records: list[dict[str, JsonValue]] = []
     first_frame = 0
     for scene in scenes:
-        latents = scene.latents_FCHW
+        latents, map_LC = scene.latents_FCHW, scene.colour_map_LC
         first_frame -= scene.join.num_frames
         records.append(
             {
@@ -176,7 +176,9 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
                 "num_frames": scene.num_frames,
                 "join": scene.join.kind,
                 "overlap": scene.join.num_frames,
-                "colour_map": _text_of_map(scene.colour_map_LC),
+                "colour_map": None
+                if map_LC is None
+                else base64.b64encode(map_LC.T.tobytes()).decode("ascii"),
                 "colour_jump": None if scene.colour_jump is None else round(scene.colour_jump, 2),
                 "latents_sha256": None if latents is None else array_digest(latents),
                 "frames_sha256": scene.frames_sha256,
@@ -187,9 +189,3 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
         )
         first_frame += scene.num_frames
     return records
-
-
-def _text_of_map(map_LC: np.ndarray | None) -> str | None:
-    if map_LC is None:
-        return None
-    return base64.b64encode(np.ascontiguousarray(map_LC.T).tobytes()).decode("ascii")
