@@ -177,7 +177,9 @@ def _block_plan(
         calls=_calls(layout, queried, place),
         targets=None if targets is None else tuple(scenes.index(scene) for scene in targets),
         target_tokens=tuple(len(layout.video_span(scene)) for scene in targeted),
-        target_spans=_wanted_spans([scene in targeted for scene in scenes], video_tokens),
+        target_spans=merged(
+            span for scene, span in zip(scenes, spans_of(video_tokens), strict=True) if scene in targeted
+        ),
     )
 
 
@@ -188,11 +190,6 @@ def _calls(layout: SceneLayout, queried: Sequence[int], place: dict[int, int]) -
         keys = tuple(sorted(place[int(key)] for key in layout.may_attend[index].nonzero()[0]))
         queries_of.setdefault(keys, []).append(position)
     return tuple(SegmentCall(queries=tuple(queries), keys=keys) for keys, queries in queries_of.items())
-
-
-def _wanted_spans(is_wanted: Sequence[bool], lengths: Sequence[int]) -> tuple[Span, ...]:
-    """Return the positions of the wanted parts among all, merged where adjacent."""
-    return merged(span for span, wanted in zip(spans_of(lengths), is_wanted, strict=True) if wanted)
 
 
 def spans_of(lengths: Sequence[int]) -> list[Span]:

@@ -74,7 +74,11 @@ class KeyRows(NamedTuple):
     @classmethod
     def empty(cls, k_BTNK: Tensor, v_BTNK: Tensor, plan: BlockPlan) -> KeyRows:
         """Store the keys and values of the texts, and allocate the buffer."""
-        slot = _slot_size(plan)
+        num_texts = len(plan.text_sizes)
+        # The most text rows that a call sees.
+        slot = max(
+            sum(plan.text_sizes[index] for index in call.keys if index < num_texts) for call in plan.calls
+        )
         shape = (k_BTNK.shape[0], slot + sum(plan.video_sizes), *k_BTNK.shape[2:])
         return cls(
             text_k=k_BTNK.split_with_sizes(plan.text_sizes, dim=1),
@@ -182,14 +186,9 @@ def _project(
         if q_BSNK is not None:
             if table is not None:
                 rotate_into(q_BSNK, q_BSNK, table)
-            queries += _cut_scene(q_BSNK, span, plan)
+            segments = [each for each in spans_of(plan.video_sizes) if span.start <= each.start < span.stop]
+            queries += q_BSNK.split_with_sizes([len(each) for each in segments], dim=1)
     return queries, rows
-
-
-def _cut_scene(q_BSNK: Tensor, span: Span, plan: BlockPlan) -> Sequence[Tensor]:
-    """Split a scene into its video segments."""
-    sizes = [len(each) for each in spans_of(plan.video_sizes) if span.start <= each.start < span.stop]
-    return q_BSNK.split_with_sizes(sizes, dim=1)
 
 
 def _video_run(call: SegmentCall, plan: BlockPlan, slot: int) -> Span | None:
@@ -201,14 +200,6 @@ def _video_run(call: SegmentCall, plan: BlockPlan, slot: int) -> Span | None:
         return None
     spans = spans_of(plan.video_sizes)
     return Span(slot + spans[videos[0] - num_texts].start, slot + spans[videos[-1] - num_texts].stop)
-
-
-def _slot_size(plan: BlockPlan) -> int:
-    """Return the most text rows that a call sees."""
-    return max(
-        sum(plan.text_sizes[index] for index in call.keys if index < len(plan.text_sizes))
-        for call in plan.calls
-    )
 
 
 def _add_attention(
