@@ -36,7 +36,7 @@ class RejectedGraphs(ArtifactRefused):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphRequest:
-    """One graph: what a backend is asked to export, and later to run.
+    """What a backend prepares a denoiser for, or exports as a graph.
 
     Attributes:
         options: With size, batch and targets.

@@ -13,22 +13,14 @@ from torch import Tensor
 from m2d.backend import Backend, BackendOptions, ContextDenoiser, Denoiser
 from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preparation:
-    """What a denoiser was prepared for."""
-
-    source: ModelSource
-    layout: SceneLayout
-    options: BackendOptions
+from m2d.pipeline.graphs import GraphRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
     """One call of `Denoiser.predict` and its answer, on the CPU."""
 
-    preparation: Preparation
+    preparation: GraphRequest
     latents_BFCHW: Tensor
     prompt_embeds_BLD: Tensor
     timesteps_BN: Tensor
@@ -94,7 +86,7 @@ class RecordingBackend:
         return self._backend.unavailable_reason(device)
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Denoiser:
-        preparation = Preparation(source=source, layout=layout, options=options)
+        preparation = GraphRequest(source=source, layout=layout, options=options)
         return _RecordingDenoiser(self._backend.prepare(source, layout, options), preparation, self.calls)
 
     def release(self) -> None:
@@ -102,7 +94,7 @@ class RecordingBackend:
 
 
 class _RecordingDenoiser:
-    def __init__(self, denoiser: Denoiser, preparation: Preparation, calls: list[Call]) -> None:
+    def __init__(self, denoiser: Denoiser, preparation: GraphRequest, calls: list[Call]) -> None:
         self.layout, self.targets = denoiser.layout, denoiser.targets
         self._denoiser, self._preparation, self._calls = denoiser, preparation, calls
 

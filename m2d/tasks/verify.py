@@ -23,7 +23,8 @@ from m2d.backend_checks import require_available
 from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, ExportError, InputError
 from m2d.pipeline.comparison import FilmDifference, StepDifference, film_difference, step_differences
-from m2d.pipeline.recording import Call, Preparation, RecordingBackend, Respondent
+from m2d.pipeline.graphs import GraphRequest
+from m2d.pipeline.recording import Call, RecordingBackend, Respondent
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
@@ -238,7 +239,7 @@ def _answers(plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: R
     return _Answers(answers, context_bytes)
 
 
-def _options(preparation: Preparation, plan: RunPlan) -> BackendOptions:
+def _options(preparation: GraphRequest, plan: RunPlan) -> BackendOptions:
     return replace(preparation.options, extra=plan.backend_options)
 
 
