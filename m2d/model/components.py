@@ -23,7 +23,6 @@ class Component:
     """One sub-folder of a model folder.
 
     Attributes:
-        config: Its config file.
         stem: Its weights' file name before `.safetensors`; empty when it has no weights.
     """
 

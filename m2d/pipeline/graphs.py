@@ -36,11 +36,7 @@ class RejectedGraphs(ArtifactRefused):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphRequest:
-    """What a backend prepares a denoiser for, or exports as a graph.
-
-    Attributes:
-        options: With size, batch and targets.
-    """
+    """What a backend prepares a denoiser for, or exports as a graph."""
 
     source: ModelSource
     layout: SceneLayout

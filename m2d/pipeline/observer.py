@@ -72,8 +72,6 @@ class Observer:
     """Callbacks of a run.
 
     Attributes:
-        on_step: Called after every denoising step.
-        on_window: Called with the scenes of every finished window.
         check_stop: Called between two units of work; it raises to end the run there.
     """
 

@@ -38,7 +38,6 @@ class SceneOutput:
 
     Attributes:
         prompt: The prompt that the model was given: setting first, actors described.
-        seed: Seed of its noise.
         frames_PHWC: All its frames, uint8 RGB, before a crossfade blends them with other scenes'.
         latents_FCHW: Its clean latents, float32 on the CPU.
     """

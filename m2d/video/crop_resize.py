@@ -16,13 +16,7 @@ _ONE = 1 << 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """How an encoded picture is turned upright: first transposed, then mirrored.
-
-    Attributes:
-        is_transposed: Whether rows become columns.
-        is_mirrored_x: Whether left and right are exchanged.
-        is_mirrored_y: Whether top and bottom are exchanged.
-    """
+    """How an encoded picture is turned upright: first transposed, then mirrored along x, y or both."""
 
     is_transposed: bool = False
     is_mirrored_x: bool = False
@@ -48,8 +42,7 @@ class Cover:
 
     Attributes:
         width: Width after turning, in pixels.
-        crop_x: Pixels cropped at the left and at the right each; may be a fraction.
-        crop_y: Pixels cropped at the top and at the bottom each; may be a fraction.
+        crop_x: Pixels cropped at the left and at the right each, maybe a fraction; `crop_y`: above and below.
     """
 
     turn: Turn

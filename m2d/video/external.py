@@ -33,7 +33,6 @@ class ResampledVideo:
 
     Attributes:
         picks: For every scene the video's frame numbers, from 0, ascending.
-        spans_s: Where every scene begins and ends.
         upscale: Side, in pixels of the video, of the block that becomes one pixel.
     """
 

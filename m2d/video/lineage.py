@@ -40,7 +40,6 @@ class SceneOrigin:
     """The window that made a scene.
 
     Attributes:
-        run: Index of the run.
         window: Index of the window in its run; None when no window made the scene, as in external video.
         context: Scenes of the story that were that window's context.
         together: Scenes of the story that were made with it.

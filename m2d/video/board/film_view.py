@@ -70,8 +70,6 @@ class RunView:
         same_as: Number of that run when some are the same; 0 otherwise.
         masks: For every shown window, the scenes it made and its mask; None when the mask is unknown or there
             are too many scenes.
-        num_hidden: Number of windows that are not shown.
-        documents: Recipe and parameters as JSON, by name.
     """
 
     number: int
@@ -93,7 +91,6 @@ class Surroundings:
         place: The file's path relative to the page.
         link: `place` as a URL.
         video: The player's URL: `link`, or the film as a data URI; empty for no player.
-        written: The day it was written.
         run_folder: A sentence about its run folder.
     """
 

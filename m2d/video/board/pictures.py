@@ -25,12 +25,9 @@ QUALITY = 82
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameGrid:
-    """A scene's frames in one picture, row by row.
+    """A scene's frames in one picture, row by row; width and height are those of one frame, in pixels.
 
     Attributes:
-        uri: The picture as a data URI.
-        width: Width of one frame in pixels.
-        height: Height of one frame in pixels.
         num_frames: Frames in the picture; a selection of a long scene.
         fps: Frames per second at which they last as long as the scene.
     """
