@@ -13,43 +13,19 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from m2d.backend import ARTIFACT_MANIFEST, DTypeName, ExportManifest, StoredArtifact
+from m2d.backend import ARTIFACT_MANIFEST, StoredArtifact
 from m2d.cache_root import cache_root
 from m2d.disk import output_errors
 from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
 from m2d.files import is_running, sha256_file
 from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
-from m2d_backends.artifact_key import (
-    ArtifactKey,
-    default_folder,
-    different_fields,
-    key_as_json,
-    key_digest,
-    label_of,
-    make_key,
-    package_versions,
-)
+from m2d_backends.artifact_key import ArtifactKey, default_folder, different_fields, key_digest
 from m2d_backends.trust import check_file, check_folder, is_signed, private_folder, sign
-
-__all__ = [
-    "ArtifactKey",
-    "StoredFile",
-    "default_folder",
-    "inspect_artifact",
-    "label_of",
-    "locate",
-    "make_key",
-    "open_artifact",
-    "package_versions",
-    "publish_artifact",
-    "stored_artifacts",
-]
 
 MANIFEST = ARTIFACT_MANIFEST
 _FORMAT = "m2d.artifact/1"
@@ -59,50 +35,29 @@ _STRAY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(part|old)")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredFile:
+class StoredFile(BaseModel):
     """One file of an artifact, as its manifest describes it."""
 
-    sha256: str
-    size_bytes: int
-
-
-class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size_bytes: Annotated[int, Field(ge=0)]
 
 
-class _Key(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    backend: str
-    weights_digest: str
-    layout_digest: str
-    latent_shape: tuple[int, int, int, int]
-    batch_size: int
-    targets: tuple[int, ...]
-    dtype: DTypeName
-    device: str
-    versions: dict[str, str]
-
-
 class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     format: str
-    key: _Key
+    key: ArtifactKey
     relative_error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    files: dict[str, _File]
+    files: dict[str, StoredFile]
     signature: str
 
 
-def publish_artifact(
-    folder: Path, manifest: ExportManifest, write: Callable[[Path], float]
-) -> StoredArtifact:
+def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], float]) -> StoredArtifact:
     """Write an artifact, which appears complete under its name or not at all.
 
     Args:
         folder: Its final name; an artifact of that name is replaced.
-        manifest: Its key.
+        key: Its key.
         write: Writes the files into the given folder, compares the graph with the eager model and returns the
             relative error. If it raises, nothing is published.
 
@@ -123,7 +78,7 @@ def publish_artifact(
     try:
         relative_error = write(part)
         files = _described(part)
-        document = _document(manifest, files, relative_error)
+        document = _document(key, files, relative_error)
         with output_errors(part):
             (part / MANIFEST).write_bytes(document)
             for path in part.iterdir():
@@ -168,7 +123,7 @@ def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict
             f"backend {key.backend!r}: no graph is exported for this; {folder} is not there"
         )
     manifest = _read(folder)
-    _check_key(folder, _key_of(manifest), key)
+    _check_key(folder, manifest.key, key)
     if is_native and not is_signed(_signed_part(manifest), manifest.signature):
         raise ArtifactRefused(
             f"{folder}: holds native code that you did not build on this machine; export it yourself"
@@ -187,7 +142,7 @@ def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict
                 f"{folder / name}: has {size_bytes} bytes of the {described.size_bytes} that were published; "
                 "export it again"
             )
-    return {name: StoredFile(**described.model_dump()) for name, described in manifest.files.items()}
+    return manifest.files
 
 
 def locate(key: ArtifactKey, *, label: str, root: Path | None) -> Path:
@@ -253,11 +208,7 @@ def _parse(folder: Path, document: bytes) -> _Manifest:
 
 def _document(key: ArtifactKey, files: Mapping[str, StoredFile], relative_error: float) -> bytes:
     manifest = _Manifest(
-        format=_FORMAT,
-        key=_Key(**key_as_json(key)),
-        relative_error=relative_error,
-        files={name: _File(**asdict(described)) for name, described in files.items()},
-        signature="",
+        format=_FORMAT, key=key, relative_error=relative_error, files=dict(files), signature=""
     )
     signed = manifest.model_copy(update={"signature": sign(_signed_part(manifest))})
     return (json.dumps(signed.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode("ascii")
@@ -312,11 +263,7 @@ def _remove_strays(folder: Path) -> None:
 def _stored(folder: Path, manifest: _Manifest) -> StoredArtifact:
     return StoredArtifact(
         folder=folder,
-        manifest=_key_of(manifest),
+        manifest=manifest.key,
         size_bytes=sum(described.size_bytes for described in manifest.files.values()),
         relative_error=manifest.relative_error,
     )
-
-
-def _key_of(manifest: _Manifest) -> ArtifactKey:
-    return ArtifactKey(**manifest.key.model_dump())

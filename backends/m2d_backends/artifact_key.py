@@ -10,7 +10,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -121,8 +121,7 @@ def key_digest(key: ArtifactKey) -> str:
 
 def key_as_json(key: ArtifactKey) -> dict[str, Any]:
     """Return a key as its manifest stores it."""
-    values = {each.name: getattr(key, each.name) for each in fields(key)}
-    return json.loads(json.dumps({**values, "versions": dict(key.versions)}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(asdict(key)))  # type: ignore[no-any-return]
 
 
 def _short(value: object) -> str:

@@ -18,16 +18,13 @@ from m2d.backend import BackendOptions, StoredArtifact
 from m2d.backend_checks import require_available
 from m2d.layout import SceneLayout
 from m2d_backends.artifact import (
-    ArtifactKey,
-    default_folder,
     inspect_artifact,
-    label_of,
     locate,
     open_artifact,
     publish_artifact,
     stored_artifacts,
 )
-from m2d_backends.artifact_key import key_digest
+from m2d_backends.artifact_key import ArtifactKey, default_folder, key_digest, label_of
 from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
 
 if TYPE_CHECKING:

@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 from m2d_backends import artifact, trust
-from m2d_backends.artifact import (
-    ArtifactKey,
-    default_folder,
-    locate,
-    open_artifact,
-    publish_artifact,
-    stored_artifacts,
-)
+from m2d_backends.artifact import locate, open_artifact, publish_artifact, stored_artifacts
+from m2d_backends.artifact_key import ArtifactKey, default_folder
 
 from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from m2d_backends.artifact import default_folder, label_of, publish_artifact
+from m2d_backends.artifact import publish_artifact
+from m2d_backends.artifact_key import default_folder, label_of
 from m2d_backends.compiled import compiler_problem
 from m2d_backends.onnx_runtime import OnnxBackend
 from m2d_backends.onnx_session import provider_problem, runtime_problem
