@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,11 +14,10 @@ if TYPE_CHECKING:
     from m2d.tasks.backends import BackendFacts
 
 app = typer.Typer(no_args_is_help=True, help="List backends and exported graphs.")
-AsJson = ReportJsonFlag
 
 
 @app.command("list")
-def list_backends(as_json: AsJson = False) -> None:
+def list_backends(as_json: ReportJsonFlag = False) -> None:
     """List the installed backends and the graphs in m2d's cache, without importing their libraries."""
     from m2d.tasks.backends import examine
 
@@ -28,7 +25,7 @@ def list_backends(as_json: AsJson = False) -> None:
 
 
 @app.command("doctor")
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: ReportJsonFlag = False) -> None:
     """Show on which devices each backend works, and what is untested on hardware. Always exits with 0."""
     from m2d.tasks.backends import examine
     from m2d.tasks.doctor import device_names
@@ -37,10 +34,10 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _report(found: Sequence[BackendFacts], *, as_json: bool) -> None:
-    from m2d.cli.console import show_heading, show_states, write_result
+    from m2d.cli.console import show_heading, show_states, write_json
 
     if as_json:
-        write_result(json.dumps([asdict(facts) for facts in found], indent=2, default=str))
+        write_json(found)
         return
     show_heading("Backends")
     show_states([row for facts in found for row in _rows(facts)])

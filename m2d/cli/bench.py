@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +33,7 @@ def bench(
     Runs of eager and the backend alternate. The result is the ratio of neighbouring runs; differences below
     the measured noise count as equal.
     """
-    from m2d.cli.console import loading_libraries, make_reporter, write_result
+    from m2d.cli.console import loading_libraries, make_reporter, write_json
     from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
@@ -47,7 +46,7 @@ def bench(
         plan, backend or ["eager"], find_backend=get_backend, reporter=reporter, num_pairs=pairs
     )
     if as_json:
-        write_result(json.dumps(_document(report), indent=2))
+        write_json(_document(report))
     else:
         _show(report)
 

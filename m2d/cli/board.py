@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,11 +32,14 @@ def board(
     It shows the scenes side by side with their prompts and seeds, the mask, the lineage and the timings. The
     page needs no other files. Its path goes to stdout.
     """
-    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.cli.console import make_reporter, write_json, write_result
     from m2d.tasks.board import draw_board
 
     result = draw_board(source, out=out, reporter=make_reporter(quiet=quiet), force=force)
-    write_result(json.dumps(_document(result), indent=2) if as_json else plain_text(str(result.page)))
+    if as_json:
+        write_json(_document(result))
+    else:
+        write_result(result.page)
 
 
 def _document(result: BoardResult) -> dict[str, Any]:

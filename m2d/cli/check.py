@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -32,12 +31,12 @@ def check(
     Lists the scenes of each window, transitions, expanded prompts with their token counts, the mask, the
     length and the file size.
     """
-    from m2d.cli.console import make_reporter, show_gap, write_result
+    from m2d.cli.console import make_reporter, show_gap, write_json
     from m2d.tasks.check import check as check_recipe
 
     report = check_recipe(recipe, model=model)
     if as_json:
-        write_result(json.dumps(_document(report), indent=2))
+        write_json(_document(report))
         return
     _show(report)
     show_gap()
@@ -47,13 +46,14 @@ def check(
 
 
 def _show(report: CheckReport) -> None:
-    from m2d.cli.console import show_fields, show_heading, show_mask
+    from m2d.cli.console import show_columns, show_fields, show_heading, show_mask
 
     plan = report.plan
     show_heading(plan.title)
     show_fields(_summary(plan))
     show_heading("Windows")
-    show_fields(_window_table(report.windows))
+    groups = _alike(report.windows)
+    show_columns("scenes", _COLUMNS, [(_span(_targets(group)), _window_cells(group)) for group in groups])
     show_heading("Scenes")
     show_fields([row for number in range(len(plan.scenes)) for row in _scene_rows(plan, number)])
     for heading, part in _pictures(report):
@@ -105,14 +105,6 @@ def _common_facts(scenes: Sequence[ScenePlan]) -> dict[str, str]:
     """Return the settings that are equal in all scenes and need no mention in each."""
     facts = [_facts(scene) for scene in scenes]
     return {name: text for name, text in facts[0].items() if all(each[name] == text for each in facts)}
-
-
-def _window_table(windows: Sequence[WindowReport]) -> list[tuple[str, str]]:
-    groups = _alike(windows)
-    lines = [_COLUMNS, *(_window_cells(group) for group in groups)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return list(zip(["scenes", *(_span(_targets(group)) for group in groups)], texts, strict=True))
 
 
 def _alike(windows: Sequence[WindowReport]) -> list[list[WindowReport]]:
@@ -219,7 +211,7 @@ def _document(report: CheckReport) -> dict[str, Any]:
     return {
         "title": plan.title,
         "model": plan.source.name,
-        "output": str(plan.output),
+        "output": plan.output,
         "num_frames": plan.num_frames,
         "duration_s": plan.duration_s,
         "fps": plan.fps,
@@ -232,7 +224,7 @@ def _document(report: CheckReport) -> dict[str, Any]:
         "backend": {"name": plan.backend, "device": plan.device, "dtype": plan.dtype},
         "scenes": [_scene_document(plan, number) for number in range(len(plan.scenes))],
         "windows": [_window_document(window) for window in report.windows],
-        "warnings": list(report.warnings),
+        "warnings": report.warnings,
     }
 
 

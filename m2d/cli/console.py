@@ -6,20 +6,22 @@ never reach the terminal. Tasks report through `m2d.progress.Reporter`.
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
-from m2d.cli.flags import name_flag_in
-from m2d.cli.remedies import advise, describe
+from m2d.cli.remedies import advise, describe, name_flag_in
 from m2d.errors import Remedy
 from m2d.garbage import no_collection
 from m2d.progress import Reporter, StageProgress
@@ -39,12 +41,7 @@ _SIGNS = {
 
 
 def plain_text(text: str, *, keep_newlines: bool = False) -> str:
-    """Make foreign text harmless to print: control, format and surrogate characters become visible escapes.
-
-    Args:
-        text: Text from outside, such as a prompt, a path or a tag of a file.
-        keep_newlines: Keep line breaks, for text of several lines.
-    """
+    """Make foreign text harmless to print: control, format and surrogate characters become visible escapes."""
     return "".join(
         char if char.isprintable() or (keep_newlines and char == "\n") else _escape(char) for char in text
     )
@@ -53,8 +50,7 @@ def plain_text(text: str, *, keep_newlines: bool = False) -> str:
 def _escape(char: str) -> str:
     if char in "\t\n\r" or unicodedata.category(char) == "Zs":
         return " "
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def format_seconds(seconds: float) -> str:
@@ -101,8 +97,21 @@ def loading_libraries(reporter: Reporter) -> Iterator[None]:
         yield
 
 
-def write_result(text: str) -> None:
-    """Write one result to stdout, for programs to read; the caller has made the text harmless."""
+def write_result(path: Path) -> None:
+    """Write the path of a result to stdout, for programs to read."""
+    _write_line(plain_text(str(path)))
+
+
+def write_json(document: object) -> None:
+    """Write a document to stdout as JSON; a dataclass becomes an object of its fields, a path its text."""
+    _write_line(json.dumps(document, indent=2, default=_as_json))
+
+
+def _as_json(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def _write_line(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -193,7 +202,7 @@ class LiveReporter(QuietReporter):
         self._progress = Progress(
             TextColumn(" "),
             SpinnerColumn("dots", style="cyan"),
-            _NameColumn(),
+            TextColumn(f"{{task.description:<{NAME_WIDTH - 1}}}", markup=False),
             BarColumn(bar_width=28, style="bright_black", complete_style="cyan", pulse_style="cyan"),
             _CountColumn(),
             console=console,
@@ -243,14 +252,6 @@ class _LiveStage:
         self._progress.update(self._task, advance=amount, detail=plain_text(detail))
 
 
-class _NameColumn(TextColumn):
-    def __init__(self) -> None:
-        super().__init__("", markup=False)
-
-    def render(self, task: ProgressTask) -> Text:
-        return Text(task.description.ljust(NAME_WIDTH - 1))
-
-
 class _CountColumn(TextColumn):
     """`14/25  6 s left  loss 0.061`, without the parts that are unknown."""
 
@@ -280,15 +281,23 @@ def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> Non
     """Show aligned `name  value` rows.
 
     On a terminal long values are wrapped within their column; elsewhere every row is one line.
-
-    Args:
-        rows: Names with their values.
-        stderr: Write to stderr instead of stdout.
     """
     console = make_console(stderr=stderr)
     width = max(len(plain_text(name)) for name, _ in rows)
     for name, value in rows:
         _print_row(console, Text(f"  {plain_text(name):<{width}}  ", style="dim"), value)
+
+
+def show_columns(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Show rows of a name and aligned cells on stdout, below a row of headings."""
+    lines = [(title, heads), *rows]
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in lines), strict=True)]
+    show_fields(
+        [
+            (name, "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)))
+            for name, cells in lines
+        ]
+    )
 
 
 def show_states(rows: Sequence[tuple[str, bool, str]]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from m2d.cli.options import ReportJsonFlag
@@ -20,12 +18,12 @@ def doctor(
     Lists devices, backends, the embedded models and versions, each with the reason if it does not work.
     Always exits with 0.
     """
-    from m2d.cli.console import write_result
+    from m2d.cli.console import write_json
     from m2d.tasks.doctor import examine
 
     report = examine()
     if as_json:
-        write_result(json.dumps(asdict(report), indent=2))
+        write_json(report)
         return
     _show(report)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2d.cli.backend_options import parse_options
-from m2d.cli.options import BackendSettings, DtypeOption, ModelOption, QuietFlag, ResultJsonFlag
+from m2d.cli.options import (
+    BackendSettings,
+    DtypeOption,
+    ModelOption,
+    QuietFlag,
+    ResultJsonFlag,
+    parse_options,
+)
 from m2d.errors import InputError
 
 if TYPE_CHECKING:
-    from m2d.backend import BackendOptions
     from m2d.pipeline.graphs import GraphRequest
     from m2d.tasks.export import ExportedGraph, StoryShape
 
@@ -67,8 +71,11 @@ def export(
     Give a recipe, or --scenes, --frames and --size. Every graph is compared with the eager model before it is
     stored. The folders of the graphs go to stdout.
     """
+    from m2d.backend import BackendOptions
     from m2d.cli.console import loading_libraries, make_reporter
+    from m2d.families.source import BUILTIN_PUPPET, resolve_model
     from m2d.registry import get_backend
+    from m2d.tasks.export import graph_of
 
     extra = parse_options(backend_option)
     flags = _Flags(scenes=scenes, frames=frames, size=size, mask=mask, context=context, targets=targets)
@@ -80,8 +87,14 @@ def export(
     if recipe is not None:
         requests = _of_recipe(recipe, backend=backend, model=model, device=device, dtype=dtype, extra=extra)
     else:
-        options = _options(device=device, dtype=dtype, batch=batch, extra=extra)
-        requests = (_of_shape(flags.shape(), model=model, options=options),)
+        options = BackendOptions(
+            device=device or "cpu",
+            # BackendOptions checks the name.
+            dtype=dtype or "float32",  # type: ignore[arg-type]
+            batch_size=batch,
+            extra=extra,
+        )
+        requests = (graph_of(resolve_model(model or BUILTIN_PUPPET), flags.shape(), options),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
 
 
@@ -146,18 +159,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _options(*, device: str | None, dtype: str | None, batch: int, extra: dict[str, str]) -> BackendOptions:
-    from m2d.backend import BackendOptions
-
-    return BackendOptions(
-        device=device or "cpu",
-        # BackendOptions checks the name.
-        dtype=dtype or "float32",  # type: ignore[arg-type]
-        batch_size=batch,
-        extra=extra,
-    )
-
-
 def _of_recipe(
     recipe: Path,
     *,
@@ -175,22 +176,16 @@ def _of_recipe(
     return graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])
 
 
-def _of_shape(shape: StoryShape, *, model: str | None, options: BackendOptions) -> GraphRequest:
-    from m2d.families.source import BUILTIN_PUPPET, resolve_model
-    from m2d.tasks.export import graph_of
-
-    return graph_of(resolve_model(model or BUILTIN_PUPPET), shape, options)
-
-
 def _show(made: Sequence[ExportedGraph], *, as_json: bool) -> None:
-    from m2d.cli.console import plain_text, write_result
+    from m2d.cli.console import write_json, write_result
 
     if not as_json:
-        write_result("\n".join(plain_text(str(each.folder)) for each in made))
+        for each in made:
+            write_result(each.folder)
         return
     document = [
         {
-            "folder": str(each.folder),
+            "folder": each.folder,
             "graph": each.request.label,
             "was_there": each.artifact is None,
             "size_bytes": None if each.artifact is None else each.artifact.size_bytes,
@@ -198,4 +193,4 @@ def _show(made: Sequence[ExportedGraph], *, as_json: bool) -> None:
         }
         for each in made
     ]
-    write_result(json.dumps(document, indent=2))
+    write_json(document)

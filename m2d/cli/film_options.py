@@ -10,7 +10,6 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from m2d.cli.backend_options import parse_options
 from m2d.cli.options import (
     ArtifactsOption,
     BackendOption,
@@ -26,6 +25,7 @@ from m2d.cli.options import (
     SavePreviewsFlag,
     SpeedOption,
     StepsOption,
+    parse_options,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run_task(
         overrides: The values that replace those of the recipe.
     """
     from m2d.cli.console import loading_libraries, make_reporter
-    from m2d.cli.results import show_film, show_headline, write_film_result
+    from m2d.cli.results import report_film, show_headline
     from m2d.registry import get_backend
 
     began_s = time.monotonic()
@@ -126,5 +126,4 @@ def run_task(
         options=run_options,
         on_plan=partial(show_headline, quiet=options.quiet),
     )
-    show_film(result, spent_s=time.monotonic() - began_s, quiet=options.quiet)
-    write_film_result(result, as_json=options.as_json)
+    report_film(result, began_s=began_s, quiet=options.quiet, as_json=options.as_json)

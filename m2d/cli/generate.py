@@ -50,7 +50,7 @@ def generate(
 
 def _generate(recipe: Path, *, options: FilmOptions, overrides: Overrides) -> None:
     from m2d.cli.console import loading_libraries, make_reporter
-    from m2d.cli.results import show_film, show_headline, write_film_result
+    from m2d.cli.results import report_film, show_headline
     from m2d.film.outputs import check_outputs
     from m2d.pipeline.planning import plan_recipe
     from m2d.registry import get_backend
@@ -68,13 +68,12 @@ def _generate(recipe: Path, *, options: FilmOptions, overrides: Overrides) -> No
     with loading_libraries(reporter):
         from m2d.tasks import generate as task
     result = task.run(plan, backend, reporter=reporter, options=options.run_options())
-    show_film(result, spent_s=time.monotonic() - began_s, quiet=options.quiet)
-    write_film_result(result, as_json=options.as_json)
+    report_film(result, began_s=began_s, quiet=options.quiet, as_json=options.as_json)
 
 
 def _reproduce(film: Path, *, options: FilmOptions, overrides: Overrides) -> None:
     from m2d.cli.console import loading_libraries, make_reporter
-    from m2d.cli.results import numbers_from_one, show_film, write_film_result
+    from m2d.cli.results import report_film
     from m2d.registry import get_backend
 
     began_s = time.monotonic()
@@ -89,10 +88,15 @@ def _reproduce(film: Path, *, options: FilmOptions, overrides: Overrides) -> Non
         options=options.run_options(),
         model=options.model,
     )
-    show_film(made.result, spent_s=time.monotonic() - began_s, quiet=options.quiet)
-    if made.differing:
-        reporter.warn(f"scenes {numbers_from_one(made.differing)} have other frames than the original")
+    differing = [scene + 1 for scene in made.differing]
+    report_film(
+        made.result,
+        began_s=began_s,
+        quiet=options.quiet,
+        as_json=options.as_json,
+        differing_scenes=differing,
+    )
+    if differing:
+        reporter.warn(f"scenes {', '.join(map(str, differing))} have other frames than the original")
     else:
         reporter.note("all frames are identical to the original's")
-    differing = [scene + 1 for scene in made.differing]
-    write_film_result(made.result, as_json=options.as_json, differing_scenes=differing)

@@ -27,7 +27,7 @@ def init(
 
     With --from-figure5, PATH is the folder for the recipes, one per story; by default the current folder.
     """
-    from m2d.cli.console import plain_text, show_hint, write_result
+    from m2d.cli.console import show_hint, write_result
     from m2d.tasks.init import import_figure5, write_template
 
     if figure5 is not None:
@@ -35,5 +35,5 @@ def init(
     else:
         paths = [write_template(path or Path("story.yaml"), title=title, force=force)]
     for written in paths:
-        write_result(plain_text(str(written)))
+        write_result(written)
     show_hint(f"next: m2d check {paths[0]}, then m2d generate {paths[0]}")

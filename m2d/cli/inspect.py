@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,18 +24,18 @@ def inspect(
 
     Decodes the film, compares it with its provenance, and lists its scenes, prompts, seeds and runs.
     """
-    from m2d.cli.console import write_result
+    from m2d.cli.console import write_json
     from m2d.tasks.inspect import inspect_film
 
     inspection = inspect_film(film)
     if as_json:
-        write_result(json.dumps(_document(inspection), indent=2))
+        write_json(_document(inspection))
         return
     _show(film, inspection)
 
 
 def _show(film: Path, inspection: Inspection) -> None:
-    from m2d.cli.console import format_size, show_fields, show_heading
+    from m2d.cli.console import format_size, show_columns, show_fields, show_heading
 
     info, provenance = inspection.info, inspection.info.provenance
     show_heading(info.title or film.name)
@@ -52,7 +51,8 @@ def _show(film: Path, inspection: Inspection) -> None:
         return
     show_fields(rows + _checks(inspection, provenance))
     show_heading("Scenes")
-    show_fields(_scene_table(info, provenance))
+    cells = [_scene_cells(info, provenance, index) for index in range(len(provenance.scenes))]
+    show_columns("scene", _COLUMNS, [(str(number), row) for number, row in enumerate(cells, start=1)])
     show_heading("Lineage")
     show_fields(_lineage_rows(provenance))
     for number, scene in enumerate(provenance.scenes, start=1):
@@ -78,14 +78,6 @@ def _checks(inspection: Inspection, provenance: Provenance) -> list[tuple[str, s
         ("latents", latents[inspection.run_folder.latents]),
         ("frames", f"sha256 {provenance.frames_sha256[:16]}, as the model made them, before encoding"),
     ]
-
-
-def _scene_table(info: FilmInfo, provenance: Provenance) -> list[tuple[str, str]]:
-    """Return rows of aligned columns; the first row is the heading."""
-    lines = [_COLUMNS, *(_scene_cells(info, provenance, index) for index in range(len(provenance.scenes)))]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
-    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return [("scene", texts[0]), *((str(number), text) for number, text in enumerate(texts[1:], start=1))]
 
 
 def _scene_cells(info: FilmInfo, provenance: Provenance, index: int) -> Sequence[str]:
@@ -146,10 +138,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
         "fps": float(info.fps),
         "num_frames": inspection.num_decoded_frames,
         "size_bytes": info.size_bytes,
-        "chapters": [
-            {"title": chapter.title, "start_s": chapter.start_s, "end_s": chapter.end_s}
-            for chapter in info.chapters
-        ],
+        "chapters": info.chapters,
         "frames_sha256": provenance.frames_sha256 if provenance else None,
         "pictures": {
             "state": inspection.pictures,

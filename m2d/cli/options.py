@@ -3,10 +3,13 @@
 Options of a single command are defined with the command.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from m2d.errors import InputError
 
 ModelOption = Annotated[
     str | None,
@@ -44,3 +47,20 @@ ResultJsonFlag = Annotated[bool, typer.Option("--json", help="Write the result a
 ReportJsonFlag = Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
 StoryArgument = Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")]
+
+
+def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
+    """Parse the values of all `--backend-option NAME=VALUE`.
+
+    Raises:
+        InputError: A text without `=`, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--backend-option {text!r}: use NAME=VALUE, such as scope=whole")
+        if name in found:
+            raise InputError(f"--backend-option {name}: given twice, as {found[name]!r} and {value!r}")
+        found[name] = value
+    return found

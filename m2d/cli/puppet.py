@@ -48,11 +48,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train codec, its decoder on what a model makes, text encoder or reader."""
-    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.cli.console import make_reporter, write_result
     from m2d.tasks.puppet import PartPlan, train_part
 
     plan = PartPlan(part=part.value, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
-    write_result(plain_text(str(train_part(plan, make_reporter(quiet=quiet)))))
+    write_result(train_part(plan, make_reporter(quiet=quiet)))
 
 
 @app.command()
@@ -69,7 +69,7 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Put codec, text encoder, tokenizer, scheduler, and transformer and reader if given, into one folder."""
-    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.cli.console import make_reporter, write_result
     from m2d.puppet.training.pack import PackPlan
     from m2d.tasks.puppet import pack
 
@@ -83,7 +83,7 @@ def pack(
         transformer=transformer,
         out=out,
     )
-    write_result(plain_text(str(pack(plan, make_reporter(quiet=quiet)))))
+    write_result(pack(plan, make_reporter(quiet=quiet)))
 
 
 @app.command()
@@ -100,7 +100,7 @@ def render(
     quiet: Quiet = False,
 ) -> None:
     """Render stories as MP4 files, with a description for `m2d train`."""
-    from m2d.cli.console import make_reporter, plain_text, write_result
+    from m2d.cli.console import make_reporter, write_result
     from m2d.puppet.dataset_files import RenderPlan
     from m2d.tasks.render import render
 
@@ -115,4 +115,4 @@ def render(
         seed=seed,
         file_format=format.value,
     )
-    write_result(plain_text(str(render(plan, make_reporter(quiet=quiet)))))
+    write_result(render(plan, make_reporter(quiet=quiet)))

@@ -1,13 +1,35 @@
-"""Words each remedy for the command line, with its flags and commands.
+"""Words problems and remedies for the command line, with its flags and commands.
 
-Rooms below `m2d/tasks` raise facts and a `Remedy`; only this file knows how a user applies it.
+Rooms below `m2d/tasks` raise facts about fields and a `Remedy`; only this file knows which flag sets a field
+and how a user applies a remedy.
 """
 
 from __future__ import annotations
 
-from m2d.cli.flags import name_flag
-from m2d.errors import InputError, M2DError, RecipeError, Remedy
+import re
+from dataclasses import replace
 
+from m2d.errors import InputError, M2DError, Problem, RecipeError, Remedy
+
+# As in `m2d.recipe.overrides`, which takes a tenth of a second to import.
+_COMMAND_LINE = "command line"
+_FLAGS = {
+    "model": "--model",
+    "output": "--out",
+    "sampling.seed": "--seed",
+    "sampling.num_inference_steps": "--steps",
+    "sampling.speed": "--speed",
+    "backend.name": "--backend",
+    "backend.device": "--device",
+    "backend.dtype": "--dtype",
+    "backend.options": "--backend-option",
+    "prompt": "--prompt",
+    "frames": "--frames",
+    "join": "--join",
+    "seed": "--seed",
+}
+_NUMBERED_PROMPT = re.compile(r"scenes\[([0-9]+)\]\.prompt")
+_WARNING = re.compile(rf"{_COMMAND_LINE}: (?P<field>[^:]+): (?P<message>.*)", re.DOTALL)
 _TEXTS = {
     Remedy.CHOOSE_OUTPUT: "choose another --out",
     Remedy.OVERWRITE: "choose another output, or replace it with --force",
@@ -28,6 +50,23 @@ _TEXTS = {
     Remedy.RESUME_WITHOUT_PREVIEWS: "resume with --resume and without --save-previews",
     Remedy.GIVE_MODEL: "name that model with --model, or move the run folder away to use the film's frames",
 }
+
+
+def flag_of(field: str) -> str:
+    """Return the flag that sets `field`: `--prompt 2` for the second scene's; a field without one stays."""
+    numbered = _NUMBERED_PROMPT.fullmatch(field)
+    return f"--prompt {int(numbered[1]) + 1}" if numbered else _FLAGS.get(field, field)
+
+
+def name_flag(problem: Problem) -> Problem:
+    """Return the problem with its flag in place of its field, if it stands on the command line."""
+    return replace(problem, field=flag_of(problem.field)) if problem.path == _COMMAND_LINE else problem
+
+
+def name_flag_in(warning: str) -> str:
+    """Return a warning about the command line as `--flag: message`; any other one stays."""
+    found = _WARNING.fullmatch(warning)
+    return f"{flag_of(found['field'])}: {found['message']}" if found else warning
 
 
 def advise(message: str, remedy: Remedy | None) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from m2d.cli.flags import name_flag_in
+from m2d.cli.remedies import name_flag_in
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
 
 # More than this do not fit into a line.
-MOST_JOINS = 5
+_MOST_JOINS = 5
 
 
 def show_headline(text: str, *, quiet: bool) -> None:
@@ -25,12 +24,24 @@ def show_headline(text: str, *, quiet: bool) -> None:
         show_gap()
 
 
-def show_film(result: FilmResult, *, spent_s: float, quiet: bool) -> None:
-    """Show a summary of the film on stderr."""
+def report_film(result: FilmResult, *, began_s: float, quiet: bool, as_json: bool, **more: object) -> None:
+    """Show a summary of the film on stderr, and write its path, or JSON with `more` entries, to stdout.
+
+    `began_s` is the time by `time.monotonic` at which the command began.
+    """
+    from m2d.cli.console import write_json, write_result
+
+    if not quiet:
+        _show_film(result, spent_s=time.monotonic() - began_s)
+    if as_json:
+        write_json(_film_document(result) | more)
+    else:
+        write_result(result.film)
+
+
+def _show_film(result: FilmResult, *, spent_s: float) -> None:
     from m2d.cli.console import format_seconds, format_size, show_fields, show_gap
 
-    if quiet:
-        return
     provenance = result.provenance
     video = provenance.video
     size = f"{video.width * video.upscale}x{video.height * video.upscale}"
@@ -45,23 +56,13 @@ def show_film(result: FilmResult, *, spent_s: float, quiet: bool) -> None:
     show_fields([row for row in rows if row[1]], stderr=True)
 
 
-def write_film_result(result: FilmResult, *, as_json: bool, **more: Any) -> None:
-    """Write the film's path, or a JSON document about it, to stdout."""
-    from m2d.cli.console import plain_text, write_result
-
-    if as_json:
-        write_result(json.dumps(film_document(result) | more, indent=2))
-    else:
-        write_result(plain_text(str(result.film)))
-
-
-def film_document(result: FilmResult) -> dict[str, Any]:
+def _film_document(result: FilmResult) -> dict[str, Any]:
     """Return the facts about a new film as JSON values; scenes are counted from 1."""
     provenance = result.provenance
     video = provenance.video
     return {
-        "film": str(result.film),
-        "run_folder": str(result.run_folder),
+        "film": result.film,
+        "run_folder": result.run_folder,
         "title": provenance.title,
         "num_scenes": len(provenance.scenes),
         "made_scenes": [scene + 1 for scene in result.made],
@@ -83,14 +84,9 @@ def film_document(result: FilmResult) -> dict[str, Any]:
             for number, scene in enumerate(provenance.scenes, start=1)
         ],
         "timings_s": dict(result.timings_s),
-        "notes": list(result.notes),
+        "notes": result.notes,
         "warnings": [name_flag_in(warning) for warning in result.warnings],
     }
-
-
-def numbers_from_one(scenes: Sequence[int]) -> str:
-    """Return `2, 3` for the scenes 1 and 2, since users count from 1."""
-    return ", ".join(str(scene + 1) for scene in scenes)
 
 
 def _beside(result: FilmResult) -> list[str]:
@@ -102,7 +98,7 @@ def _beside(result: FilmResult) -> list[str]:
 def _joins(result: FilmResult) -> str:
     """Return each transition with its colour jump: `cut 12.1, crossfade 3.4 levels of colour jump`."""
     scenes = [scene for scene in result.provenance.scenes[1:] if scene.colour_jump is not None]
-    if len(scenes) > MOST_JOINS:
+    if len(scenes) > _MOST_JOINS:
         return _joins_at_a_glance(result)
     jumps = [f"{scene.join} {scene.colour_jump:.1f}" for scene in scenes]
     return f"{', '.join(jumps)} levels of colour jump" if jumps else ""

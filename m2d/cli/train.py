@@ -33,7 +33,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")] = False,
 ) -> None:
     """Train one stage; the result is a model folder for `m2d generate --model`."""
-    from m2d.cli.console import loading_libraries, make_reporter, plain_text, write_result
+    from m2d.cli.console import loading_libraries, make_reporter, write_result
 
     # All processes load the libraries; only the first one reports it.
     is_first = os.environ.get("RANK", "0") == "0"
@@ -55,7 +55,7 @@ def train(
     )
     report = run(plan, make_reporter(quiet=quiet))
     if report.is_main:
-        write_result(plain_text(str(report.model)))
+        write_result(report.model)
 
 
 def _show_needs(recipe: Path, *, devices: int, strategy: str, model: str | None, init: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2d.cli.backend_options import parse_options
 from m2d.cli.options import (
     ArtifactsOption,
     BackendSettings,
@@ -21,6 +19,7 @@ from m2d.cli.options import (
     ReportJsonFlag,
     StepsOption,
     StoryArgument,
+    parse_options,
 )
 from m2d.errors import EXIT_FAILED, BackendUnavailable, InputError
 
@@ -58,7 +57,7 @@ def verify(
     if all backends that ran are within the tolerances, with 1 if one is not, with 3 if a requested one cannot
     run.
     """
-    from m2d.cli.console import loading_libraries, make_reporter, write_result
+    from m2d.cli.console import loading_libraries, make_reporter, write_json
     from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
@@ -86,7 +85,7 @@ def verify(
         speeds=parse_speeds(speed or []),
     )
     if as_json:
-        write_result(json.dumps(_document(report), indent=2))
+        write_json(_document(report))
     else:
         _show(report)
     raise typer.Exit(0 if report.all_same else EXIT_FAILED)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from m2d.cli.flags import flag_of, name_flag_in
-from m2d.cli.remedies import describe
+from m2d.cli.remedies import describe, flag_of, name_flag_in
 from m2d.errors import RecipeError
 from m2d.recipe.overrides import COMMAND_LINE, Overrides, apply_overrides
 from m2d.recipe.places import Places

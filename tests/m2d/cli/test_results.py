@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from m2d.cli.results import show_film
+from m2d.cli.results import report_film
 from m2d.film.make import FilmResult
 from m2d.joins import CUT, Join
 from m2d.video.run_folder import run_folder_of
@@ -29,7 +29,7 @@ def shown(num_scenes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         size_bytes=1000,
         timings_s={},
     )
-    show_film(result, spent_s=1.0, quiet=False)
+    report_film(result, began_s=0.0, quiet=False, as_json=False)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip().startswith("joins")]
     return line
 
