@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 from m2d_backends.baked import BakedTransformer
 from m2d_backends.compiled import CompiledDenoiser, compile_blocks, compiling
-from m2d_backends.denoiser_inputs import DenoiserInputs
 from m2d_backends.eager import EagerDenoiser
 from m2d_backends.onnx_export import export_graph
 from m2d_backends.onnx_session import GraphSession, SessionSettings
@@ -125,11 +124,10 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             export_graph(baked, Path(folder), has_rotary_operator=True)
             # The session reads the graph once, before its folder is deleted.
-            session = GraphSession(Path(folder), settings)
-        velocity_shape = tuple(inputs.latents_BFCHW.shape)
+            session = GraphSession(Path(folder), settings, baked.latent_shape)
         return Trial(
             name=f"onnx / eager, all scenes, {self.case.name}",
-            ours=lambda: session.run(DenoiserInputs(*inputs), velocity_shape),
+            ours=lambda: session(*inputs),
             baseline=lambda: self._eager(inputs, layout),
             target=target,
             tolerance=self.tolerance,

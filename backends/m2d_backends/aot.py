@@ -55,7 +55,7 @@ class AotBackend(GraphBackend):
         reason = compiler_problem(options.device)
         if reason is not None:
             raise BackendUnavailable(f"backend {self.name!r}: {reason}")
-        return self._publish(self._request(source, layout, options), _write, root=out)
+        return self._publish(self._request(source, layout, options), self._write, root=out)
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
         parse_extra(self.name, ExtraOptions, options.extra)
@@ -69,8 +69,25 @@ class AotBackend(GraphBackend):
         )
 
     def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
+        # The loader behind torch._inductor.aoti_load_package, whose import would bring the compiler along.
+        from torch._C._aoti import AOTIModelPackageLoader
+
         del request
-        return _load(folder / PACKAGE)
+        loader = AOTIModelPackageLoader(str(folder / PACKAGE), _MODEL_NAME, False, 1, -1)
+
+        def run(latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+            (velocity_BFCHW,) = loader.boxed_run([latents_BFCHW, prompt_embeds_BLD, timesteps_BN])
+            return velocity_BFCHW
+
+        return run
+
+    def _write(self, part: Path, request: GraphRequest) -> float:
+        """Compile the package into `part`, and return its relative error."""
+        key = request.key
+        baked = request.bake(EagerBackend().load(request.source, replace(request.options, extra={})))
+        _compile(baked, part / PACKAGE, key)
+        run = self._load(part, request)
+        return check_parity(baked, run, batch_sizes=[key.batch_size], dtype=key.dtype, backend=self.name)
 
 
 def device_capability(device: str) -> str:
@@ -93,15 +110,6 @@ def _instruction_sets() -> str:
     return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
 
 
-def _write(part: Path, request: GraphRequest) -> float:
-    """Compile the package into `part`, and return its relative error."""
-    key = request.key
-    baked = request.bake(EagerBackend().load(request.source, replace(request.options, extra={})))
-    _compile(baked, part / PACKAGE, key)
-    run = _load(part / PACKAGE)
-    return check_parity(baked, run, batch_sizes=[key.batch_size], dtype=key.dtype, backend="aot")
-
-
 def _compile(baked: BakedTransformer, package: Path, key: ArtifactKey) -> None:
     import torch
     from torch._inductor import aoti_compile_and_package
@@ -116,16 +124,3 @@ def _compile(baked: BakedTransformer, package: Path, key: ArtifactKey) -> None:
         except (torch._dynamo.exc.UserError, torch._inductor.exc.CppCompileError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise ExportError(f"backend 'aot': torch cannot compile this model: {first_line}") from error
-
-
-def _load(package: Path) -> GraphCall:
-    # The loader behind torch._inductor.aoti_load_package, whose import would bring the compiler along.
-    from torch._C._aoti import AOTIModelPackageLoader
-
-    loader = AOTIModelPackageLoader(str(package), _MODEL_NAME, False, 1, -1)
-
-    def run(latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
-        (velocity_BFCHW,) = loader.boxed_run([latents_BFCHW, prompt_embeds_BLD, timesteps_BN])
-        return velocity_BFCHW
-
-    return run

@@ -18,7 +18,6 @@ from m2d.layout import SceneLayout
 from m2d.model.block_plan import scenes_plan
 from m2d.model.context_cache import ContextCache
 from m2d.model.scene_model import PositionTables, SceneModel
-from m2d_backends.denoiser_inputs import DenoiserInputs
 
 
 class BakedTransformer(nn.Module):
@@ -75,14 +74,14 @@ class BakedTransformer(nn.Module):
 
     def example_inputs(
         self, batch_size: int, dtype: torch.dtype, device: torch.device | str, seed: int
-    ) -> DenoiserInputs:
-        """Return random inputs of the baked shapes; equal seeds give equal inputs."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return random latents, embeddings and timesteps of the baked shapes, equal for equal seeds."""
         stream = torch.Generator().manual_seed(seed)
         config = self.transformer.config
         latents = torch.randn(batch_size, *self.latent_shape, generator=stream)
         embeds = torch.randn(batch_size, self.layout.num_text_tokens, config.text_embed_dim, generator=stream)
         timesteps = torch.randint(0, 1000, (batch_size, self.layout.num_scenes), generator=stream)
-        return DenoiserInputs(latents.to(device, dtype), embeds.to(device, dtype), timesteps.to(device))
+        return latents.to(device, dtype), embeds.to(device, dtype), timesteps.to(device)
 
 
 def check_latent_shape(

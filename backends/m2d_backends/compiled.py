@@ -73,15 +73,13 @@ class CompiledDenoiser:
         """Predict the target scenes' velocity; the first call compiles."""
         import torch
 
-        inputs = (latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
-        self._eager.check(*inputs)
+        self._eager.check(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         began_s = time.monotonic()
-        # Contiguous: an expanded batch would be another, slower, graph.
-        latents, embeds, timesteps = (tensor.contiguous() for tensor in inputs)
-        inputs = (latents, embeds, timesteps)
         with compiling(), torch.inference_mode():
-            velocity = (
-                self._whole_for(latents_BFCHW)(*inputs) if self._is_whole else self._eager.predict(*inputs)
+            run = self._whole_for(latents_BFCHW) if self._is_whole else self._eager.predict
+            # Contiguous: an expanded batch would be another, slower, graph.
+            velocity: Tensor = run(
+                latents_BFCHW.contiguous(), prompt_embeds_BLD.contiguous(), timesteps_BN.contiguous()
             )
         if self.compile_s is None:
             self.compile_s = time.monotonic() - began_s

@@ -63,18 +63,13 @@ class EagerDenoiser:
         self.layout = layout
         self.targets = chosen_targets(layout, targets)
         self._transformer = transformer
-        self._context = context
+        self.context = context
         self._execution: Execution = execution
-
-    @property
-    def context(self) -> ContextCache | None:
-        """The cached context, or None."""
-        return self._context
 
     @property
     def context_bytes(self) -> int:
         """Memory of the kept context; see `m2d.diffusion.denoiser.ContextDenoiser`."""
-        return 0 if self._context is None else self._context.size_bytes
+        return 0 if self.context is None else self.context.size_bytes
 
     def keep_context(
         self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, *, targets: tuple[int, ...]
@@ -111,8 +106,8 @@ class EagerDenoiser:
                 timesteps_BN,
                 layout=self.layout,
                 # A cached context already has its targets.
-                targets=targets if self._context is None else None,
-                context=self._context,
+                targets=targets if self.context is None else None,
+                context=self.context,
                 execution=self._execution,
             )
 

@@ -38,8 +38,6 @@ from m2d_backends.onnx_graph import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import onnx_ir as ir
 
 logger = logging.getLogger(__name__)
@@ -166,7 +164,7 @@ def _fold_transposes(model: ir.Model) -> None:
         if weight is None or weight.const_value is None or not weight.is_initializer():
             continue
         order = node.attributes["perm"].as_ints()
-        tensor = ir.Tensor(_values(weight.const_value).transpose(order), name=result.name)
+        tensor = ir.Tensor(weight.const_value.numpy().transpose(order), name=result.name)
         folded = ir.Value(name=result.name, shape=tensor.shape, type=result.type, const_value=tensor)
         result.name = None
         ir.convenience.replace_all_uses_with(result, folded, replace_graph_outputs=True)
@@ -174,10 +172,6 @@ def _fold_transposes(model: ir.Model) -> None:
         model.graph.register_initializer(folded)
         if not weight.uses():
             del model.graph.initializers[str(weight.name)]
-
-
-def _values(tensor: ir.TensorProtocol) -> npt.NDArray[np.generic]:
-    return tensor.numpy()
 
 
 def _forget_origin(model: ir.Model) -> None:

@@ -120,7 +120,7 @@ def check_baked(
     masked = [
         node.name
         for node in model.graph.node
-        if node.op_type == "Attention" and _num_inputs(node) != _QUERY_KEY_VALUE
+        if node.op_type == "Attention" and sum(map(bool, node.input)) != _QUERY_KEY_VALUE
     ]
     if masked:
         problems.append(f"attention with a mask or a cache: {', '.join(masked[:3])}")
@@ -164,10 +164,6 @@ def size_bytes(tensor: onnx.TensorProto) -> int:
     item_bytes: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     num_items: int = prod(tensor.dims)
     return num_items * item_bytes
-
-
-def _num_inputs(node: onnx.NodeProto) -> int:
-    return sum(bool(name) for name in node.input)
 
 
 def _unexpected_parts(model: onnx.ModelProto) -> Iterator[str]:

@@ -4,8 +4,6 @@ Owns exporting and loading graphs; their content is `m2d_backends.onnx_graph`'s,
 `m2d_backends.onnx_session`'s.
 """
 
-# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
-
 from __future__ import annotations
 
 import importlib.util
@@ -34,8 +32,6 @@ from m2d_backends.onnx_session import (
 from m2d_backends.parity import check_parity
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from m2d.families.source import ModelSource
     from m2d_backends.baked import BakedTransformer
 
@@ -94,17 +90,7 @@ class OnnxBackend(GraphBackend):
 
     def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
         read_graph(folder)
-        return _call(GraphSession(folder, settings_from(request.options)), request.output_shape)
-
-
-def _call(session: GraphSession, output_shape: tuple[int, ...]) -> GraphCall:
-    from m2d_backends.denoiser_inputs import DenoiserInputs
-
-    def run(latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
-        inputs = DenoiserInputs(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
-        return session.run(inputs, (latents_BFCHW.shape[0], *output_shape))
-
-    return run
+        return GraphSession(folder, settings_from(request.options), request.output_shape)
 
 
 def _write(part: Path, request: GraphRequest) -> float:
@@ -139,7 +125,6 @@ def _bake(request: GraphRequest, dtype: str) -> BakedTransformer:
 
 def compare(baked: BakedTransformer, folder: Path) -> float:
     """Run a float32 graph and its model on the CPU; see `check_parity`."""
-    session = GraphSession(folder, settings_from(BackendOptions()))
     # The CPU provider allocates the output itself and needs no shape.
-    run = _call(session, ())
+    run = GraphSession(folder, settings_from(BackendOptions()), ())
     return check_parity(baked, run, batch_sizes=range(1, MAX_BATCH + 1), dtype="float32", backend="onnx")

@@ -27,8 +27,6 @@ from m2d_backends.onnx_graph import GRAPH_FILE, INPUT_NAMES, OUTPUT_NAME
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from m2d_backends.denoiser_inputs import DenoiserInputs
-
 logger = logging.getLogger(__name__)
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -159,24 +157,23 @@ def provider_problem(provider: Provider, available: list[str]) -> str | None:
 
 
 class GraphSession:
-    """An exported graph, loaded and ready."""
+    """An exported graph, loaded and ready: the function that a `GraphDenoiser` calls."""
 
-    def __init__(self, folder: Path, settings: SessionSettings) -> None:
-        """Load a graph that has been checked.
+    def __init__(self, folder: Path, settings: SessionSettings, output_shape: tuple[int, ...]) -> None:
+        """Load a graph that has been checked; `output_shape` is (F, C, H, W) of the velocity.
 
         Raises:
             BackendUnavailable: The provider did not load, or cannot run every node.
         """
         self._settings = settings
+        self._output_shape = output_shape
         self._session: Any = _session(folder / GRAPH_FILE, settings)
 
-    def run(self, inputs: DenoiserInputs, output_shape: tuple[int, ...]) -> Tensor:
-        """Predict the velocity, a tensor of `output_shape` on the session's device."""
-        if self._settings.provider == "cpu":
-            return self._run_on_cpu(inputs)
-        return self._run_on_cuda(inputs, output_shape)
+    def __call__(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
+        inputs = (latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
+        return self._run_on_cpu(inputs) if self._settings.provider == "cpu" else self._run_on_cuda(inputs)
 
-    def _run_on_cpu(self, inputs: DenoiserInputs) -> Tensor:
+    def _run_on_cpu(self, inputs: tuple[Tensor, ...]) -> Tensor:
         import torch
 
         feed = {
@@ -186,11 +183,12 @@ class GraphSession:
         (velocity_BFCHW,) = self._session.run([OUTPUT_NAME], feed)
         return torch.from_numpy(velocity_BFCHW)
 
-    def _run_on_cuda(self, inputs: DenoiserInputs, output_shape: tuple[int, ...]) -> Tensor:
+    def _run_on_cuda(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Bind torch's CUDA memory to the graph, so that nothing passes through the host."""
         import torch
 
         binding = self._session.io_binding()
+        output_shape = (inputs[0].shape[0], *self._output_shape)
         device = torch.device("cuda", self._settings.device_index)
         # Referenced until the run is over: the binding stores addresses only.
         held = [tensor.to(device).contiguous() for tensor in inputs]

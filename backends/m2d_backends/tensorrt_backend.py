@@ -80,7 +80,7 @@ class TensorRTBackend(GraphBackend):
         request = self._request(source, layout, options)
         root = out or options.artifacts
         relatives = [each for each in self.stored(root) if _is_relative(each.manifest, request.key)]
-        return self._publish(request, partial(_write, relatives=relatives), root=root)
+        return self._publish(request, partial(self._write, relatives=relatives), root=root)
 
     def _key(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> ArtifactKey:
         # Reading the device's facts needs the device, so `find` and `export` need it too.
@@ -99,7 +99,42 @@ class TensorRTBackend(GraphBackend):
         return make_key(self.name, source, layout, largest, versions=versions, device=facts.label)
 
     def _load(self, folder: Path, request: GraphRequest) -> GraphCall:
-        return _load(folder, request)
+        import torch
+
+        trt = _library()
+        settings = parse_extra(self.name, TensorRTOptions, request.options.extra)
+        with torch.cuda.device(request.options.device):
+            engine = Engine(trt, (folder / PLAN_FILE).read_bytes(), _tensors(request))
+            if settings.refit == "identical":
+                read_graph(folder)
+                refit_engine(trt, engine.native, folder / GRAPH_FILE)
+            engine.start(is_streaming=settings.weight_streaming)
+        return EngineCall(engine, request.output_shape, request.options.device)
+
+    def _write(self, part: Path, request: GraphRequest, *, relatives: Sequence[StoredArtifact]) -> float:
+        """Write an engine into `part`, and return its relative error."""
+        import torch
+
+        from m2d.families.loading import load_transformer
+        from m2d_backends.onnx_export import export_graph
+
+        key, options = request.key, request.options
+        settings = parse_extra(self.name, TensorRTOptions, options.extra)
+        dtype: torch.dtype = getattr(torch, options.dtype)
+        transformer = load_transformer(request.source, device=options.device, dtype=dtype)
+        baked = request.bake(transformer.requires_grad_(False))
+        export_graph(baked, part, opset=OPSETS[key.versions["opset"]])
+        with torch.cuda.device(options.device):
+            built = build(_library(), part, key, settings, expected=_tensors(request), relatives=relatives)
+        (part / PLAN_FILE).write_bytes(built.plan)
+        (part / TIMING_FILE).write_bytes(built.timing_cache)
+        run, batch_sizes = self._load(part, request), range(1, MAX_BATCH + 1)
+        error = check_parity(baked, run, batch_sizes=batch_sizes, dtype=key.dtype, backend=self.name)
+        if settings.refit == "none":
+            # The engine holds its own weights and does not need the graph.
+            for name in (GRAPH_FILE, WEIGHTS_FILE):
+                (part / name).unlink(missing_ok=True)
+        return error
 
 
 def library_problem() -> str | None:
@@ -129,50 +164,6 @@ def device_facts(device: str) -> DeviceFacts:
         capability=torch.cuda.get_device_capability(device),
         driver_major=driver_major(driver),
     )
-
-
-def _load(folder: Path, request: GraphRequest) -> EngineCall:
-    import torch
-
-    trt = _library()
-    settings = parse_extra("tensorrt", TensorRTOptions, request.options.extra)
-    with torch.cuda.device(request.options.device):
-        engine = Engine(trt, (folder / PLAN_FILE).read_bytes(), _tensors(request))
-        if settings.refit == "identical":
-            read_graph(folder)
-            refit_engine(trt, engine.native, folder / GRAPH_FILE)
-        engine.start(is_streaming=settings.weight_streaming)
-    return EngineCall(engine, request.output_shape, request.options.device)
-
-
-def _write(part: Path, request: GraphRequest, *, relatives: Sequence[StoredArtifact]) -> float:
-    """Write an engine into `part`, and return its relative error."""
-    import torch
-
-    from m2d.families.loading import load_transformer
-    from m2d_backends.onnx_export import export_graph
-
-    key, options = request.key, request.options
-    settings = parse_extra("tensorrt", TensorRTOptions, options.extra)
-    transformer = load_transformer(request.source, device=options.device, dtype=getattr(torch, options.dtype))
-    baked = request.bake(transformer.requires_grad_(False))
-    export_graph(baked, part, opset=OPSETS[key.versions["opset"]])
-    with torch.cuda.device(options.device):
-        built = build(_library(), part, key, settings, expected=_tensors(request), relatives=relatives)
-    (part / PLAN_FILE).write_bytes(built.plan)
-    (part / TIMING_FILE).write_bytes(built.timing_cache)
-    error = check_parity(
-        baked,
-        _load(part, request),
-        batch_sizes=range(1, MAX_BATCH + 1),
-        dtype=key.dtype,
-        backend="tensorrt",
-    )
-    if settings.refit == "none":
-        # The engine holds its own weights and does not need the graph.
-        for name in (GRAPH_FILE, WEIGHTS_FILE):
-            (part / name).unlink(missing_ok=True)
-    return error
 
 
 def build(

@@ -88,7 +88,7 @@ def build_engine(
         config.set_timing_cache(cache, False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(f"TensorRT cannot build this graph: {_said(log)}")
+        raise ExportError(f"TensorRT cannot build this graph: {reason_in(log)}")
     return BuiltEngine(plan=bytes(plan), timing_cache=bytes(cache.serialize()))
 
 
@@ -107,7 +107,7 @@ def refit_engine(trt: Any, engine: Any, graph: Path) -> None:
     if missing:
         raise ExportError(f"{graph.name}: the graph lacks the engine's weights {', '.join(missing[:3])}")
     if not refitter.refit_cuda_engine():
-        raise ExportError(f"TensorRT cannot refit the engine: {_said(log)}")
+        raise ExportError(f"TensorRT cannot refit the engine: {reason_in(log)}")
 
 
 def serialize_refitted(trt: Any, engine: Any) -> bytes:
@@ -149,5 +149,6 @@ def _parser_errors(parser: Any) -> str:
     )
 
 
-def _said(log: Any) -> str:
+def reason_in(log: Any) -> str:
+    """Return the last errors that TensorRT logged."""
     return "; ".join(log.errors[-3:]) or "it gave no reason"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2d.errors import BackendError
 from m2d_backends.onnx_graph import INPUT_NAMES, OUTPUT_NAME
-from m2d_backends.tensorrt_build import make_logger
+from m2d_backends.tensorrt_build import make_logger, reason_in
 from m2d_backends.tensorrt_plan import TensorFacts, check_tensors
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class Engine:
         self._runtime = trt.Runtime(self._log)
         self.native = self._runtime.deserialize_cuda_engine(plan)
         if self.native is None:
-            said = "; ".join(self._log.errors[-3:]) or "no reason given"
-            raise BackendError(f"TensorRT cannot load the engine: {said}; export it again")
+            raise BackendError(f"TensorRT cannot load the engine: {reason_in(self._log)}; export it again")
         check_tensors(engine_tensors(self.native), expected)
         self._context: Any = None
 
@@ -54,8 +53,7 @@ class Engine:
             self.native.weight_streaming_budget_v2 = self.native.get_weight_streaming_automatic_budget()
         self._context = self.native.create_execution_context()
         if self._context is None:
-            said = "; ".join(self._log.errors[-3:]) or "no reason given"
-            raise BackendError(f"TensorRT cannot make an execution context: {said}")
+            raise BackendError(f"TensorRT cannot make an execution context: {reason_in(self._log)}")
 
     def enqueue(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], stream: int) -> None:
         """Bind tensors by name and enqueue one run.
@@ -80,8 +78,7 @@ class Engine:
 
     def _require(self, is_accepted: bool, what: str) -> None:
         if not is_accepted:
-            said = "; ".join(self._log.errors[-3:]) or "no reason given"
-            raise BackendError(f"TensorRT rejects the {what}: {said}")
+            raise BackendError(f"TensorRT rejects the {what}: {reason_in(self._log)}")
 
 
 class EngineCall:

@@ -41,7 +41,7 @@ _SIGNS = {
 
 
 def plain_text(text: str, *, keep_newlines: bool = False) -> str:
-    """Make foreign text harmless to print: control, format and surrogate characters become visible escapes."""
+    """Make foreign text harmless to print: control, format and surrogate characters become escapes."""
     return "".join(
         char if char.isprintable() or (keep_newlines and char == "\n") else _escape(char) for char in text
     )
