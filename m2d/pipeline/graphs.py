@@ -14,12 +14,7 @@ from m2d.recipe.plan import RunPlan
 
 
 class MissingGraphs(ArtifactMissing):
-    """A run needs graphs that were not exported.
-
-    Attributes:
-        backend: Name of the backend that would run them.
-        requests: The graphs to export.
-    """
+    """A run needs graphs that were not exported: `requests`, for the backend of that name."""
 
     def __init__(self, message: str, *, backend: str, requests: Sequence[GraphRequest]) -> None:
         super().__init__(message)
@@ -27,7 +22,7 @@ class MissingGraphs(ArtifactMissing):
 
 
 class RejectedGraphs(ArtifactRefused):
-    """A run needs graphs that were exported but cannot be used; attributes as in `MissingGraphs`."""
+    """A run needs graphs that were exported but cannot be used."""
 
     def __init__(self, message: str, *, backend: str, requests: Sequence[GraphRequest]) -> None:
         super().__init__(message)

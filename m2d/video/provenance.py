@@ -74,7 +74,6 @@ class RunRecord(_Record):
         recipe: The recipe as it was run; its scenes are the ones made. Validate before use.
         parameters: The resolved parameters; of external video, its name and spans.
         model: None for external video.
-        versions: Package name to version.
         windows: The passes, in order; empty for external video.
     """
 
@@ -91,7 +90,6 @@ class SceneRecord(_Record):
 
     Attributes:
         guidance_scale: None for external video, and so is the seed.
-        run: Index of the run that made it.
         first_frame: The film's frame in which it first appears.
         num_frames: Number of frames, those shared with its neighbours included.
         overlap: Number of frames shared with the scene before it.
@@ -136,7 +134,6 @@ class Provenance(_Record):
 
     Attributes:
         runs: The runs that made the film, oldest first: its lineage.
-        scenes: All scenes in the film's order.
         first_scene: Number, in the story, of the film's first scene; above 0 in a film of new scenes alone.
         parents: Digests of the provenance of the films this one continues.
     """

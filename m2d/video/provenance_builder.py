@@ -50,7 +50,6 @@ class MadeScene:
         latents_FCHW: The denoised latents; None when the scene was not made from latents.
         colour_map_LC: uint8 (256, 3); `SceneRecord` stores it as text.
         kept: The record of a scene that is taken unchanged from an existing film.
-        packets_sha256: Set once it is encoded.
     """
 
     prompt: str

@@ -15,11 +15,7 @@ from m2d.video.read import FilmInfo, film_frames
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmPictures:
-    """All pictures of one film.
-
-    Attributes:
-        stripe: The film as one line of columns, a data URI.
-    """
+    """A grid of frames for each scene of a film, and the film as a stripe, a data URI."""
 
     grids: tuple[FrameGrid, ...]
     stripe: str
