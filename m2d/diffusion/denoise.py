@@ -19,15 +19,14 @@ from torch import Tensor
 
 from m2d.diffusion.denoiser import Denoiser
 from m2d.diffusion.passes import ModelPass, context_bytes, keep_context, model_passes
-from m2d.diffusion.report import DenoiseReport
 from m2d.diffusion.request import DenoiseRequest
 from m2d.diffusion.schedulers import check_scheduler, with_timesteps
-from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache
+from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache, StepCacheReport
 from m2d.diffusion.stepper import SceneStepper
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import BackendError, LayoutMismatch
 
-__all__ = ["DenoiseRequest", "DenoiseState", "StepEvent", "denoise"]
+__all__ = ["DenoiseReport", "DenoiseRequest", "DenoiseState", "StepEvent", "denoise"]
 
 _STEP_CACHE = "step_cache."
 
@@ -64,6 +63,19 @@ class StepEvent:
     timestep: int
     x0: Callable[[], Tensor] = field(repr=False)
     state: Callable[[], DenoiseState] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiseReport:
+    """How the latents were computed.
+
+    Attributes:
+        context_bytes: Memory of the context that was computed once; 0 when there was none.
+        speed: What step caching skipped; None when every step was computed.
+    """
+
+    context_bytes: int = 0
+    speed: StepCacheReport | None = None
 
 
 @torch.no_grad()

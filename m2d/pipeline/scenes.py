@@ -20,8 +20,7 @@ from torch import Tensor
 
 from m2d.backend import Backend, Denoiser
 from m2d.diffusion.conditioning import Conditioning
-from m2d.diffusion.denoise import DenoiseRequest, DenoiseState, StepEvent, denoise
-from m2d.diffusion.report import DenoiseReport
+from m2d.diffusion.denoise import DenoiseReport, DenoiseRequest, DenoiseState, StepEvent, denoise
 from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.families.loading import load_vae

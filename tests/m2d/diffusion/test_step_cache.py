@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from m2d.diffusion.denoise import DenoiseState, StepEvent, denoise
-from m2d.diffusion.report import DenoiseReport
+from m2d.diffusion.denoise import DenoiseReport, DenoiseState, StepEvent, denoise
 from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache, StepCacheRule
 from m2d.diffusion.velocity import VelocitySchedule
