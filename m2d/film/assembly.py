@@ -78,7 +78,7 @@ def assemble(
             check_stop()
             before = made[-1] if made else None
             if number not in wanted or _has_no_frames(number, given, copies):
-                made.append(_copied_scene(scene, given[number], latents.get(number), run=runs[number]))
+                made.append(_copied_scene(scene, given[number], latents.get(number)))
                 continue
             if number in given and (given[number].is_clipped or given[number].is_film_only):
                 shown = ShownFrames(_ends(given[number], upscale=upscale), None)
@@ -89,7 +89,10 @@ def assemble(
                 before_PHWC = before.frames_PHWC if before is not None and scene.match_colour else None
                 shown = decode_matched(decoder, latents[number], scene=number, before_PHWC=before_PHWC)
             is_tiled = is_tiled or decoder.strategy == "tiled"
-            new = _decoded_scene(scene, shown, latents.get(number), run=runs[number], before=before)
+            new = _made_scene(scene, *shown, latents.get(number), run=runs[number])
+            if before is not None and before.frames_PHWC is not None:
+                jump = colour_jump(before.frames_PHWC, shown.frames_PHWC, scene.join)
+                new = replace(new, colour_jump=jump)
             made.append(_as_copied(new, given[number], number, copies) if number in copies else new)
             progress.advance()
     return AssembledFilm(tuple(made), copies, is_tiled)
@@ -142,22 +145,12 @@ def _ends(given: LoadedScene, *, upscale: int) -> np.ndarray:
     return np.concatenate([np.stack(given.encoded.picked([0], upscale=upscale)), clip_PHWC])
 
 
-def _copied_scene(
-    scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | None, *, run: int
-) -> MadeScene:
+def _copied_scene(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | None) -> MadeScene:
     """Return a copied scene with its record in the input film."""
-    return MadeScene(
-        prompt=scene.prompt,
-        negative_prompt=scene.negative_prompt,
-        guidance_scale=None if scene.seed is None else scene.guidance_scale,
-        seed=scene.seed,
-        run=run,
-        frames_PHWC=given.frames_PHWC,
-        latents_FCHW=None if latents_FCHW is None or given.is_film_only else latents_FCHW.numpy(),
-        join=scene.join,
-        colour_map_LC=given.colour_map_LC,
-        colour_jump=None if given.record is None else given.record.colour_jump,
-        kept=given.record,
+    latents_FCHW = None if given.is_film_only else latents_FCHW
+    made = _made_scene(scene, given.frames_PHWC, given.colour_map_LC, latents_FCHW, run=given.run)
+    return replace(
+        made, colour_jump=None if given.record is None else given.record.colour_jump, kept=given.record
     )
 
 
@@ -172,23 +165,24 @@ def _decode_again(
     return ShownFrames(frames_PHWC if map_LC is None else recolour(frames_PHWC, map_LC), map_LC)
 
 
-def _decoded_scene(
-    scene: ScenePlan, shown: ShownFrames, latents_FCHW: Tensor | None, *, run: int, before: MadeScene | None
+def _made_scene(
+    scene: ScenePlan,
+    frames_PHWC: np.ndarray | None,
+    colour_map_LC: np.ndarray | None,
+    latents_FCHW: Tensor | None,
+    *,
+    run: int,
 ) -> MadeScene:
-    jump = None
-    if before is not None and before.frames_PHWC is not None:
-        jump = colour_jump(before.frames_PHWC, shown.frames_PHWC, scene.join)
     return MadeScene(
         prompt=scene.prompt,
         negative_prompt=scene.negative_prompt,
         guidance_scale=None if scene.seed is None else scene.guidance_scale,
         seed=scene.seed,
         run=run,
-        frames_PHWC=shown.frames_PHWC,
+        frames_PHWC=frames_PHWC,
         latents_FCHW=None if latents_FCHW is None else latents_FCHW.numpy(),
         join=scene.join,
-        colour_map_LC=shown.colour_map_LC,
-        colour_jump=jump,
+        colour_map_LC=colour_map_LC,
     )
 
 

@@ -68,7 +68,7 @@ def _draw_sheet(quick: FilmJob, pipeline: ScenePipeline) -> bytes:
     return sheet_png(
         [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(assembled)],
         title=plan.title,
-        facts=["draft", *facts_of(plan, plan.scenes)],
+        facts=["draft", *facts_of(plan)],
     )
 
 

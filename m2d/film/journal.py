@@ -25,7 +25,6 @@ from m2d.files import check_writable, remove_file, remove_strays, write_bytes
 from m2d.film.journal_contents import (
     JournalContents,
     PendingOutput,
-    StepRecord,
     on_cpu,
     step_bytes,
     window_bytes,
@@ -44,7 +43,7 @@ from m2d.film.journal_folder import (
     write_tensors,
 )
 from m2d.film.outputs import check_replaceable
-from m2d.film.resume import OpenedRun, refuse_unfinished, resume_unfinished
+from m2d.film.resume import refuse_unfinished, resume_unfinished
 from m2d.folders import make_folder
 from m2d.lock import hold
 from m2d.pipeline.observer import FinishedWindow, ResumePoint
@@ -76,35 +75,28 @@ class Journal:
     """The journal of the current run; from `open_journal`."""
 
     def __init__(
-        self, folder: Path, opened: OpenedRun, *, resumed: bool, rhythm: StepRhythm, reporter: Reporter
+        self,
+        folder: Path,
+        header: Header,
+        contents: JournalContents,
+        *,
+        resumed: bool,
+        rhythm: StepRhythm,
+        reporter: Reporter,
     ) -> None:
         self._folder = folder
-        self._header, self._contents = opened
-        self._resumed = resumed
-        self._may_replace = self._header.force or self._contents.output is not None
+        self._header, self._contents = header, contents
+        self.resumed = resumed
+        """Whether the run continues an earlier one."""
+        self.may_replace = header.force or contents.output is not None
+        """Whether an existing film may be replaced: with `force`, or if this run may have written it."""
         self._rhythm = rhythm
         self._reporter = reporter
         self._saved_at_s = time.monotonic()
 
-    @property
-    def run_folder(self) -> Path:
-        """The run folder that holds the journal; it exists and is locked."""
-        return self._folder.parent
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the run continues an earlier one."""
-        return self._resumed
-
-    @property
-    def may_replace(self) -> bool:
-        """Whether an existing film may be replaced: with `force`, or if this run may have written it."""
-        return self._may_replace
-
     def resume_point(self) -> ResumePoint:
         """Return the finished windows and the last state, for the pipeline to resume from."""
-        step = self._contents.step
-        return ResumePoint(windows=tuple(self._contents.windows), state=None if step is None else step.state)
+        return ResumePoint(windows=tuple(self._contents.windows), state=self._contents.step)
 
     @property
     def output(self) -> PendingOutput | None:
@@ -129,9 +121,9 @@ class Journal:
             ValueError: Another window is being denoised.
         """
         self._check_window(window)
-        record = StepRecord(window=window, state=replace(state, tensors=on_cpu(state.tensors)))
-        write_tensors(self._folder / STEP, step_bytes(self._header, record))
-        self._contents.step = record
+        saved = replace(state, tensors=on_cpu(state.tensors))
+        write_tensors(self._folder / STEP, step_bytes(self._header, window, saved))
+        self._contents.step = saved
         self._saved_at_s = time.monotonic()
 
     def keep_window(self, window: FinishedWindow) -> None:
@@ -234,8 +226,10 @@ def open_journal(
     check_writable(film, force=True)
     with hold(run_folder_of(film), what=f"making {film.name}"):
         _remove_strays(film)
-        opened = resume_unfinished(film, wanted, reporter) if resume else _begin(film, wanted)
-        journal = Journal(journal_folder_of(film), opened, resumed=resume, rhythm=rhythm, reporter=reporter)
+        header, contents = resume_unfinished(film, wanted, reporter) if resume else _begin(film, wanted)
+        journal = Journal(
+            journal_folder_of(film), header, contents, resumed=resume, rhythm=rhythm, reporter=reporter
+        )
         try:
             yield journal
         except Interrupted:
@@ -255,7 +249,7 @@ def _remove_strays(film: Path) -> None:
             remove_strays(folder, is_held=True)
 
 
-def _begin(film: Path, wanted: Header) -> OpenedRun:
+def _begin(film: Path, wanted: Header) -> tuple[Header, JournalContents]:
     folder = journal_folder_of(film)
     if not wanted.force:
         refuse_unfinished(film)
@@ -263,4 +257,4 @@ def _begin(film: Path, wanted: Header) -> OpenedRun:
     discard(folder)
     make_folder(folder)
     write_header(folder, wanted)
-    return OpenedRun(wanted, JournalContents())
+    return wanted, JournalContents()

@@ -7,11 +7,11 @@ Owns reading and verifying the files; `journal` decides when they are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -37,19 +37,7 @@ from m2d.film.journal_folder import (
 from m2d.pipeline.observer import FinishedWindow
 
 _SCENE = "scene_"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StepRecord:
-    """The state of a window between two denoising steps.
-
-    Attributes:
-        window: Index of the window in the run.
-        state: The state that `denoise` resumes from, on the CPU.
-    """
-
-    window: int
-    state: DenoiseState
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,12 +59,12 @@ class JournalContents:
 
     Attributes:
         windows: Finished windows, from the first without a gap.
-        step: The last saved state of the window after them.
+        step: The last saved state of the window after them, on the CPU.
         output: The output that was about to be written.
     """
 
     windows: list[FinishedWindow] = field(default_factory=list)
-    step: StepRecord | None = None
+    step: DenoiseState | None = None
     output: PendingOutput | None = None
 
     @property
@@ -90,7 +78,7 @@ class JournalContents:
             return "all scenes are made, not all is written"
         if len(self.windows) == header.num_windows:
             return "all scenes are denoised"
-        steps_done = 0 if self.step is None else self.step.state.steps_done
+        steps_done = 0 if self.step is None else self.step.steps_done
         window = f"window {len(self.windows) + 1} of {header.num_windows}"
         return f"{window}, {steps_done} of {header.window_steps[len(self.windows)]} steps"
 
@@ -113,58 +101,36 @@ class JournalScan:
 def scan_journal(folder: Path, header: Header) -> JournalScan:
     """Read a journal; only files whose digests match are used."""
     scan = JournalScan()
-    _find_windows(folder, header, scan)
-    _find_step(folder, header, scan)
-    _find_output(folder, header, scan)
-    return scan
-
-
-def _find_windows(folder: Path, header: Header, scan: JournalScan) -> None:
     windows = scan.contents.windows
     for index in range(header.num_windows):
         path = window_path(folder, index)
-        if is_there(path):
-            with _noting_corruption(scan, path):
-                windows.append(_read_window(path, header, index=index))
-        if len(windows) <= index:
+        window = _verified(scan, path, partial(_read_window, path, header, index=index))
+        if window is None:
             break
+        windows.append(window)
     # A window depends on those before it: after a gap, recomputed windows could lead to another result.
     usable = {window_path(folder, window.index) for window in windows}
     written = [path for path in files_of(folder) if path.name.startswith("window-")]
     scan.unusable += [path for path in written if path not in usable]
 
+    step, made = folder / STEP, folder / MADE
+    scan.contents.step = _verified(scan, step, lambda: _read_step(step, header, window=len(windows)))
+    scan.contents.output = _verified(scan, made, lambda: _read_output(made, header, len(windows)))
+    return scan
 
-def _find_step(folder: Path, header: Header, scan: JournalScan) -> None:
-    path = folder / STEP
+
+def _verified(scan: JournalScan, path: Path, read: Callable[[], _Read | None]) -> _Read | None:
+    """Read a file of the journal; None if it is missing, corrupt or depends on one that is."""
     if not is_there(path):
-        return
-    with _noting_corruption(scan, path):
-        record = _read_step(path, header)
-        if record.window == len(scan.contents.windows):
-            scan.contents.step = record
-        else:
-            scan.unusable.append(path)
-
-
-def _find_output(folder: Path, header: Header, scan: JournalScan) -> None:
-    path = folder / MADE
-    if not is_there(path):
-        return
-    with _noting_corruption(scan, path):
-        output = _read_output(path, header)
-        if len(scan.contents.windows) == header.num_windows:
-            scan.contents.output = output
-        else:
-            scan.unusable.append(path)
-
-
-@contextmanager
-def _noting_corruption(scan: JournalScan, path: Path) -> Iterator[None]:
+        return None
     try:
-        yield
+        contents = read()
     except CorruptFileError as error:
         scan.problems.append(str(error))
+        contents = None
+    if contents is None:
         scan.unusable.append(path)
+    return contents
 
 
 def window_bytes(header: Header, window: FinishedWindow) -> bytes:
@@ -176,10 +142,10 @@ def window_bytes(header: Header, window: FinishedWindow) -> bytes:
     return data
 
 
-def step_bytes(header: Header, record: StepRecord) -> bytes:
-    """Serialize a step for `write_tensors`."""
-    facts = unsealed_facts(header, window=record.window, steps_done=record.state.steps_done)
-    data: bytes = save_safetensors(dict(record.state.tensors), facts)
+def step_bytes(header: Header, window: int, state: DenoiseState) -> bytes:
+    """Serialize the state of a window between two steps for `write_tensors`."""
+    facts = unsealed_facts(header, window=window, steps_done=state.steps_done)
+    data: bytes = save_safetensors(dict(state.tensors), facts)
     return data
 
 
@@ -192,29 +158,32 @@ def _read_window(path: Path, header: Header, *, index: int) -> FinishedWindow:
     return FinishedWindow(index=index, latents_FCHW=latents, speed=speed)
 
 
-def _read_step(path: Path, header: Header) -> StepRecord:
+def _read_step(path: Path, header: Header, *, window: int) -> DenoiseState | None:
+    """Read the state; None if it is that of another window."""
     facts, tensors = _read_tensors(path, header)
     try:
-        window, steps_done = int(facts["window"]), int(facts["steps_done"])
+        saved_window, steps_done = int(facts["window"]), int(facts["steps_done"])
     except (KeyError, ValueError) as error:
         raise CorruptFileError(f"{path}: its metadata lacks the window or the step") from error
-    return StepRecord(window=window, state=DenoiseState(steps_done=steps_done, tensors=tensors))
+    return DenoiseState(steps_done=steps_done, tensors=tensors) if saved_window == window else None
 
 
 def _read_tensors(path: Path, header: Header) -> tuple[Mapping[str, str], dict[str, Tensor]]:
-    sealed = read_tensors(path, header)
+    data, facts = read_tensors(path, header)
     try:
-        return sealed.facts, load_safetensors(sealed.data)
+        return facts, load_safetensors(data)
     except SafetensorError as error:
         raise CorruptFileError(f"{path}: is not a safetensors file") from error
 
 
-def _read_output(path: Path, header: Header) -> PendingOutput:
+def _read_output(path: Path, header: Header, num_finished: int) -> PendingOutput | None:
+    """Read the output; None if a window that it was made of is missing."""
     record = read_document(path)
     if record.get("journal") != header.journal:
         raise CorruptFileError(f"{path}: was written by another run")
     files = {name: read_made(path.parent, digest) for name, digest in record["files"].items()}
-    return PendingOutput(document=record["document"], files=files)
+    is_complete = num_finished == header.num_windows
+    return PendingOutput(document=record["document"], files=files) if is_complete else None
 
 
 def on_cpu(tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from m2d.errors import InputError
 from m2d.files import remove_file, write_bytes, write_json
@@ -54,13 +54,6 @@ class Header:
     def num_windows(self) -> int:
         """Number of windows."""
         return len(self.window_steps)
-
-
-class SealedTensors(NamedTuple):
-    """A safetensors file whose digest matches, and the facts in its metadata."""
-
-    data: bytes
-    facts: dict[str, str]
 
 
 def journal_folder_of(film: Path) -> Path:
@@ -113,11 +106,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a journal, its header first: without a header, the remaining files are no longer a journal.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Remove a journal, its header first: without a header, the remaining files are no longer a journal."""
     for path in files_of(folder):
         remove_file(path)
     if folder.is_dir():
@@ -125,11 +114,7 @@ def discard(folder: Path) -> None:
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Write or replace the header.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Write or replace the header."""
     write_document(folder / HEADER, asdict(header))
 
 
@@ -151,11 +136,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON with its own digest.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Write JSON with its own digest."""
     versioned = {"m2d_journal": SCHEMA_VERSION, **document}
     write_json(path, {**versioned, "sha256": _document_digest(versioned)})
 
@@ -181,12 +162,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, data: bytes) -> None:
-    """Write a safetensors file whose metadata is from `unsealed_facts`, with its own digest filled in.
-
-    Raises:
-        OutputError: The disk refused.
-        ValueError: `data` has no field for the digest.
-    """
+    """Write a safetensors file whose metadata is from `unsealed_facts`, with its own digest filled in."""
     if _digest_field(_NO_DIGEST) not in data:
         raise ValueError("these tensors were not serialized with unsealed_facts")
     digest = hashlib.sha256(data).hexdigest()
@@ -199,8 +175,8 @@ def unsealed_facts(header: Header, **facts: int | str) -> dict[str, str]:
     return {**texts, "journal": header.journal, "sha256": _NO_DIGEST}
 
 
-def read_tensors(path: Path, header: Header) -> SealedTensors:
-    """Read and verify a safetensors file of this journal.
+def read_tensors(path: Path, header: Header) -> tuple[bytes, dict[str, str]]:
+    """Return a verified safetensors file of this journal, and the facts in its metadata.
 
     Raises:
         CorruptFileError: It differs from what was written, or another run wrote it.
@@ -213,7 +189,7 @@ def read_tensors(path: Path, header: Header) -> SealedTensors:
         raise CorruptFileError(f"{path}: was changed since it was written")
     if facts.get("journal") != header.journal:
         raise CorruptFileError(f"{path}: was written by another run")
-    return SealedTensors(data, facts)
+    return data, facts
 
 
 def read_made(folder: Path, digest: str) -> bytes:

@@ -15,16 +15,16 @@ from m2d.backend import Backend
 from m2d.errors import Interrupted, Remedy
 from m2d.files import nameless_file, remove_file
 from m2d.film.assembly import AssembledFilm, assemble
-from m2d.film.contents import files_of, provenance_of
 from m2d.film.context_frames import FRAMES
 from m2d.film.disk_space import check_disk_space
 from m2d.film.draft import draw_draft
 from m2d.film.job import FilmJob, check_backend
 from m2d.film.journal import Journal, open_journal
+from m2d.film.journal_contents import PendingOutput
 from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
-from m2d.film.run_records import record_of, request_of, with_speeds
+from m2d.film.run_records import files_of, provenance_of, record_of, request_of, with_speeds
 from m2d.film.transcode import transcode_scenes
 from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.scenes import ScenePipeline
@@ -186,7 +186,6 @@ def _publish(
     clock: Clock,
 ) -> FilmResult:
     plan = job.plan
-    made = sorted({scene - job.first_kept for each in job.plans for scene in each.targets})
     with clock.stage("write"):
         kept = encode_output(job.kept(assembled), plan.output.absolute(), fps=plan.fps, upscale=plan.upscale)
         provenance = provenance_of(
@@ -202,7 +201,7 @@ def _publish(
         document = {
             "provenance": json.loads(seal_provenance(provenance)),
             "timings_s": clock.timings_s,
-            "made": made,
+            "made": sorted({scene - job.first_kept for each in job.plans for scene in each.targets}),
         }
         journal.keep_output(document, files)
         write_film(
@@ -215,18 +214,24 @@ def _publish(
             provenance=provenance,
             force=journal.may_replace,
         )
-    run_folder = finish_run(plan.output, provenance=provenance, files=files, timings_s=clock.timings_s)
-    if FRAMES not in files and (run_folder / FRAMES).is_file():
+    output = PendingOutput(document=document | {"timings_s": clock.timings_s}, files=files)
+    result = complete_run(plan.output, output, provenance, journal)
+    return replace(result, notes=job.notes, warnings=job.warnings)
+
+
+def complete_run(film: Path, output: PendingOutput, provenance: Provenance, journal: Journal) -> FilmResult:
+    """Write the run folder of a written film, and remove the journal."""
+    timings_s = output.document["timings_s"]
+    run_folder = finish_run(film, provenance=provenance, files=output.files, timings_s=timings_s)
+    if FRAMES not in output.files and (run_folder / FRAMES).is_file():
         # The file belongs to the film that this one replaced.
         remove_file(run_folder / FRAMES)
     journal.finish()
     return FilmResult(
-        film=plan.output,
+        film=film,
         run_folder=run_folder,
         provenance=provenance,
-        made=tuple(made),
-        size_bytes=plan.output.stat().st_size,
-        timings_s=clock.timings_s,
-        notes=job.notes,
-        warnings=job.warnings,
+        made=tuple(output.document["made"]),
+        size_bytes=film.stat().st_size,
+        timings_s=timings_s,
     )

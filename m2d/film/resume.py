@@ -5,15 +5,15 @@ Owns the decision and its messages; `journal_contents` reads the journal's files
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import remove_file
-from m2d.film.differences import differences, listed
 from m2d.film.journal_contents import JournalContents, scan_journal
 from m2d.film.journal_folder import (
     CorruptFileError,
@@ -27,16 +27,12 @@ from m2d.film.outputs import check_replaceable
 from m2d.progress import Reporter
 from m2d.video.run_folder import RECORD, run_folder_of
 
-# `differences` names a difference by its path in the journal's header.
+# `_differences` names a difference by its path in the journal's header.
 _OF_A_RUN = re.compile(r"runs\[\d+\]\.")
 _RECIPE = re.compile(r"runs\[\d+\]\.recipe\.")
-
-
-class OpenedRun(NamedTuple):
-    """A new or resumed run: its header and the verified contents of its journal."""
-
-    header: Header
-    contents: JournalContents
+_MAX_LISTED = 3
+_MAX_VALUE_LENGTH = 60
+_ABSENT = object()
 
 
 def refuse_unfinished(film: Path) -> None:
@@ -61,8 +57,8 @@ def refuse_unfinished(film: Path) -> None:
         )
 
 
-def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> OpenedRun:
-    """Resume the unfinished run of `film`.
+def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> tuple[Header, JournalContents]:
+    """Resume the unfinished run of `film`; return its header and the verified contents of its journal.
 
     Args:
         film: The output.
@@ -89,7 +85,7 @@ def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> OpenedR
     if extended != header:
         write_header(folder, extended)
     reporter.note(f"resuming the unfinished run: {scan.contents.progress(header)}")
-    return OpenedRun(extended, scan.contents)
+    return extended, scan.contents
 
 
 def _unfinished_header(film: Path, folder: Path) -> Header:
@@ -110,10 +106,10 @@ def _unfinished_header(film: Path, folder: Path) -> Header:
 
 def _check_same(film: Path, header: Header, wanted: Header) -> None:
     steps = [{"window_steps": list(run.window_steps)} for run in (header, wanted)]
-    differing = differences(header.request, wanted.request) or differences(*steps)
+    differing = _differences(header.request, wanted.request) or _differences(*steps)
     if differing:
         raise InputError(
-            f"{film}: the unfinished run has another request: {listed(_without_consequences(differing))}",
+            f"{film}: the unfinished run has another request: {_listed(_without_consequences(differing))}",
             remedy=Remedy.REPEAT_OR_DISCARD,
         )
 
@@ -126,9 +122,45 @@ def _without_consequences(differing: Sequence[str]) -> list[str]:
 
 def _warn_of_versions(header: Header, wanted: Header, reporter: Reporter) -> None:
     (current,) = wanted.versions
-    differing = [difference for earlier in header.versions for difference in differences(earlier, current)]
+    differing = [difference for earlier in header.versions for difference in _differences(earlier, current)]
     if differing:
         reporter.warn(
-            f"package versions changed since the run began: {listed(differing)}; the film may differ "
+            f"package versions changed since the run began: {_listed(differing)}; the film may differ "
             "slightly from that of an uninterrupted run"
         )
+
+
+def _differences(old: Any, new: Any, *, path: str = "") -> list[str]:
+    """List the differences of two JSON values, each as its dotted path and both values."""
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            difference
+            for key in sorted(old.keys() | new.keys())
+            for difference in _differences(
+                old.get(key, _ABSENT), new.get(key, _ABSENT), path=f"{path}.{key}" if path else key
+            )
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            difference
+            for index, pair in enumerate(zip(old, new, strict=True))
+            for difference in _differences(*pair, path=f"{path}[{index}]")
+        ]
+    return [f"{path} was {_short(old)} and is {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    if isinstance(value, list) and value:
+        return f"{len(value)} entries"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}..."
+
+
+def _listed(differing: Sequence[str]) -> str:
+    """Join the first few differences, and say how many more there are."""
+    more = [f"and {len(differing) - _MAX_LISTED} more"] if len(differing) > _MAX_LISTED else []
+    return "; ".join([*differing[:_MAX_LISTED], *more])

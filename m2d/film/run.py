@@ -1,20 +1,27 @@
 """Plan and make a film, as every command that starts from a film does.
 
-Owns the order: check the outputs, complete a film that is already written, plan, report, make.
+If an interrupted run already wrote the film, only its run folder is completed, without planning.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from m2d.backend import Backend
-from m2d.film.finish import finish_published
+from m2d.errors import InputError, Remedy
 from m2d.film.job import FilmJob, announce, headline
-from m2d.film.make import FilmResult, RunOptions, make_film
+from m2d.film.journal import open_journal
+from m2d.film.journal_contents import PendingOutput, scan_journal
+from m2d.film.journal_folder import CorruptFileError, Header, journal_folder_of, read_header
+from m2d.film.make import FilmResult, RunOptions, complete_run, make_film
 from m2d.film.outputs import check_outputs
 from m2d.progress import Reporter
-from m2d.video.provenance import RunKind
+from m2d.video.open_film import FilmError
+from m2d.video.provenance import ProvenanceError, RunKind, parse_provenance
+from m2d.video.provenance_builder import installed_versions
+from m2d.video.read import probe
 
 
 def plan_and_make(
@@ -44,7 +51,7 @@ def plan_and_make(
     check_outputs(output, force=options.force, resume=options.resume)
     if options.resume and resumable is not None:
         kind, prompts = resumable
-        finished = finish_published(output, kind=kind, prompts=prompts, reporter=reporter)
+        finished = _finish_published(output, kind=kind, prompts=prompts, reporter=reporter)
         if finished is not None:
             return finished
     job = plan()
@@ -52,3 +59,65 @@ def plan_and_make(
         on_plan(headline(job))
     announce(job, reporter)
     return make_film(job, find_backend(job.plan.backend), reporter=reporter, options=options)
+
+
+def _finish_published(
+    film: Path, *, kind: RunKind, prompts: Sequence[str], reporter: Reporter
+) -> FilmResult | None:
+    """Complete the run folder of a film that an interrupted run had already written; None if there is none.
+
+    On resume this comes first: the new film may have replaced the film it was made from, and then the request
+    cannot be planned again. Of the request, only `kind` and the given `prompts` can still be compared.
+
+    Raises:
+        InputError: The run had another request.
+        OutputError: Another process holds the film, or the disk refused.
+    """
+    folder = journal_folder_of(film)
+    try:
+        header = read_header(folder)
+    except CorruptFileError:
+        # `open_journal` reports the corrupt journal, with a remedy.
+        return None
+    if header is None or not _is_published(film, scan_journal(folder, header).contents.output):
+        return None
+    _check_same(film, header, kind=kind, prompts=prompts)
+    with open_journal(
+        film,
+        request=header.request,
+        versions=installed_versions(),
+        window_steps=header.window_steps,
+        resume=True,
+        force=header.force,
+        reporter=reporter,
+    ) as journal:
+        output = journal.output
+        if output is None or not _is_published(film, output):
+            raise InputError(f"{film}: was changed while it was resumed; try again")
+        provenance = parse_provenance(json.dumps(output.document["provenance"]))
+        return complete_run(film, output, provenance, journal)
+
+
+def _is_published(film: Path, output: PendingOutput | None) -> bool:
+    if output is None or not film.is_file():
+        return False
+    try:
+        found = probe(film).provenance
+    except (FilmError, ProvenanceError):
+        # The file that the film is to replace may be any file.
+        return False
+    return found is not None and found == parse_provenance(json.dumps(output.document["provenance"]))
+
+
+def _check_same(film: Path, header: Header, *, kind: RunKind, prompts: Sequence[str]) -> None:
+    runs = header.request["runs"]
+    earlier = [scene["prompt"] for run in runs for scene in run["recipe"]["scenes"]]
+    if runs[-1]["kind"] != kind:
+        difference = f"its kind is {runs[-1]['kind']}"
+    elif prompts and sorted(" ".join(prompt.split()) for prompt in prompts) != sorted(earlier):
+        difference = "its prompts differ"
+    else:
+        return
+    raise InputError(
+        f"{film}: the unfinished run has another request: {difference}", remedy=Remedy.REPEAT_OR_DISCARD
+    )
