@@ -15,15 +15,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
-from m2d.families.loading import load_tokenizer
 from m2d.families.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolve_model
 from m2d.film.loaded_film import LoadedFilm
-from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.pipeline.planning import plan_for_model
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.explain import explain
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
 from m2d.recipe.places import Places
-from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
+from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
@@ -76,7 +75,7 @@ def inherited_recipe(
     before = _newest_run(film, like)
     document: dict[str, Any]
     if before is not None:
-        document = recipe_of(before).model_dump(exclude={"output", "scenes"})
+        document = validated_recipe(before.recipe).model_dump(exclude={"output", "scenes"})
     else:
         document = {"title": film.title, "sampling": _PUPPET_SAMPLING if source.is_puppet else {}}
     shape = film.scenes[0].plan.geometry
@@ -113,15 +112,7 @@ def plan_on(
         RecipeError: A prompt, a size or an override is not valid for the model or in a recipe.
     """
     try:
-        plan = plan_story(
-            recipe,
-            source,
-            film=film,
-            overrides=overrides,
-            places=places,
-            count_tokens=load_tokenizer(source).count_tokens,
-            known_words=KNOWN_WORDS if source.is_puppet else None,
-        )
+        plan = plan_for_model(recipe, source, film=film, overrides=overrides, places=places)
     except RecipeError as error:
         raise RecipeError(_without_numbers(error.problems, num_scenes=len(recipe.scenes))) from error
     return replace(plan, warnings=_own_warnings(plan, keeps_lengths=film is not None and bool(film.chosen)))
@@ -137,22 +128,13 @@ def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
     if run.kind == "footage":
         return None
     made = sorted({target for window in run.windows for target in window.targets})
-    recipe = recipe_of(run)
+    recipe = validated_recipe(run.recipe)
     wanted = film.first_scene + number
     if wanted not in made or len(made) != len(recipe.scenes):
         raise InputError(
             f"missing; the film does not record how scene {number + 1} was made", argument="prompt"
         )
     return recipe.scenes[made.index(wanted)].model_dump()
-
-
-def recipe_of(run: RunRecord) -> Recipe:
-    """Validate the recipe of a run.
-
-    Raises:
-        InputError: The recipe is not valid.
-    """
-    return validated_recipe(run.recipe)
 
 
 def validated_recipe(document: Mapping[str, Any]) -> Recipe:

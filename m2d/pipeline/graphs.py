@@ -6,27 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from m2d.backend import Backend, BackendOptions, ExportingBackend
-from m2d.errors import ArtifactMissing, ArtifactRefused
+from m2d.errors import ArtifactMissing, ArtifactRefused, BackendError
 from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
 from m2d.pipeline.window import window_options
 from m2d.recipe.plan import RunPlan
 
 
-class MissingGraphs(ArtifactMissing):
-    """A run needs graphs that were not exported: `requests`, for the backend of that name."""
+class _GraphsToExport(BackendError):
+    """Graphs have to be exported before a run; `backend` is the name of the backend that would run them."""
 
     def __init__(self, message: str, *, backend: str, requests: Sequence[GraphRequest]) -> None:
         super().__init__(message)
         self.backend, self.requests = backend, tuple(requests)
 
 
-class RejectedGraphs(ArtifactRefused):
+class MissingGraphs(_GraphsToExport, ArtifactMissing):
+    """A run needs graphs that were not exported."""
+
+
+class RejectedGraphs(_GraphsToExport, ArtifactRefused):
     """A run needs graphs that were exported but cannot be used."""
-
-    def __init__(self, message: str, *, backend: str, requests: Sequence[GraphRequest]) -> None:
-        super().__init__(message)
-        self.backend, self.requests = backend, tuple(requests)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
-from m2d.recipe.plan import RunPlan, plan_story
+from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
 
 
@@ -38,11 +38,17 @@ def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) ->
 
 
 def plan_for_model(
-    recipe: Recipe, source: ModelSource, *, overrides: Overrides | None = None, places: Places | None = None
+    recipe: Recipe,
+    source: ModelSource,
+    *,
+    film: ExistingFilm | None = None,
+    overrides: Overrides | None = None,
+    places: Places | None = None,
 ) -> RunPlan:
     """Resolve the run of a recipe for a model, whichever the recipe names.
 
     Args:
+        film: The film that the run starts from.
         places: Where the recipe's fields stand, so that problems can point there.
 
     Raises:
@@ -51,6 +57,7 @@ def plan_for_model(
     return plan_story(
         recipe,
         source,
+        film=film,
         overrides=overrides,
         places=places,
         count_tokens=load_tokenizer(source).count_tokens,

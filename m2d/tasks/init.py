@@ -22,8 +22,9 @@ def write_template(path: Path, *, title: str, force: bool) -> Path:
         InputError: `path` does not end in .yaml or .yml.
         OutputError: `path` exists and `force` is not set, or cannot be written.
     """
-    _check_recipe_name(path)
-    _write(path, story_template(title=title, file_name=path.name), force=force)
+    if path.suffix.lower() not in RECIPE_SUFFIXES:
+        raise InputError(f"{str(path)!r} does not end in .yaml; give a recipe's name such as story.yaml")
+    write_bytes(path, story_template(title=title, file_name=path.name).encode("utf-8"), force=force)
     return path
 
 
@@ -55,24 +56,11 @@ def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
     for path in paths:
         check_writable(path, force=force)
     for path, story in zip(paths, stories, strict=True):
-        _write(path, to_yaml(story, header=_header(story, source=source, path=path)), force=force)
+        header = f"{story.title}, a story of {len(story.scenes)} scenes from {source.name}."
+        text = to_yaml(story, header=f"{header}\nm2d generate {path.name}")
+        write_bytes(path, text.encode("utf-8"), force=force)
     return paths
 
 
 def _file_name(story: Recipe) -> str:
     return Path(story.output or default_output(story.title)).with_suffix(".yaml").name
-
-
-def _header(story: Recipe, *, source: Path, path: Path) -> str:
-    return (
-        f"{story.title}, a story of {len(story.scenes)} scenes from {source.name}.\nm2d generate {path.name}"
-    )
-
-
-def _check_recipe_name(path: Path) -> None:
-    if path.suffix.lower() not in RECIPE_SUFFIXES:
-        raise InputError(f"{str(path)!r} does not end in .yaml; give a recipe's name such as story.yaml")
-
-
-def _write(path: Path, text: str, *, force: bool) -> None:
-    write_bytes(path, text.encode("utf-8"), force=force)

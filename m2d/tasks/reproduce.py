@@ -12,7 +12,7 @@ from pathlib import Path
 from m2d.backend import Backend
 from m2d.errors import InputError
 from m2d.families.source import ModelSource
-from m2d.film.inherit import model_of, output_of, plan_on, recipe_of
+from m2d.film.inherit import model_of, output_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import read_provenance
 from m2d.film.make import FilmResult, RunOptions
@@ -111,7 +111,7 @@ def _plan(
 ) -> RunPlan:
     if (record.kind == "generate") != (before is None):
         raise _untrue(film, f"a run of kind {record.kind} is out of place")
-    recipe = recipe_of(record).model_copy(update={"model": source.name})
+    recipe = validated_recipe(record.recipe).model_copy(update={"model": source.name})
     places = Places(path=str(film))
     if before is None:
         return plan_on(recipe, source, None, overrides=overrides, places=places)

@@ -96,11 +96,11 @@ class VerifyReport:
         return all(verdict.state != "different" for verdict in self.verdicts)
 
 
-class _Film:
+class _Film(NamedTuple):
     """The reference run: its recorded calls and its frames."""
 
-    def __init__(self, calls: Sequence[Call], frames_PHWC: npt.NDArray[np.uint8]) -> None:
-        self.calls, self.frames_PHWC = calls, frames_PHWC
+    calls: Sequence[Call]
+    frames_PHWC: npt.NDArray[np.uint8]
 
 
 def run(
@@ -169,8 +169,8 @@ def _record(plan: RunPlan, backend: Backend, reporter: Reporter) -> _Film:
 
 
 def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Reporter) -> BackendVerdict:
-    answers = _answers(plan, backend, reference.calls, reporter)
-    steps = step_differences(reference.calls, answers.velocities)
+    velocities, context_bytes = _answers(plan, backend, reference.calls, reporter)
+    steps = step_differences(reference.calls, velocities)
     with reporter.stage(f"{backend.name}: film"):
         film = film_difference(reference.frames_PHWC, _frames(plan, backend, reporter))
     allowed = _pixel_tolerance(plan)
@@ -182,7 +182,7 @@ def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Report
         state="same" if is_same else "different",
         steps=steps,
         film=film,
-        context_bytes=answers.context_bytes,
+        context_bytes=context_bytes,
     )
 
 
@@ -219,13 +219,14 @@ def _at_speed(plan: RunPlan, speed: Speed) -> RunPlan:
     return replace(plan, sampling=plan.sampling.model_copy(update={"speed": speed}))
 
 
-class _Answers(NamedTuple):
-    velocities: Sequence[Tensor]
-    context_bytes: int
+def _answers(
+    plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter
+) -> tuple[list[Tensor], int]:
+    """Compute a backend's velocities with its own options, and with cached context as in a normal run.
 
-
-def _answers(plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter) -> _Answers:
-    """Compute a backend's velocities with its own options, and with cached context as in a normal run."""
+    Returns:
+        The velocities, and the largest size in bytes of a window's cached context.
+    """
     answers = []
     context_bytes = 0
     with reporter.stage(f"{backend.name}: steps", total=len(calls)) as progress:
@@ -236,7 +237,7 @@ def _answers(plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: R
                 answers.append(respondent.answer(call))
                 progress.advance()
             context_bytes = max(context_bytes, respondent.context_bytes)
-    return _Answers(answers, context_bytes)
+    return answers, context_bytes
 
 
 def _options(preparation: GraphRequest, plan: RunPlan) -> BackendOptions:
