@@ -39,13 +39,8 @@ class GuidanceRule:
         if self.mode not in ("batched", "sequential"):
             raise ValueError(f"mode: got {self.mode!r}, allowed: batched, sequential")
 
-    @property
-    def enabled(self) -> bool:
-        """Whether any scene needs the prediction under the negative prompt."""
-        return self.enabled_for(range(len(self.scales)))
-
     def enabled_for(self, scenes: Iterable[int]) -> bool:
-        """Return whether any of `scenes` needs it; the loop passes targets, as context is not guided."""
+        """Return whether any of `scenes` needs the prediction under the negative prompt."""
         return any(self.scales[scene] != 1.0 for scene in scenes)
 
     def combine(

@@ -1,7 +1,4 @@
-"""Counter-based randomness: a draw depends on its seed, purpose, step and scene, not on earlier draws.
-
-Owns how these four become a generator and noise; does not choose seeds.
-"""
+"""Counter-based randomness: a draw depends on its seed, purpose, step and scene, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -38,15 +35,9 @@ def draw_noise(
     scene: int = 0,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draw standard normal float32 noise on the CPU and move it, so that it is the same on every device.
+    """Draw standard normal float32 noise of `shape` on the CPU, so that it is the same on every `device`.
 
-    Args:
-        shape: Shape of the result.
-        seed: See `generator`, also for `purpose`, `step` and `scene`.
-        purpose: Use of the draw.
-        step: Denoising or training step.
-        scene: Index of the scene.
-        device: Device of the result.
+    Other arguments are those of `generator`.
     """
     stream = generator(seed, purpose=purpose, step=step, scene=scene)
     return torch.randn(tuple(shape), generator=stream, dtype=torch.float32).to(device)

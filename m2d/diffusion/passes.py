@@ -29,10 +29,7 @@ class ModelPass(NamedTuple):
     def velocity(self, latents_BFCHW: Tensor, timesteps_BN: Tensor, *, targets: tuple[int, ...]) -> Tensor:
         """Predict the velocity of `targets` under each prompt, float32, the scenes' frames concatenated.
 
-        Args:
-            latents_BFCHW: All scenes' latents, B = 1.
-            timesteps_BN: Every scene's timestep, B = 1.
-            targets: Scenes among the denoiser's targets, ascending.
+        Latents and timesteps are those of all scenes, B = 1.
         """
         batch, layout = len(self.prompts_BLD), self.denoiser.layout
         velocity_BFCHW = self.denoiser.predict(
@@ -57,13 +54,7 @@ def model_passes(denoiser: Denoiser, request: DenoiseRequest) -> tuple[ModelPass
 def keep_context(
     passes: Sequence[ModelPass], request: DenoiseRequest, latents_BFCHW: Tensor
 ) -> tuple[ModelPass, ...]:
-    """Compute the context once for each pass, where the request wants that and the denoiser can.
-
-    Args:
-        passes: From `model_passes`.
-        request: What is denoised.
-        latents_BFCHW: All scenes' latents; only the context's are read.
-    """
+    """Compute the context once for each pass, where the request wants that and the denoiser can."""
     if not request.keep_context or not request.conditioning.context:
         return tuple(passes)
     kept = tuple(_keeping(each, request, latents_BFCHW.to(request.dtype)) for each in passes)

@@ -79,22 +79,9 @@ def scheduler_from_config(config: Mapping[str, Any], name: str | None = None) ->
             f"scheduler/scheduler_config.json: _class_name: got {own_class!r}, allowed: "
             + ", ".join(sorted(ALLOWED_CLASSES))
         )
-    return convert_scheduler(_construct(own_class, config), name)
-
-
-def convert_scheduler(own: Any, name: str | None) -> Any:
-    """Return a loaded scheduler, or one of another class with its noise levels.
-
-    Args:
-        own: The model folder's scheduler.
-        name: A key of `SCHEDULERS`; None returns `own`.
-
-    Raises:
-        SchedulerError: As `scheduler_from_config`.
-    """
     if name is not None and name not in SCHEDULERS:
         raise SchedulerError(f"scheduler: got {name!r}, allowed: {', '.join(SCHEDULERS)}")
-    own_class = type(own).__name__
+    own = _construct(own_class, config)
     check_scheduler(own)
     wanted_class = own_class if name is None else SCHEDULERS[name]
     if wanted_class == own_class:

@@ -1,8 +1,5 @@
 """v-prediction, defined once for training and sampling.
 
-Owns the algebra between x0, noise, noisy latents and velocity at a scheduler's noise levels; does not step a
-sampler and does not draw noise.
-
 With `alpha_t = sqrt(alphas_cumprod[t])` and `sigma_t = sqrt(1 - alphas_cumprod[t])` (Salimans and Ho,
 arXiv 2202.00512, section 4 and appendix D):
 
@@ -43,9 +40,6 @@ class VelocitySchedule:
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> Self:
         """Read the noise levels of a diffusers scheduler.
-
-        Args:
-            scheduler: Any diffusers scheduler with `alphas_cumprod` and prediction type `v_prediction`.
 
         Raises:
             SchedulerError: The scheduler has another prediction type, or no `alphas_cumprod`.

@@ -6,9 +6,8 @@ Memory does not grow with the length of the film. H height, W width, C channels.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -33,7 +32,7 @@ def transcode_scenes(
     clock: Clock,
     check_stop: Callable[[], None] = never_stop,
 ) -> LoadedFilm:
-    """Encode the scenes of `film.to_transcode` with m2d's settings.
+    """Encode the scenes of `film.to_transcode`, so that the returned film has packets and records of them.
 
     Args:
         film: The film that the run starts from.
@@ -41,9 +40,6 @@ def transcode_scenes(
         output: The new film; temporary files go beside it.
         clock: Receives the stage.
         check_stop: Called between frames; it raises to end the run there.
-
-    Returns:
-        The film with packets and a record for each of these scenes, and nothing left to transcode.
 
     Raises:
         FilmError: The file changed after it was loaded.
@@ -67,47 +63,36 @@ def transcode_scenes(
         for number, picked in enumerate(video.picks):
             if not len(picked):
                 continue
-            feed = _SceneFrames(frames=frames, progress=progress, check_stop=check_stop)
+            ends_HWC: list[np.ndarray] = []
             digest = FramesDigest(num_frames=len(picked), height=picture.height, width=picture.width)
+            read = _observed(frames, ends_HWC, digest, progress, check_stop)
             encoded = encode_long_scene(
-                feed.read(digest), num_frames=len(picked), store=store, film=output, picture=picture
+                read, num_frames=len(picked), store=store, film=output, picture=picture
             )
-            jump = None if last_HWC is None else colour_jump(last_HWC[None], feed.first_HWC[None])
+            jump = None if last_HWC is None else colour_jump(last_HWC[None], ends_HWC[0][None])
             record = _record(scenes[number], digest.hexdigest(), num_frames=len(picked), jump=jump)
             scenes[number] = replace(scenes[number], encoded=encoded, record=record)
-            last_HWC = feed.last_HWC
+            last_HWC = ends_HWC[-1]
     return replace(film, scenes=tuple(scenes), to_transcode=None)
 
 
-@dataclass(kw_only=True)
-class _SceneFrames:
-    """Feeds the frames of one scene to the encoder.
-
-    Attributes:
-        frames: The remaining frames of all scenes.
-        first_HWC: The first frame of the scene.
-        last_HWC: The last frame read so far.
-    """
-
-    frames: Iterator[np.ndarray]
-    progress: StageProgress
-    check_stop: Callable[[], None]
-    first_HWC: np.ndarray = field(init=False)
-    last_HWC: np.ndarray = field(init=False)
-
-    def read(self, digest: FramesDigest) -> Iterator[np.ndarray]:
-        """Yield the frames, adding each to `digest` and to the progress."""
-        for index in itertools.count():
-            self.check_stop()
-            frame_HWC = next(self.frames, None)
-            if frame_HWC is None:
-                return
-            if index == 0:
-                self.first_HWC = frame_HWC
-            self.last_HWC = frame_HWC
-            digest.add(frame_HWC)
-            self.progress.advance()
-            yield frame_HWC
+def _observed(
+    frames: Iterator[np.ndarray],
+    ends_HWC: list[np.ndarray],
+    digest: FramesDigest,
+    progress: StageProgress,
+    check_stop: Callable[[], None],
+) -> Iterator[np.ndarray]:
+    """Yield the frames of a scene, adding each to `digest`; keep the first and the last in `ends_HWC`."""
+    while True:
+        check_stop()
+        frame_HWC = next(frames, None)
+        if frame_HWC is None:
+            return
+        ends_HWC[1:] = [frame_HWC]
+        digest.add(frame_HWC)
+        progress.advance()
+        yield frame_HWC
 
 
 def _record(scene: LoadedScene, digest: str, *, num_frames: int, jump: float | None) -> SceneRecord:

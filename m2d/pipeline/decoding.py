@@ -35,7 +35,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "std::
 
 
 class DecodingError(M2DError):
-    """Latents that no way of decoding has enough memory for."""
+    """No decode strategy has enough memory for the latents."""
 
 
 class SceneDecoder:
@@ -48,13 +48,10 @@ class SceneDecoder:
         self.strategy: DecodeStrategy = "plain"
 
     def decode(self, latents_FCHW: Tensor, *, scene: int) -> npt.NDArray[np.uint8]:
-        """Decode one scene; see `SceneVae.decode`, whose frames these are unless `strategy` says `tiled`.
-
-        Args:
-            scene: Its number in the film, from 0, for messages.
+        """Decode scene number `scene`, from 0, to RGB frames; only `tiled` decoding changes them.
 
         Raises:
-            DecodingError: Every way ran out of memory.
+            DecodingError: Every strategy ran out of memory.
         """
         vae = self._vae()
         ways = self._ways(vae)
@@ -80,11 +77,9 @@ class SceneDecoder:
         )
 
     def _ways(self, vae: SceneVae) -> tuple[DecodeStrategy, ...]:
-        ways = DECODE_STRATEGIES[DECODE_STRATEGIES.index(self.strategy) :]
+        first, *slower = DECODE_STRATEGIES[DECODE_STRATEGIES.index(self.strategy) :]
         is_on_cpu = vae.device.type == "cpu"
-        return tuple(
-            strategy for strategy in ways if strategy != "cpu" or strategy == self.strategy or not is_on_cpu
-        )
+        return first, *(strategy for strategy in slower if not (strategy == "cpu" and is_on_cpu))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -115,7 +110,7 @@ class ShownFrames(NamedTuple):
 def decode_matched(
     decoder: SceneDecoder, latents_FCHW: Tensor, *, scene: int, before_PHWC: np.ndarray | None
 ) -> ShownFrames:
-    """Decode a new scene and match its colours to the scene before it.
+    """Decode a new scene and match its colours to the shown frames of the scene before it, if given.
 
     Args:
         before_PHWC: The shown frames of the scene before; None matches nothing.

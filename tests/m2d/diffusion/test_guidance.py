@@ -32,9 +32,9 @@ def test_velocities_of_some_scenes_are_guided_by_these_scenes_scales():
 
 def test_guidance_is_needed_only_where_a_scale_differs_from_1():
     rule = GuidanceRule(scales=(6.0, 1.0, 1.0))
-    assert rule.enabled
+    assert rule.enabled_for(range(len(rule.scales)))
     assert not rule.enabled_for((1, 2))
-    assert not GuidanceRule(scales=(1.0, 1.0)).enabled
+    assert not GuidanceRule(scales=(1.0, 1.0)).enabled_for((0, 1))
 
 
 def test_velocities_that_do_not_belong_to_the_scenes_are_refused():
