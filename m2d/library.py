@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2d.families.source import resolve_model
-from m2d.film.job import FilmJob, PlannedRun
-from m2d.film.make import DEFAULT_OPTIONS, FilmResult, RunOptions, make_film
+from m2d.film.make import DEFAULT_OPTIONS, FilmResult, RunOptions
 from m2d.pipeline.planning import plan_for_model, plan_recipe
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks import extend as extend_task
+from m2d.tasks import generate as generate_task
 from m2d.tasks import reroll as reroll_task
 
 
@@ -51,8 +51,8 @@ def generate(
         plan = plan_for_model(recipe, resolve_model(recipe.model), overrides=overrides)
     else:
         plan = plan_recipe(Path(story), model=model, overrides=overrides)
-    job = FilmJob(runs=(PlannedRun(kind="generate", plan=plan),))
-    return make_film(job, get_backend(plan.backend), reporter=reporter or SilentReporter(), options=options)
+    backend = get_backend(plan.backend)
+    return generate_task.run(plan, backend, reporter=reporter or SilentReporter(), options=options)
 
 
 def extend(

@@ -31,16 +31,9 @@ def kept_frames_bytes(frames: Mapping[int, np.ndarray]) -> bytes:
 def read_kept_frames(
     film: Path, records: Mapping[int, SceneRecord], *, height: int, width: int
 ) -> dict[int, np.ndarray]:
-    """Read context frames of a film.
+    """Read the context frames of the scenes in `records`: scene number to uint8 frames PHWC.
 
-    Args:
-        film: The film's path.
-        records: Scene number to its record in the film's provenance, for the scenes to read.
-        height: Height of the frames.
-        width: Width of the frames.
-
-    Returns:
-        Scene number to its uint8 frames PHWC, without scenes that are missing or have another digest.
+    Scenes that are missing, or whose digest differs from the record's, are left out.
     """
     path = run_folder_of(film) / FRAMES
     if not records or not path.is_file():
@@ -53,7 +46,7 @@ def read_kept_frames(
                 for scene, record in records.items()
                 if _key(scene) in names
                 # Before reading: a wrong file may be of any size.
-                and file.get_slice(_key(scene)).get_shape() == [_num_kept(record), height, width, 3]
+                and file.get_slice(_key(scene)).get_shape() == [num_context(record), height, width, 3]
             }
     except (SafetensorError, OSError):
         return {}
@@ -64,7 +57,8 @@ def read_kept_frames(
     }
 
 
-def _num_kept(record: SceneRecord) -> int:
+def num_context(record: SceneRecord) -> int:
+    """Number of frames of a scene that a model is given."""
     return record.num_frames if record.clip_frames is None else record.clip_frames
 
 

@@ -16,6 +16,7 @@ from m2d.video.sheet import FRAME_WIDTH, FRAMES_PER_SCENE, MOST_ROWS
 _LATENT_BYTES = 4
 # Measured on puppet films. Photographs need twice as much, but then a sheet is small beside its film.
 _SHEET_BYTES_PER_PIXEL = 0.5
+# The film and the muxer's copy; scenes transcoded from another film are written once more.
 _FILM_COPIES = 2
 # One copy in the journal and one in the run folder.
 _KEPT_COPIES = 2
@@ -27,9 +28,7 @@ _STEP_COPIES = 4
 def check_disk_space(plans: Sequence[RunPlan], film: LoadedFilm | None) -> None:
     """Check that the disk has room for the film, its run folder and the journal.
 
-    Args:
-        plans: The runs; this process holds the lock on the last plan's output.
-        film: The film that the first run starts from.
+    This process holds the lock on the last plan's output.
 
     Raises:
         OutputError: The disk has too little free space.
@@ -52,14 +51,10 @@ def predicted_bytes(plans: Sequence[RunPlan], film: LoadedFilm | None) -> int:
         if scene.frames_PHWC is not None
     )
     kept = latents + frames + _sheet_bytes(plan)
-    return _film_bytes(plan, film) + windows + _STEP_COPIES * step + _KEPT_COPIES * kept
-
-
-def _film_bytes(plan: RunPlan, film: LoadedFilm | None) -> int:
-    """Bytes of the film, of the muxer's copy, and of the scenes transcoded from another film."""
     video = film.to_transcode if film is not None else None
     transcoded = 0.0 if video is None else video.num_frames / plan.num_frames
-    return round((_FILM_COPIES + min(transcoded, 1.0)) * plan.predicted_size_bytes)
+    written = round((_FILM_COPIES + min(transcoded, 1.0)) * plan.predicted_size_bytes)
+    return written + windows + _STEP_COPIES * step + _KEPT_COPIES * kept
 
 
 def _latents_bytes(plan: RunPlan, scenes: Sequence[int]) -> int:

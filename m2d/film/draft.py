@@ -11,8 +11,7 @@ from pathlib import Path
 
 from m2d.backend import Backend
 from m2d.files import nameless_file, write_bytes
-from m2d.film.assembly import assemble
-from m2d.film.job import FilmJob, check_backend
+from m2d.film.job import FilmJob, check_backend, make_scenes
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.run_records import facts_of
 from m2d.film.transcode import transcode_scenes
@@ -45,31 +44,18 @@ def draw_draft(job: FilmJob, backend: Backend, *, reporter: Reporter) -> Path:
     with nameless_file(plan.output.absolute().parent) as scratch:
         if film is not None and _needs_transcoding(film, quick.plans):
             quick = replace(quick, film=transcode_scenes(film, scratch, output=plan.output, clock=clock))
-        sheet = _draw_sheet(quick, ScenePipeline(plan.source, backend, device=plan.device, clock=clock))
+        pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)
+        _, assembled = make_scenes(quick, pipeline)
+        sheet = sheet_png(
+            [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(assembled)],
+            title=plan.title,
+            facts=["draft", *facts_of(plan)],
+        )
     path = run_folder_of(plan.output) / DRAFT
     make_folder(path.parent)
     write_bytes(path, sheet)
     reporter.note(f"draft: {path}")
     return path
-
-
-def _draw_sheet(quick: FilmJob, pipeline: ScenePipeline) -> bytes:
-    plan, film = quick.plan, quick.film
-    denoised = pipeline.denoise(quick.plans, given={} if film is None else film.given_scenes())
-    pipeline.release_transformer()
-    assembled = assemble(
-        plan.scenes,
-        denoised.latents_FCHW,
-        runs=quick.made_by,
-        film=film,
-        decoder=pipeline.decoder(),
-        clock=pipeline.clock,
-    )
-    return sheet_png(
-        [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(assembled)],
-        title=plan.title,
-        facts=["draft", *facts_of(plan)],
-    )
 
 
 def _needs_transcoding(film: LoadedFilm, plans: Sequence[RunPlan]) -> bool:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from m2d.backend import Backend
 from m2d.backend_checks import require_available
-from m2d.film.assembly import AssembledFilm
+from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.output_scenes import OutputScene, output_scenes
 from m2d.pipeline.graphs import check_graphs
+from m2d.pipeline.observer import SILENT, Observer, ResumePoint
+from m2d.pipeline.scenes import DenoisedScenes, ScenePipeline
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.video.provenance import RunKind
@@ -111,12 +113,31 @@ def announce(job: FilmJob, reporter: Reporter) -> None:
         reporter.note(hint)
 
 
-def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
-    """Check that the backend can run plans here and has the graphs that they need.
+def make_scenes(
+    job: FilmJob,
+    pipeline: ScenePipeline,
+    *,
+    resume: ResumePoint | None = None,
+    observer: Observer = SILENT,
+) -> tuple[DenoisedScenes, AssembledFilm]:
+    """Denoise the new scenes of a job, and decode them; arguments and errors as `ScenePipeline.denoise`."""
+    film = job.film
+    given = {} if film is None else film.given_scenes()
+    denoised = pipeline.denoise(job.plans, given=given, resume=resume, observer=observer)
+    pipeline.release_transformer()
+    assembled = assemble(
+        job.plan.scenes,
+        denoised.latents_FCHW,
+        runs=job.made_by,
+        film=film,
+        decoder=pipeline.decoder(),
+        clock=pipeline.clock,
+        check_stop=observer.check_stop,
+    )
+    return denoised, assembled
 
-    Raises:
-        BackendUnavailable: The backend cannot run here, or a graph has to be exported first.
-        ArtifactRefused: A graph is outdated, corrupt, made elsewhere or not trusted.
-    """
+
+def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
+    """Check that the backend can run plans here and has the graphs that they need."""
     require_available(backend, plans[-1].device)
     check_graphs(plans, backend)

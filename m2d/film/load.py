@@ -16,7 +16,7 @@ import numpy as np
 
 from m2d.errors import InputError, Remedy
 from m2d.families.source import ModelSource
-from m2d.film.context_frames import read_kept_frames
+from m2d.film.context_frames import num_context, read_kept_frames
 from m2d.film.external import external_record
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
@@ -110,11 +110,11 @@ def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> lis
     for record in provenance.scenes:
         try:
             shape = source.geometry.scene(
-                num_frames=_num_context(record), height=video.height, width=video.width
+                num_frames=num_context(record), height=video.height, width=video.width
             )
         except GeometryError as error:
             raise InputError(
-                f"{path}: {source.name} cannot continue scenes of {_num_context(record)} frames of "
+                f"{path}: {source.name} cannot continue scenes of {num_context(record)} frames of "
                 f"{video.width}x{video.height}: {' '.join(str(error).split())}"
             ) from error
         plans.append(
@@ -270,30 +270,24 @@ def _with_frames(record: SceneRecord, frames_PHWC: np.ndarray) -> SceneRecord:
     return record.model_copy(update={name: array_digest(frames_PHWC)})
 
 
-def _num_context(record: SceneRecord) -> int:
-    """Number of frames of a scene that a model is given."""
-    return record.num_frames if record.clip_frames is None else record.clip_frames
-
-
 def _span(record: SceneRecord) -> range:
     """Return the film frames of a scene, or of its clip.
 
     Frames of a crossfade are blended already; blending them again changes nothing.
     """
     end = record.first_frame + record.num_frames
-    return range(end - min(_num_context(record), record.num_frames), end)
+    return range(end - min(num_context(record), record.num_frames), end)
 
 
 def _padded(frames_PHWC: np.ndarray, record: SceneRecord) -> np.ndarray:
     """Repeat the first frame of a scene that is shorter than its clip."""
-    missing = _num_context(record) - len(frames_PHWC)
+    missing = num_context(record) - len(frames_PHWC)
     return np.concatenate([frames_PHWC[:1].repeat(missing, axis=0), frames_PHWC]) if missing else frames_PHWC
 
 
 def _video_of(path: Path, provenance: Provenance, scenes: Sequence[int]) -> ResampledVideo:
     """Return some scenes of a film of m2d as the source of a transcoding."""
     video = provenance.video
-    size = {"width": video.width, "height": video.height}
     spans = [
         range(record.first_frame, record.first_frame + (record.num_frames if number in scenes else 0))
         for number, record in enumerate(provenance.scenes)
@@ -303,7 +297,8 @@ def _video_of(path: Path, provenance: Provenance, scenes: Sequence[int]) -> Resa
         picks=tuple(np.arange(span.start, span.stop) for span in spans),
         spans_s=tuple((span.start / video.fps, span.stop / video.fps) for span in spans),
         shape=cover(
-            **size,
+            width=video.width,
+            height=video.height,
             pixel_aspect=Fraction(1),
             turn=Turn(),
             target_width=video.width,

@@ -14,11 +14,11 @@ from pathlib import Path
 from m2d.backend import Backend
 from m2d.errors import Interrupted, Remedy
 from m2d.files import nameless_file, remove_file
-from m2d.film.assembly import AssembledFilm, assemble
+from m2d.film.assembly import AssembledFilm
 from m2d.film.context_frames import FRAMES
 from m2d.film.disk_space import check_disk_space
 from m2d.film.draft import draw_draft
-from m2d.film.job import FilmJob, check_backend
+from m2d.film.job import FilmJob, check_backend, make_scenes
 from m2d.film.journal import Journal, open_journal
 from m2d.film.journal_contents import PendingOutput
 from m2d.film.output_scenes import encode_output
@@ -138,22 +138,7 @@ def make_film(
                 job.film, scratch, output=plan.output, clock=clock, check_stop=observer.check_stop
             )
             job = replace(job, film=film)
-        denoised = pipeline.denoise(
-            job.plans,
-            given={} if job.film is None else job.film.given_scenes(),
-            resume=journal.resume_point(),
-            observer=observer,
-        )
-        pipeline.release_transformer()
-        assembled = assemble(
-            plan.scenes,
-            denoised.latents_FCHW,
-            runs=job.made_by,
-            film=job.film,
-            decoder=pipeline.decoder(),
-            clock=clock,
-            check_stop=observer.check_stop,
-        )
+        denoised, assembled = make_scenes(job, pipeline, resume=journal.resume_point(), observer=observer)
         records = with_speeds(records, job.plans, denoised.speeds)
         return _publish(job, records, assembled, journal=journal, clock=clock)
 

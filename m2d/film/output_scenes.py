@@ -93,18 +93,7 @@ def output_scenes(
 def encode_output(
     scenes: Sequence[OutputScene], film: Path, *, fps: float, upscale: int
 ) -> list[OutputScene]:
-    """Encode the scenes that are not copied; return all scenes with their packets.
-
-    Args:
-        scenes: All scenes of the output.
-        film: The film they are for; see `encode_scenes`.
-        fps: Frames per second.
-        upscale: Integer factor by which the encoded picture is larger than the frames.
-
-    Raises:
-        OutputError: The encoder failed.
-        InputError: H.264 does not allow the size or frame rate.
-    """
+    """Encode the scenes that are not copied; return all scenes with their packets. See `encode_scenes`."""
     parts = [scene.frames_PHWC if scene.copied is None else scene.copied for scene in scenes]
     encoded = encode_scenes([part for part in parts if part is not None], film, fps=fps, upscale=upscale)
     return [

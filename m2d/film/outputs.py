@@ -21,10 +21,6 @@ def check_outputs(film: Path, *, force: bool, resume: bool = False) -> None:
 
 
 def check_replaceable(film: Path, *, force: bool) -> None:
-    """Make sure that a film and its run folder can be written, ignoring unfinished runs.
-
-    Raises:
-        OutputError: One exists and `force` is not set, or cannot be written.
-    """
+    """Make sure that a film and its run folder can be written, ignoring unfinished runs."""
     check_writable(film, force=force)
     check_run_folder(film, force=force)

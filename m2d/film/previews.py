@@ -39,12 +39,7 @@ class PreviewSaver:
         self._vae = vae
 
     def save(self, step: WindowStep) -> None:
-        """Draw the current estimate if a preview of this step is due.
-
-        Raises:
-            DecodingError: There is not enough memory for the VAE beside the transformer.
-            OutputError: The picture cannot be written.
-        """
+        """Draw the current estimate if a preview of this step is due; errors as `save_preview`."""
         event, scenes = step.event, step.part.window.scenes
         if event.step % self._every == 0 or step.is_last:
             save_preview(
@@ -68,7 +63,7 @@ def save_preview(
     total: int,
     scene_numbers: Sequence[int],
 ) -> Path:
-    """Write `step-0010.png`: the first frame of every scene of a window, side by side.
+    """Write `step-0010.png`: the first frame of every scene of a window, side by side; return its path.
 
     Only the first latent frame of each scene is decoded: it is one frame of the film, depends on no other
     latent frame, and costs little beside a denoising step.
@@ -78,12 +73,8 @@ def save_preview(
         x0_BFCHW: The current estimate of all scenes' clean latents, from `StepEvent.x0`.
         layout: The window's layout.
         vae: The model's VAE.
-        step: Number of finished steps.
-        total: Number of all steps.
+        step: Number of finished steps, of `total`.
         scene_numbers: The scenes' numbers in the film, from 0; shown from 1.
-
-    Returns:
-        The picture's path.
 
     Raises:
         DecodingError: There is not enough memory for the VAE beside the transformer.
@@ -110,11 +101,7 @@ def save_preview(
 
 
 def remove_previews(folder: Path) -> None:
-    """Remove the pictures of an earlier run from the folders in `folder`, and empty folders.
-
-    Raises:
-        OutputError: The disk refused.
-    """
+    """Remove the pictures of an earlier run from the folders in `folder`, and empty folders."""
     for window in sorted(folder.glob("scenes-*")):
         if window.is_symlink() or not window.is_dir():
             continue

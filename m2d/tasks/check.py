@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.film.journal_folder import has_journal
-from m2d.layout import SceneLayout, Span
+from m2d.layout import SceneLayout
 from m2d.pipeline.planning import plan_recipe
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan, WindowPlan
@@ -31,13 +30,7 @@ class WindowReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """The plan of a run.
-
-    Attributes:
-        plan: The run with every parameter resolved.
-        windows: The windows in the order they are run.
-        warnings: Problems that do not prevent the run.
-    """
+    """The plan of a run, the cost of its windows in order, and problems that do not prevent the run."""
 
     plan: RunPlan
     windows: tuple[WindowReport, ...]
@@ -45,40 +38,26 @@ class CheckReport:
 
 
 def check(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> CheckReport:
-    """Plan a recipe as `m2d generate` would run it.
-
-    Args:
-        path: The recipe.
-        model: A model instead of the recipe's.
-        overrides: Values that replace the recipe's.
-
-    Raises:
-        RecipeError: See `plan_recipe`.
-    """
+    """Plan a recipe as `m2d generate` would run it; arguments and errors are those of `plan_recipe`."""
     plan = plan_recipe(path, model=model, overrides=overrides)
     return CheckReport(
         plan=plan,
-        windows=tuple(_window_report(part) for part in plan.windows),
+        windows=tuple(
+            WindowReport(
+                part=part,
+                num_attention_calls=len(part.layout.plan()),
+                attention_share=attention_share(part.layout),
+            )
+            for part in plan.windows
+        ),
         warnings=(*plan.warnings, *_run_warnings(plan)),
     )
 
 
 def attention_share(layout: SceneLayout) -> float:
     """Return the computed query-key pairs as a share of those of full attention."""
-    pairs = sum(_num_tokens(call.queries) * _num_tokens(call.keys) for call in layout.plan())
+    pairs = sum(sum(map(len, call.queries)) * sum(map(len, call.keys)) for call in layout.plan())
     return pairs / layout.num_tokens**2
-
-
-def _window_report(part: WindowPlan) -> WindowReport:
-    return WindowReport(
-        part=part,
-        num_attention_calls=len(part.layout.plan()),
-        attention_share=attention_share(part.layout),
-    )
-
-
-def _num_tokens(spans: Sequence[Span]) -> int:
-    return sum(len(span) for span in spans)
 
 
 def _run_warnings(plan: RunPlan) -> list[str]:

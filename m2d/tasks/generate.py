@@ -12,17 +12,7 @@ from m2d.recipe.plan import RunPlan
 def run(
     plan: RunPlan, backend: Backend, *, reporter: Reporter, options: RunOptions = DEFAULT_OPTIONS
 ) -> FilmResult:
-    """Make the film of a plan.
-
-    Args:
-        plan: The story, from `plan_story`.
-        backend: Runs the transformer; `plan.backend` names it.
-        reporter: Receives stages, steps and warnings.
-        options: How the job is run.
-
-    Raises:
-        M2DError: See `make_film`.
-    """
+    """Make the film of a plan with the backend that it names; errors are those of `make_film`."""
     job = FilmJob(runs=(PlannedRun(kind="generate", plan=plan),))
     announce(job, reporter)
     return make_film(job, backend, reporter=reporter, options=options)
