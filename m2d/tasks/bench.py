@@ -40,15 +40,7 @@ class BackendTiming:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BenchReport:
-    """The timings of all backends.
-
-    Attributes:
-        plan: The story.
-        num_tokens: Number of tokens of the timed call.
-        batch_size: Batch size of the timed call.
-        versions: Library to version.
-        timings: One timing per backend.
-    """
+    """The timings of all backends, the sizes of the timed call, and library versions."""
 
     plan: RunPlan
     num_tokens: int
@@ -76,9 +68,7 @@ def run(
 
     Raises:
         InputError: `num_pairs` is too small for a median.
-        UnknownBackend: A backend is not installed.
-        BackendUnavailable: A backend cannot run on the plan's device.
-        M2DError: The first step failed; see `make_film`.
+        BackendError: A backend is not installed, or cannot run on the plan's device.
     """
     if num_pairs < FEWEST_PAIRS:
         raise InputError(f"{num_pairs} is below {FEWEST_PAIRS}, too few for a median", argument="pairs")

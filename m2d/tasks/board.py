@@ -36,14 +36,7 @@ _MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BoardResult:
-    """The written page.
-
-    Attributes:
-        page: The HTML file.
-        size_bytes: Size of the file.
-        films: Names of the films on the page, in order.
-        unread: Files that could not be shown, with reasons.
-    """
+    """The written page, the names of its films in order, and the files that could not be shown."""
 
     page: Path
     size_bytes: int

@@ -21,13 +21,7 @@ from m2d.progress import Reporter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedGraph:
-    """A requested graph.
-
-    Attributes:
-        request: The request.
-        folder: Folder of the graph.
-        artifact: The exported graph; None if a valid one existed.
-    """
+    """A requested graph in `folder`; `artifact` is None if a valid graph existed."""
 
     request: GraphRequest
     folder: Path
@@ -39,10 +33,8 @@ class StoryShape:
     """The sizes of a story, without a recipe.
 
     Attributes:
-        num_scenes: Number of scenes of a window.
-        frames: Number of frames of every scene, or one number for all.
+        frames: Number of frames of every scene of a window, or one number for all.
         size: Height and width in pixels.
-        mask: Name of the attention mask.
         targets: Target scenes, from 0; None for all.
     """
 
@@ -54,12 +46,7 @@ class StoryShape:
 
 
 def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) -> GraphRequest:
-    """Return the request for the graph of a story without a recipe.
-
-    Args:
-        source: The model.
-        shape: The sizes of the story.
-        options: Backend options; size and targets are taken from `shape`.
+    """Return the request for the graph of a story without a recipe; size and targets are those of `shape`.
 
     Raises:
         InputError: The numbers contradict each other, the mask is unknown, or the model cannot make the size.
@@ -101,8 +88,6 @@ def run(
 
     Args:
         requests: The graphs, from `graphs_of` or `graph_of`.
-        backend: Exports the graphs.
-        reporter: Receives a stage for every graph.
         out: Folder of the artifacts; None is the user's cache.
         force: Whether an existing valid graph is exported again.
 

@@ -66,14 +66,9 @@ def run(
     options: RunOptions,
     on_plan: Callable[[str], None] | None = None,
 ) -> FilmResult:
-    """Append the scenes; other arguments are those of `plan_and_make`.
+    """Append the scenes; arguments and errors are those of `plan_and_make` and `plan_extension`.
 
-    Args:
-        extension: The request.
-        overrides: Values that replace the recipe's; without `out`, the new film goes beside the old one.
-
-    Raises:
-        M2DError: See `plan_extension` and `make_film`.
+    Without `overrides.out`, the new film goes beside the old one.
     """
     output = output_of(extension.film, overrides.out, ending="extended")
     return plan_and_make(
@@ -96,7 +91,7 @@ def plan_extension(
 
     Args:
         extension: The request.
-        overrides: Values that replace the recipe's; `out` is the output.
+        overrides: Values that replace the recipe's.
         reporter: Receives the stage of reading an external video.
         resume: Whether values that are not given are taken from the unfinished run.
 
@@ -162,12 +157,7 @@ def _external_video(extension: Extension, source: ModelSource, *, reporter: Repo
 
 
 def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:
-    """Complete a request without prompts from that of the unfinished run.
-
-    Args:
-        extension: The request, without prompts.
-        output: The output of the unfinished run; None if none is resumed.
-    """
+    """Complete a request without prompts from that of the unfinished run of `output`, if one is resumed."""
     if output is None:
         raise InputError("missing; give one for each new scene", argument="prompt")
     try:

@@ -16,12 +16,7 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 
 
 def write_template(path: Path, *, title: str, force: bool) -> Path:
-    """Write a commented recipe that runs as it is.
-
-    Raises:
-        InputError: `path` does not end in .yaml or .yml.
-        OutputError: `path` exists and `force` is not set, or cannot be written.
-    """
+    """Write a commented recipe that runs as it is; `path` ends in .yaml or .yml."""
     if path.suffix.lower() not in RECIPE_SUFFIXES:
         raise InputError(f"{str(path)!r} does not end in .yaml; give a recipe's name such as story.yaml")
     write_bytes(path, story_template(title=title, file_name=path.name).encode("utf-8"), force=force)

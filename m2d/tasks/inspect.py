@@ -100,12 +100,7 @@ def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:
 
 
 def inspect_run_folder(film: Path, provenance: Provenance | None) -> RunFolderState:
-    """Compare the run folder of a film with the film's provenance; an unusable folder is not an error.
-
-    Args:
-        film: The film's path.
-        provenance: The film's provenance.
-    """
+    """Compare the run folder of a film with the film's provenance; an unusable folder is not an error."""
     folder = run_folder_of(film)
     if provenance is None or not folder.is_dir():
         return RunFolderState(latents="absent")

@@ -19,13 +19,7 @@ Verdict = Literal["faster", "slower", "within the noise"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ratios:
-    """Ratios of neighbouring runs.
-
-    Attributes:
-        median: Median of all pairs.
-        smallest: Smallest of any pair.
-        largest: Largest of any pair.
-    """
+    """Median and range of the ratios of neighbouring runs."""
 
     median: float
     smallest: float
@@ -62,7 +56,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict; a difference smaller than the noise floor is none."""
+        """Which is faster; a difference smaller than the noise floor is none."""
         if abs(self.ratios.median - 1) <= self.noise_floor:
             return "within the noise"
         return "faster" if self.ratios.median < 1 else "slower"

@@ -15,7 +15,6 @@ def render(plan: RenderPlan, reporter: Reporter) -> Path:
     """Write the dataset; return the path of its description.
 
     Raises:
-        InputError: A size that cannot be rendered.
         OutputError: The folder already holds a dataset, or the disk refused.
         Interrupted: A signal came; the same command continues with the missing files.
     """

@@ -49,11 +49,7 @@ def run(
 ) -> Reproduction:
     """Make `film` again; without `overrides.out`, the new film goes beside it.
 
-    Raises:
-        FilmError: The file is not a video.
-        ProvenanceError: The provenance is corrupt.
-        InputError: The film cannot be reproduced; the message says why.
-        M2DError: See `make_film`.
+    Errors are those of `plan_reproduction` and `make_film`.
     """
     output = output_of(film, overrides.out, ending="again")
     provenance = read_provenance(film)
@@ -74,13 +70,7 @@ def run(
 def plan_reproduction(
     film: Path, provenance: Provenance, *, model: str | None, overrides: Overrides
 ) -> FilmJob:
-    """Plan all runs of a film.
-
-    Args:
-        film: The film, for messages.
-        provenance: The film's provenance.
-        model: A model instead of the film's own.
-        overrides: Values that replace the recipes'.
+    """Plan all runs of a film from its provenance; `film` is for messages.
 
     Raises:
         InputError: The film contains external video or only the new scenes of an extension, or its runs do

@@ -12,7 +12,6 @@ from typing import Any
 
 from m2d.backend import Backend
 from m2d.errors import InputError
-from m2d.families.source import ModelSource
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import load_film, read_provenance
@@ -22,7 +21,7 @@ from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides
-from m2d.recipe.plan import ExistingFilm, RunPlan, ScenePlan
+from m2d.recipe.plan import ExistingFilm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,11 +52,7 @@ def run(
     options: RunOptions,
     on_plan: Callable[[str], None] | None = None,
 ) -> FilmResult:
-    """Regenerate the scenes; for arguments see `m2d.tasks.extend.run`.
-
-    Raises:
-        M2DError: See `plan_reroll` and `make_film`.
-    """
+    """Regenerate the scenes; for arguments see `m2d.tasks.extend.run`."""
     output = output_of(reroll.film, overrides.out, ending="rerolled")
     return plan_and_make(
         output,
@@ -74,10 +69,8 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
     """Load the film and plan one run, or several in sequence.
 
     Raises:
-        FilmError: The file is not a video, or is incomplete.
-        ProvenanceError: The provenance is corrupt or describes another film.
         RecipeError: A prompt or an override is not valid in a recipe.
-        InputError: The film does not have these scenes, or the model does not fit it.
+        InputError: The film does not have these scenes, or the model does not fit it; see `load_film`.
     """
     provenance = read_provenance(reroll.film)
     source = model_of(provenance, model=reroll.model)
@@ -85,25 +78,13 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
     runs: list[PlannedRun] = []
     scenes = film.plans
     for chosen in _in_sequence(_chosen(reroll, film), film):
-        plan = _plan(reroll, film, source, chosen=chosen, scenes=scenes, overrides=overrides)
+        made = [_scene(reroll, film, number) for number in chosen]
+        recipe = inherited_recipe(film, source, scenes=made, like=chosen)
+        existing = ExistingFilm(scenes=scenes, chosen=chosen, first_scene=film.first_scene)
+        plan = plan_on(recipe, source, existing, overrides=overrides)
         runs.append(PlannedRun(kind="reroll", plan=plan))
         scenes = plan.scenes
     return FilmJob(runs=tuple(runs), film=film, hints=_unchanged_continuations(film, reroll.scenes))
-
-
-def _plan(
-    reroll: Reroll,
-    film: LoadedFilm,
-    source: ModelSource,
-    *,
-    chosen: tuple[int, ...],
-    scenes: tuple[ScenePlan, ...],
-    overrides: Overrides,
-) -> RunPlan:
-    made = [_scene(reroll, film, number) for number in chosen]
-    recipe = inherited_recipe(film, source, scenes=made, like=chosen)
-    existing = ExistingFilm(scenes=scenes, chosen=chosen, first_scene=film.first_scene)
-    return plan_on(recipe, source, existing, overrides=overrides)
 
 
 def _chosen(reroll: Reroll, film: LoadedFilm) -> tuple[int, ...]:
@@ -140,16 +121,19 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
     """Return a scene of the run's recipe; values that are not requested stay as they were."""
     loaded = film.scenes[number]
     kept: dict[str, Any] = {}
-    if reroll.prompts:
-        prompt = reroll.prompts[reroll.scenes.index(number)]
-        setting = _recorded_setting(film, number)
-    else:
+    try:
         before = recipe_scene(film, number)
-        if before is None:
-            raise InputError(
-                f"missing; scene {number + 1} is external video and has no prompt to keep", argument="prompt"
-            )
-        prompt, setting = before["prompt"], before["setting"]
+    except InputError:
+        # A new prompt needs nothing of the recipe; a scene whose setting is not recorded has none.
+        if not reroll.prompts:
+            raise
+        before = None
+    if not reroll.prompts and before is None:
+        raise InputError(
+            f"missing; scene {number + 1} is external video and has no prompt to keep", argument="prompt"
+        )
+    recorded = before or {"prompt": "", "setting": None}
+    prompt = reroll.prompts[reroll.scenes.index(number)] if reroll.prompts else recorded["prompt"]
     record = loaded.record
     if record is not None and record.seed is not None:
         kept = {
@@ -160,22 +144,13 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
     seed_before = record.seed if record is not None and record.seed is not None else -1
     return {
         **kept,
-        "setting": setting,
+        "setting": recorded["setting"],
         "prompt": prompt,
         "seed": (seed_before + 1) % (MAX_SEED + 1) if reroll.seed is None else reroll.seed,
         "frames": loaded.plan.geometry.num_frames,
         # The transition of the film stays.
         "join": None,
     }
-
-
-def _recorded_setting(film: LoadedFilm, number: int) -> str | None:
-    """Return the setting of scene `number` alone; None if it has none or the film does not record it."""
-    try:
-        before = recipe_scene(film, number)
-    except InputError:
-        return None
-    return None if before is None else before["setting"]
 
 
 def _unchanged_continuations(film: LoadedFilm, chosen: Sequence[int]) -> tuple[str, ...]:

@@ -51,11 +51,8 @@ class BackendVerdict:
     """Result for one backend.
 
     Attributes:
-        name: The backend.
         state: `same` within the tolerances, `different`, or `not run`.
         problem: Why the backend did not run, and how to fix that.
-        steps: Differences of all steps.
-        film: Difference of the films.
         context_bytes: Largest size of cached context in a window; 0 if none was cached.
     """
 
@@ -77,10 +74,8 @@ class VerifyReport:
     """Results for all backends.
 
     Attributes:
-        plan: The plan that was run.
         step_tolerance: Largest allowed relative error of a step.
         pixel_tolerance: Largest allowed pixel difference; None where frames are not judged.
-        verdicts: One per backend.
         speeds: Difference of eager's film at each speed from the exact one; shown but not judged.
     """
 
@@ -189,11 +184,7 @@ def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Report
 def _find_graphs(
     plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter, *, export: bool
 ) -> None:
-    """Check that the graphs a backend needs exist, or export them.
-
-    Raises:
-        ArtifactMissing: A graph is missing and `export` is not set.
-    """
+    """Check that the graphs a backend needs exist, or export them if `export` is set."""
     if not isinstance(backend, ExportingBackend):
         return
     for preparation, _ in groupby(calls, key=lambda call: call.preparation):
