@@ -130,7 +130,6 @@ class _Target(NamedTuple):
     """A scene to denoise.
 
     Attributes:
-        stepper: Steps its latents.
         state_prefix: Begins the names of its scheduler's tensors in a `DenoiseState`.
         frames: Its latent frames in the story.
         part: Its latent frames in the targets' velocity.

@@ -1,7 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) with a scale per scene.
-
-Owns how two velocities are combined; the denoising loop runs the model twice.
-"""
+"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) with a scale per scene."""
 
 # B batch, F latent frames, C latent channels, H W latent height and width
 
@@ -56,7 +53,7 @@ class GuidanceRule:
         Args:
             uncond_BFCHW: Velocity under the negative prompts, float32.
             cond_BFCHW: Velocity under the prompts, same shape.
-            layout: Holds the number of latent frames of each scene.
+            layout: Lengths of the scenes.
             scenes: Scenes that F consists of, in order; None for all scenes of the layout.
 
         Returns:

@@ -21,7 +21,6 @@ class DenoiseRequest:
     """Everything that the latents depend on besides model and scheduler.
 
     Attributes:
-        layout: The story's scenes.
         scene_seeds: One per scene; a scene's noise depends on its seed and its number alone.
         scene_numbers: Number of each scene in the film, ascending, so that a scene has the same noise in
             every window of a long film; None for 0 to N-1.
@@ -35,13 +34,10 @@ class DenoiseRequest:
             frame, which the result keeps. Before every step this frame is noised to the step's level, as
             RePaint does with known regions (arXiv 2201.09865, Eq. 8a), but always with the scene's initial
             noise.
-        guidance: Guidance scale of every scene.
-        num_inference_steps: Number of denoising steps.
         keep_context: Whether the denoiser computes clean context once if no step changes it and the denoiser
             can; this takes memory and gives the same latents up to rounding.
         speed: Step caching: how readily steps are extrapolated instead of computed; `exact` computes all.
         dtype: The model's dtype. Latents are always stepped in float32.
-        device: The model's device.
 
     Raises:
         ValueError: The parts do not fit each other.
@@ -77,7 +73,10 @@ class DenoiseRequest:
             raise ValueError(f"scenes {sorted(self.conditioning.context)} are context but have no latents")
         if self.is_guided and self.negative_embeds_BLD is None:
             raise ValueError(f"guidance scales {self.guidance.scales} need negative_embeds_BLD")
-        self._check_numbers()
+        if self.numbers[0] < 0 or list(self.numbers) != sorted(set(self.numbers)):
+            raise ValueError(
+                f"scene_numbers: got {self.numbers}; give each scene a different one from 0, ascending"
+            )
         self._check_shapes()
         self._check_first_frames()
 
@@ -95,13 +94,6 @@ class DenoiseRequest:
     def latents_shape(self) -> tuple[int, int, int, int, int]:
         """(1, F, C, H, W) of the whole story."""
         return (1, sum(self.layout.latent_frames), *self.latent_shape)
-
-    def _check_numbers(self) -> None:
-        numbers = self.numbers
-        if numbers[0] < 0 or list(numbers) != sorted(set(numbers)):
-            raise ValueError(
-                f"scene_numbers: got {numbers}; give each scene a different one from 0, ascending"
-            )
 
     def _check_first_frames(self) -> None:
         targets, shape = self.conditioning.targets, (1, *self.latent_shape)

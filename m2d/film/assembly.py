@@ -51,17 +51,12 @@ def assemble(
     """Decode the new scenes of a film, and the old scenes that their transitions need.
 
     Args:
-        scenes: The plans of all scenes.
         latents: Scene number to latents FCHW; external scenes outside the context have none.
         runs: For every scene, the index of the run that made it.
         film: The film that the first run started from.
         decoder: Decodes one scene.
         clock: Receives the stage, and a warning if an old scene decodes to other frames than before.
         check_stop: Called between scenes; it raises to end the run there.
-
-    Raises:
-        Interrupted: `check_stop` raised it.
-        DecodingError: There is not enough memory.
     """
     given = {
         number: scene

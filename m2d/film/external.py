@@ -35,7 +35,6 @@ def load_external_video(
     """Load an external video: clips of its last scenes as context, and the positions of all other scenes.
 
     Args:
-        path: The video.
         source: The model that continues it; it determines fps, size and the length of a clip.
         cuts_s: Start times of scenes, in seconds; None detects them.
         prompts: Prompts of the last scenes; the scenes before have none.
@@ -65,6 +64,7 @@ def load_external_video(
     all_prompts = [""] * (num_scenes - len(prompts)) + list(prompts)
     clips = [None] * (num_scenes - num_clips) + list(video.clips)
     shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
+    spans_s = [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
     first = num_scenes - num_clips if only_context else 0
     return LoadedFilm(
         title=" ".join(printable(path.stem, limit=_LONGEST_TITLE).split()) or "Film",
@@ -80,7 +80,7 @@ def load_external_video(
             )
             for number in range(first, num_scenes)
         ),
-        runs=(external_record(printable(path.name), spans=_spans(whole)[first:]),),
+        runs=(external_record(printable(path.name), spans=spans_s[first:]),),
         digest=None,
         first_scene=first,
         fps=geometry.default_fps,
@@ -96,10 +96,6 @@ def external_record(name: str, **parameters: Any) -> RunRecord:
     """Return the run record that stands for the scenes of an external video."""
     facts: Mapping[str, Any] = {"film": name, **parameters}
     return build_run_record(kind="footage", recipe={}, parameters=facts, model=None, windows=[])
-
-
-def _spans(whole: ResampledVideo) -> list[list[float]]:
-    return [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
 
 
 def describe_copy(whole: ResampledVideo, *, fps: int) -> str:

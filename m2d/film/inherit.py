@@ -34,11 +34,7 @@ _SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|joi
 
 
 def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource:
-    """Resolve the given model, or the film's own if that is built in.
-
-    Args:
-        provenance: The film's provenance; None for an external video.
-        model: The given model.
+    """Resolve the given model, or the film's own if that is built in; an external video has no provenance.
 
     Raises:
         InputError: No model is given, and the film's own is not built in.
@@ -63,8 +59,6 @@ def inherited_recipe(
     A prompt adds a new actor to the cast by describing it: `Actor3 (tall green body) waves.`
 
     Args:
-        film: The film.
-        source: The model of the run.
         scenes: The target scenes, as in a recipe; values that are None are left out.
         like: Scenes of the film; the newest recipe that made one of them is inherited.
 

@@ -53,12 +53,7 @@ from m2d.video.run_folder import run_folder_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRhythm:
-    """How often the state between two steps is saved.
-
-    Attributes:
-        every_steps: Number of steps of a window between two saves.
-        every_s: Seconds since the last save after which the next step is saved.
-    """
+    """The state is saved after so many steps of a window, or so many seconds since the last save."""
 
     every_steps: int = 5
     every_s: float = 60.0
@@ -103,11 +98,6 @@ class Journal:
         """The output that was about to be written; None if scenes are missing."""
         return self._contents.output
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether discarding the journal loses no work."""
-        return self._contents.is_empty
-
     def is_due(self, event: StepEvent) -> bool:
         """Whether to save the state after this step."""
         waited_s = time.monotonic() - self._saved_at_s
@@ -117,7 +107,7 @@ class Journal:
         """Save the state between two steps of `window`, in place of the last one.
 
         Raises:
-            OutputError: The disk refused; the state saved before is still valid.
+            OutputError: The disk refused; everything saved before is still valid.
             ValueError: Another window is being denoised.
         """
         self._check_window(window)
@@ -127,12 +117,7 @@ class Journal:
         self._saved_at_s = time.monotonic()
 
     def keep_window(self, window: FinishedWindow) -> None:
-        """Save the latents of a finished window; windows finish in order.
-
-        Raises:
-            OutputError: The disk refused; everything saved before is still valid.
-            ValueError: Another window is being denoised, or the tensors are not float32 FCHW.
-        """
+        """Save the latents of a finished window, float32 FCHW; windows finish in order, as in `keep_step`."""
         index = window.index
         self._check_window(index)
         for scene, latents in window.latents_FCHW.items():
@@ -147,16 +132,10 @@ class Journal:
         self._saved_at_s = time.monotonic()
 
     def keep_output(self, document: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        """Save the output that is about to be written, in place of an earlier one; see `PendingOutput`.
-
-        Raises:
-            OutputError: The disk refused; everything saved before is still valid.
-            ValueError: A window is not finished, or the document is not JSON.
-        """
-        if len(self._contents.windows) < self._header.num_windows:
-            raise ValueError(
-                f"{len(self._contents.windows)} of {self._header.num_windows} windows are finished"
-            )
+        """Save the output that is about to be written, in place of an earlier one."""
+        finished, total = len(self._contents.windows), self._header.num_windows
+        if finished < total:
+            raise ValueError(f"{finished} of {total} windows are finished")
         digests = {name: sha256(data).hexdigest() for name, data in files.items()}
         for name, digest in digests.items():
             write_bytes(made_path(self._folder, digest), files[name])
@@ -204,15 +183,14 @@ def open_journal(
         request: Everything the film depends on, as JSON. A run is resumed only by an equal request.
         versions: Package to version.
         window_steps: Number of denoising steps of every window, in order.
-        resume: Continue the unfinished run.
+        resume: Continue the unfinished run; see `resume_unfinished`.
         force: Replace an existing film; without `resume`, also discard an unfinished run.
-        reporter: Receives how far the run got, and warnings about corrupt files and changed versions.
+        reporter: Receives how far the run got, and warnings.
         rhythm: How often the state between steps is saved.
 
     Raises:
         OutputBusy: Another process is making this film.
         OutputError: The film or an unfinished run of it exists and may not be replaced, or the disk refused.
-        InputError: There is no run to resume, or its request differs.
     """
     wanted = Header(
         journal=secrets.token_hex(8),
@@ -235,7 +213,7 @@ def open_journal(
         except Interrupted:
             raise
         except M2DError:
-            if journal.is_empty and not resume:
+            if contents.is_empty and not resume:
                 with suppress(OutputError):
                     discard(journal_folder_of(film))
             raise

@@ -22,7 +22,6 @@ class LoadedScene:
     """One scene of a film.
 
     Attributes:
-        plan: The prompt, seed, sizes and transition.
         run: Index of the run that made the scene.
         record: The scene's record in the film's provenance; None for an external video.
         latents_FCHW: The stored latents, float32; None if they have to be encoded from the frames.
@@ -58,11 +57,7 @@ class LoadedScene:
         return self.plan.film_frames is not None
 
     def clip(self, *, upscale: int) -> np.ndarray:
-        """Return the frames that a model is given if there are no latents: uint8 PHWC.
-
-        Args:
-            upscale: The film's upscale factor, to reduce decoded packets.
-        """
+        """Return the frames that a model is given if there are no latents; `upscale` is the film's factor."""
         if self.frames_PHWC is not None:
             return self.frames_PHWC
         assert self.encoded is not None
@@ -77,12 +72,9 @@ class LoadedFilm:
     """A film.
 
     Attributes:
-        title: The title.
-        scenes: The scenes in order.
-        runs: The runs that made them; the kind of the last can be `footage`.
+        runs: The runs that made the scenes; the kind of the last can be `footage`.
         digest: Digest of the film's provenance; None for an external video.
         first_scene: Number of the first scene in its story.
-        fps: Frames per second.
         upscale: Factor by which the encoded picture is larger than the frames.
         cuts_s: Given start times of an external video's scenes; None if they were detected.
         to_transcode: Source of the scenes that have to be encoded again before they can be copied, with no

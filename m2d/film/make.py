@@ -60,11 +60,8 @@ class FilmResult:
     """The film that a job made.
 
     Attributes:
-        film: The MP4.
         run_folder: The folder with `run.json`, `latents.safetensors` and `sheet.png`.
-        provenance: The provenance stored in film and run folder.
         made: Scenes of the film that were generated, from 0.
-        size_bytes: Size of the film.
         timings_s: Stage to seconds; after a resume, of the last process only.
         notes: How the input film was converted.
         warnings: Problems of the recipe that do not prevent the run.
@@ -102,7 +99,7 @@ def make_film(
             the disk is too full.
         InputError: There is no run to resume, or its request differs.
         PrivacyError: The film's provenance would contain a path, host or user name.
-        BackendUnavailable: The backend cannot run here or on the plan's device.
+        BackendError: The backend cannot run here, lacks a graph, or predicts values that are not finite.
         CheckpointError: The model's weights do not fit its configs.
         Interrupted: SIGTERM or SIGINT came; the journal holds the finished work.
     """

@@ -60,13 +60,10 @@ def refuse_unfinished(film: Path) -> None:
 def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> tuple[Header, JournalContents]:
     """Resume the unfinished run of `film`; return its header and the verified contents of its journal.
 
-    Args:
-        film: The output.
-        wanted: The run as it is requested now; its request must equal the unfinished run's.
-        reporter: Receives how far the run got, and warnings about corrupt files and changed versions.
+    The reporter receives how far the run got, and warnings about corrupt files and changed versions.
 
     Raises:
-        InputError: There is no run to resume, or its request differs.
+        InputError: There is no run to resume, or its request is not the `wanted` one.
         OutputError: The film exists and this run did not write it, or the disk refused.
     """
     folder = journal_folder_of(film)

@@ -40,13 +40,8 @@ def plan_and_make(
         output: The new film.
         plan: Loads the input film and plans the job; called after the outputs are checked.
         find_backend: Returns a backend by its name.
-        reporter: Receives stages, steps, notes and warnings.
-        options: How the job is run.
         on_plan: Called with the job in one line before any work.
         resumable: Kind and prompts of the request; given if a film that is already written can be completed.
-
-    Raises:
-        M2DError: See `plan` and `make_film`.
     """
     check_outputs(output, force=options.force, resume=options.resume)
     if options.resume and resumable is not None:

@@ -58,12 +58,9 @@ def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_ne
 def with_speeds(
     records: Sequence[RunRecord], plans: Sequence[RunPlan], speeds: Mapping[int, StepCacheReport]
 ) -> list[RunRecord]:
-    """Add to each run's record what step caching skipped, and the estimated error.
+    """Add what step caching skipped, and the estimated error, to the record of each run.
 
-    Args:
-        records: One record per run.
-        plans: One plan per run.
-        speeds: Index of a window, counted over all runs, to its report.
+    Windows are counted over all runs in `speeds`.
     """
     updated, first = [], 0
     for record, plan in zip(records, plans, strict=True):
@@ -158,9 +155,6 @@ def provenance_of(
         kept: The scenes of the output.
         first_kept: Number of the first of them in the plan.
         is_tiled: Whether a scene was decoded in tiles, the one decode strategy that changes the frames.
-
-    Raises:
-        PrivacyError: The provenance would contain a path, host or user name.
     """
     *earlier, last = records
     if is_tiled:

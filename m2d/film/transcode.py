@@ -44,7 +44,6 @@ def transcode_scenes(
     Raises:
         FilmError: The file changed after it was loaded.
         OutputError: The encoder failed, or the disk refused.
-        Interrupted: `check_stop` raised it.
     """
     video = film.to_transcode
     if video is None:

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowStep:
-    """One finished denoising step.
-
-    Attributes:
-        index: The window among all windows of the run, from 0.
-    """
+    """One finished denoising step of window `index` of the run, from 0."""
 
     index: int
     part: WindowPlan

@@ -16,10 +16,7 @@ from m2d.recipe.schema import Recipe
 
 
 def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:
-    """Load a recipe, find its model and resolve the run.
-
-    Args:
-        model: A model to use instead of the recipe's.
+    """Load a recipe, find the given model or its own, and resolve the run.
 
     Raises:
         RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
@@ -31,7 +28,7 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
 
 
 def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) -> RunPlan:
-    """Load a recipe and resolve its run for a model that is at hand, whichever the recipe names."""
+    """Load a recipe and resolve its run as `plan_for_model`."""
     loaded = load_with_places(path, Recipe)
     recipe = loaded.value.model_copy(update={"model": source.name})
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)

@@ -32,7 +32,7 @@ class Call:
         return int(self.timesteps_BN.max())
 
     def ask(self, denoiser: Denoiser) -> Tensor:
-        """Ask another denoiser the same; its velocity on the CPU."""
+        """Return the velocity that another denoiser predicts for the same inputs, on the CPU."""
         device = self.preparation.options.device
         return denoiser.predict(
             self.latents_BFCHW.to(device), self.prompt_embeds_BLD.to(device), self.timesteps_BN.to(device)
@@ -40,22 +40,21 @@ class Call:
 
 
 class Respondent:
-    """Answers recorded calls as the denoising loop has them answered: with clean context computed once."""
+    """Repeats recorded calls on a denoiser as the denoising loop would: with clean context computed once."""
 
     def __init__(self, denoiser: Denoiser, *, keep_context: bool) -> None:
-        """Take a denoiser, which keeps the context of the calls where it can and `keep_context` allows."""
         self._denoiser = denoiser
         self._keeps = keep_context
         self._kept: list[tuple[Tensor, Denoiser]] = []
 
     @property
     def context_bytes(self) -> int:
-        """Memory of the context that is kept; 0 when nothing is."""
+        """Size of the kept context; 0 if none is kept."""
         denoisers = [denoiser for _, denoiser in self._kept]
         return sum(each.context_bytes for each in denoisers if isinstance(each, ContextDenoiser))
 
     def answer(self, call: Call) -> Tensor:
-        """The velocity on the CPU."""
+        """Return the velocity of a call, on the CPU."""
         return call.ask(self._denoiser_for(call))
 
     def _denoiser_for(self, call: Call) -> Denoiser:

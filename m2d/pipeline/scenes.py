@@ -1,8 +1,7 @@
 """Prompts to denoised scenes: what `m2d generate`, every other command and the library run.
 
-Owns what each window of a run is given: prompts, context latents, first frames and names of the noise. It
-takes and returns tensors: it writes no film, keeps no journal and handles no signal; an `Observer` sees every
-step and every finished window. Denoising is `m2d.diffusion.denoise`, decoding `m2d.pipeline.decoding`.
+Owns what each window of a run is given. It takes and returns tensors; an `Observer` sees every step and every
+finished window.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W height and width, P pixel frames, L text tokens,
@@ -117,9 +116,7 @@ class ScenePipeline:
             plans: Runs that follow each other, on one backend and device.
             given: Scenes of the film that exist before the first run, by number.
             resume: What an interrupted run of the same plans finished.
-            observer: Sees every step and finished window, and may end the run.
-
-        Raises:
+            Raises:
             CheckpointError: The model's weights do not fit its configs.
             BackendError: The backend cannot run the plans, or predicts values that are not finite.
         """

@@ -112,8 +112,7 @@ class StoryPipeline:
 
         Raises:
             CheckpointError: The folder is missing or incomplete.
-            UnknownBackend: No backend of that name is installed.
-            BackendUnavailable: The backend cannot run here or on that device.
+            BackendError: The backend is not installed, or cannot run here or on that device.
         """
         runner = get_backend(backend)
         require_available(runner, device)
