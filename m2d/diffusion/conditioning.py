@@ -1,4 +1,7 @@
-"""Which scenes of a story are given and which are denoised: the segment-level conditional mask."""
+"""Which scenes of a story are given and which are denoised: the segment-level conditional mask.
+
+Owns the split into context and target scenes and the timestep of each; does not touch latents.
+"""
 
 # N scenes
 

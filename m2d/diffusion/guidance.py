@@ -1,4 +1,7 @@
-"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) with a scale per scene."""
+"""Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) with a scale per scene.
+
+Owns how two velocities are combined; the denoising loop runs the model twice.
+"""
 
 # B batch, F latent frames, C latent channels, H W latent height and width
 

@@ -1,4 +1,7 @@
-"""Counter-based randomness: a draw depends on its seed, purpose, step and scene, not on earlier draws."""
+"""Counter-based randomness: a draw depends on its seed, purpose, step and scene, not on earlier draws.
+
+Owns how these four become a generator and noise; does not choose seeds.
+"""
 
 from __future__ import annotations
 

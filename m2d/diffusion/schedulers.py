@@ -1,4 +1,8 @@
-"""The diffusers schedulers that m2d samples with, each with the model's own noise levels."""
+"""The diffusers schedulers that m2d samples with, each with the model's own noise levels.
+
+Owns scheduler names, their construction from a model folder's `scheduler_config.json` and the settings that
+velocity prediction at zero terminal SNR needs. `stepper.py` runs them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Steps one scene from noise to clean latents, and hides the differences between diffusers schedulers."""
+"""Steps one scene from noise to clean latents: its noise, its scheduler and the scheduler's history.
+
+Owns the differences between diffusers schedulers (`step` signatures, input scaling, noise drawn while
+stepping); does not call the model.
+"""
 
 # B batch, F latent frames, C latent channels, H W latent height and width
 

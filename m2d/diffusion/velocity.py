@@ -1,5 +1,8 @@
 """v-prediction, defined once for training and sampling.
 
+Owns the algebra between x0, noise, noisy latents and velocity at a scheduler's noise levels; does not step a
+sampler and does not draw noise.
+
 With `alpha_t = sqrt(alphas_cumprod[t])` and `sigma_t = sqrt(1 - alphas_cumprod[t])` (Salimans and Ho,
 arXiv 2202.00512, section 4 and appendix D):
 

@@ -57,6 +57,8 @@ def assemble(
         decoder: Decodes one scene.
         clock: Receives the stage, and a warning if an old scene decodes to other frames than before.
         check_stop: Called between scenes; it raises to end the run there.
+
+    Raises: as `SceneDecoder.decode`.
     """
     given = {
         number: scene

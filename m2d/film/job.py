@@ -138,6 +138,9 @@ def make_scenes(
 
 
 def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:
-    """Check that the backend can run plans here and has the graphs that they need."""
+    """Check that the backend can run plans here and has the graphs that they need.
+
+    Raises: as `require_available` and `check_graphs`.
+    """
     require_available(backend, plans[-1].device)
     check_graphs(plans, backend)

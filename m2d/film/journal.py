@@ -179,7 +179,6 @@ def open_journal(
     saved. After a signal it always stays.
 
     Args:
-        film: The output; the journal is in its run folder.
         request: Everything the film depends on, as JSON. A run is resumed only by an equal request.
         versions: Package to version.
         window_steps: Number of denoising steps of every window, in order.

@@ -55,13 +55,7 @@ class PendingOutput:
 
 @dataclass(kw_only=True, slots=True)
 class JournalContents:
-    """The verified contents of a journal.
-
-    Attributes:
-        windows: Finished windows, from the first without a gap.
-        step: The last saved state of the window after them, on the CPU.
-        output: The output that was about to be written.
-    """
+    """Finished windows from the first without a gap, the last state of the next window, and the output."""
 
     windows: list[FinishedWindow] = field(default_factory=list)
     step: DenoiseState | None = None

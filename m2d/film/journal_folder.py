@@ -136,7 +136,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON with its own digest."""
+    """Write JSON with its own digest. Raises as `m2d.files.write_bytes`, as do the other writers here."""
     versioned = {"m2d_journal": SCHEMA_VERSION, **document}
     write_json(path, {**versioned, "sha256": _document_digest(versioned)})
 

@@ -93,7 +93,10 @@ def output_scenes(
 def encode_output(
     scenes: Sequence[OutputScene], film: Path, *, fps: float, upscale: int
 ) -> list[OutputScene]:
-    """Encode the scenes that are not copied; return all scenes with their packets. See `encode_scenes`."""
+    """Encode the scenes that are not copied; return all scenes with their packets.
+
+    Raises: as `encode_scenes`.
+    """
     parts = [scene.frames_PHWC if scene.copied is None else scene.copied for scene in scenes]
     encoded = encode_scenes([part for part in parts if part is not None], film, fps=fps, upscale=upscale)
     return [

@@ -21,6 +21,9 @@ def check_outputs(film: Path, *, force: bool, resume: bool = False) -> None:
 
 
 def check_replaceable(film: Path, *, force: bool) -> None:
-    """Make sure that a film and its run folder can be written, ignoring unfinished runs."""
+    """Make sure that a film and its run folder can be written, ignoring unfinished runs.
+
+    Raises: as `check_outputs`.
+    """
     check_writable(film, force=force)
     check_run_folder(film, force=force)

@@ -101,7 +101,10 @@ def save_preview(
 
 
 def remove_previews(folder: Path) -> None:
-    """Remove the pictures of an earlier run from the folders in `folder`, and empty folders."""
+    """Remove the pictures of an earlier run from the folders in `folder`, and empty folders.
+
+    Raises: as `remove_file`.
+    """
     for window in sorted(folder.glob("scenes-*")):
         if window.is_symlink() or not window.is_dir():
             continue

@@ -25,10 +25,9 @@ from m2d.video.sheet import sheet_png
 
 
 def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
-    """Build the record of a run, before any work, so that a private path is refused at once.
+    """Build the record of a run, before any work, so that a private path is rejected at once.
 
-    Raises:
-        PrivacyError: The record would contain a path, host or user name.
+    Raises: as `build_run_record`.
     """
     return build_run_record(
         kind=kind,
@@ -155,6 +154,8 @@ def provenance_of(
         kept: The scenes of the output.
         first_kept: Number of the first of them in the plan.
         is_tiled: Whether a scene was decoded in tiles, the one decode strategy that changes the frames.
+
+    Raises: as `build_provenance`.
     """
     *earlier, last = records
     if is_tiled:

@@ -1,7 +1,8 @@
 """Prompts to denoised scenes: what `m2d generate`, every other command and the library run.
 
-Owns what each window of a run is given. It takes and returns tensors; an `Observer` sees every step and every
-finished window.
+Owns what each window of a run is given: prompts, context latents, first frames and names of the noise. It
+takes and returns tensors: it writes no film, keeps no journal and handles no signal; an `Observer` sees every
+step and every finished window. Denoising is `m2d.diffusion.denoise`, decoding `m2d.pipeline.decoding`.
 """
 
 # B batch, N scenes, F latent frames, C latent channels, H W height and width, P pixel frames, L text tokens,

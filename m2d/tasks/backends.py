@@ -15,7 +15,6 @@ class BackendFacts:
     """One installed backend.
 
     Attributes:
-        name: Name of the backend in recipes.
         problem: Why the backend cannot run here on any device; None if it can.
         problem_on: Device to the reason why the backend cannot run there; None if it can.
         trains: Whether gradients flow through the backend.

@@ -62,16 +62,7 @@ class ModelReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorReport:
-    """The capabilities of this machine.
-
-    Attributes:
-        system: Operating system, processor and Python.
-        versions: Package to version; empty if it is not installed.
-        devices: Devices, the CPU first.
-        backends: All installed backends.
-        models: The embedded models.
-        encoder: Version of the video encoder; empty if there is none.
-    """
+    """The capabilities of this machine; the version of a missing package or encoder is empty."""
 
     system: Mapping[str, str]
     versions: Mapping[str, str]

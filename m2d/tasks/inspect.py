@@ -22,13 +22,7 @@ PicturesState = Literal["as written", "changed", "unknown"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolderState:
-    """State of the run folder beside a film.
-
-    Attributes:
-        latents: Whether the folder contains the latents that the film was decoded from.
-        problem: Why the latents are unusable; empty otherwise.
-        timings_s: Stage of the film's last run to seconds, if known.
-    """
+    """Whether the run folder of a film has its latents, the problem if they are unusable, and its timings."""
 
     latents: LatentsState
     problem: str = ""

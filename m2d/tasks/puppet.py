@@ -22,8 +22,6 @@ class PartPlan:
     """The training of one part.
 
     Attributes:
-        part: Which part.
-        recipe: Its recipe's file.
         run: Run folder; training resumes from its newest checkpoint that verifies.
         max_minutes: Save a checkpoint and stop after so many minutes.
         num_threads: CPU threads; None leaves torch's choice.

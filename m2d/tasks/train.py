@@ -33,10 +33,7 @@ def plan_training(
     """Read a training recipe and apply the given options.
 
     Args:
-        recipe: A training recipe.
-        stage: Must be the recipe's own, when given.
-        model: Replaces the recipe's `model`.
-        init: Replaces the recipe's `init`.
+        stage: Must be the recipe's own, when given; `model` and `init` replace the recipe's.
         run: Run folder; `runs/RECIPE` when not given.
         resume: `latest`, or None for a new training.
 
@@ -72,12 +69,7 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
 
     Raises:
         BackendUnavailable: The recipe's device is not there.
-        CheckpointError: A model folder, run or checkpoint that does not fit.
-        OutputError: The run folder holds another training.
-        OutputBusy: Another process is training there.
-        DatasetError: The stories do not suffice.
-        Interrupted: A signal came; a checkpoint or whole cache shards were left.
-        DivergedError: The loss or the gradient was not finite.
+        M2DError: As `run_stage`.
     """
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
@@ -99,14 +91,10 @@ def plan_needs(
     model: str | None = None,
     init: str | None = None,
 ) -> TrainingNeeds:
-    """Work out what a training recipe needs on `num_devices` devices.
+    """Work out what a training recipe needs on `num_devices` devices, with `model` and `init` replaced.
 
     Args:
-        recipe: A training recipe.
-        num_devices: How many devices train together.
         strategy: How the devices share the training: `ddp`, `zero2`, `zero3` or `fsdp2`.
-        model: Replaces the recipe's `model`.
-        init: Replaces the recipe's `init`.
 
     Raises:
         RecipeError: The recipe is wrong.
