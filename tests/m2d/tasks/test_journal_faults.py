@@ -162,7 +162,7 @@ def test_a_disk_that_refuses_any_operation_is_an_output_error_and_loses_nothing(
             # Before its first step, a run that fails takes its journal with it.
             allowed.append(NOTHING)
         if told.warnings:
-            assert "the film is complete, but its journal is left" in told.warnings[0]
+            assert "the film is complete, but its journal could not be removed" in told.warnings[0]
             allowed.append(ACTIONS[-1][1])
         assert found(film) in allowed, (at, len(finished), told.warnings)
         check_no_trace(film)
