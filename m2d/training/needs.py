@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from m2d.errors import InputError
 from m2d.families.registry import known_model
 from m2d.families.source import BUILTIN_MODELS, resolve_model
 from m2d.model.components import read_config
@@ -85,19 +84,14 @@ def training_needs(
     """
     if num_devices > 1:
         refuse_for_deepspeed(recipe, strategy)
-    parts = num_devices * recipe.accumulate
-    if recipe.batch_size % parts:
-        raise InputError(
-            f"batch_size: {recipe.batch_size} samples cannot be shared by {num_devices} devices with "
-            f"accumulate {recipe.accumulate}; use a multiple of {parts}"
-        )
+    microbatch = recipe.microbatch(num_devices)
     sizes = _sizes(recipe)
     scene = scene_geometry(recipe, sizes.config, compression=sizes.compression)
     work = Workload(
         config=sizes.config,
         layout=training_layout(recipe, sizes.config, scene),
         latent_shape=(int(sizes.config["in_channels"]), scene.latent_height, scene.latent_width),
-        batch_size=recipe.batch_size // parts,
+        batch_size=microbatch,
         is_mixed=recipe.precision == "bfloat16",
         lora=recipe.lora,
     )
@@ -108,7 +102,7 @@ def training_needs(
         origin=sizes.origin,
         num_devices=num_devices,
         strategy=strategy,
-        microbatch=work.batch_size,
+        microbatch=microbatch,
         model=needs,
         memory=memory_per_device(
             needs,

@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from m2d.errors import InputError
 from m2d.model.lora import LoraPart
 
 Stage = Literal["base", "pretrain", "sft"]
@@ -278,6 +279,20 @@ class TrainingRecipe(_Part):
     validation: ValidationRecipe | None = None
     trackers: tuple[TrackerName, ...] = ()
     export_dtype: Literal["float16", "float32"] = "float16"
+
+    def microbatch(self, num_processes: int) -> int:
+        """Return the samples that each of some processes (one per device) computes at once.
+
+        Raises:
+            InputError: The batch does not divide.
+        """
+        num_parts = num_processes * self.accumulate
+        if self.batch_size % num_parts:
+            raise InputError(
+                f"batch_size: {self.batch_size} samples cannot be shared evenly by {num_processes} devices "
+                f"with accumulate {self.accumulate}; use a multiple of {num_parts}"
+            )
+        return self.batch_size // num_parts
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2d.diffusion.noise import generator
 from m2d.diffusion.velocity import VelocitySchedule
-from m2d.errors import InputError, M2DError, Remedy
+from m2d.errors import M2DError, Remedy
 from m2d.files import write_json
 from m2d.layout import SceneLayout
 from m2d.model.scene_model import SceneModel
@@ -82,7 +82,11 @@ class Stepper:
         recipe, processes = setup.recipe, setup.processes
         self._setup, self._state = setup, state
         self._schedule = setup.schedule.to(processes.device)
-        self._parts = _parts_of_batch(recipe, processes)
+        size, first = recipe.microbatch(processes.count), processes.index * recipe.accumulate
+        # This process's places of the batch, one slice per microbatch.
+        self._parts = [
+            slice(part * size, (part + 1) * size) for part in range(first, first + recipe.accumulate)
+        ]
         self._sampler = make_sampler(
             recipe, setup.stories, num_timesteps=setup.schedule.num_timesteps, held_out=False
         )
@@ -187,15 +191,3 @@ class Stepper:
             f"unchanged. Batch and seeds: {report}; lower the learning rate",
             remedy=Remedy.RESUME_TRAINING,
         )
-
-
-def _parts_of_batch(recipe: TrainingRecipe, processes: Processes) -> list[slice]:
-    """Return this process's places of the batch, one slice per microbatch."""
-    size, rest = divmod(recipe.batch_size, processes.count * recipe.accumulate)
-    if rest:
-        raise InputError(
-            f"batch_size: {recipe.batch_size} samples cannot be shared evenly by {processes.count} processes "
-            f"with accumulate {recipe.accumulate}; use a multiple of {processes.count * recipe.accumulate}"
-        )
-    first = processes.index * recipe.accumulate
-    return [slice(part * size, (part + 1) * size) for part in range(first, first + recipe.accumulate)]

@@ -29,10 +29,9 @@ _BUCKET = 50_000_000
 
 def engine_config(recipe: TrainingRecipe, processes: Processes) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a recipe."""
-    per_process = recipe.batch_size // (processes.count * recipe.accumulate)
     return {
-        # Used for DeepSpeed's counters only; the trainer rejects a batch that does not divide.
-        "train_micro_batch_size_per_gpu": max(per_process, 1),
+        # Used for DeepSpeed's counters only.
+        "train_micro_batch_size_per_gpu": recipe.microbatch(processes.count),
         "gradient_accumulation_steps": recipe.accumulate,
         "gradient_clipping": recipe.optimizer.grad_clip,
         "zero_allow_untested_optimizer": True,

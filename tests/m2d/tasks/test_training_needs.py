@@ -90,7 +90,7 @@ def test_adapters_keep_the_frozen_weights_in_half_the_bytes(tmp_path: Path) -> N
     ("options", "message"),
     [
         ({"strategy": "magic"}, "^strategy magic: allowed: ddp, zero2, zero3, fsdp2"),
-        ({"num_devices": 3}, "batch_size: 8 samples cannot be shared by 3 devices with accumulate 1"),
+        ({"num_devices": 3}, "batch_size: 8 samples cannot be shared evenly by 3 devices with accumulate 1"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

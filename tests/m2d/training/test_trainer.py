@@ -270,7 +270,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(
     encoded: EncodedStories, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     setup = tiny_setup(make_recipe(), encoded, run=tmp_path / "run", processes=Processes(count=3))
-    with pytest.raises(InputError, match="batch_size: 4 samples cannot be shared evenly by 3 processes"):
+    with pytest.raises(InputError, match="batch_size: 4 samples cannot be shared evenly by 3 devices"):
         Trainer(setup, tiny_state(make_recipe()), reporter=SilentReporter(), stop=StopRequest())
 
 
