@@ -20,15 +20,15 @@ _LONGEST_CELL = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WrittenClip:
-    """One video that was written, as a dataset lists it; the path starts from the dataset's folder."""
+    """One video that was written, with the keys of JSON Lines; its path starts from the dataset's folder."""
 
-    path: str
+    video: str
     caption: str
+    sha256: str
+    fps: int
     width: int
     height: int
-    fps: int
     num_frames: int
-    sha256: str
 
 
 def read_csv(dataset: DatasetText) -> list[ShotGroup]:
@@ -64,7 +64,7 @@ def write_csv(clips: Sequence[WrittenClip]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for clip in clips:
-        table.writerow([clip.fps, clip.width, clip.height, clip.caption, clip.path, clip.num_frames])
+        table.writerow([clip.fps, clip.width, clip.height, clip.caption, clip.video, clip.num_frames])
     return text.getvalue()
 
 

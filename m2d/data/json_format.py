@@ -36,12 +36,12 @@ def write_json_groups(groups: Sequence[Sequence[WrittenClip]]) -> str:
             "prefix": f"story-{number:06d}",
             "values": [
                 {
-                    "vid": Path(clip.path).stem,
+                    "vid": Path(clip.video).stem,
                     "width": clip.width,
                     "height": clip.height,
                     "duration": clip.num_frames / clip.fps,
                     "fps": clip.fps,
-                    "url": clip.path,
+                    "url": clip.video,
                     "caption": clip.caption,
                 }
                 for clip in clips

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from m2d.data.csv_format import WrittenClip
@@ -43,18 +44,7 @@ def write_jsonl(groups: Sequence[Sequence[WrittenClip]]) -> str:
     """Return a line for each of `groups`."""
     lines = []
     for number, clips in enumerate(groups):
-        scenes = [
-            {
-                "video": clip.path,
-                "caption": clip.caption,
-                "sha256": clip.sha256,
-                "fps": clip.fps,
-                "width": clip.width,
-                "height": clip.height,
-                "num_frames": clip.num_frames,
-            }
-            for clip in clips
-        ]
+        scenes = [asdict(clip) for clip in clips]
         story = {"m2d": VERSION, "story": f"story-{number:06d}", "scenes": scenes}
         lines.append(f"{json.dumps(story, ensure_ascii=False)}\n")
     return "".join(lines)

@@ -31,9 +31,6 @@ class Reject:
     reason: str
     is_broken: bool
 
-    def __str__(self) -> str:
-        return f"{self.place}: {self.video}: {self.reason}"
-
 
 def write_rejects(run: Path, rejects: Iterable[Reject]) -> None:
     """Write the list, even an empty one: it replaces an older list.

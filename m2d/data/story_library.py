@@ -65,7 +65,8 @@ class StoryLibrary:
         self._seed = seed
         self._unsuitable: list[Reject] = []
         self._stories = [story for group in groups for story in self._suitable_runs(group)]
-        self._broken: dict[Path, str] = {}
+        # Broken videos with their reasons.
+        self.broken: dict[Path, str] = {}
         self._shots_of: dict[Path, Shot] = {}
         for group in groups:
             for shot in group.shots:
@@ -88,16 +89,11 @@ class StoryLibrary:
         return tuple(len(story) for story in self._stories)
 
     @property
-    def broken(self) -> Mapping[Path, str]:
-        """Broken videos with their reasons."""
-        return self._broken
-
-    @property
     def rejects(self) -> list[Reject]:
         """All videos and shots that are not used."""
         broken = [
             Reject(video=video, place=self._shots_of[video].place, reason=reason, is_broken=True)
-            for video, reason in self._broken.items()
+            for video, reason in self.broken.items()
         ]
         return broken + self._unsuitable
 
@@ -113,15 +109,15 @@ class StoryLibrary:
 
     def reject(self, video: Path, reason: str) -> None:
         """Stop using a video, from now on."""
-        self._broken.setdefault(video, reason)
+        self.broken.setdefault(video, reason)
 
     def shots(self) -> list[Shot]:
         """Return every shot of every story whose video can be read, in order."""
-        return [shot for story in self._stories for shot in story if shot.video not in self._broken]
+        return [shot for story in self._stories for shot in story if shot.video not in self.broken]
 
     def is_sound(self, story: int, scene: int) -> bool:
         """Whether a shot's video is not known to be broken."""
-        return self._stories[story][scene].video not in self._broken
+        return self._stories[story][scene].video not in self.broken
 
     def resolve(
         self, stories_N: Sequence[int], scenes_N: Sequence[int], *, story_range: tuple[int, int]

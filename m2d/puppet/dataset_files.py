@@ -131,7 +131,7 @@ def _write_story(
         )
         clips.append(
             WrittenClip(
-                path=name,
+                video=name,
                 caption=prompt,
                 width=plan.side * plan.upscale,
                 height=plan.side * plan.upscale,

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _clip(path: str, caption: str) -> WrittenClip:
-    return WrittenClip(path=path, caption=caption, width=64, height=64, fps=8, num_frames=9, sha256="0" * 64)
+    return WrittenClip(video=path, caption=caption, width=64, height=64, fps=8, num_frames=9, sha256="0" * 64)
 
 
 CLIPS = [_clip("a.mp4", 'A "red" body, waves.\nTwo lines.'), _clip("b.mp4", "Caf\u00e9 {at} dusk")]
