@@ -17,11 +17,11 @@ from m2d.families.registry import NEW_MODELS
 from m2d.families.saving import save_model_folder
 from m2d.model.lora import add_lora, merge_lora, save_lora
 from m2d.model.scene_model import SceneModel
-from m2d.model.settings import ModelSettings
 from m2d.training.card import CardFacts, write_card
 from m2d.training.folder import publish_folder
 from m2d.training.log import read_log
 from m2d.training.sharding import stored, wholes
+from m2d.training.start import model_settings
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 
@@ -53,15 +53,6 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
             step=state.step,
             has_adapters=recipe.lora is not None,
         )
-        settings = ModelSettings(
-            num_scenes=recipe.num_scenes,
-            default_num_frames=recipe.video.num_frames,
-            default_height=recipe.video.height,
-            default_width=recipe.video.width,
-            default_fps=recipe.video.fps,
-            world=recipe.data.world,
-            mask=recipe.mask,
-        )
         with publish_folder(path, replace=True, with_manifest=False) as part:
             model = average
             if recipe.lora is not None:
@@ -69,7 +60,9 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
                 model = copy.deepcopy(average)
                 merge_lora(model)
             dtype = _DTYPES[recipe.export_dtype]
-            save_model_folder(part, base=frozen, transformer=model, settings=settings, dtype=dtype)
+            save_model_folder(
+                part, base=frozen, transformer=model, settings=model_settings(recipe), dtype=dtype
+            )
             return write_card(part, card) or ""
 
     return use_average(setup, state, write)

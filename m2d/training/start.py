@@ -58,11 +58,7 @@ def transformer_config(
     """
     spatial, temporal = compression
     return {
-        "num_layers": sizes.num_layers,
-        "num_attention_heads": sizes.num_attention_heads,
-        "attention_head_dim": sizes.attention_head_dim,
-        "patch_size": sizes.patch_size,
-        "time_embed_dim": sizes.time_embed_dim,
+        **sizes.model_dump(exclude={"max_text_tokens"}),
         "max_text_seq_length": sizes.max_text_tokens,
         "text_embed_dim": text_width,
         "in_channels": latent_channels,
@@ -75,24 +71,29 @@ def transformer_config(
     }
 
 
+def model_settings(recipe: TrainingRecipe) -> ModelSettings:
+    """Return the settings of the model that a recipe trains; scenes have the recipe's sizes by default."""
+    return ModelSettings(
+        num_scenes=recipe.num_scenes,
+        default_num_frames=recipe.video.num_frames,
+        default_height=recipe.video.height,
+        default_width=recipe.video.width,
+        default_fps=recipe.video.fps,
+        world=recipe.data.world,
+        mask=recipe.mask,
+    )
+
+
 def model_geometry(
     recipe: TrainingRecipe, config: Mapping[str, Any], *, compression: tuple[int, int]
 ) -> ModelGeometry:
-    """Return the sizes of the model that a recipe trains; the scenes' default sizes are the recipe's.
+    """Return the sizes of the model that a recipe trains.
 
     Args:
         config: The transformer's config.
         compression: Pixels per latent along height and width, and frames per latent frame.
     """
-    video = recipe.video
-    settings = ModelSettings(
-        num_scenes=recipe.num_scenes,
-        default_num_frames=video.num_frames,
-        default_height=video.height,
-        default_width=video.width,
-        default_fps=video.fps,
-    )
-    return NEW_MODELS.geometry_of(config, settings, compression=compression)
+    return NEW_MODELS.geometry_of(config, model_settings(recipe), compression=compression)
 
 
 def scene_geometry(

@@ -51,11 +51,7 @@ class CaptionClassifier(nn.Module):
         torch.manual_seed(recipe.seed)
         config = T5Config(
             vocab_size=len(token_list()),
-            d_model=recipe.d_model,
-            d_kv=recipe.d_kv,
-            d_ff=recipe.d_ff,
-            num_layers=recipe.num_layers,
-            num_heads=recipe.num_heads,
+            **recipe.model_dump(include={"d_model", "d_kv", "d_ff", "num_layers", "num_heads"}),
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,
             is_encoder_decoder=False,
