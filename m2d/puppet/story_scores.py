@@ -86,15 +86,14 @@ def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally
     asked, seen = _sheets(stories, reading)
     is_named_anywhere_S1A = asked.is_on_stage_SNA.any(1, keepdims=True)
     is_stranger_SNA = seen.is_on_stage_SNA & ~asked.is_on_stage_SNA & is_named_anywhere_S1A
-    asked_SNA, seen_SNA = asked.actors_SNA("action"), seen.actors_SNA("action")
     # The label of an actor off stage is ABSENT, which is never read, and a wrong action differs from its own
     # scene's: so only other scenes with the actor on stage can match.
-    is_anothers_SNA: Flags = (seen_SNA[:, :, None] == asked_SNA[:, None]).any(2)
     is_shown_SNA = asked.is_on_stage_SNA & seen.is_on_stage_SNA
-    is_borrowed_SNA = is_shown_SNA & (seen_SNA != asked_SNA) & is_anothers_SNA
+    is_borrowed_SNA = is_shown_SNA & _borrowed(asked.actors_SNA("action"), seen.actors_SNA("action"))
     cast_SN: Flags = np.any(is_stranger_SNA, axis=-1)
     action_SN: Flags = np.any(is_borrowed_SNA, axis=-1)
-    setting_SN = _borrows(asked, seen, "setting") | _borrows(asked, seen, "time")
+    place_SN = _borrowed(asked.scene_SN("setting"), seen.scene_SN("setting"))
+    setting_SN = place_SN | _borrowed(asked.scene_SN("time"), seen.scene_SN("time"))
     every_SN = np.ones_like(cast_SN)
     return {
         "leakage": _share(cast_SN | action_SN | setting_SN, among=every_SN),
@@ -141,12 +140,11 @@ def tally_unprompted(stories: Sequence[Story], reading: Reading) -> dict[str, Ta
     return tallies
 
 
-def _borrows(asked: _Sheet, seen: _Sheet, name: str) -> Flags:
-    """Return the scenes (S, N) that show a property of another scene's prompt instead of their own."""
-    asked_SN, seen_SN = asked.scene_SN(name), seen.scene_SN(name)
-    is_anothers_SN = (seen_SN[:, :, None] == asked_SN[:, None]).any(2)
-    is_borrowed_SN: Flags = is_anothers_SN & (seen_SN != asked_SN)
-    return is_borrowed_SN
+def _borrowed(asked: Classes, seen: Classes) -> Flags:
+    """Return where a scene, axis 1, shows the class of another scene's prompt instead of its own."""
+    is_anothers = (seen[:, :, None] == asked[:, None]).any(2)
+    is_borrowed: Flags = is_anothers & (seen != asked)
+    return is_borrowed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,12 +14,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.training.muon import Muon
 from m2d.training.processes import Processes
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
-from m2d.training.sharding import Stored, is_sharded, like, local, whole, wrap
+from m2d.training.sharding import Stored, like, local, whole, wrap
 
 # Muon updates the attention and feed-forward matrices of a block. AdamW updates the adaLN modulations
 # (norm1.linear, norm2.linear): their rows are shifts, scales and gates, not a map between feature spaces.
@@ -92,7 +93,8 @@ class ModelOptimizer:
             muon_dtype: Precision of Muon's orthogonalisation.
         """
         self._named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, weight in self._named.items():
             is_by_muon = recipe.matrix_lr is not None and is_block_matrix(name, weight)
             (matrices if is_by_muon else others).append(weight)
@@ -189,7 +191,7 @@ def _check_eight_bits(weights: list[nn.Parameter]) -> None:
             "optimizer.name: adamw8bit needs bitsandbytes; install it with `pip install 'm2d[train8bit]'`, "
             "or use adamw"
         )
-    if any(map(is_sharded, weights)):
+    if any(isinstance(weight, DTensor) for weight in weights):
         raise BackendUnavailable(
             "optimizer.name: adamw8bit cannot move weights that FSDP2 has sharded; use adamw, whose state is "
             "sharded too, or share gradients only (recipes/training/accelerate-ddp.yaml)"

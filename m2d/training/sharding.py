@@ -18,11 +18,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from m2d.training.processes import Processes
-from m2d.training.zero_shares import Spread, is_zero_share, share_of, spread_weight, whole_like
+from m2d.training.zero_shares import Spread, is_zero_share, share_of, spread_weight
 
 BLOCKS = "transformer_blocks"
-
-
 Stored = Tensor | Spread
 """A tensor of a checkpoint, which may be sharded over the processes."""
 
@@ -39,7 +37,12 @@ def place(model: nn.Module, processes: Processes) -> None:
     # pass would use the average's old weights.
     # torch warns about in-place changes of a block's output, which m2d never makes.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    options = {"reshard_after_forward": True, **_options(processes)}
+    assert processes.accelerator is not None
+    options: dict[str, Any] = {"reshard_after_forward": True}
+    # On CPUs Accelerate has no plugin, and torch's defaults apply.
+    plugin = getattr(processes.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:
+        options["offload_policy"] = plugin.cpu_offload
     for block in model.get_submodule(BLOCKS).children():
         fully_shard(block, **options)
     fully_shard(model, **options)
@@ -74,11 +77,6 @@ def outline(tensor: Stored) -> Tensor:
     return tensor.like if isinstance(tensor, Spread) else tensor
 
 
-def whole_shape(tensor: Tensor) -> torch.Size:
-    """Return the whole shape of a tensor that may be sharded."""
-    return whole_like(tensor).shape
-
-
 @torch.no_grad()
 def put(value: Tensor, target: Stored) -> None:
     """Overwrite a tensor with a whole value; every process keeps its own shard."""
@@ -96,11 +94,6 @@ def like(value: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(
         value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
     )
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether FSDP2 shards the tensor."""
-    return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -132,13 +125,3 @@ def stored(model: nn.Module) -> dict[str, Stored]:
         name: spread_weight(tensor) if is_zero_share(tensor) else tensor.detach()
         for name, tensor in tensors.items()
     }
-
-
-def _options(processes: Processes) -> dict[str, Any]:
-    """Return the FSDP2 options of the launcher's configuration: whether weights are offloaded to the CPU."""
-    assert processes.accelerator is not None
-    plugin = getattr(processes.accelerator.state, "fsdp_plugin", None)
-    # On CPUs Accelerate has no plugin, and torch's defaults apply.
-    if plugin is None:
-        return {}
-    return {"offload_policy": plugin.cpu_offload}

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from m2d.layout import SceneLayout
-from m2d.training.sharding import BLOCKS, whole_shape
+from m2d.training.sharding import BLOCKS
+from m2d.training.zero_shares import whole_like
 
 # One multiplication and one addition per weight and row; the backward pass computes two products for each.
 _OPERATIONS, _PASSES = 2, 3
@@ -30,19 +31,19 @@ def flops_per_sample(model: nn.Module, layout: SceneLayout) -> int:
     The model is a `SceneModel`, whole or sharded.
     """
     weights = dict(model.named_parameters())
-    sizes = {name: whole_shape(weight) for name, weight in weights.items()}
+    sizes = {name: whole_like(weight).shape for name, weight in weights.items()}
     # A frozen weight has no gradient of its own.
     products = sum(
         (_PASSES if weights[name].requires_grad else _PASSES - 1) * _rows(name, layout) * size.numel()
         for name, size in sizes.items()
         if len(size) >= 2
     )
-    blocks = list(model.get_submodule(BLOCKS).children())
-    width = whole_shape(blocks[0].get_parameter("norm1.norm.weight")).numel()
+    num_blocks = len(list(model.get_submodule(BLOCKS).children()))
+    width = sizes[f"{BLOCKS}.0.norm1.norm.weight"].numel()
     last = layout.plan_for(tuple(range(layout.num_scenes)))
     pairs = sum(
         times * sum(map(len, call.queries)) * sum(map(len, call.keys))
-        for times, plan in ((len(blocks) - 1, layout.plan()), (1, last))
+        for times, plan in ((num_blocks - 1, layout.plan()), (1, last))
         for call in plan
     )
     # Queries times keys, and weights times values.

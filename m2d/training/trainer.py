@@ -67,7 +67,13 @@ class Trainer:
         self._stepper = Stepper(setup, state)
         self._num_timesteps = setup.schedule.num_timesteps
         self._losses = LossMeter(num_timesteps=self._num_timesteps, processes=setup.processes)
-        self._speed = _speed_meter(setup, state)
+        self._speed = SpeedMeter(
+            batch_size=setup.recipe.batch_size,
+            tokens_per_sample=setup.layout.num_tokens,
+            flops_per_sample=flops_per_sample(state.model, setup.layout),
+            matrix_rate=matrix_rate(setup.processes.device, getattr(torch, setup.recipe.precision)),
+            num_processes=setup.processes.count,
+        )
         self._saved_at_s = time.monotonic()
         self._saved_step = -1
         self._shown_step = 0
@@ -192,14 +198,3 @@ class Trainer:
             processes=setup.processes,
         )
         self._saved_step, self._saved_at_s = self.state.step, time.monotonic()
-
-
-def _speed_meter(setup: TrainingSetup, state: TrainState) -> SpeedMeter:
-    recipe, processes = setup.recipe, setup.processes
-    return SpeedMeter(
-        batch_size=recipe.batch_size,
-        tokens_per_sample=setup.layout.num_tokens,
-        flops_per_sample=flops_per_sample(state.model, setup.layout),
-        matrix_rate=matrix_rate(processes.device, getattr(torch, recipe.precision)),
-        num_processes=processes.count,
-    )
