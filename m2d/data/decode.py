@@ -144,7 +144,11 @@ def _scan(path: Path) -> VideoFacts | Broken:
         return Broken(reason=f"{_frames_in_words(len(timestamps_s))}; give a video, not a still picture")
     if num_indexed and num_indexed != len(timestamps_s):
         return Broken(reason=f"{_frames_in_words(len(timestamps_s))} of the {num_indexed} in its index")
-    times_s = _times_s(np.array(timestamps_s), fps=float(fps))
+    # Some files of raw streams have no timestamps at all.
+    has_times = not np.isnan(timestamps_s).any()
+    times_s = (
+        shown_times_s(np.array(timestamps_s)) if has_times else np.arange(len(timestamps_s)) / float(fps)
+    )
     has_one_rate = is_steady(times_s)
     return VideoFacts(
         sha256=sha256,
@@ -167,13 +171,6 @@ def _notes(path: Path, frame: VideoFrame) -> list[str]:
     if is_high_dynamic_range(frame):
         notes.append("its high dynamic range is read as plain levels")
     return notes
-
-
-def _times_s(timestamps_s: np.ndarray, *, fps: float) -> np.ndarray:
-    # Some files of raw streams have no timestamps at all.
-    if np.isnan(timestamps_s).any():
-        return np.arange(len(timestamps_s)) / fps
-    return shown_times_s(timestamps_s)
 
 
 def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:

@@ -10,7 +10,7 @@ interrupted encoding resumes where it stopped. The key changes with the stories,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from m2d.files import publish, write_part
+from m2d.files import write_bytes
 from m2d.progress import Reporter
 from m2d.puppet.dataset import PuppetStories
 from m2d.stop import StopRequest
@@ -111,9 +111,9 @@ def encode_stories(
     digest = hashlib.sha256("\n".join((_FORMAT, source.digest, encoder.digest)).encode()).hexdigest()
     folder = root / digest[:24]
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {
-        folder / f"stories-{span.start:06d}-{span.stop:06d}.safetensors": span for span in _spans(source)
-    }
+    firsts = range(0, source.num_stories, STORIES_PER_SHARD)
+    spans = [range(first, min(first + STORIES_PER_SHARD, source.num_stories)) for first in firsts]
+    paths = {folder / f"stories-{span.start:06d}-{span.stop:06d}.safetensors": span for span in spans}
     missing = {path: span for path, span in paths.items() if not _is_sound(path, reporter)}
     if missing:
         reporter.note(f"encoding {sum(map(len, missing.values()))} stories once into {folder}")
@@ -133,11 +133,6 @@ def encode_stories(
     )
 
 
-def _spans(source: PuppetStories) -> Iterator[range]:
-    for first in range(0, source.num_stories, STORIES_PER_SHARD):
-        yield range(first, min(first + STORIES_PER_SHARD, source.num_stories))
-
-
 def _write_shard(path: Path, source: PuppetStories, encoder: FrozenParts, stories: range) -> None:
     clips = source.render_batch(stories)
     frames_BPCHW = torch.cat([clip.frames_NPCHW for clip in clips])
@@ -148,8 +143,7 @@ def _write_shard(path: Path, source: PuppetStories, encoder: FrozenParts, storie
         "latents": latents_BFCHW.view(len(stories), source.num_scenes, *latents_BFCHW.shape[1:]),
         "embeds": embeds_BLD.view(len(stories), source.num_scenes, *embeds_BLD.shape[1:]),
     }
-    with publish(path, force=True) as part:
-        write_part(part, save(tensors))
+    write_bytes(path, save(tensors))
 
 
 def _read_shard(path: Path) -> tuple[Tensor, Tensor]:

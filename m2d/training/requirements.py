@@ -156,6 +156,9 @@ def memory_per_device(
         strategy: ZeRO-2 shards gradients and the optimizer's state and copies its share of the weights;
             ZeRO-3 and FSDP2 also shard weights and average.
     """
+    num_by_muon = needs.num_in_matrices if optimizer == "muon" else 0
+    num_by_adam = needs.num_trained - num_by_muon
+    state_bytes = int(num_by_adam * _ADAM_BYTES[optimizer]) + num_by_muon * _MUON_BYTES
     by_weights = num_devices if strategy in ("zero3", "fsdp2") else 1
     by_gradients = num_devices if strategy == "zero2" else by_weights
     frozen = needs.num_parameters - needs.num_trained
@@ -164,15 +167,10 @@ def memory_per_device(
     return DeviceMemory(
         weights=-(-weights // by_weights) - (-copied // num_devices),
         gradients=-(-needs.num_trained * FLOAT32_BYTES // by_gradients),
-        optimizer=-(-_state_bytes(needs, optimizer) // by_gradients),
+        optimizer=-(-state_bytes // by_gradients),
         average=-(-needs.num_trained * FLOAT32_BYTES // by_weights),
         activations=needs.activation_bytes(is_checkpointed=is_checkpointed),
     )
-
-
-def _state_bytes(needs: ModelNeeds, optimizer: OptimizerKind) -> int:
-    num_by_muon = needs.num_in_matrices if optimizer == "muon" else 0
-    return int((needs.num_trained - num_by_muon) * _ADAM_BYTES[optimizer]) + num_by_muon * _MUON_BYTES
 
 
 class _Trace(NamedTuple):

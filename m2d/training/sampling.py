@@ -136,16 +136,11 @@ class StageSampler:
         quantiles_B = (places_B + torch.rand(self.batch_size, generator=draws)) / self.batch_size
         if self.objective.timesteps == "logit_normal":
             curved_B = torch.special.ndtri(quantiles_B.clamp(1e-6, 1 - 1e-6)).sigmoid()
-            stays_B = self._draw_uniform_ones(draws)
+            # Without a draw, recipes without a share keep the same later draws.
+            share = self.objective.uniform_share
+            stays_B = torch.rand(self.batch_size, generator=draws) < share if share else torch.tensor(False)
             quantiles_B = torch.where(stays_B, quantiles_B, curved_B)
         return (quantiles_B * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
-
-    def _draw_uniform_ones(self, draws: torch.Generator) -> Tensor:
-        share = self.objective.uniform_share
-        if not share:
-            # Without a draw, recipes without a share keep the same later draws.
-            return torch.zeros(self.batch_size, dtype=torch.bool)
-        return torch.rand(self.batch_size, generator=draws) < share
 
     def _draw_targets(self, draws: torch.Generator) -> Tensor:
         is_conditional_B = (

@@ -164,7 +164,10 @@ def build_transformer(start: Start, *, seed: int) -> SceneModel:
         torch.manual_seed(seed)
         model = NEW_MODELS.build_transformer(**start.config)
     if start.weights is None:
-        _zero(model)
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and name.endswith(_ZERO_LAYERS):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
         return model
     try:
         model.load_state_dict(start.weights, strict=True)
@@ -172,13 +175,6 @@ def build_transformer(start: Start, *, seed: int) -> SceneModel:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"init: the transformer's weights do not fit its config: {reason}") from error
     return model
-
-
-def _zero(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name.endswith(_ZERO_LAYERS):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:

@@ -140,7 +140,10 @@ class Stepper:
             batch = self._batches.make(draw.part(places), step=self._state.step, first=places.start)
             is_last = places is self._parts[-1]
             if is_last:
-                self._expect_next()
+                # To be prepared during this step.
+                next_step, first = self._state.step + 1, self._parts[0]
+                upcoming = self._sampler.draw(next_step).part(first)
+                self._batches.expect(upcoming, step=next_step, first=first.start)
             data_s += time.perf_counter() - started_s
             with self._seeded_dropout(places), nullcontext() if is_last else without_sync(self._model):
                 errors_BN = self.errors_of(self._model, batch)
@@ -163,11 +166,6 @@ class Stepper:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(draws.initial_seed())
             yield
-
-    def _expect_next(self) -> None:
-        """Announce the first microbatch of the next step, to be prepared during this one."""
-        step, places = self._state.step + 1, self._parts[0]
-        self._batches.expect(self._sampler.draw(step).part(places), step=step, first=places.start)
 
     def _refuse_non_finite(self, loss: float, grad_norm: float, draw: BatchDraw) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):

@@ -87,7 +87,15 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
         elif plan.base is not None and (plan.base / CLASSIFIER_FILE).is_file():
             write_bytes(part / CLASSIFIER_FILE, (plan.base / CLASSIFIER_FILE).read_bytes())
         if plan.transformer is None:
-            write_settings(part, _settings(vae_recipe))
+            settings = ModelSettings(
+                num_scenes=_NUM_SCENES,
+                default_num_frames=vae_recipe.num_frames,
+                default_height=vae_recipe.height,
+                default_width=vae_recipe.width,
+                default_fps=_FPS,
+                world="puppet",
+            )
+            write_settings(part, settings)
         else:
             # The transformer decides the number and the size of scenes.
             write_settings(part, settings_of(plan.transformer))
@@ -153,14 +161,3 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{run}: made by another recipe: {str(error).splitlines()[0]}") from error
-
-
-def _settings(recipe: VaeRecipe) -> ModelSettings:
-    return ModelSettings(
-        num_scenes=_NUM_SCENES,
-        default_num_frames=recipe.num_frames,
-        default_height=recipe.height,
-        default_width=recipe.width,
-        default_fps=_FPS,
-        world="puppet",
-    )
