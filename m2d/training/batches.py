@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -103,18 +103,12 @@ class BatchesAhead:
     def _collect(self, draw: BatchDraw, step: int, first: int) -> TrainingBatch:
         batch = self._maker.collect(draw, step=step, first=first, pool=self._pool)
         is_cuda = self._maker.device.type == "cuda"
-        return TrainingBatch(
-            **{name: value.pin_memory() if is_cuda else value for name, value in _parts(batch)}
-        )
-
-
-def _parts(batch: TrainingBatch) -> list[tuple[str, Tensor]]:
-    return [(field.name, getattr(batch, field.name)) for field in fields(batch)]
+        return TrainingBatch(*(value.pin_memory() for value in batch)) if is_cuda else batch
 
 
 def _moved(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
     # Copies from pinned memory are asynchronous and keep the order of the device's other work.
-    return TrainingBatch(**{name: value.to(device, non_blocking=True) for name, value in _parts(batch)})
+    return TrainingBatch(*(value.to(device, non_blocking=True) for value in batch))
 
 
 def make_sampler(

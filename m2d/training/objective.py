@@ -9,7 +9,7 @@ Owns which latents are noised and which errors count; draws no indices and updat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from m2d.diffusion.velocity import VelocitySchedule
 from m2d.layout import SceneLayout
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingBatch:
+class TrainingBatch(NamedTuple):
     """The clean latents and prompt embeddings of one step, with noise for the target scenes.
 
     Attributes:

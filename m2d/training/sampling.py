@@ -10,7 +10,8 @@ stories and, in a share of the samples, makes all scenes but one clean context (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +21,7 @@ from m2d.errors import DatasetError
 from m2d.training.recipe import ObjectiveRecipe, Stage
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchDraw:
+class BatchDraw(NamedTuple):
     """One batch, by indices.
 
     Attributes:
@@ -42,10 +42,8 @@ class BatchDraw:
 
     def part(self, places: slice) -> BatchDraw:
         """Return the samples at `places`."""
-        tensors = {
-            each.name: getattr(self, each.name)[places] for each in fields(self) if each.name != "epoch"
-        }
-        return replace(self, **tensors)
+        *tensors, epoch = self
+        return BatchDraw(*(tensor[places] for tensor in tensors), epoch=epoch)
 
     def describe(self) -> list[str]:
         """Name every sample as `story:scene+story:scene`, for reports."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -120,7 +119,7 @@ class Trainer:
                 batch = batches[min(place, len(batches) - 1)]
                 errors_BN = self._stepper.errors_of(self.state.average.model, batch)
                 is_mine = place < len(batches)
-                meter.add(errors_BN, replace(batch, is_target_BN=batch.is_target_BN & is_mine))
+                meter.add(errors_BN, batch._replace(is_target_BN=batch.is_target_BN & is_mine))
         return meter.read()
 
     def _run_until(self, deadline_s: float) -> None:

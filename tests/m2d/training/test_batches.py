@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -50,8 +49,8 @@ def test_batches_made_ahead_for_another_device_are_the_batches_made_when_asked_f
         ahead.expect(draw, step=step, first=first)
         assert ahead.make(draw, step=step, first=first).noise_BFCHW.device.type == "meta"
         asked = here.make(draw, step=step, first=first)
-        for field in fields(asked):
-            assert torch.equal(getattr(collected[-1], field.name), getattr(asked, field.name)), field.name
+        for name in asked._fields:
+            assert torch.equal(getattr(collected[-1], name), getattr(asked, name)), name
     ahead.make(sampler.draw(7), step=7)
     assert len(collected) == 2
 
@@ -60,7 +59,7 @@ def test_what_goes_wrong_ahead_is_told_where_the_batch_is_asked_for(
     encoded: EncodedStories, make_recipe: Callable[..., TrainingRecipe]
 ) -> None:
     draw = make_sampler(make_recipe(), encoded, num_timesteps=1000, held_out=False).draw(0)
-    missing = replace(draw, stories_BN=draw.stories_BN + 10_000)
+    missing = draw._replace(stories_BN=draw.stories_BN + 10_000)
     ahead = BatchesAhead(BatchMaker(stories=encoded, seed=5, purpose="n", device=torch.device("meta")))
     ahead.expect(missing, step=0)
     with pytest.raises(IndexError):

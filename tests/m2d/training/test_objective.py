@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler
@@ -60,5 +58,5 @@ def test_an_error_is_the_mean_square_of_its_scenes_velocity(batch: TrainingBatch
 def test_the_loss_ignores_context_scenes(batch: TrainingBatch) -> None:
     errors_BN = torch.tensor([[100.0, 100.0, 1.0], [2.0, 3.0, 4.0]])
     assert float(masked_loss(errors_BN, batch.is_target_BN)) == pytest.approx(10 / 4)
-    context_only = replace(batch, is_target_BN=torch.ones(2, 3, dtype=torch.bool))
+    context_only = batch._replace(is_target_BN=torch.ones(2, 3, dtype=torch.bool))
     assert float(masked_loss(errors_BN, context_only.is_target_BN)) == pytest.approx(210 / 6)
