@@ -80,8 +80,7 @@ def tally_leakage(stories: Sequence[Story], reading: Reading) -> dict[str, Tally
             prompt names. Always 0 in stories that keep one setting.
         `leakage`: scenes with any of them.
 
-    Raises:
-        ValueError: As `tally_prompted`.
+    Raises: as `tally_prompted`.
     """
     asked, seen = _sheets(stories, reading)
     is_named_anywhere_S1A = asked.is_on_stage_SNA.any(1, keepdims=True)

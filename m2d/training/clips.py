@@ -115,11 +115,7 @@ class EncodedClips:
                 stop.check(_KEPT)
 
     def check(self) -> None:
-        """Write the list of rejected videos.
-
-        Raises:
-            DatasetError: More videos are broken than the recipe allows.
-        """
+        """Write the list of rejected videos. Raises: as `check_share`."""
         write_rejects(self._run, self._library.rejects)
         check_share(
             self._library.broken,

@@ -77,11 +77,7 @@ def open_stories(
 
 
 def rendered_stories(data: DataRecipe, geometry: SceneGeometry) -> PuppetStories:
-    """Return the stories of the embedded world that a recipe's `data` describes.
-
-    Raises:
-        DatasetError: The recipe names an unknown hat.
-    """
+    """Return the stories of the embedded world that a recipe describes. Raises: as `wardrobe_with`."""
     # A rule of the recipe.
     assert data.num_stories is not None
     return PuppetStories(

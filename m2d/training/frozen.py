@@ -47,11 +47,7 @@ class LateTextEncoder:
     """
 
     def __init__(self, folder: Path, *, max_tokens: int, device: torch.device) -> None:
-        """Read tokenizer and config.
-
-        Raises:
-            CheckpointError: The tokenizer or the config is missing or cannot be read.
-        """
+        """Read tokenizer and config. Raises: as `load_tokenizer` and `read_config`."""
         self._folder, self._max_tokens, self._device = folder, max_tokens, device
         self._tokenizer = load_tokenizer(folder, max_tokens=max_tokens)
         self._loaded: TextEncoder | None = None
@@ -67,12 +63,7 @@ class LateTextEncoder:
         return self._tokenizer.count_tokens(prompt)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Embed prompts: embeds_SLD, float32; see `TextEncoder.encode`.
-
-        Raises:
-            CheckpointError: The weights do not fit their config.
-            PromptTooLong: A prompt has more tokens than the model takes.
-        """
+        """Embed prompts: embeds_SLD, float32. Raises: as `load_text` and `TextEncoder.encode`."""
         if self._loaded is None:
             self._loaded = load_text(
                 self._folder, device=self._device, dtype=torch.float32, max_tokens=self._max_tokens
@@ -151,9 +142,7 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
 def noise_config(folder: Path) -> dict[str, Any]:
     """Return the scheduler settings that decide the noise levels, defaults included.
 
-    Raises:
-        CheckpointError: The config is missing or not supported.
-        SchedulerError: The scheduler does not predict velocity.
+    Raises: as `load_scheduler`.
     """
     config = load_scheduler(folder).config
     return {key: config[key] for key in _NOISE_KEYS if key in config}

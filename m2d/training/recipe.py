@@ -32,7 +32,7 @@ class DataRecipe(_Part):
             dataset's description (`docs/data.md`).
         num_stories: Total number of stories, including held-out ones; required for rendered stories. From a
             dataset, the first `num_stories` groups are taken; by default all.
-        seed: Seed of rendered stories; for a dataset, seed of the choice of clips.
+        seed: Seed of rendered stories, or of the choice of a dataset's clips.
         held_out: Number of stories at the end that are not trained on; the held-out loss is measured on them.
         hats: For rendered stories: hats that are drawn as another hat, such as `{party hat: crown}`.
         changing: For rendered stories: share of the stories whose scenes change place or time.
@@ -43,8 +43,7 @@ class DataRecipe(_Part):
         fit: `cover` fills the picture and crops the rest; `official` pads narrow videos with black.
         variants: Clips per shot, encoded before the training and stored; epochs cycle through them. 0 takes a
             new clip in every epoch, encoded on demand.
-        workers: Processes that decode the next batches. 0 decodes in one process, on demand. The batches are
-            the same.
+        workers: Processes that decode the next batches; 0 decodes in one process, on demand.
         time_limit_s: A video that takes longer to decode is rejected.
         max_rejected: Largest share of broken videos; a larger share ends the training.
     """

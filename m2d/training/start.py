@@ -180,10 +180,7 @@ def build_transformer(start: Start, *, seed: int) -> SceneModel:
 def new_state(recipe: TrainingRecipe, start: Start, processes: Processes) -> TrainState:
     """Build the state before the first step, on the devices of the processes.
 
-    Raises:
-        CheckpointError: The weights do not fit the config.
-        BackendUnavailable: PEFT or bitsandbytes is missing or does not support the device, or DeepSpeed does
-            not support the recipe.
+    Raises: as `build_transformer`, `add_lora`, `make_adamw` and `ZeroOptimizer`.
     """
     model = build_transformer(start, seed=recipe.seed)
     precision: torch.dtype = getattr(torch, recipe.precision)

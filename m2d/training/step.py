@@ -76,8 +76,7 @@ class Stepper:
     def __init__(self, setup: TrainingSetup, state: TrainState) -> None:
         """Prepare the model as the recipe says: gradient checkpointing, compilation, several processes.
 
-        Raises:
-            InputError: The batch does not divide over the processes.
+        Raises: as `TrainingRecipe.microbatch`.
         """
         recipe, processes = setup.recipe, setup.processes
         self._setup, self._state = setup, state

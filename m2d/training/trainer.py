@@ -53,11 +53,7 @@ class Trainer:
         stop: StopRequest,
         watchers: Watchers = Watchers(),  # noqa: B008  # immutable
     ) -> None:
-        """Prepare to train `state`; reads and writes no files.
-
-        Raises:
-            InputError: The batch does not divide over the processes.
-        """
+        """Prepare to train `state`; reads and writes no files. Raises: as `Stepper`."""
         self.setup = setup
         self.state = state
         self.reporter = reporter

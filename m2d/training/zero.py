@@ -66,10 +66,8 @@ class ZeroOptimizer:
 
         Args:
             model: The model in training, on its process's device; under ZeRO-3 on any device.
-            average: Running average of the model, not trained.
 
-        Raises:
-            BackendUnavailable: DeepSpeed does not support the recipe.
+        Raises: as `refuse_for_deepspeed`.
         """
         refuse_for_deepspeed(recipe, processes.sharing)
         import deepspeed

@@ -90,11 +90,7 @@ class Predictor:
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """Load a model by its name.
-
-        Raises:
-            CheckpointError: The model is missing or corrupt.
-        """
+        """Load a model by its name. Raises: as `resolve_model`."""
         source = resolve_model(name)
         sizes = source.geometry
         transformer = load_transformer(source, device="cpu", dtype=torch.float32)
