@@ -5,13 +5,21 @@ Owns the wording; changes nothing.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from m2d.geometry import ModelGeometry
 from m2d.recipe.cast import find_mentions, other_brackets
+from m2d.recipe.limits import asked_sizes, default_sizes
 from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import Recipe
-from m2d.recipe.words import nearest_words, unknown_words
 
 _MAX_NAMED_WORDS = 20
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+_MAX_COMPARED_CHARACTERS = 40
+# Below this ratio difflib proposes words that only share letters, such as greets for orange.
+_MIN_LIKENESS = 0.7
 
 
 def story_warnings(
@@ -28,7 +36,7 @@ def story_warnings(
     Args:
         recipe: A recipe that the model can run.
         geometry: Sizes and counts that the model was trained with.
-        places: Lines and columns of the recipe's fields.
+        places: Where the recipe's fields stand.
         known_words: Vocabulary of the model; None for a model with an open vocabulary.
         num_scenes: Number of scenes of the whole film.
         trained_mask: The mask the model was trained with; None skips the comparison.
@@ -43,6 +51,12 @@ def story_warnings(
     return tuple(str(places.problem(key_path, message)) for key_path, message in found)
 
 
+def unknown_words(text: str, known_words: Iterable[str]) -> list[str]:
+    """Return the words of `text` that are not in `known_words`, each once, in lower case."""
+    known = {word.lower() for word in known_words}
+    return [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in known]
+
+
 def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
     if num_scenes >= geometry.num_scenes:
         return []
@@ -51,22 +65,11 @@ def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyP
 
 
 def _size_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
-    trained = {
-        "num_frames": geometry.default_num_frames,
-        "height": geometry.default_height,
-        "width": geometry.default_width,
-    }
-    asked: list[tuple[KeyPath, int | None, int]] = [
-        (("video", name), getattr(recipe.video, name), default) for name, default in trained.items()
-    ]
-    asked += [
-        (("scenes", index, "frames"), scene.frames, geometry.default_num_frames)
-        for index, scene in enumerate(recipe.scenes)
-    ]
+    trained = default_sizes(geometry)
     return [
-        (key_path, f"{wanted}, but the model was trained with {default}; other sizes look worse")
-        for key_path, wanted, default in asked
-        if wanted not in (None, default)
+        (key_path, f"{wanted}, but the model was trained with {trained[name]}; other sizes look worse")
+        for key_path, name, wanted in asked_sizes(recipe)
+        if wanted != trained[name]
     ]
 
 
@@ -119,6 +122,7 @@ def _model_texts(recipe: Recipe) -> list[tuple[KeyPath, str]]:
 
 
 def _word_message(word: str, known_words: frozenset[str]) -> str:
-    nearest = nearest_words(word, known_words)
+    candidates = sorted({known.lower() for known in known_words})
+    nearest = get_close_matches(word[:_MAX_COMPARED_CHARACTERS], candidates, n=3, cutoff=_MIN_LIKENESS)
     hint = f"; nearest known: {', '.join(nearest)}" if nearest else ""
     return f"the model does not know the word {show(word)}{hint}"

@@ -50,13 +50,7 @@ _MESSAGES = {
 
 
 def explain(error: ValidationError, *, model: type[BaseModel], places: Places) -> list[Problem]:
-    """Return the problems of a ValidationError with their places in the text.
-
-    Args:
-        error: Raised while validating the document with `model`.
-        model: The document's model; unknown keys are compared with its fields.
-        places: Lines and columns of the document's fields.
-    """
+    """Return the problems of a document that is no valid `model`, with their places in its text."""
     problems: list[Problem] = []
     for details in error.errors(include_url=False):
         if _is_echo(details):

@@ -58,10 +58,6 @@ class Figure5(RootModel[Annotated[tuple[_Entry, ...], Field(min_length=1)]]):
 def load_figure5(path: Path, *, model: str = "builtin:puppet") -> list[Recipe]:
     """Load every story of a file in the paper's format.
 
-    Args:
-        path: The JSON file.
-        model: Value of the recipes' `model`.
-
     Returns:
         One recipe per entry. The background becomes the setting. Brackets that repeat the cast are removed,
         since expanding the cast restores them exactly.

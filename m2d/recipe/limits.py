@@ -5,7 +5,7 @@ Owns the checks and their wording; resolves nothing. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from m2d.errors import Problem
 from m2d.geometry import GeometryError, ModelGeometry
@@ -19,40 +19,39 @@ TokenCounter = Callable[[str], int]
 _MAX_WRITTEN_SIDE = 8192
 
 
+def default_sizes(geometry: ModelGeometry) -> dict[str, int]:
+    """Return the sizes that the model was trained with, as arguments of `ModelGeometry.scene`."""
+    return {name: getattr(geometry, f"default_{name}") for name in ("num_frames", "height", "width")}
+
+
+def asked_sizes(recipe: Recipe) -> Iterator[tuple[KeyPath, str, int]]:
+    """Yield the key path, the name in `ModelGeometry.scene` and the value of every size in a recipe."""
+    for name in ("num_frames", "height", "width"):
+        if (wanted := getattr(recipe.video, name)) is not None:
+            yield ("video", name), name, wanted
+    for index, scene in enumerate(recipe.scenes):
+        if scene.frames is not None:
+            yield ("scenes", index, "frames"), "num_frames", scene.frames
+
+
 def size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -> list[Problem]:
     """Return the sizes that the model cannot generate.
 
     Each size is checked with the model's defaults for the others, so that only the wrong ones are reported.
     """
     problems = []
-    defaults = {
-        "num_frames": geometry.default_num_frames,
-        "height": geometry.default_height,
-        "width": geometry.default_width,
-    }
-    for name in defaults:
-        wanted = getattr(recipe.video, name)
-        if wanted is None:
-            continue
+    defaults = default_sizes(geometry)
+    for key_path, name, wanted in asked_sizes(recipe):
         try:
             geometry.scene(**{**defaults, name: wanted})
         except GeometryError as error:
-            problems.append(places.problem(("video", name), str(error).removeprefix(f"{name}: ")))
+            problems.append(places.problem(key_path, str(error).removeprefix(f"{name}: ")))
             continue
         written = wanted * recipe.video.upscale
         if name != "num_frames" and written > _MAX_WRITTEN_SIDE:
             enlarged = f"{wanted} times upscale {recipe.video.upscale} is {written} pixels"
             message = f"{enlarged}; at most {_MAX_WRITTEN_SIDE} are allowed, use a smaller upscale"
-            problems.append(places.problem(("video", name), message))
-    for index, scene in enumerate(recipe.scenes):
-        if scene.frames is None:
-            continue
-        try:
-            geometry.num_latent_frames(scene.frames)
-        except GeometryError as error:
-            problems.append(
-                places.problem(("scenes", index, "frames"), str(error).removeprefix("num_frames: "))
-            )
+            problems.append(places.problem(key_path, message))
     return problems
 
 
@@ -94,7 +93,7 @@ def join_problems(
     Args:
         scenes: Join and number of frames of every scene of the film.
         targets: The scenes that the recipe describes, in its order; only these are checked.
-        places: Lines and columns of the recipe's fields.
+        places: Where the recipe's fields stand.
     """
     problems = []
     for index, number in enumerate(targets):

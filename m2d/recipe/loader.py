@@ -26,23 +26,14 @@ DocumentModel = TypeVar("DocumentModel", bound=BaseModel)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded(Generic[DocumentModel]):
-    """A validated document.
-
-    Attributes:
-        value: The model.
-        places: Lines and columns of its fields, for the messages of later checks.
-    """
+    """A validated document, with the places of its fields for the messages of later checks."""
 
     value: DocumentModel
     places: Places
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Load a story recipe.
-
-    Raises:
-        RecipeError: The file cannot be read or is not a valid recipe; all problems together.
-    """
+    """Load a story recipe; raises as `load_document` does."""
     return load_document(path, Recipe)
 
 
@@ -59,11 +50,7 @@ def load_document(path: Path, model: type[DocumentModel]) -> DocumentModel:
 
 
 def load_with_places(path: Path, model: type[DocumentModel]) -> Loaded[DocumentModel]:
-    """Load a file as `load_document` does, and keep the places of its fields.
-
-    Raises:
-        RecipeError: The file cannot be read or does not fit the model; all problems together.
-    """
+    """Load a file as `load_document` does, and keep the places of its fields."""
     parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
     return _fit(parse(read_text(path), name=str(path)), model)
 
@@ -75,16 +62,9 @@ def parse_document(
     name: str,
     parse: Callable[..., ParsedText] = parse_yaml,
 ) -> Loaded[DocumentModel]:
-    """Load a text that is not a file, such as the recipe inside a film.
+    """Load a text that is not a file, such as the recipe inside a film, as `load_document` does.
 
-    Args:
-        text: The document.
-        model: The type to load it as.
-        name: Origin of the text; it starts every message.
-        parse: `parse_yaml` or `parse_json`.
-
-    Raises:
-        RecipeError: The text does not fit the model; all problems together.
+    `name` is the origin of the text and starts every message; `parse` is `parse_yaml` or `parse_json`.
     """
     return _fit(parse(text, name=name), model)
 

@@ -32,12 +32,9 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where the fields of one document stand in its text.
+    """Where the values and keys of one document stand in its text; empty for values built in code.
 
-    Attributes:
-        path: The file as the user named it; it starts every message.
-        values: Place of every value, by key path; empty for values built in code.
-        keys: Place of the key of every value that has one.
+    `path` is the file as the user named it; it starts every message.
     """
 
     path: str
@@ -60,13 +57,7 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedText:
-    """A parsed document.
-
-    Attributes:
-        value: The document as scalars, tuples and dicts.
-        places: Where its fields stand.
-        problems: Problems of single fields, by key path; the other fields are usable.
-    """
+    """A document as scalars, tuples and dicts; fields without a problem are usable."""
 
     value: object
     places: Places

@@ -38,14 +38,13 @@ class ScenePlan:
 
     Attributes:
         prompt: The model's prompt: setting first, cast expanded.
-        negative_prompt: Negative prompt; may be empty.
         guidance_scale: 1 means no guidance.
         seed: Seed of this scene's noise; None for a scene of an external video.
         geometry: Sizes of the scene in the model; height and width are those of the whole film.
         film_frames: Number of frames in the film where it differs from the model's: in external videos.
         join: Transition from the scene before it.
         match_colour: Whether its colours are matched to the scene before it.
-        num_prompt_tokens: Number of tokens of `prompt`; None without a tokenizer.
+        num_prompt_tokens: None without a tokenizer.
     """
 
     prompt: str
@@ -66,12 +65,7 @@ class ScenePlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowPlan:
-    """One pass of the denoising loop.
-
-    Attributes:
-        window: The scenes of the film that take part.
-        layout: Token spans of these scenes and the attention mask.
-    """
+    """One pass of the denoising loop: the scenes that take part, and their layout."""
 
     window: Window
     layout: SceneLayout
@@ -82,7 +76,6 @@ class ExistingFilm:
     """A film that a run extends or changes.
 
     Attributes:
-        scenes: All scenes of the film.
         chosen: Scenes to regenerate, from 0, ascending; if empty, the recipe's scenes are appended.
         first_scene: Number of the film's first scene in its story.
     """
@@ -101,10 +94,8 @@ class RunPlan:
             plan. Its scenes are the targets, in the film's order.
         scenes: All scenes of the film.
         targets: The scenes to generate, from 0, ascending.
-        windows: The passes that generate them, in order.
         first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
         output: Path of the film; relative to the working directory.
-        predicted_size_bytes: A rough estimate.
         warnings: Likely mistakes, each with its place in the recipe.
         artifacts: Folder of exported graphs; None means the user's cache.
     """
@@ -154,7 +145,7 @@ class RunPlan:
 
     @property
     def duration_s(self) -> float:
-        """Length of the film in seconds."""
+        """Length of the film."""
         return self.num_frames / self.fps
 
 
@@ -173,8 +164,6 @@ def plan_story(
     Args:
         recipe: The story; with `film`, the new scenes.
         source: The model; only its geometry and name are read.
-        film: The film to extend or to change.
-        overrides: Values that replace those of the recipe.
         places: Lines and columns of the recipe's fields, for messages.
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         known_words: Vocabulary of the model; None for a model with an open vocabulary.

@@ -36,9 +36,5 @@ class Story(Recipe):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Load a recipe file.
-
-        Raises:
-            RecipeError: The file cannot be read or is no correct recipe; all problems together.
-        """
+        """Load a recipe file; raises as `m2d.recipe.loader.load_document` does."""
         return load_document(Path(path), cls)

@@ -85,12 +85,7 @@ output: {output}
 
 
 def story_template(*, title: str = "My first story", file_name: str = "story.yaml") -> str:
-    """Return the text of a new story recipe.
-
-    Args:
-        title: The story's title.
-        file_name: File name of the recipe, for the commands in its header.
-    """
+    """Return the text of a new story recipe; its header names the file in commands."""
     # A line break would end the comment.
     shown = " ".join(file_name.split())
     return _TEMPLATE.format(title=yaml_scalar(title), file_name=shown, output=default_output(title))

@@ -19,12 +19,7 @@ _PLAIN = re.compile(rf"[A-Za-z]{_WORD_REST}(?: [A-Za-z0-9(]{_WORD_REST})*")
 
 
 def to_yaml(recipe: Recipe, *, header: str = "") -> str:
-    """Write a recipe in reading order, without fields that have their default value.
-
-    Args:
-        recipe: The story.
-        header: Plain text that is written above it as a comment.
-    """
+    """Write a recipe in reading order, without default values, below `header` as a comment."""
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     lines += [f"title: {yaml_scalar(recipe.title)}", f"model: {yaml_scalar(recipe.model)}"]
     if recipe.cast:

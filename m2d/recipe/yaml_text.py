@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 import yaml
 
@@ -51,16 +51,12 @@ class NumberTooLongError(ValueError):
 
 
 def parse_yaml(text: str, *, name: str, language: Literal["YAML", "JSON"] = "YAML") -> ParsedText:
-    """Parse one document.
+    """Parse one document; the caller adds its own problems to those of single fields and raises all.
 
     Args:
         text: The document.
         name: The file as the user named it; it starts every message.
         language: JSON is a part of YAML: its syntax must have been checked.
-
-    Returns:
-        The values and their places, with the problems of single fields; the caller adds its own problems and
-        raises them together.
 
     Raises:
         RecipeError: The text is no YAML at all, is empty, or breaks a limit.
@@ -82,11 +78,6 @@ def resolve_plain(text: str) -> Atom:
                 raise NumberTooLongError(f"a number of {size}")
             return read(text)
     return text
-
-
-class _Mark(Protocol):
-    line: int
-    column: int
 
 
 class _Reader:
@@ -233,7 +224,7 @@ def _place(event: yaml.Event) -> Place:
     return _mark_place(event.start_mark)
 
 
-def _mark_place(mark: _Mark | None) -> Place:
+def _mark_place(mark: yaml.Mark | None) -> Place:
     if mark is None:
         return Place()
     return Place(line=mark.line + 1, column=mark.column + 1)
