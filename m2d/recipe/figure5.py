@@ -16,11 +16,11 @@ from m2d.errors import RecipeError
 from m2d.recipe.cast import respell_actors, shorten_prompt, unknown_actors
 from m2d.recipe.explain import explain
 from m2d.recipe.fields import ActorName, Phrase, Prompt, Title, default_output
-from m2d.recipe.json_text import parse_json
 from m2d.recipe.loader import parse_document
 from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import FieldProblem, Recipe, Scene
 from m2d.recipe.text_file import read_text
+from m2d.recipe.yaml_text import parse_json
 
 
 class _Part(BaseModel):

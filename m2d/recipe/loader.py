@@ -15,11 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 from m2d.errors import Problem, RecipeError
 from m2d.recipe.explain import explain
-from m2d.recipe.json_text import parse_json
 from m2d.recipe.places import ParsedText, Place, Places, field_name, place_problem
 from m2d.recipe.schema import Recipe
 from m2d.recipe.text_file import read_text
-from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_yaml
+from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_json, parse_yaml
 
 DocumentModel = TypeVar("DocumentModel", bound=BaseModel)
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from m2d.errors import RecipeError
 from m2d.recipe.figure5 import Figure5
-from m2d.recipe.json_text import parse_json
 from m2d.recipe.loader import parse_document
 from m2d.recipe.schema import Recipe
 from m2d.recipe.template import story_template
 from m2d.recipe.text_file import decode_text
 from m2d.recipe.writer import to_yaml
+from m2d.recipe.yaml_text import parse_json
 
 _LIMIT_S = 2.0
 _PLACED = re.compile(r"fuzz\.(yaml|json)(:[1-9][0-9]*:[1-9][0-9]*)?: \S")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2d.errors import RecipeError
-from m2d.recipe.json_text import parse_json
 from m2d.recipe.places import forbidden_character
+from m2d.recipe.yaml_text import parse_json
 
 _TEXT = st.text(max_size=20).filter(lambda text: forbidden_character(text) is None)
 _ATOMS = (

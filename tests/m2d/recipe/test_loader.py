@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from m2d.diffusion.schedulers import SCHEDULERS
 from m2d.errors import RecipeError
-from m2d.recipe.json_text import parse_json
 from m2d.recipe.loader import load_document, load_recipe, parse_document
 from m2d.recipe.schema import Recipe, Scene, SchedulerName
-from m2d.recipe.yaml_text import MAX_PROBLEMS
+from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_json
 
 STORY = """\
 title: First snow
