@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,26 +20,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
 
 
-class Helper(StrEnum):
-    """The parts of the embedded model that are trained apart from the transformer."""
-
-    CODEC = "codec"
-    DECODER = "decoder"
-    TEXT = "text"
-    READER = "reader"
-
-
-class DatasetFormat(StrEnum):
-    """File format of a dataset's description."""
-
-    CSV = "csv"
-    JSON = "json"
-    JSONL = "jsonl"
-
-
 @app.command()
 def train(
-    part: Annotated[Helper, typer.Argument(help="Part to train.")],
+    part: Annotated[Literal["codec", "decoder", "text", "reader"], typer.Argument(help="Part to train.")],
     recipe: Recipe,
     out: Out,
     max_minutes: Minutes = None,
@@ -51,7 +33,7 @@ def train(
     from m2d.cli.console import make_reporter, write_result
     from m2d.tasks.puppet import PartPlan, train_part
 
-    plan = PartPlan(part=part.value, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
+    plan = PartPlan(part=part, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
     write_result(train_part(plan, make_reporter(quiet=quiet)))
 
 
@@ -90,7 +72,9 @@ def pack(
 def render(
     stories: Annotated[int, typer.Option(min=1, help="Number of stories.")],
     out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
-    format: Annotated[DatasetFormat, typer.Option(help="Format of the description.")] = DatasetFormat.JSONL,  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Literal["csv", "json", "jsonl"], typer.Option(help="Format of the description.")
+    ] = "jsonl",
     scenes: Annotated[int, typer.Option(min=1, help="Scenes per story.")] = 3,
     frames: Annotated[int, typer.Option(min=2, help="Frames per scene.")] = 9,
     side: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
@@ -113,6 +97,6 @@ def render(
         upscale=upscale,
         fps=fps,
         seed=seed,
-        file_format=format.value,
+        file_format=format,
     )
     write_result(render(plan, make_reporter(quiet=quiet)))
