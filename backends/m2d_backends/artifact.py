@@ -93,15 +93,9 @@ def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], flo
 
 
 def open_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> Path:
-    """Check that an artifact may be run for `key`, and that its files are unchanged since it was published.
+    """Check that an artifact may be run for `key`, and that its files are unchanged; return its folder.
 
-    Args:
-        folder: The artifact.
-        key: The key it must have.
-        is_native: Whether loading it runs its code. Then this user must have built it on this machine.
-
-    Returns:
-        `folder`.
+    If loading it runs its code (`is_native`), this user must have built it on this machine.
 
     Raises:
         ArtifactMissing: The folder does not exist.

@@ -82,13 +82,7 @@ def package_versions(*packages: str) -> dict[str, str]:
 
 
 def default_folder(key: ArtifactKey, *, label: str = "", root: Path | None = None) -> Path:
-    """Return the folder of a key's artifact; it does not depend on the versions of libraries.
-
-    Args:
-        key: The artifact's key.
-        label: Short name of the model and the story; see `label_of`.
-        root: Folder of all artifacts; None is the user's cache.
-    """
+    """Return the folder of a key's artifact in `root` or the user's cache; versions do not change it."""
     named = {name: value for name, value in key_as_json(key).items() if name not in _NOT_IN_NAME}
     named["device"] = key.device.split()[0]
     digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]

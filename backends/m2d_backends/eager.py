@@ -58,7 +58,7 @@ class EagerDenoiser:
             layout: The story.
             targets: Ascending scene numbers; None for all.
             context: Context that was computed before.
-            execution: How its blocks run; see `m2d.model.execution`.
+            execution: How the blocks run.
         """
         self.layout = layout
         self.targets = chosen_targets(layout, targets)

@@ -50,11 +50,7 @@ def compile_with_onednn(graph: fx.GraphModule, example_inputs: Sequence[Any]) ->
 
 
 def bake_onednn(graph: fx.GraphModule) -> int:
-    """Replace the linear layers of an exported graph, whose weights become constants, by oneDNN's operator.
-
-    Returns:
-        The number of layers.
-    """
+    """Replace the linear layers of an exported graph with constant weights; return their number."""
     import torch
 
     return replace_linears(graph, torch.ops.mkldnn._linear_pointwise.default)
@@ -66,9 +62,6 @@ def replace_linears(graph: fx.GraphModule, operator: Any) -> int:
     Args:
         graph: A graph traced by Dynamo or `torch.export`; changed in place.
         operator: Takes the arguments of `mkldnn::_linear_pointwise`.
-
-    Returns:
-        The number of layers replaced.
     """
     import torch
 

@@ -43,15 +43,7 @@ _QUERY_KEY_VALUE = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphFacts:
-    """Counts and sizes of a graph.
-
-    Attributes:
-        opset: Version of the standard operators.
-        operators: Number of nodes of each operator.
-        num_initializers: Constants, weights among them.
-        largest_bytes: Size of the largest constant.
-        total_bytes: Size of all constants.
-    """
+    """Counts and sizes of a graph: the nodes of each operator, and its constants, weights among them."""
 
     opset: int
     operators: Mapping[str, int]
@@ -61,7 +53,7 @@ class GraphFacts:
 
     @property
     def num_attention_calls(self) -> int:
-        """Number of attention calls."""
+        """Number of nodes that compute attention."""
         return self.operators.get(ATTENTION_OPERATOR[self.opset], 0)
 
 
@@ -72,9 +64,6 @@ def planned_calls(layout: SceneLayout, *, num_layers: int, targets: tuple[int, .
 
 def read_graph(folder: Path) -> onnx.ModelProto:
     """Read an exported graph without its weights, and check that m2d can have written it.
-
-    Args:
-        folder: Holds `GRAPH_FILE` and, for a large model, `WEIGHTS_FILE`.
 
     Raises:
         ExportError: A file is missing, a link or unreadable, or the graph has parts that m2d never writes:

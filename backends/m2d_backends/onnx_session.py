@@ -58,13 +58,7 @@ class OnnxOptions(ExtraOptions):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionSettings:
-    """Where and how a graph runs.
-
-    Attributes:
-        provider: The execution provider; there is no second choice.
-        device_index: The CUDA device.
-        threads: Threads on the CPU.
-    """
+    """The only execution provider of a session, its CUDA device, and its threads on the CPU."""
 
     provider: Provider
     device_index: int
@@ -72,10 +66,9 @@ class SessionSettings:
 
 
 def settings_from(options: BackendOptions) -> SessionSettings:
-    """Return the settings of a session.
+    """Return the settings of a session; raises as `parse_options`.
 
     Raises:
-        InputError: An unknown option or value, or a provider for another device.
         BackendUnavailable: The CPU provider cannot compute in the dtype.
     """
     import torch

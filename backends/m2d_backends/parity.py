@@ -39,7 +39,7 @@ def check_parity(
     dtype: DTypeName,
     backend: str,
 ) -> float:
-    """Compare a graph with the model it was traced from, on random inputs.
+    """Compare a graph with the model it was traced from, on random inputs; return the largest error.
 
     Args:
         baked: The model.
@@ -47,9 +47,6 @@ def check_parity(
         batch_sizes: Batches to compare with.
         dtype: Data type of both.
         backend: The backend's name, for the message.
-
-    Returns:
-        The largest relative error.
 
     Raises:
         ExportError: The error is above the limit, or the graph returns another shape.

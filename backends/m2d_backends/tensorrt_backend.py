@@ -46,7 +46,6 @@ from m2d_backends.tensorrt_plan import (
     driver_major,
     expected_tensors,
     graph_opset,
-    input_shapes,
     key_versions,
     profiles,
     version_of,
@@ -177,13 +176,7 @@ def build(
 ) -> BuiltEngine:
     """Build the engine of the graph in `part`, or refit one that differs in its weights alone.
 
-    Args:
-        trt: The module `tensorrt`.
-        part: Holds the graph.
-        key: The new engine's key.
-        settings: Level and flags.
-        expected: Inputs and output that the engine must have.
-        relatives: Engines of the same library and device; each is verified before use.
+    The relatives are engines of the same library and device; each is verified before use.
     """
     timings = b""
     for each in relatives:
@@ -221,12 +214,8 @@ def _differs_in_weights_alone(made: StoredArtifact, key: ArtifactKey, part: Path
 
 
 def _tensors(request: GraphRequest) -> tuple[TensorFacts, ...]:
-    shapes = input_shapes(
-        request.key.latent_shape,
-        num_text_tokens=request.layout.num_text_tokens,
-        text_width=int(_config(request.source)["text_embed_dim"]),
-        num_scenes=request.layout.num_scenes,
-    )
+    layout, width = request.layout, int(_config(request.source)["text_embed_dim"])
+    shapes = (request.key.latent_shape, (layout.num_text_tokens, width), (layout.num_scenes,))
     return expected_tensors(shapes, request.output_shape, request.key.dtype)
 
 

@@ -61,11 +61,10 @@ def build_engine(
     """Build an engine; takes minutes for a large model.
 
     Args:
-        trt: The module `tensorrt`.
+        trt: The module `tensorrt`, of this `version`.
         graph: ONNX file with its weights beside it; it determines the precision.
         profiles: Shapes of every input in the only profile.
         options: Level and flags.
-        version: The version of `trt`.
         timing_cache: The cache of an earlier build on this device; empty starts a new one.
 
     Raises:

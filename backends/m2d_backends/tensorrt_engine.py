@@ -23,12 +23,7 @@ class Engine:
     """An engine ready to run on one device."""
 
     def __init__(self, trt: Any, plan: bytes, expected: tuple[TensorFacts, ...]) -> None:
-        """Deserialize a plan that has been verified.
-
-        Args:
-            trt: The module `tensorrt`.
-            plan: Serialized engine.
-            expected: Inputs and output that it must have.
+        """Deserialize a plan that has been verified and must have the expected inputs and output.
 
         Raises:
             BackendError: TensorRT rejects the plan, or its tensors differ.
@@ -56,11 +51,11 @@ class Engine:
             raise BackendError(f"TensorRT cannot make an execution context: {reason_in(self._log)}")
 
     def enqueue(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], stream: int) -> None:
-        """Bind tensors by name and enqueue one run.
+        """Bind contiguous tensors on the engine's device by name and enqueue one run.
 
         Args:
-            inputs: Contiguous, on the engine's device; alive until the stream is done.
-            outputs: Contiguous, on the engine's device; the run writes them.
+            inputs: Alive until the stream is done.
+            outputs: The run writes them.
             stream: Handle of a CUDA stream, not the default one.
 
         Raises:

@@ -83,11 +83,7 @@ class DeviceFacts:
 
 
 def version_of(text: str) -> Version:
-    """Read a version such as `11.4.0.106`.
-
-    Raises:
-        BackendUnavailable: The version is too old.
-    """
+    """Read a version such as `11.4.0.106`; raises BackendUnavailable if it is too old."""
     major, minor = (int(part) for part in text.split(".")[:2])
     if (major, minor) < OLDEST:
         raise BackendUnavailable(
@@ -150,14 +146,6 @@ CLEARED_FLAGS = ("TF32",)
 """On by default, but it rounds float32 inputs."""
 
 
-def input_shapes(
-    latent_shape: tuple[int, int, int, int], *, num_text_tokens: int, text_width: int, num_scenes: int
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all inputs without the batch, in the order of a graph's inputs."""
-    shapes = (latent_shape, (num_text_tokens, text_width), (num_scenes,))
-    return dict(zip(INPUT_NAMES, shapes, strict=True))
-
-
 def profiles(tensors: Iterable[TensorFacts]) -> dict[str, Profile]:
     """Return the only optimization profile: a batch of one or two, optimized for two; all else is fixed."""
     return {
@@ -177,12 +165,7 @@ def key_versions(
 ) -> dict[str, str]:
     """Return what an engine depends on besides model, layout, size, dtype and device.
 
-    Args:
-        options: All of them change the engine.
-        tensorrt: The full version.
-        driver_major: Major version of the device's driver.
-        opset: The graph's opset.
-        makers: Versions of the packages that write the graph.
+    `makers` are the versions of the packages that write the graph.
     """
     flags = builder_flags(options, version_of(tensorrt))
     return {
@@ -211,23 +194,19 @@ class TensorFacts(NamedTuple):
 
 
 def expected_tensors(
-    shapes: Mapping[str, tuple[int, ...]], output_shape: tuple[int, ...], dtype: DTypeName
+    input_shapes: Iterable[tuple[int, ...]], output_shape: tuple[int, ...], dtype: DTypeName
 ) -> tuple[TensorFacts, ...]:
-    """Return the inputs and the output that an engine must have; -1 is the dynamic batch."""
+    """Return the tensors that an engine must have, in a graph's order; -1 is the dynamic batch."""
     number = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}[dtype]
     inputs = [
         TensorFacts(name, "INPUT", "INT64" if name == "timesteps" else number, (-1, *shape))
-        for name, shape in shapes.items()
+        for name, shape in zip(INPUT_NAMES, input_shapes, strict=True)
     ]
     return (*inputs, TensorFacts(OUTPUT_NAME, "OUTPUT", number, (-1, *output_shape)))
 
 
 def check_tensors(found: tuple[TensorFacts, ...], expected: tuple[TensorFacts, ...]) -> None:
-    """Check that an engine has the inputs and outputs of its key, in any order.
-
-    Raises:
-        BackendError: Some differ; the message names them all.
-    """
+    """Check that an engine has these inputs and outputs, in any order; raises BackendError."""
     missing = [str(tuple(each)) for each in expected if each not in found]
     extra = [str(tuple(each)) for each in found if each not in expected]
     if missing or extra:

@@ -12,6 +12,7 @@ import hmac
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from m2d.cache_root import cache_root
@@ -25,12 +26,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only this user may enter, and return its path.
-
-    Raises:
-        ArtifactRefused: The folder exists and belongs to another user, or is a link.
-        OutputError: The disk refused.
-    """
+    """Make a folder that only this user may enter, and return its path; raises as `check_folder`."""
     if not path.is_symlink() and not path.exists():
         make_folder(path)
         path.chmod(0o700)
@@ -44,11 +40,7 @@ def check_folder(path: Path) -> None:
     Raises:
         ArtifactRefused: It is a link, no folder, another user's, or others may write to it.
     """
-    found = _lstat(path)
-    if not stat.S_ISDIR(found.st_mode):
-        what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a folder"
-        raise ArtifactRefused(f"{path}: is {what}; name the folder itself")
-    _check_owner(path, found)
+    _check(path, stat.S_ISDIR, other="not a folder", advice="name the folder itself")
 
 
 def check_file(path: Path) -> None:
@@ -57,15 +49,12 @@ def check_file(path: Path) -> None:
     Raises:
         ArtifactRefused: It is a link, no plain file, hard-linked, another user's, or others may write to it.
     """
-    found = _lstat(path)
-    if not stat.S_ISREG(found.st_mode):
-        what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a plain file"
-        raise ArtifactRefused(f"{path}: is {what}; artifacts hold plain files only, export it again")
+    advice = "artifacts hold plain files only, export it again"
+    found = _check(path, stat.S_ISREG, other="not a plain file", advice=advice)
     if found.st_nlink != 1:
         raise ArtifactRefused(
             f"{path}: has {found.st_nlink} names (hard links), so others may change it; export it again"
         )
-    _check_owner(path, found)
 
 
 def sign(data: bytes) -> str:
@@ -99,17 +88,18 @@ def _key() -> bytes:
     return key
 
 
-def _lstat(path: Path) -> os.stat_result:
+def _check(path: Path, is_kind: Callable[[int], bool], *, other: str, advice: str) -> os.stat_result:
+    """Check the kind of a file and that only this user can write to it."""
     try:
-        return path.lstat()
+        found = path.lstat()
     except OSError as error:
         raise ArtifactRefused(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _check_owner(path: Path, found: os.stat_result) -> None:
+    if not is_kind(found.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else other
+        raise ArtifactRefused(f"{path}: is {what}; {advice}")
     # Windows has neither owners nor modes in this sense.
     if os.name == "nt":
-        return
+        return found
     if found.st_uid != os.getuid():
         raise ArtifactRefused(
             f"{path}: belongs to user {found.st_uid}, not to you ({os.getuid()}); export it yourself"
@@ -120,3 +110,4 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
             f"{path}: others may write to it (mode {mode:03o}); chmod go-w does not undo what they may have "
             "done: remove it and export it again"
         )
+    return found

@@ -14,7 +14,6 @@ from m2d_backends.tensorrt_plan import (
     driver_major,
     expected_tensors,
     graph_opset,
-    input_shapes,
     key_versions,
     network_flags,
     profiles,
@@ -23,8 +22,7 @@ from m2d_backends.tensorrt_plan import (
 
 from m2d.errors import BackendError, BackendUnavailable, InputError
 
-SHAPES = input_shapes((6, 4, 8, 8), num_text_tokens=15, text_width=16, num_scenes=3)
-TENSORS = expected_tensors(SHAPES, (2, 4, 8, 8), "bfloat16")
+TENSORS = expected_tensors([(6, 4, 8, 8), (15, 16), (3,)], (2, 4, 8, 8), "bfloat16")
 
 
 def test_strong_typing_is_asked_for_where_it_is_not_the_only_way():
