@@ -85,7 +85,7 @@ def default_folder(key: ArtifactKey, *, label: str = "", root: Path | None = Non
     """Return the folder of a key's artifact in `root` or the user's cache; versions do not change it."""
     named = {name: value for name, value in key_as_json(key).items() if name not in _NOT_IN_NAME}
     named["device"] = key.device.split()[0]
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+    digest = _sha256(named)[:16]
     frames, _, height, width = key.latent_shape
     parts = (key.backend, label, f"{frames}x{height}x{width}", f"b{key.batch_size}", key.dtype, digest)
     return (root or cache_root() / "artifacts") / "-".join(filter(None, parts))
@@ -110,7 +110,11 @@ def different_fields(found: ArtifactKey, wanted: ArtifactKey) -> list[str]:
 
 def key_digest(key: ArtifactKey) -> str:
     """Return the SHA-256 (hex) of a key."""
-    return hashlib.sha256(json.dumps(key_as_json(key), sort_keys=True).encode()).hexdigest()
+    return _sha256(key_as_json(key))
+
+
+def _sha256(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def key_as_json(key: ArtifactKey) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class CompiledDenoiser:
         self.compile_s: float | None = None
         self._eager = eager
         self._transformer = transformer
-        self._is_whole = scope == "whole"
+        self._scope: Literal["blocks", "whole"] = scope
         self._whole: dict[tuple[int, ...], nn.Module] = {}
 
     def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class CompiledDenoiser:
         self._eager.check(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         began_s = time.monotonic()
         with compiling(), torch.inference_mode():
-            run = self._whole_for(latents_BFCHW) if self._is_whole else self._eager.predict
+            run = self._whole_for(latents_BFCHW) if self._scope == "whole" else self._eager.predict
             # Contiguous: an expanded batch would be another, slower, graph.
             velocity: Tensor = run(
                 latents_BFCHW.contiguous(), prompt_embeds_BLD.contiguous(), timesteps_BN.contiguous()
@@ -100,7 +100,7 @@ class CompiledDenoiser:
         # Run once and uncompiled: compiling takes longer than running it.
         with torch.compiler.set_stance("force_eager"):
             kept = self._eager.keep_context(latents_BFCHW, prompt_embeds_BLD, targets=targets)
-        return CompiledDenoiser(kept, self._transformer, scope="whole" if self._is_whole else "blocks")
+        return CompiledDenoiser(kept, self._transformer, scope=self._scope)
 
     def _whole_for(self, latents_BFCHW: Tensor) -> nn.Module:
         import torch

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from m2d.backend import BackendOptions
 from m2d.backend_checks import check_inputs, chosen_targets, require_available
@@ -124,13 +124,6 @@ class EagerDenoiser:
             raise BackendError("the weights of this denoiser were released; prepare another one")
 
 
-class _Key(NamedTuple):
-    digest: str
-    device: str
-    dtype: str
-    table_timesteps: tuple[int, ...] | None
-
-
 class EagerBackend:
     """Runs the transformer in plain PyTorch, on a CPU or a CUDA device."""
 
@@ -138,7 +131,7 @@ class EagerBackend:
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
-        self._key: _Key | None = None
+        self._key: tuple[object, ...] | None = None
         self._transformer: SceneModel | None = None
 
     def unavailable_reason(self, device: str | None = None) -> str | None:
@@ -182,7 +175,8 @@ class EagerBackend:
         from m2d.families.loading import load_transformer
         from m2d.model.kernels import choose_kernel
 
-        key = _Key(source.digest, options.device, options.dtype, self._table_timesteps(options))
+        timesteps = self._table_timesteps(options)
+        key = (source.digest, options.device, options.dtype, timesteps)
         if self._transformer is None or key != self._key:
             # Drop the old one first: two 5B transformers do not fit where one does.
             self._transformer = self._key = None
@@ -196,8 +190,8 @@ class EagerBackend:
             self._key = key
             logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
             logger.info("eager: attention by %s", "torch's choice" if kernel is None else kernel.name)
-            if key.table_timesteps is not None:
-                _keep_tables(transformer, key.table_timesteps)
+            if timesteps is not None:
+                _keep_tables(transformer, timesteps)
         return self._transformer
 
     def _table_timesteps(self, options: BackendOptions) -> tuple[int, ...] | None:

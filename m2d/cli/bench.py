@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2d.cli.options import DeviceOption, DtypeOption, ModelOption, QuietFlag, ReportJsonFlag, StoryArgument
+from m2d.cli.results import pick
 
 if TYPE_CHECKING:
     from m2d.tasks.bench import BackendTiming, BenchReport
@@ -73,21 +74,14 @@ def _line(timing: BackendTiming) -> str:
 def _document(report: BenchReport) -> dict[str, Any]:
     plan = report.plan
     return {
-        "title": plan.title,
-        "model": {"name": plan.source.name, "digest": plan.source.digest},
-        "device": plan.device,
-        "dtype": plan.dtype,
-        "num_tokens": report.num_tokens,
-        "batch_size": report.batch_size,
+        **pick(plan, "title", "device", "dtype"),
+        **pick(report, "num_tokens", "batch_size"),
+        "model": pick(plan.source, "name", "digest"),
         "versions": dict(report.versions),
         "backends": [
-            {
-                "name": timing.name,
-                **asdict(timing.comparison),
-                "noise_floor": timing.comparison.noise_floor,
-                "verdict": timing.comparison.verdict,
-                "relative_difference": timing.relative_difference,
-            }
+            pick(timing, "name", "relative_difference")
+            | asdict(timing.comparison)
+            | pick(timing.comparison, "noise_floor", "verdict")
             for timing in report.timings
         ],
     }

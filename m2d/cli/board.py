@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2d.cli.options import QuietFlag, ResultJsonFlag
+from m2d.cli.results import pick
 
 if TYPE_CHECKING:
     from m2d.tasks.board import BoardResult
@@ -44,8 +45,6 @@ def board(
 
 def _document(result: BoardResult) -> dict[str, Any]:
     return {
-        "page": str(result.page),
-        "size_bytes": result.size_bytes,
-        "films": list(result.films),
-        "not_shown": [{"name": file.name, "reason": file.reason} for file in result.unread],
+        **pick(result, "page", "size_bytes", "films"),
+        "not_shown": [pick(file, "name", "reason") for file in result.unread],
     }

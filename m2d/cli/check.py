@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2d.cli.options import ModelOption, StoryArgument
+from m2d.cli.results import pick
 
 if TYPE_CHECKING:
     from m2d.recipe.plan import RunPlan, ScenePlan, WindowPlan
@@ -209,16 +210,9 @@ def _document(report: CheckReport) -> dict[str, Any]:
     """Return the plan as JSON values; scenes are counted from 1."""
     plan = report.plan
     return {
-        "title": plan.title,
+        **pick(plan, "title", "output", "num_frames", "duration_s", "fps", "upscale", "predicted_size_bytes"),
+        **pick(plan.scene_geometry, "width", "height"),
         "model": plan.source.name,
-        "output": plan.output,
-        "num_frames": plan.num_frames,
-        "duration_s": plan.duration_s,
-        "fps": plan.fps,
-        "width": plan.scene_geometry.width,
-        "height": plan.scene_geometry.height,
-        "upscale": plan.upscale,
-        "predicted_size_bytes": plan.predicted_size_bytes,
         "sampling": plan.sampling.model_dump(mode="json"),
         "mask": plan.recipe.mask,
         "backend": {"name": plan.backend, "device": plan.device, "dtype": plan.dtype},
@@ -232,18 +226,13 @@ def _scene_document(plan: RunPlan, number: int) -> dict[str, Any]:
     scene = plan.scenes[number]
     return {
         "number": number + 1,
-        "prompt": scene.prompt,
-        "negative_prompt": scene.negative_prompt,
-        "num_prompt_tokens": scene.num_prompt_tokens,
+        **pick(scene, "prompt", "negative_prompt", "num_prompt_tokens", "guidance_scale", "seed"),
+        **pick(scene, "num_frames", "match_colour"),
         "max_text_tokens": plan.source.geometry.max_text_tokens,
-        "guidance_scale": scene.guidance_scale,
-        "seed": scene.seed,
-        "num_frames": scene.num_frames,
         "num_latent_frames": scene.geometry.num_latent_frames,
         "first_frame": _first_frame(plan, number),
         "join": scene.join.kind,
         "overlap": scene.join.num_frames,
-        "match_colour": scene.match_colour,
     }
 
 
@@ -254,13 +243,10 @@ def _window_document(report: WindowReport) -> dict[str, Any]:
         "targets": [scene + 1 for scene in window.targets],
         "context": [scene + 1 for scene in window.context],
         "layout": {
-            "mask": layout.mask,
+            **pick(layout, "mask", "num_text_tokens", "num_video_tokens"),
+            **pick(report, "num_attention_calls", "attention_share"),
             "digest": layout.digest(),
-            "num_text_tokens": layout.num_text_tokens,
-            "num_video_tokens": layout.num_video_tokens,
             "segments": [segment.label for segment in layout.segments],
             "may_attend": layout.may_attend.astype(int).tolist(),
-            "num_attention_calls": report.num_attention_calls,
-            "attention_share": report.attention_share,
         },
     }

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2d.cli.results import pick
+
 if TYPE_CHECKING:
     from m2d.tasks.inspect import Inspection
     from m2d.video.provenance import Provenance, SceneRecord
@@ -131,14 +133,9 @@ def _hints(provenance: Provenance) -> list[str]:
 def _document(inspection: Inspection) -> dict[str, Any]:
     info, provenance, run_folder = inspection.info, inspection.info.provenance, inspection.run_folder
     return {
-        "title": info.title,
-        "codec": info.codec,
-        "width": info.width,
-        "height": info.height,
+        **pick(info, "title", "codec", "width", "height", "size_bytes", "chapters"),
         "fps": float(info.fps),
         "num_frames": inspection.num_decoded_frames,
-        "size_bytes": info.size_bytes,
-        "chapters": info.chapters,
         "frames_sha256": provenance.frames_sha256 if provenance else None,
         "pictures": {
             "state": inspection.pictures,
@@ -166,13 +163,9 @@ def _scene_documents(info: FilmInfo, provenance: Provenance) -> list[dict[str, A
                 "number": index + 1,
                 "start_s": start_s,
                 "end_s": end_s,
-                "num_frames": scene.num_frames,
-                "join": scene.join,
-                "overlap": scene.overlap,
-                "seed": scene.seed,
+                **pick(scene, "num_frames", "join", "overlap", "seed", "colour_jump"),
                 "run": scene.run + 1,
                 "kind": provenance.runs[scene.run].kind,
-                "colour_jump": scene.colour_jump,
                 "context": _numbers(provenance, origin.context),
                 "made_together_with": _numbers(provenance, origin.together),
                 "outdated_context": _numbers(provenance, origin.outdated),

@@ -62,7 +62,9 @@ class Boundary(TyperGroup):
         except (M2DError, typer.TyperException, typer.Abort, OSError) as error:
             code = _explain(error, debug=debug)
         if code == EXIT_INTERRUPTED:
-            _show_interrupted()
+            from m2d.cli.console import show_error
+
+            show_error("stopped; no file was left half-written")
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -105,12 +107,6 @@ def _with_commands(error: M2DError) -> M2DError | str:
 
     commands = "\n".join(f"  {line}" for line in export_commands(error).splitlines())  # type: ignore[arg-type]  # importing its class would import torch
     return f"{error}\nexport first:\n{commands}"
-
-
-def _show_interrupted() -> None:
-    from m2d.cli.console import show_error
-
-    show_error("stopped; no file was left half-written")
 
 
 app = typer.Typer(

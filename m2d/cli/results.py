@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _MOST_JOINS = 5
 
 
+def pick(value: object, *names: str) -> dict[str, Any]:
+    """Return attributes by name, for JSON documents whose keys are these names."""
+    return {name: getattr(value, name) for name in names}
+
+
 def show_headline(text: str, *, quiet: bool) -> None:
     """Show the headline of a run on stderr."""
     from m2d.cli.console import show_gap, show_heading
@@ -61,8 +66,7 @@ def _film_document(result: FilmResult) -> dict[str, Any]:
     provenance = result.provenance
     video = provenance.video
     return {
-        "film": result.film,
-        "run_folder": result.run_folder,
+        **pick(result, "film", "run_folder", "size_bytes", "frames_sha256", "notes"),
         "title": provenance.title,
         "num_scenes": len(provenance.scenes),
         "made_scenes": [scene + 1 for scene in result.made],
@@ -70,21 +74,11 @@ def _film_document(result: FilmResult) -> dict[str, Any]:
         "fps": video.fps,
         "width": video.width * video.upscale,
         "height": video.height * video.upscale,
-        "size_bytes": result.size_bytes,
-        "frames_sha256": result.frames_sha256,
         "scenes": [
-            {
-                "number": number,
-                "seed": scene.seed,
-                "num_frames": scene.num_frames,
-                "frames_sha256": scene.frames_sha256,
-                "join": scene.join,
-                "colour_jump": scene.colour_jump,
-            }
+            {"number": number} | pick(scene, "seed", "num_frames", "frames_sha256", "join", "colour_jump")
             for number, scene in enumerate(provenance.scenes, start=1)
         ],
         "timings_s": dict(result.timings_s),
-        "notes": result.notes,
         "warnings": [name_flag_in(warning) for warning in result.warnings],
     }
 

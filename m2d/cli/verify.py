@@ -21,6 +21,7 @@ from m2d.cli.options import (
     StoryArgument,
     parse_options,
 )
+from m2d.cli.results import pick
 from m2d.errors import EXIT_FAILED, BackendUnavailable, InputError
 
 if TYPE_CHECKING:
@@ -166,14 +167,10 @@ def _document(report: VerifyReport) -> dict[str, Any]:
     """Return the report as JSON values; windows and steps are counted from 1."""
     plan = report.plan
     return {
-        "title": plan.title,
-        "model": {"name": plan.source.name, "digest": plan.source.digest},
-        "device": plan.device,
-        "dtype": plan.dtype,
+        **pick(plan, "title", "device", "dtype"),
+        **pick(report, "step_tolerance", "pixel_tolerance", "all_same"),
+        "model": pick(plan.source, "name", "digest"),
         "num_inference_steps": plan.sampling.num_inference_steps,
-        "step_tolerance": report.step_tolerance,
-        "pixel_tolerance": report.pixel_tolerance,
-        "all_same": report.all_same,
         "speeds": {name: _finite(asdict(film)) for name, film in report.speeds.items()},
         "backends": [_backend_document(verdict) for verdict in report.verdicts],
     }
@@ -182,11 +179,9 @@ def _document(report: VerifyReport) -> dict[str, Any]:
 def _backend_document(verdict: BackendVerdict) -> dict[str, Any]:
     steps = [_finite(asdict(step) | {"window": step.window + 1}) for step in verdict.steps]
     return {
-        "name": verdict.name,
-        "state": verdict.state,
+        **pick(verdict, "name", "state", "context_bytes"),
         "problem": verdict.problem or None,
         "max_relative_error": max(_column(steps, "relative_error"), default=None),
-        "context_bytes": verdict.context_bytes,
         "steps": steps,
         "film": None if verdict.film is None else _finite(asdict(verdict.film)),
     }
