@@ -91,7 +91,11 @@ class TensorRTBackend(GraphBackend):
             parse_extra(self.name, TensorRTOptions, options.extra),
             tensorrt=str(_library().__version__),
             driver_major=facts.driver_major,
-            opset=graph_opset(options.dtype, head_dim=_head_dim(source), capability=facts.capability),
+            opset=graph_opset(
+                options.dtype,
+                head_dim=int(_config(source)["attention_head_dim"]),
+                capability=facts.capability,
+            ),
             makers=package_versions("m2d", "torch"),
         )
         largest = replace(options, batch_size=MAX_BATCH)
@@ -217,10 +221,6 @@ def _tensors(request: GraphRequest) -> tuple[TensorFacts, ...]:
     layout, width = request.layout, int(_config(request.source)["text_embed_dim"])
     shapes = (request.key.latent_shape, (layout.num_text_tokens, width), (layout.num_scenes,))
     return expected_tensors(shapes, request.output_shape, request.key.dtype)
-
-
-def _head_dim(source: ModelSource) -> int:
-    return int(_config(source)["attention_head_dim"])
 
 
 def _config(source: ModelSource) -> Mapping[str, Any]:

@@ -60,12 +60,8 @@ class Version(NamedTuple):
     minor: int
 
 
-class Profile(NamedTuple):
-    """Shapes of one input: the smallest, the one to optimize for, the largest."""
-
-    smallest: tuple[int, ...]
-    usual: tuple[int, ...]
-    largest: tuple[int, ...]
+Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Shapes of one input: the smallest, the one to optimize for, the largest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +145,7 @@ CLEARED_FLAGS = ("TF32",)
 def profiles(tensors: Iterable[TensorFacts]) -> dict[str, Profile]:
     """Return the only optimization profile: a batch of one or two, optimized for two; all else is fixed."""
     return {
-        each.name: Profile((1, *each.shape[1:]), (MAX_BATCH, *each.shape[1:]), (MAX_BATCH, *each.shape[1:]))
+        each.name: ((1, *each.shape[1:]), (MAX_BATCH, *each.shape[1:]), (MAX_BATCH, *each.shape[1:]))
         for each in tensors
         if each.mode == "INPUT"
     }

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from m2d.cli.options import QuietFlag, ResultJsonFlag
 from m2d.cli.results import pick
-
-if TYPE_CHECKING:
-    from m2d.tasks.board import BoardResult
 
 
 def board(
@@ -38,13 +35,7 @@ def board(
 
     result = draw_board(source, out=out, reporter=make_reporter(quiet=quiet), force=force)
     if as_json:
-        write_json(_document(result))
+        unread = [pick(file, "name", "reason") for file in result.unread]
+        write_json(pick(result, "page", "size_bytes", "films") | {"not_shown": unread})
     else:
         write_result(result.page)
-
-
-def _document(result: BoardResult) -> dict[str, Any]:
-    return {
-        **pick(result, "page", "size_bytes", "films"),
-        "not_shown": [pick(file, "name", "reason") for file in result.unread],
-    }

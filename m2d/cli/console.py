@@ -149,7 +149,8 @@ class QuietReporter:
 
     def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
         """Show the warning."""
-        self._console.print(_warning(advise(name_flag_in(message), remedy)))
+        text = plain_text(advise(name_flag_in(message), remedy))
+        self._console.print(Text.assemble(("warning: ", "bold yellow"), text))
 
 
 class _QuietStage:
@@ -271,10 +272,6 @@ class _CountColumn(TextColumn):
 def _sign(console: Console, name: str) -> str:
     fancy, plain = _SIGNS[name]
     return fancy if console.encoding.lower().startswith("utf") else plain
-
-
-def _warning(message: str) -> Text:
-    return Text.assemble(("warning: ", "bold yellow"), plain_text(message))
 
 
 def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:

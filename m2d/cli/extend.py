@@ -82,11 +82,7 @@ def extend(
 
 
 def parse_join(text: str | None) -> str | dict[str, int] | None:
-    """Read `cut`, `continue` or `crossfade:4` as a value of the recipe's `join`; None stays None.
-
-    Raises:
-        InputError: `text` is anything else.
-    """
+    """Read `cut`, `continue` or `crossfade:4` as a value of the recipe's `join`; else raise InputError."""
     if text is None:
         return None
     kind, colon, number = text.partition(":")
@@ -98,11 +94,7 @@ def parse_join(text: str | None) -> str | dict[str, int] | None:
 
 
 def parse_cuts(text: str | None) -> tuple[float, ...] | None:
-    """Read seconds such as `2.5,5.0`; None stays None.
-
-    Raises:
-        InputError: A part of `text` is not a number.
-    """
+    """Read seconds such as `2.5,5.0`; raise InputError if a part is not a number."""
     if text is None:
         return None
     try:

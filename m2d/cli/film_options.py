@@ -27,6 +27,7 @@ from m2d.cli.options import (
     StepsOption,
     parse_options,
 )
+from m2d.cli.results import pick, report_film, show_headline
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult, RunOptions
@@ -60,21 +61,15 @@ class FilmOptions:
             out=out,
             seed=seed,
             num_inference_steps=self.steps,
-            speed=self.speed,
-            backend=self.backend,
-            device=self.device,
-            dtype=self.dtype,
-            artifacts=self.artifacts,
             backend_options=parse_options(self.backend_option),
+            **pick(self, "speed", "backend", "device", "dtype", "artifacts"),
         )
 
     def run_options(self) -> RunOptions:
         """Return the options that do not change the film."""
         from m2d.film.make import RunOptions
 
-        return RunOptions(
-            force=self.force, resume=self.resume, save_previews=self.save_previews, draft=self.preview
-        )
+        return RunOptions(draft=self.preview, **pick(self, "force", "resume", "save_previews"))
 
 
 def with_film_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -111,7 +106,6 @@ def run_task(
         overrides: The values that replace those of the recipe.
     """
     from m2d.cli.console import loading_libraries, make_reporter
-    from m2d.cli.results import report_film, show_headline
     from m2d.registry import get_backend
 
     began_s = time.monotonic()

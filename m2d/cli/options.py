@@ -50,11 +50,7 @@ StoryArgument = Annotated[Path, typer.Argument(metavar="STORY", help="The story'
 
 
 def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
-    """Parse the values of all `--backend-option NAME=VALUE`.
-
-    Raises:
-        InputError: A text without `=`, or a name given twice.
-    """
+    """Parse all `--backend-option NAME=VALUE`; raise InputError without `=` or for a name given twice."""
     found: dict[str, str] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")

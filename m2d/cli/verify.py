@@ -102,11 +102,7 @@ def _settings(names: Sequence[str], options: dict[str, str]) -> dict[str, Any]:
 
 
 def parse_speeds(names: Sequence[str]) -> list[Speed]:
-    """Parse the speeds to compare with exact.
-
-    Raises:
-        InputError: A name is neither balanced nor fast.
-    """
+    """Parse the speeds to compare with exact; any other name is an InputError."""
     for name in names:
         if name not in ("balanced", "fast"):
             raise InputError(f"--speed: got {name!r}; balanced and fast can be compared with exact")
@@ -178,17 +174,14 @@ def _document(report: VerifyReport) -> dict[str, Any]:
 
 def _backend_document(verdict: BackendVerdict) -> dict[str, Any]:
     steps = [_finite(asdict(step) | {"window": step.window + 1}) for step in verdict.steps]
+    errors = [step["relative_error"] for step in steps if step["relative_error"] is not None]
     return {
         **pick(verdict, "name", "state", "context_bytes"),
         "problem": verdict.problem or None,
-        "max_relative_error": max(_column(steps, "relative_error"), default=None),
+        "max_relative_error": max(errors, default=None),
         "steps": steps,
         "film": None if verdict.film is None else _finite(asdict(verdict.film)),
     }
-
-
-def _column(steps: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [step[name] for step in steps if step[name] is not None]
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -81,13 +81,14 @@ def _fit(tree: ParsedText, model: type[DocumentModel]) -> Loaded[DocumentModel]:
         if not problems and not broken:
             return Loaded(value=value, places=tree.places)
     reported = tuple(field_name(key_path) for key_path, _ in tree.problems if key_path)
-    problems += [problem for problem in dict.fromkeys(broken) if not _is_inside(problem.field, reported)]
+    # A field that already has a problem needs no other one, and neither do the fields in it.
+    inside = tuple(f"{name}{end}" for name in reported for end in ".[")
+    problems += [
+        problem
+        for problem in dict.fromkeys(broken)
+        if problem.field not in reported and not problem.field.startswith(inside)
+    ]
     raise RecipeError(_in_reading_order(problems))
-
-
-def _is_inside(field: str, reported: tuple[str, ...]) -> bool:
-    """Whether `field` is, or is inside, a field that already has a problem."""
-    return any(field == name or field.startswith((f"{name}.", f"{name}[")) for name in reported)
 
 
 def _in_reading_order(problems: list[Problem]) -> list[Problem]:

@@ -121,7 +121,10 @@ class RunPlan:
     @property
     def backend_options(self) -> dict[str, str]:
         """Options of the backend as texts; booleans are `true` and `false`."""
-        return {name: _option_text(value) for name, value in self.recipe.backend.options.items()}
+        options = self.recipe.backend.options.items()
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options
+        }
 
     def without_backend_options(self) -> RunPlan:
         """Return the same run without backend options, for a backend other than the recipe's."""
@@ -222,10 +225,6 @@ def plan_story(
             trained_mask=source.mask,
         ),
     )
-
-
-def _option_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _scene_plan(

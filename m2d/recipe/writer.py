@@ -43,12 +43,11 @@ def _scene_lines(scene: Scene) -> Iterator[str]:
         yield f"  - {yaml_scalar(scene.prompt)}"
         return
     for index, (name, value) in enumerate(changed.items()):
-        shown = _flow(value) if isinstance(value, Mapping) else yaml_scalar(value)
+        if isinstance(value, Mapping):
+            shown = f"{{{', '.join(f'{key}: {yaml_scalar(part)}' for key, part in value.items())}}}"
+        else:
+            shown = yaml_scalar(value)
         yield f"  {'-' if index == 0 else ' '} {name}: {shown}"
-
-
-def _flow(value: Mapping[str, object]) -> str:
-    return f"{{{', '.join(f'{key}: {yaml_scalar(part)}' for key, part in value.items())}}}"
 
 
 def _field_lines(name: str, value: object) -> Iterator[str]:
