@@ -57,7 +57,6 @@ def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], flo
 
     Args:
         folder: Its final name; an artifact of that name is replaced.
-        key: Its key.
         write: Writes the files into the given folder, compares the graph with the eager model and returns the
             relative error. If it raises, nothing is published.
 

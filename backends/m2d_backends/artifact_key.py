@@ -41,8 +41,6 @@ def make_key(
     """Return the key of the graph that `options` ask for.
 
     Args:
-        backend: The backend's name.
-        source: The model.
         layout: The baked layout.
         options: Must name the latent size.
         versions: Libraries that the graph depends on, and the opset if there is one.

@@ -44,7 +44,6 @@ class BakedTransformer(nn.Module):
 
         Args:
             transformer: The loaded transformer; the tables go to its device.
-            layout: The only layout that the module runs.
             latent_shape: (F, C, H, W) of all scenes together.
             targets: Scenes whose velocity is predicted, ascending; None for all.
             context: Cached context for these targets; its scenes are not computed again.

@@ -46,7 +46,6 @@ class CompileOptions(EagerOptions):
     """What `--backend-option` takes.
 
     Attributes:
-        timestep_tables: See `EagerOptions`.
         scope: `blocks` compiles one block and runs all with it: seconds. `whole` compiles the whole graph
             with the layout baked in: longer, and fused across blocks.
     """

@@ -8,11 +8,7 @@ from m2d.devices import DEVICE_NAMES, is_device_name
 
 
 def device_problem(device: str) -> str | None:
-    """Say why torch cannot run on `device`, or None when it can.
-
-    Args:
-        device: As in a recipe: `cpu`, `cuda`, `cuda:1`.
-    """
+    """Say why torch cannot run on a device such as `cuda:1`, or None when it can."""
     if importlib.util.find_spec("torch") is None:
         return "the package torch is not installed"
     import torch

@@ -54,8 +54,6 @@ class EagerDenoiser:
         """Bind a transformer.
 
         Args:
-            transformer: With its weights.
-            layout: The story.
             targets: Ascending scene numbers; None for all.
             context: Context that was computed before.
             execution: How the blocks run.

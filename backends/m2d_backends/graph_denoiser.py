@@ -26,13 +26,9 @@ class GraphDenoiser:
     """An exported graph bound to its layout; see `m2d.backend.Denoiser`."""
 
     def __init__(self, run: GraphCall, layout: SceneLayout, key: ArtifactKey) -> None:
-        """Bind a graph.
+        """Bind a graph: latents, prompt embeddings and timesteps, each of the key's batch, to the velocity.
 
-        Args:
-            run: Maps latents, prompt embeddings and timesteps, each of the key's batch, to the velocity. The
-                next call must not overwrite the returned tensor.
-            layout: The baked layout.
-            key: The artifact's key.
+        The next call of `run` must not overwrite the tensor that it returned.
         """
         self.layout = layout
         self.targets = key.targets

@@ -60,8 +60,6 @@ def export_graph(
     The graph takes batches of 1 or 2 in the dtype that the transformer has now; every other size is fixed.
 
     Args:
-        baked: In evaluation mode.
-        folder: Exists and is empty.
         opset: 23 has one `Attention` node per call of the layout's plan; 18 spells each out as
             MatMul-Softmax-MatMul, for TensorRT before 10.14 and wherever no fused kernel exists.
         has_rotary_operator: Write `RotaryEmbedding` nodes, which opset 23 has, in place of a dozen each. ONNX

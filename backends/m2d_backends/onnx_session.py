@@ -43,13 +43,7 @@ DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
 class OnnxOptions(ExtraOptions):
-    """Options of this backend alone.
-
-    Attributes:
-        provider: The execution provider; by default the device's kind.
-        threads: Threads on the CPU; by default as many as torch uses.
-        opset: The ONNX opset of an exported graph.
-    """
+    """Options of this backend alone: by default the device's provider, and as many threads as torch uses."""
 
     provider: Provider | None = None
     threads: int | None = Field(default=None, ge=1)
@@ -259,11 +253,7 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 
 def check_provider(wanted: str, got: list[str]) -> None:
-    """Check that a session runs on the requested provider.
-
-    Raises:
-        BackendUnavailable: It runs on another provider because the libraries of this one did not load.
-    """
+    """Check that a session runs on the requested provider, whose libraries may not have loaded."""
     if not got or got[0] != wanted:
         raise BackendUnavailable(
             f"backend 'onnx': asked for {wanted}, ONNX Runtime gave {', '.join(got) or 'none'}: the "

@@ -41,13 +41,6 @@ def check_parity(
 ) -> float:
     """Compare a graph with the model it was traced from, on random inputs; return the largest error.
 
-    Args:
-        baked: The model.
-        run: Runs the graph.
-        batch_sizes: Batches to compare with.
-        dtype: Data type of both.
-        backend: The backend's name, for the message.
-
     Raises:
         ExportError: The error is above the limit, or the graph returns another shape.
     """

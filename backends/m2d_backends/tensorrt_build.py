@@ -63,8 +63,6 @@ def build_engine(
     Args:
         trt: The module `tensorrt`, of this `version`.
         graph: ONNX file with its weights beside it; it determines the precision.
-        profiles: Shapes of every input in the only profile.
-        options: Level and flags.
         timing_cache: The cache of an earlier build on this device; empty starts a new one.
 
     Raises:

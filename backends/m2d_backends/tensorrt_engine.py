@@ -53,10 +53,7 @@ class Engine:
     def enqueue(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], stream: int) -> None:
         """Bind contiguous tensors on the engine's device by name and enqueue one run.
 
-        Args:
-            inputs: Alive until the stream is done.
-            outputs: The run writes them.
-            stream: Handle of a CUDA stream, not the default one.
+        The inputs must live until the stream, which is not the default one, is done.
 
         Raises:
             BackendError: TensorRT rejects a shape, an address or the run.

@@ -36,9 +36,7 @@ def story_warnings(
     Args:
         recipe: A recipe that the model can run.
         geometry: Sizes and counts that the model was trained with.
-        places: Where the recipe's fields stand.
         known_words: Vocabulary of the model; None for a model with an open vocabulary.
-        num_scenes: Number of scenes of the whole film.
         trained_mask: The mask the model was trained with; None skips the comparison.
     """
     found = [

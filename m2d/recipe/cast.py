@@ -14,13 +14,9 @@ _ACTOR_NUMBER = re.compile(r"(?<!\w)actor[0-9]+(?!\w)", re.IGNORECASE)
 
 
 class Mention(NamedTuple):
-    """One actor's name in a text.
+    """The offsets of one actor's name in a text.
 
-    Attributes:
-        name: The name as spelled in the cast.
-        start: Offset of the name in the text.
-        stop: Offset after the name.
-        described_stop: Offset after the description in brackets; equals `stop` if no description follows.
+    `described_stop` is the offset after the description in brackets; `stop` if no description follows.
     """
 
     name: str

@@ -93,7 +93,6 @@ def join_problems(
     Args:
         scenes: Join and number of frames of every scene of the film.
         targets: The scenes that the recipe describes, in its order; only these are checked.
-        places: Where the recipe's fields stand.
     """
     problems = []
     for index, number in enumerate(targets):

@@ -42,8 +42,6 @@ class ScenePlan:
         seed: Seed of this scene's noise; None for a scene of an external video.
         geometry: Sizes of the scene in the model; height and width are those of the whole film.
         film_frames: Number of frames in the film where it differs from the model's: in external videos.
-        join: Transition from the scene before it.
-        match_colour: Whether its colours are matched to the scene before it.
         num_prompt_tokens: None without a tokenizer.
     """
 
@@ -77,7 +75,6 @@ class ExistingFilm:
 
     Attributes:
         chosen: Scenes to regenerate, from 0, ascending; if empty, the recipe's scenes are appended.
-        first_scene: Number of the film's first scene in its story.
     """
 
     scenes: tuple[ScenePlan, ...]
@@ -92,7 +89,6 @@ class RunPlan:
     Attributes:
         recipe: The recipe with overrides applied; provenance stores it, and planning it again gives this
             plan. Its scenes are the targets, in the film's order.
-        scenes: All scenes of the film.
         targets: The scenes to generate, from 0, ascending.
         first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
         output: Path of the film; relative to the working directory.

@@ -88,10 +88,7 @@ class Scene(_Part):
     Attributes:
         setting: First sentence of the scene's prompt, instead of the story's setting.
         prompt: What happens in the scene; it refers to actors by their names in the cast.
-        negative_prompt: What the scene must not show.
         guidance_scale: 1 means no guidance.
-        seed: Seed of this scene's noise.
-        frames: Number of frames of this scene.
         join: Transition from the scene before it: `cut` (default), `continue` or `{crossfade: 4}`.
         match_colour: Whether the scene's colours are matched to the scene before it.
     """
@@ -144,13 +141,10 @@ class Sampling(_Part):
 
 
 class Video(_Part):
-    """Sizes of the film; None selects the model's default.
+    """Sizes of the film, in pixels; None selects the model's default.
 
     Attributes:
         num_frames: Number of frames of every scene.
-        height: Height in pixels.
-        width: Width in pixels.
-        fps: Frames per second.
         upscale: Integer factor by which the written frames are enlarged, without smoothing.
         match_colour: Whether the colours of every scene are matched to the scene before it.
     """

@@ -25,7 +25,7 @@ def read_text(path: Path) -> str:
     """Return the text of `path`, without a leading byte order mark.
 
     Raises:
-        RecipeError: The file is missing, unreadable, too large, not UTF-8, or holds control characters.
+        RecipeError: The file is missing or unreadable, or as `decode_text`.
     """
     return decode_text(_read_bytes(path), name=str(path))
 
@@ -51,11 +51,7 @@ def decode_text(data: bytes, *, name: str) -> str:
 
 
 def check_characters(text: str, *, name: str) -> None:
-    """Reject control characters in the text itself.
-
-    Raises:
-        RecipeError: The text holds some; the message names the first and counts the others.
-    """
+    """Reject control characters in the text itself; the message names the first and counts the others."""
     found = [match.start() for match in _FORBIDDEN.finditer(text)]
     if not found:
         return

@@ -56,7 +56,6 @@ def parse_yaml(text: str, *, name: str, language: Literal["YAML", "JSON"] = "YAM
     """Parse one document; the caller adds its own problems to those of single fields and raises all.
 
     Args:
-        text: The document.
         name: The file as the user named it; it starts every message.
         language: JSON is a part of YAML: its syntax must have been checked.
 
@@ -90,11 +89,7 @@ def parse_json(text: str, *, name: str) -> ParsedText:
 
 
 def resolve_plain(text: str) -> Atom:
-    """Return the value of an unquoted scalar.
-
-    Raises:
-        NumberTooLongError: The text is a number of absurd length.
-    """
+    """Return the value of an unquoted scalar; raise NumberTooLongError for a number of absurd length."""
     for pattern, read in _SCALARS:
         if pattern.fullmatch(text):
             if len(text) > _MAX_NUMBER_CHARACTERS:
