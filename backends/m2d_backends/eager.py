@@ -172,6 +172,7 @@ class EagerBackend:
 
         from m2d.families.loading import load_transformer
         from m2d.model.kernels import choose_kernel
+        from m2d.model.timestep_tables import held_bytes, use_timestep_tables
 
         timesteps = self._table_timesteps(options)
         key = (source.digest, options.device, options.dtype, timesteps)
@@ -189,7 +190,13 @@ class EagerBackend:
             logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
             logger.info("eager: attention by %s", "torch's choice" if kernel is None else kernel.name)
             if timesteps is not None:
-                _keep_tables(transformer, timesteps)
+                freed = use_timestep_tables(transformer, timesteps)
+                logger.info(
+                    "eager: tables of %d timesteps in place of weights: %.1f MB less, %.1f MB are left",
+                    len(timesteps),
+                    freed / 1e6,
+                    held_bytes(transformer) / 1e6,
+                )
         return self._transformer
 
     def _table_timesteps(self, options: BackendOptions) -> tuple[int, ...] | None:
@@ -202,15 +209,3 @@ class EagerBackend:
                 "it for making films, or set BackendOptions.timesteps"
             )
         return tuple(sorted({0, *options.timesteps}))
-
-
-def _keep_tables(transformer: SceneModel, timesteps: tuple[int, ...]) -> None:
-    from m2d.model.timestep_tables import held_bytes, use_timestep_tables
-
-    freed = use_timestep_tables(transformer, timesteps)
-    logger.info(
-        "eager: tables of %d timesteps in place of weights: %.1f MB less, %.1f MB are left",
-        len(timesteps),
-        freed / 1e6,
-        held_bytes(transformer) / 1e6,
-    )

@@ -70,12 +70,15 @@ def export_graph(
         ExportError: The model cannot be traced, or the graph is not what the layout's plan says.
         ValueError: An operator that the opset does not have.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     if has_rotary_operator and opset < ROTARY_OPSET:
         raise ValueError(f"opset {opset} has no operator for rotary embeddings; {ROTARY_OPSET} is the first")
     with _rotary_operator(baked) if has_rotary_operator else contextlib.nullcontext():
         model = _traced(baked, opset)
     _fold_transposes(model)
-    _forget_origin(model)
+    # The names of source files and lines would reveal paths of this machine.
+    ClearMetadataAndDocStringPass()(model)
     _name_batch(model)
     _save(model, folder, external_above_bytes)
     facts = check_baked(
@@ -170,13 +173,6 @@ def _fold_transposes(model: ir.Model) -> None:
         model.graph.register_initializer(folded)
         if not weight.uses():
             del model.graph.initializers[str(weight.name)]
-
-
-def _forget_origin(model: ir.Model) -> None:
-    """Drop the names of source files and lines, which would reveal paths of this machine."""
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    ClearMetadataAndDocStringPass()(model)
 
 
 def _name_batch(model: ir.Model) -> None:

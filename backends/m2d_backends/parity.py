@@ -3,8 +3,6 @@
 Owns the inputs, the measure and the limits; the caller runs the graph.
 """
 
-# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
-
 from __future__ import annotations
 
 import itertools

@@ -4,8 +4,6 @@ Owns exporting and loading engines. An engine is loaded only if this user built 
 rebuilt silently: an outdated one is rejected with both keys.
 """
 
-# B batch, N scenes, F latent frames, C latent channels, H W latent height and width, L text tokens, D width
-
 from __future__ import annotations
 
 import importlib.util

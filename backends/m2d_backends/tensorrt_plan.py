@@ -4,8 +4,6 @@ Owns versions, flags, profiles, key fields and the expected tensors, as plain fu
 `m2d_backends.tensorrt_build`'s, running `m2d_backends.tensorrt_engine`'s.
 """
 
-# B batch, F latent frames, C latent channels, H W latent size, L text tokens, D width, N scenes.
-
 from __future__ import annotations
 
 import re

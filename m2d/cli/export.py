@@ -75,7 +75,6 @@ def export(
     from m2d.cli.console import loading_libraries, make_reporter
     from m2d.families.source import BUILTIN_PUPPET, resolve_model
     from m2d.registry import get_backend
-    from m2d.tasks.export import graph_of
 
     extra = parse_options(backend_option)
     flags = _Flags(scenes=scenes, frames=frames, size=size, mask=mask, context=context, targets=targets)
@@ -94,7 +93,7 @@ def export(
             batch_size=batch,
             extra=extra,
         )
-        requests = (graph_of(resolve_model(model or BUILTIN_PUPPET), flags.shape(), options),)
+        requests = (task.graph_of(resolve_model(model or BUILTIN_PUPPET), flags.shape(), options),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
 
 

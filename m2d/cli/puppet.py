@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from m2d.cli.options import QuietFlag
+
 app = typer.Typer(
     help="Make the embedded model: codec, text encoder, reader, and the world they know.",
     no_args_is_help=True,
@@ -17,7 +19,6 @@ Recipe = Annotated[Path, typer.Argument(help="A recipe from recipes/training/.")
 Out = Annotated[Path, typer.Option(help="Run folder; a run with checkpoints is resumed.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Save and stop after this many minutes.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
 
 
 @app.command()
@@ -27,7 +28,7 @@ def train(
     out: Out,
     max_minutes: Minutes = None,
     threads: Threads = None,
-    quiet: Quiet = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Train codec, its decoder on what a model makes, text encoder or reader."""
     from m2d.cli.console import make_reporter, write_result
@@ -48,7 +49,7 @@ def pack(
         Path | None, typer.Option(help="Model folder of a finished training stage.")
     ] = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the training recipes.")] = Path("recipes/training"),
-    quiet: Quiet = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Put codec, text encoder, tokenizer, scheduler, and transformer and reader if given, into one folder."""
     from m2d.cli.console import make_reporter, write_result
@@ -81,7 +82,7 @@ def render(
     upscale: Annotated[int, typer.Option(min=1, help="Integer factor that enlarges the written frames.")] = 4,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the stories.")] = 1,
-    quiet: Quiet = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Render stories as MP4 files, with a description for `m2d train`."""
     from m2d.cli.console import make_reporter, write_result

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from m2d.cli.options import QuietFlag
+
 HELP_RESUME = "`latest`: resume from the newest valid checkpoint of the run folder."
 
 
@@ -30,7 +32,7 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="With --plan: number of devices.")] = 1,
     strategy: Annotated[str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2.")] = "ddp",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")] = False,
+    quiet: QuietFlag = False,
 ) -> None:
     """Train one stage; the result is a model folder for `m2d generate --model`."""
     from m2d.cli.console import loading_libraries, make_reporter, write_result
