@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2d.cli.film_options import FilmOptions, with_film_options
+from m2d.cli.options import FilmOptions, with_film_options
 from m2d.errors import InputError
 
 if TYPE_CHECKING:

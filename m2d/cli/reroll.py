@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2d.cli.film_options import FilmOptions, run_task, with_film_options
+from m2d.cli.options import FilmOptions, run_task, with_film_options
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult

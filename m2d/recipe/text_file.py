@@ -41,9 +41,9 @@ def decode_text(data: bytes, *, name: str) -> str:
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        offset = error.start
-        message = f"not UTF-8 text (byte 0x{data[offset]:02x}); save the file as UTF-8"
-        raise _refusal(name, message, text=data[:offset].decode("utf-8", "replace"), offset=-1) from error
+        before = data[: error.start].decode("utf-8", "replace")
+        message = f"not UTF-8 text (byte 0x{data[error.start]:02x}); save the file as UTF-8"
+        raise _refusal(name, message, place=place_at(before, len(before))) from error
     if text.count("\n") > MAX_LINES:
         raise _refusal(name, f"more than {MAX_LINES} lines; a recipe may have at most {MAX_LINES}")
     check_characters(text, name=name)
@@ -57,7 +57,7 @@ def check_characters(text: str, *, name: str) -> None:
         return
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     message = f"forbidden character {name_character(text[found[0]])}{more}; remove it"
-    raise _refusal(name, message, text=text, offset=found[0])
+    raise _refusal(name, message, place=place_at(text, found[0]))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -76,7 +76,6 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _refusal(
-    name: str, message: str, *, text: str | None = None, offset: int = 0, remedy: Remedy | None = None
+    name: str, message: str, *, place: Place | None = None, remedy: Remedy | None = None
 ) -> RecipeError:
-    place = Place() if text is None else place_at(text, len(text) if offset < 0 else offset)
-    return RecipeError([place_problem(name, place, message)], remedy=remedy)
+    return RecipeError([place_problem(name, place or Place(), message)], remedy=remedy)
