@@ -23,8 +23,7 @@ from m2d_backends.compiled import compiler_problem, compiling
 from m2d_backends.devices import device_problem
 from m2d_backends.eager import EagerBackend
 from m2d_backends.extra_options import ExtraOptions, parse_extra
-from m2d_backends.graph_backend import GraphBackend, GraphRequest
-from m2d_backends.graph_denoiser import GraphCall
+from m2d_backends.graph_backend import GraphBackend, GraphCall, GraphRequest
 from m2d_backends.onednn import bake_onednn, can_use_onednn
 from m2d_backends.parity import check_parity
 

@@ -1,7 +1,7 @@
 """Writes a transformer with its layout baked in as an ONNX graph.
 
 Owns tracing, constant folding and the files; what the graph may contain is `m2d_backends.onnx_graph`'s, what
-runs it `m2d_backends.onnx_runtime`'s and `m2d_backends.tensorrt_build`'s.
+runs it `m2d_backends.onnx_runtime`'s and `m2d_backends.tensorrt_engine`'s.
 """
 
 # B batch, F latent frames, C latent channels, H W latent size, L text tokens, V video tokens, D width,

@@ -19,8 +19,7 @@ from m2d.errors import BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.devices import device_problem
-from m2d_backends.graph_backend import GraphBackend, GraphRequest
-from m2d_backends.graph_denoiser import GraphCall, GraphDenoiser
+from m2d_backends.graph_backend import GraphBackend, GraphCall, GraphDenoiser, GraphRequest
 from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, ROTARY_OPSET, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,

@@ -22,8 +22,7 @@ from m2d_backends import devices
 from m2d_backends.artifact import open_artifact
 from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.extra_options import parse_extra
-from m2d_backends.graph_backend import GraphBackend, GraphRequest
-from m2d_backends.graph_denoiser import GraphCall
+from m2d_backends.graph_backend import GraphBackend, GraphCall, GraphRequest
 from m2d_backends.onnx_graph import (
     GRAPH_FILE,
     MAX_BATCH,
@@ -33,8 +32,14 @@ from m2d_backends.onnx_graph import (
     structure_digest,
 )
 from m2d_backends.parity import check_parity
-from m2d_backends.tensorrt_build import BuiltEngine, build_engine, refit_engine, serialize_refitted
-from m2d_backends.tensorrt_engine import Engine, EngineCall
+from m2d_backends.tensorrt_engine import (
+    BuiltEngine,
+    Engine,
+    EngineCall,
+    build_engine,
+    refit_engine,
+    serialize_refitted,
+)
 from m2d_backends.tensorrt_plan import (
     NOT_YET_RUN,
     DeviceFacts,

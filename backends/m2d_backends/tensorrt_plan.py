@@ -1,7 +1,7 @@
 """Decisions about a TensorRT engine that need no TensorRT.
 
-Owns versions, flags, profiles, key fields and the expected tensors, as plain functions; building is
-`m2d_backends.tensorrt_build`'s, running `m2d_backends.tensorrt_engine`'s.
+Owns versions, flags, profiles, key fields and the expected tensors, as plain functions; building and
+running engines is `m2d_backends.tensorrt_engine`'s.
 """
 
 from __future__ import annotations

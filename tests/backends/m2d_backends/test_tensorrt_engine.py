@@ -8,8 +8,7 @@ import pytest
 import torch
 from m2d_backends.onnx_graph import GRAPH_FILE, INPUT_NAMES
 from m2d_backends.tensorrt_backend import TensorRTBackend, library_problem
-from m2d_backends.tensorrt_build import BuiltEngine, build_engine, refit_engine, serialize_refitted
-from m2d_backends.tensorrt_engine import Engine
+from m2d_backends.tensorrt_engine import BuiltEngine, Engine, build_engine, refit_engine, serialize_refitted
 from m2d_backends.tensorrt_plan import (
     TensorFacts,
     TensorRTOptions,
