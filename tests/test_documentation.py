@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from m2d.cli.main import app
 from m2d.families.source import resolve_model
 from m2d.puppet.vocabulary import ACTION_PHRASES, ACTIONS, COLOURS, HATS, KNOWN_WORDS, SETTINGS, SHAPES, TIMES
-from m2d.recipe.advice import unknown_words
+from m2d.recipe.checks import unknown_words
 from m2d.recipe.loader import parse_document
 from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe

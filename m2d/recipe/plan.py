@@ -1,7 +1,7 @@
 """Plans a run: resolves every parameter of a recipe for a model, or reports all problems at once.
 
 Owns defaults and the order in which scenes are generated; values that replace the recipe's are in
-`overrides`, checks that depend on the model in `limits`. Imports no torch.
+`overrides`, checks that depend on the model in `checks`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
-from m2d.recipe.advice import story_warnings
 from m2d.recipe.cast import scene_prompt
+from m2d.recipe.checks import TokenCounter, join_problems, length_problems, size_problems, story_warnings
 from m2d.recipe.fields import default_output
-from m2d.recipe.limits import TokenCounter, join_problems, length_problems, size_problems
 from m2d.recipe.overrides import Overrides, apply_overrides
 from m2d.recipe.places import Places
 from m2d.recipe.schema import DtypeName, Recipe, Sampling, Scene

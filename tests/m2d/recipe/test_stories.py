@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from m2d.puppet.vocabulary import ACTIONS, COLOURS, HATS, KNOWN_WORDS, SETTINGS, SHAPES, TIMES
-from m2d.recipe.advice import unknown_words
+from m2d.recipe.checks import unknown_words
 from m2d.recipe.loader import load_recipe, parse_document
 from m2d.recipe.schema import BackendChoice, Recipe, Sampling, Scene, Video
 from m2d.recipe.template import story_template
