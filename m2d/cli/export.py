@@ -21,7 +21,6 @@ from m2d.cli.options import (
 from m2d.errors import InputError
 
 if TYPE_CHECKING:
-    from m2d.pipeline.graphs import GraphRequest
     from m2d.tasks.export import ExportedGraph, StoryShape
 
 
@@ -84,7 +83,12 @@ def export(
     with loading_libraries(reporter):
         from m2d.tasks import export as task
     if recipe is not None:
-        requests = _of_recipe(recipe, backend=backend, model=model, device=device, dtype=dtype, extra=extra)
+        from m2d.pipeline.graphs import graphs_of
+        from m2d.pipeline.planning import plan_recipe
+        from m2d.recipe.overrides import Overrides
+
+        overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
+        requests = graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])
     else:
         options = BackendOptions(
             device=device or "cpu",
@@ -156,23 +160,6 @@ def _size(text: str) -> tuple[int, int]:
     if found is None:
         raise InputError(f"--size {text!r}: use HEIGHTxWIDTH in pixels, such as 480x720")
     return int(found[1]), int(found[2])
-
-
-def _of_recipe(
-    recipe: Path,
-    *,
-    backend: str,
-    model: str | None,
-    device: str | None,
-    dtype: str | None,
-    extra: dict[str, str],
-) -> tuple[GraphRequest, ...]:
-    from m2d.pipeline.graphs import graphs_of
-    from m2d.pipeline.planning import plan_recipe
-    from m2d.recipe.overrides import Overrides
-
-    overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
-    return graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])
 
 
 def _show(made: Sequence[ExportedGraph], *, as_json: bool) -> None:

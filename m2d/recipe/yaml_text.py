@@ -48,10 +48,6 @@ _SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Atom]], ...] = (
 )
 
 
-class NumberTooLongError(ValueError):
-    """A number with more digits than any field can use."""
-
-
 def parse_yaml(text: str, *, name: str, language: Literal["YAML", "JSON"] = "YAML") -> ParsedText:
     """Parse one document; the caller adds its own problems to those of single fields and raises all.
 
@@ -89,12 +85,12 @@ def parse_json(text: str, *, name: str) -> ParsedText:
 
 
 def resolve_plain(text: str) -> Atom:
-    """Return the value of an unquoted scalar; raise NumberTooLongError for a number of absurd length."""
+    """Return the value of an unquoted scalar; raise ValueError for a number of absurd length."""
     for pattern, read in _SCALARS:
         if pattern.fullmatch(text):
             if len(text) > _MAX_NUMBER_CHARACTERS:
                 size = f"{len(text)} characters; at most {_MAX_NUMBER_CHARACTERS} are allowed"
-                raise NumberTooLongError(f"a number of {size}")
+                raise ValueError(f"a number of {size}")
             return read(text)
     return text
 
@@ -200,7 +196,7 @@ class _Reader:
             return text
         try:
             value = resolve_plain(event.value)
-        except NumberTooLongError as error:
+        except ValueError as error:
             self._note(key_path, place, str(error))
             return None
         if isinstance(value, str) and self._language == "JSON":
