@@ -53,7 +53,7 @@ class BakedTransformer(nn.Module):
             InputError: The layout has no such target.
         """
         super().__init__()
-        check_latent_shape(transformer, layout, latent_shape)
+        _check_latent_shape(transformer, layout, latent_shape)
         self.targets = chosen_targets(layout, targets)
         self.layout = layout
         self.latent_shape = latent_shape
@@ -83,14 +83,10 @@ class BakedTransformer(nn.Module):
         return latents.to(device, dtype), embeds.to(device, dtype), timesteps.to(device)
 
 
-def check_latent_shape(
+def _check_latent_shape(
     transformer: SceneModel, layout: SceneLayout, latent_shape: tuple[int, int, int, int]
 ) -> None:
-    """Check that latents of a shape are cut into the layout's video tokens.
-
-    Raises:
-        LayoutMismatch: They are not; the message names every size that differs.
-    """
+    """Check that latents of a shape are cut into the layout's video tokens."""
     frames, channels, height, width = latent_shape
     patch = int(transformer.config.patch_size)
     expected = {

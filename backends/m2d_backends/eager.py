@@ -164,9 +164,6 @@ class EagerBackend:
         """Load the transformer, or return the one already loaded for this model, device, dtype and tables.
 
         Models are compared by digest, not by path: the files at a path can change.
-
-        Raises:
-            InputError: Unknown options, or tables without the run's timesteps.
         """
         import torch
 

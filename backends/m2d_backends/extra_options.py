@@ -23,11 +23,7 @@ Parsed = TypeVar("Parsed", bound=ExtraOptions)
 
 
 def parse_extra(backend: str, model: type[Parsed], extra: Mapping[str, str]) -> Parsed:
-    """Read the options that only one backend knows.
-
-    Raises:
-        InputError: Unknown options or wrong values; the message names all of them and what is allowed.
-    """
+    """Read the options that only one backend knows; raise InputError with all that are wrong."""
     try:
         return model.model_validate(dict(extra))
     except ValidationError as error:

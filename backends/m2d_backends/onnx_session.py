@@ -60,11 +60,7 @@ class SessionSettings:
 
 
 def settings_from(options: BackendOptions) -> SessionSettings:
-    """Return the settings of a session; raises as `parse_options`.
-
-    Raises:
-        BackendUnavailable: The CPU provider cannot compute in the dtype.
-    """
+    """Return the settings of a session; raises as `parse_options`, and for a dtype that the CPU lacks."""
     import torch
 
     extra = parse_options(options)

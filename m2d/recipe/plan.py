@@ -91,7 +91,6 @@ class RunPlan:
         targets: The scenes to generate, from 0, ascending.
         first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
         output: Path of the film; relative to the working directory.
-        warnings: Likely mistakes, each with its place in the recipe.
         artifacts: Folder of exported graphs; None means the user's cache.
     """
 
@@ -162,7 +161,6 @@ def plan_story(
     Args:
         recipe: The story; with `film`, the new scenes.
         source: The model; only its geometry and name are read.
-        places: Lines and columns of the recipe's fields, for messages.
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         known_words: Vocabulary of the model; None for a model with an open vocabulary.
 

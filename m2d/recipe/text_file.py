@@ -22,11 +22,7 @@ _FORBIDDEN = re.compile(f"[{FORBIDDEN}\ufffe\uffff]|\r(?!\n)")
 
 
 def read_text(path: Path) -> str:
-    """Return the text of `path`, without a leading byte order mark.
-
-    Raises:
-        RecipeError: The file is missing or unreadable, or as `decode_text`.
-    """
+    """Return the text of a file, without a leading byte order mark; raises RecipeError as `decode_text`."""
     return decode_text(_read_bytes(path), name=str(path))
 
 
