@@ -108,7 +108,11 @@ def write_json(document: object) -> None:
 
 
 def _as_json(value: object) -> object:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
 def _write_line(text: str) -> None:
