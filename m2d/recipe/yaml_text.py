@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import yaml
 
@@ -93,6 +93,12 @@ def resolve_plain(text: str) -> Atom:
                 raise ValueError(f"a number of {size}")
             return read(text)
     return text
+
+
+class _Mark(Protocol):
+    # The stubs of PyYAML know two unrelated classes.
+    line: int
+    column: int
 
 
 class _Reader:
@@ -239,7 +245,7 @@ def _place(event: yaml.Event) -> Place:
     return _mark_place(event.start_mark)
 
 
-def _mark_place(mark: yaml.Mark | None) -> Place:
+def _mark_place(mark: _Mark | None) -> Place:
     if mark is None:
         return Place()
     return Place(line=mark.line + 1, column=mark.column + 1)
