@@ -84,8 +84,8 @@ def _startup_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         limit = f"at most {shown(limits[key])}"
         yield Row(key=key, what=what, value=shown(figures[key]), limit=limit, holds=kept[key])
     same = report["identical_frames"]
-    shown = "identical frames" if same else "different frames"
-    yield Row("identical_frames", "The same story and seed twice", shown, "identical frames", same)
+    value = "identical frames" if same else "different frames"
+    yield Row("identical_frames", "The same story and seed twice", value, "identical frames", same)
 
 
 def _library_rows(report: Mapping[str, Any]) -> Iterator[Row]:

@@ -42,8 +42,14 @@ class BatchDraw(NamedTuple):
 
     def part(self, places: slice) -> BatchDraw:
         """Return the samples at `places`."""
-        *tensors, epoch = self
-        return BatchDraw(*(tensor[places] for tensor in tensors), epoch=epoch)
+        return BatchDraw(
+            stories_BN=self.stories_BN[places],
+            scenes_BN=self.scenes_BN[places],
+            timesteps_BN=self.timesteps_BN[places],
+            is_target_BN=self.is_target_BN[places],
+            drops_caption_B=self.drops_caption_B[places],
+            epoch=self.epoch,
+        )
 
     def describe(self) -> list[str]:
         """Name every sample as `story:scene+story:scene`, for reports."""
