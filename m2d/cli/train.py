@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -51,11 +52,10 @@ def train(
         init=init,
         run=out,
         resume=resume,
-        max_minutes=max_minutes,
         num_threads=threads,
         cache=cache,
     )
-    report = run(plan, make_reporter(quiet=quiet))
+    report = run(replace(plan, max_minutes=max_minutes), make_reporter(quiet=quiet))
     if report.is_main:
         write_result(report.model)
 

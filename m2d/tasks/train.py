@@ -26,7 +26,6 @@ def plan_training(
     init: str | None = None,
     run: Path | None = None,
     resume: str | None = None,
-    max_minutes: float | None = None,
     num_threads: int | None = None,
     cache: Path | None = None,
 ) -> TrainingPlan:
@@ -58,7 +57,6 @@ def plan_training(
         recipe=document,
         run=run if run is not None else Path("runs") / recipe.stem,
         resume=resume is not None,
-        max_minutes=max_minutes,
         num_threads=num_threads,
         cache=cache,
     )

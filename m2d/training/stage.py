@@ -58,7 +58,7 @@ class TrainingPlan:
     recipe: TrainingRecipe
     run: Path
     resume: bool
-    max_minutes: float | None
+    max_minutes: float | None = None
     num_threads: int | None
     cache: Path | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,9 @@ def recipe_file(folder: Path, model: Path, **changes: Any) -> Path:
 
 
 def train(recipe: Path, run_folder: Path, cache: Path, **options: Any) -> TrainingReport:
+    limit = options.pop("max_minutes", None)
     plan = plan_training(recipe, run=run_folder, cache=cache, num_threads=1, **options)
-    return run(plan, SilentReporter())
+    return run(replace(plan, max_minutes=limit), SilentReporter())
 
 
 @pytest.fixture(scope="module")
