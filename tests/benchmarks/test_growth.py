@@ -76,7 +76,7 @@ def test_a_stopwatch_tells_how_long_each_unit_took(monkeypatch: pytest.MonkeyPat
 def test_films_are_made_grown_and_re_rolled_by_the_tasks_themselves(tmp_path: Path) -> None:
     source = resolve_model("builtin:puppet")
     codec = load_vae(source, device="cpu", dtype=torch.float32)
-    films = Films(folder=tmp_path, source=source, codec=codec, steps=1, guidance=1.0)
+    films = Films(folder=tmp_path, source=source, vae=codec, steps=1, guidance=1.0)
     made = films.generate(STORY, num_scenes=2, name="film")
     grown = films.extend(made.film, prompt_of(STORY, 2))
     assert grown.film == made.film

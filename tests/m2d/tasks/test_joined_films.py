@@ -158,9 +158,9 @@ def test_an_extension_crossfades_out_of_the_film(studio: Studio, generated: Film
 @pytest.mark.parametrize(
     ("join", "told"),
     [
-        ({"crossfade": 5}, "--join: a crossfade of 5 frames, but the two scenes have room for 4"),
-        ({"crossfade": 10_001}, "--join: .* got 10001"),
-        ("wipe", "--join: expected cut, continue or"),
+        ({"crossfade": 5}, "command line: join: a crossfade of 5 frames, but the two scenes have room for 4"),
+        ({"crossfade": 10_001}, "command line: join.* got 10001"),
+        ("wipe", "command line: join: expected cut, continue or"),
     ],
 )
 def test_joins_that_cannot_be_are_refused(
