@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 DecodeStrategy = Literal["plain", "sliced", "tiled", "cpu"]
 DECODE_STRATEGIES: tuple[DecodeStrategy, ...] = ("plain", "sliced", "tiled", "cpu")
 """Ways to decode a scene, in the order they are tried. On one device all but `tiled` compute the same."""
-Prediction = Literal["v_prediction"]
-"""What a transformer predicts. Flow matching would be another, with a schedule of its own in the loop."""
 
 
 class SceneVae(Protocol):
@@ -153,5 +151,4 @@ class ModelFamily:
     build_transformer: Callable[..., SceneModel]
     geometry_of: Callable[..., ModelGeometry]
     saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    prediction: Prediction = "v_prediction"
     known_models: Mapping[str, KnownModel] = field(default_factory=dict)

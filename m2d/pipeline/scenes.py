@@ -117,7 +117,9 @@ class ScenePipeline:
             plans: Runs that follow each other, on one backend and device.
             given: Scenes of the film that exist before the first run, by number.
             resume: What an interrupted run of the same plans finished.
-            Raises:
+            observer: Sees every step and finished window, and may end the run.
+
+        Raises:
             CheckpointError: The model's weights do not fit its configs.
             BackendError: The backend cannot run the plans, or predicts values that are not finite.
         """
