@@ -35,7 +35,7 @@ def no_finalization_in_a_group(variables: Mapping[str, str]) -> Iterator[None]:
     def end() -> None:
         try:
             for stream in (sys.stdout, sys.stderr):
-                # None if its reader is gone.
+                # None if the program was started without it.
                 if stream is not None:
                     stream.flush()
         finally:

@@ -206,7 +206,7 @@ class LiveReporter(QuietReporter):
         super().__init__(console)
         self._progress = Progress(
             TextColumn(" "),
-            SpinnerColumn("dots", style="cyan"),
+            SpinnerColumn("dots" if _shows_unicode(console) else "line", style="cyan"),
             TextColumn(f"{{task.description:<{NAME_WIDTH - 1}}}", markup=False),
             BarColumn(bar_width=28, style="bright_black", complete_style="cyan", pulse_style="cyan"),
             _CountColumn(),
@@ -275,7 +275,11 @@ class _CountColumn(TextColumn):
 
 def _sign(console: Console, name: str) -> str:
     fancy, plain = _SIGNS[name]
-    return fancy if console.encoding.lower().startswith("utf") else plain
+    return fancy if _shows_unicode(console) else plain
+
+
+def _shows_unicode(console: Console) -> bool:
+    return console.encoding.lower().startswith("utf")
 
 
 def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:

@@ -28,6 +28,7 @@ from m2d.cli.init import init
 from m2d.cli.inspect import inspect
 from m2d.cli.puppet import app as puppet
 from m2d.cli.reroll import reroll
+from m2d.cli.streams import Streams, steady_streams
 from m2d.cli.train import train
 from m2d.cli.verify import verify
 from m2d.ending import no_finalization_in_a_group
@@ -35,6 +36,8 @@ from m2d.errors import EXIT_FAILED, M2DError
 from m2d.garbage import end_without_collection
 
 EXIT_INTERRUPTED = 130
+# What these commands find out is on stdout alone; all others write files.
+_REPORTING = {"check", "inspect", "verify", "bench", "doctor", "backends", "help"}
 
 
 class Boundary(TyperGroup):
@@ -72,10 +75,6 @@ def _explain(error: Exception, *, debug: bool) -> int:
     """Show `error` and return its exit code; re-raise an error that is a bug."""
     from m2d.cli.console import show_error, show_hint
 
-    if isinstance(error, BrokenPipeError):
-        # The reader of stdout closed the pipe (`m2d check | head`): the interpreter must not flush into it.
-        sys.stdout = None
-        return EXIT_FAILED
     if debug:
         traceback.print_exception(error)
     if isinstance(error, OSError):
@@ -156,8 +155,29 @@ def main() -> None:
     """Run `m2d`; the entry point of the console script."""
     keep_freed_memory()
     end_without_collection()
-    with no_finalization_in_a_group(os.environ):
-        app()
+    with no_finalization_in_a_group(os.environ), steady_streams() as streams:
+        try:
+            app()
+        except SystemExit as ending:
+            sys.stdout.flush()
+            if not ending.code:
+                sys.exit(_code_for_lost_output(streams))
+            raise
+
+
+def _code_for_lost_output(streams: Streams) -> int:
+    """Report that a part of stdout could not be written; return the exit code of the completed command."""
+    if not streams.problem:
+        return 0
+    from m2d.cli.console import make_reporter, show_error
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "help")
+    message = f"stdout could not be written: {streams.problem}"
+    if command in _REPORTING:
+        show_error(message)
+        return EXIT_FAILED
+    make_reporter(quiet=True).warn(f"{message}; the command itself is complete")
+    return 0
 
 
 if __name__ == "__main__":
