@@ -172,7 +172,7 @@ def trained(run: Path, reporter: Reporter) -> ModelSource:
     """Return the trained model: train the recipe, resume its training, or use the finished one."""
     model = run / "model"
     if not model.is_dir():
-        resume = "latest" if (run / "checkpoints").is_dir() else None
+        resume = (run / "checkpoints").is_dir()
         train(plan_training(RECIPE, run=run, resume=resume), reporter)
     return resolve_model(str(model))
 

@@ -141,7 +141,7 @@ def kill_and_resume(prepared: Prepared, folder: Path, draw: random.Random) -> Ki
 
 
 def _train(recipe: Path, folder: Path, cache: Path, reporter: SilentReporter | PipeReporter) -> None:
-    resume = "latest" if any((folder / FOLDER).glob("step-*")) else None
+    resume = any((folder / FOLDER).glob("step-*"))
     run(plan_training(recipe, run=folder, cache=cache, resume=resume, num_threads=1), reporter)
 
 

@@ -29,7 +29,7 @@ from m2d.cli.inspect import inspect
 from m2d.cli.puppet import app as puppet
 from m2d.cli.reroll import reroll
 from m2d.cli.streams import Streams, steady_streams
-from m2d.cli.train import train
+from m2d.cli.train import Resuming, train
 from m2d.cli.verify import verify
 from m2d.ending import no_finalization_in_a_group
 from m2d.errors import EXIT_FAILED, M2DError
@@ -145,7 +145,7 @@ def root(
 for command in (init, check, generate, extend, reroll, inspect, board, verify, bench, doctor):
     app.command()(command)
 # The list of commands has room for a few words per command.
-app.command(short_help="Train one stage of a model.")(train)
+app.command(short_help="Train one stage of a model.", cls=Resuming)(train)
 app.command(short_help="Export the graphs of a story.")(export)
 app.add_typer(backends, name="backends", short_help="List backends and exported graphs.")
 app.add_typer(puppet, name="puppet", short_help="Train and pack the embedded model.")

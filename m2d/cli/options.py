@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial, wraps
 from pathlib import Path
@@ -21,6 +21,7 @@ from m2d.errors import InputError
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult, RunOptions
     from m2d.recipe.overrides import Overrides
+    from m2d.recipe.settings import Setting
 
 ModelOption = Annotated[
     str | None,
@@ -48,6 +49,12 @@ BackendSettings = Annotated[
     list[str] | None,
     typer.Option("--backend-option", metavar="NAME=VALUE", help="Option of the backend; repeatable."),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="Any recipe field, such as sampling.scheduler=dpm; repeatable."
+    ),
+]
 PreviewFlag = Annotated[bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")]
 SavePreviewsFlag = Annotated[
     bool, typer.Option("--save-previews", help="Save pictures of the current estimate while denoising.")
@@ -73,6 +80,39 @@ def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+FieldsAndValue = tuple[Sequence[str], object]
+
+
+def settings_beside(texts: Sequence[str] | None, flags: Mapping[str, FieldsAndValue]) -> tuple[Setting, ...]:
+    """Parse all `--set FIELD=VALUE`; raise InputError where a flag sets the same field.
+
+    Args:
+        flags: For each flag the fields that it sets, and its value; None if it was not given.
+    """
+    if not texts:
+        return ()
+    from m2d.recipe.settings import parse_settings, same_start
+
+    settings = parse_settings(texts)
+    for setting in settings:
+        for flag, (fields_set, value) in flags.items():
+            paths = [tuple(field.split(".")) for field in fields_set]
+            if value is not None and any(same_start(setting.key_path, path) for path in paths):
+                raise InputError(f"{flag} sets this field, too; give one", argument=f"set {setting.name}")
+    return settings
+
+
+def _model_apart(given: dict[str, Any]) -> None:
+    """Turn `--set model=NAME` into `--model NAME`: the model is found before other fields count."""
+    names = [text for text in given["settings"] or () if text.partition("=")[0].strip() == "model"]
+    if not names:
+        return
+    if len(names) > 1 or given["model"] is not None:
+        raise InputError("given twice; give it once, or --model", argument="set model")
+    given["settings"] = [text for text in given["settings"] if text not in names]
+    given["model"] = names[0].partition("=")[2].strip()
+
+
 @dataclass(frozen=True, kw_only=True)
 class FilmOptions:
     """The shared options, in the order in which `--help` lists them."""
@@ -85,6 +125,7 @@ class FilmOptions:
     dtype: DtypeOption = None
     artifacts: ArtifactsOption = None
     backend_option: BackendSettings = None
+    settings: SetOption = None
     preview: PreviewFlag = False
     save_previews: SavePreviewsFlag = False
     resume: ResumeFlag = False
@@ -92,15 +133,29 @@ class FilmOptions:
     as_json: ResultJsonFlag = False
     quiet: QuietFlag = False
 
-    def overrides(self, *, out: Path | None, seed: int | None = None) -> Overrides:
-        """Return the values that replace those of the recipe."""
+    def overrides(
+        self, *, out: Path | None, seed: int | None = None, own_seed: int | None = None
+    ) -> Overrides:
+        """Return the values that replace those of the recipe; `own_seed` is a `--seed` of another meaning."""
         from m2d.recipe.overrides import Overrides
 
+        flags: dict[str, FieldsAndValue] = {
+            "--out": (["output"], out),
+            "--seed": (["sampling.seed"], seed if own_seed is None else own_seed),
+            "--steps": (["sampling.num_inference_steps"], self.steps),
+            "--speed": (["sampling.speed"], self.speed),
+            # Another backend has other options.
+            "--backend": (["backend.name", "backend.options"], self.backend),
+            "--device": (["backend.device"], self.device),
+            "--dtype": (["backend.dtype"], self.dtype),
+            "--backend-option": (["backend.options"], self.backend_option),
+        }
         return Overrides(
             out=out,
             seed=seed,
             num_inference_steps=self.steps,
             backend_options=parse_options(self.backend_option),
+            settings=settings_beside(self.settings, flags),
             **pick(self, "speed", "backend", "device", "dtype", "artifacts"),
         )
 
@@ -125,8 +180,9 @@ def with_film_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
-        options = FilmOptions(**{name: given.pop(name) for name in shared})
-        command(**given, options=options)
+        chosen = {name: given.pop(name) for name in shared}
+        _model_apart(chosen)
+        command(**given, options=FilmOptions(**chosen))
 
     # Typer reads both.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # not in the stubs

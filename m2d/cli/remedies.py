@@ -36,7 +36,7 @@ _TEXTS = {
     Remedy.WAIT: "wait for it, stop it, or choose another --out",
     Remedy.RESUME: "resume with --resume",
     Remedy.FREE_MEMORY_AND_RESUME: "free some memory, and --resume decodes them without denoising again",
-    Remedy.RESUME_TRAINING: "continue with --resume latest",
+    Remedy.RESUME_TRAINING: "continue with --resume",
     Remedy.RESTART_TRAINING: "start again without --resume",
     Remedy.GIVE_TRAINED_RUN: "give a run of `m2d train`",
     Remedy.PACK_MODEL: "pack it with its model (m2d puppet pack --codec, --base) and start from the result",
@@ -53,7 +53,12 @@ _TEXTS = {
 
 
 def flag_of(field: str) -> str:
-    """Return the flag that sets `field`: `--prompt 2` for the second scene's; a field without one stays."""
+    """Return the flag that sets `field`: `--prompt 2` for the second scene's; a field without one stays.
+
+    `set FIELD` is a field that was given for this run, with `--set`.
+    """
+    if field.startswith("set "):
+        return f"--{field}"
     numbered = _NUMBERED_PROMPT.fullmatch(field)
     return f"--prompt {int(numbered[1]) + 1}" if numbered else _FLAGS.get(field, field)
 

@@ -55,4 +55,4 @@ def reroll(
             ),
         )
 
-    run_task(load, options=options, overrides=options.overrides(out=out))
+    run_task(load, options=options, overrides=options.overrides(out=out, own_seed=seed))

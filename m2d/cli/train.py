@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from m2d.cli.options import QuietFlag
+from m2d.cli.options import FieldsAndValue, QuietFlag, SetOption, settings_beside
 
-HELP_RESUME = "`latest`: resume from the newest valid checkpoint of the run folder."
+if TYPE_CHECKING:
+    from m2d.training.needs import TrainingNeeds
+
+
+class Resuming(TyperCommand):
+    """A command whose `--resume` may be followed by `latest`, as it had to be in earlier versions."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words after the command."""
+        words: list[str] = []
+        for word in args:
+            if word == "--resume=latest":
+                words.append("--resume")
+            elif not (word == "latest" and words[-1:] == ["--resume"]):
+                words.append(word)
+        return super().parse_args(ctx, words)
 
 
 def train(
@@ -20,9 +35,13 @@ def train(
     ],
     stage: Annotated[str | None, typer.Option(help="base, pretrain or sft; must match the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
-    resume: Annotated[str | None, typer.Option(help=HELP_RESUME)] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume an unfinished run from its newest valid checkpoint."),
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Model folder, instead of the recipe's.")] = None,
     init: Annotated[str | None, typer.Option(help="Run or model folder to start from.")] = None,
+    settings: SetOption = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of encoded stories.")] = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0, help="Save and stop after this many minutes.")
@@ -37,34 +56,36 @@ def train(
 ) -> None:
     """Train one stage; the result is a model folder for `m2d generate --model`."""
     from m2d.cli.console import loading_libraries, make_reporter, write_result
+    from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
 
+    flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--init": (["init"], init)}
+    given = settings_beside(settings, flags)
+    # Check before the imports below, which take seconds.
+    document = load_training_recipe(recipe, stage=stage, model=model, init=init, settings=given)
     # All processes load the libraries; only the first one reports it.
     is_first = os.environ.get("RANK", "0") == "0"
     with loading_libraries(make_reporter(quiet=quiet or not is_first)):
-        from m2d.tasks.train import plan_training, run
+        from m2d.tasks.train import plan_needs, run
+        from m2d.training.stage import TrainingPlan
     if plan_only:
-        _show_needs(recipe, devices=devices, strategy=strategy, model=model, init=init)
+        _show_needs(plan_needs(document, num_devices=devices, strategy=strategy))
         return
-    plan = plan_training(
-        recipe,
-        stage=stage,
-        model=model,
-        init=init,
-        run=out,
+    plan = TrainingPlan(
+        recipe=document,
+        run=out if out is not None else run_folder_for(recipe),
         resume=resume,
         num_threads=threads,
         cache=cache,
+        max_minutes=max_minutes,
     )
-    report = run(replace(plan, max_minutes=max_minutes), make_reporter(quiet=quiet))
+    report = run(plan, make_reporter(quiet=quiet))
     if report.is_main:
         write_result(report.model)
 
 
-def _show_needs(recipe: Path, *, devices: int, strategy: str, model: str | None, init: str | None) -> None:
+def _show_needs(needs: TrainingNeeds) -> None:
     from m2d.cli.console import plain_text, show_fields, show_heading
-    from m2d.tasks.train import plan_needs
 
-    needs = plan_needs(recipe, num_devices=devices, strategy=strategy, model=model, init=init)
     of_model, memory = needs.model, needs.memory
     show_heading(plain_text(needs.recipe.title))
     share = f"{needs.num_devices} devices, {needs.strategy}" if needs.num_devices > 1 else "one device"

@@ -19,16 +19,21 @@ from m2d.families.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, res
 from m2d.film.loaded_film import LoadedFilm
 from m2d.pipeline.planning import plan_for_model
 from m2d.recipe.cast import unknown_actors
-from m2d.recipe.explain import explain
+from m2d.recipe.loader import fit_document
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
-from m2d.recipe.places import Places
+from m2d.recipe.places import KeyPath, Places, setting_problem
 from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.recipe.schema import Recipe
+from m2d.recipe.settings import Setting, apply_settings, same_start
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
 
 # The sampling of the puppet stories; other models use the recipe's defaults.
 _PUPPET_SAMPLING: Mapping[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 25}
+_OF_THE_FILM: tuple[KeyPath, ...] = (
+    ("output",),
+    *(("video", name) for name in ("height", "width", "fps", "upscale")),
+)
 _DESCRIBED = re.compile(r"\b(Actor[1-9][0-9]*)\s*\(([^()]+)\)")
 _SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|join|seed)(\.crossfade)?")
 
@@ -52,7 +57,12 @@ def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource
 
 
 def inherited_recipe(
-    film: LoadedFilm, source: ModelSource, *, scenes: Sequence[Mapping[str, Any]], like: Sequence[int]
+    film: LoadedFilm,
+    source: ModelSource,
+    *,
+    scenes: Sequence[Mapping[str, Any]],
+    like: Sequence[int],
+    settings: Sequence[Setting] = (),
 ) -> Recipe:
     """Return the recipe of a run that starts from a film: cast, setting, sampling and sizes are the film's.
 
@@ -61,9 +71,10 @@ def inherited_recipe(
     Args:
         scenes: The target scenes, as in a recipe; values that are None are left out.
         like: Scenes of the film; the newest recipe that made one of them is inherited.
+        settings: Fields that replace those of the film's recipe.
 
     Raises:
-        RecipeError: A scene is not valid in a recipe.
+        RecipeError: A scene or a setting is not valid in a recipe, or a setting belongs to the whole film.
         InputError: The film's recipe is not valid, or a prompt names an actor that is not described.
     """
     before = _newest_run(film, like)
@@ -74,10 +85,12 @@ def inherited_recipe(
         document = {"title": film.title, "sampling": _PUPPET_SAMPLING if source.is_puppet else {}}
     shape = film.scenes[0].plan.geometry
     document["model"] = source.name
-    document["cast"] = _cast(film, document.get("cast", {}), [scene["prompt"] for scene in scenes])
     document["scenes"] = tuple(
         {key: value for key, value in scene.items() if value is not None} for scene in scenes
     )
+    _check_settings(settings)
+    document, places = apply_settings(document, settings, COMMAND_LINE)
+    document["cast"] = _cast(film, document.get("cast", {}), _prompts(document["scenes"]))
     document["video"] = {
         **document.get("video", {}),
         "height": shape.height,
@@ -86,10 +99,9 @@ def inherited_recipe(
         "upscale": film.upscale,
     }
     try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        problems = explain(error, model=Recipe, places=COMMAND_LINE)
-        raise RecipeError(_without_numbers(problems, num_scenes=len(scenes))) from error
+        return fit_document(document, Recipe, places=places).value
+    except RecipeError as error:
+        raise RecipeError(_without_numbers(error.problems, num_scenes=len(scenes))) from error
 
 
 def plan_on(
@@ -105,6 +117,8 @@ def plan_on(
     Raises:
         RecipeError: A prompt, a size or an override is not valid for the model or in a recipe.
     """
+    replaced = tuple(setting.key_path for setting in overrides.settings)
+    places = replace(places, replaced=(*places.replaced, *replaced))
     try:
         plan = plan_for_model(recipe, source, film=film, overrides=overrides, places=places)
     except RecipeError as error:
@@ -131,14 +145,19 @@ def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
     return recipe.scenes[made.index(wanted)].model_dump()
 
 
-def validated_recipe(document: Mapping[str, Any]) -> Recipe:
-    """Validate a recipe that was stored as JSON.
+def validated_recipe(document: Mapping[str, Any], *, settings: Sequence[Setting] = ()) -> Recipe:
+    """Validate a recipe that was stored as JSON, and replace fields of it.
 
     Raises:
         InputError: The recipe is not valid.
+        RecipeError: A setting is not valid in a recipe, or belongs to the whole film.
     """
     try:
-        return Recipe.model_validate_json(json.dumps(document))
+        recipe = Recipe.model_validate_json(json.dumps(document))
+        if not settings:
+            return recipe
+        _check_settings(settings)
+        return fit_document(recipe.model_dump(), Recipe, places=COMMAND_LINE, settings=settings).value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = printable(".".join(map(str, first["loc"])), limit=200)
@@ -161,6 +180,26 @@ def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
     if not film.name:
         raise InputError(f"{film}: is a folder; give a video file")
     return film.with_name(f"{film.stem}-{ending}.mp4")
+
+
+def _check_settings(settings: Sequence[Setting]) -> None:
+    problems = [
+        setting_problem(setting.key_path, "belongs to the whole film, and new scenes cannot change it")
+        for setting in settings
+        if any(same_start(setting.key_path, key_path) for key_path in _OF_THE_FILM)
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _prompts(scenes: object) -> list[str]:
+    """Return the prompts of raw scenes; those of other types are reported when the recipe is checked."""
+    found = (
+        [scene.get("prompt") for scene in scenes if isinstance(scene, Mapping)]
+        if isinstance(scenes, tuple)
+        else []
+    )
+    return [prompt for prompt in found if isinstance(prompt, str)]
 
 
 def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from m2d.errors import BackendUnavailable
+from m2d.model.lora_parts import LoraPart
 from m2d.model.scene_model import SceneModel
 
 # The name that diffusers' `load_lora_weights` looks for in a folder.
 FILE = "pytorch_lora_weights.safetensors"
-LoraPart = Literal["attention", "feed_forward", "modulation"]
 _ADAPTER = "default"
 
 

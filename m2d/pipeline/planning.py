@@ -21,7 +21,7 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
     Raises:
         RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
     """
-    loaded = load_with_places(path, Recipe)
+    loaded = load_with_places(path, Recipe, settings=overrides.settings if overrides else ())
     recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
     source = _find_model(recipe.model, places=Places(path="command line") if model else loaded.places)
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)

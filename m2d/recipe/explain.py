@@ -6,19 +6,15 @@ Owns the wording of every schema problem, for any pydantic model; checks nothing
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, RootModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from m2d.errors import Problem
 from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import CrossFieldError
+from m2d.recipe.suggestions import known_keys, unknown_key_message
 
-_MAX_COMPARED_CHARACTERS = 60
 _NAMED_FIELD = re.compile(r"(?P<path>[a-z_][a-z0-9_.]*): (?P<message>.*)", re.DOTALL)
 
 _LIST = "expected a list (lines that start with `- `), got {got}{hint}"
@@ -76,8 +72,7 @@ def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -
     key_path: KeyPath = tuple(step for step in details["loc"] if step != "[key]")
     at_key = len(key_path) < len(details["loc"])
     if details["type"] == "extra_forbidden":
-        known = _known_keys(model, key_path[:-1])
-        return places.problem(key_path, _unknown_key_message(str(key_path[-1]), known), at_key=True)
+        return places.problem(key_path, unknown_key_message(model, key_path), at_key=True)
     if details["type"] == "value_error":
         key_path, message = _own_message(details, key_path, model=model)
         return places.problem(key_path, message, at_key=at_key)
@@ -105,62 +100,12 @@ def _hint(kind: str, got: object) -> str:
     return ""
 
 
-def _unknown_key_message(key: str, known: Sequence[str]) -> str:
-    nearest = get_close_matches(key[:_MAX_COMPARED_CHARACTERS], known, n=1)
-    if nearest:
-        return f"unknown key; did you mean {nearest[0]}?"
-    hint = "; a prompt that holds a colon needs quotes" if " " in key else ""
-    allowed = f"; known here: {', '.join(known)}" if known else ""
-    return f"unknown key{allowed}{hint}"
-
-
 def _own_message(details: ErrorDetails, key_path: KeyPath, *, model: type[BaseModel]) -> tuple[KeyPath, str]:
     """Return the message of a validator; `field: message` from a model's validator belongs to that field."""
     message = str(details.get("ctx", {}).get("error", details["msg"]))
     named = _NAMED_FIELD.fullmatch(message)
     if named:
         steps = tuple(named["path"].split("."))
-        if steps[0] in _known_keys(model, key_path):
+        if steps[0] in known_keys(model, key_path):
             return (*key_path, *steps), named["message"]
     return key_path, message
-
-
-def _known_keys(model: type[BaseModel], key_path: KeyPath) -> list[str]:
-    """Return the keys allowed in the mapping at `key_path`; none if its model is ambiguous."""
-    annotation: Any = model
-    for step in key_path:
-        annotation = _child(annotation, step)
-    owner = _model_in(annotation)
-    return [field.alias or name for name, field in owner.model_fields.items()] if owner else []
-
-
-def _child(annotation: Any, step: str | int) -> Any:
-    owner = _model_in(annotation)
-    if owner is not None and issubclass(owner, RootModel):
-        return _child(owner.model_fields["root"].annotation, step)
-    if owner is not None:
-        field = owner.model_fields.get(str(step))
-        return field.annotation if field else None
-    for choice in _choices(annotation):
-        origin, arguments = get_origin(choice), get_args(choice)
-        if isinstance(origin, type) and arguments and issubclass(origin, Mapping | Sequence):
-            return arguments[-1] if issubclass(origin, Mapping) else arguments[0]
-    return None
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    models = [
-        choice
-        for choice in _choices(annotation)
-        if isinstance(choice, type) and issubclass(choice, BaseModel)
-    ]
-    return models[0] if len(models) == 1 else None
-
-
-def _choices(annotation: Any) -> list[Any]:
-    """Return the alternatives of a union, without `Annotated` around them."""
-    if get_origin(annotation) is Annotated:
-        return _choices(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [choice for argument in get_args(annotation) for choice in _choices(argument)]
-    return [annotation]

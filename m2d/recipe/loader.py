@@ -6,7 +6,7 @@ are validated strictly: sequences arrive as tuples, so a model declares `tuple[X
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,6 +17,7 @@ from m2d.errors import Problem, RecipeError
 from m2d.recipe.explain import explain
 from m2d.recipe.places import ParsedText, Place, Places, field_name, place_problem
 from m2d.recipe.schema import Recipe
+from m2d.recipe.settings import Setting, apply_settings
 from m2d.recipe.text_file import read_text
 from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_json, parse_yaml
 
@@ -36,8 +37,10 @@ def load_recipe(path: Path) -> Recipe:
     return load_document(path, Recipe)
 
 
-def load_document(path: Path, model: type[DocumentModel]) -> DocumentModel:
-    """Load a YAML (or, by its ending, JSON) file as `model`.
+def load_document(
+    path: Path, model: type[DocumentModel], *, settings: Sequence[Setting] = ()
+) -> DocumentModel:
+    """Load a YAML (or, by its ending, JSON) file as `model`, with the fields in `settings` replaced.
 
     A model may have a classmethod `cross_field_problems(data) -> list[FieldProblem]`: rules between fields,
     which are checked even if single fields are invalid, so that one run reports all problems.
@@ -45,13 +48,15 @@ def load_document(path: Path, model: type[DocumentModel]) -> DocumentModel:
     Raises:
         RecipeError: The file cannot be read or does not fit the model; all problems together.
     """
-    return load_with_places(path, model).value
+    return load_with_places(path, model, settings=settings).value
 
 
-def load_with_places(path: Path, model: type[DocumentModel]) -> Loaded[DocumentModel]:
+def load_with_places(
+    path: Path, model: type[DocumentModel], *, settings: Sequence[Setting] = ()
+) -> Loaded[DocumentModel]:
     """Load a file as `load_document` does, and keep the places of its fields."""
     parse = parse_json if path.suffix.lower() == ".json" else parse_yaml
-    return _fit(parse(read_text(path), name=str(path)), model)
+    return _fit(parse(read_text(path), name=str(path)), model, settings)
 
 
 def parse_document(
@@ -60,27 +65,40 @@ def parse_document(
     *,
     name: str,
     parse: Callable[..., ParsedText] = parse_yaml,
+    settings: Sequence[Setting] = (),
 ) -> Loaded[DocumentModel]:
     """Load a text that is not a file, such as the recipe inside a film, as `load_document` does.
 
     `name` is the origin of the text and starts every message; `parse` is `parse_yaml` or `parse_json`.
     """
-    return _fit(parse(text, name=name), model)
+    return _fit(parse(text, name=name), model, settings)
 
 
-def _fit(tree: ParsedText, model: type[DocumentModel]) -> Loaded[DocumentModel]:
-    data = tree.value
-    problems = [problem for _, problem in tree.problems]
+def fit_document(
+    data: object, model: type[DocumentModel], *, places: Places, settings: Sequence[Setting] = ()
+) -> Loaded[DocumentModel]:
+    """Check a document that was built in code, with the fields in `settings` replaced, as `load_document`."""
+    return _fit(ParsedText(value=data, places=places), model, settings)
+
+
+def _fit(
+    tree: ParsedText, model: type[DocumentModel], settings: Sequence[Setting] = ()
+) -> Loaded[DocumentModel]:
+    data, places = (
+        apply_settings(tree.value, settings, tree.places) if settings else (tree.value, tree.places)
+    )
+    in_text = [(key_path, problem) for key_path, problem in tree.problems if not places.is_replaced(key_path)]
+    problems = [problem for _, problem in in_text]
     rules = getattr(model, "cross_field_problems", None)
-    broken = [tree.places.problem(key_path, message) for key_path, message in (rules(data) if rules else [])]
+    broken = [places.problem(key_path, message) for key_path, message in (rules(data) if rules else [])]
     try:
         value = model.model_validate(data, strict=True)
     except ValidationError as error:
-        broken = explain(error, model=model, places=tree.places) + broken
+        broken = explain(error, model=model, places=places) + broken
     else:
         if not problems and not broken:
-            return Loaded(value=value, places=tree.places)
-    reported = tuple(field_name(key_path) for key_path, _ in tree.problems if key_path)
+            return Loaded(value=value, places=places)
+    reported = tuple(field_name(key_path) for key_path, _ in in_text if key_path)
     # A field that already has a problem needs no other one, and neither do the fields in it.
     inside = tuple(f"{name}{end}" for name in reported for end in ".[")
     problems += [

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 
 from m2d.errors import RecipeError
 from m2d.recipe.explain import explain
-from m2d.recipe.places import Places
+from m2d.recipe.places import COMMAND_LINE_NAME, Places
 from m2d.recipe.schema import Recipe
+from m2d.recipe.settings import Setting
 
-COMMAND_LINE = Places(path="command line")
+COMMAND_LINE = Places(path=COMMAND_LINE_NAME)
 """Places of values that are in no file; the command line shows their fields as flags."""
 
 
@@ -29,6 +30,8 @@ class Overrides:
         seed: The story's seed; a scene with its own seed keeps it.
         artifacts: Folder of exported graphs; not a recipe field, because recipes move between machines.
         backend_options: Added to the recipe's options; if `backend` differs, they replace them.
+        settings: Any fields of the recipe. They are part of the document before it is checked, so whatever
+            loads it applies them, and `apply_overrides` does not.
     """
 
     out: Path | None = None
@@ -40,6 +43,7 @@ class Overrides:
     dtype: str | None = None
     artifacts: Path | None = None
     backend_options: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:

@@ -13,6 +13,9 @@ from m2d.errors import Problem
 
 _MAX_SHOWN_CHARACTERS = 60
 
+COMMAND_LINE_NAME = "command line"
+"""The path in messages about values that are in no file."""
+
 KeyPath = tuple[str | int, ...]
 Atom = str | int | float | bool | None
 
@@ -34,12 +37,15 @@ class Place:
 class Places:
     """Where the values and keys of one document stand in its text; empty for values built in code.
 
-    `path` is the file as the user named it; it starts every message.
+    Attributes:
+        path: The file as the user named it; it starts every message.
+        replaced: Fields whose values are not those of the text but were given for this run, in `settings`.
     """
 
     path: str
     values: Mapping[KeyPath, Place] = field(default_factory=dict)
     keys: Mapping[KeyPath, Place] = field(default_factory=dict)
+    replaced: tuple[KeyPath, ...] = ()
 
     def place(self, key_path: KeyPath, *, at_key: bool = False) -> Place:
         """Return the place of `key_path`, or of its nearest ancestor in the text."""
@@ -51,8 +57,14 @@ class Places:
 
     def problem(self, key_path: KeyPath, message: str, *, at_key: bool = False) -> Problem:
         """Build the Problem of the field at `key_path`; `at_key` points at the key, not at its value."""
+        if self.is_replaced(key_path):
+            return setting_problem(key_path, message)
         place = self.place(key_path, at_key=at_key)
         return place_problem(self.path, place, message, key_path=key_path)
+
+    def is_replaced(self, key_path: KeyPath) -> bool:
+        """Whether the value at `key_path` or around it was given for this run."""
+        return any(key_path[: len(replaced)] == replaced for replaced in self.replaced)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +81,12 @@ def place_problem(path: str, place: Place, message: str, *, key_path: KeyPath = 
     return Problem(
         path=path, line=place.line, column=place.column, field=field_name(key_path), message=message
     )
+
+
+def setting_problem(key_path: KeyPath, message: str) -> Problem:
+    """Build the Problem of a field whose value was given for this run."""
+    field_given = f"set {field_name(key_path)}"
+    return Problem(path=COMMAND_LINE_NAME, line=0, column=0, field=field_given, message=message)
 
 
 def field_name(key_path: KeyPath) -> str:

@@ -103,7 +103,7 @@ def plan_extension(
     """
     recipe: Recipe | None = None
     if not extension.prompts:
-        recipe, extension = _recalled(extension, overrides.out if resume else None)
+        recipe, extension = _recalled(extension, overrides, resume=resume)
     provenance = read_provenance(extension.film)
     if provenance is not None and (extension.cuts_s is not None or extension.context_prompts):
         raise InputError(
@@ -120,7 +120,9 @@ def plan_extension(
             {"prompt": prompt, "frames": extension.frames, "join": extension.join}
             for prompt in extension.prompts
         ]
-        recipe = inherited_recipe(film, source, scenes=scenes, like=[len(film.scenes) - 1])
+        recipe = inherited_recipe(
+            film, source, scenes=scenes, like=[len(film.scenes) - 1], settings=overrides.settings
+        )
     existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene)
     plan = plan_on(recipe, source, existing, overrides=overrides)
     keeps = range(len(film.scenes), len(plan.scenes)) if extension.only_new else None
@@ -156,9 +158,10 @@ def _external_video(extension: Extension, source: ModelSource, *, reporter: Repo
     return replace(film, notes=(*film.notes, note))
 
 
-def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extension]:
-    """Complete a request without prompts from that of the unfinished run of `output`, if one is resumed."""
-    if output is None:
+def _recalled(extension: Extension, overrides: Overrides, *, resume: bool) -> tuple[Recipe, Extension]:
+    """Complete a request without prompts from that of the unfinished run of the output, if one is resumed."""
+    output = overrides.out
+    if output is None or not resume:
         raise InputError("missing; give one for each new scene", argument="prompt")
     try:
         request = read_request(output)
@@ -178,7 +181,7 @@ def _recalled(extension: Extension, output: Path | None) -> tuple[Recipe, Extens
     is_external = film.get("digest") is None
     cuts_s = tuple(film["cuts_s"]) if is_external and film["cuts_s"] is not None else None
     prompts = tuple(scene["prompt"] for scene in film["scenes"]) if is_external else ()
-    return validated_recipe(request["runs"][-1]["recipe"]), replace(
+    return validated_recipe(request["runs"][-1]["recipe"], settings=overrides.settings), replace(
         extension,
         cuts_s=extension.cuts_s if extension.cuts_s is not None else cuts_s,
         context_prompts=extension.context_prompts or prompts,

@@ -101,7 +101,8 @@ def _plan(
 ) -> RunPlan:
     if (record.kind == "generate") != (before is None):
         raise _untrue(film, f"a run of kind {record.kind} is out of place")
-    recipe = validated_recipe(record.recipe).model_copy(update={"model": source.name})
+    recipe = validated_recipe(record.recipe, settings=overrides.settings)
+    recipe = recipe.model_copy(update={"model": source.name})
     places = Places(path=str(film))
     if before is None:
         return plan_on(recipe, source, None, overrides=overrides, places=places)

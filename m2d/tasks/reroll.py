@@ -5,13 +5,13 @@ Owns the request, its checks, and which runs regenerate which scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from m2d.backend import Backend
-from m2d.errors import InputError
+from m2d.errors import InputError, RecipeError
 from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import load_film, read_provenance
@@ -21,7 +21,18 @@ from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.overrides import Overrides
+from m2d.recipe.places import KeyPath, setting_problem
 from m2d.recipe.plan import ExistingFilm
+from m2d.recipe.settings import Setting
+
+# Fields of a scene and the field that sets them for all scenes.
+_FIELD_FOR_ALL: dict[str, KeyPath] = {
+    "setting": ("setting",),
+    "seed": ("sampling", "seed"),
+    "guidance_scale": ("sampling", "guidance_scale"),
+    "negative_prompt": ("sampling", "negative_prompt"),
+    "match_colour": ("video", "match_colour"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +86,13 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
     provenance = read_provenance(reroll.film)
     source = model_of(provenance, model=reroll.model)
     film = load_film(reroll.film, source)
+    _check_settings(overrides.settings)
+    replaced = {setting.key_path for setting in overrides.settings}
     runs: list[PlannedRun] = []
     scenes = film.plans
     for chosen in _in_sequence(_chosen(reroll, film), film):
-        made = [_scene(reroll, film, number) for number in chosen]
-        recipe = inherited_recipe(film, source, scenes=made, like=chosen)
+        made = [_without(_scene(reroll, film, number), replaced) for number in chosen]
+        recipe = inherited_recipe(film, source, scenes=made, like=chosen, settings=overrides.settings)
         existing = ExistingFilm(scenes=scenes, chosen=chosen, first_scene=film.first_scene)
         plan = plan_on(recipe, source, existing, overrides=overrides)
         runs.append(PlannedRun(kind="reroll", plan=plan))
@@ -151,6 +164,23 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
         # The transition of the film stays.
         "join": None,
     }
+
+
+def _check_settings(settings: Sequence[Setting]) -> None:
+    """Reject settings that a re-rolled scene does not take from its recipe."""
+    how = {"scenes": "a re-rolled scene takes its prompt and seed from --prompt and --seed"}
+    for setting in settings:
+        message = how.get(str(setting.key_path[0]))
+        if setting.key_path == ("video", "num_frames"):
+            message = "a re-rolled scene keeps its length"
+        if message:
+            raise RecipeError([setting_problem(setting.key_path, message)])
+
+
+def _without(scene: Mapping[str, Any], replaced: Collection[KeyPath]) -> dict[str, Any]:
+    """Return the scene without its own values of fields that are set for all scenes."""
+    own = {name for name, key_path in _FIELD_FOR_ALL.items() if key_path in replaced}
+    return {name: value for name, value in scene.items() if name not in own}
 
 
 def _unchanged_continuations(film: LoadedFilm, chosen: Sequence[int]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from m2d.errors import InputError
-from m2d.model.lora import LoraPart
+from m2d.model.lora_parts import LoraPart
 
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]

@@ -101,7 +101,7 @@ def test_a_resumed_training_of_adapters_ends_with_the_same_weights(
 ) -> None:
     recipe = recipe_file(tmp_path, model)
     assert train(recipe, tmp_path / "run", cache, max_minutes=0.0).step == 1
-    report = train(recipe, tmp_path / "run", cache, resume="latest")
+    report = train(recipe, tmp_path / "run", cache, resume=True)
     assert report.step == STEPS
     part = "transformer/diffusion_pytorch_model.safetensors"
     assert (report.model / part).read_bytes() == (trained.model / part).read_bytes()
@@ -116,7 +116,7 @@ def test_dropout_of_adapters_resumes_to_the_same_bits(model: Path, cache: Path, 
     weights = []
     for name, limits in (("straight", []), ("stopped", [0.0])):
         for number, limit in enumerate([*limits, None]):
-            train(recipe, tmp_path / name, cache, max_minutes=limit, resume="latest" if number else None)
+            train(recipe, tmp_path / name, cache, max_minutes=limit, resume=bool(number))
         newest = sorted((tmp_path / name / "checkpoints").iterdir())[-1]
         weights.append((newest / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1]
@@ -130,7 +130,7 @@ def test_adapters_of_other_weights_are_not_gone_on_with(
         recipe_file(tmp_path_factory.mktemp("other"), model, lora=None, steps=1), tmp_path / "other", cache
     )
     with pytest.raises(CheckpointError, match="the frozen weights that the adapters belong to differ"):
-        train(recipe_file(tmp_path, model), tmp_path / "run", cache, init=str(other.model), resume="latest")
+        train(recipe_file(tmp_path, model), tmp_path / "run", cache, init=str(other.model), resume=True)
 
 
 def test_a_run_of_adapters_is_no_start_but_its_model_is(

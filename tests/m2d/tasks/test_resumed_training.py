@@ -77,7 +77,7 @@ class Trainings:
             run=folder,
             # Every run encodes for itself.
             cache=self._folder / f"cache-{name}",
-            resume="latest" if find_checkpoint(folder).path else None,
+            resume=find_checkpoint(folder).path is not None,
         )
         run(plan, SilentReporter())
 

@@ -12,6 +12,7 @@ from m2d.families.source import resolve_model
 from m2d.files import sha256_file
 from m2d.progress import SilentReporter
 from m2d.tasks.train import TrainingReport, plan_training, run
+from m2d.tasks.training_recipe import load_training_recipe
 from tests.m2d.model.tiny_model import build_tiny_model
 
 BASE = """\
@@ -63,7 +64,7 @@ def recipe(tmp_path: Path, model: Path) -> Path:
     return path
 
 
-def _train(recipe: Path, run_folder: Path, cache: Path, *, resume: str | None = None) -> TrainingReport:
+def _train(recipe: Path, run_folder: Path, cache: Path, *, resume: bool = False) -> TrainingReport:
     return run(plan_training(recipe, run=run_folder, cache=cache, resume=resume), SilentReporter())
 
 
@@ -87,7 +88,7 @@ def test_a_base_training_leaves_a_model_folder_that_the_next_stage_starts_from(
 def test_more_steps_continue_a_finished_training(recipe: Path, tmp_path: Path, cache: Path) -> None:
     _train(recipe, tmp_path / "run", cache)
     recipe.write_text(recipe.read_text().replace("steps: 4", "steps: 6"))
-    assert _train(recipe, tmp_path / "run", cache, resume="latest").step == 6
+    assert _train(recipe, tmp_path / "run", cache, resume=True).step == 6
 
 
 def test_a_training_is_never_started_over_another_one(recipe: Path, tmp_path: Path, cache: Path) -> None:
@@ -100,7 +101,7 @@ def test_resuming_with_another_recipe_names_the_fields(recipe: Path, tmp_path: P
     _train(recipe, tmp_path / "run", cache)
     recipe.write_text(recipe.read_text().replace("batch_size: 4", "batch_size: 5"))
     with pytest.raises(CheckpointError, match="another training: batch_size was 4 and is 5"):
-        _train(recipe, tmp_path / "run", cache, resume="latest")
+        _train(recipe, tmp_path / "run", cache, resume=True)
 
 
 def test_resuming_with_another_noise_schedule_names_it(
@@ -112,14 +113,14 @@ def test_resuming_with_another_noise_schedule_names_it(
     config.write_text(config.read_text().replace('"snr_shift_scale": 1.0', '"snr_shift_scale": 3.0'))
     recipe.write_text(BASE.format(model=other))
     with pytest.raises(CheckpointError, match=r"training: scheduler.snr_shift_scale was 1.0 and is 3.0$"):
-        _train(recipe, tmp_path / "run", cache, resume="latest")
+        _train(recipe, tmp_path / "run", cache, resume=True)
 
 
 def test_resuming_nothing_is_an_error_and_no_silent_restart(
     recipe: Path, tmp_path: Path, cache: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="has no checkpoint that verifies"):
-        _train(recipe, tmp_path / "run", cache, resume="latest")
+        _train(recipe, tmp_path / "run", cache, resume=True)
 
 
 def test_stories_are_encoded_once(recipe: Path, tmp_path: Path, cache: Path) -> None:
@@ -133,7 +134,7 @@ def test_stories_are_encoded_once(recipe: Path, tmp_path: Path, cache: Path) -> 
 
 def test_the_stage_on_the_command_line_must_be_the_recipes(recipe: Path) -> None:
     with pytest.raises(InputError, match=r"^stage sft: .*base.yaml is a recipe for stage base"):
-        plan_training(recipe, stage="sft")
+        load_training_recipe(recipe, stage="sft")
 
 
 def test_a_wrong_recipe_names_every_problem_with_its_line(recipe: Path) -> None:
@@ -146,4 +147,4 @@ def test_a_wrong_recipe_names_every_problem_with_its_line(recipe: Path) -> None:
 @pytest.mark.parametrize("stage", ["base", "pretrain", "sft"])
 def test_the_shipped_recipes_are_correct(stage: str) -> None:
     folder = Path(__file__).parents[3] / "recipes" / "training"
-    assert plan_training(folder / f"puppet-{stage}.yaml", stage=stage).recipe.title == f"puppet {stage}"
+    assert load_training_recipe(folder / f"puppet-{stage}.yaml", stage=stage).title == f"puppet {stage}"

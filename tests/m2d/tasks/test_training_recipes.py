@@ -12,6 +12,7 @@ from m2d.errors import RecipeError
 from m2d.geometry import SceneGeometry
 from m2d.recipe.loader import load_document, parse_document
 from m2d.tasks.train import plan_needs
+from m2d.tasks.training_recipe import load_training_recipe
 from m2d.training.datasets import rendered_stories
 from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
@@ -60,9 +61,9 @@ def promise_of(recipe: Path) -> Promise:
 def needs_of(recipe: Path, promise: Promise) -> TrainingNeeds:
     if promise.num_cards == 1:
         assert promise.options == ""
-        return plan_needs(recipe)
+        return plan_needs(load_training_recipe(recipe))
     assert promise.options == f"--devices {promise.num_cards} --strategy fsdp2"
-    return plan_needs(recipe, num_devices=promise.num_cards, strategy="fsdp2")
+    return plan_needs(load_training_recipe(recipe), num_devices=promise.num_cards, strategy="fsdp2")
 
 
 def test_there_are_recipes_for_every_card() -> None:

@@ -1,0 +1,54 @@
+"""The recipe of a training and its run folder, from a command's arguments. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m2d.errors import InputError
+from m2d.recipe.loader import load_document
+from m2d.recipe.settings import Setting
+from m2d.training.recipe import TrainingRecipe
+
+
+def load_training_recipe(
+    path: Path,
+    *,
+    stage: str | None = None,
+    model: str | None = None,
+    init: str | None = None,
+    settings: Sequence[Setting] = (),
+) -> TrainingRecipe:
+    """Load a training recipe.
+
+    Args:
+        stage: Must be the recipe's own, when given.
+        model: Model folder, instead of the recipe's.
+        init: What the training starts from, instead of the recipe's.
+        settings: Fields that replace those of the recipe.
+
+    Raises:
+        RecipeError: The recipe or a setting is wrong.
+        InputError: An option contradicts the recipe.
+    """
+    recipe = load_document(path, TrainingRecipe, settings=settings)
+    if stage is not None and stage != recipe.stage:
+        raise InputError(
+            f"{path} is a recipe for stage {recipe.stage}; give that recipe", argument=f"stage {stage}"
+        )
+    if init == "random" and recipe.transformer is None:
+        raise InputError(
+            f"{path} gives no transformer sizes; add a transformer section", argument="init random"
+        )
+    changes: dict[str, Any] = {"model": model, "init": init}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if init not in (None, "random"):
+        # The sizes are those of the weights that the training starts from.
+        changes["transformer"] = None
+    return recipe.model_copy(update=changes)
+
+
+def run_folder_for(recipe: Path) -> Path:
+    """Return the run folder of a recipe that is not given one: `runs/RECIPE`."""
+    return Path("runs") / recipe.stem
