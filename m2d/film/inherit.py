@@ -83,6 +83,7 @@ def inherited_recipe(
         document = validated_recipe(before.recipe).model_dump(exclude={"output", "scenes"})
     else:
         document = {"title": film.title, "sampling": _PUPPET_SAMPLING if source.is_puppet else {}}
+    _check_length(document.get("video", {}), film, scenes)
     shape = film.scenes[0].plan.geometry
     document["model"] = source.name
     document["scenes"] = tuple(
@@ -200,6 +201,17 @@ def _prompts(scenes: object) -> list[str]:
         else []
     )
     return [prompt for prompt in found if isinstance(prompt, str)]
+
+
+def _check_length(video: Mapping[str, Any], film: LoadedFilm, scenes: Sequence[Mapping[str, Any]]) -> None:
+    """Check that no new scene inherits a length that no scene of the film comes near: a record may lie."""
+    inherited, longest = video.get("num_frames"), max(plan.geometry.num_frames for plan in film.plans)
+    if inherited is not None and inherited > longest and not all(scene.get("frames") for scene in scenes):
+        raise InputError(
+            f"missing; the recipe in the film asks for {inherited} frames a scene, and its longest scene has"
+            f" {longest}",
+            argument="frames",
+        )
 
 
 def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:

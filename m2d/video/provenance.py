@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from fractions import Fraction
 from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from m2d.errors import InputError
 from m2d.joins import JoinKind
 from m2d.video.digests import canonical_json, film_digest, text_digest
+from m2d.video.frame_times import SAME_RATE
 from m2d.video.printable import printable
 
 SCHEMA_VERSION = 3
@@ -172,20 +174,44 @@ class Provenance(_Record):
         """The sha256 of the canonical JSON, in hex."""
         return text_digest(canonical_json(self.model_dump(mode="json")))
 
-    def check_film(self, *, num_frames: int, width: int, height: int) -> None:
-        """Compare the provenance with the film: its number of frames, and its encoded picture in pixels.
+    def check_film(self, *, num_frames: int, width: int, height: int, fps: Fraction | None = None) -> None:
+        """Compare the provenance with the film: frames, encoded picture in pixels, and rate if it is known.
 
         Raises:
-            ProvenanceError: The provenance describes another film.
+            ProvenanceError: The provenance describes another film, or its runs do.
         """
         expected_size = f"{self.video.width * self.video.upscale}x{self.video.height * self.video.upscale}"
         expected = f"{self.num_frames} frames of {expected_size}"
         found = f"{num_frames} frames of {width}x{height}"
+        if fps is not None and abs(float(fps) / self.video.fps - 1) > SAME_RATE:
+            expected += f" at {self.video.fps:g} per second"
+            found += f" at {float(fps):g}"
         if expected != found:
             raise ProvenanceError(
                 f"the provenance describes {expected}, the film has {found}: it was changed after writing;"
                 " use the original, or remove the film's tags to treat it as any other film"
             )
+
+    def check_runs(self) -> None:
+        """Check that sizes and lengths in the runs' recipes are the film's: a later run inherits them.
+
+        A film with external video is left out: its scenes may have other sizes and rates than the model's.
+
+        Raises:
+            ProvenanceError: A run cannot have made the scenes that it says it made.
+        """
+        if any(run.kind == "footage" for run in self.runs):
+            return
+        for index, run in enumerate(self.runs):
+            recipe = run.recipe.get("video")
+            for claims in (recipe if isinstance(recipe, dict) else {}, run.parameters):
+                for name in ("width", "height", "upscale", "fps"):
+                    _check_claim(index, claims.get(name), getattr(self.video, name), f"{name}")
+            made = sorted({target for window in run.windows for target in window.targets})
+            for number, length in zip(made, _asked_lengths(run.recipe), strict=False):
+                scene = self.scenes[number - self.first_scene]
+                if number >= self.first_scene and scene.run == index:
+                    _check_claim(index, length, scene.num_frames, "a scene of this number of frames:")
 
 
 def seal_provenance(provenance: Provenance) -> str:
@@ -277,3 +303,19 @@ def _check_ranges(provenance: Provenance) -> None:
     numbers = [number for window in windows for number in window.scenes]
     if max(numbers, default=0) >= provenance.first_scene + len(provenance.scenes):
         raise ProvenanceError(f"a run of the provenance made scene {max(numbers)}, which is not in the film")
+
+
+def _check_claim(run: int, claim: JsonValue, value: float, what: str) -> None:
+    if isinstance(claim, int | float) and claim != value:
+        raise ProvenanceError(
+            f"runs[{run}] of the provenance has {what} {claim:.6g}, the film {value:.6g}: it was changed"
+            " after writing"
+        )
+
+
+def _asked_lengths(recipe: dict[str, JsonValue]) -> list[JsonValue]:
+    """Return the frames that a stored recipe asks for, for each scene; None where it does not say."""
+    video, scenes = recipe.get("video"), recipe.get("scenes")
+    usual = video.get("num_frames") if isinstance(video, dict) else None
+    own = scenes if isinstance(scenes, list) else []
+    return [(scene.get("frames") if isinstance(scene, dict) else None) or usual for scene in own]

@@ -97,8 +97,11 @@ def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
         tags = {key.lower(): value for key, value in container.metadata.items()}
         provenance = _provenance(tags)
         if provenance:
-            num_frames = stream.frames or provenance.num_frames
-            provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height)
+            # Not every container has an index of its frames.
+            num_frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            fps = _fps(container, stream)
+            provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height, fps=fps)
+            provenance.check_runs()
         return FilmInfo(
             codec=stream.codec_context.codec.canonical_name,
             width=stream.width,

@@ -44,6 +44,16 @@ def made(studio: Studio) -> FilmResult:
     return studio.generate(name="made", scenes=scenes, video={"upscale": 2})
 
 
+def not_enlarged(document: dict[str, Any]) -> None:
+    """Make the record that of a film without upscaling, as `rewritten` writes it."""
+    claims = [
+        *(run["recipe"]["video"] for run in document["runs"]),
+        *(run["parameters"] for run in document["runs"]),
+    ]
+    for part in (document["video"], *claims):
+        part["upscale"] = 1
+
+
 def test_scenes_come_from_the_run_folder_as_they_were_stored(studio: Studio, made: FilmResult) -> None:
     film = load_film(made.film, studio.source)
     for scene, latents_FCHW, record in zip(
@@ -121,7 +131,7 @@ def lying_film(studio: Studio, made: FilmResult, latents: list[np.ndarray]) -> P
     film = studio.path("lying")
 
     def tell(document: dict[str, Any]) -> None:
-        document["video"]["upscale"] = 1
+        not_enlarged(document)
         for scene, latents_FCHW in zip(document["scenes"], latents, strict=True):
             scene["latents_sha256"] = array_digest(latents_FCHW)
 
@@ -160,7 +170,8 @@ def test_latents_that_it_can_take_are_the_runs_word_for_them(studio: Studio, mad
 
 def test_scenes_the_model_cannot_make_are_refused(studio: Studio, made: FilmResult) -> None:
     def shift(document: dict[str, Any]) -> None:
-        document["video"]["upscale"] = 1
+        not_enlarged(document)
+        document["runs"][0]["recipe"]["video"]["num_frames"] = None
         for scene, first, num_frames in zip(document["scenes"], (0, 2), (4, 6), strict=True):
             scene |= {"first_frame": first, "num_frames": num_frames}
 
@@ -183,7 +194,7 @@ def test_provenance_that_lies_about_its_scenes_is_refused_by_every_command(
     key: str, value: int, told: str, studio: Studio, made: FilmResult
 ) -> None:
     def lie(document: dict[str, Any]) -> None:
-        document["video"]["upscale"] = 1
+        not_enlarged(document)
         document["scenes"][0 if key == "num_frames" else 1][key] = value
 
     film = rewritten(made.film, studio.path("scenes"), lie)
@@ -244,3 +255,17 @@ def test_frames_that_are_kept_beside_the_film_are_what_the_provenance_tells(
         assert array_digest(scene.frames_PHWC) == record.frames_sha256
     assert film.scenes[2].frames_PHWC is None
     assert read_run(grown.film).provenance == grown.provenance
+
+
+def test_a_length_that_only_the_record_has_is_not_inherited(studio: Studio, made: FilmResult) -> None:
+    def lie(document: dict[str, Any]) -> None:
+        lengths = [scene["num_frames"] for scene in document["scenes"]]
+        not_enlarged(document)
+        recipe = document["runs"][0]["recipe"]
+        recipe["video"]["num_frames"] = 9997
+        for scene, length in zip(recipe["scenes"], lengths, strict=True):
+            scene["frames"] = length
+
+    film = rewritten(made.film, studio.path("lie"), lie)
+    with pytest.raises(InputError, match="missing; the recipe in the film asks for 9997 frames a scene, and"):
+        studio.extend(film, "a fish")

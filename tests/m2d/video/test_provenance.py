@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -200,3 +201,32 @@ def test_the_words_of_the_story_may_say_anything() -> None:
         "scenes": ["/ada walks", {"prompt": "~/ada", "negative_prompt": "ada@stage7"}],
     }
     refuse_private({"recipe": story}, names=frozenset({"ada"}))
+
+
+@pytest.mark.parametrize(
+    ("part", "lie", "complaint"),
+    [
+        ("recipe", {"video": {"width": 8192}}, "has width 8192, the film 16"),
+        ("recipe", {"video": {"upscale": 64}}, "has upscale 64, the film 4"),
+        ("recipe", {"video": {"fps": 240}}, "has fps 240, the film 8"),
+        ("parameters", {"height": 4096}, "has height 4096, the film 8"),
+        ("recipe", {"scenes": ["a"], "video": {"num_frames": 9997}}, "has .* of frames: 9997, the film 5"),
+        ("recipe", {"scenes": [{"prompt": "a", "frames": 97}]}, "has .* of frames: 97, the film 5"),
+    ],
+)
+def test_a_run_that_lies_about_the_film_is_refused(part: str, lie: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ProvenanceError, match=rf"runs\[0\] of the provenance {complaint}"):
+        parse_provenance(resealed({"runs": [RUN | {part: lie}]})).check_runs()
+
+
+def test_a_run_may_ask_for_what_the_film_has() -> None:
+    video = {"width": 16, "height": 8, "upscale": 4, "fps": 8, "num_frames": 97}
+    recipe = {"scenes": [{"prompt": "a", "frames": 5}], "video": video}
+    run = RUN | {"recipe": recipe, "parameters": {"fps": 8}}
+    parse_provenance(resealed({"runs": [run]})).check_runs()
+
+
+def test_a_film_of_another_rate_is_another_film() -> None:
+    make().check_film(num_frames=10, width=64, height=32, fps=Fraction(8008, 1001))
+    with pytest.raises(ProvenanceError, match=r"describes .* at 8 per second, the film has .* at 16: it was"):
+        make().check_film(num_frames=10, width=64, height=32, fps=Fraction(16))

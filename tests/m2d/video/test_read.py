@@ -301,6 +301,12 @@ def test_provenance_that_lies_about_the_film_is_refused(film: WriteFilm, tmp_pat
         probe(lie)
 
 
+def test_frames_are_counted_where_the_container_has_no_index(film: WriteFilm, tmp_path: Path) -> None:
+    ffmpeg("-i", film(), "-c", "copy", "-frames:v", 7, tmp_path / "part.mkv")
+    with pytest.raises(ProvenanceError, match="describes 15 frames of 96x64, the film has 7 frames of 96x64"):
+        probe(tmp_path / "part.mkv")
+
+
 def test_damaged_provenance_is_refused(film: WriteFilm, tmp_path: Path) -> None:
     path = film()
     provenance = probe(path).provenance
