@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from m2d.video.crop_resize import Turn, turn_of
-from m2d.video.open_film import FilmError, ReadLimits
+from m2d.video.open_film import FilmError
 from m2d.video.pixels import display_matrix
 from m2d.video.provenance import Provenance
 from m2d.video.read import Chapter, FilmInfo, film_frames, probe
@@ -55,19 +55,19 @@ class Film:
         )
 
 
-def read_film(path: Path, *, limits: ReadLimits | None = None) -> Film:
+def read_film(path: Path) -> Film:
     """Decode all frames of a film.
 
     Raises:
         FilmError: Not a video, incomplete, too large, or of a format that is not read.
         ProvenanceError: The film's provenance is corrupt or describes another film.
     """
-    info = probe(path, limits=limits)
+    info = probe(path)
     upscale = info.provenance.video.upscale if info.provenance else 1
     frames: list[np.ndarray] = []
     timestamps_s: list[float] = []
     turn = Turn()
-    for frame in film_frames(path, limits=limits):
+    for frame in film_frames(path):
         if not frames and info.provenance is None:
             turn = turn_of(display_matrix(frame.picture)) or Turn()
         frames.append(turn.apply(frame.rgb(upscale=upscale)))

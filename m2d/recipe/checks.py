@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from m2d.errors import Problem
 from m2d.geometry import GeometryError, ModelGeometry
 from m2d.joins import Join
+from m2d.limits import LARGEST_SIDE
 from m2d.recipe.cast import find_mentions, other_brackets
 from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import Recipe
@@ -19,7 +20,6 @@ from m2d.recipe.schema import Recipe
 TokenCounter = Callable[[str], int]
 """Counts a prompt's tokens, the end-of-text token included."""
 
-_MAX_WRITTEN_SIDE = 8192
 _MAX_NAMED_WORDS = 20
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 _MAX_COMPARED_CHARACTERS = 40
@@ -56,9 +56,9 @@ def size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) ->
             problems.append(places.problem(key_path, str(error).removeprefix(f"{name}: ")))
             continue
         written = wanted * recipe.video.upscale
-        if name != "num_frames" and written > _MAX_WRITTEN_SIDE:
+        if name != "num_frames" and written > LARGEST_SIDE:
             enlarged = f"{wanted} times upscale {recipe.video.upscale} is {written} pixels"
-            message = f"{enlarged}; at most {_MAX_WRITTEN_SIDE} are allowed, use a smaller upscale"
+            message = f"{enlarged}; at most {LARGEST_SIDE} are allowed, use a smaller upscale"
             problems.append(places.problem(key_path, message))
     return problems
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from m2d.joins import CUT, Join
+from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.fields import (
     MAX_SEED,
@@ -150,9 +151,9 @@ class Video(_Part):
     """
 
     num_frames: NumFrames | None = None
-    height: Annotated[int, Field(ge=1, le=8192)] | None = None
-    width: Annotated[int, Field(ge=1, le=8192)] | None = None
-    fps: Annotated[int, Field(ge=1, le=240)] | None = None
+    height: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
+    width: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
+    fps: Annotated[int, Field(ge=1, le=FASTEST_FPS)] | None = None
     upscale: Annotated[int, Field(ge=1, le=64)] = 1
     match_colour: bool = False
 

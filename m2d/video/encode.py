@@ -25,12 +25,11 @@ import numpy as np
 from m2d.disk import output_errors
 from m2d.errors import InputError, M2DError, OutputError
 from m2d.files import nameless_file
+from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.video.packets import EncodedScene, Packet, PacketStore
 from m2d.video.pixels import expected_luma, luma_of, sampled, sketch_of
 from m2d.video.printable import printable
 
-LARGEST_SIDE = 8192
-FASTEST_FPS = 240
 # Flat colours and hard edges show every artefact and films are small: visually lossless.
 CRF = 12
 # Mean luma error of a frame in levels of 255. Pure noise at the encoder's setting reaches 2; a black, missing

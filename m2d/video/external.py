@@ -19,12 +19,9 @@ from m2d.errors import Remedy
 from m2d.video.crop_resize import Cover, Turn, cover, turn_of
 from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, place_cuts, without_flashes
 from m2d.video.frame_times import SAME_RATE, is_steady, nearest_frames, shown_times_s
-from m2d.video.open_film import FilmError, ReadLimits
+from m2d.video.open_film import FilmError, check_announced
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
 from m2d.video.read import FilmFrame, FilmInfo, film_frames, probe
-
-# Hours, since no frames are kept: four at 60 frames per second.
-_LIMITS = ReadLimits(size_bytes=64 << 30, num_frames=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +52,7 @@ class ResampledVideo:
         """
         wanted = itertools.chain.from_iterable(self.picks[scenes.start : scenes.stop])
         following = next(wanted, None)
-        with contextlib.closing(film_frames(self.path, limits=_LIMITS)) as frames:
+        with contextlib.closing(film_frames(self.path)) as frames:
             for index, frame in enumerate(frames):
                 if index == following:
                     picture_HWC = self.shape.apply(frame.rgb(upscale=self.upscale))
@@ -143,7 +140,7 @@ def read_external_video(
         raise ValueError(
             f"{max_scenes} scenes of {num_frames} frames of {width}x{height} at {fps}: none at 0"
         )
-    info = probe(path, limits=_LIMITS)
+    info = probe(path)
     shape, shape_notes = _shape(path, info, height=height, width=width)
     scenes = _scenes(path, info, cuts_s=cuts_s)
     taken = scenes[-max_scenes:]
@@ -173,7 +170,7 @@ def _clips(ending: ResampledVideo) -> tuple[np.ndarray, ...]:
 
 
 def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cover, list[str]]:
-    with contextlib.closing(film_frames(path, limits=_LIMITS)) as frames:
+    with contextlib.closing(film_frames(path)) as frames:
         first = next(frames, None)
     if first is None:
         raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
@@ -197,6 +194,8 @@ def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cove
 def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> list[_Scene]:
     times_s, detected = _frame_times(path, cuts_s=cuts_s)
     end_s = float(times_s[-1]) + _usual_step_s(times_s, info=info)
+    # A container without a duration announces it by its timestamps.
+    check_announced(path, num_frames=len(times_s), duration_s=end_s)
     if cuts_s is None:
         cuts = without_flashes(detected, times_s=times_s, end_s=end_s)
     else:
@@ -221,7 +220,7 @@ def _frame_times(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndar
     timestamps_s: list[float] = []
 
     def frames() -> Iterator[FilmFrame]:
-        with contextlib.closing(film_frames(path, limits=_LIMITS)) as decoded:
+        with contextlib.closing(film_frames(path)) as decoded:
             for frame in decoded:
                 timestamps_s.append(frame.time_s)
                 yield frame

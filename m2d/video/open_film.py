@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -15,6 +14,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from m2d.errors import InputError
+from m2d.limits import LARGEST_SIDE, announced_problem
 from m2d.video.printable import printable
 
 MOV_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
@@ -36,30 +36,20 @@ class FilmError(InputError):
     """A file that is not a video, is incomplete or corrupt, or is not read for safety's sake."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadLimits:
-    """How large a film may be; a small file can decode to more than a machine's memory."""
-
-    size_bytes: int = 4 << 30
-    side: int = 8192
-    num_frames: int = 50_000
-
-
 @contextlib.contextmanager
-def opened_film(path: Path, limits: ReadLimits | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a film and its video track; errors of the decoder while it is open become a `FilmError`.
 
     Raises:
         FilmError: Not a video, incomplete, too large, or of a format that is not read.
     """
-    limits = limits or ReadLimits()
-    _check_file(path, limits)
+    _check_file(path)
     # An absolute path is never taken for an address.
     with (
         refusing_corrupt(path),
         av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container,
     ):
-        yield container, _video_stream(path, container, limits)
+        yield container, _video_stream(path, container)
 
 
 @contextlib.contextmanager
@@ -73,7 +63,7 @@ def refusing_corrupt(path: Path) -> Iterator[None]:
         raise FilmError(f"{path}: {reason} ({_reason(error)}); {allowed}") from error
 
 
-def _check_file(path: Path, limits: ReadLimits) -> None:
+def _check_file(path: Path) -> None:
     # Opening a device or a pipe may block for ever.
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
@@ -83,11 +73,11 @@ def _check_file(path: Path, limits: ReadLimits) -> None:
         _is_mov(path)
     except OSError as error:
         raise FilmError(f"{path}: cannot be opened: {_reason(error)}; give a file you may read") from error
-    if not 0 < size_bytes <= limits.size_bytes:
-        raise FilmError(f"{path}: has {size_bytes} bytes; between 1 and {limits.size_bytes} are allowed")
+    if not size_bytes:
+        raise FilmError(f"{path}: has 0 bytes; give a video file")
 
 
-def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> VideoStream:
+def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     # Checked first: a file whose end is missing may also lack its codec, its size or its video track.
     if container.format.name.split(",")[0] in MOV_FORMATS and _ends_early(path):
         raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
@@ -101,15 +91,23 @@ def _video_stream(path: Path, container: InputContainer, limits: ReadLimits) -> 
     if codec not in _CODECS:
         allowed = ", ".join(sorted(_CODECS))
         raise FilmError(f"{path}: the codec {codec} is not read; convert it to one of {allowed}")
-    if not (0 < stream.width <= limits.side and 0 < stream.height <= limits.side):
+    if not (0 < stream.width <= LARGEST_SIDE and 0 < stream.height <= LARGEST_SIDE):
         raise FilmError(
-            f"{path}: {stream.width}x{stream.height} pixels; at most {limits.side} a side are allowed"
+            f"{path}: {stream.width}x{stream.height} pixels; at most {LARGEST_SIDE} a side are allowed"
         )
-    if stream.frames > limits.num_frames:
-        raise FilmError(
-            f"{path}: {stream.frames} frames; at most {limits.num_frames} are allowed, cut it first"
-        )
+    check_announced(path, num_frames=stream.frames, duration_s=(container.duration or 0) / av.time_base)
     return stream
+
+
+def check_announced(path: Path, *, num_frames: int, duration_s: float) -> None:
+    """Check that a video file has bytes for what it announces, before any frame is decoded or written.
+
+    Raises:
+        FilmError: It announces more than it can hold.
+    """
+    problem = announced_problem(size_bytes=path.stat().st_size, num_frames=num_frames, duration_s=duration_s)
+    if problem:
+        raise FilmError(f"{path}: {problem}; its header or its timestamps are wrong, give another copy")
 
 
 def _reason(error: BaseException) -> str:

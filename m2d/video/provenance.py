@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from m2d.errors import InputError
 from m2d.joins import JoinKind
+from m2d.limits import LONGEST_RECORD_BYTES
 from m2d.video.digests import canonical_json, film_digest, text_digest
 from m2d.video.frame_times import SAME_RATE
 from m2d.video.printable import printable
 
 SCHEMA_VERSION = 3
-LONGEST_TEXT_BYTES = 16 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
@@ -254,9 +254,9 @@ def is_provenance(text: str) -> bool:
 
 
 def _load_json(text: str) -> dict[str, Any]:
-    if len(text) > LONGEST_TEXT_BYTES:
+    if len(text) > LONGEST_RECORD_BYTES:
         raise ProvenanceError(
-            f"the provenance is {len(text)} characters long; {LONGEST_TEXT_BYTES} are allowed"
+            f"the provenance is {len(text)} characters long; {LONGEST_RECORD_BYTES} are allowed"
         )
     try:
         document = json.loads(text, parse_constant=_refuse_constant)

@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m2d.video.open_film import FilmError, ReadLimits, opened_film, refusing_corrupt
+from m2d.video.open_film import FilmError, opened_film, refusing_corrupt
 from m2d.video.pixels import rgb_of
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, is_provenance, parse_provenance
@@ -87,13 +87,13 @@ class FilmFrame:
             return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
 
 
-def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
+def probe(path: Path) -> FilmInfo:
     """Read a film's metadata without decoding it.
 
     Raises:
         ProvenanceError: The film's provenance is corrupt or describes another film.
     """
-    with opened_film(path, limits) as (container, stream):
+    with opened_film(path) as (container, stream):
         tags = {key.lower(): value for key, value in container.metadata.items()}
         provenance = _provenance(tags)
         if provenance:
@@ -118,19 +118,16 @@ def probe(path: Path, *, limits: ReadLimits | None = None) -> FilmInfo:
         )
 
 
-def film_frames(
-    path: Path, *, limits: ReadLimits | None = None, is_strict: bool = False
-) -> Generator[FilmFrame]:
+def film_frames(path: Path, *, is_strict: bool = False) -> Generator[FilmFrame]:
     """Decode a film frame by frame in display order, without keeping any.
 
     Args:
         is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
     """
-    limits = limits or ReadLimits()
-    with opened_film(path, limits) as (container, stream):
+    with opened_film(path) as (container, stream):
         if is_strict:
             stream.codec_context.options = _STRICT
-        for index, frame in enumerate(_decoded(path, container, stream, limits=limits)):
+        for index, frame in enumerate(_decoded(path, container, stream)):
             if is_strict and frame.picture.is_corrupt:
                 raise FilmError(f"{path}: frame {index} is corrupt; copy or download it again")
             yield frame
@@ -190,18 +187,13 @@ def _provenance(tags: dict[str, str]) -> Provenance | None:
     return parse_provenance(texts[0]) if texts else None
 
 
-def _decoded(
-    path: Path, container: InputContainer, stream: VideoStream, *, limits: ReadLimits
-) -> Iterator[FilmFrame]:
+def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[FilmFrame]:
     fps = _fps(container, stream)
     for index, picture in enumerate(container.decode(stream)):
         # A video may change its size between frames; the frames of a scene cannot.
         if (picture.width, picture.height) != (stream.width, stream.height):
             size = f"{picture.width}x{picture.height}"
             raise FilmError(f"{path}: its size changes to {size} at frame {index}; use a video of one size")
-        if index >= limits.num_frames:
-            size = f"{stream.width}x{stream.height}"
-            raise FilmError(f"{path}: longer than {index} frames of {size}; cut it first")
         # Some files of raw streams have no timestamps at all.
         time_s = float(index / fps) if picture.time is None else picture.time
         yield FilmFrame(path=path, time_s=time_s, picture=picture)

@@ -292,7 +292,7 @@ def test_film_that_shrinks_while_it_is_read_is_refused(
     short = numbered(tmp_path / "short.mp4", even_times(12, 8))
     real = external_module.film_frames
     calls = iter([long, long, short])
-    monkeypatch.setattr(external_module, "film_frames", lambda _, limits: real(next(calls), limits=limits))
+    monkeypatch.setattr(external_module, "film_frames", lambda _: real(next(calls)))
     with pytest.raises(FilmError, match=r"film\.mp4: was changed while it was read"):
         footage(long)
 

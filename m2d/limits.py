@@ -1,0 +1,31 @@
+"""How large a film may be: one rule for recipes, plans, external videos and the written film.
+
+A side and a rate are bounded by what H.264 players take. A length has no bound of its own: what is made must
+fit the disk and the memory (`m2d.film.limits`), and what is read must have bytes for what it announces.
+"""
+
+from __future__ import annotations
+
+LARGEST_SIDE = 8192
+FASTEST_FPS = 240
+# A film's record is read into memory as text; ten thousand scenes need about this much.
+LONGEST_RECORD_BYTES = 16 << 20
+# The smallest packet with its entry in a container takes more than either: a still picture that is shown for
+# hours is repeated every few seconds.
+_FEWEST_BYTES_PER_FRAME = 1
+_FEWEST_BYTES_PER_SECOND = 1
+
+
+def announced_problem(*, size_bytes: int, num_frames: int, duration_s: float) -> str:
+    """Return why a video file cannot hold what it announces; empty if it can.
+
+    Args:
+        size_bytes: Of the whole file.
+        num_frames: From an index, or 0.
+        duration_s: From a header or from timestamps, or 0.
+    """
+    if num_frames * _FEWEST_BYTES_PER_FRAME > size_bytes:
+        return f"announces {num_frames:,} frames in {size_bytes:,} bytes"
+    if duration_s * _FEWEST_BYTES_PER_SECOND > size_bytes:
+        return f"announces {duration_s / 3600:,.1f} hours in {size_bytes:,} bytes"
+    return ""
