@@ -72,7 +72,8 @@ def export(
     """
     from m2d.backend import BackendOptions
     from m2d.cli.console import loading_libraries, make_reporter
-    from m2d.families.source import BUILTIN_PUPPET, resolve_model
+    from m2d.families.source import resolve_model
+    from m2d.recipe.fields import DEFAULT_MODEL
     from m2d.registry import get_backend
 
     extra = parse_options(backend_option)
@@ -97,7 +98,7 @@ def export(
             batch_size=batch,
             extra=extra,
         )
-        requests = (task.graph_of(resolve_model(model or BUILTIN_PUPPET), flags.shape(), options),)
+        requests = (task.graph_of(resolve_model(model or DEFAULT_MODEL), flags.shape(), options),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
 
 

@@ -258,7 +258,8 @@ class _Run:
         if not request.is_guided:
             return velocity_BFCHW
         uncond_BFCHW, cond_BFCHW = velocity_BFCHW.chunk(2)
-        return request.guidance.combine(uncond_BFCHW, cond_BFCHW, request.layout, scenes=targets)
+        guidance = request.guidance.at(timestep, num_steps=request.num_inference_steps)
+        return guidance.combine(uncond_BFCHW, cond_BFCHW, request.layout, scenes=targets)
 
     def _state(self) -> DenoiseState:
         tensors = {"latents_BFCHW": self._latents_BFCHW.clone()}

@@ -7,6 +7,7 @@ Owns how two velocities are combined; the denoising loop runs the model twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,7 @@ class GuidanceRule:
 
     Attributes:
         scales: One per scene; 1 follows the prompt as trained, larger scales follow it more, 0 ignores it.
+        is_dynamic: Whether the scales other than 1 vary over the steps; see `at`.
         mode: `batched` predicts both branches in one call, `sequential` in two with half the activations.
 
     Raises:
@@ -31,6 +33,7 @@ class GuidanceRule:
 
     scales: tuple[float, ...]
     mode: Literal["batched", "sequential"] = "batched"
+    is_dynamic: bool = False
 
     def __post_init__(self) -> None:
         for scene, scale in enumerate(self.scales):
@@ -38,6 +41,21 @@ class GuidanceRule:
                 raise ValueError(f"scales[{scene}]: {scale} is not a guidance scale; use 0 or more")
         if self.mode not in ("batched", "sequential"):
             raise ValueError(f"mode: got {self.mode!r}, allowed: batched, sequential")
+
+    def at(self, timestep: int, *, num_steps: int) -> GuidanceRule:
+        """Return the rule of one step of a run of `num_steps` steps; a constant rule returns itself.
+
+        Dynamic guidance is `use_dynamic_cfg` of diffusers' `CogVideoXPipeline` and `DynamicCFG` of
+        CogVideoX's own code. Both put the timestep, 0 to 999, where one expects the number of the step. The
+        scale therefore jumps between 1 and 1 + scale, and the models' defaults were chosen with that.
+        """
+        if not self.is_dynamic:
+            return self
+        course = (1 - math.cos(math.pi * ((num_steps - timestep) / num_steps) ** 5.0)) / 2
+        return GuidanceRule(
+            scales=tuple(scale if scale == 1.0 else 1 + scale * course for scale in self.scales),
+            mode=self.mode,
+        )
 
     def enabled_for(self, scenes: Iterable[int]) -> bool:
         """Return whether any of `scenes` needs the prediction under the negative prompt."""

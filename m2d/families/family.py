@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from m2d.geometry import ModelGeometry
-from m2d.model.settings import ModelSettings
+from m2d.model.settings import ModelSettings, SamplingDefaults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +122,8 @@ class ModelFamily:
     Attributes:
         classes: Component to the class names that its config or `model_index.json` may give.
         default_settings: What a folder without `m2d.json` is taken for.
+        default_sampling: A transformer's config to how it samples where neither `m2d.json` nor the recipe
+            says.
         read_geometry: A folder's configs and settings to sizes and the frame rule; it refuses parts that
             contradict each other.
         load_transformer: Loads a `SceneModel`.
@@ -141,6 +143,7 @@ class ModelFamily:
     name: str
     classes: Mapping[str, tuple[str, ...]]
     default_settings: Callable[[Path], ModelSettings]
+    default_sampling: Callable[[Mapping[str, Any]], SamplingDefaults]
     read_geometry: Callable[[Path, ModelSettings], ModelGeometry]
     load_transformer: LoadPart
     load_vae: LoadPart

@@ -109,7 +109,8 @@ def write_model_index(folder: Path) -> None:
 
 def write_settings(folder: Path, settings: ModelSettings) -> None:
     """Write `m2d.json`."""
-    write_json(folder / SETTINGS_FILE, asdict(settings))
+    sampling = None if settings.sampling is None else settings.sampling.model_dump(mode="json")
+    write_json(folder / SETTINGS_FILE, {**asdict(settings), "sampling": sampling})
 
 
 def _config_of(model: nn.Module, name: str) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from m2d.families.family import ModelFamily
 from m2d.families.registry import family_of
 from m2d.files import sha256_file
 from m2d.geometry import ModelGeometry
-from m2d.model.components import COMPONENTS, INDEX_FILE, check_components, tokenizer_file
+from m2d.model.components import COMPONENTS, INDEX_FILE, check_components, read_config, tokenizer_file
 from m2d.model.folder import find_file, find_weights
-from m2d.model.settings import ModelSettings, read_settings
+from m2d.model.settings import ModelSettings, SamplingDefaults, read_settings
+from m2d.recipe.fields import DEFAULT_MODEL
 
 BUILTIN_PUPPET = "builtin:puppet"
-BUILTIN_MODELS = {BUILTIN_PUPPET: "weights", "builtin:puppet-large": "weights-large"}
+BUILTIN_MODELS = {DEFAULT_MODEL: "weights-large", BUILTIN_PUPPET: "weights"}
 """Models that come with m2d, and their folders in `m2d/puppet`."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -33,6 +34,7 @@ class ModelSource:
     Attributes:
         name: As the user gave it.
         is_puppet: Whether it knows the puppet theatre's world, and only that.
+        sampling: How it samples where a recipe does not say.
         mask: The attention mask it was trained with.
     """
 
@@ -41,6 +43,7 @@ class ModelSource:
     geometry: ModelGeometry
     family: ModelFamily
     is_puppet: bool
+    sampling: SamplingDefaults
     mask: str = "mask2dit"
 
     @cached_property
@@ -82,6 +85,7 @@ def resolve_model(name_or_path: str) -> ModelSource:
         geometry=family.read_geometry(path, settings),
         family=family,
         is_puppet=settings.world == "puppet",
+        sampling=settings.sampling or family.default_sampling(read_config(path, "transformer")),
         mask=settings.mask,
     )
 

@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
-from m2d.families.source import BUILTIN_MODELS, BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
 from m2d.film.loaded_film import LoadedFilm
 from m2d.pipeline.planning import plan_for_model
 from m2d.recipe.cast import unknown_actors
+from m2d.recipe.fields import DEFAULT_MODEL
 from m2d.recipe.loader import fit_document
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
 from m2d.recipe.places import KeyPath, Places, setting_problem
@@ -28,8 +29,6 @@ from m2d.recipe.settings import Setting, apply_settings, same_start
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, RunRecord
 
-# The sampling of the puppet stories; other models use the recipe's defaults.
-_PUPPET_SAMPLING: Mapping[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 25}
 _OF_THE_FILM: tuple[KeyPath, ...] = (
     ("output",),
     *(("video", name) for name in ("height", "width", "fps", "upscale")),
@@ -53,7 +52,7 @@ def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource
     if records:
         name = printable(records[-1].name, limit=200)
         raise InputError(f"missing; the film was made by the model {name}, give its folder", argument="model")
-    return resolve_model(BUILTIN_PUPPET)
+    return resolve_model(DEFAULT_MODEL)
 
 
 def inherited_recipe(
@@ -82,7 +81,7 @@ def inherited_recipe(
     if before is not None:
         document = validated_recipe(before.recipe).model_dump(exclude={"output", "scenes"})
     else:
-        document = {"title": film.title, "sampling": _PUPPET_SAMPLING if source.is_puppet else {}}
+        document = {"title": film.title}
     _check_length(document.get("video", {}), film, scenes)
     shape = film.scenes[0].plan.geometry
     document["model"] = source.name

@@ -7,12 +7,32 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from m2d.errors import CheckpointError
 from m2d.masks import LayoutError, rule_of
 from m2d.model.folder import first_few, read_json
+from m2d.recipe.explain import explain
+from m2d.recipe.places import Places
+from m2d.recipe.schema import GuidanceScale, NumSteps, SchedulerName
 
 SETTINGS_FILE = "m2d.json"
 DEFAULT_MASK = "mask2dit"
+
+
+class SamplingDefaults(BaseModel):
+    """How a model samples where a recipe does not say; fields as in `m2d.recipe.schema.Sampling`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    num_inference_steps: NumSteps
+    guidance_scale: GuidanceScale
+    scheduler: SchedulerName | None = None
+    dynamic_guidance: bool = False
+
+
+PUPPET_SAMPLING = SamplingDefaults(num_inference_steps=25, guidance_scale=2.0)
+"""Defaults of the models of the puppet theatre."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +40,7 @@ class ModelSettings:
     """The content of `m2d.json`: what diffusers' configs do not say.
 
     Attributes:
+        sampling: None selects the defaults of the model's family.
         world: `puppet` for a model of the puppet theatre; None for any other.
         mask: The attention mask it was trained with.
     """
@@ -31,6 +52,7 @@ class ModelSettings:
     default_fps: int
     world: str | None = None
     mask: str = DEFAULT_MASK
+    sampling: SamplingDefaults | None = None
 
 
 def read_settings(path: Path) -> ModelSettings | None:
@@ -47,7 +69,9 @@ def read_settings(path: Path) -> ModelSettings | None:
         raise CheckpointError(
             f"{place}: unknown {first_few(entries.keys() - known)}; allowed: {first_few(known, limit=9)}"
         )
-    numbers = {name: whole_number(entries, name, place=place) for name in known - {"world", "mask"}}
+    numbers = {
+        name: whole_number(entries, name, place=place) for name in known - {"world", "mask", "sampling"}
+    }
     if entries.get("world") not in (None, "puppet"):
         raise CheckpointError(f"{place}: world: {entries['world']!r} is unknown; allowed: 'puppet' or null")
     mask = entries.get("mask", DEFAULT_MASK)
@@ -55,7 +79,22 @@ def read_settings(path: Path) -> ModelSettings | None:
         rule_of(str(mask))
     except LayoutError as error:
         raise CheckpointError(f"{place}: {error}") from error
-    return ModelSettings(world=entries.get("world"), mask=mask, **numbers)
+    world = entries.get("world")
+    sampling = _sampling_of(entries, place=place)
+    if sampling is None and world == "puppet":
+        # Folders written before this entry existed.
+        sampling = PUPPET_SAMPLING
+    return ModelSettings(world=world, mask=mask, sampling=sampling, **numbers)
+
+
+def _sampling_of(entries: Mapping[str, Any], *, place: Path) -> SamplingDefaults | None:
+    if entries.get("sampling") is None:
+        return None
+    try:
+        return SamplingDefaults.model_validate(entries["sampling"])
+    except ValidationError as error:
+        problems = explain(error, model=SamplingDefaults, places=Places(path=str(place)))
+        raise CheckpointError("\n".join(str(problem) for problem in problems)) from error
 
 
 def whole_number(config: Mapping[str, Any], key: str, *, place: Path) -> int:

@@ -35,7 +35,8 @@ def run_scheduler(plan: RunPlan) -> Any:
 def window_guidance(plan: RunPlan, part: WindowPlan) -> GuidanceRule:
     """Return the guidance of a window's scenes."""
     scales = tuple(plan.scenes[scene].guidance_scale for scene in part.window.scenes)
-    return GuidanceRule(scales=scales, mode=plan.sampling.cfg)
+    sampling = plan.sampling
+    return GuidanceRule(scales=scales, mode=sampling.cfg, is_dynamic=sampling.dynamic_guidance)
 
 
 def is_guided(plan: RunPlan, part: WindowPlan) -> bool:

@@ -16,6 +16,8 @@ from m2d.masks import MASKS, LayoutError, rule_of
 from m2d.recipe.places import forbidden_character, name_character, show
 
 MAX_SEED = 2**63 - 1
+DEFAULT_MODEL = "builtin:puppet-large"
+"""The model of a story that names none."""
 
 _MAX_NAME_CHARACTERS = 32
 # File systems allow 255 bytes; the folder and the temporary name beside the film need room for their endings.
@@ -23,7 +25,7 @@ _MAX_OUTPUT_BYTES = 200
 _MAX_SLUG_CHARACTERS = 80
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
-_MODELS = "builtin:puppet, builtin:puppet-large"
+_MODELS = "builtin:puppet-large, builtin:puppet"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//|\\\\")
 
 

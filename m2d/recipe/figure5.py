@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from m2d.errors import RecipeError
 from m2d.recipe.cast import respell_actors, shorten_prompt, unknown_actors
 from m2d.recipe.explain import explain
-from m2d.recipe.fields import ActorName, Phrase, Prompt, Title, default_output
+from m2d.recipe.fields import DEFAULT_MODEL, ActorName, Phrase, Prompt, Title, default_output
 from m2d.recipe.loader import parse_document
 from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import FieldProblem, Recipe, Scene
@@ -55,7 +55,7 @@ class Figure5(RootModel[Annotated[tuple[_Entry, ...], Field(min_length=1)]]):
         return problems
 
 
-def load_figure5(path: Path, *, model: str = "builtin:puppet") -> list[Recipe]:
+def load_figure5(path: Path, *, model: str = DEFAULT_MODEL) -> list[Recipe]:
     """Load every story of a file in the paper's format.
 
     Returns:

@@ -20,11 +20,12 @@ from m2d.recipe.checks import TokenCounter, join_problems, length_problems, size
 from m2d.recipe.fields import default_output
 from m2d.recipe.overrides import Overrides, apply_overrides
 from m2d.recipe.places import Places
-from m2d.recipe.schema import DtypeName, Recipe, Sampling, Scene
+from m2d.recipe.schema import DtypeName, Recipe, ResolvedSampling, Sampling, Scene
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:
     from m2d.families.source import ModelSource
+    from m2d.model.settings import SamplingDefaults
 
 # Measured on H.264 films of the puppet theatre, which need between a third and three times as much.
 BYTES_PER_WRITTEN_PIXEL = 0.05
@@ -86,8 +87,8 @@ class RunPlan:
     """A run with every parameter resolved.
 
     Attributes:
-        recipe: The recipe with overrides applied; provenance stores it, and planning it again gives this
-            plan. Its scenes are the targets, in the film's order.
+        recipe: The recipe with overrides applied and the model's sampling defaults filled in; provenance
+            stores it, and planning it again gives this plan. Its scenes are the targets, in the film's order.
         targets: The scenes to generate, from 0, ascending.
         first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
         output: Path of the film; relative to the working directory.
@@ -100,7 +101,7 @@ class RunPlan:
     scenes: tuple[ScenePlan, ...]
     targets: tuple[int, ...]
     windows: tuple[WindowPlan, ...]
-    sampling: Sampling
+    sampling: ResolvedSampling
     fps: int
     upscale: int
     backend: str
@@ -171,6 +172,8 @@ def plan_story(
     overrides = overrides or Overrides()
     places = places or Places(path="recipe")
     recipe = apply_overrides(recipe, overrides)
+    sampling = _resolved(recipe.sampling, source.sampling)
+    recipe = recipe.model_copy(update={"sampling": sampling.as_recorded()})
     geometry = source.geometry
     prompts = [
         scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
@@ -183,7 +186,7 @@ def plan_story(
     if problems:
         raise RecipeError(problems)
     made = [
-        _scene_plan(scene, prompt, recipe, geometry, count_tokens=count_tokens)
+        _scene_plan(scene, prompt, recipe, sampling, geometry, count_tokens=count_tokens)
         for scene, prompt in zip(recipe.scenes, prompts, strict=True)
     ]
     scenes, targets = _placed(made, film)
@@ -199,7 +202,7 @@ def plan_story(
         scenes=scenes,
         targets=targets,
         windows=_windows(scenes, targets, recipe, geometry, film=film),
-        sampling=recipe.sampling,
+        sampling=sampling,
         fps=recipe.video.fps or geometry.default_fps,
         upscale=recipe.video.upscale,
         backend=recipe.backend.name,
@@ -220,10 +223,31 @@ def plan_story(
     )
 
 
+def _resolved(sampling: Sampling, defaults: SamplingDefaults) -> ResolvedSampling:
+    """Fill in the model's defaults.
+
+    Its scheduler and the course of its guidance belong to its guidance scale: a recipe that names a scale of
+    its own has the folder's scheduler and constant guidance where it names no others.
+    """
+    chosen = sampling.model_dump()
+    wanted = defaults.model_dump()
+    if sampling.guidance_scale is not None:
+        wanted |= {"scheduler": None, "dynamic_guidance": False}
+    return ResolvedSampling(
+        **chosen | {name: value for name, value in wanted.items() if chosen.get(name) is None}
+    )
+
+
 def _scene_plan(
-    scene: Scene, prompt: str, recipe: Recipe, geometry: ModelGeometry, *, count_tokens: TokenCounter | None
+    scene: Scene,
+    prompt: str,
+    recipe: Recipe,
+    story: ResolvedSampling,
+    geometry: ModelGeometry,
+    *,
+    count_tokens: TokenCounter | None,
 ) -> ScenePlan:
-    story, video = recipe.sampling, recipe.video
+    video = recipe.video
     return ScenePlan(
         prompt=prompt,
         negative_prompt=story.negative_prompt if scene.negative_prompt is None else scene.negative_prompt,

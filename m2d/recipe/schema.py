@@ -15,6 +15,7 @@ from m2d.joins import CUT, Join
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.fields import (
+    DEFAULT_MODEL,
     MAX_SEED,
     ActorName,
     BackendName,
@@ -35,6 +36,7 @@ Speed = Literal["exact", "balanced", "fast"]
 DtypeName = Literal["float32", "bfloat16", "float16"]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+NumSteps = Annotated[int, Field(ge=1, le=1000)]
 GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
 MAX_NUM_FRAMES = 10_000
 NumFrames = Annotated[int, Field(ge=1, le=MAX_NUM_FRAMES)]
@@ -124,7 +126,8 @@ class Sampling(_Part):
     """Settings of the denoising loop.
 
     Attributes:
-        scheduler: None selects the scheduler of the model folder.
+        scheduler: None, like every other None here, selects the model's default.
+        dynamic_guidance: Vary the guidance scale over the steps as the CogVideoX code does.
         cfg: Run the two predictions of guidance in one batch, or one after the other to save memory.
         speed: Step caching: `balanced` and `fast` extrapolate some steps, which changes the film slightly.
         keep_context: Compute clean context scenes once where the mask allows it (`causal` and `window:k`);
@@ -132,13 +135,31 @@ class Sampling(_Part):
     """
 
     scheduler: SchedulerName | None = None
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    guidance_scale: GuidanceScale = 6.0
+    num_inference_steps: NumSteps | None = None
+    guidance_scale: GuidanceScale | None = None
+    dynamic_guidance: Annotated[bool | None, Field(exclude_if=lambda value: value is None)] = None
     negative_prompt: NegativePrompt = ""
     seed: Seed = 0
     cfg: GuidanceMode = "batched"
     speed: Speed = "exact"
     keep_context: bool = True
+
+
+class ResolvedSampling(Sampling):
+    """Settings of the denoising loop with the model's defaults filled in.
+
+    Attributes:
+        scheduler: None is the scheduler of the model folder.
+    """
+
+    num_inference_steps: NumSteps
+    guidance_scale: GuidanceScale
+    dynamic_guidance: bool
+
+    def as_recorded(self) -> Sampling:
+        """Return the same settings as a recipe; constant guidance is left out, as by older versions."""
+        fields = self.model_dump()
+        return Sampling(**fields | {"dynamic_guidance": self.dynamic_guidance or None})
 
 
 class Video(_Part):
@@ -175,14 +196,14 @@ class Recipe(_Part):
     """A story.
 
     Attributes:
-        model: `builtin:puppet`, `builtin:puppet-large` or a model folder.
+        model: `builtin:puppet-large`, `builtin:puppet` or a model folder.
         cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
         setting: First sentence of every prompt whose scene has no setting of its own.
         output: File name of the film; None derives it from the title.
     """
 
     title: Title
-    model: ModelName = "builtin:puppet"
+    model: ModelName = DEFAULT_MODEL
     cast: Annotated[Mapping[ActorName, Phrase], Field(max_length=50)] = {}
     setting: Phrase | None = None
     scenes: Annotated[tuple[Scene, ...], Field(min_length=1, max_length=500)]

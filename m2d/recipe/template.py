@@ -15,10 +15,10 @@ _TEMPLATE = """\
 
 title: {title}
 
-# builtin:puppet comes with m2d and runs on a laptop. So does builtin:puppet-large, whose pictures are three
-# times as large and whose scenes are twice as long; it takes twice the time. For anything but puppets, give
-# the folder of a downloaded CogVideoX model in diffusers layout.
-model: builtin:puppet
+# builtin:puppet-large comes with m2d and runs on a laptop. So does builtin:puppet, which takes half the time;
+# its pictures have a third of the pixels, and its scenes half the length. For anything but puppets, give the
+# folder of a downloaded CogVideoX model in diffusers layout.
+model: builtin:puppet-large
 
 # The actors. m2d adds the description in brackets after every mention of a name, in every scene, because the
 # frames of a scene see only the text of that scene.
@@ -43,29 +43,31 @@ scenes:
     # seed: 5
     # guidance_scale: 4.0
     # negative_prompt: ""
-    # frames: 9              # length of this scene
+    # frames: 17             # length of this scene
     # match_colour: true     # or false
     # Transition from the scene before it: cut; {{crossfade: 4}}, in which both scenes share 4 frames; or
     # continue, which starts from the last frame of the scene before it.
     # join: cut
   - Actor2 jumps.
 
+# Scheduler, steps and guidance are the model's own unless they are set here.
 sampling:
-  scheduler: ddim            # ddim, dpm, dpm++, euler or unipc; default: the model's
-  num_inference_steps: 25    # more steps are slower and give more detail
-  guidance_scale: 3.0        # 1 is no guidance; higher follows the prompt more closely
-  negative_prompt: ""        # what the film must not show
   seed: 7                    # the same seed on the same machine gives the same film
+  # scheduler: ddim          # ddim, dpm, dpm++, euler or unipc
+  # num_inference_steps: 25  # more steps are slower and give more detail
+  # guidance_scale: 2.0      # 1 is no guidance; higher follows the prompt more closely
+  # dynamic_guidance: false  # true varies the scale over the steps, as the CogVideoX code does
+  negative_prompt: ""        # what the film must not show
   cfg: batched               # or sequential, which needs less memory
   speed: exact               # balanced and fast skip steps and estimate the error
   keep_context: true         # compute context scenes once if the mask allows; takes memory
 
 video:
-  # num_frames: 9            # per scene; the model's default sizes look best
-  # height: 64               # pixels
-  # width: 64
+  # num_frames: 17           # per scene; the model's default sizes look best
+  # height: 96               # pixels
+  # width: 144
   fps: 8
-  upscale: 6                 # integer factor that enlarges the written frames
+  upscale: 5                 # integer factor that enlarges the written frames
   match_colour: false        # true matches the colours of each scene to the scene before it
 
 # The attention mask; `m2d check` draws it. In mask2dit, the paper's mask, the text of a scene sees only its

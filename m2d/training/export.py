@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from m2d.training.card import CardFacts, write_card
 from m2d.training.folder import publish_folder
 from m2d.training.log import read_log
 from m2d.training.sharding import stored, wholes
-from m2d.training.start import model_settings
+from m2d.training.start import model_settings, sampling_of
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 
@@ -60,9 +61,8 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
                 model = copy.deepcopy(average)
                 merge_lora(model)
             dtype = _DTYPES[recipe.export_dtype]
-            save_model_folder(
-                part, base=frozen, transformer=model, settings=model_settings(recipe), dtype=dtype
-            )
+            settings = replace(model_settings(recipe), sampling=sampling_of(frozen))
+            save_model_folder(part, base=frozen, transformer=model, settings=settings, dtype=dtype)
             return write_card(part, card) or ""
 
     return use_average(setup, state, write)

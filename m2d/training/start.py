@@ -22,7 +22,7 @@ from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
-from m2d.model.settings import ModelSettings
+from m2d.model.settings import ModelSettings, SamplingDefaults, read_settings
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
@@ -82,6 +82,12 @@ def model_settings(recipe: TrainingRecipe) -> ModelSettings:
         world=recipe.data.world,
         mask=recipe.mask,
     )
+
+
+def sampling_of(base: Path) -> SamplingDefaults | None:
+    """Return the sampling defaults of the folder that a training starts from; None if it has none."""
+    settings = read_settings(base)
+    return None if settings is None else settings.sampling
 
 
 def model_geometry(

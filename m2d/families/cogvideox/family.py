@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2d.errors import CheckpointError
 from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
+from m2d.families.cogvideox.sampling import default_sampling
 from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
 from m2d.families.family import ModelFamily
 from m2d.garbage import no_collection
@@ -115,6 +116,7 @@ COGVIDEOX = ModelFamily(
     name="CogVideoX 1.0",
     classes=CLASSES,
     default_settings=default_settings,
+    default_sampling=default_sampling,
     read_geometry=read_geometry,
     geometry_of=geometry_of,
     compression=compression_of,

@@ -19,7 +19,7 @@ from m2d.families.loading import load_vae
 from m2d.families.saving import copy_component, write_component, write_model_index, write_settings
 from m2d.families.source import resolve_model, settings_of
 from m2d.files import write_bytes
-from m2d.model.settings import ModelSettings
+from m2d.model.settings import PUPPET_SAMPLING, ModelSettings
 from m2d.progress import Reporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE
 from m2d.puppet.tokenizer import build_tokenizer
@@ -94,6 +94,7 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
                 default_width=vae_recipe.width,
                 default_fps=_FPS,
                 world="puppet",
+                sampling=PUPPET_SAMPLING,
             )
             write_settings(part, settings)
         else:

@@ -1,5 +1,7 @@
 """Guidance per scene."""
 
+import math
+
 import pytest
 import torch
 
@@ -47,3 +49,20 @@ def test_velocities_that_do_not_belong_to_the_scenes_are_refused():
 def test_a_scale_that_is_no_number_from_0_up_is_refused(scale):
     with pytest.raises(ValueError, match=rf"scales\[1\]: {scale} is not a guidance scale"):
         GuidanceRule(scales=(1.0, scale))
+
+
+@pytest.mark.parametrize("timestep", [999, 979, 499, 39, 19])
+def test_dynamic_guidance_is_that_of_the_stock_pipeline(timestep: int) -> None:
+    rule = GuidanceRule(scales=(6.0, 1.0, 0.0), is_dynamic=True, mode="sequential")
+    # `CogVideoXPipeline.__call__` with use_dynamic_cfg, diffusers 0.42.1.
+    num_inference_steps = 50
+    stock = 1 + 6.0 * (
+        (1 - math.cos(math.pi * ((num_inference_steps - timestep) / num_inference_steps) ** 5.0)) / 2
+    )
+    found = rule.at(timestep, num_steps=num_inference_steps)
+    assert found == GuidanceRule(scales=(stock, 1.0, 1.0), mode="sequential")
+
+
+def test_constant_guidance_is_the_same_at_every_step() -> None:
+    rule = GuidanceRule(scales=(6.0,))
+    assert rule.at(999, num_steps=50) is rule

@@ -14,8 +14,8 @@ from transformers import T5EncoderModel
 from m2d.errors import CheckpointError
 from m2d.families.family import TextEncoder
 from m2d.families.loading import load_scheduler, load_text, load_transformer, load_vae
-from m2d.families.saving import save_model_folder, write_component
-from m2d.families.source import ModelSource, resolve_model
+from m2d.families.saving import save_model_folder, write_component, write_settings
+from m2d.families.source import ModelSource, resolve_model, settings_of
 from m2d.model.settings import ModelSettings
 from tests.m2d.model.tiny_model import build_tiny_model
 
@@ -80,6 +80,19 @@ def test_geometry_comes_from_the_configs_and_defaults_from_m2d_json(tiny_folder:
     assert (geometry.latent_channels, geometry.max_text_tokens) == (4, 40)
     assert (geometry.default_num_frames, geometry.default_height, geometry.default_width) == (9, 32, 32)
     assert (geometry.default_fps, geometry.num_scenes, source.is_puppet) == (8, 3, False)
+
+
+def test_sampling_defaults_come_from_m2d_json_and_survive_saving(folder: Path, tmp_path: Path) -> None:
+    own = {"num_inference_steps": 12, "guidance_scale": 3.5, "scheduler": "unipc", "dynamic_guidance": True}
+    edit_json(folder / "m2d.json", sampling=own)
+    assert resolve_model(str(folder)).sampling.model_dump() == own
+    write_settings(tmp_path, settings_of(folder))
+    assert json.loads((tmp_path / "m2d.json").read_text())["sampling"] == own
+
+
+def test_a_puppet_model_without_sampling_defaults_samples_like_the_embedded_ones(folder: Path) -> None:
+    edit_json(folder / "m2d.json", world="puppet")
+    assert resolve_model(str(folder)).sampling == resolve_model("builtin:puppet").sampling
 
 
 def test_without_m2d_json_the_defaults_are_cogvideox_s(folder: Path) -> None:
@@ -310,6 +323,17 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
         r"world: 'moon' is unknown; allowed: 'puppet' or null",
     ),
     (
+        lambda f: edit_json(f / "m2d.json", sampling={"guidance_scale": 2.0}),
+        r"m2d.json: num_inference_steps: ",
+    ),
+    (
+        lambda f: edit_json(
+            f / "m2d.json",
+            sampling={"num_inference_steps": 25, "guidance_scale": 2.0, "scheduler": "heun"},
+        ),
+        r"m2d.json: scheduler: ",
+    ),
+    (
         lambda f: edit_json(f / "m2d.json", mask="circular"),
         r"m2d.json: mask: 'circular' is not known; use one of",
     ),
@@ -399,13 +423,13 @@ def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) ->
     [
         (
             "nowhere",
-            r"'nowhere': there is no such folder; give a folder in diffusers' layout, or builtin:puppet or "
-            r"builtin:puppet-large$",
+            r"'nowhere': there is no such folder; give a folder in diffusers' layout, or "
+            r"builtin:puppet-large or builtin:puppet$",
         ),
         ("zai-org/CogVideoX-5b", r"download it first: hf download zai-org/CogVideoX-5b --local-dir DIR"),
         (
             "builtin:muppet",
-            r"'builtin:muppet' is unknown; the built-in models are builtin:puppet, builtin:puppet-large",
+            r"'builtin:muppet' is unknown; the built-in models are builtin:puppet-large, builtin:puppet",
         ),
         ("https://example.org/model", r"there is no such folder"),
         ("a\0b", r"there is no such folder"),

@@ -25,7 +25,7 @@ def test_a_film_goes_on_with_the_built_in_model_that_made_its_last_scenes(name: 
 
 
 def test_footage_goes_on_with_the_small_one() -> None:
-    assert model_of(None, model=None).name == BUILTIN_PUPPET
+    assert model_of(None, model=None).name == "builtin:puppet-large"
 
 
 def test_a_folder_s_film_needs_the_folder() -> None:

@@ -46,7 +46,7 @@ def test_a_story_is_loaded_with_its_shorthand_scenes(tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.scenes[0] == Scene(prompt="Actor1 walks right.")
     assert recipe.scenes[1] == Scene(prompt="Actor2 waves.", seed=3)
-    assert recipe.model == "builtin:puppet"
+    assert recipe.model == "builtin:puppet-large"
     assert recipe.sampling.seed == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry
 from m2d.joins import Join
+from m2d.model.settings import PUPPET_SAMPLING, SamplingDefaults
 from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.fields import default_output
 from m2d.recipe.loader import parse_document
@@ -50,6 +51,7 @@ class FakeSource:
     name: str = "builtin:puppet"
     geometry: ModelGeometry = GEOMETRY
     mask: str = "mask2dit"
+    sampling: SamplingDefaults = PUPPET_SAMPLING
 
 
 def plan(text: str = STORY, **arguments: Any) -> RunPlan:
@@ -71,6 +73,55 @@ def test_every_scene_gets_setting_cast_and_its_own_sampling() -> None:
     assert (first.seed, first.guidance_scale, first.negative_prompt) == (7, 3.0, "night")
     assert (second.seed, second.guidance_scale, second.negative_prompt) == (3, 1.5, "")
     assert third.prompt.count("body") == 2
+
+
+TUNED = SamplingDefaults(num_inference_steps=30, guidance_scale=6.0, scheduler="dpm", dynamic_guidance=True)
+
+
+def planned_on(defaults: SamplingDefaults, sampling: str) -> RunPlan:
+    """Plan a story with this `sampling` on a model with these defaults."""
+    loaded = parse_document(f"{{title: a, scenes: [b], sampling: {sampling}}}", Recipe, name="a.yaml")
+    return plan_story(loaded.value, cast(Any, FakeSource(sampling=defaults)))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ("{}", (30, 6.0, "dpm", True)),
+        ("{num_inference_steps: 7}", (7, 6.0, "dpm", True)),
+        ("{scheduler: ddim}", (30, 6.0, "ddim", True)),
+        ("{dynamic_guidance: false}", (30, 6.0, "dpm", False)),
+        # Of a model's defaults, scheduler and course of the guidance belong to its guidance scale.
+        ("{guidance_scale: 3}", (30, 3.0, None, False)),
+        ("{guidance_scale: 3, scheduler: euler, dynamic_guidance: true}", (30, 3.0, "euler", True)),
+    ],
+)
+def test_what_a_recipe_leaves_out_of_its_sampling_is_the_models(
+    sampling: str, expected: tuple[int, float, str | None, bool]
+) -> None:
+    made = planned_on(TUNED, sampling)
+    found = made.sampling
+    assert (
+        found.num_inference_steps,
+        found.guidance_scale,
+        found.scheduler,
+        found.dynamic_guidance,
+    ) == expected
+    assert made.scenes[0].guidance_scale == expected[1]
+
+
+@pytest.mark.parametrize("sampling", ["{}", "{guidance_scale: 3}", "{dynamic_guidance: false}"])
+def test_the_recipe_of_a_plan_gives_the_same_sampling_on_a_model_with_other_defaults(sampling: str) -> None:
+    made = planned_on(TUNED, sampling)
+    recorded = Recipe.model_validate_json(made.recipe.model_dump_json())
+    again = plan_story(recorded, cast(Any, FakeSource()))
+    assert again.sampling == made.sampling
+
+
+def test_a_recipe_with_its_own_sampling_is_recorded_as_before() -> None:
+    fields = plan().recipe.model_dump(mode="json")["sampling"]
+    assert "dynamic_guidance" not in fields
+    assert (fields["num_inference_steps"], fields["guidance_scale"], fields["scheduler"]) == (25, 3.0, None)
 
 
 def test_a_scene_may_have_a_setting_of_its_own() -> None:

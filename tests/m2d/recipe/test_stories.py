@@ -106,7 +106,7 @@ def test_what_the_template_offers_in_comments_works() -> None:
     text = re.sub(r"^    # (\w+: .*)$", r"    \1", story_template(), flags=re.MULTILINE)
     scene = parse_document(text, Recipe, name="story.yaml").value.scenes[1]
     assert scene.model_fields_set == set(Scene.model_fields)
-    assert scene.frames == 9
+    assert scene.frames == 17
 
 
 @pytest.mark.parametrize("title", ["no", "a: b # c", 'say "x"', "{braces}", "\\", "14", "\u96ea"])

@@ -91,7 +91,7 @@ def test_a_plain_story_is_written_the_way_a_person_would() -> None:
     assert to_yaml(recipe, header="Made by hand.\n\nTwice.") == (
         "# Made by hand.\n#\n# Twice.\n"
         "title: First snow\n"
-        "model: builtin:puppet\n"
+        "model: builtin:puppet-large\n"
         "cast:\n"
         "  Actor1: round red body, wool cap\n"
         "setting: snowfield at dusk\n"
