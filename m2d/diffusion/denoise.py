@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from m2d.diffusion.passes import ModelPass, context_bytes, keep_context, model_p
 from m2d.diffusion.request import DenoiseRequest
 from m2d.diffusion.schedulers import check_scheduler, with_timesteps
 from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache, StepCacheReport
-from m2d.diffusion.stepper import SceneStepper
+from m2d.diffusion.targets import targets_of
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import BackendError, LayoutMismatch
 
@@ -119,30 +119,6 @@ def denoise(
     return latents_BFCHW
 
 
-class _FirstFrame(NamedTuple):
-    """A given latent frame and the noise it carries until the last step; F is 1."""
-
-    x0_BFCHW: Tensor
-    noise_BFCHW: Tensor
-
-
-class _Target(NamedTuple):
-    """A scene to denoise.
-
-    Attributes:
-        state_prefix: Begins the names of its scheduler's tensors in a `DenoiseState`.
-        frames: Its latent frames in the story.
-        part: Its latent frames in the targets' velocity.
-        first_frame: Its first latent frame where the request gives one.
-    """
-
-    stepper: SceneStepper
-    state_prefix: str
-    frames: slice
-    part: slice
-    first_frame: _FirstFrame | None
-
-
 class _Run:
     """One call of `denoise`: the story's latents and a stepper for each target scene."""
 
@@ -152,7 +128,7 @@ class _Run:
         self._request = request
         self._timesteps = [int(timestep) for timestep in prepared.timesteps]
         self._schedule = VelocitySchedule.from_scheduler(prepared).to(request.device)
-        self._targets = _targets(prepared, request)
+        self._targets = targets_of(prepared, request)
         self._latents_BFCHW = self._initial_latents()
         self._steps_done = 0
         self._passes: tuple[ModelPass, ...] = ()
@@ -279,22 +255,6 @@ class _Run:
             )
         self._keep_first_frames(x0_BFCHW, index=len(self._timesteps))
         return x0_BFCHW
-
-
-def _targets(scheduler: Any, request: DenoiseRequest) -> list[_Target]:
-    targets: list[_Target] = []
-    for scene in request.conditioning.targets:
-        stepper = SceneStepper(scheduler, seed=request.scene_seeds[scene], scene=request.numbers[scene])
-        frames = request.layout.frame_span(scene)
-        start = targets[-1].part.stop if targets else 0
-        first_frame = None
-        if scene in request.first_frames:
-            noise_BFCHW = stepper.noise((1, len(frames), *request.latent_shape), device=request.device)
-            x0_FCHW = request.first_frames[scene].to(request.device, torch.float32)
-            first_frame = _FirstFrame(x0_FCHW[None], noise_BFCHW[:, :1])
-        part = slice(start, start + len(frames))
-        targets.append(_Target(stepper, f"scene_{scene:03d}.", frames.as_slice, part, first_frame))
-    return targets
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str, *, device: torch.device | str) -> dict[str, Tensor]:

@@ -28,14 +28,22 @@ from m2d.families.source import ModelSource
 from m2d.pipeline.decoding import SceneDecoder, free_cached
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
 from m2d.pipeline.prompts import PromptEncoder
-from m2d.pipeline.window import is_guided, run_dtype, run_scheduler, window_guidance, window_options
+from m2d.pipeline.window import (
+    Windows,
+    context_latents,
+    is_guided,
+    label_of,
+    needed_scenes,
+    run_dtype,
+    run_scheduler,
+    window_guidance,
+    window_options,
+)
 from m2d.progress import Clock, StageProgress
 from m2d.recipe.plan import RunPlan, WindowPlan
 
 if TYPE_CHECKING:
     from m2d.families.family import SceneVae
-
-Windows = Sequence[tuple[RunPlan, WindowPlan]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +175,7 @@ class _Run:
             for scene, each in self._given.items()
             if each.latents_FCHW is not None
         }
-        needed = {*_needed_scenes(self._windows), *self._frames}
+        needed = {*needed_scenes(self._windows), *self._frames}
         missing = {
             scene: each.clip
             for scene, each in self._given.items()
@@ -216,7 +224,7 @@ class _Run:
             progress.advance(resume.steps_done)
 
         def on_step(event: StepEvent) -> None:
-            progress.advance(detail=_label(part.window.scenes))
+            progress.advance(detail=label_of(part.window.scenes))
             if self._observer.on_step is not None:
                 self._observer.on_step(WindowStep(index=index, part=part, event=event))
 
@@ -258,7 +266,7 @@ class _Run:
                 num_scenes=len(scenes),
                 context=frozenset(window.scenes.index(scene) for scene in window.context),
             ),
-            context_latents_BFCHW=self._context_latents(plan, part) if window.context else None,
+            context_latents_BFCHW=context_latents(plan, part, self._latents) if window.context else None,
             first_frames=self._first_frames(plan, part),
             guidance=window_guidance(plan, part),
             num_inference_steps=plan.sampling.num_inference_steps,
@@ -267,18 +275,6 @@ class _Run:
             dtype=run_dtype(plan),
             device=plan.device,
         )
-
-    def _context_latents(self, plan: RunPlan, part: WindowPlan) -> Tensor:
-        """Return the latents of all scenes of a window, with zeros where its targets belong."""
-        shape = plan.scene_geometry
-        size = (plan.source.geometry.latent_channels, shape.latent_height, shape.latent_width)
-        parts = [
-            torch.zeros(plan.scenes[scene].geometry.num_latent_frames, *size)
-            if scene in part.window.targets
-            else self._latents[scene]
-            for scene in part.window.scenes
-        ]
-        return torch.cat(parts)[None]
 
     def _first_frames(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
         """For each scene that continues the one before it, encode that one's last frame as a first frame."""
@@ -296,20 +292,3 @@ class _Run:
         # In slices: the transformer is in memory, too.
         with vae.decoding("sliced", latents_FCHW):
             return vae.decode(latents_FCHW)[-1:]
-
-
-def _needed_scenes(windows: Windows) -> set[int]:
-    """Return the scenes that windows are given as context, or continue, before a window makes them."""
-    needed: set[int] = set()
-    made: set[int] = set()
-    for plan, part in windows:
-        continued = {scene - 1 for scene in part.window.targets if plan.scenes[scene].join.kind == "continue"}
-        needed |= {*part.window.context, *continued} - made
-        made |= set(part.window.targets)
-    return needed
-
-
-def _label(scenes: Sequence[int]) -> str:
-    """Return `scenes 1-3`, counted from 1 as users do."""
-    first, last = scenes[0] + 1, scenes[-1] + 1
-    return f"scene {first}" if first == last else f"scenes {first}-{last}"

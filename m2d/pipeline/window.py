@@ -1,15 +1,21 @@
-"""What a window of a run plan asks of the model: backend options, guidance, scheduler and dtype."""
+"""What a window of a run plan asks of the model: options, guidance, scheduler, dtype and other scenes."""
+
+# F latent frames, C latent channels, H W latent height and width
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from m2d.backend import BackendOptions
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.families.loading import load_scheduler
 from m2d.recipe.plan import RunPlan, WindowPlan
+
+Windows = Sequence[tuple[RunPlan, WindowPlan]]
 
 
 def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
@@ -49,3 +55,33 @@ def run_dtype(plan: RunPlan) -> torch.dtype:
     """Return what text encoder and transformer of a run compute in."""
     dtype: torch.dtype = getattr(torch, plan.dtype)
     return dtype
+
+
+def context_latents(plan: RunPlan, part: WindowPlan, latents_FCHW: Mapping[int, Tensor]) -> Tensor:
+    """Return the latents of all scenes of a window, (1, F, C, H, W), zeros where its targets belong."""
+    shape = plan.scene_geometry
+    size = (plan.source.geometry.latent_channels, shape.latent_height, shape.latent_width)
+    parts = [
+        torch.zeros(plan.scenes[scene].geometry.num_latent_frames, *size)
+        if scene in part.window.targets
+        else latents_FCHW[scene]
+        for scene in part.window.scenes
+    ]
+    return torch.cat(parts)[None]
+
+
+def needed_scenes(windows: Windows) -> set[int]:
+    """Return the scenes that windows are given as context, or continue, before a window makes them."""
+    needed: set[int] = set()
+    made: set[int] = set()
+    for plan, part in windows:
+        continued = {scene - 1 for scene in part.window.targets if plan.scenes[scene].join.kind == "continue"}
+        needed |= {*part.window.context, *continued} - made
+        made |= set(part.window.targets)
+    return needed
+
+
+def label_of(scenes: Sequence[int]) -> str:
+    """Return `scenes 1-3`, counted from 1 as users do."""
+    first, last = scenes[0] + 1, scenes[-1] + 1
+    return f"scene {first}" if first == last else f"scenes {first}-{last}"
