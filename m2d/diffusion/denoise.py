@@ -26,7 +26,7 @@ from m2d.diffusion.targets import targets_of
 from m2d.diffusion.velocity import VelocitySchedule
 from m2d.errors import BackendError, LayoutMismatch
 
-__all__ = ["DenoiseReport", "DenoiseRequest", "DenoiseState", "StepEvent", "denoise"]
+__all__ = ["DenoiseReport", "DenoiseRequest", "DenoiseState", "Draft", "StepEvent", "denoise", "draft"]
 
 _STEP_CACHE = "step_cache."
 
@@ -78,6 +78,19 @@ class DenoiseReport:
     speed: StepCacheReport | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """The first steps of a run.
+
+    Attributes:
+        x0_BFCHW: The estimate of all scenes' clean latents after them.
+        state: The state from which the run resumes after them.
+    """
+
+    x0_BFCHW: Tensor
+    state: DenoiseState
+
+
 @torch.no_grad()
 def denoise(
     denoiser: Denoiser,
@@ -108,15 +121,42 @@ def denoise(
         BackendError: The predicted velocity is not finite.
         ValueError: `resume` belongs to another request.
     """
+    run = _begun(denoiser, scheduler, request, resume)
+    run.take_steps(request.num_inference_steps, on_step)
+    if on_report is not None:
+        on_report(run.report())
+    return run.latents_BFCHW
+
+
+@torch.no_grad()
+def draft(
+    denoiser: Denoiser,
+    scheduler: Any,
+    request: DenoiseRequest,
+    *,
+    num_steps: int,
+    on_step: Callable[[StepEvent], None] | None = None,
+    resume: DenoiseState | None = None,
+) -> Draft:
+    """Take the first `num_steps` steps of `denoise`, at least one after those of `resume`.
+
+    Other arguments and errors are those of `denoise`.
+    """
+    run = _begun(denoiser, scheduler, request, resume)
+    done = 0 if resume is None else resume.steps_done
+    last = run.take_steps(min(max(num_steps, done + 1), request.num_inference_steps), on_step)
+    if last is None:
+        raise ValueError(f"draft: all {request.num_inference_steps} steps are done")
+    return Draft(x0_BFCHW=last.x0(), state=last.state())
+
+
+def _begun(denoiser: Denoiser, scheduler: Any, request: DenoiseRequest, resume: DenoiseState | None) -> _Run:
     _check_denoiser(denoiser, request)
     check_scheduler(scheduler)
     run = _Run(denoiser, scheduler, request)
     if resume is not None:
         run.restore(resume)
-    latents_BFCHW = run.latents_after_all_steps(on_step)
-    if on_report is not None:
-        on_report(run.report())
-    return latents_BFCHW
+    return run
 
 
 class _Run:
@@ -152,11 +192,13 @@ class _Run:
         if self._step_cache is not None:
             self._step_cache.restore(_named(state.tensors, _STEP_CACHE, device=device))
 
-    def latents_after_all_steps(self, on_step: Callable[[StepEvent], None] | None) -> Tensor:
+    def take_steps(self, until: int, on_step: Callable[[StepEvent], None] | None) -> StepEvent | None:
+        """Take the steps up to number `until`, and return the event of the last one; None if all are done."""
         request, total = self._request, len(self._timesteps)
-        if self._steps_done < total:
+        event: StepEvent | None = None
+        if self._steps_done < until:
             self._passes = keep_context(model_passes(self._denoiser, request), request, self._latents_BFCHW)
-        for index in range(self._steps_done, total):
+        for index in range(self._steps_done, until):
             timestep = self._timesteps[index]
             input_BFCHW = self._latents_BFCHW.clone()
             for target in self._targets:
@@ -185,16 +227,19 @@ class _Run:
                 )
             self._keep_first_frames(stepped_BFCHW, index=index + 1)
             self._latents_BFCHW, self._steps_done = stepped_BFCHW, index + 1
+            event = StepEvent(
+                step=index + 1,
+                total=total,
+                timestep=timestep,
+                x0=partial(self._x0, input_BFCHW, velocity_BFCHW, timestep),
+                state=self._state,
+            )
             if on_step is not None:
-                on_step(
-                    StepEvent(
-                        step=index + 1,
-                        total=total,
-                        timestep=timestep,
-                        x0=partial(self._x0, input_BFCHW, velocity_BFCHW, timestep),
-                        state=self._state,
-                    )
-                )
+                on_step(event)
+        return event
+
+    @property
+    def latents_BFCHW(self) -> Tensor:
         return self._latents_BFCHW
 
     def report(self) -> DenoiseReport:

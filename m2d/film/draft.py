@@ -1,6 +1,7 @@
-"""Drafts: a contact sheet of a film after few denoising steps, drawn before the real run.
+"""Drafts: a contact sheet of a film after its first denoising steps, drawn before the others are taken.
 
-A draft is not resumable, and the real run reuses nothing of it.
+The estimate after two fifths of the steps shows where everything stands in the finished film. It comes from
+the film's own noise, scheduler and steps, so that the run resumes after them.
 """
 
 from __future__ import annotations
@@ -9,53 +10,62 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from m2d.backend import Backend
+from m2d.diffusion.denoise import DenoiseState
 from m2d.files import nameless_file, write_bytes
-from m2d.film.job import FilmJob, check_backend, make_scenes
+from m2d.film.job import FilmJob, draft_scenes
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.run_records import facts_of
 from m2d.film.transcode import transcode_scenes
 from m2d.folders import make_folder
+from m2d.pipeline.observer import Observer, ResumePoint
 from m2d.pipeline.scenes import ScenePipeline
-from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 
-DRAFT_STEPS = 8
-"""Number of denoising steps of a draft: enough to see the composition."""
+DRAFT_SHARE = 0.4
+"""Share of the steps of a draft; `benchmarks.drafts` measures how well it predicts the film."""
 DRAFT = "draft.png"
 
 
-def draw_draft(job: FilmJob, backend: Backend, *, reporter: Reporter) -> Path:
-    """Draw the contact sheet of a job's film, after few steps, into the film's run folder.
+def draft_path(film: Path) -> Path:
+    """Return the path of a film's draft."""
+    return run_folder_of(film) / DRAFT
+
+
+def draw_draft(
+    job: FilmJob, pipeline: ScenePipeline, *, resume: ResumePoint, observer: Observer
+) -> DenoiseState:
+    """Draw the contact sheet of a job's film, after its first steps, into the film's run folder.
+
+    The sheet's path is reported as a note.
+
+    Args:
+        resume: What is finished; at least one window is not.
 
     Returns:
-        The sheet's path, which is also reported as a note.
+        The state of the first unfinished window, from which the run resumes.
 
     Raises:
-        M2DError: See `make_film`; a draft opens no journal.
+        M2DError: See `make_film`.
     """
-    runs = tuple(replace(run, plan=_as_draft(run.plan)) for run in job.runs)
-    quick = replace(job, runs=runs, keeps=_drawable(job))
-    plan, clock = quick.plan, Clock(reporter)
-    check_backend(quick.plans, backend)
-    film = quick.film
+    drawn = replace(job, keeps=_drawable(job))
+    plan, film = job.plan, job.film
     with nameless_file(plan.output.absolute().parent) as scratch:
-        if film is not None and _needs_transcoding(film, quick.plans):
-            quick = replace(quick, film=transcode_scenes(film, scratch, output=plan.output, clock=clock))
-        pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)
-        _, assembled = make_scenes(quick, pipeline)
+        if film is not None and _needs_transcoding(film, job.plans):
+            copied = transcode_scenes(film, scratch, output=plan.output, clock=pipeline.clock)
+            drawn = replace(drawn, film=copied)
+        draft, assembled = draft_scenes(drawn, pipeline, resume=resume, share=DRAFT_SHARE, observer=observer)
         sheet = sheet_png(
-            [scene.on_sheet(upscale=plan.upscale) for scene in quick.kept(assembled)],
+            [scene.on_sheet(upscale=plan.upscale) for scene in drawn.kept(assembled)],
             title=plan.title,
-            facts=["draft", *facts_of(plan)],
+            facts=[f"draft after {draft.state.steps_done} steps", *facts_of(plan)],
         )
-    path = run_folder_of(plan.output) / DRAFT
+    path = draft_path(plan.output)
     make_folder(path.parent)
     write_bytes(path, sheet)
-    reporter.note(f"draft: {path}")
-    return path
+    pipeline.clock.reporter.note(f"draft: {path}")
+    return draft.state
 
 
 def _needs_transcoding(film: LoadedFilm, plans: Sequence[RunPlan]) -> bool:
@@ -73,8 +83,3 @@ def _drawable(job: FilmJob) -> range | None:
         return job.keeps
     missing = [number for number, scene in enumerate(film.scenes) if scene.is_film_only]
     return range(max(job.first_kept, max(missing, default=-1) + 1), len(job.plan.scenes))
-
-
-def _as_draft(plan: RunPlan) -> RunPlan:
-    steps = min(DRAFT_STEPS, plan.sampling.num_inference_steps)
-    return replace(plan, sampling=plan.sampling.model_copy(update={"num_inference_steps": steps}))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from m2d.backend import Backend
 from m2d.backend_checks import require_available
@@ -13,8 +15,8 @@ from m2d.film.loaded_film import LoadedFilm
 from m2d.film.output_scenes import OutputScene, output_scenes
 from m2d.pipeline.graphs import check_graphs
 from m2d.pipeline.observer import SILENT, Observer, ResumePoint
-from m2d.pipeline.scenes import DenoisedScenes, ScenePipeline
-from m2d.progress import Reporter
+from m2d.pipeline.scenes import DenoisedScenes, DraftScenes, GivenScene, ScenePipeline
+from m2d.progress import Clock, Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.video.provenance import RunKind
 
@@ -121,20 +123,44 @@ def make_scenes(
     observer: Observer = SILENT,
 ) -> tuple[DenoisedScenes, AssembledFilm]:
     """Denoise the new scenes of a job, and decode them; arguments and errors as `ScenePipeline.denoise`."""
-    film = job.film
-    given = {} if film is None else film.given_scenes()
-    denoised = pipeline.denoise(job.plans, given=given, resume=resume, observer=observer)
+    denoised = pipeline.denoise(job.plans, given=_given(job), resume=resume, observer=observer)
+    clock = pipeline.clock
+    return denoised, _assembled(job, pipeline, denoised.latents_FCHW, clock=clock, observer=observer)
+
+
+def draft_scenes(
+    job: FilmJob, pipeline: ScenePipeline, *, resume: ResumePoint, share: float, observer: Observer = SILENT
+) -> tuple[DraftScenes, AssembledFilm]:
+    """Estimate the new scenes of a job, and decode the estimates; see `ScenePipeline.draft`."""
+    drawn = pipeline.draft(job.plans, given=_given(job), resume=resume, share=share, observer=observer)
+    # A clock of its own: decoding a draft is not part of the film's time.
+    clock = Clock(pipeline.clock.reporter)
+    return drawn, _assembled(job, pipeline, drawn.latents_FCHW, clock=clock, observer=observer)
+
+
+def _given(job: FilmJob) -> dict[int, GivenScene]:
+    return {} if job.film is None else job.film.given_scenes()
+
+
+def _assembled(
+    job: FilmJob,
+    pipeline: ScenePipeline,
+    latents_FCHW: Mapping[int, Tensor],
+    *,
+    clock: Clock,
+    observer: Observer,
+) -> AssembledFilm:
+    # Decoding needs its memory.
     pipeline.release_transformer()
-    assembled = assemble(
+    return assemble(
         job.plan.scenes,
-        denoised.latents_FCHW,
+        latents_FCHW,
         runs=job.made_by,
-        film=film,
+        film=job.film,
         decoder=pipeline.decoder(),
-        clock=pipeline.clock,
+        clock=clock,
         check_stop=observer.check_stop,
     )
-    return denoised, assembled
 
 
 def check_backend(plans: Sequence[RunPlan], backend: Backend) -> None:

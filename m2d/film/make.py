@@ -17,7 +17,7 @@ from m2d.files import nameless_file, remove_file
 from m2d.film.assembly import AssembledFilm
 from m2d.film.context_frames import FRAMES
 from m2d.film.disk_space import check_disk_space
-from m2d.film.draft import draw_draft
+from m2d.film.draft import draft_path, draw_draft
 from m2d.film.job import FilmJob, check_backend, make_scenes
 from m2d.film.journal import Journal, open_journal
 from m2d.film.journal_contents import PendingOutput
@@ -43,7 +43,7 @@ class RunOptions:
         force: Replace existing outputs.
         resume: Continue an unfinished run of the same film.
         save_previews: Draw the current estimate while denoising.
-        draft: First draw a contact sheet after a few steps.
+        draft: Draw a contact sheet after the first steps, before the others are taken.
     """
 
     force: bool = False
@@ -106,8 +106,6 @@ def make_film(
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
     check_backend(job.plans, backend)
-    if options.draft:
-        draw_draft(job, backend, reporter=reporter)
     records = [record_of(run.kind, run.plan) for run in job.runs]
     clock, stop = Clock(reporter), StopRequest()
     with (
@@ -124,12 +122,13 @@ def make_film(
         nameless_file(plan.output.absolute().parent) as scratch,
     ):
         check_disk_space(job.plans, job.film)
-        if not journal.resumed and (run_folder_of(plan.output) / PREVIEWS).is_dir():
-            # They belong to the film that this one replaces.
-            remove_previews(run_folder_of(plan.output) / PREVIEWS)
+        if not journal.resumed:
+            _remove_pictures(plan.output)
         pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)
         previews = PreviewSaver(plan, pipeline.vae) if options.save_previews else None
         observer = _observer(journal, stop, previews)
+        if options.draft and not draft_path(plan.output).exists():
+            _draw_draft(job, pipeline, journal, observer)
         if job.film is not None:
             film = transcode_scenes(
                 job.film, scratch, output=plan.output, clock=clock, check_stop=observer.check_stop
@@ -138,6 +137,33 @@ def make_film(
         denoised, assembled = make_scenes(job, pipeline, resume=journal.resume_point(), observer=observer)
         records = with_speeds(records, job.plans, denoised.speeds)
         return _publish(job, records, assembled, journal=journal, clock=clock)
+
+
+def _remove_pictures(film: Path) -> None:
+    """Remove draft and previews of the film that this one replaces."""
+    if (run_folder_of(film) / PREVIEWS).is_dir():
+        remove_previews(run_folder_of(film) / PREVIEWS)
+    if draft_path(film).is_file():
+        remove_file(draft_path(film))
+
+
+def _draw_draft(job: FilmJob, pipeline: ScenePipeline, journal: Journal, observer: Observer) -> None:
+    """Draw the draft, and keep the steps that it shares with the film."""
+    resume = journal.resume_point()
+    first = len(resume.windows)
+    if first == len(job.window_steps):
+        return
+
+    def on_step(step: WindowStep) -> None:
+        # Later windows start from estimates; their steps are not the film's.
+        if step.index == first and observer.on_step is not None:
+            observer.on_step(step)
+        observer.check_stop()
+
+    drawing = Observer(on_step=on_step, check_stop=observer.check_stop)
+    state = draw_draft(job, pipeline, resume=resume, observer=drawing)
+    if state.steps_done < job.window_steps[first]:
+        journal.keep_step(first, state)
 
 
 def _observer(journal: Journal, stop: StopRequest, previews: PreviewSaver | None) -> Observer:

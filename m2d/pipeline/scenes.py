@@ -20,7 +20,7 @@ from torch import Tensor
 
 from m2d.backend import Backend, Denoiser
 from m2d.diffusion.conditioning import Conditioning
-from m2d.diffusion.denoise import DenoiseReport, DenoiseRequest, DenoiseState, StepEvent, denoise
+from m2d.diffusion.denoise import DenoiseReport, DenoiseRequest, DenoiseState, StepEvent, denoise, draft
 from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.families.loading import load_vae
@@ -74,6 +74,19 @@ class DenoisedScenes:
 
     latents_FCHW: Mapping[int, Tensor]
     speeds: Mapping[int, StepCacheReport]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DraftScenes:
+    """Estimates of all scenes after the first steps.
+
+    Attributes:
+        latents_FCHW: As in `DenoisedScenes`; estimates where a window is not finished.
+        state: The state of the first unfinished window, from which the run resumes.
+    """
+
+    latents_FCHW: Mapping[int, Tensor]
+    state: DenoiseState
 
 
 class ScenePipeline:
@@ -133,7 +146,33 @@ class ScenePipeline:
         """
         windows = [(plan, part) for plan in plans for part in plan.windows]
         run = _Run(self, windows, given or {}, observer)
-        return run.scenes_after_all_windows(resume or ResumePoint())
+        latents_FCHW = run.latents_after_all_windows(resume or ResumePoint())
+        self.prompts.forget()
+        return DenoisedScenes(latents_FCHW=latents_FCHW, speeds=run.speeds)
+
+    def draft(
+        self,
+        plans: Sequence[RunPlan],
+        *,
+        given: Mapping[int, GivenScene] | None = None,
+        resume: ResumePoint,
+        share: float,
+        observer: Observer = SILENT,
+    ) -> DraftScenes:
+        """Estimate all scenes after the first steps of every window that is not finished yet.
+
+        A run that resumes with the returned state gives the scenes of a run without a draft, bit for bit.
+        Later windows are estimated with the estimates before them as context; their steps are not kept.
+        The prompts stay encoded for that run.
+
+        Args:
+            resume: What is finished; at least one window is not.
+            share: Share of a window's steps to take.
+        """
+        windows = [(plan, part) for plan in plans for part in plan.windows]
+        run = _Run(self, windows, given or {}, observer, draft_share=share)
+        latents_FCHW = run.latents_after_all_windows(resume)
+        return DraftScenes(latents_FCHW=latents_FCHW, state=run.draft_states[0])
 
     def encode(self, frames_PHWC: np.ndarray) -> Tensor:
         """Encode a scene's uint8 frames to latents_FCHW, float32 on the CPU."""
@@ -144,7 +183,13 @@ class _Run:
     """One call of `ScenePipeline.denoise`: the latents and frames of all scenes so far."""
 
     def __init__(
-        self, parts: ScenePipeline, windows: Windows, given: Mapping[int, GivenScene], observer: Observer
+        self,
+        parts: ScenePipeline,
+        windows: Windows,
+        given: Mapping[int, GivenScene],
+        observer: Observer,
+        *,
+        draft_share: float | None = None,
     ) -> None:
         self._parts = parts
         self._windows = windows
@@ -154,9 +199,11 @@ class _Run:
             scene: each.frames_PHWC for scene, each in given.items() if each.frames_PHWC is not None
         }
         self._latents: dict[int, Tensor] = {}
-        self._speeds: dict[int, StepCacheReport] = {}
+        self.speeds: dict[int, StepCacheReport] = {}
+        self._draft_share = draft_share
+        self.draft_states: list[DenoiseState] = []
 
-    def scenes_after_all_windows(self, resume: ResumePoint) -> DenoisedScenes:
+    def latents_after_all_windows(self, resume: ResumePoint) -> Mapping[int, Tensor]:
         first = len(resume.windows)
         self._latents = self._given_latents()
         if first < len(self._windows):
@@ -165,8 +212,7 @@ class _Run:
             self._add(window)
         if first < len(self._windows):
             self._run_windows(first, resume.state)
-        self._parts.prompts.forget()
-        return DenoisedScenes(latents_FCHW=self._latents, speeds=self._speeds)
+        return self._latents
 
     def _given_latents(self) -> dict[int, Tensor]:
         """Return the latents of the given scenes; encode those that have none but are needed."""
@@ -192,10 +238,11 @@ class _Run:
         return latents
 
     def _run_windows(self, first: int, state: DenoiseState | None) -> None:
-        steps = [plan.sampling.num_inference_steps for plan, _ in self._windows[first:]]
+        steps = [self._num_steps(plan) for plan, _ in self._windows[first:]]
+        stage = "denoise" if self._draft_share is None else "draft"
         with self._parts.clock.stage("load transformer"):
             self._prepare(*self._windows[first])
-        with self._parts.clock.stage("denoise", total=sum(steps)) as progress:
+        with self._parts.clock.stage(stage, total=sum(steps)) as progress:
             for index in range(first, len(self._windows)):
                 self._observer.check_stop()
                 window = self._denoise(index, resume=state if index == first else None, progress=progress)
@@ -210,7 +257,11 @@ class _Run:
         for scene in window.latents_FCHW:
             self._frames.pop(scene, None)
         if window.speed is not None:
-            self._speeds[window.index] = window.speed
+            self.speeds[window.index] = window.speed
+
+    def _num_steps(self, plan: RunPlan) -> int:
+        total = plan.sampling.num_inference_steps
+        return total if self._draft_share is None else max(1, round(self._draft_share * total))
 
     def _prepare(self, plan: RunPlan, part: WindowPlan) -> Denoiser:
         timesteps = timesteps_of(run_scheduler(plan), plan.sampling.num_inference_steps)
@@ -228,21 +279,22 @@ class _Run:
             if self._observer.on_step is not None:
                 self._observer.on_step(WindowStep(index=index, part=part, event=event))
 
-        latents_BFCHW = denoise(
-            self._prepare(plan, part),
-            run_scheduler(plan),
-            self._request(plan, part),
-            on_step=on_step,
-            resume=resume,
-            on_report=reports.append,
-        ).cpu()
-        self._report(reports[0])
+        arguments = (self._prepare(plan, part), run_scheduler(plan), self._request(plan, part))
+        if self._draft_share is None:
+            latents_BFCHW = denoise(
+                *arguments, on_step=on_step, resume=resume, on_report=reports.append
+            ).cpu()
+            self._report(reports[0])
+        else:
+            drawn = draft(*arguments, num_steps=self._num_steps(plan), on_step=on_step, resume=resume)
+            latents_BFCHW = drawn.x0_BFCHW.cpu()
+            self.draft_states.append(drawn.state)
         made = {
             scene: latents_BFCHW[0, part.layout.frame_span(place).as_slice].clone()
             for place, scene in enumerate(part.window.scenes)
             if scene in part.window.targets
         }
-        return FinishedWindow(index=index, latents_FCHW=made, speed=reports[0].speed)
+        return FinishedWindow(index=index, latents_FCHW=made, speed=reports[0].speed if reports else None)
 
     def _report(self, report: DenoiseReport) -> None:
         reporter = self._parts.clock.reporter

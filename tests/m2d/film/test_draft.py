@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
+from m2d.diffusion.stepper import SceneStepper
 from m2d.errors import BackendUnavailable, OutputError
-from m2d.film import draft as drafts
-from m2d.film.job import FilmJob, PlannedRun
-from m2d.film.journal_folder import has_journal
 from m2d.film.make import RunOptions
 from m2d.registry import get_backend
 from m2d.tasks import generate
@@ -42,17 +41,31 @@ def test_a_draft_is_drawn_first_and_changes_nothing(studio: Studio) -> None:
     result = generate.run(plan, get_backend("eager"), reporter=reporter, options=DRAFT)
     draft = result.run_folder / "draft.png"
     assert reporter.notes == [f"draft: {draft}"]
-    assert reporter.done["denoise"] == drafts.DRAFT_STEPS + 12
+    assert (reporter.done["draft"], reporter.done["denoise"]) == (5, 12)
     assert size_of(draft) == size_of(result.run_folder / "sheet.png")
     assert sorted(contents(result.run_folder)) == ["draft.png", *COMPLETE]
     without = studio.generate(2, name="undrafted", sampling={"num_inference_steps": 12})
     assert frames_of(result.provenance) == frames_of(without.provenance)
 
 
-def test_a_draft_never_takes_more_steps_than_the_film(studio: Studio, two: Path) -> None:
-    reporter = Stopping()
-    studio.extend(two, "a fish", draft=True, reporter=reporter)
-    assert reporter.done["denoise"] == 4
+def test_the_steps_of_a_draft_are_taken_once(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    step = SceneStepper.step
+
+    def counted(stepper: SceneStepper, *latents: Tensor, index: int) -> Tensor:
+        taken.append(index)
+        return step(stepper, *latents, index=index)
+
+    monkeypatch.setattr(SceneStepper, "step", counted)
+    studio.generate(1, name="once", sampling={"num_inference_steps": 5}, options={"draft": True})
+    assert taken == [0, 1, 2, 3, 4]
+
+
+def test_a_draft_of_several_windows_changes_nothing(studio: Studio) -> None:
+    sampling = {"num_inference_steps": 5, "speed": "fast", "scheduler": "dpm"}
+    drafted = studio.generate(5, name="windows", sampling=sampling, options={"draft": True})
+    without = studio.generate(5, name="windows without", sampling=sampling)
+    assert frames_of(drafted.provenance) == frames_of(without.provenance)
 
 
 def test_the_transformer_makes_room_before_anything_is_decoded(
@@ -61,6 +74,7 @@ def test_the_transformer_makes_room_before_anything_is_decoded(
     backend, reporter, released = get_backend("eager"), Stopping(), []
     monkeypatch.setattr(type(backend), "release", lambda _: released.append(reporter.done.get("decode", 0)))
     generate.run(studio.plan(2, name="room"), backend, reporter=reporter, options=DRAFT)
+    # Both times before the two scenes of the draft, and of the film, are decoded.
     assert released == [0, 2]
 
 
@@ -86,14 +100,29 @@ def test_a_reroll_has_a_draft_and_previews_too(studio: Studio, two: Path) -> Non
     ]
 
 
-def test_a_draft_that_is_stopped_promises_nothing(studio: Studio) -> None:
-    plan = studio.plan(2, name="stopped")
-    production = FilmJob(runs=(PlannedRun(kind="generate", plan=plan),))
-    reporter = Stopping(stage_to_stop="denoise", after=1, raises=KeyboardInterrupt)
+@pytest.mark.parametrize("stage", ["draft", "decode", "denoise"])
+def test_a_run_that_is_stopped_during_or_after_its_draft_is_resumed(stage: str, studio: Studio) -> None:
+    sampling = {"num_inference_steps": 20}
+    plan = studio.plan(2, name=f"stopped {stage}", sampling=sampling)
+    reporter = Stopping(stage_to_stop=stage, after=6 if stage == "draft" else 1, raises=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        drafts.draw_draft(production, get_backend("eager"), reporter=reporter)
-    assert not has_journal(plan.output)
-    assert not plan.output.with_suffix(".m2d").exists()
+        generate.run(plan, get_backend("eager"), reporter=reporter, options=DRAFT)
+    assert (plan.output.with_suffix(".m2d") / "draft.png").exists() == (stage == "denoise")
+    again = Stopping()
+    resumed = generate.run(
+        plan, get_backend("eager"), reporter=again, options=RunOptions(draft=True, resume=True)
+    )
+    assert ("draft" in again.done) == (stage != "denoise")
+    assert (resumed.run_folder / "draft.png").exists()
+    without = studio.generate(2, name=f"never stopped {stage}", sampling=sampling)
+    assert frames_of(resumed.provenance) == frames_of(without.provenance)
+
+
+def test_the_draft_of_a_film_that_is_replaced_is_removed(studio: Studio) -> None:
+    old = studio.generate(1, name="old draft", options={"draft": True})
+    assert (old.run_folder / "draft.png").exists()
+    studio.generate(2, name="old draft", options={"force": True})
+    assert not (old.run_folder / "draft.png").exists()
 
 
 def test_what_is_in_the_way_is_told_before_a_draft_is_drawn(studio: Studio, two: Path) -> None:
