@@ -14,11 +14,21 @@ from typer.testing import CliRunner
 
 from m2d.cli.main import app
 from m2d.families.source import resolve_model
-from m2d.puppet.vocabulary import ACTION_PHRASES, ACTIONS, COLOURS, HATS, KNOWN_WORDS, SETTINGS, SHAPES, TIMES
-from m2d.recipe.checks import unknown_words
+from m2d.puppet.vocabulary import (
+    ACTION_PHRASES,
+    ACTIONS,
+    COLOURS,
+    HATS,
+    KNOWN_WORDS,
+    SETTINGS,
+    SHAPES,
+    TIMES,
+    WORLD,
+)
 from m2d.recipe.loader import parse_document
 from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
+from m2d.recipe.words import unknown_words
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -136,9 +146,9 @@ def test_the_recipe_of_the_page_on_films_can_be_made_by_the_puppet_theatre() -> 
     (text,) = blocks(FILMS, "yaml")
     loaded = parse_document(text, Recipe, name="films.md")
     source = resolve_model(loaded.value.model)
-    plan = plan_story(loaded.value, source, places=loaded.places, known_words=KNOWN_WORDS)
+    plan = plan_story(loaded.value, source, places=loaded.places, world=WORLD)
     # One scene has a length of its own, which m2d warns about.
-    assert [warning for warning in plan.warnings if "scenes[3].frames: 13" not in warning] == []
+    assert [warning for warning in plan.warnings if "scenes[3].frames: 21" not in warning] == []
     assert {scene.join.kind for scene in plan.scenes} == {"cut", "continue", "crossfade"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from m2d.errors import CheckpointError, RecipeError
 from m2d.families.loading import load_tokenizer
 from m2d.families.source import ModelSource, resolve_model
-from m2d.puppet.vocabulary import KNOWN_WORDS
+from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
@@ -58,7 +58,7 @@ def plan_for_model(
         overrides=overrides,
         places=places,
         count_tokens=load_tokenizer(source).count_tokens,
-        known_words=KNOWN_WORDS if source.is_puppet else None,
+        world=WORLD if source.is_puppet else None,
     )
 
 

@@ -5,6 +5,8 @@ Owns the closed sets that every other puppet module indexes into. Imports no tor
 
 from __future__ import annotations
 
+from m2d.recipe.words import World
+
 SETTINGS = ("park", "desert", "snowfield", "beach", "city", "forest")
 TIMES = ("noon", "dusk", "night")
 SHAPES = ("round", "square", "tall", "triangle")
@@ -38,6 +40,15 @@ def _words(*groups: tuple[str, ...]) -> frozenset[str]:
 
 KNOWN_WORDS: frozenset[str] = _words(
     SETTINGS, TIMES, SHAPES, COLOURS, HATS, ACTORS, _CONNECTIVES, *ACTION_PHRASES.values()
+)
+
+
+WORLD = World(
+    draws="puppets",
+    words=KNOWN_WORDS,
+    settings=(*SETTINGS, *(f"at {time}" for time in TIMES)),
+    looks=(*SHAPES, *COLOURS, *HATS),
+    actions=ACTIONS,
 )
 
 

@@ -5,26 +5,19 @@ Owns the checks and their wording; resolves and changes nothing. Imports no torc
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Sequence
 
 from m2d.errors import Problem
 from m2d.geometry import GeometryError, ModelGeometry
 from m2d.joins import Join
 from m2d.limits import LARGEST_SIDE
 from m2d.recipe.cast import find_mentions, other_brackets
-from m2d.recipe.places import KeyPath, Places, show
+from m2d.recipe.places import KeyPath, Places
 from m2d.recipe.schema import Recipe
+from m2d.recipe.words import World, word_warnings
 
 TokenCounter = Callable[[str], int]
 """Counts a prompt's tokens, the end-of-text token included."""
-
-_MAX_NAMED_WORDS = 20
-_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
-_MAX_COMPARED_CHARACTERS = 40
-# Below this ratio difflib proposes words that only share letters, such as greets for orange.
-_MIN_LIKENESS = 0.7
 
 
 def _default_sizes(geometry: ModelGeometry) -> dict[str, int]:
@@ -129,7 +122,7 @@ def story_warnings(
     geometry: ModelGeometry,
     *,
     places: Places,
-    known_words: frozenset[str] | None,
+    world: World | None,
     num_scenes: int,
     trained_mask: str | None = None,
 ) -> tuple[str, ...]:
@@ -138,7 +131,7 @@ def story_warnings(
     Args:
         recipe: A recipe that the model can run.
         geometry: Sizes and counts that the model was trained with.
-        known_words: Vocabulary of the model; None for a model with an open vocabulary.
+        world: What the model draws; None for a model with an open vocabulary.
         trained_mask: The mask the model was trained with; None skips the comparison.
     """
     found = [
@@ -146,15 +139,9 @@ def story_warnings(
         *_size_warnings(recipe, geometry),
         *(_mask_warnings(recipe.mask, trained_mask) if num_scenes > 1 else []),
         *_cast_warnings(recipe),
-        *(_word_warnings(recipe, known_words) if known_words is not None else []),
+        *(word_warnings(recipe, world) if world is not None else []),
     ]
     return tuple(str(places.problem(key_path, message)) for key_path, message in found)
-
-
-def unknown_words(text: str, known_words: Iterable[str]) -> list[str]:
-    """Return the words of `text` that are not in `known_words`, each once, in lower case."""
-    known = {word.lower() for word in known_words}
-    return [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in known]
 
 
 def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
@@ -166,11 +153,20 @@ def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyP
 
 def _size_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
     trained = _default_sizes(geometry)
-    return [
-        (key_path, f"{wanted}, but the model was trained with {trained[name]}; other sizes look worse")
+    warnings: list[tuple[KeyPath, str]] = []
+    video = recipe.video
+    width, height = video.width or geometry.default_width, video.height or geometry.default_height
+    if (width, height) != (geometry.default_width, geometry.default_height):
+        side = "height" if height != geometry.default_height else "width"
+        size = f"{geometry.default_width}x{geometry.default_height}"
+        message = f"pictures of {width}x{height}, but the model was trained with {size}; others look worse"
+        warnings.append((("video", side), message))
+    warnings += [
+        (key_path, f"{wanted}, but the model was trained with {trained[name]}; other lengths look worse")
         for key_path, name, wanted in _asked_sizes(recipe)
-        if wanted != trained[name]
+        if name == "num_frames" and wanted != trained[name]
     ]
+    return warnings
 
 
 def _mask_warnings(mask: str, trained: str | None) -> list[tuple[KeyPath, str]]:
@@ -194,35 +190,3 @@ def _cast_warnings(recipe: Recipe) -> list[tuple[KeyPath, str]]:
         for name in other_brackets(scene.prompt, recipe.cast)
     ]
     return unused + bracketed
-
-
-def _word_warnings(recipe: Recipe, known_words: frozenset[str]) -> list[tuple[KeyPath, str]]:
-    first_use: dict[str, KeyPath] = {}
-    for key_path, text in _model_texts(recipe):
-        for word in unknown_words(text, known_words):
-            first_use.setdefault(word, key_path)
-    warnings = [
-        (key_path, _word_message(word, known_words))
-        for word, key_path in list(first_use.items())[:_MAX_NAMED_WORDS]
-    ]
-    if len(first_use) > _MAX_NAMED_WORDS:
-        warnings.append(((), f"{len(first_use) - _MAX_NAMED_WORDS} more words are unknown to the model"))
-    return warnings
-
-
-def _model_texts(recipe: Recipe) -> list[tuple[KeyPath, str]]:
-    texts: list[tuple[KeyPath, str | None]] = [(("cast", name), text) for name, text in recipe.cast.items()]
-    texts.append((("setting",), recipe.setting))
-    texts.append((("sampling", "negative_prompt"), recipe.sampling.negative_prompt))
-    for index, scene in enumerate(recipe.scenes):
-        texts.append((("scenes", index, "setting"), scene.setting))
-        texts.append((("scenes", index, "prompt"), scene.prompt))
-        texts.append((("scenes", index, "negative_prompt"), scene.negative_prompt))
-    return [(key_path, text) for key_path, text in texts if text]
-
-
-def _word_message(word: str, known_words: frozenset[str]) -> str:
-    candidates = sorted({known.lower() for known in known_words})
-    nearest = get_close_matches(word[:_MAX_COMPARED_CHARACTERS], candidates, n=3, cutoff=_MIN_LIKENESS)
-    hint = f"; nearest known: {', '.join(nearest)}" if nearest else ""
-    return f"the model does not know the word {show(word)}{hint}"

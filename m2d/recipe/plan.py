@@ -21,6 +21,7 @@ from m2d.recipe.fields import default_output
 from m2d.recipe.overrides import Overrides, apply_overrides
 from m2d.recipe.places import Places
 from m2d.recipe.schema import DtypeName, Recipe, ResolvedSampling, Sampling, Scene
+from m2d.recipe.words import World
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def plan_story(
     overrides: Overrides | None = None,
     places: Places | None = None,
     count_tokens: TokenCounter | None = None,
-    known_words: frozenset[str] | None = None,
+    world: World | None = None,
 ) -> RunPlan:
     """Resolve a recipe for a model.
 
@@ -163,7 +164,7 @@ def plan_story(
         recipe: The story; with `film`, the new scenes.
         source: The model; only its geometry and name are read.
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
-        known_words: Vocabulary of the model; None for a model with an open vocabulary.
+        world: What the model draws; None for a model with an open vocabulary.
 
     Raises:
         RecipeError: Sizes that the model cannot generate, joins that do not fit, prompts that are too long,
@@ -216,7 +217,7 @@ def plan_story(
             recipe,
             geometry,
             places=places,
-            known_words=known_words,
+            world=world,
             num_scenes=len(scenes),
             trained_mask=source.mask,
         ),

@@ -167,7 +167,7 @@ def test_words_the_puppet_theatre_does_not_know_are_named(m2d: Run, folder: Path
     result = m2d("check", "story.yaml")
     assert result.exit_code == 0
     assert "story.yaml:9:5: scenes[2].prompt: " in result.stderr
-    assert "nearest known: jumps" in result.stderr
+    assert "did you mean jumps?" in result.stderr
 
 
 def test_checking_imports_no_torch_and_writes_nothing(folder: Path) -> None:

@@ -12,7 +12,6 @@ from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry
 from m2d.joins import Join
 from m2d.model.settings import PUPPET_SAMPLING, SamplingDefaults
-from m2d.puppet.vocabulary import KNOWN_WORDS
 from m2d.recipe.fields import default_output
 from m2d.recipe.loader import parse_document
 from m2d.recipe.overrides import Overrides
@@ -304,34 +303,36 @@ def test_a_mask_the_model_was_not_trained_with_is_warned_about_where_scenes_coul
     assert not any("mask" in warning for warning in plan(alone).warnings)
 
 
-def test_unknown_words_are_named_with_the_nearest_known() -> None:
-    text = STORY.replace("waves.", "wavez til night.").replace("wool cap", "woolly cap")
-    assert plan(text, known_words=KNOWN_WORDS).warnings == (
-        "story.yaml:2:16: cast.Actor1: the model does not know the word 'woolly'; nearest known: wool",
-        "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'wavez'; nearest known: waves",
-        "story.yaml:6:14: scenes[1].prompt: the model does not know the word 'til'; nearest known: still",
-    )
-    assert plan(known_words=KNOWN_WORDS).warnings == ()
-    text = STORY.replace("{prompt:", "{setting: forest at midday, prompt:")
-    assert plan(text, known_words=KNOWN_WORDS).warnings == (
-        "story.yaml:6:15: scenes[1].setting: the model does not know the word 'midday'",
-    )
-
-
 def test_a_story_that_is_probably_not_meant_so_gets_a_warning() -> None:
     text = STORY.replace("Actor2 waves.", "Actor1 (left) waves.").replace(" Actor2 bows.", "")
     warnings = plan(text + "video: {height: 80}\n").warnings
     assert [warning.split(": ", 1)[1] for warning in warnings] == [
-        "video.height: 80, but the model was trained with 64; other sizes look worse",
+        "video.height: pictures of 96x80, but the model was trained with 96x64; others look worse",
         "cast.Actor2: no scene names this actor",
         "scenes[1].prompt: Actor1 has brackets of its own; the cast's description is put before them",
     ]
 
 
+@pytest.mark.parametrize(
+    ("video", "expected"),
+    [
+        ("{width: 48, height: 96}", "video.height: pictures of 48x96"),
+        ("{width: 64}", "video.width: pictures of 64x64"),
+        ("{width: 96, height: 64}", ""),
+    ],
+)
+def test_a_picture_of_another_shape_than_the_trained_one_gets_one_warning(video: str, expected: str) -> None:
+    warnings = [warning.split(": ", 1)[1] for warning in plan(f"{STORY}video: {video}\n").warnings]
+    wanted = f"{expected}, but the model was trained with 96x64; others look worse"
+    assert warnings == ([wanted] if expected else [])
+
+
 def test_a_scene_of_a_length_the_model_was_not_trained_with_gets_a_warning() -> None:
     recipe = Recipe.model_validate({"title": "x", "scenes": ("a", {"prompt": "b", "frames": 13}, "c")})
     (warning,) = plan_story(recipe, cast(Any, FakeSource())).warnings
-    assert warning.endswith("scenes[1].frames: 13, but the model was trained with 9; other sizes look worse")
+    assert warning.endswith(
+        "scenes[1].frames: 13, but the model was trained with 9; other lengths look worse"
+    )
 
 
 def test_a_plan_needs_no_places() -> None:

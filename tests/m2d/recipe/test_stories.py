@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from m2d.puppet.vocabulary import ACTIONS, COLOURS, HATS, KNOWN_WORDS, SETTINGS, SHAPES, TIMES
-from m2d.recipe.checks import unknown_words
 from m2d.recipe.loader import load_recipe, parse_document
 from m2d.recipe.schema import BackendChoice, Recipe, Sampling, Scene, Video
 from m2d.recipe.template import story_template
 from m2d.recipe.text_file import check_characters
+from m2d.recipe.words import unknown_words
 from m2d.tasks.check import check
 
 STORIES = sorted((Path(__file__).parents[3] / "recipes" / "stories").glob("*.yaml"))
