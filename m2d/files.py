@@ -24,6 +24,7 @@ from m2d.errors import OutputError, Remedy
 COPIED_TOGETHER_BYTES = 1 << 20
 # File systems allow 255 bytes for a name; the temporary name adds a dot, a process id and an ending.
 LONGEST_KEPT_NAME_BYTES = 200
+_LONGEST_NAME_BYTES = 255
 _STRAY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.part", re.DOTALL)
 
 
@@ -134,6 +135,14 @@ def nameless_file(folder: Path) -> Iterator[IO[bytes]]:
 def part_name(path: Path) -> Path:
     """The temporary name of `path` for this process: `.NAME.<pid>.part` in the same folder."""
     return path.with_name(f".{_kept_name(path.name)}.{os.getpid()}.part")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return `path` with `ending` in place of its suffix: `out/NAME-again.mp4`; a long NAME is shortened."""
+    stem = path.stem
+    while len(os.fsencode(f"{stem}{ending}")) > _LONGEST_NAME_BYTES:
+        stem = stem[:-1]
+    return path.with_name(f"{stem}{ending}")
 
 
 def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = False) -> list[Path]:

@@ -22,7 +22,7 @@ DEFAULT_MODEL = "builtin:puppet-large"
 _MAX_NAME_CHARACTERS = 32
 # File systems allow 255 bytes; the folder and the temporary name beside the film need room for their endings.
 _MAX_OUTPUT_BYTES = 200
-_MAX_SLUG_CHARACTERS = 80
+_MAX_SLUG_BYTES = 120
 _RESERVED_NAMES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _BACKEND = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _MODELS = "builtin:puppet-large, builtin:puppet"
@@ -115,10 +115,25 @@ def _backend(name: str) -> str:
 
 
 def default_output(title: str) -> str:
-    """Return the film's file name for a recipe without `output`: `first-snow.mp4` for `First snow!`."""
-    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode("ascii").lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain)[:_MAX_SLUG_CHARACTERS].strip("-")
-    return f"{slug or 'story'}.mp4"
+    """Return the film's file name for a recipe without `output`: `first-snow.mp4` for `First snow!`.
+
+    Letters and digits of every script stay; everything else becomes a hyphen.
+    """
+    text = unicodedata.normalize("NFC", title).lower()
+    # Marks belong to the letter before them: in Hindi or Thai they are its vowel.
+    kept = (character if unicodedata.category(character)[0] in "LNM" else "-" for character in text)
+    slug = re.sub(r"-+", "-", "".join(kept)).strip("-")
+    slug = _shortened(slug, max_bytes=_MAX_SLUG_BYTES).rstrip("-")
+    if not slug or unicodedata.category(slug[0])[0] == "M" or _RESERVED_NAMES.fullmatch(slug):
+        return f"story-{slug}.mp4" if slug else "story.mp4"
+    return f"{slug}.mp4"
+
+
+def _shortened(text: str, *, max_bytes: int) -> str:
+    """Return the start of a text, cut between characters and without a mark that has lost its letter."""
+    while len(text.encode("utf-8", "replace")) > max_bytes:
+        text = text[:-1]
+    return text
 
 
 Title = Annotated[str, StringConstraints(max_length=200), AfterValidator(_words)]

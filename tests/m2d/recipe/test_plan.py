@@ -151,8 +151,33 @@ def test_sizes_default_to_those_of_the_model() -> None:
 def test_the_output_is_named_after_the_title() -> None:
     assert plan().output == Path("first-snow.mp4")
     assert plan(STORY + "output: x.mp4\n").output == Path("x.mp4")
-    assert default_output("\u00c9t\u00e9 \u00e0 la plage!") == "ete-a-la-plage.mp4"
-    assert default_output("\u96ea") == "story.mp4"
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("First snow!", "first-snow"),
+        ("Die Gr\u00f6\u00dfe", "die-gr\u00f6\u00dfe"),
+        ("\u00c9te\u0301 \u00e0 la plage", "\u00e9t\u00e9-\u00e0-la-plage"),
+        ("\u96ea\u306e\u65e5", "\u96ea\u306e\u65e5"),
+        (
+            "\u041f\u0435\u0440\u0432\u044b\u0439 \u0441\u043d\u0435\u0433",
+            "\u043f\u0435\u0440\u0432\u044b\u0439-\u0441\u043d\u0435\u0433",
+        ),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940"),
+        ('a/b\\c:d*?"<>|', "a-b-c-d"),
+        ("../../etc", "etc"),
+        ("~ -rf", "rf"),
+        ("CON", "story-con"),
+        ("\u2603!", "story"),
+        ("x" * 200, "x" * 120),
+        ("\u96ea" * 200, "\u96ea" * 40),
+    ],
+)
+def test_an_output_keeps_the_letters_of_every_script(title: str, name: str) -> None:
+    assert default_output(title) == f"{name}.mp4"
+    # It is a name that a recipe may hold.
+    assert plan(STORY + f"output: {default_output(title)}\n").output == Path(f"{name}.mp4")
 
 
 def test_the_command_line_wins_except_over_a_scene_s_own_seed() -> None:
