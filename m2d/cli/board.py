@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
+from m2d.cli.completion import film_files
 from m2d.cli.options import QuietFlag, ResultJsonFlag
 from m2d.cli.results import pick
 
 
 def board(
     source: Annotated[
-        Path, typer.Argument(metavar="FILM_OR_FOLDER", help="A film made by m2d, or a folder of films.")
+        Path,
+        typer.Argument(
+            metavar="FILM_OR_FOLDER",
+            help="A film made by m2d, or a folder of films.",
+            autocompletion=film_files,
+        ),
     ],
     out: Annotated[
         Path | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2d.cli.completion import film_files
 from m2d.cli.options import FilmOptions, run_task, with_film_options
 from m2d.errors import InputError
 
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 @with_film_options
 def extend(
-    film: Annotated[Path, typer.Argument(metavar="FILM", help="The film to extend: any video file.")],
+    film: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILM",
+            help="The film to extend: any video file.",
+            autocompletion=film_files,
+        ),
+    ],
     prompt: Annotated[
         list[str] | None,
         typer.Option(

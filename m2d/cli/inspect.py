@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2d.cli.completion import film_files
 from m2d.cli.results import pick
 
 if TYPE_CHECKING:
@@ -19,7 +20,14 @@ _COLUMNS = ("shown", "frames", "join", "seed", "made by", "colour jump")
 
 
 def inspect(
-    film: Annotated[Path, typer.Argument(metavar="FILM", help="A film: MP4, MOV, MKV, WebM or AVI.")],
+    film: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILM",
+            help="A film: MP4, MOV, MKV, WebM or AVI.",
+            autocompletion=film_files,
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")] = False,
 ) -> None:
     """Show how a film was made.

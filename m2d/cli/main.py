@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -27,15 +28,18 @@ from m2d.cli.heap import keep_freed_memory
 from m2d.cli.init import init
 from m2d.cli.inspect import inspect
 from m2d.cli.puppet import app as puppet
+from m2d.cli.reproduce import reproduce
 from m2d.cli.reroll import reroll
 from m2d.cli.streams import Streams, steady_streams
 from m2d.cli.train import Resuming, train
 from m2d.cli.verify import verify
 from m2d.ending import no_finalization_in_a_group
-from m2d.errors import EXIT_FAILED, M2DError
+from m2d.errors import EXIT_FAILED, InputError, M2DError
 from m2d.garbage import end_without_collection
 
 EXIT_INTERRUPTED = 130
+# Texts, which have checks of their own.
+_MAY_BE_EMPTY = {"--prompt", "-p", "--context-prompt", "--title", "--set"}
 # What these commands find out is on stdout alone; all others write files.
 _REPORTING = {"check", "inspect", "verify", "bench", "doctor", "backends", "help"}
 
@@ -60,7 +64,10 @@ class Boundary(TyperGroup):
             return super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]
+        if words[:1] == ["help"]:
+            words = [*words[1:], "--help"]
         try:
+            _refuse_empty(words)
             code = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
         except (M2DError, typer.TyperException, typer.Abort, OSError) as error:
             code = _explain(error, debug=debug)
@@ -69,6 +76,14 @@ class Boundary(TyperGroup):
 
             show_error("stopped; no file was left half-written")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raise InputError for an empty word, such as that of an unset variable: as a path it would mean `.`."""
+    for before, word in pairwise(["", *words]):
+        name = word[:-1] if word.startswith("--") and word.endswith("=") else before if not word else None
+        if name is not None and name not in _MAY_BE_EMPTY:
+            raise InputError(f"{name if name.startswith('-') else 'an argument'}: is empty; give a value")
 
 
 def _explain(error: Exception, *, debug: bool) -> int:
@@ -111,7 +126,6 @@ def _with_commands(error: M2DError) -> M2DError | str:
 app = typer.Typer(
     cls=Boundary,
     invoke_without_command=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain help starts faster and does not interpret brackets
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -130,7 +144,7 @@ def _show_version(value: bool) -> None:
 def root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere in the line.")
@@ -142,7 +156,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (init, check, generate, extend, reroll, inspect, board, verify, bench, doctor):
+for command in (init, check, generate, extend, reroll, reproduce, inspect, board, verify, bench, doctor):
     app.command()(command)
 # The list of commands has room for a few words per command.
 app.command(short_help="Train one stage of a model.", cls=Resuming)(train)

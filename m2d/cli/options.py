@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from m2d.cli.completion import backends, models, one_of, recipe_files
+from m2d.cli.completion import fields as fields_to_set
 from m2d.cli.results import pick, report_film, show_headline
 from m2d.errors import InputError
 
@@ -25,21 +27,49 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Model folder, builtin:puppet or builtin:puppet-large."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Model folder, builtin:puppet or builtin:puppet-large.",
+        autocompletion=models,
+    ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", metavar="N", help="Number of denoising steps.")]
 SpeedOption = Annotated[
-    str | None, typer.Option("--speed", metavar="NAME", help="exact; balanced or fast skip some steps.")
+    str | None,
+    typer.Option(
+        "--speed",
+        metavar="NAME",
+        help="exact; balanced or fast skip some steps.",
+        autocompletion=one_of("exact", "balanced", "fast"),
+    ),
 ]
 BackendOption = Annotated[
     str | None,
-    typer.Option("--backend", metavar="NAME", help="Backend that runs the transformer; see `m2d doctor`."),
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="Backend that runs the transformer; see `m2d doctor`.",
+        autocompletion=backends,
+    ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="Device that it runs on: cpu, cuda, cuda:1.")
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Device that it runs on: cpu, cuda, cuda:1.",
+        autocompletion=one_of("cpu", "cuda"),
+    ),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", metavar="NAME", help="Precision: float32, bfloat16 or float16.")
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="Precision: float32, bfloat16 or float16.",
+        autocompletion=one_of("float32", "bfloat16", "float16"),
+    ),
 ]
 ArtifactsOption = Annotated[
     Path | None,
@@ -52,7 +82,10 @@ BackendSettings = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="Any recipe field, such as sampling.scheduler=dpm; repeatable."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any recipe field, such as sampling.scheduler=dpm; repeatable.",
+        autocompletion=fields_to_set,
     ),
 ]
 PreviewFlag = Annotated[bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")]
@@ -64,7 +97,10 @@ ForceFlag = Annotated[bool, typer.Option("--force", help="Replace an existing fi
 ResultJsonFlag = Annotated[bool, typer.Option("--json", help="Write the result as JSON to stdout.")]
 ReportJsonFlag = Annotated[bool, typer.Option("--json", help="Write the report as JSON to stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Show only warnings and errors.")]
-StoryArgument = Annotated[Path, typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.")]
+StoryArgument = Annotated[
+    Path,
+    typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.", autocompletion=recipe_files),
+]
 
 
 def parse_options(texts: Sequence[str] | None) -> dict[str, str]:

@@ -37,14 +37,15 @@ def report_film(result: FilmResult, *, began_s: float, quiet: bool, as_json: boo
     from m2d.cli.console import write_json, write_result
 
     if not quiet:
-        _show_film(result, spent_s=time.monotonic() - began_s)
+        show_film(result, spent_s=time.monotonic() - began_s)
     if as_json:
-        write_json(_film_document(result) | more)
+        write_json(film_document(result) | more)
     else:
         write_result(result.film)
 
 
-def _show_film(result: FilmResult, *, spent_s: float) -> None:
+def show_film(result: FilmResult, *, spent_s: float) -> None:
+    """Show a summary of the film on stderr."""
     from m2d.cli.console import format_seconds, format_size, show_fields, show_gap
 
     provenance = result.provenance
@@ -61,7 +62,7 @@ def _show_film(result: FilmResult, *, spent_s: float) -> None:
     show_fields([row for row in rows if row[1]], stderr=True)
 
 
-def _film_document(result: FilmResult) -> dict[str, Any]:
+def film_document(result: FilmResult) -> dict[str, Any]:
     """Return the facts about a new film as JSON values; scenes are counted from 1."""
     provenance = result.provenance
     video = provenance.video

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from m2d.cli.completion import recipe_files
 from m2d.cli.options import FieldsAndValue, QuietFlag, SetOption, settings_beside
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ class Resuming(TyperCommand):
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(help="A training recipe, such as recipes/training/puppet-base.yaml.")
+        Path,
+        typer.Argument(
+            help="A training recipe, such as recipes/training/puppet-base.yaml.", autocompletion=recipe_files
+        ),
     ],
     stage: Annotated[str | None, typer.Option(help="base, pretrain or sft; must match the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,

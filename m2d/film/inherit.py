@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
 from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
+from m2d.files import beside
 from m2d.film.loaded_film import LoadedFilm
 from m2d.pipeline.planning import plan_for_model
-from m2d.recipe.cast import unknown_actors
+from m2d.recipe.cast import described_actors, unknown_actors
 from m2d.recipe.fields import DEFAULT_MODEL
 from m2d.recipe.loader import fit_document
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
@@ -33,7 +34,6 @@ _OF_THE_FILM: tuple[KeyPath, ...] = (
     ("output",),
     *(("video", name) for name in ("height", "width", "fps", "upscale")),
 )
-_DESCRIBED = re.compile(r"\b(Actor[1-9][0-9]*)\s*\(([^()]+)\)")
 _SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|join|seed)(\.crossfade)?")
 
 
@@ -179,7 +179,7 @@ def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
         return out
     if not film.name:
         raise InputError(f"{film}: is a folder; give a video file")
-    return film.with_name(f"{film.stem}-{ending}.mp4")
+    return beside(film, f"-{ending}.mp4")
 
 
 def _check_settings(settings: Sequence[Setting]) -> None:
@@ -223,7 +223,7 @@ def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:
 def _cast(film: LoadedFilm, cast: Mapping[str, str], prompts: Sequence[str]) -> dict[str, str]:
     """Return the film's cast with every actor that a prompt describes."""
     texts = [*prompts, *(scene.plan.prompt for scene in film.scenes)]
-    described = {name: text for each in reversed(texts) for name, text in _DESCRIBED.findall(each)}
+    described = described_actors(texts)
     full = {**cast, **{name: text for name, text in described.items() if name not in cast}}
     for number, prompt in enumerate(prompts, start=1):
         unknown = unknown_actors(prompt, full)

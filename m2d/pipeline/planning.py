@@ -8,7 +8,7 @@ from m2d.errors import CheckpointError, RecipeError
 from m2d.families.loading import load_tokenizer
 from m2d.families.source import ModelSource, resolve_model
 from m2d.puppet.vocabulary import WORLD
-from m2d.recipe.loader import load_with_places
+from m2d.recipe.loader import Loaded, load_with_places
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
@@ -22,6 +22,13 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
         RecipeError: Everything that is wrong with the recipe, its model folder or the overrides.
     """
     loaded = load_with_places(path, Recipe, settings=overrides.settings if overrides else ())
+    return plan_loaded(loaded, model=model, overrides=overrides)
+
+
+def plan_loaded(
+    loaded: Loaded[Recipe], *, model: str | None = None, overrides: Overrides | None = None
+) -> RunPlan:
+    """Find the given model or the recipe's own, and resolve the run; raises as `plan_recipe`."""
     recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
     source = _find_model(recipe.model, places=Places(path="command line") if model else loaded.places)
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)

@@ -7,10 +7,12 @@ the frames of a scene attend only to that scene's text. Owns finding, expanding 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 _ACTOR_NUMBER = re.compile(r"(?<!\w)actor[0-9]+(?!\w)", re.IGNORECASE)
+
+_DESCRIBED = re.compile(r"\b(Actor[1-9][0-9]*)\s*\(([^()]+)\)")
 
 
 class Mention(NamedTuple):
@@ -74,6 +76,11 @@ def scene_prompt(prompt: str, *, cast: Mapping[str, str], setting: str | None) -
 def unknown_actors(text: str, cast: Mapping[str, str]) -> list[str]:
     """Return each `ActorN` in `text` that is not in the cast, once; `actor1` is not `Actor1`."""
     return list(dict.fromkeys(name for name in _ACTOR_NUMBER.findall(text) if name not in cast))
+
+
+def described_actors(texts: Sequence[str]) -> dict[str, str]:
+    """Return the descriptions in texts such as `Actor3 (tall green body) waves.`; the first text counts."""
+    return {name: text for each in reversed(texts) for name, text in _DESCRIBED.findall(each)}
 
 
 def other_brackets(text: str, cast: Mapping[str, str]) -> list[str]:

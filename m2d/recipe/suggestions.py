@@ -69,6 +69,11 @@ def known_keys(model: type[BaseModel], key_path: KeyPath) -> list[str]:
     return _keys_of(_model_in(annotation))
 
 
+def field_paths(model: type[BaseModel]) -> list[str]:
+    """Return the dotted paths of all fields outside lists and mappings, as `sampling.seed`."""
+    return [path for _, path in _paths(model)]
+
+
 def unknown_key_message(model: type[BaseModel], key_path: KeyPath) -> str:
     """Return the message for a key that `model` does not have, with the nearest one that it has."""
     key = str(key_path[-1])

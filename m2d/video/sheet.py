@@ -72,7 +72,9 @@ class _Layout:
         return max(self.frame_height, _LINE * (len(lines) + 1) + 12) + _ROW_GAP
 
 
-def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str], older: bytes = b"") -> bytes:
+def sheet_png(
+    scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str], older: bytes = b"", count: str = ""
+) -> bytes:
     """Draw a contact sheet, a row per scene with its prompt on the left: the bytes of a PNG file.
 
     A row that an older sheet shows is copied, so a film that grows decodes and draws its new scenes only.
@@ -81,6 +83,7 @@ def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str],
         scenes: At least one; of more than `MOST_ROWS` the last ones are shown.
         facts: Short texts for the footer, such as `seed 7`.
         older: An older sheet of the film, as PNG; anything else is ignored.
+        count: What the rows are, such as `8 seeds`; by default the number of scenes and frames.
     """
     if not scenes or any(not scene.num_frames for scene in scenes):
         raise ValueError(
@@ -90,8 +93,7 @@ def sheet_png(scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str],
     shown = scenes[first:]
     layout = _layout_of(shown)
     known = _read_rows(older, width=layout.width)
-    num_frames = sum(scene.num_frames for scene in scenes)
-    head = _head(layout, title=title, num_scenes=len(scenes), num_rows=len(shown), num_frames=num_frames)
+    head = _head(layout, title=title, count=count or _count(scenes, num_rows=len(shown)))
     footer = _footer(layout, facts)
     lines = [_wrapped(scene.prompt, column=layout.column) for scene in shown]
     rows_height = sum(map(layout.row_height, lines))
@@ -188,11 +190,15 @@ def _draw_row(scene: SheetScene, number: int, lines: Sequence[str], layout: _Lay
     return row
 
 
-def _head(layout: _Layout, *, title: str, num_scenes: int, num_rows: int, num_frames: int) -> Image.Image:
+def _count(scenes: Sequence[SheetScene], *, num_rows: int) -> str:
+    num_frames = sum(scene.num_frames for scene in scenes)
+    left_out = f", the last {num_rows} shown" if num_rows < len(scenes) else ""
+    return f"{len(scenes)} scene{'s' * (len(scenes) != 1)}, {num_frames} frames{left_out}"
+
+
+def _head(layout: _Layout, *, title: str, count: str) -> Image.Image:
     head = Image.new("RGB", (layout.width, _MARGIN + 62), _GROUND)
     draw = ImageDraw.Draw(head)
-    left_out = f", the last {num_rows} shown" if num_rows < num_scenes else ""
-    count = f"{num_scenes} scene{'s' * (num_scenes != 1)}, {num_frames} frames{left_out}"
     draw.text((head.width - _MARGIN, _MARGIN + 20), count, font=_font(16), fill=_QUIET, anchor="rs")
     room = head.width - 2 * _MARGIN - _font(16).getlength(count) - _TEXT_GAP
     shown = _shortened(printable(title, limit=LONGEST_TITLE) or "Untitled", font=_font(34), room=room)

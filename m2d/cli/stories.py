@@ -1,0 +1,78 @@
+"""The stories that a command line names: recipe files, folders of them, `-` for stdin, or prompts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2d.errors import InputError
+
+if TYPE_CHECKING:
+    from m2d.recipe.loader import Loaded
+    from m2d.recipe.schema import Recipe
+    from m2d.recipe.settings import Setting
+
+STDIN = "-"
+SUFFIXES = (".yaml", ".yml")
+MOST_SEEDS = 1000
+
+
+def stories_of(
+    paths: Sequence[Path], prompts: Sequence[str], settings: Sequence[Setting]
+) -> list[Callable[[], Loaded[Recipe]]]:
+    """Return a loader for the story of `prompts`, or for every story that `paths` name, in their order.
+
+    A folder's stories are sorted by name.
+
+    Raises:
+        InputError: A folder holds no recipe, or stdin is named twice.
+    """
+    if prompts:
+        from m2d.recipe.prompts import story_of_prompts
+
+        return [partial(story_of_prompts, prompts, settings=settings)]
+    if sum(str(path) == STDIN for path in paths) > 1:
+        raise InputError("STORY -: given twice; stdin can be read once")
+    found: list[Path] = []
+    for path in paths:
+        found += _in_folder(path) if path.is_dir() else [path]
+    # A file that is named twice is one story.
+    return [partial(_load, path, settings) for path in dict.fromkeys(found)]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise InputError(f"{folder}: holds no recipe; a folder of stories holds .yaml files")
+    return found
+
+
+def _load(path: Path, settings: Sequence[Setting]) -> Loaded[Recipe]:
+    from m2d.recipe.loader import load_with_places, parse_document
+    from m2d.recipe.schema import Recipe
+    from m2d.recipe.text_file import MAX_BYTES, decode_text
+
+    if str(path) != STDIN:
+        return load_with_places(path, Recipe, settings=settings)
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_BYTES + 1)
+    return parse_document(decode_text(data, name="stdin"), Recipe, name="stdin", settings=settings)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse `1-8` or `1,5,9-12`; raise InputError for anything else, and for a seed given twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        numbers = (first, last) if dash else (first,)
+        if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers):
+            raise InputError(f"--seeds {text!r}: use numbers and ranges, such as 1-8 or 1,5,9-12")
+        start, end = int(numbers[0]), int(numbers[-1])
+        if end < start or end - start >= MOST_SEEDS or len(seeds) >= MOST_SEEDS:
+            raise InputError(f"--seeds {text!r}: a range goes upwards and holds at most {MOST_SEEDS} seeds")
+        seeds += range(start, end + 1)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text!r}: names a seed twice")
+    return tuple(seeds)

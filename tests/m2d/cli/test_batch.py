@@ -1,0 +1,141 @@
+"""Several films in one command: stories, folders, standard input, prompts alone, and seeds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from m2d.cli.main import app
+from m2d.cli.stories import parse_seeds
+from m2d.errors import InputError
+from m2d.video.run_folder import read_run
+from tests.m2d.cli.conftest import STORY, Run
+
+QUICK = ["--steps", "1"]
+
+
+def films(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.mp4"))
+
+
+def test_seeds_make_one_film_each_and_one_picture_and_resume_completes_them(m2d: Run, folder: Path) -> None:
+    words = ["generate", "story.yaml", "--seeds", "3,5", *QUICK]
+    result = m2d(*words)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "first-snow-seed-3.mp4\nfirst-snow-seed-5.mp4\n"
+    seeds = [[scene.seed for scene in read_run(folder / name).provenance.scenes] for name in films(folder)]
+    # A scene with a seed of its own keeps it.
+    assert seeds == [[3, 8, 3], [5, 8, 5]]
+    with Image.open(folder / "first-snow-seeds.png") as sheet:
+        assert sheet.height > 200
+
+    # Again: nothing is overwritten, and --resume makes what is missing and keeps the rest.
+    assert m2d(*words).exit_code == 2
+    kept = (folder / "first-snow-seed-3.mp4").stat().st_mtime_ns
+    (folder / "first-snow-seed-5.mp4").unlink()
+    shutil.rmtree(folder / "first-snow-seed-5.m2d")
+    result = m2d(*words, "--resume", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [(film["film"], film["made_scenes"]) for film in document["films"]] == [
+        ("first-snow-seed-3.mp4", []),
+        ("first-snow-seed-5.mp4", [1, 2, 3]),
+    ]
+    assert (document["sheets"], document["failed"]) == (["first-snow-seeds.png"], [])
+    assert (folder / "first-snow-seed-3.mp4").stat().st_mtime_ns == kept
+    # A film of another recipe is not taken for a finished one.
+    assert m2d(*words, "--resume", "--set", "title=Other", "--out", "first-snow.mp4").exit_code == 2
+
+
+def test_stories_of_a_folder_and_of_stdin_go_to_one_folder(folder: Path, tiny_folder: Path) -> None:
+    text = STORY.format(model=tiny_folder)
+    (folder / "more").mkdir()
+    for name in ("b", "a"):
+        (folder / "more" / f"{name}.yaml").write_text(text.replace("first-snow.mp4", f"{name}.mp4"))
+    (folder / "more" / "notes.txt").write_text("no story")
+    one_scene = ["--set", "scenes=[Actor1 walks right.]"]
+    words = ["generate", "more", "-", "--out", "films", *one_scene, *QUICK]
+    result = CliRunner().invoke(app, words, input=text)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == ["films/a.mp4", "films/b.mp4", "films/first-snow.mp4"]
+    assert films(folder) == ["a.mp4", "b.mp4", "first-snow.mp4"]
+
+
+def test_prompts_make_a_film_without_a_recipe(m2d: Run, folder: Path, tiny_folder: Path) -> None:
+    prompts = ["Actor1 (round red body, no hat) walks right.", "Actor1 jumps."]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    result = m2d("generate", *words, "--model", str(tiny_folder), "--set", "setting=beach at noon", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "actor1-walks-right.mp4\n"
+    assert [scene.prompt for scene in read_run(folder / "actor1-walks-right.mp4").provenance.scenes] == [
+        "Beach at noon. Actor1 (round red body, no hat) walks right.",
+        "Beach at noon. Actor1 (round red body, no hat) jumps.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "STORY, --prompt, --from: none given"),
+        (["story.yaml", "-p", "x"], "STORY, --prompt, --from: STORY and --prompt given"),
+        (["-p", "Actor1 waves."], "--prompt: Actor1 is not described; describe it once: Actor1 (tall"),
+        (["-p", "A ball.", "-p", ""], "--prompt 2: is empty"),
+        (["story.yaml", "--seeds", "1-3", "--seed", "4"], "--seeds, --seed: both given"),
+        (["story.yaml", "--seeds", "1-3", "--set", "scenes=[{prompt: a, seed: 1}]"], "a seed of its own"),
+        (["story.yaml", "none.yaml", "wrong.yaml"], "none.yaml: no such file"),
+        (
+            ["story.yaml", "none.yaml", "wrong.yaml"],
+            "wrong.yaml:1:1: titel: unknown key; did you mean title?",
+        ),
+        (["story.yaml", "copy.yaml"], "first-snow.mp4: would be the film of two stories"),
+        (["story.yaml", "copy.yaml", "-o", "x.mp4"], "--out: x.mp4: several films need a folder"),
+        (["empty"], "empty: holds no recipe"),
+        (["-", "-"], "STORY -: given twice"),
+        (["story.yaml", "-o", ""], "-o: is empty"),
+        (["story.yaml", "--out="], "--out: is empty"),
+        ([""], "an argument: is empty"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_any_work(
+    m2d: Run, folder: Path, words: list[str], message: str
+) -> None:
+    shutil.copy("story.yaml", "copy.yaml")
+    Path("wrong.yaml").write_text("titel: A\n")
+    Path("empty").mkdir()
+    before = sorted(folder.rglob("*"))
+    result = m2d("generate", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_film_that_fails_does_not_stop_the_others(m2d: Run, folder: Path) -> None:
+    # An unfinished run of another story is in the way of the first film.
+    journal = folder / "first-snow-seed-1.m2d" / "journal"
+    journal.mkdir(parents=True)
+    (journal / "journal.json").write_text("{}")
+    one_scene = ["--set", "scenes=[Actor1 walks right.]"]
+    result = m2d("generate", "story.yaml", "--seeds", "1,2", "--json", *one_scene, *QUICK)
+    document = json.loads(result.stdout)
+    assert [film["film"] for film in document["films"]] == ["first-snow-seed-2.mp4"]
+    assert [failed["film"] for failed in document["failed"]] == ["first-snow-seed-1.mp4"]
+    assert result.exit_code == document["failed"][0]["error"]["exit_code"] == 2
+    assert result.stderr.endswith("error: 1 of 2 films were not made\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", (3,)), ("1-4", (1, 2, 3, 4)), ("7, 1-2", (7, 1, 2)), ("0-0", (0,))]
+)
+def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["x", "1-", "-3", "3-1", "1,,2", "1-2,2", "0-5000", "1.5", f"{'9' * 30}"])
+def test_other_texts_are_no_seeds(text: str) -> None:
+    with pytest.raises(InputError, match=r"^--seeds"):
+        parse_seeds(text)
