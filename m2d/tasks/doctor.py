@@ -28,7 +28,7 @@ OPTIONAL_PACKAGES = {
     "onnx": "m2d[onnx]",
     "onnxruntime": "m2d[onnx]",
     "tensorrt": "m2d[tensorrt]",
-    "scenedetect-headless": "m2d[data]",
+    "opencv-python-headless": "m2d[data]",
 }
 
 

@@ -4,45 +4,111 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from m2d.errors import InputError, Remedy
 from m2d.video.frame_times import nearest_frames
 
-# Size of the detector's pictures; PySceneDetect's own programs scale films to about this width.
-THUMBNAIL_SIDE = 256
+# Size of the pictures that are compared.
+THUMBNAIL_SIDE = 128
 # A shorter scene is a flash or a fast pan of the camera.
 SHORTEST_SCENE_S = 0.5
-_ANY_RATE = 25.0
+# Measured on puppet films, natural films and their concatenations, held, frozen and at varying rates.
+_LEAST_SHARE, _TIMES_USUAL = 0.12, 2.2
+# Neighbours of a change are the nearest ones on each side, within some seconds.
+_NEIGHBOURS, _NEAR_S = 3, 1.5
+# In a longer gap more moves, but hardly ever everything.
+_MOST_EXPECTED = 0.3
+# After a flash the picture from before it explains the new one; so much of the change may be left.
+_COMES_BACK = 0.5
 
 
-def find_cuts(pictures: Iterable[np.ndarray]) -> list[int]:
-    """Detect cuts, ascending: frames where the colours change much more than just before and after.
+class ShownPicture(NamedTuple):
+    """One frame of a film: when it is shown, and its picture, uint8 BGR HWC."""
 
-    Fast movement is not mistaken for a cut; a flash of light may be. Slow dissolves and fades are not
+    time_s: float
+    picture_HWC: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """A picture that differs from the one before it.
+
+    Attributes:
+        gap_s: Time since the frame before, which may have shown the same picture as earlier ones.
+        share: Share of the picture that the one before it does not explain.
+    """
+
+    frame: int
+    time_s: float
+    gap_s: float
+    share: float
+
+
+def find_cuts(frames: Iterable[ShownPicture]) -> list[int]:
+    """Detect cuts, ascending: frames whose picture the pictures before do not explain, whatever moved.
+
+    Only distinct pictures are compared, so that a picture may be held for any number of frames, and by their
+    times, so that the rate may vary. A change stands out against the changes before and after it, and what
+    was there before does not come back at once, as after a flash of light. Slow dissolves and fades are not
     detected, nor is a cut to another actor in the same place and light.
 
     Args:
-        pictures: uint8 BGR HWC, all frames of the film in their order.
+        frames: All frames of the film in their order.
 
     Raises:
-        InputError: The package `scenedetect` is not installed.
+        InputError: The package OpenCV is not installed.
     """
     try:
-        # It imports OpenCV, which most films do not need.
-        from scenedetect import AdaptiveDetector, FrameTimecode
+        from m2d.video.shot_changes import is_repeated, unexplained
     except ImportError as error:
         raise InputError(
-            "finding the scenes of a film needs the package scenedetect: pip install 'm2d[data]'",
+            "finding the scenes of a film needs the package opencv-python-headless: pip install 'm2d[data]'",
             remedy=Remedy.GIVE_CUTS,
         ) from error
-    # The detector counts frames only: real times may vary, and `without_flashes` drops short scenes by them.
-    detector = AdaptiveDetector(min_scene_len=0)
-    found = []
-    for index, picture_HWC in enumerate(pictures):
-        found += detector.process_frame(FrameTimecode(index, fps=_ANY_RATE), picture_HWC)
-    return [int(cut.frame_num) for cut in found]
+    changes: list[_Change] = []
+    flashes: set[int] = set()
+    # Changes that may begin a flash, with the picture before each.
+    opened: list[tuple[_Change, np.ndarray]] = []
+    before: ShownPicture | None = None
+    shown_s = 0.0
+    for number, frame in enumerate(frames):
+        gap_s, shown_s = frame.time_s - shown_s, frame.time_s
+        if before is None or not is_repeated(before.picture_HWC, frame.picture_HWC):
+            if before is not None:
+                share = unexplained(before.picture_HWC, frame.picture_HWC)
+                change = _Change(frame=number, time_s=frame.time_s, gap_s=gap_s, share=share)
+                opened = [each for each in opened if change.time_s - each[0].time_s < SHORTEST_SCENE_S]
+                for begin, picture_HWC in opened:
+                    if unexplained(picture_HWC, frame.picture_HWC) < _COMES_BACK * begin.share:
+                        flashes |= {begin.frame, number}
+                if _stands_out(change, changes[-_NEIGHBOURS:]):
+                    opened.append((change, before.picture_HWC))
+                changes.append(change)
+            before = frame
+    return [
+        change.frame
+        for place, change in enumerate(changes)
+        if change.frame not in flashes
+        and _stands_out(change, changes[max(place - _NEIGHBOURS, 0) : place])
+        and _stands_out(change, changes[place + 1 : place + 1 + _NEIGHBOURS])
+    ]
+
+
+def _stands_out(change: _Change, others: Sequence[_Change]) -> bool:
+    """Whether a change is more than the usual one of a few neighbours."""
+    near = [other for other in others if abs(other.time_s - change.time_s) < _NEAR_S]
+    usual = [_expected(other, change.gap_s) for other in near]
+    return change.share >= _LEAST_SHARE + _TIMES_USUAL * (sum(usual) / len(usual) if usual else 0)
+
+
+def _expected(other: _Change, gap_s: float) -> float:
+    """Return the share that the movement of a neighbour would change in a gap between frames."""
+    longer = gap_s / other.gap_s if other.gap_s > 0 else 1.0
+    return max(other.share, min(other.share * longer, _MOST_EXPECTED))
 
 
 def without_flashes(cuts: Sequence[int], *, times_s: np.ndarray, end_s: float) -> list[int]:

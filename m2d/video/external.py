@@ -17,7 +17,14 @@ import numpy as np
 
 from m2d.errors import Remedy
 from m2d.video.crop_resize import Cover, Turn, cover, turn_of
-from m2d.video.cuts import THUMBNAIL_SIDE, check_cuts, find_cuts, place_cuts, without_flashes
+from m2d.video.cuts import (
+    THUMBNAIL_SIDE,
+    ShownPicture,
+    check_cuts,
+    find_cuts,
+    place_cuts,
+    without_flashes,
+)
 from m2d.video.frame_times import SAME_RATE, is_steady, nearest_frames, shown_times_s
 from m2d.video.open_film import FilmError, check_announced
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
@@ -128,7 +135,7 @@ def read_external_video(
     Args:
         num_frames: Frames of each clip.
         cuts_s: Where scenes begin, in seconds from the first frame, ascending; empty is a single scene. None
-            detects the cuts, which needs the package `scenedetect`.
+            detects the cuts, which needs OpenCV.
         max_scenes: Most scenes to take, from the end.
 
     Raises:
@@ -227,7 +234,9 @@ def _frame_times(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndar
 
     detected: list[int] = []
     if cuts_s is None:
-        detected = find_cuts(frame.thumbnail(side=THUMBNAIL_SIDE) for frame in frames())
+        detected = find_cuts(
+            ShownPicture(frame.time_s, frame.thumbnail(side=THUMBNAIL_SIDE)) for frame in frames()
+        )
     else:
         collections.deque(frames(), maxlen=0)
     return shown_times_s(np.array(timestamps_s)), detected

@@ -90,7 +90,7 @@ def test_its_last_scenes_are_context_at_the_models_rate_and_size_and_this_is_sai
     ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("scenedetect") is None, reason="needs the package scenedetect")
+@pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs OpenCV")
 def test_scenes_are_found_when_nobody_says_where_they_begin(studio: Studio, holiday: Path) -> None:
     film = load_external_video(holiday, studio.source, cuts_s=None, prompts=())
     assert film.notes[0] == "2 scenes found: 0.0-1.0 s, 1.0-2.0 s"

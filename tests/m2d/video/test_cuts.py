@@ -12,26 +12,71 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2d.errors import InputError, Remedy
-from m2d.video.cuts import find_cuts, place_cuts, without_flashes
+from m2d.video.cuts import ShownPicture, find_cuts, place_cuts, without_flashes
 from m2d.video.frame_times import nearest_frames
 
 
 def shot(seed: int, *, num_frames: int, pan: int = 0) -> np.ndarray:
     """A place full of patches; the camera moves by `pan` pixels a frame; BGR PHWC with grain."""
     rng = np.random.default_rng(seed)
-    place_HWC = np.kron(rng.integers(0, 256, (12, 80, 3)), np.ones((6, 6, 1)))
+    place_HWC = np.kron(rng.integers(0, 256, (12, 120, 3)), np.ones((6, 6, 1)))
     frames = [place_HWC[:, pan * frame : pan * frame + 96] for frame in range(num_frames)]
     noisy_PHWC = np.stack(frames) + rng.normal(0, 4, (num_frames, 72, 96, 3))
     return np.clip(noisy_PHWC, 0, 255).astype(np.uint8)
 
 
+def at_25(pictures_PHWC: np.ndarray) -> list[ShownPicture]:
+    return shown(pictures_PHWC, np.arange(len(pictures_PHWC)) / 25)
+
+
+def shown(pictures_PHWC: np.ndarray, times_s: np.ndarray) -> list[ShownPicture]:
+    return [ShownPicture(*pair) for pair in zip(times_s.tolist(), pictures_PHWC, strict=True)]
+
+
+def held(pictures_PHWC: np.ndarray, *, pictures: int, fps: int) -> tuple[list[ShownPicture], np.ndarray]:
+    """Frames at `fps` of so many pictures per second, and the picture that each frame shows."""
+    times_s = np.arange(len(pictures_PHWC) * fps // pictures) / fps
+    numbers = np.floor(times_s * pictures + 1e-6).astype(int)
+    return shown(pictures_PHWC[numbers], times_s), numbers
+
+
+@pytest.mark.parametrize(("pictures", "fps"), [(8, 24), (12, 60), (8, 30), (10, 25), (24, 60)])
+def test_a_picture_may_be_held_for_any_number_of_frames(pictures: int, fps: int) -> None:
+    one_shot, _ = held(shot(1, num_frames=24, pan=9), pictures=pictures, fps=fps)
+    assert find_cuts(one_shot) == []
+    two = np.concatenate([shot(1, num_frames=12, pan=9), shot(2, num_frames=12, pan=9)])
+    frames, numbers = held(two, pictures=pictures, fps=fps)
+    assert find_cuts(frames) == [int(np.argmax(numbers == 12))]
+
+
+def test_a_frozen_picture_is_no_cut_and_hides_none() -> None:
+    moving = shot(1, num_frames=40, pan=6)
+    frozen = np.concatenate([moving[:15], np.repeat(moving[15:16], 50, axis=0), moving[15:]])
+    assert find_cuts(at_25(frozen)) == []
+    assert find_cuts(at_25(np.concatenate([frozen, shot(2, num_frames=20)]))) == [90]
+
+
+def test_cuts_are_found_where_the_rate_varies() -> None:
+    rates = [30] * 60 + [4] * 12 + [60] * 120
+    times_s = np.cumsum([0.0, *(1 / rate for rate in rates)])[:-1]
+    parts = [shot(1, num_frames=60, pan=1), shot(2, num_frames=12, pan=9), shot(3, num_frames=120, pan=1)]
+    assert find_cuts(shown(np.concatenate(parts), times_s)) == [60, 72]
+
+
+def test_a_flash_returns_to_the_same_shot() -> None:
+    flashed = shot(1, num_frames=50, pan=1)
+    flashed[20:23] = 255 - (255 - flashed[20:23]) // 4
+    assert find_cuts(at_25(flashed)) == []
+    assert find_cuts(at_25(np.concatenate([flashed, shot(2, num_frames=20)]))) == [50]
+
+
 def test_cuts_are_found_at_their_first_frames() -> None:
     film_PHWC = np.concatenate([shot(1, num_frames=30), shot(2, num_frames=20), shot(3, num_frames=41)])
-    assert find_cuts(film_PHWC) == [30, 50]
+    assert find_cuts(at_25(film_PHWC)) == [30, 50]
 
 
 def test_a_moving_camera_is_no_cut() -> None:
-    assert find_cuts(shot(1, num_frames=60, pan=5)) == []
+    assert find_cuts(at_25(shot(1, num_frames=60, pan=5))) == []
 
 
 def test_scenes_of_less_than_half_a_second_belong_to_a_neighbour() -> None:
@@ -42,16 +87,16 @@ def test_scenes_of_less_than_half_a_second_belong_to_a_neighbour() -> None:
 
 @pytest.mark.parametrize("num_frames", [0, 1, 2, 40])
 def test_a_still_film_has_no_cut(num_frames: int) -> None:
-    assert find_cuts(np.full((num_frames, 16, 16, 3), 90, np.uint8)) == []
+    assert find_cuts(at_25(np.full((num_frames, 16, 16, 3), 90, np.uint8))) == []
 
 
 def test_the_way_to_find_cuts_is_told_when_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scenedetect", None)
-    complaint = "needs the package scenedetect: pip install 'm2d[data]'"
+    monkeypatch.setitem(sys.modules, "m2d.video.shot_changes", None)
+    complaint = "needs the package opencv-python-headless: pip install 'm2d[data]'"
     with pytest.raises(
         InputError, match=re.escape(complaint), check=lambda error: error.remedy is Remedy.GIVE_CUTS
     ):
-        find_cuts(shot(1, num_frames=1))
+        find_cuts(at_25(shot(1, num_frames=1)))
 
 
 @given(

@@ -152,9 +152,11 @@ def test_named_cuts_need_no_package_and_found_ones_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = numbered(tmp_path / "film.mp4", even_times(20, 8))
-    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    monkeypatch.setitem(sys.modules, "m2d.video.shot_changes", None)
     assert len(footage(path, cuts_s=(1.25,)).clips) == 2
-    with pytest.raises(InputError, match=r"needs the package scenedetect: pip install 'm2d\[data\]'"):
+    with pytest.raises(
+        InputError, match=r"needs the package opencv-python-headless: pip install 'm2d\[data\]'"
+    ):
         footage(path, cuts_s=None)
 
 
