@@ -37,7 +37,7 @@ def _report(found: Sequence[BackendFacts], *, as_json: bool) -> None:
     from m2d.cli.console import show_heading, show_states, write_json
 
     if as_json:
-        write_json(found)
+        write_json({"backends": found})
         return
     show_heading("Backends")
     show_states([row for facts in found for row in _rows(facts)])

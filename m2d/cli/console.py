@@ -122,10 +122,14 @@ def _write_line(text: str) -> None:
 
 def show_error(error: BaseException | str) -> None:
     """Show a failure on stderr, one red line per problem."""
-    problems = [error] if isinstance(error, str) else describe(error)
+    show_problems([error] if isinstance(error, str) else describe(error))
+
+
+def show_problems(problems: Sequence[str]) -> None:
+    """Show the text of each problem on stderr, its first line in red after `error: `."""
     console = make_console()
     for problem in problems:
-        lines = plain_text(problem, keep_newlines=True).splitlines() or [type(error).__name__]
+        lines = plain_text(problem, keep_newlines=True).splitlines() or ["unknown"]
         console.print(Text.assemble(("error: ", "bold red"), (lines[0], "red")))
         for line in lines[1:]:
             console.print(Text(f"  {line.strip()}", style="red"))

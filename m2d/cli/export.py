@@ -180,4 +180,4 @@ def _show(made: Sequence[ExportedGraph], *, as_json: bool) -> None:
         }
         for each in made
     ]
-    write_json(document)
+    write_json({"graphs": document})

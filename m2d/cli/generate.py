@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2d.cli.completion import film_files, recipe_files
+from m2d.cli.failures import error_document
 from m2d.cli.options import FilmOptions, with_film_options
-from m2d.cli.remedies import error_document
 from m2d.cli.reproduce import run_reproduction
 from m2d.cli.results import film_document, report_film, show_film, show_headline
 from m2d.errors import InputError, Interrupted, M2DError

@@ -5,10 +5,8 @@ Importing this file must stay cheap (no torch, no diffusers, no rich), so that `
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any
@@ -23,6 +21,7 @@ from m2d.cli.check import check
 from m2d.cli.doctor import doctor
 from m2d.cli.export import export
 from m2d.cli.extend import extend
+from m2d.cli.failures import EXIT_INTERRUPTED, end_failed, end_interrupted
 from m2d.cli.generate import generate
 from m2d.cli.heap import keep_freed_memory
 from m2d.cli.init import init
@@ -34,10 +33,9 @@ from m2d.cli.streams import Streams, steady_streams
 from m2d.cli.train import Resuming, train
 from m2d.cli.verify import verify
 from m2d.ending import no_finalization_in_a_group
-from m2d.errors import EXIT_FAILED, InputError, M2DError
+from m2d.errors import EXIT_FAILED, InputError
 from m2d.garbage import end_without_collection
 
-EXIT_INTERRUPTED = 130
 # Texts, which have checks of their own.
 _MAY_BE_EMPTY = {"--prompt", "-p", "--context-prompt", "--title", "--set"}
 # What these commands find out is on stdout alone; all others write files.
@@ -69,12 +67,10 @@ class Boundary(TyperGroup):
         try:
             _refuse_empty(words)
             code = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)
-        except (M2DError, typer.TyperException, typer.Abort, OSError) as error:
-            code = _explain(error, debug=debug)
+        except Exception as error:
+            code = end_failed(error, debug=debug, as_json="--json" in words)
         if code == EXIT_INTERRUPTED:
-            from m2d.cli.console import show_error
-
-            show_error("stopped; no file was left half-written")
+            code = end_interrupted(as_json="--json" in words)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -84,43 +80,6 @@ def _refuse_empty(words: Sequence[str]) -> None:
         name = word[:-1] if word.startswith("--") and word.endswith("=") else before if not word else None
         if name is not None and name not in _MAY_BE_EMPTY:
             raise InputError(f"{name if name.startswith('-') else 'an argument'}: is empty; give a value")
-
-
-def _explain(error: Exception, *, debug: bool) -> int:
-    """Show `error` and return its exit code; re-raise an error that is a bug."""
-    from m2d.cli.console import show_error, show_hint
-
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, OSError):
-        if error.errno != errno.ENOSPC:
-            raise error
-        show_error("the disk is full; nothing was left half-written. Free some space and run it again.")
-        return EXIT_FAILED
-    if isinstance(error, typer.Abort):
-        return EXIT_FAILED
-    if isinstance(error, M2DError):
-        show_error(_with_commands(error))
-        return error.exit_code
-    assert isinstance(error, typer.TyperException)
-    # A group without a command raises its help as an error, of a class that is private to Typer.
-    if type(error).__name__ == "NoArgsIsHelpError":
-        typer.echo(error.format_message(), err=True)
-        return error.exit_code
-    show_error(error.format_message())
-    context = getattr(error, "ctx", None)
-    show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
-    return error.exit_code
-
-
-def _with_commands(error: M2DError) -> M2DError | str:
-    """Return the error, with the commands that export the missing graphs if it lists any."""
-    if not hasattr(error, "requests"):
-        return error
-    from m2d.tasks.export import export_commands
-
-    commands = "\n".join(f"  {line}" for line in export_commands(error).splitlines())  # type: ignore[arg-type]  # importing its class would import torch
-    return f"{error}\nexport first:\n{commands}"
 
 
 app = typer.Typer(

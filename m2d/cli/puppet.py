@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from m2d.cli.options import QuietFlag
+from m2d.cli.options import QuietFlag, ResultJsonFlag
 
 app = typer.Typer(
     help="Make the embedded model: codec, text encoder, reader, and the world they know.",
@@ -28,14 +28,15 @@ def train(
     out: Out,
     max_minutes: Minutes = None,
     threads: Threads = None,
+    as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Train codec, its decoder on what a model makes, text encoder or reader."""
-    from m2d.cli.console import make_reporter, write_result
+    from m2d.cli.console import make_reporter
     from m2d.tasks.puppet import PartPlan, train_part
 
     plan = PartPlan(part=part, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
-    write_result(train_part(plan, make_reporter(quiet=quiet)))
+    _write("run", train_part(plan, make_reporter(quiet=quiet)), as_json=as_json)
 
 
 @app.command()
@@ -49,10 +50,11 @@ def pack(
         Path | None, typer.Option(help="Model folder of a finished training stage.")
     ] = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the training recipes.")] = Path("recipes/training"),
+    as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Put codec, text encoder, tokenizer, scheduler, and transformer and reader if given, into one folder."""
-    from m2d.cli.console import make_reporter, write_result
+    from m2d.cli.console import make_reporter
     from m2d.puppet.training.pack import PackPlan
     from m2d.tasks.puppet import pack
 
@@ -66,7 +68,7 @@ def pack(
         transformer=transformer,
         out=out,
     )
-    write_result(pack(plan, make_reporter(quiet=quiet)))
+    _write("model", pack(plan, make_reporter(quiet=quiet)), as_json=as_json)
 
 
 @app.command()
@@ -82,10 +84,11 @@ def render(
     upscale: Annotated[int, typer.Option(min=1, help="Integer factor that enlarges the written frames.")] = 4,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the stories.")] = 1,
+    as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Render stories as MP4 files, with a description for `m2d train`."""
-    from m2d.cli.console import make_reporter, write_result
+    from m2d.cli.console import make_reporter
     from m2d.puppet.dataset_files import RenderPlan
     from m2d.tasks.render import render
 
@@ -100,4 +103,13 @@ def render(
         seed=seed,
         file_format=format,
     )
-    write_result(render(plan, make_reporter(quiet=quiet)))
+    _write("dataset", render(plan, make_reporter(quiet=quiet)), as_json=as_json)
+
+
+def _write(name: str, path: Path, *, as_json: bool) -> None:
+    from m2d.cli.console import write_json, write_result
+
+    if as_json:
+        write_json({name: path})
+    else:
+        write_result(path)

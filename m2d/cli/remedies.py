@@ -7,10 +7,9 @@ and how a user applies a remedy.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
-from m2d.errors import EXIT_FAILED, InputError, M2DError, Problem, RecipeError, Remedy
+from m2d.errors import InputError, M2DError, Problem, RecipeError, Remedy
 
 # As in `m2d.recipe.overrides`, which takes a tenth of a second to import.
 _COMMAND_LINE = "command line"
@@ -92,17 +91,3 @@ def describe(error: BaseException) -> list[str]:
     if isinstance(error, InputError) and error.argument:
         message = f"--{error.argument.replace('_', '-')}{message.removeprefix(error.argument)}"
     return [advise(message, error.remedy if isinstance(error, M2DError) else None)]
-
-
-def error_document(error: M2DError | str, *, exit_code: int = EXIT_FAILED) -> dict[str, Any]:
-    """Return an error as JSON values: `message` is what the terminal shows, `problems` are a recipe's."""
-    is_known = isinstance(error, M2DError)
-    problems = error.problems if isinstance(error, RecipeError) else ()
-    return {
-        "error": {
-            "kind": type(error).__name__ if is_known else "Error",
-            "message": "\n".join(describe(error)) if isinstance(error, M2DError) else error,
-            "exit_code": error.exit_code if isinstance(error, M2DError) else exit_code,
-            "problems": [asdict(name_flag(problem)) for problem in problems],
-        }
-    }

@@ -10,10 +10,13 @@ import typer
 from typer.core import TyperCommand
 
 from m2d.cli.completion import recipe_files
-from m2d.cli.options import FieldsAndValue, QuietFlag, SetOption, settings_beside
+from m2d.cli.options import FieldsAndValue, QuietFlag, ResultJsonFlag, SetOption, settings_beside
+from m2d.cli.results import pick
 
 if TYPE_CHECKING:
     from m2d.training.needs import TrainingNeeds
+
+_MEMORY = ("weights", "gradients", "optimizer", "average", "activations")
 
 
 class Resuming(TyperCommand):
@@ -56,10 +59,11 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="With --plan: number of devices.")] = 1,
     strategy: Annotated[str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2.")] = "ddp",
+    as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Train one stage; the result is a model folder for `m2d generate --model`."""
-    from m2d.cli.console import loading_libraries, make_reporter, write_result
+    from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
     from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
 
     flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--init": (["init"], init)}
@@ -72,7 +76,8 @@ def train(
         from m2d.tasks.train import plan_needs, run
         from m2d.training.stage import TrainingPlan
     if plan_only:
-        _show_needs(plan_needs(document, num_devices=devices, strategy=strategy))
+        needs = plan_needs(document, num_devices=devices, strategy=strategy)
+        write_json(_document(needs)) if as_json else _show_needs(needs)
         return
     plan = TrainingPlan(
         recipe=document,
@@ -83,8 +88,24 @@ def train(
         max_minutes=max_minutes,
     )
     report = run(plan, make_reporter(quiet=quiet))
-    if report.is_main:
+    if not report.is_main:
+        return
+    if as_json:
+        write_json({"run": plan.run} | pick(report, "model", "step", "held_out_loss"))
+    else:
         write_result(report.model)
+
+
+def _document(needs: TrainingNeeds) -> dict[str, Any]:
+    """Return what a training needs as JSON values; sizes are bytes on each device."""
+    return {
+        "title": needs.recipe.title,
+        "sizes": needs.origin,
+        **pick(needs, "num_devices", "strategy", "microbatch", "tokens_per_step", "flops_per_step"),
+        **pick(needs.model, "num_parameters", "num_trained"),
+        "batch_size": needs.recipe.batch_size,
+        "memory_bytes": {name: getattr(needs.memory, name) for name in (*_MEMORY, "total")},
+    }
 
 
 def _show_needs(needs: TrainingNeeds) -> None:
@@ -103,12 +124,5 @@ def _show_needs(needs: TrainingNeeds) -> None:
         ]
     )
     show_heading("Memory on each device")
-    rows = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "average": memory.average,
-        "activations": memory.activations,
-        "together": memory.total,
-    }
+    rows = {name: getattr(memory, name) for name in _MEMORY} | {"together": memory.total}
     show_fields([(name, f"{size_bytes / 2**30:8.2f} GiB") for name, size_bytes in rows.items()])

@@ -87,13 +87,13 @@ def test_a_story_is_exported_and_made_from_its_graph(m2d: Run, folder: Path) -> 
         "export", "--backend", "onnx", "--recipe", "story.yaml", "--out", "graphs", "--json", "--quiet"
     )
     assert first.exit_code == 0, first.output
-    (graph,) = json.loads(first.stdout)
+    (graph,) = json.loads(first.stdout)["graphs"]
     assert Path(graph["folder"]).parent.name == "graphs"
     assert graph["relative_error"] <= 1e-5
     again = m2d(
         "export", "--backend", "onnx", "--recipe", "story.yaml", "--out", "graphs", "--json", "--quiet"
     )
-    assert json.loads(again.stdout)[0]["was_there"] is True
+    assert json.loads(again.stdout)["graphs"][0]["was_there"] is True
     made = m2d("generate", "story.yaml", "--backend", "onnx", "--artifacts", "graphs", "--quiet")
     assert made.exit_code == 0, made.output
     assert (folder / "first-snow.mp4").is_file()
@@ -102,7 +102,7 @@ def test_a_story_is_exported_and_made_from_its_graph(m2d: Run, folder: Path) -> 
 def test_backends_are_listed_with_what_they_can_and_what_nobody_tried(m2d: Run) -> None:
     result = m2d("backends", "list", "--json")
     assert result.exit_code == 0, result.output
-    found = {facts["name"]: facts for facts in json.loads(result.stdout)}
+    found = {facts["name"]: facts for facts in json.loads(result.stdout)["backends"]}
     assert {"eager", "compile", "aot", "onnx", "tensorrt"} <= set(found)
     assert (found["eager"]["trains"], found["eager"]["exports"]) == (True, False)
     assert (found["aot"]["trains"], found["aot"]["exports"]) == (False, True)
@@ -113,5 +113,5 @@ def test_backends_are_listed_with_what_they_can_and_what_nobody_tried(m2d: Run) 
 def test_the_backends_doctor_asks_about_every_device(m2d: Run) -> None:
     result = m2d("backends", "doctor", "--json")
     assert result.exit_code == 0, result.output
-    found = {facts["name"]: facts for facts in json.loads(result.stdout)}
+    found = {facts["name"]: facts for facts in json.loads(result.stdout)["backends"]}
     assert found["eager"]["problem_on"]["cpu"] is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
 import typer
@@ -23,10 +24,11 @@ def invoke(error: BaseException, *words: str) -> Result:
         pass
 
     @failing.command()
-    def fail() -> None:
+    def fail(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+        del as_json
         raise error
 
-    return CliRunner().invoke(failing, [*words, "fail"])
+    return CliRunner().invoke(failing, ["fail", *words])
 
 
 @pytest.mark.parametrize(

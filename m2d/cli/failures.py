@@ -1,0 +1,113 @@
+"""How a command that failed ends: red lines on stderr, with --json an object on stdout, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from m2d.cli.remedies import describe, name_flag
+from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, M2DError, RecipeError
+
+EXIT_INTERRUPTED = 130
+_STOPPED = "stopped; no file was left half-written"
+_DISK_FULL = "the disk is full; nothing was left half-written. Free some space and run it again."
+
+
+def end_failed(error: Exception, *, debug: bool, as_json: bool) -> int:
+    """Report `error` and return its exit code; re-raise an error that is a bug."""
+    is_disk_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if debug and (is_disk_full or isinstance(error, (M2DError, typer.TyperException))):
+        traceback.print_exception(error)
+    if isinstance(error, M2DError):
+        _report(_with_commands(error), as_json=as_json, error=error, exit_code=error.exit_code)
+        return error.exit_code
+    if is_disk_full:
+        _report([_DISK_FULL], as_json=as_json, exit_code=EXIT_FAILED)
+        return EXIT_FAILED
+    if isinstance(error, typer.Abort):
+        return EXIT_FAILED
+    if isinstance(error, typer.TyperException):
+        return _end_misused(error, as_json=as_json)
+    if as_json:
+        # The traceback of a bug follows on stderr.
+        _write(f"{type(error).__name__}: {error}", kind="Bug", exit_code=EXIT_FAILED)
+    raise error
+
+
+def end_interrupted(*, as_json: bool) -> int:
+    """Report that Ctrl-C ended the command; return the exit code."""
+    _report([_STOPPED], as_json=as_json, kind="Interrupted", exit_code=EXIT_INTERRUPTED)
+    return EXIT_INTERRUPTED
+
+
+def error_document(error: M2DError) -> dict[str, Any]:
+    """Return an error as JSON values: `message` is what the terminal shows, `problems` are a recipe's."""
+    return _document(
+        "\n".join(_with_commands(error)), kind=type(error).__name__, exit_code=error.exit_code, error=error
+    )
+
+
+def _end_misused(error: typer.TyperException, *, as_json: bool) -> int:
+    from m2d.cli.console import show_hint
+
+    # A group without a command raises its help as an error, of a class that is private to Typer.
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+        return error.exit_code
+    message = error.format_message()
+    _report([message], as_json=as_json, kind="UsageError", exit_code=EXIT_BAD_INPUT)
+    context = getattr(error, "ctx", None)
+    show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
+    return error.exit_code
+
+
+def _report(
+    problems: Sequence[str],
+    *,
+    as_json: bool,
+    exit_code: int,
+    kind: str = "",
+    error: M2DError | None = None,
+) -> None:
+    from m2d.cli.console import show_problems
+
+    show_problems(problems)
+    if as_json:
+        name = kind or (type(error).__name__ if error is not None else "Error")
+        _write("\n".join(problems), kind=name, exit_code=exit_code, error=error)
+
+
+def _write(message: str, *, kind: str, exit_code: int, error: M2DError | None = None) -> None:
+    from m2d.cli.console import write_json
+
+    # Of the processes of one training, the first one writes.
+    if os.environ.get("RANK", "0") == "0":
+        write_json(_document(message, kind=kind, exit_code=exit_code, error=error))
+
+
+def _document(message: str, *, kind: str, exit_code: int, error: M2DError | None) -> dict[str, Any]:
+    problems = error.problems if isinstance(error, RecipeError) else ()
+    return {
+        "error": {
+            "kind": kind,
+            "message": message,
+            "exit_code": exit_code,
+            "problems": [asdict(name_flag(problem)) for problem in problems],
+        }
+    }
+
+
+def _with_commands(error: M2DError) -> list[str]:
+    """Return the text of each problem, with the commands that export the missing graphs if it lists any."""
+    if not hasattr(error, "requests"):
+        return describe(error)
+    from m2d.tasks.export import export_commands
+
+    commands = "\n".join(f"  {line}" for line in export_commands(error).splitlines())  # type: ignore[arg-type]  # importing its class would import torch
+    return [f"{error}\nexport first:\n{commands}"]
