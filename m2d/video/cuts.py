@@ -22,6 +22,8 @@ _LEAST_SHARE, _TIMES_USUAL = 0.12, 2.2
 _NEIGHBOURS, _NEAR_S = 3, 1.5
 # In a longer gap more moves, but hardly ever everything.
 _MOST_EXPECTED = 0.3
+# No movement changes so much: still pictures that follow each other are scenes.
+_CERTAIN_SHARE = 0.75
 # After a flash the picture from before it explains the new one; so much of the change may be left.
 _COMES_BACK = 0.5
 
@@ -99,10 +101,11 @@ def find_cuts(frames: Iterable[ShownPicture]) -> list[int]:
 
 
 def _stands_out(change: _Change, others: Sequence[_Change]) -> bool:
-    """Whether a change is more than the usual one of a few neighbours."""
+    """Whether a change is more than the usual one of a few neighbours, or of nearly everything."""
     near = [other for other in others if abs(other.time_s - change.time_s) < _NEAR_S]
     usual = [_expected(other, change.gap_s) for other in near]
-    return change.share >= _LEAST_SHARE + _TIMES_USUAL * (sum(usual) / len(usual) if usual else 0)
+    least = _LEAST_SHARE + _TIMES_USUAL * (sum(usual) / len(usual) if usual else 0)
+    return change.share >= min(least, _CERTAIN_SHARE)
 
 
 def _expected(other: _Change, gap_s: float) -> float:

@@ -89,4 +89,5 @@ def _after_pan(
 
 @cache
 def _flow() -> Any:
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    # The package's stubs leave this class out in some versions.
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)

@@ -156,3 +156,8 @@ def test_of_two_frames_equally_near_the_earlier_is_taken() -> None:
     times_s = np.array([0.0, 1.0, 1.0, 2.0])
     wanted_s = np.array([-1.0, 0.5, 0.6, 1.0, 1.4, 9.0])
     assert nearest_frames(times_s, wanted_s).tolist() == [0, 0, 1, 1, 1, 3]
+
+
+def test_still_pictures_that_follow_each_other_are_scenes() -> None:
+    stills = [np.repeat(shot(seed, num_frames=1), 25, axis=0) for seed in range(4)]
+    assert find_cuts(at_25(np.concatenate(stills))) == [25, 50, 75]
