@@ -37,6 +37,7 @@ ROWS = {
     "m2d.garbage": 0,
     "m2d.windows": 0,
     "m2d.joins": 0,
+    "m2d.enlarging": 0,
     "m2d.limits": 0,
     "m2d.recipe": 1,
     "m2d.video": 1,

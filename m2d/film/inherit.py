@@ -18,6 +18,7 @@ from m2d.errors import InputError, Problem, RecipeError
 from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
 from m2d.files import beside
 from m2d.film.loaded_film import LoadedFilm
+from m2d.film.recipe_record import as_recipe
 from m2d.pipeline.planning import plan_for_model
 from m2d.recipe.cast import described_actors, unknown_actors
 from m2d.recipe.fields import DEFAULT_MODEL
@@ -96,7 +97,7 @@ def inherited_recipe(
         "height": shape.height,
         "width": shape.width,
         "fps": film.fps,
-        "upscale": film.upscale,
+        "upscale": {"factor": film.upscale, "filter": film.upscale_filter},
     }
     try:
         return fit_document(document, Recipe, places=places).value
@@ -153,7 +154,7 @@ def validated_recipe(document: Mapping[str, Any], *, settings: Sequence[Setting]
         RecipeError: A setting is not valid in a recipe, or belongs to the whole film.
     """
     try:
-        recipe = Recipe.model_validate_json(json.dumps(document))
+        recipe = Recipe.model_validate_json(json.dumps(as_recipe(document)))
         if not settings:
             return recipe
         _check_settings(settings)

@@ -84,6 +84,7 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         "first_scene": provenance.first_scene,
         "fps": round(provenance.video.fps),
         "upscale": provenance.video.upscale,
+        "upscale_filter": provenance.video.upscale_filter,
     }
     run, reason = _run_of(path, provenance)
     if run is None:

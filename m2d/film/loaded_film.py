@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from m2d.enlarging import UpscaleFilter
 from m2d.pipeline.scenes import GivenScene
 from m2d.recipe.plan import ScenePlan
 from m2d.video.external import ResampledVideo
@@ -91,6 +92,7 @@ class LoadedFilm:
     first_scene: int
     fps: int
     upscale: int
+    upscale_filter: UpscaleFilter = "nearest"
     cuts_s: tuple[float, ...] | None = None
     to_transcode: ResampledVideo | None = None
     file_sha256: str | None = None

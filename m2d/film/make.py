@@ -195,7 +195,13 @@ def _publish(
 ) -> FilmResult:
     plan = job.plan
     with clock.stage("write"):
-        kept = encode_output(job.kept(assembled), plan.output.absolute(), fps=plan.fps, upscale=plan.upscale)
+        kept = encode_output(
+            job.kept(assembled),
+            plan.output.absolute(),
+            fps=plan.fps,
+            upscale=plan.upscale,
+            upscale_filter=plan.upscale_filter,
+        )
         provenance = provenance_of(
             plan,
             job.film,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2d.enlarging import UpscaleFilter
 from m2d.joins import CUT
 from m2d.video.joining import shown_frames
 from m2d.video.packets import EncodedScene
@@ -91,14 +92,20 @@ def output_scenes(
 
 
 def encode_output(
-    scenes: Sequence[OutputScene], film: Path, *, fps: float, upscale: int
+    scenes: Sequence[OutputScene], film: Path, *, fps: float, upscale: int, upscale_filter: UpscaleFilter
 ) -> list[OutputScene]:
     """Encode the scenes that are not copied; return all scenes with their packets.
 
     Raises: as `encode_scenes`.
     """
     parts = [scene.frames_PHWC if scene.copied is None else scene.copied for scene in scenes]
-    encoded = encode_scenes([part for part in parts if part is not None], film, fps=fps, upscale=upscale)
+    encoded = encode_scenes(
+        [part for part in parts if part is not None],
+        film,
+        fps=fps,
+        upscale=upscale,
+        upscale_filter=upscale_filter,
+    )
     return [
         replace(scene, copied=part, made=replace(scene.made, packets_sha256=part.digest()))
         for scene, part in zip(scenes, encoded, strict=True)

@@ -15,6 +15,7 @@ from m2d.diffusion.step_cache import StepCacheReport
 from m2d.film.context_frames import FRAMES, kept_frames_bytes
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.film.output_scenes import OutputScene
+from m2d.film.recipe_record import recipe_record
 from m2d.recipe.plan import RunPlan
 from m2d.video.digests import array_digest
 from m2d.video.encode import encoding_id
@@ -31,7 +32,7 @@ def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
     """
     return build_run_record(
         kind=kind,
-        recipe=plan.recipe.model_dump(mode="json"),
+        recipe=recipe_record(plan.recipe),
         parameters=_parameters_of(plan),
         model=ModelRecord(name=plan.source.name, digest=plan.source.digest),
         windows=[
@@ -166,6 +167,7 @@ def provenance_of(
         scenes=[scene.made for scene in kept],
         fps=plan.fps,
         upscale=plan.upscale,
+        upscale_filter=plan.upscale_filter if plan.upscale > 1 else "nearest",
         first_scene=plan.first_scene + first_kept,
         parents=[film.digest] if film is not None and film.digest is not None else [],
         encoding=encoding_id(),

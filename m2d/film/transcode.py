@@ -50,7 +50,11 @@ def transcode_scenes(
         return film
     shape = video.shape
     picture = Picture(
-        width=shape.target_width, height=shape.target_height, upscale=film.upscale, fps=Fraction(film.fps)
+        width=shape.target_width,
+        height=shape.target_height,
+        upscale=film.upscale,
+        fps=Fraction(film.fps),
+        upscale_filter=film.upscale_filter,
     )
     store = PacketStore(scratch)
     scenes = list(film.scenes)

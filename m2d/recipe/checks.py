@@ -48,9 +48,10 @@ def size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) ->
         except GeometryError as error:
             problems.append(places.problem(key_path, str(error).removeprefix(f"{name}: ")))
             continue
-        written = wanted * recipe.video.upscale
+        factor = recipe.video.upscale.factor
+        written = wanted * factor
         if name != "num_frames" and written > LARGEST_SIDE:
-            enlarged = f"{wanted} times upscale {recipe.video.upscale} is {written} pixels"
+            enlarged = f"{wanted} times upscale {factor} is {written} pixels"
             message = f"{enlarged}; at most {LARGEST_SIDE} are allowed, use a smaller upscale"
             problems.append(places.problem(key_path, message))
     return problems

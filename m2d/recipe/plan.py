@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from m2d.enlarging import UpscaleFilter
 from m2d.errors import RecipeError
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
@@ -105,6 +106,7 @@ class RunPlan:
     sampling: ResolvedSampling
     fps: int
     upscale: int
+    upscale_filter: UpscaleFilter
     backend: str
     device: str
     dtype: DtypeName
@@ -205,12 +207,13 @@ def plan_story(
         windows=_windows(scenes, targets, recipe, geometry, film=film),
         sampling=sampling,
         fps=recipe.video.fps or geometry.default_fps,
-        upscale=recipe.video.upscale,
+        upscale=recipe.video.upscale.factor,
+        upscale_filter=recipe.video.upscale.filter,
         backend=recipe.backend.name,
         device=recipe.backend.device,
         dtype=recipe.backend.dtype,
         output=overrides.out or Path(recipe.output or default_output(recipe.title)),
-        predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale),
+        predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale.factor),
         first_scene=film.first_scene if film is not None else 0,
         artifacts=overrides.artifacts,
         warnings=story_warnings(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
+from m2d.enlarging import LARGEST_UPSCALE, UpscaleFilter
 from m2d.joins import CUT, Join
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.recipe.cast import unknown_actors
@@ -162,12 +163,30 @@ class ResolvedSampling(Sampling):
         return Sampling(**fields | {"dynamic_guidance": self.dynamic_guidance or None})
 
 
+class Upscale(_Part):
+    """How written frames are enlarged; in YAML a plain number is a factor."""
+
+    factor: Annotated[int, Field(ge=1, le=LARGEST_UPSCALE)]
+    filter: UpscaleFilter = "lanczos"
+
+
+def _upscale_choice(data: object) -> object:
+    if isinstance(data, Mapping | Upscale):
+        return data
+    if type(data) is not int:
+        raise ValueError(f"expected a factor such as 5, or {{factor: 5, filter: nearest}}, got {show(data)}")
+    if not 1 <= data <= LARGEST_UPSCALE:
+        bound = "at least 1" if data < 1 else f"at most {LARGEST_UPSCALE}"
+        raise ValueError(f"must be {bound}, got {data}")
+    return {"factor": data}
+
+
 class Video(_Part):
     """Sizes of the film, in pixels; None selects the model's default.
 
     Attributes:
         num_frames: Number of frames of every scene.
-        upscale: Integer factor by which the written frames are enlarged, without smoothing.
+        upscale: How the written frames are enlarged.
         match_colour: Whether the colours of every scene are matched to the scene before it.
     """
 
@@ -175,7 +194,7 @@ class Video(_Part):
     height: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     width: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     fps: Annotated[int, Field(ge=1, le=FASTEST_FPS)] | None = None
-    upscale: Annotated[int, Field(ge=1, le=64)] = 1
+    upscale: Annotated[Upscale, BeforeValidator(_upscale_choice)] = Upscale(factor=1)
     match_colour: bool = False
 
 

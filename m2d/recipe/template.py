@@ -67,7 +67,7 @@ video:
   # height: 96               # pixels
   # width: 144
   fps: 8
-  upscale: 5                 # integer factor that enlarges the written frames
+  upscale: {{factor: 5, filter: lanczos}}  # enlarges the written frames; nearest keeps hard pixels
   match_colour: false        # true matches the colours of each scene to the scene before it
 
 # The attention mask; `m2d check` draws it. In mask2dit, the paper's mask, the text of a scene sees only its

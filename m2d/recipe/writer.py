@@ -43,11 +43,7 @@ def _scene_lines(scene: Scene) -> Iterator[str]:
         yield f"  - {yaml_scalar(scene.prompt)}"
         return
     for index, (name, value) in enumerate(changed.items()):
-        if isinstance(value, Mapping):
-            shown = f"{{{', '.join(f'{key}: {yaml_scalar(part)}' for key, part in value.items())}}}"
-        else:
-            shown = yaml_scalar(value)
-        yield f"  {'-' if index == 0 else ' '} {name}: {shown}"
+        yield f"  {'-' if index == 0 else ' '} {name}: {_yaml_value(value)}"
 
 
 def _field_lines(name: str, value: object) -> Iterator[str]:
@@ -57,7 +53,13 @@ def _field_lines(name: str, value: object) -> Iterator[str]:
     if not value:
         return
     yield f"{name}:"
-    yield from (f"  {key}: {yaml_scalar(part)}" for key, part in value.items())
+    yield from (f"  {key}: {_yaml_value(part)}" for key, part in value.items())
+
+
+def _yaml_value(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return yaml_scalar(value)
+    return f"{{{', '.join(f'{key}: {yaml_scalar(part)}' for key, part in value.items())}}}"
 
 
 def yaml_scalar(value: object) -> str:

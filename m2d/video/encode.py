@@ -21,8 +21,10 @@ from typing import IO
 import av
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image
 
 from m2d.disk import output_errors
+from m2d.enlarging import UpscaleFilter
 from m2d.errors import InputError, M2DError, OutputError
 from m2d.files import nameless_file
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
@@ -63,7 +65,7 @@ class Picture:
     """Size and rate at which frames are encoded.
 
     Attributes:
-        upscale: Integer factor by which they are enlarged, nearest neighbour.
+        upscale: Integer factor by which they are enlarged.
 
     Raises:
         InputError: A size or rate that H.264 cannot have.
@@ -73,6 +75,7 @@ class Picture:
     height: int
     upscale: int
     fps: Fraction
+    upscale_filter: UpscaleFilter = "nearest"
 
     def __post_init__(self) -> None:
         width, height = self.width * self.upscale, self.height * self.upscale
@@ -117,13 +120,8 @@ def encode_scene(
     """
     sketches: list[np.ndarray] = []
 
-    def sketched() -> Iterator[np.ndarray]:
-        for frame_HWC in frames:
-            sketches.append(sketch_of(expected_luma(frame_HWC)))
-            yield frame_HWC
-
     with nameless_file(film.parent) as stream:
-        _run_encoder(stream, _enlarged(sketched(), upscale=picture.upscale), picture)
+        _run_encoder(stream, _enlarged(frames, picture, sketches), picture)
         stream.seek(0)
         with av.open(stream, "r", format=STREAM_FORMAT) as container:
             video = container.streams.video[0]
@@ -222,9 +220,20 @@ def _feed(process: subprocess.Popen[bytes], frames: Iterator[bytes]) -> None:
             process.stdin.close()
 
 
-def _enlarged(frames: Iterable[np.ndarray], *, upscale: int) -> Iterator[bytes]:
+def _enlarged(frames: Iterable[np.ndarray], picture: Picture, sketches: list[np.ndarray]) -> Iterator[bytes]:
+    """Yield the frames at the size of the film, and add a sketch of each to `sketches`."""
     for frame_HWC in frames:
-        yield frame_HWC.repeat(upscale, axis=0).repeat(upscale, axis=1).tobytes()
+        large_HWC = _large(frame_HWC, picture)
+        sketches.append(sketch_of(expected_luma(sampled(large_HWC, upscale=picture.upscale))))
+        yield large_HWC.tobytes()
+
+
+def _large(frame_HWC: np.ndarray, picture: Picture) -> np.ndarray:
+    factor = picture.upscale
+    if factor == 1 or picture.upscale_filter == "nearest":
+        return frame_HWC.repeat(factor, axis=0).repeat(factor, axis=1)
+    size = (picture.width * factor, picture.height * factor)
+    return np.asarray(Image.fromarray(frame_HWC).resize(size, Image.Resampling.LANCZOS))
 
 
 def _command(picture: Picture) -> list[str]:

@@ -21,8 +21,16 @@ _MATRIX = struct.Struct("=9i")
 
 
 def sampled(plane_HW: np.ndarray, *, upscale: int) -> np.ndarray:
-    """Take the middle pixel of each `upscale` x `upscale` block of an HW or HWC array."""
-    return plane_HW[upscale // 2 :: upscale, upscale // 2 :: upscale]
+    """Take the middle of each `upscale` x `upscale` block of an HW or HWC array.
+
+    The middle of an even side lies between two pixels: it is their mean. Where a smooth filter has enlarged
+    the array, one of the two would be a shifted picture.
+    """
+    if upscale % 2:
+        return plane_HW[upscale // 2 :: upscale, upscale // 2 :: upscale]
+    middle = _middle(upscale)
+    parts = [plane_HW[row::upscale, column::upscale] for row in middle for column in middle]
+    return np.asarray(np.rint(np.mean(parts, axis=0)), dtype=plane_HW.dtype)
 
 
 def luma_of(frame: VideoFrame) -> np.ndarray:
@@ -46,7 +54,7 @@ def sketch_of(luma_HW: np.ndarray) -> np.ndarray:
 
 
 def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:
-    """Convert a frame to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`.
+    """Convert a frame to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`; see `sampled`.
 
     Enlarged frames in our own format are converted here: FFmpeg's nearest-neighbour chroma is off by one
     pixel, which mixes neighbouring blocks, and its other filters blur them.
@@ -72,14 +80,24 @@ def is_high_dynamic_range(frame: VideoFrame) -> bool:
     return frame.color_trc in _HIGH_DYNAMIC_RANGE
 
 
+def _middle(upscale: int) -> tuple[int, ...]:
+    """Return the one or two pixels in the middle of a block's side."""
+    return (upscale // 2,) if upscale % 2 else (upscale // 2 - 1, upscale // 2)
+
+
 def _rgb_of_blocks(frame: VideoFrame, *, upscale: int) -> np.ndarray:
     height, width = frame.height, frame.width
     planes = frame.to_ndarray()
     chroma = planes[height:].reshape(2, height // 2, width // 2)
-    rows = np.arange(upscale // 2, height, upscale)[:, None]
-    columns = np.arange(upscale // 2, width, upscale)[None, :]
-    luma_HW = (planes[rows, columns].astype(np.float32) - _BLACK) / _LUMA_STEPS
-    blue_HW, red_HW = (chroma[:, rows // 2, columns // 2].astype(np.float32) - _GREY) / _CHROMA_STEPS
+    places = [
+        (np.arange(row, height, upscale)[:, None], np.arange(column, width, upscale)[None, :])
+        for row in _middle(upscale)
+        for column in _middle(upscale)
+    ]
+    luma_NHW = np.array([planes[rows, columns] for rows, columns in places], np.float32)
+    luma_HW = (luma_NHW.mean(0) - _BLACK) / _LUMA_STEPS
+    chroma_N2HW = np.array([chroma[:, rows // 2, columns // 2] for rows, columns in places], np.float32)
+    blue_HW, red_HW = (chroma_N2HW.mean(0) - _GREY) / _CHROMA_STEPS
     r_HW = luma_HW + 2 * (1 - RED) * red_HW
     b_HW = luma_HW + 2 * (1 - BLUE) * blue_HW
     g_HW = (luma_HW - RED * r_HW - BLUE * b_HW) / (1 - RED - BLUE)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from m2d.enlarging import UpscaleFilter
 from m2d.errors import InputError
 from m2d.joins import JoinKind
 from m2d.limits import LONGEST_RECORD_BYTES
@@ -50,12 +51,14 @@ class VideoRecord(_Record):
     """The film's size as the model made it, the factor by which it is enlarged, and its encoding.
 
     Attributes:
+        upscale_filter: Left out of the record when it is `nearest`, as by versions that had no other.
         encoding: Identity of encoder and settings; empty when not recorded.
     """
 
     width: Count
     height: Count
     upscale: Count
+    upscale_filter: Annotated[UpscaleFilter, Field(exclude_if=lambda value: value == "nearest")] = "nearest"
     fps: Annotated[float, Field(gt=0)]
     encoding: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 
+from m2d.enlarging import UpscaleFilter
 from m2d.joins import CUT, Join
 from m2d.video.digests import array_digest
 from m2d.video.printable import REPLACEMENT
@@ -114,6 +115,7 @@ def build_provenance(
     scenes: Sequence[MadeScene],
     fps: float,
     upscale: int,
+    upscale_filter: UpscaleFilter = "nearest",
     first_scene: int = 0,
     parents: Sequence[str] = (),
     encoding: str = "",
@@ -131,7 +133,14 @@ def build_provenance(
         "m2d_provenance": SCHEMA_VERSION,
         "title": title,
         "runs": [run.model_dump(mode="json") for run in runs],
-        "video": {"width": width, "height": height, "upscale": upscale, "fps": fps, "encoding": encoding},
+        "video": {
+            "width": width,
+            "height": height,
+            "upscale": upscale,
+            "upscale_filter": upscale_filter,
+            "fps": fps,
+            "encoding": encoding,
+        },
         "scenes": _scene_records(scenes),
         "first_scene": first_scene,
         "parents": list(parents),

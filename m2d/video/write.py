@@ -20,6 +20,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from m2d.disk import output_errors
+from m2d.enlarging import UpscaleFilter
 from m2d.errors import OutputError
 from m2d.files import copy_to_part, nameless_file, publish
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
@@ -50,7 +51,8 @@ def write_film(
     Args:
         scenes: The shown frames of each scene: uint8 RGB arrays PHWC of one size, or encoded scenes of that
             size; at least one of them newly encoded.
-        upscale: Integer factor by which the frames are enlarged, nearest neighbour.
+        upscale: Integer factor by which the frames are enlarged, with the filter that the provenance names,
+            or by nearest neighbour.
         scene_prompts: One per scene, for the chapters' titles.
         provenance: From `build_provenance` for the same scenes; None leaves it out.
 
@@ -65,7 +67,8 @@ def write_film(
     if provenance is not None:
         _check_provenance(provenance, scenes, upscale=upscale)
     with publish(path, force=force) as part:
-        encoded = encode_scenes(scenes, path, fps=rate, upscale=upscale)
+        smooth: UpscaleFilter = "nearest" if provenance is None else provenance.video.upscale_filter
+        encoded = encode_scenes(scenes, path, fps=rate, upscale=upscale, upscale_filter=smooth)
         lengths = [len(scene) for scene in encoded]
         chapters = _chapters(lengths, scene_prompts, fps=rate)
         # The muxer seeks and reads in its file, which `part` does not allow; and a film may be too large for
@@ -79,7 +82,12 @@ def write_film(
 
 
 def encode_scenes(
-    scenes: Sequence[np.ndarray | EncodedScene], film: Path, *, fps: float | Fraction, upscale: int
+    scenes: Sequence[np.ndarray | EncodedScene],
+    film: Path,
+    *,
+    fps: float | Fraction,
+    upscale: int,
+    upscale_filter: UpscaleFilter = "nearest",
 ) -> list[EncodedScene]:
     """Encode the scenes of a film that are not encoded yet, in parallel: each encoder uses one thread.
 
@@ -97,7 +105,9 @@ def encode_scenes(
         if isinstance(scene, EncodedScene):
             return scene
         height, width = scene.shape[1:3]
-        picture = Picture(width=width, height=height, upscale=upscale, fps=rate)
+        picture = Picture(
+            width=width, height=height, upscale=upscale, fps=rate, upscale_filter=upscale_filter
+        )
         return encode_scene(scene, picture, film=film, first_frame=first_frame)
 
     firsts = itertools.accumulate(map(len, scenes), initial=0)

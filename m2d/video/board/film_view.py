@@ -113,7 +113,7 @@ class FilmView:
     facts: tuple[str, ...]
     width: int
     height: int
-    is_enlarged: bool
+    has_pixels: bool
     stripe: str
     scenes: tuple[SceneView, ...]
     runs: tuple[RunView, ...]
@@ -133,7 +133,7 @@ def film_view(
         facts=_facts(info, provenance),
         width=info.width,
         height=info.height,
-        is_enlarged=provenance.video.upscale > 1,
+        has_pixels=provenance.video.upscale > 1 and provenance.video.upscale_filter == "nearest",
         stripe=pictures.stripe,
         scenes=_scenes(info, provenance, pictures),
         runs=_runs(provenance),
@@ -151,7 +151,7 @@ def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
     num_scenes, num_frames = len(provenance.scenes), provenance.num_frames
     size = f"{info.width}\N{MULTIPLICATION SIGN}{info.height} pixels"
     if provenance.video.upscale > 1:
-        size += f", enlarged {provenance.video.upscale} times"
+        size += f", enlarged {provenance.video.upscale} times ({provenance.video.upscale_filter})"
     return (
         f"{num_scenes} scene{'s' if num_scenes > 1 else ''}",
         f"{num_frames} frames",

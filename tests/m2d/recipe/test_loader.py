@@ -143,6 +143,11 @@ def test_a_wrong_field_is_named_with_its_place(tmp_path: Path, old: str, new: st
         ("sampling: [1]", "sampling: expected a mapping (lines of `key: value`), got a list of 1"),
         ("video: {num_frames: '9'}", "video.num_frames: expected a whole number, got '9'"),
         ("video: {upscale: 65}", "video.upscale: must be at most 64, got 65"),
+        ("video: {upscale: 0}", "video.upscale: must be at least 1, got 0"),
+        ("video: {upscale: {factor: 65}}", "video.upscale.factor: must be at most 64, got 65"),
+        ("video: {upscale: {filter: nearest}}", "video.upscale.factor: is missing; add it"),
+        ("video: {upscale: {factor: 2, filter: cubic}}", "video.upscale.filter: "),
+        ("video: {upscale: big}", "video.upscale: expected a factor such as 5, or {factor: 5, filter: near"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, line: str, message: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from m2d.enlarging import UpscaleFilter
 from m2d.video import encode
 from m2d.video.encode import EncoderFailed, Picture, encode_scene
 
@@ -84,3 +85,33 @@ def test_ctrl_c_in_a_terminal_does_not_reach_the_encoder(
     monkeypatch.setattr(encode, "_enlarged", watched)
     encode_beside(tmp_path / "film.mp4")
     assert groups[0] != os.getpgrp()
+
+
+def drawing() -> np.ndarray:
+    """Two frames PHWC of smooth shapes, as a VAE makes them."""
+    y_H, x_W = np.arange(24)[:, None] / 24, np.arange(36)[None, :] / 36
+    waves = [np.sin(5 * x_W + phase) * np.cos(4 * y_H) for phase in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)]
+    levels = np.stack(waves).reshape(2, 3, 24, 36).transpose(0, 2, 3, 1) * 100 + 128
+    return np.asarray(levels, np.uint8)
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4, 5])
+def test_smoothly_enlarged_frames_come_back_as_they_were_but_for_a_few_levels(
+    tmp_path: Path, upscale: int
+) -> None:
+    frames_PHWC = drawing()
+    picture = Picture(width=36, height=24, upscale=upscale, fps=Fraction(8), upscale_filter="lanczos")
+    found_PHWC = encode_scene(frames_PHWC, picture, film=tmp_path / "film.mp4").frames(upscale=upscale)
+    errors = np.abs(found_PHWC.astype(int) - frames_PHWC)
+    assert errors.mean() < 2.0
+
+
+@pytest.mark.parametrize(("name", "is_smooth"), [("lanczos", True), ("nearest", False)])
+def test_a_filter_is_smooth_or_repeats_pixels(tmp_path: Path, name: UpscaleFilter, is_smooth: bool) -> None:
+    # Black left of white.
+    frame_HWC = np.zeros((8, 8, 3), np.uint8)
+    frame_HWC[:, 4:] = 255
+    picture = Picture(width=8, height=8, upscale=6, fps=Fraction(8), upscale_filter=name)
+    (large_HWC,) = encode_scene([frame_HWC], picture, film=tmp_path / "film.mp4").frames(upscale=1)
+    between = (large_HWC[20, :, 1] > 40) & (large_HWC[20, :, 1] < 215)
+    assert (between.sum() >= 3) == is_smooth

@@ -1,0 +1,9 @@
+"""How written frames are enlarged: the filters, by the names that recipes and records have for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+UpscaleFilter = Literal["lanczos", "nearest"]
+"""`lanczos` is smooth; `nearest` repeats pixels. Films without a recorded filter were made with `nearest`."""
+LARGEST_UPSCALE = 64
