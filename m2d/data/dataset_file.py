@@ -1,6 +1,6 @@
-"""Read a dataset's file, in any of three formats, into shot groups.
+"""Read a dataset's description into shot groups: a file in one of three formats, or a folder of pairs.
 
-Owns the choice of the format, the file's limits and the check of captions; each format has its own module.
+Owns the choice of the format and the file's limits; each format has its own module.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.data.csv_format import read_csv
-from m2d.data.dataset_text import DatasetText, Problems, Shot, ShotGroup
+from m2d.data.dataset_text import DatasetText, Shot, ShotGroup
+from m2d.data.folder_format import read_folder
 from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
+from m2d.data.video_path import VideoPaths
 from m2d.errors import DatasetError
 
 Format = Literal["csv", "json", "jsonl"]
+DESCRIPTIONS = ("sft.json", "pretrain.csv", "stories.jsonl")
 _MOST_BYTES = 1 << 30
 _READERS: dict[str, Callable[[DatasetText], list[ShotGroup]]] = {
     "csv": read_csv,
@@ -26,18 +29,30 @@ _READERS: dict[str, Callable[[DatasetText], list[ShotGroup]]] = {
 
 
 def read_groups(
-    path: Path, *, file_format: Format | None, root: Path | None, caption_field: str
+    path: Path,
+    *,
+    file_format: Format | None,
+    root: Path | None,
+    caption_field: str,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[ShotGroup]:
     """Read a dataset's description; videos must exist but are not opened.
 
     Args:
-        path: `pretrain.csv`, `sft.json` or our JSON Lines.
+        path: `pretrain.csv`, `sft.json`, our JSON Lines, or a folder that holds one of these under the name
+            that m2d writes, or videos with their captions.
         file_format: None chooses by the file's ending.
         root: Folder that relative paths start from; None is the description's folder.
+        warn: Receives what is left out of a folder.
 
     Raises:
         DatasetError: The file cannot be read, or all problems in it with their places.
     """
+    if path.is_dir():
+        described = _described_in(path)
+        if described is None:
+            return read_folder(path, warn=warn)
+        path = described
     chosen = file_format or path.suffix.lower().removeprefix(".")
     if chosen not in _READERS:
         raise DatasetError(
@@ -46,7 +61,7 @@ def read_groups(
     dataset = DatasetText(
         text=_read_text(path),
         name=str(path),
-        root=path.parent if root is None else root,
+        paths=VideoPaths(root=path.parent if root is None else root),
         caption_field=caption_field,
     )
     groups = _READERS[chosen](dataset)
@@ -56,27 +71,12 @@ def read_groups(
     return groups
 
 
-def check_captions(
-    groups: Sequence[ShotGroup], *, count_tokens: Callable[[str], int], max_tokens: int
-) -> None:
-    """Reject, before any work, all captions that are too long for the text encoder.
-
-    Raises:
-        DatasetError: Some captions have more than `max_tokens`.
-    """
-    problems = Problems()
-    counts: dict[str, int] = {}
-    for shot in shots_of(groups):
-        if shot.caption not in counts:
-            counts[shot.caption] = count_tokens(shot.caption)
-        count = counts[shot.caption]
-        if count > max_tokens:
-            problems.add(
-                shot.place,
-                f"caption {shot.caption[:40]!r}: {count} tokens, the end token included; the model takes at "
-                f"most {max_tokens}; shorten it by {count - max_tokens}",
-            )
-    problems.refuse()
+def _described_in(folder: Path) -> Path | None:
+    found = [folder / name for name in DESCRIPTIONS if (folder / name).is_file()]
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise DatasetError(f"{folder}: holds several descriptions of a dataset; give one of {names}")
+    return found[0] if found else None
 
 
 def shots_of(groups: Sequence[ShotGroup]) -> list[Shot]:
@@ -93,7 +93,7 @@ def _read_text(path: Path) -> str:
             raise DatasetError(f"{path}: larger than {_MOST_BYTES} bytes; divide it")
         return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: does not exist; give a CSV, JSON or JSONL file") from error
+        raise DatasetError(f"{path}: does not exist; give a folder or a CSV, JSON or JSONL file") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

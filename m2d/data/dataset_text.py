@@ -6,13 +6,22 @@ Owns shots, their groups, and the checks that all formats share.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from m2d.data.video_path import VideoPaths
 from m2d.errors import DatasetError
 
 MOST_LISTED = 20
+_MOST_NAMED = 5
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//")
+
+
+def first_few(places: Sequence[str]) -> str:
+    """Name the first five places or files, and how many more there are."""
+    more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
+    return ", ".join(places[:_MOST_NAMED]) + more
 
 
 class Problems:
@@ -72,13 +81,13 @@ class DatasetText:
     Attributes:
         text: The file's text.
         name: The file as the user named it; every place starts with it.
-        root: Folder that relative paths start from.
+        paths: Finds the videos.
         caption_field: Column or key of the captions.
     """
 
     text: str
     name: str
-    root: Path
+    paths: VideoPaths
     caption_field: str
     problems: Problems = field(default_factory=Problems)
 
@@ -92,9 +101,7 @@ class DatasetText:
             reason = "is an address; only files are read, download it first"
             self.problems.add(place, f"{field_name}: {value[:200]!r} {reason}")
             return None
-        path = self.root / value
-        if not path.is_file():
-            reason = f"no such file under {self.root}; set data.root to the folder it is in"
-            self.problems.add(place, f"{field_name}: {value}: {reason}")
-            return None
+        path = self.paths.find(value)
+        if path is None:
+            self.problems.add(place, f"{field_name}: {value}: {self.paths.why_missing(value)}")
         return path

@@ -5,6 +5,7 @@ Owns the two tokenizer formats; needs neither torch nor transformers, so that `m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from m2d.errors import CheckpointError, InputError
 from m2d.model.components import tokenizer_file
 from m2d.model.folder import read_json
+
+_UNKNOWN_TOKEN = "<unk>"
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
 class PromptTooLong(InputError):
@@ -25,15 +29,22 @@ class PromptTokenizer:
     Attributes:
         ids_of: Ids of a prompt, end token included, neither padded nor cut.
         max_tokens: Tokens that every prompt is padded to.
+        unknown_id: The token of everything that is not in the vocabulary; None if there is none.
     """
 
     ids_of: Callable[[str], list[int]]
     pad_id: int
     max_tokens: int
+    unknown_id: int | None = None
 
     def count_tokens(self, prompt: str) -> int:
         """Count a prompt's tokens, end token included, padding not."""
         return len(self.ids_of(prompt))
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Return the words that the vocabulary cannot spell, each once, in lower case."""
+        words = dict.fromkeys(_WORD.findall(prompt.lower()))
+        return [word for word in words if self.unknown_id in self.ids_of(word)]
 
     def check_length(self, prompt: str) -> int:
         """Count a prompt's tokens and make sure that the model takes so many.
@@ -88,7 +99,8 @@ def _from_json(file: Path, *, pad_token: str, max_tokens: int) -> PromptTokenize
     def ids_of(prompt: str) -> list[int]:
         return list(tokenizer.encode(prompt).ids)
 
-    return PromptTokenizer(ids_of=ids_of, pad_id=pad_id, max_tokens=max_tokens)
+    unknown_id = tokenizer.token_to_id(_UNKNOWN_TOKEN)
+    return PromptTokenizer(ids_of=ids_of, pad_id=pad_id, max_tokens=max_tokens, unknown_id=unknown_id)
 
 
 def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
@@ -109,7 +121,12 @@ def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
         return [*processor.encode(prompt), processor.eos_id()]
 
     # T5's own vocabulary has its padding token at 0, where sentencepiece by default has none (-1).
-    return PromptTokenizer(ids_of=ids_of, pad_id=max(processor.pad_id(), 0), max_tokens=max_tokens)
+    return PromptTokenizer(
+        ids_of=ids_of,
+        pad_id=max(processor.pad_id(), 0),
+        max_tokens=max_tokens,
+        unknown_id=processor.unk_id(),
+    )
 
 
 def _pad_token(path: Path) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-from m2d.data.dataset_file import check_captions, read_groups, shots_of
+from m2d.data.captions import caption_warnings, check_captions
+from m2d.data.dataset_file import read_groups, shots_of
 from m2d.data.dataset_text import ShotGroup
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
@@ -30,6 +32,13 @@ from m2d.training.frozen import FrozenParts
 from m2d.training.recipe import DataRecipe, TrainingRecipe
 
 _MEMORY_BYTES = 1 << 30
+
+
+class CaptionTokenizer(Protocol):
+    """Counts the tokens of captions and names the words that the text encoder does not know."""
+
+    def count_tokens(self, prompt: str, /) -> int: ...
+    def unknown_words(self, prompt: str, /) -> list[str]: ...
 
 
 @contextmanager
@@ -59,8 +68,8 @@ def open_stories(
         source = rendered_stories(recipe.data, geometry)
         yield encode_stories(source, frozen, root=root, reporter=reporter, stop=stop)
         return
-    groups = _read(recipe, frozen)
     data = recipe.data
+    groups = read_stories(data, frozen.text, max_tokens=frozen.max_text_tokens, reporter=reporter)
     with DecoderPool(num_workers=data.workers, time_limit_s=data.time_limit_s) as pool:
         videos = [shot.video for shot in shots_of(groups)]
         scanned = scan_videos(videos, pool=pool, memory=root / "scans", reporter=reporter, stop=stop)
@@ -89,15 +98,24 @@ def rendered_stories(data: DataRecipe, geometry: SceneGeometry) -> PuppetStories
     )
 
 
-def _read(recipe: TrainingRecipe, frozen: FrozenParts) -> list[ShotGroup]:
-    data = recipe.data
+def read_stories(
+    data: DataRecipe, text: CaptionTokenizer, *, max_tokens: int, reporter: Reporter
+) -> list[ShotGroup]:
+    """Read a dataset's description and check its captions; warn about what is left out or not understood.
+
+    Raises: as `read_groups` and `check_captions`.
+    """
     groups = read_groups(
         Path(data.source),
         file_format=data.format,
         root=None if data.root is None else Path(data.root),
         caption_field=data.caption_field,
+        warn=reporter.warn,
     )[: data.num_stories]
-    check_captions(groups, count_tokens=frozen.text.count_tokens, max_tokens=frozen.max_text_tokens)
+    shots = shots_of(groups)
+    check_captions(shots, count_tokens=text.count_tokens, max_tokens=max_tokens)
+    for warning in caption_warnings(shots, unknown_words=text.unknown_words):
+        reporter.warn(warning)
     return groups
 
 

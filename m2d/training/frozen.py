@@ -62,6 +62,10 @@ class LateTextEncoder:
         """Count the tokens of a prompt with the end token and without padding."""
         return self._tokenizer.count_tokens(prompt)
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Return the words of a prompt that the tokenizer does not know, each once."""
+        return self._tokenizer.unknown_words(prompt)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embed prompts: embeds_SLD, float32. Raises: as `load_text` and `TextEncoder.encode`."""
         if self._loaded is None:

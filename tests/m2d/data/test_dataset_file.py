@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from m2d.data.captions import caption_warnings, check_captions
 from m2d.data.csv_format import WrittenClip, write_csv
-from m2d.data.dataset_file import check_captions, read_groups, shots_of
+from m2d.data.dataset_file import read_groups, shots_of
 from m2d.data.json_format import write_json_groups
 from m2d.data.jsonl_format import write_jsonl
 from m2d.errors import DatasetError
@@ -124,4 +125,24 @@ def test_captions_over_the_limit_are_told_before_anything_else(folder: Path) -> 
     with pytest.raises(
         DatasetError, match=r"^[^\n]*d.csv:3: caption 'one two three four': 4 tokens.* at most 3"
     ):
-        check_captions(groups, count_tokens=lambda text: len(text.split()), max_tokens=3)
+        check_captions(shots_of(groups), count_tokens=lambda text: len(text.split()), max_tokens=3)
+
+
+def _known(text: str) -> list[str]:
+    return [word for word in dict.fromkeys(text.split()) if word not in ("a", "tree")]
+
+
+def test_empty_captions_and_unknown_words_are_named_with_their_rows(folder: Path) -> None:
+    (folder / "d.csv").write_text("path,caption\na.mp4,a tree\nb.mp4, \na.mp4,a dog\nb.mp4,dog cat\n")
+    groups = read_groups(folder / "d.csv", file_format=None, root=None, caption_field="caption")
+    empty, unknown = caption_warnings(shots_of(groups), unknown_words=_known)
+    assert "1 of 4 captions are empty (" in empty
+    assert "d.csv:3); their clips teach no prompt" in empty
+    assert "does not know 2 words in 2 of 4 captions: 'dog' (2 times), 'cat' (1 times); first in " in unknown
+    assert "d.csv:4. All" in unknown
+
+
+def test_captions_that_are_understood_warn_of_nothing(folder: Path) -> None:
+    (folder / "d.csv").write_text("path,caption\na.mp4,a tree\n")
+    groups = read_groups(folder / "d.csv", file_format=None, root=None, caption_field="caption")
+    assert caption_warnings(shots_of(groups), unknown_words=_known) == []
