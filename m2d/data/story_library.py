@@ -99,13 +99,23 @@ class StoryLibrary:
 
     @property
     def digest(self) -> str:
-        """Identity of the stories and their order, whichever files turn out to be broken."""
+        """Identity of the stories, their order, and which of their videos can be read."""
         stories = [
             [[shot.caption, self._sha256(shot), shot.start_s, shot.end_s] for shot in story]
             for story in self._stories
         ]
         text = json.dumps([stories, repr(self._rule), repr(self._size), self._seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def num_readable(self) -> int:
+        """Number of stories from which a sample can be taken."""
+        return len(self._readable())
+
+    def first_held_out(self, count: int) -> int:
+        """Index of the first held-out story if the last `count` readable stories are held out."""
+        readable = self._readable()
+        return readable[-count] if 0 < count <= len(readable) else self.num_stories
 
     def reject(self, video: Path, reason: str) -> None:
         """Stop using a video, from now on."""
@@ -186,7 +196,7 @@ class StoryLibrary:
 
     def _sha256(self, shot: Shot) -> str:
         found = self._scanned[shot.video].found
-        return "broken" if isinstance(found, Broken) else found.sha256
+        return "broken" if isinstance(found, Broken) or shot.video in self.broken else found.sha256
 
     def _stand_in(
         self, slots: Sequence[tuple[int, int]], *, story_range: tuple[int, int]
@@ -205,6 +215,9 @@ class StoryLibrary:
         place = int(_draw_unit(self._seed, "stand-in", story, scene) * len(windows))
         other, first = windows[min(place, len(windows) - 1)]
         return [(other, first + place) for place in range(length)]
+
+    def _readable(self) -> list[int]:
+        return [s for s in range(self.num_stories) if self._sound_windows(s, self._least_scenes)]
 
     def _sound_windows(self, story: int, length: int) -> list[tuple[int, int]]:
         starts = range(len(self._stories[story]) - length + 1)

@@ -115,10 +115,10 @@ def make_sampler(
     recipe: TrainingRecipe, stories: StoryLatents, *, num_timesteps: int, held_out: bool
 ) -> StageSampler:
     """Return the sampler of a recipe's stage, over the training stories or over the held-out ones."""
-    boundary = stories.num_stories - recipe.data.held_out
+    boundary = stories.first_held_out(recipe.data.held_out)
     objective = recipe.objective.model_copy(update={"caption_dropout": 0.0}) if held_out else recipe.objective
     counts = stories.scene_counts
-    num_held_out = sum(counts[boundary:]) if recipe.stage == "base" else recipe.data.held_out
+    num_held_out = sum(counts[boundary:]) if recipe.stage == "base" else stories.num_stories - boundary
     held_out_batch = min(recipe.batch_size, recipe.evaluation.num_samples, num_held_out)
     return StageSampler(
         stage=recipe.stage,

@@ -49,6 +49,9 @@ class StoryLatents(Protocol):
     def empty_embeds_LD(self) -> Tensor:
         """Embedding of the empty prompt, float32."""
 
+    def first_held_out(self, count: int) -> int:
+        """Index of the first held-out story if `count` stories are held out; `num_stories` for 0."""
+
     def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Collect scenes: latents (B, N*F, C, H, W) and prompt embeddings (B, N*L, D), float32."""
 
@@ -73,6 +76,10 @@ class EncodedStories:
     def scene_counts(self) -> tuple[int, ...]:
         """Scenes of every story."""
         return (self.num_scenes,) * self.num_stories
+
+    def first_held_out(self, count: int) -> int:
+        """Index of the first of the last `count` stories."""
+        return self.num_stories - count
 
     def expect(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> None:
         """Do nothing: all stories are in memory."""

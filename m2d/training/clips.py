@@ -46,7 +46,7 @@ class EncodedClips:
         data: DataRecipe,
         run: Path,
     ) -> None:
-        """Encode the empty prompt only; `prepare` encodes the rest.
+        """Encode the empty prompt only; `prepare` encodes the rest and takes the digest.
 
         Args:
             run: Run folder, which receives the list of rejected videos.
@@ -62,10 +62,15 @@ class EncodedClips:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode") if data.workers else None
         self._expected: Future[object] | None = None
         self.num_stories = library.num_stories
+        self._boundary = library.num_stories
         self.scene_counts = library.scene_counts
         self.empty_embeds_LD = self._embeds("").float()
-        parts = (library.digest, encoder.vae_digest, encoder.text_digest, data.variants)
-        self.digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
+        self.digest = ""
+
+    def first_held_out(self, count: int) -> int:
+        """Index of the first held-out story, as `prepare` found it; the recipe decides the count."""
+        assert count == self._data.held_out
+        return self._boundary
 
     def gather(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Collect scenes; see `StoryLatents`. The epoch selects one of the clips of a shot.
@@ -113,6 +118,11 @@ class EncodedClips:
                     self._encode(by_request[request], frames_PHWC)
                 progress.advance()
                 stop.check(_KEPT)
+        # Only now is it known which videos can be read.
+        self._boundary = self._library.first_held_out(self._data.held_out)
+        encoder = self._encoder
+        parts = (self._library.digest, encoder.vae_digest, encoder.text_digest, self._data.variants)
+        self.digest = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
     def check(self) -> None:
         """Write the list of rejected videos. Raises: as `check_share`."""
@@ -172,14 +182,14 @@ class EncodedClips:
     def _resolved(self, stories_BN: Tensor, scenes_BN: Tensor, *, epoch: int) -> list[Clip]:
         if self._data.variants:
             epoch %= self._data.variants
-        # Held-out stories never replace a broken training story.
-        boundary = self.num_stories - self._data.held_out
+        boundary = self._boundary
         clips = []
         for stories_N, scenes_N in zip(stories_BN.tolist(), scenes_BN.tolist(), strict=True):
             is_held_out = stories_N[0] >= boundary
             slots = self._library.resolve(
                 stories_N,
                 scenes_N,
+                # Held-out stories never replace a broken training story.
                 story_range=(boundary, self.num_stories) if is_held_out else (0, boundary),
             )
             clips += [self._library.clip(story, scene, epoch=epoch) for story, scene in slots]

@@ -32,6 +32,7 @@ from m2d.training.frozen import FrozenParts
 from m2d.training.recipe import DataRecipe, TrainingRecipe
 
 _MEMORY_BYTES = 1 << 30
+_MOST_SHOWN = 5
 
 
 class CaptionTokenizer(Protocol):
@@ -76,11 +77,17 @@ def open_stories(
         library = _library(recipe, groups, _sound(scanned, run, keeps_rejects), geometry)
         store = ContentStore(root / "content", memory_bytes=_MEMORY_BYTES)
         stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
-        _check_held_out(recipe, stories)
-        stories.prepare(reporter=reporter, stop=stop)
-        _report_rejects(library, scanned, run, reporter)
+        stories.check()
+        _check_held_out(recipe, library)
+        _report_notes(scanned, reporter)
+        _report_rejects(library, run, reporter)
         try:
+            stories.prepare(reporter=reporter, stop=stop)
+            # Some videos fail only when their clips are read.
+            _check_held_out(recipe, library)
             yield stories
+            if library.rejects:
+                reporter.note(f"trained without {_rejects_in_words(library)}; see {run / FILE}")
         finally:
             stories.close()
 
@@ -150,33 +157,45 @@ def _library(
     )
 
 
-def _check_held_out(recipe: TrainingRecipe, stories: EncodedClips) -> None:
-    if recipe.data.held_out >= stories.num_stories:
-        stories.check()
+def _check_held_out(recipe: TrainingRecipe, library: StoryLibrary) -> None:
+    held_out, num_readable = recipe.data.held_out, library.num_readable
+    if held_out >= num_readable:
+        reason = f"data.held_out: {held_out} leaves no training stories: " if num_readable else ""
         raise DatasetError(
-            f"{recipe.data.source}: data.held_out: {recipe.data.held_out} leaves no training stories: "
-            f"{stories.num_stories} stories suit the recipe; use less, or see {FILE} in the run folder"
+            f"{recipe.data.source}: {reason}{num_readable} stories can be read and suit the recipe; "
+            f"{'use less, or ' if num_readable else ''}see {FILE} in the run folder"
         )
-    if recipe.stage == "pretrain" and recipe.data.held_out < recipe.num_scenes:
+    if recipe.stage == "pretrain" and 0 < held_out < recipe.num_scenes:
         raise DatasetError(
-            f"data.held_out: {recipe.data.held_out} stories cannot give {recipe.num_scenes} different ones "
-            f"per sample; hold out at least {recipe.num_scenes}"
+            f"data.held_out: {held_out} stories cannot give {recipe.num_scenes} different ones per sample; "
+            f"hold out at least {recipe.num_scenes}, or none with 0"
         )
 
 
-def _report_rejects(
-    library: StoryLibrary, scanned: dict[Path, Scanned], run: Path, reporter: Reporter
-) -> None:
+def _report_notes(scanned: dict[Path, Scanned], reporter: Reporter) -> None:
     notes: dict[str, int] = {}
     for each in scanned.values():
         for note in each.found.notes if isinstance(each.found, VideoFacts) else ():
             notes[note] = notes.get(note, 0) + 1
     for note, count in sorted(notes.items()):
         reporter.note(f"{count} videos: {note}")
+
+
+def _report_rejects(library: StoryLibrary, run: Path, reporter: Reporter) -> None:
     rejects = library.rejects
-    if rejects:
-        broken = len(library.broken)
-        reporter.warn(
-            f"{broken} videos are broken and {len(rejects) - broken} shots do not suit the recipe; "
-            f"all are listed with the reason in {run / FILE}"
-        )
+    if not rejects:
+        return
+    reporter.warn(f"training without {_rejects_in_words(library)}; see {run / FILE}")
+    for reject in rejects[:_MOST_SHOWN]:
+        reporter.warn(f"{reject.place}: {reject.video.name} {reject.reason}")
+    if len(rejects) > _MOST_SHOWN:
+        reporter.warn(f"and {len(rejects) - _MOST_SHOWN} more in {run / FILE}")
+
+
+def _rejects_in_words(library: StoryLibrary) -> str:
+    num_broken = len(library.broken)
+    counts = [
+        (num_broken, f"{num_broken} of {library.num_videos} videos, which cannot be read"),
+        (len(library.rejects) - num_broken, f"{len(library.rejects) - num_broken} unsuitable shots"),
+    ]
+    return " and ".join(words for count, words in counts if count)

@@ -34,6 +34,7 @@ class DataRecipe(_Part):
             dataset, the first `num_stories` groups are taken; by default all.
         seed: Seed of rendered stories, or of the choice of a dataset's clips.
         held_out: Number of stories at the end that are not trained on; the held-out loss is measured on them.
+            0 measures none.
         hats: For rendered stories: hats that are drawn as another hat, such as `{party hat: crown}`.
         changing: For rendered stories: share of the stories whose scenes change place or time.
         format: `csv`, `json` or `jsonl`; by default chosen by the file's suffix.
@@ -45,13 +46,14 @@ class DataRecipe(_Part):
             new clip in every epoch, encoded on demand.
         workers: Processes that decode the next batches; 0 decodes in one process, on demand.
         time_limit_s: A video that takes longer to decode is rejected.
-        max_rejected: Largest share of broken videos; a larger share ends the training.
+        max_rejected: Largest share of broken videos; a larger share ends the training. 1 ends it only if none
+            can be read.
     """
 
     source: str = Field(min_length=1)
     num_stories: int | None = Field(default=None, ge=2)
     seed: int = Field(default=1, ge=0)
-    held_out: int = Field(default=64, ge=1)
+    held_out: int = Field(default=64, ge=0)
     hats: dict[str, str] = Field(default_factory=dict)
     changing: float = Field(default=0.0, ge=0, le=1)
     format: Literal["csv", "json", "jsonl"] | None = None
@@ -62,7 +64,7 @@ class DataRecipe(_Part):
     variants: int = Field(default=1, ge=0)
     workers: int = Field(default=0, ge=0, le=64)
     time_limit_s: float = Field(default=20.0, gt=0)
-    max_rejected: float = Field(default=0.2, ge=0, le=1)
+    max_rejected: float = Field(default=1.0, ge=0, le=1)
 
     @property
     def is_puppet(self) -> bool:

@@ -69,13 +69,13 @@ class TrainingReport:
 
     Attributes:
         step: Number of finished steps.
-        held_out_loss: Loss of the exported weights.
+        held_out_loss: Loss of the exported weights; None if no story is held out.
         is_main: Whether this process reports the result.
     """
 
     outcome: Outcome
     step: int
-    held_out_loss: float
+    held_out_loss: float | None
     model: Path
     is_main: bool = True
 
@@ -117,6 +117,8 @@ def _run(
     stories = _encoded(plan, frozen, geometry, stack, processes=processes, reporter=reporter, stop=stop)
     # All prompts are encoded; the transformer needs the memory.
     frozen.text.release()
+    if not recipe.data.held_out:
+        reporter.note("data.held_out: 0: no held-out loss is measured")
     layout = training_layout(recipe, start.config, geometry)
     state = new_state(recipe, start, processes)
     facts = {
@@ -161,7 +163,7 @@ def _train_and_export(
     return TrainingReport(
         outcome=outcome,
         step=state.step,
-        held_out_loss=trainer.held_out_loss()["loss"],
+        held_out_loss=trainer.held_out_loss().get("loss"),
         model=plan.run / MODEL,
         is_main=setup.processes.is_main,
     )

@@ -95,12 +95,14 @@ class Trainer:
         return "finished" if self.state.step >= self.setup.recipe.steps else "out of time"
 
     def held_out_loss(self) -> dict[str, Any]:
-        """Return the losses of the averaged weights on the held-out stories.
+        """Return the losses of the averaged weights on the held-out stories; empty without such stories.
 
         Raises:
             Interrupted: SIGTERM or SIGINT came.
         """
         setup, processes = self.setup, self.setup.processes
+        if not setup.recipe.data.held_out:
+            return {}
         meter = LossMeter(num_timesteps=self._num_timesteps, processes=processes)
         batches = list(
             held_out_batches(
@@ -154,7 +156,7 @@ class Trainer:
         every_steps = recipe.checkpoint.every_steps
         if is_save_due or (every_steps and step % every_steps == 0):
             self._save()
-        if step % recipe.evaluation.every_steps == 0 or is_last:
+        if recipe.data.held_out and (step % recipe.evaluation.every_steps == 0 or is_last):
             values = self.held_out_loss()
             self._record(log, "held-out", values)
             self.reporter.note(f"step {step}: held-out loss {values['loss']:.4f}")

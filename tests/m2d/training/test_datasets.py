@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks.broken_videos import KINDS
-from m2d.errors import DatasetError
+from m2d.errors import DatasetError, Remedy
 from m2d.geometry import SceneGeometry
-from m2d.progress import SilentReporter
+from m2d.progress import Reporter, SilentReporter
 from m2d.puppet.dataset import PuppetStories
 from m2d.puppet.dataset_files import RenderPlan
 from m2d.stop import StopRequest
@@ -36,6 +36,21 @@ GEOMETRY = SceneGeometry(
     latent_width=4,
     tokens_per_frame=4,
 )
+
+
+class KeepingReporter(SilentReporter):
+    """Keeps what it is given to show."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str, *, remedy: Remedy | None = None) -> None:
+        del remedy
+        self.warnings.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +86,13 @@ def _recipe(source: Path, stage: str = "sft", **data: Any) -> TrainingRecipe:
 
 @contextmanager
 def _opened(
-    recipe: TrainingRecipe, frozen: FrozenParts, cache: Path, run: Path, geometry: SceneGeometry = GEOMETRY
+    recipe: TrainingRecipe,
+    frozen: FrozenParts,
+    cache: Path,
+    run: Path,
+    geometry: SceneGeometry = GEOMETRY,
+    *,
+    reporter: Reporter | None = None,
 ) -> Iterator[StoryLatents]:
     with open_stories(
         recipe,
@@ -80,7 +101,7 @@ def _opened(
         root=cache,
         run=run,
         keeps_rejects=False,
-        reporter=SilentReporter(),
+        reporter=reporter or SilentReporter(),
         stop=StopRequest(),
     ) as stories:
         yield stories
@@ -216,7 +237,7 @@ def test_broken_videos_are_listed_and_others_stand_in_for_them_alone(
 def test_too_many_broken_videos_end_the_training_and_are_named(
     broken: Callable[..., Path], frozen: FrozenParts, cache: Path, tmp_path: Path
 ) -> None:
-    recipe = _recipe(broken(*["empty"] * 6) / "sft.json")
+    recipe = _recipe(broken(*["empty"] * 6) / "sft.json", max_rejected=0.2)
     with (
         pytest.raises(
             DatasetError, match=r"(?s)6 of 24 videos cannot be used; at most 20%.*scene-2.mp4: has 0 b"
@@ -227,13 +248,53 @@ def test_too_many_broken_videos_end_the_training_and_are_named(
     assert len(_rejected(tmp_path)) == 6
 
 
+@pytest.mark.parametrize("name", ["sft.json", "pretrain.csv"])
+def test_a_broken_held_out_story_is_replaced_by_the_story_before_it(
+    name: str, broken: Callable[..., Path], frozen: FrozenParts, cache: Path, tmp_path: Path
+) -> None:
+    folder = broken()
+    (folder / "videos" / f"story-{NUM_STORIES - 1:06d}-scene-3.mp4").write_bytes(b"")
+    stage, num_scenes = ("sft", 3) if name == "sft.json" else ("base", 1)
+    recipe = _recipe(folder / name, stage, held_out=1)
+    with _opened(recipe, frozen, cache, tmp_path) as stories:
+        # The last story cannot be read, so the one before it is held out.
+        assert stories.first_held_out(1) == stories.num_stories - 2
+        for held_out in (True, False):
+            sampler = make_sampler(recipe, stories, num_timesteps=1000, held_out=held_out)
+            draw = sampler.draw(0)
+            assert draw.stories_BN.shape[1] == num_scenes
+            assert bool((draw.stories_BN >= stories.num_stories - 2).all()) is held_out
+            stories.gather(draw.stories_BN, draw.scenes_BN)
+
+
+def test_a_dataset_that_is_broken_but_for_what_is_held_out_names_the_field(
+    broken: Callable[..., Path], frozen: FrozenParts, cache: Path, tmp_path: Path
+) -> None:
+    recipe = _recipe(broken(*["empty"] * 5) / "sft.json", held_out=3)
+    message = r"sft.json: data.held_out: 3 leaves no training stories: 3 stories can be read.*use less"
+    with pytest.raises(DatasetError, match=message), _opened(recipe, frozen, cache, tmp_path):
+        pass
+
+
+def test_what_is_left_out_is_counted_and_shown_with_its_reason(
+    broken: Callable[..., Path], frozen: FrozenParts, cache: Path, tmp_path: Path
+) -> None:
+    reporter = KeepingReporter()
+    recipe = _recipe(broken("empty") / "sft.json")
+    with _opened(recipe, frozen, cache, tmp_path, reporter=reporter):
+        pass
+    assert "without 1 of 24 videos, which cannot be read; see " in reporter.warnings[0]
+    assert "story-000000-scene-2.mp4 has 0 bytes" in reporter.warnings[1]
+    assert "trained without 1 of 24 videos" in reporter.notes[-1]
+
+
 def test_unsuitable_shots_are_listed_and_do_not_count_as_broken(
     rendered: Path, frozen: FrozenParts, cache: Path, tmp_path: Path
 ) -> None:
     recipe = _recipe(rendered / "pretrain.csv", "base", sampling="official")
     with (
         pytest.raises(
-            DatasetError, match=r"held_out: 3 leaves no training stories: 0 stories suit the recipe"
+            DatasetError, match=r"pretrain.csv: 0 stories can be read and suit the recipe; see rejected.jsonl"
         ),
         _opened(recipe, frozen, cache, tmp_path),
     ):

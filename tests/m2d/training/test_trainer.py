@@ -314,3 +314,13 @@ def test_the_log_tells_losses_by_branch_scene_and_noise_and_how_fast_it_went(
     assert 0 < event["mfu"] < 1
     assert event["tokens_per_s"] == pytest.approx(event["samples_per_s"] * 3 * (4 + 2 * 4), rel=0.01)
     assert 0 < event["data_share"] < 1
+
+
+def test_without_held_out_stories_all_are_trained_on_and_no_held_out_loss_is_measured(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    trainer = make_trainer(make_recipe(data={"source": "builtin:puppet", "num_stories": 24, "held_out": 0}))
+    assert trainer.run() == "finished"
+    assert trainer.held_out_loss() == {}
+    assert trainer._stepper._sampler.num_samples == 24
+    assert {event["event"] for event in read_log(tmp_path / "run")} == {"train"}
