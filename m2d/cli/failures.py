@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,9 +13,11 @@ from typing import Any
 import typer
 
 from m2d.cli.remedies import describe, name_flag
-from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, M2DError, RecipeError
+from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, Interrupted, M2DError, RecipeError
 
 EXIT_INTERRUPTED = 130
+# Launchers look after their processes several times a second; the first process may start more slowly.
+_LAUNCHER_WAIT_S = 30.0
 _STOPPED = "stopped; no file was left half-written"
 _DISK_FULL = "the disk is full; nothing was left half-written. Free some space and run it again."
 
@@ -22,7 +25,10 @@ _DISK_FULL = "the disk is full; nothing was left half-written. Free some space a
 def end_failed(error: Exception, *, debug: bool, as_json: bool) -> int:
     """Report `error` and return its exit code; re-raise an error that is a bug."""
     is_disk_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    if debug and (is_disk_full or isinstance(error, (M2DError, typer.TyperException))):
+    is_expected = is_disk_full or isinstance(error, (M2DError, typer.TyperException))
+    if is_expected and not debug and not _is_reported_here(error):
+        return error.exit_code if isinstance(error, M2DError) else EXIT_FAILED
+    if debug and is_expected:
         traceback.print_exception(error)
     if isinstance(error, M2DError):
         _report(_with_commands(error), as_json=as_json, error=error, exit_code=error.exit_code)
@@ -51,6 +57,21 @@ def error_document(error: M2DError) -> dict[str, Any]:
     return _document(
         "\n".join(_with_commands(error)), kind=type(error).__name__, exit_code=error.exit_code, error=error
     )
+
+
+def _is_reported_here(error: Exception) -> bool:
+    """Whether this process reports `error`: of processes that train together, the first on each machine does.
+
+    If the first process fails too, the launcher ends this one during the wait. Otherwise the error is of this
+    process alone.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return True
+    # A signal stops all processes together.
+    if isinstance(error, Interrupted):
+        return False
+    time.sleep(_LAUNCHER_WAIT_S)
+    return True
 
 
 def _end_misused(error: typer.TyperException, *, as_json: bool) -> int:

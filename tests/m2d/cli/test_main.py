@@ -49,6 +49,20 @@ def test_every_failure_has_its_exit_code_and_one_red_line(error: BaseException, 
     assert result.stdout == ""
 
 
+def test_of_processes_that_train_together_the_first_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert invoke(InputError("bad")).stderr == "error: bad\n"
+    assert not waits
+    # Another process gives the launcher time to end it, and then speaks for itself.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert invoke(InputError("bad")).stderr == "error: bad\n"
+    assert len(waits) == 1
+    stopped = invoke(Interrupted("stopped"))
+    assert (stopped.stderr, stopped.exit_code) == ("", 75)
+
+
 def test_all_problems_of_a_recipe_are_shown() -> None:
     problems = [Problem(path="a.yaml", line=n, column=2, field="mask", message="wrong") for n in (1, 2)]
     assert invoke(RecipeError(problems)).stderr.count("error: a.yaml:") == 2
