@@ -30,6 +30,7 @@ class Remedy(StrEnum):
     PACK_MODEL = auto()
     GIVE_CUTS = auto()
     WRITE_RECIPE = auto()
+    TRAIN_ON_CLIPS = auto()
     SHOW_DOCTOR = auto()
     DISCARD_RUN = auto()
     RESUME_OR_DISCARD = auto()

@@ -42,6 +42,8 @@ _TEXTS = {
     Remedy.PACK_MODEL: "pack it with its model (m2d puppet pack --codec, --base) and start from the result",
     Remedy.GIVE_CUTS: "say where scenes begin with --cuts 2.5,5.0",
     Remedy.WRITE_RECIPE: "`m2d init` writes a recipe to start from",
+    Remedy.TRAIN_ON_CLIPS: "`m2d train --data FOLDER` chooses a recipe for your clips, and `--print-recipe` "
+    "shows it to edit",
     Remedy.SHOW_DOCTOR: "`m2d doctor` shows what works here",
     Remedy.DISCARD_RUN: "discard it with --force, without --resume",
     Remedy.RESUME_OR_DISCARD: "continue it with --resume or discard it with --force",

@@ -12,9 +12,18 @@ from typer.core import TyperCommand
 from m2d.cli.completion import recipe_files
 from m2d.cli.options import FieldsAndValue, QuietFlag, ResultJsonFlag, SetOption, settings_beside
 from m2d.cli.results import pick
+from m2d.errors import InputError
+from m2d.progress import SilentReporter
 
 if TYPE_CHECKING:
+    from m2d.progress import Reporter
+    from m2d.training.data_check import DataSummary
+    from m2d.training.defaults import ChosenRecipe
     from m2d.training.needs import TrainingNeeds
+    from m2d.training.recipe import TrainingRecipe
+
+HELP_DATA = "Train on these clips without a recipe: a folder of a.mp4 + a.txt pairs, or a CSV, JSON or JSONL."
+_MOST_SHOWN = 20
 
 _MEMORY = ("weights", "gradients", "optimizer", "average", "activations")
 
@@ -35,13 +44,14 @@ class Resuming(TyperCommand):
 
 def train(
     recipe: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="A training recipe, such as recipes/training/puppet-base.yaml.", autocompletion=recipe_files
         ),
-    ],
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="PATH", help=HELP_DATA)] = None,
     stage: Annotated[str | None, typer.Option(help="base, pretrain or sft; must match the recipe.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/RECIPE or runs/DATA]")] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Resume an unfinished run from its newest valid checkpoint."),
@@ -54,53 +64,126 @@ def train(
         float | None, typer.Option(min=0, help="Save and stop after this many minutes.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")] = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Print the recipe, with every choice; do not train.")
+    ] = False,
     plan_only: Annotated[
-        bool, typer.Option("--plan", help="Show memory, tokens and operations; do not train.")
+        bool, typer.Option("--plan", help="Check the data, show memory, tokens and operations; do not train.")
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="With --plan: number of devices.")] = 1,
     strategy: Annotated[str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2.")] = "ddp",
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train one stage; the result is a model folder for `m2d generate --model`."""
+    """Train one stage; the result is a model folder for `m2d generate --model`.
+
+    With --data instead of a recipe, m2d chooses a recipe that fits the clips, the model and this machine.
+    """
     from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
     from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
 
+    _check_options(recipe, data, init=init)
     flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--init": (["init"], init)}
     given = settings_beside(settings, flags)
     # Check before the imports below, which take seconds.
-    document = load_training_recipe(recipe, stage=stage, model=model, init=init, settings=given)
+    document = (
+        None
+        if recipe is None
+        else load_training_recipe(recipe, stage=stage, model=model, init=init, settings=given)
+    )
     # All processes load the libraries; only the first one reports it.
     is_first = os.environ.get("RANK", "0") == "0"
+    reporter = make_reporter(quiet=quiet)
     with loading_libraries(make_reporter(quiet=quiet or not is_first)):
-        from m2d.tasks.train import plan_needs, run
+        from m2d.tasks.own_clips import OwnClips, choose, train_on
+        from m2d.tasks.train import run
         from m2d.training.stage import TrainingPlan
-    if plan_only:
-        needs = plan_needs(document, num_devices=devices, strategy=strategy)
-        write_json(_document(needs)) if as_json else _show_needs(needs)
+    clips = OwnClips(data=data or Path(), model=model, stage=stage, cache=cache, settings=given)
+    if print_recipe or plan_only:
+        chosen = choose(clips, reporter) if document is None else None
+        shown = chosen.recipe if chosen else document
+        assert shown is not None
+        if print_recipe:
+            _print_recipe(shown, chosen, as_json=as_json)
+            return
+        # The choice has warned about the data.
+        needs, summary = _plan(
+            shown,
+            SilentReporter() if chosen else reporter,
+            devices=devices,
+            strategy=strategy,
+            cache=cache,
+        )
+        write_json(_document(needs, summary)) if as_json else _show_plan(needs, summary)
         return
-    plan = TrainingPlan(
-        recipe=document,
-        run=out if out is not None else run_folder_for(recipe),
-        resume=resume,
-        num_threads=threads,
-        cache=cache,
-        max_minutes=max_minutes,
-    )
-    report = run(plan, make_reporter(quiet=quiet))
+    folder = out if out is not None else run_folder_for(recipe or clips.data)
+    if document is None:
+        report = train_on(
+            clips, reporter, run=folder, resume=resume, num_threads=threads, max_minutes=max_minutes
+        )
+    else:
+        plan = TrainingPlan(
+            recipe=document,
+            run=folder,
+            resume=resume,
+            num_threads=threads,
+            cache=cache,
+            max_minutes=max_minutes,
+        )
+        report = run(plan, reporter)
     if not report.is_main:
         return
     if as_json:
-        write_json({"run": plan.run} | pick(report, "model", "step", "held_out_loss"))
+        write_json({"run": folder} | pick(report, "model", "step", "held_out_loss"))
     else:
         write_result(report.model)
 
 
-def _document(needs: TrainingNeeds) -> dict[str, Any]:
+def _check_options(recipe: Path | None, data: Path | None, *, init: str | None) -> None:
+    """Refuse, before the libraries load, arguments that contradict each other."""
+    if recipe is None and data is None:
+        raise InputError("give a training recipe, or your clips with --data FOLDER")
+    if recipe is not None and data is not None:
+        raise InputError(
+            f"the recipe {recipe} names its own data; give one of the two", argument=f"data {data}"
+        )
+    if data is None:
+        return
+    if init is not None:
+        raise InputError("training on --data starts from --model; leave this out", argument=f"init {init}")
+    if not data.exists():
+        raise InputError("no such folder or file", argument=f"data {data}")
+
+
+def _print_recipe(recipe: TrainingRecipe, chosen: ChosenRecipe | None, *, as_json: bool) -> None:
+    from m2d.cli.console import write_json
+    from m2d.tasks.own_clips import text_of
+    from m2d.training.recipe_text import recipe_text
+
+    if as_json:
+        reasons = list(chosen.reasons) if chosen else []
+        write_json({"recipe": recipe.model_dump(mode="json"), "reasons": reasons})
+    else:
+        typer.echo(text_of(chosen) if chosen else recipe_text(recipe), nl=False)
+
+
+def _plan(
+    recipe: TrainingRecipe, reporter: Reporter, *, devices: int, strategy: str, cache: Path | None
+) -> tuple[TrainingNeeds, DataSummary | None]:
+    from m2d.tasks.own_clips import check_data
+    from m2d.tasks.train import plan_needs
+
+    needs = plan_needs(recipe, num_devices=devices, strategy=strategy)
+    return needs, check_data(recipe, reporter, cache=cache)
+
+
+def _document(needs: TrainingNeeds, summary: DataSummary | None) -> dict[str, Any]:
     """Return what a training needs as JSON values; sizes are bytes on each device."""
+    counts = ("num_videos", "num_stories", "num_readable", "num_scenes", "held_out", "rejects")
     return {
         "title": needs.recipe.title,
         "sizes": needs.origin,
+        "data": pick(summary, *counts) if summary else None,
         **pick(needs, "num_devices", "strategy", "microbatch", "tokens_per_step", "flops_per_step"),
         **pick(needs.model, "num_parameters", "num_trained"),
         "batch_size": needs.recipe.batch_size,
@@ -108,21 +191,37 @@ def _document(needs: TrainingNeeds) -> dict[str, Any]:
     }
 
 
-def _show_needs(needs: TrainingNeeds) -> None:
-    from m2d.cli.console import plain_text, show_fields, show_heading
+def _show_plan(needs: TrainingNeeds, summary: DataSummary | None) -> None:
+    from m2d.cli.console import plain_text, show_fields, show_heading, show_hint
 
-    of_model, memory = needs.model, needs.memory
-    show_heading(plain_text(needs.recipe.title))
+    recipe, of_model, memory = needs.recipe, needs.model, needs.memory
+    show_heading(plain_text(recipe.title))
     share = f"{needs.num_devices} devices, {needs.strategy}" if needs.num_devices > 1 else "one device"
     show_fields(
         [
+            ("data", plain_text(_data_in_words(recipe, summary))),
             ("sizes", needs.origin),
             ("parameters", f"{of_model.num_parameters:,}, of which {of_model.num_trained:,} are trained"),
-            ("batch", f"{needs.recipe.batch_size} samples: {share}, {needs.microbatch} at once on each"),
+            ("batch", f"{recipe.batch_size} samples: {share}, {needs.microbatch} at once on each"),
             ("tokens", f"{needs.tokens_per_step:,} a step, {of_model.tokens:,} at once on each device"),
             ("operations", f"{needs.flops_per_step / 1e12:,.3g} TFLOP a step, forward and backward"),
         ]
     )
+    for reject in (summary.rejects if summary else ())[:_MOST_SHOWN]:
+        show_hint(f"left out: {reject.place}: {reject.video.name} {reject.reason}")
     show_heading("Memory on each device")
     rows = {name: getattr(memory, name) for name in _MEMORY} | {"together": memory.total}
     show_fields([(name, f"{size_bytes / 2**30:8.2f} GiB") for name, size_bytes in rows.items()])
+
+
+def _data_in_words(recipe: TrainingRecipe, summary: DataSummary | None) -> str:
+    data = recipe.data
+    if data.is_puppet:
+        return f"{data.num_stories:,} rendered stories, {data.held_out} held out"
+    if summary is None:
+        return f"{data.source}, not checked"
+    left_out = f"; {len(summary.rejects)} left out" if summary.rejects else ""
+    return (
+        f"{data.source}: videos {summary.num_videos}, stories {summary.num_readable}, "
+        f"scenes {summary.num_scenes}, stories held out {summary.held_out}{left_out}"
+    )

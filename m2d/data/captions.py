@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from m2d.data.dataset_text import Problems, Shot, first_few
+from m2d.data.dataset_text import Problems, Shot, counted, first_few
 
 _MOST_WORDS = 12
 _LONGEST_WORD = 30
@@ -41,8 +41,8 @@ def caption_warnings(shots: Sequence[Shot], *, unknown_words: Callable[[str], li
     empty = [shot.place for shot in shots if not shot.caption.strip()]
     if empty:
         warnings.append(
-            f"{len(empty)} of {len(shots)} captions are empty ({first_few(empty)}); their clips teach no "
-            "prompt, only how films look: write captions, or leave these clips out"
+            f"{len(empty)} of {counted(len(shots), 'caption')} without text ({first_few(empty)}): these "
+            "clips are trained on without a prompt; write captions, or leave the clips out"
         )
     places: dict[str, list[str]] = {}
     for shot in shots:
@@ -52,10 +52,11 @@ def caption_warnings(shots: Sequence[Shot], *, unknown_words: Callable[[str], li
         return warnings
     num_captions = len({place for found in places.values() for place in found})
     by_count = sorted(places, key=lambda word: -len(places[word]))
-    named = [f"{word[:_LONGEST_WORD]!r} ({len(places[word])} times)" for word in by_count[:_MOST_WORDS]]
+    named = [f"{word[:_LONGEST_WORD]!r} ({len(places[word])}x)" for word in by_count[:_MOST_WORDS]]
     more = f" and {len(places) - _MOST_WORDS} more" if len(places) > _MOST_WORDS else ""
     warnings.append(
-        f"the model does not know {len(places)} words in {num_captions} of {len(shots)} captions: "
+        f"the model does not know {counted(len(places), 'word')} in {num_captions} of "
+        f"{counted(len(shots), 'caption')}: "
         f"{', '.join(named)}{more}; first in {places[by_count[0]][0]}. All unknown words are the same to it: "
         "use words that it knows, or a model that reads any text, such as CogVideoX"
     )

@@ -24,6 +24,11 @@ def first_few(places: Sequence[str]) -> str:
     return ", ".join(places[:_MOST_NAMED]) + more
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 video` or `2 videos`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class Problems:
     """Collects what is wrong with a dataset, so that one error lists all of it."""
 

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from m2d.data.dataset_text import Problems, Shot, ShotGroup, first_few
+from m2d.data.dataset_text import Problems, Shot, ShotGroup, counted, first_few
 from m2d.errors import DatasetError
 
 VIDEO_SUFFIXES = frozenset(
@@ -54,10 +54,14 @@ def read_folder(folder: Path, *, warn: Callable[[str], None]) -> list[ShotGroup]
             groups += [ShotGroup(shots=tuple(run), place=str(place)) for run in runs]
     problems.refuse()
     lists = [
-        ("videos have no caption in a .txt file of the same name", lonely_videos),
-        ("captions have no video of the same name", lonely_captions),
+        ("video", "without a caption in a .txt file of the same name", lonely_videos),
+        ("caption", "without a video of the same name", lonely_captions),
     ]
-    texts = [f"{len(names)} {what}: {first_few(names)}" for what, names in lists if names]
+    texts = [
+        f"{counted(len(names), noun)} {without}: {first_few(names)}"
+        for noun, without, names in lists
+        if names
+    ]
     if not groups:
         found = "; ".join(texts) or "it holds no video"
         raise DatasetError(f"{folder}: no video with a caption, such as a.mp4 with a.txt beside it; {found}")

@@ -14,7 +14,7 @@ from m2d.stop import StopRequest
 from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
 from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.needs import STRATEGIES, TrainingNeeds, training_needs
-from m2d.training.processes import start_processes
+from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.stage import TrainingPlan, TrainingReport, run_stage
 
@@ -57,7 +57,11 @@ def run(plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
     """
     if plan.num_threads is not None:
         torch.set_num_threads(plan.num_threads)
-    processes = start_processes(plan.recipe.device)
+    return run_in(start_processes(plan.recipe.device), plan, reporter)
+
+
+def run_in(processes: Processes, plan: TrainingPlan, reporter: Reporter) -> TrainingReport:
+    """Train and export in processes that are started already. Raises: as `run`."""
     # Before stories are encoded, which can take hours.
     refuse_for_deepspeed(plan.recipe, processes.sharing)
     reporter = reporter if processes.is_main else SilentReporter()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m2d.errors import InputError
+from m2d.errors import InputError, RecipeError, Remedy
 from m2d.recipe.loader import load_document
 from m2d.recipe.settings import Setting
 from m2d.training.recipe import TrainingRecipe
@@ -30,9 +30,16 @@ def load_training_recipe(
 
     Raises:
         RecipeError: The recipe or a setting is wrong.
-        InputError: An option contradicts the recipe.
+        InputError: An option contradicts the recipe, or the file is a dataset.
     """
-    recipe = load_document(path, TrainingRecipe, settings=settings)
+    if path.is_dir() or path.suffix.lower() in (".csv", ".jsonl"):
+        raise InputError(f"{path}: is a dataset, not a training recipe", remedy=Remedy.TRAIN_ON_CLIPS)
+    try:
+        recipe = load_document(path, TrainingRecipe, settings=settings)
+    except RecipeError as error:
+        if error.remedy is not Remedy.WRITE_RECIPE:
+            raise
+        raise RecipeError(list(error.problems), remedy=Remedy.TRAIN_ON_CLIPS) from error
     if stage is not None and stage != recipe.stage:
         raise InputError(
             f"{path} is a recipe for stage {recipe.stage}; give that recipe", argument=f"stage {stage}"
@@ -50,5 +57,5 @@ def load_training_recipe(
 
 
 def run_folder_for(recipe: Path) -> Path:
-    """Return the run folder of a recipe that is not given one: `runs/RECIPE`."""
-    return Path("runs") / recipe.stem
+    """Return the run folder of a recipe, or of clips, that are not given one: `runs/NAME`."""
+    return Path("runs") / (recipe.resolve().stem or "clips")

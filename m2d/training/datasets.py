@@ -13,7 +13,7 @@ from typing import Protocol
 
 from m2d.data.captions import caption_warnings, check_captions
 from m2d.data.dataset_file import read_groups, shots_of
-from m2d.data.dataset_text import ShotGroup
+from m2d.data.dataset_text import ShotGroup, counted
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import ClipRule, FpsRule, OfficialRule
@@ -74,7 +74,7 @@ def open_stories(
     with DecoderPool(num_workers=data.workers, time_limit_s=data.time_limit_s) as pool:
         videos = [shot.video for shot in shots_of(groups)]
         scanned = scan_videos(videos, pool=pool, memory=root / "scans", reporter=reporter, stop=stop)
-        library = _library(recipe, groups, _sound(scanned, run, keeps_rejects), geometry)
+        library = story_library(recipe, groups, _sound(scanned, run, keeps_rejects), geometry)
         store = ContentStore(root / "content", memory_bytes=_MEMORY_BYTES)
         stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
         stories.check()
@@ -138,12 +138,13 @@ def _sound(scanned: dict[Path, Scanned], run: Path, keeps_rejects: bool) -> dict
     return scanned | earlier
 
 
-def _library(
+def story_library(
     recipe: TrainingRecipe,
     groups: list[ShotGroup],
     scanned: dict[Path, Scanned],
     geometry: SceneGeometry,
 ) -> StoryLibrary:
+    """Divide the groups into the stories that suit a recipe. Raises: as `StoryLibrary`."""
     rule: ClipRule = FpsRule(fps=recipe.video.fps, num_frames=geometry.num_frames)
     if recipe.data.sampling == "official":
         rule = OfficialRule(num_frames=geometry.num_frames, is_trimmed=recipe.stage != "sft")
@@ -178,7 +179,7 @@ def _report_notes(scanned: dict[Path, Scanned], reporter: Reporter) -> None:
         for note in each.found.notes if isinstance(each.found, VideoFacts) else ():
             notes[note] = notes.get(note, 0) + 1
     for note, count in sorted(notes.items()):
-        reporter.note(f"{count} videos: {note}")
+        reporter.note(f"{counted(count, 'video')}: {note}")
 
 
 def _report_rejects(library: StoryLibrary, run: Path, reporter: Reporter) -> None:
@@ -195,7 +196,7 @@ def _report_rejects(library: StoryLibrary, run: Path, reporter: Reporter) -> Non
 def _rejects_in_words(library: StoryLibrary) -> str:
     num_broken = len(library.broken)
     counts = [
-        (num_broken, f"{num_broken} of {library.num_videos} videos, which cannot be read"),
-        (len(library.rejects) - num_broken, f"{len(library.rejects) - num_broken} unsuitable shots"),
+        (num_broken, f"{num_broken} of {counted(library.num_videos, 'video')}, which cannot be read"),
+        (len(library.rejects) - num_broken, counted(len(library.rejects) - num_broken, "unsuitable shot")),
     ]
     return " and ".join(words for count, words in counts if count)

@@ -14,6 +14,7 @@ import torch
 from m2d.cache_root import cache_root
 from m2d.errors import OutputError, Remedy
 from m2d.families.source import builtin_folder
+from m2d.files import write_bytes
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
 from m2d.progress import Reporter
@@ -25,6 +26,7 @@ from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen, noise_config
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
+from m2d.training.recipe_text import recipe_text
 from m2d.training.resume import resume_latest, versions
 from m2d.training.start import (
     Start,
@@ -41,6 +43,7 @@ from m2d.training.trainer import Outcome, Trainer
 from m2d.training.validation import open_watchers
 
 MODEL = "model"
+RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +56,7 @@ class TrainingPlan:
         max_minutes: Save a checkpoint and stop after so many minutes.
         num_threads: CPU threads; None leaves torch's choice.
         cache: Folder of latent caches; None for the user's cache folder.
+        header: Comment at the top of the recipe that is written into the run folder.
     """
 
     recipe: TrainingRecipe
@@ -61,6 +65,7 @@ class TrainingPlan:
     max_minutes: float | None = None
     num_threads: int | None
     cache: Path | None
+    header: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +106,9 @@ def run_stage(
             remove_leftovers(plan.run / FOLDER)
             if not plan.resume and any((plan.run / FOLDER).glob("*")):
                 raise OutputError(f"{plan.run}: holds a training already", remedy=Remedy.RESUME_TRAINING)
+            if not plan.resume:
+                text = recipe_text(plan.recipe, header=plan.header)
+                write_bytes(plan.run / RECIPE, text.encode("utf-8"))
             return ""
 
         processes.on_main(lock)

@@ -73,3 +73,26 @@ def test_arguments_are_checked_before_the_libraries_load(
     result = CliRunner().invoke(app, ["train", *words])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give a training recipe, or your clips with --data FOLDER"),
+        (["a.yaml", "--data", "clips"], "--data clips: the recipe a.yaml names its own data"),
+        (["--data", "clips"], "--data clips: no such folder or file"),
+        (["--data", ".", "--init", "random"], "--init random: training on --data starts from --model"),
+        (["."], ".: is a dataset, not a training recipe; `m2d train --data FOLDER` chooses a recipe"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_at_once(words: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["train", *words])
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "load libraries" not in result.stderr
+
+
+def test_a_missing_recipe_names_training_on_clips() -> None:
+    result = CliRunner().invoke(app, ["train", "nothere.yaml"])
+    assert result.exit_code == 2
+    assert "nothere.yaml: no such file; `m2d train --data FOLDER` chooses a recipe" in result.stderr

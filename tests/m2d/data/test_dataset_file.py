@@ -136,9 +136,9 @@ def test_empty_captions_and_unknown_words_are_named_with_their_rows(folder: Path
     (folder / "d.csv").write_text("path,caption\na.mp4,a tree\nb.mp4, \na.mp4,a dog\nb.mp4,dog cat\n")
     groups = read_groups(folder / "d.csv", file_format=None, root=None, caption_field="caption")
     empty, unknown = caption_warnings(shots_of(groups), unknown_words=_known)
-    assert "1 of 4 captions are empty (" in empty
-    assert "d.csv:3); their clips teach no prompt" in empty
-    assert "does not know 2 words in 2 of 4 captions: 'dog' (2 times), 'cat' (1 times); first in " in unknown
+    assert "1 of 4 captions without text (" in empty
+    assert "d.csv:3): these clips are trained on without a prompt" in empty
+    assert "does not know 2 words in 2 of 4 captions: 'dog' (2x), 'cat' (1x); first in " in unknown
     assert "d.csv:4. All" in unknown
 
 

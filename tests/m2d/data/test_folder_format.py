@@ -40,9 +40,9 @@ def test_what_has_no_partner_is_listed_with_the_nearest_name(tmp_path: Path) -> 
     _fill(tmp_path, **{"a.mp4": "", "a.txt": "A.", "clip-one.mp4": "", "clip_one.txt": "B.", "z.txt": "C."})
     groups, (videos, captions) = _read(tmp_path)
     assert groups == [["A."]]
-    assert "1 videos have no caption" in videos
+    assert "1 video without a caption" in videos
     assert "clip-one.mp4 (there is clip_one.txt); left out" in videos
-    assert "2 captions have no video" in captions
+    assert "2 captions without a video" in captions
     assert "clip_one.txt" in captions
     assert "z.txt" in captions
 
@@ -63,7 +63,7 @@ def test_a_folder_without_a_pair_says_what_it_holds(tmp_path: Path) -> None:
         _read(tmp_path)
     _fill(tmp_path, **{"a.mp4": ""})
     with pytest.raises(
-        DatasetError, match=r"no video with a caption.*1 videos have no caption in a .txt.*a.mp4"
+        DatasetError, match=r"no video with a caption.*1 video without a caption in a .txt.*a.mp4"
     ):
         _read(tmp_path)
 

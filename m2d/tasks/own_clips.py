@@ -1,0 +1,151 @@
+"""Train on own clips without a recipe: scan them, choose a recipe, train; or check the data of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from m2d.cache_root import cache_root
+from m2d.errors import CheckpointError, InputError
+from m2d.families.loading import load_tokenizer
+from m2d.families.source import BUILTIN_PUPPET, resolve_model
+from m2d.progress import Reporter, SilentReporter
+from m2d.recipe.loader import load_document, parse_document
+from m2d.recipe.settings import Setting
+from m2d.stop import StopRequest
+from m2d.tasks.train import run_in
+from m2d.training.data_check import DataSummary, ScannedData, scan_data, summarize
+from m2d.training.defaults import ChosenRecipe, Machine, choose_recipe, this_machine
+from m2d.training.processes import start_processes
+from m2d.training.recipe import DataRecipe, Stage, TrainingRecipe
+from m2d.training.recipe_text import recipe_text
+from m2d.training.stage import RECIPE, TrainingPlan, TrainingReport
+
+_STAGES: tuple[Stage, ...] = ("base", "pretrain", "sft")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnClips:
+    """Clips to train on.
+
+    Attributes:
+        data: A folder of videos and captions, or a dataset's description.
+        model: Model folder or name; None for the embedded model.
+        stage: None chooses it by the clips.
+        cache: Folder of latent caches; None for the user's cache folder.
+        settings: Fields that replace those that are chosen.
+    """
+
+    data: Path
+    model: str | None = None
+    stage: str | None = None
+    cache: Path | None = None
+    settings: tuple[Setting, ...] = ()
+
+
+def choose(clips: OwnClips, reporter: Reporter, *, machine: Machine | None = None) -> ChosenRecipe:
+    """Scan the clips and choose a recipe for them.
+
+    Raises:
+        InputError: An unknown stage.
+        CheckpointError: The model is not here or not complete.
+        DatasetError: The dataset is wrong, or no clip can be read.
+        Interrupted: A stop was requested; the scans so far are cached.
+    """
+    stage = next((name for name in _STAGES if name == clips.stage), None)
+    if clips.stage is not None and stage is None:
+        raise InputError(f"allowed: {', '.join(_STAGES)}", argument=f"stage {clips.stage}")
+    model = resolve_model(clips.model or BUILTIN_PUPPET)
+    machine = machine or this_machine()
+    data = DataRecipe(source=str(clips.data), workers=min(machine.num_cores, 8))
+    with StopRequest() as stop:
+        found = scan_data(
+            data,
+            load_tokenizer(model),
+            root=clips.cache or cache_root() / "latents",
+            reporter=reporter,
+            stop=stop,
+        )
+    chosen = choose_recipe(clips.data, found.groups, found.scanned, model=model, stage=stage, machine=machine)
+    text = recipe_text(chosen.recipe)
+    recipe = parse_document(text, TrainingRecipe, name="the chosen recipe", settings=clips.settings).value
+    return replace(chosen, recipe=recipe)
+
+
+def text_of(chosen: ChosenRecipe) -> str:
+    """Return the chosen recipe as YAML, with its reasons at the top."""
+    return recipe_text(chosen.recipe, header=_header(chosen))
+
+
+def train_on(
+    clips: OwnClips,
+    reporter: Reporter,
+    *,
+    run: Path,
+    resume: bool = False,
+    num_threads: int | None = None,
+    max_minutes: float | None = None,
+) -> TrainingReport:
+    """Choose a recipe, write it into the run folder, and train; `resume` takes the recipe that is there.
+
+    Raises:
+        M2DError: As `choose` and `m2d.tasks.train.run`.
+    """
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    processes = start_processes(this_machine().device)
+    main_reporter = reporter if processes.is_main else SilentReporter()
+
+    def text() -> str:
+        if resume and (run / RECIPE).is_file():
+            return recipe_text(load_document(run / RECIPE, TrainingRecipe, settings=clips.settings))
+        chosen = choose(clips, main_reporter, machine=this_machine(num_processes=processes.count))
+        for reason in chosen.reasons:
+            main_reporter.note(reason)
+        return text_of(chosen)
+
+    # The first process chooses for all: the others may see another machine.
+    written = processes.on_main(text)
+    plan = TrainingPlan(
+        recipe=parse_document(written, TrainingRecipe, name=RECIPE).value,
+        run=run,
+        resume=resume,
+        max_minutes=max_minutes,
+        num_threads=num_threads,
+        cache=clips.cache,
+        header="\n".join(line[2:] for line in written.splitlines() if line.startswith("# ")),
+    )
+    return run_in(processes, plan, reporter)
+
+
+def check_data(
+    recipe: TrainingRecipe, reporter: Reporter, *, cache: Path | None = None
+) -> DataSummary | None:
+    """Read and scan the dataset of a recipe as its training would; None if there is nothing to check.
+
+    Rendered stories need no check, and a recipe may be planned before its data or its model are here.
+
+    Raises:
+        DatasetError: The dataset is wrong.
+        Interrupted: A stop was requested; the scans so far are cached.
+    """
+    data = recipe.data
+    if data.is_puppet or not Path(data.source).exists():
+        return None
+    try:
+        tokenizer = load_tokenizer(resolve_model(recipe.model))
+    except CheckpointError as error:
+        reporter.note(f"the captions are not checked: {error}")
+        return None
+    with StopRequest() as stop:
+        found: ScannedData = scan_data(
+            data, tokenizer, root=cache or cache_root() / "latents", reporter=reporter, stop=stop
+        )
+    return summarize(recipe, found)
+
+
+def _header(chosen: ChosenRecipe) -> str:
+    reasons = "\n".join(f"  {reason}." for reason in chosen.reasons)
+    return f"Chosen by m2d for these clips; edit it and run `m2d train` with it.\n{reasons}"

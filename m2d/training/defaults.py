@@ -1,0 +1,270 @@
+"""Choose a training recipe from the clips, the model's own file and the machine.
+
+Owns every choice that a user without a recipe leaves open. Reads no video: the clips were scanned before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from m2d.data.dataset_file import shots_of
+from m2d.data.dataset_text import Shot, ShotGroup
+from m2d.data.decode import Broken, ClipSize, VideoFacts
+from m2d.data.frame_sampling import FpsRule, span_of
+from m2d.data.scan import Scanned
+from m2d.data.story_library import StoryLibrary
+from m2d.errors import DatasetError
+from m2d.families.source import ModelSource
+from m2d.geometry import ModelGeometry
+from m2d.training.needs import training_needs
+from m2d.training.recipe import Device, Stage, TrainingRecipe
+from m2d.video.frame_times import SAME_RATE
+
+# Rate and length are chosen so that at most this share of the clips is too slow or too short.
+_LEFT_OUT = 0.1
+_SHORTEST_LATENT_FRAMES = 2
+_BATCH = 8
+# Passes over the data, within these numbers of steps.
+_PASSES, _FEWEST_STEPS, _MOST_STEPS = 24, 60, 2000
+# Adapters of small models take a higher rate; the other one is that of the recipes for CogVideoX.
+_SMALL, _RATE_OF_SMALL, _RATE = 200_000_000, 3e-3, 1e-4
+# Kernels and the allocator need the rest.
+_USABLE_MEMORY = 5 / 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What a training runs on.
+
+    Attributes:
+        memory_bytes: Memory of one device; on a CPU, of the machine.
+        num_processes: Processes that share the training.
+    """
+
+    device: Device
+    memory_bytes: int
+    num_cores: int
+    num_processes: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChosenRecipe:
+    """A recipe and the reasons for its values, one sentence each."""
+
+    recipe: TrainingRecipe
+    reasons: tuple[str, ...]
+
+
+class _Shape(NamedTuple):
+    stage: Stage
+    num_scenes: int
+    num_stories: int
+    num_samples: int
+
+
+def this_machine(*, num_processes: int = 1) -> Machine:
+    """Return the device that a training uses by default here: a GPU if there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        size_bytes = torch.cuda.get_device_properties(0).total_memory
+        return Machine(device="cuda", memory_bytes=size_bytes, num_cores=cores, num_processes=num_processes)
+    size_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_processes
+    return Machine(device="cpu", memory_bytes=size_bytes, num_cores=cores, num_processes=num_processes)
+
+
+def choose_recipe(
+    source: Path,
+    groups: Sequence[ShotGroup],
+    scanned: Mapping[Path, Scanned],
+    *,
+    model: ModelSource,
+    stage: Stage | None,
+    machine: Machine,
+) -> ChosenRecipe:
+    """Choose a recipe for the clips of a dataset.
+
+    Args:
+        source: The dataset, as the recipe names it.
+        stage: The stage to train; None chooses it.
+
+    Raises:
+        DatasetError: No clip can be read, or they are too few for `stage`.
+    """
+    geometry = model.geometry
+    clips = _readable(groups, scanned)
+    if not clips:
+        shots = shots_of(groups)
+        found = scanned[shots[0].video].found
+        reason = found.reason if isinstance(found, Broken) else "is not used"
+        raise DatasetError(
+            f"{source}: none of the {len(shots)} clips can be read, the first is {shots[0].video}: {reason}"
+        )
+    groups = _without_broken(groups, scanned)
+    fps = _rate(clips, geometry)
+    num_frames = _length(clips, geometry, fps=fps)
+    size = ClipSize(height=geometry.default_height, width=geometry.default_width, fit="cover")
+    rule = FpsRule(fps=fps, num_frames=num_frames)
+
+    def library(least_scenes: int) -> StoryLibrary:
+        return StoryLibrary(groups, scanned, rule=rule, size=size, least_scenes=least_scenes, seed=1)
+
+    shape = _shape(library(1), geometry.num_scenes, stage=stage, source=source)
+    held_out = _held_out(shape)
+    document: dict[str, Any] = {
+        "title": source.resolve().stem or "clips",
+        "stage": shape.stage,
+        "model": model.name,
+        "init": model.name,
+        "data": {
+            "source": str(source),
+            "held_out": held_out,
+            "workers": min(max(machine.num_cores // 2, 1), 8),
+        },
+        "video": {"num_frames": num_frames, "height": size.height, "width": size.width, "fps": fps},
+        "num_scenes": shape.num_scenes,
+        "mask": model.mask,
+        "device": machine.device,
+        "precision": "bfloat16" if machine.device == "cuda" else "float32",
+    }
+    recipe = _sized(document, shape, machine=machine, num_training=shape.num_samples - held_out)
+    return ChosenRecipe(recipe=recipe, reasons=_reasons(recipe, shape, geometry, num_clips=len(clips)))
+
+
+def _readable(groups: Sequence[ShotGroup], scanned: Mapping[Path, Scanned]) -> list[tuple[Shot, VideoFacts]]:
+    found = [(shot, scanned[shot.video].found) for shot in shots_of(groups)]
+    return [(shot, facts) for shot, facts in found if isinstance(facts, VideoFacts)]
+
+
+def _without_broken(groups: Sequence[ShotGroup], scanned: Mapping[Path, Scanned]) -> list[ShotGroup]:
+    """Divide groups where a video cannot be read: the shots of a story follow each other."""
+    runs: list[list[Shot]] = []
+    for group in groups:
+        runs.append([])
+        for shot in group.shots:
+            if isinstance(scanned[shot.video].found, Broken):
+                runs.append([])
+            else:
+                runs[-1].append(shot)
+    return [ShotGroup(shots=tuple(run), place=run[0].place) for run in runs if run]
+
+
+def _rate(clips: Sequence[tuple[Shot, VideoFacts]], geometry: ModelGeometry) -> int:
+    """The model's frames per second, or fewer if the clips have fewer."""
+    rates = sorted(facts.fps for _, facts in clips)
+    low = rates[int(_LEFT_OUT * len(rates))]
+    return min(geometry.default_fps, max(int(low / (1 - SAME_RATE)), 1))
+
+
+def _length(clips: Sequence[tuple[Shot, VideoFacts]], geometry: ModelGeometry, *, fps: int) -> int:
+    """The model's number of frames, or the most that the clips have."""
+    most = geometry.num_latent_frames(geometry.default_num_frames)
+    for num_latent in range(most, _SHORTEST_LATENT_FRAMES, -1):
+        rule = FpsRule(fps=fps, num_frames=geometry.num_frames(num_latent))
+        short = sum(bool(rule.unsuitable(facts, span_of(shot, facts))) for shot, facts in clips)
+        if short <= _LEFT_OUT * len(clips):
+            return rule.num_frames
+    return geometry.num_frames(min(_SHORTEST_LATENT_FRAMES, most))
+
+
+def _shape(library: StoryLibrary, most_scenes: int, *, stage: Stage | None, source: Path) -> _Shape:
+    counts, num_shots = library.scene_counts, sum(library.scene_counts)
+    if not counts:
+        raise DatasetError(f"{source}: no clip is long enough for the model")
+    in_stories = {n: sum(count >= n for count in counts) for n in range(2, most_scenes + 1)}
+    # As many clips as possible in stories, then as many scenes as possible.
+    best = max(in_stories, key=lambda n: (in_stories[n] * n, n), default=1)
+    num_stories = in_stories.get(best, 0)
+    if stage is None:
+        has_stories = 2 * sum(count for count in counts if count >= best) >= num_shots
+        stage = "sft" if num_stories and has_stories else "pretrain"
+        if stage == "pretrain" and (len(counts) < 2 or most_scenes < 2):
+            stage = "base"
+    if stage == "sft":
+        if not num_stories:
+            raise DatasetError(
+                f"{source}: no story of several scenes for stage sft; put the clips of a story in a folder"
+            )
+        return _Shape("sft", best, num_stories, num_stories)
+    if stage == "base":
+        # A tenth of the stories, however long they are, is held out of ten or more.
+        return _Shape("base", 1, len(counts), num_shots if len(counts) < 10 else len(counts))
+    if len(counts) < 2:
+        raise DatasetError(f"{source}: stage pretrain joins clips of different stories, and there is one")
+    return _Shape("pretrain", min(most_scenes, len(counts)), len(counts), len(counts))
+
+
+def _held_out(shape: _Shape) -> int:
+    """A tenth of the stories; none of a few."""
+    tenth = min(shape.num_stories // 10, 32)
+    if shape.stage != "pretrain" or not tenth:
+        return tenth
+    return max(tenth, shape.num_scenes) if shape.num_stories >= 5 * shape.num_scenes else 0
+
+
+def _sized(document: dict[str, Any], shape: _Shape, *, machine: Machine, num_training: int) -> TrainingRecipe:
+    """Complete a recipe with batch, steps and rates, and with ways to save memory if it would not fit."""
+    batch = _batch(num_training, machine.num_processes)
+    steps = min(max(-(-_PASSES * num_training // batch), _FEWEST_STEPS), _MOST_STEPS)
+    conditional = {"conditional_probability": 0.3, "targets": "random"} if shape.stage == "sft" else {}
+    document |= {
+        "objective": {"timesteps": "logit_normal", "uniform_share": 0.4, **conditional},
+        "steps": steps,
+        "batch_size": batch,
+        "optimizer": {"name": "adamw", "lr": _RATE, "betas": [0.9, 0.99]},
+        "lora": {"rank": 32, "parts": ["attention", "feed_forward"]},
+        "schedule": {"name": "cosine", "warmup_steps": steps // 10, "final_fraction": 0.05},
+        "ema_decay": 0.98,
+        "log_every_steps": max(steps // 20, 1),
+    }
+    if document["data"]["held_out"]:
+        document["evaluation"] = {"every_steps": -(-steps // 4), "num_samples": document["data"]["held_out"]}
+    first = TrainingRecipe.model_validate(document)
+    needs = training_needs(first, num_devices=machine.num_processes)
+    if needs.model.num_parameters < _SMALL:
+        document["optimizer"]["lr"] = _RATE_OF_SMALL
+    for saving in _savings(batch // machine.num_processes):
+        recipe = TrainingRecipe.model_validate(document | saving)
+        needs = training_needs(recipe, num_devices=machine.num_processes)
+        if needs.memory.total <= _USABLE_MEMORY * machine.memory_bytes:
+            break
+    return recipe
+
+
+def _batch(num_samples: int, num_processes: int) -> int:
+    most = min(max(_BATCH, num_processes), num_samples)
+    return max(most - most % num_processes, num_processes)
+
+
+def _savings(samples_per_process: int) -> list[dict[str, Any]]:
+    """Ways to need less memory, the cheapest first."""
+    parts = [n for n in range(1, samples_per_process + 1) if samples_per_process % n == 0]
+    return [
+        *({"accumulate": count} for count in parts),
+        *({"accumulate": count, "gradient_checkpointing": True} for count in parts),
+    ]
+
+
+def _reasons(
+    recipe: TrainingRecipe, shape: _Shape, geometry: ModelGeometry, *, num_clips: int
+) -> tuple[str, ...]:
+    video, data = recipe.video, recipe.data
+    of_clips = {
+        "sft": f"{shape.num_stories} stories of at least {shape.num_scenes} scenes",
+        "pretrain": f"{shape.num_stories} clips or stories, {shape.num_scenes} different ones in a sample",
+        "base": f"{shape.num_samples} single clips",
+    }[shape.stage]
+    sizes = f"{video.num_frames} frames of {video.width}x{video.height} at {video.fps} per second"
+    is_model_size = (video.num_frames, video.fps) == (geometry.default_num_frames, geometry.default_fps)
+    held_out = f"{data.held_out} of them are held out" if data.held_out else "none is held out"
+    return (
+        f"{num_clips} clips can be read",
+        f"stage {shape.stage}: {of_clips}; {held_out}",
+        f"{sizes}: {'as the model was trained' if is_model_size else 'as most of the clips allow'}",
+        f"{recipe.steps} steps of {recipe.batch_size} samples on {recipe.device}, in low-rank adapters",
+    )
