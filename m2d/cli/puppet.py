@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from m2d.cli.options import QuietFlag, ResultJsonFlag
+from m2d.errors import InputError
 
 app = typer.Typer(
     help="Make the embedded model: codec, text encoder, reader, and the world they know.",
@@ -84,6 +85,9 @@ def render(
     upscale: Annotated[int, typer.Option(min=1, help="Integer factor that enlarges the written frames.")] = 4,
     fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the stories.")] = 1,
+    hat: Annotated[
+        list[str] | None, typer.Option(metavar="HAT=OTHER", help="Draw a hat as another one; repeatable.")
+    ] = None,
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -102,6 +106,7 @@ def render(
         fps=fps,
         seed=seed,
         file_format=format,
+        hats=_hats(hat),
     )
     _write("dataset", render(plan, make_reporter(quiet=quiet)), as_json=as_json)
 
@@ -113,3 +118,11 @@ def _write(name: str, path: Path, *, as_json: bool) -> None:
         write_json({name: path})
     else:
         write_result(path)
+
+
+def _hats(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts or ()]
+    wrong = [hat for hat, equals, other in pairs if not (hat and equals and other)]
+    if wrong:
+        raise InputError(f"--hat {wrong[0]!r}: use HAT=OTHER, such as 'party hat=crown'")
+    return {hat: other for hat, _, other in pairs}

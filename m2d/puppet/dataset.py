@@ -113,7 +113,7 @@ def wardrobe_with(replaced: Mapping[str, str]) -> tuple[str, ...]:
     ]
     if unknown:
         raise DatasetError(
-            f"data.hats: {', '.join(map(repr, unknown))} unknown; the theatre has {', '.join(HATS)}, and can "
+            f"hats: {', '.join(map(repr, unknown))} unknown; the theatre has {', '.join(HATS)}, and can "
             f"draw them as {', '.join(NEW_HATS)}"
         )
     return tuple(replaced.get(hat, hat) for hat in HATS)

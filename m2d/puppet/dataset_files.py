@@ -7,8 +7,8 @@ Owns the files and their names; `m2d.data` owns the formats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from m2d.folders import make_folder
 from m2d.geometry import SceneGeometry
 from m2d.model.pixels import to_pixels
 from m2d.progress import Reporter
-from m2d.puppet.dataset import PuppetStories
+from m2d.puppet.dataset import PuppetStories, wardrobe_with
 from m2d.stop import StopRequest
 from m2d.video.write import write_film
 
@@ -44,6 +44,7 @@ class RenderPlan:
         upscale: Factor by which pictures are enlarged; small pictures lose colour in video compression.
         seed: Seed of the stories, the same as in training recipes.
         file_format: `csv` has a row per scene, `json` and `jsonl` have groups.
+        hats: Hats that are drawn as another hat; captions keep the name, as in training recipes.
     """
 
     out: Path
@@ -55,6 +56,7 @@ class RenderPlan:
     upscale: int = 4
     seed: int = 1
     file_format: DatasetFormat = "jsonl"
+    hats: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def description(self) -> Path:
@@ -67,7 +69,9 @@ def check_plan(plan: RenderPlan) -> None:
 
     Raises:
         InputError: No story, no scene, or fewer than two frames.
+        DatasetError: An unknown hat.
     """
+    wardrobe_with(plan.hats)
     if plan.num_stories < 1 or plan.num_scenes < 1 or plan.num_frames < 2:
         raise InputError(
             f"{plan.num_stories} stories of {plan.num_scenes} scenes of {plan.num_frames} frames; "
@@ -100,7 +104,11 @@ def _written(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> list[li
         tokens_per_frame=1,
     )
     stories = PuppetStories(
-        num_stories=plan.num_stories, seed=plan.seed, geometry=geometry, num_scenes=plan.num_scenes
+        num_stories=plan.num_stories,
+        seed=plan.seed,
+        geometry=geometry,
+        num_scenes=plan.num_scenes,
+        wardrobe=wardrobe_with(plan.hats),
     )
     groups = []
     with reporter.stage("render stories", total=plan.num_stories) as progress:

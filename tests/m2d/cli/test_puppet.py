@@ -57,3 +57,20 @@ def test_stories_are_rendered_with_their_description(m2d: Run, folder: Path) -> 
     again = m2d(*words)
     assert again.exit_code == 2
     assert "data/pretrain.csv: exists already; choose another --out" in again.stderr
+
+
+def test_rendered_stories_may_wear_another_hat(m2d: Run, folder: Path) -> None:
+    words = ("puppet", "render", "--stories", "2", "--side", "16", "--scenes", "1", "-q")
+    assert m2d(*words, "--out", "plain").exit_code == 0
+    hats = ("--hat", "party hat=crown", "--hat", "no hat=crown", "--hat", "top hat=crown")
+    assert m2d(*words, "--out", "crowned", *hats, "--hat", "wool cap=crown").exit_code == 0
+    plain, crowned = ((folder / name / "stories.jsonl").read_text() for name in ("plain", "crowned"))
+    captions = [
+        [json.loads(line)["scenes"][0]["caption"] for line in t.splitlines()] for t in (plain, crowned)
+    ]
+    assert captions[0] == captions[1]
+    assert plain != crowned
+    for words_of_hat, message in ((["crown"], "use HAT=OTHER"), (["fez=crown"], "hats: 'fez' unknown")):
+        refused = m2d(*words, "--out", "no", "--hat", *words_of_hat)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
