@@ -17,7 +17,13 @@ from m2d.recipe.settings import Setting
 from m2d.stop import StopRequest
 from m2d.tasks.train import run_in
 from m2d.training.data_check import DataSummary, ScannedData, scan_data, summarize
-from m2d.training.defaults import ChosenRecipe, Machine, choose_recipe, this_machine
+from m2d.training.defaults import (
+    DECODING_LIMIT_S,
+    ChosenRecipe,
+    Machine,
+    choose_recipe,
+    this_machine,
+)
 from m2d.training.processes import start_processes
 from m2d.training.recipe import DataRecipe, Stage, TrainingRecipe
 from m2d.training.recipe_text import recipe_text
@@ -59,7 +65,9 @@ def choose(clips: OwnClips, reporter: Reporter, *, machine: Machine | None = Non
         raise InputError(f"allowed: {', '.join(_STAGES)}", argument=f"stage {clips.stage}")
     model = resolve_model(clips.model or BUILTIN_PUPPET)
     machine = machine or this_machine()
-    data = DataRecipe(source=str(clips.data), workers=min(machine.num_cores, 8))
+    data = DataRecipe(
+        source=str(clips.data), workers=min(machine.num_cores, 8), time_limit_s=DECODING_LIMIT_S
+    )
     with StopRequest() as stop:
         found = scan_data(
             data,

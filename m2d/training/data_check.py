@@ -17,8 +17,9 @@ from m2d.geometry import SceneGeometry
 from m2d.model.tokenizer import PromptTokenizer
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
-from m2d.training.datasets import read_stories, story_library
+from m2d.training.datasets import check_held_out, read_stories, story_library
 from m2d.training.recipe import DataRecipe, TrainingRecipe
+from m2d.training.sampling import StageSampler
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,11 @@ def scan_data(
 
 
 def summarize(recipe: TrainingRecipe, found: ScannedData) -> DataSummary:
-    """Count what suits a recipe. Raises: as `story_library`."""
+    """Count what suits a recipe.
+
+    Raises:
+        DatasetError: The training would end before its first step: too few stories, or too short ones.
+    """
     video = recipe.video
     geometry = SceneGeometry(
         num_frames=video.num_frames,
@@ -78,6 +83,18 @@ def summarize(recipe: TrainingRecipe, found: ScannedData) -> DataSummary:
         tokens_per_frame=1,
     )
     library = story_library(recipe, found.groups, found.scanned, geometry)
+    check_held_out(recipe, library)
+    StageSampler(
+        stage=recipe.stage,
+        objective=recipe.objective,
+        story_range=(0, library.first_held_out(recipe.data.held_out)),
+        scene_counts=library.scene_counts,
+        num_scenes=recipe.num_scenes,
+        # Decides nothing about the stories.
+        num_timesteps=1,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+    )
     return DataSummary(
         num_videos=library.num_videos,
         num_stories=library.num_stories,

@@ -78,13 +78,13 @@ def open_stories(
         store = ContentStore(root / "content", memory_bytes=_MEMORY_BYTES)
         stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
         stories.check()
-        _check_held_out(recipe, library)
+        check_held_out(recipe, library)
         _report_notes(scanned, reporter)
         _report_rejects(library, run, reporter)
         try:
             stories.prepare(reporter=reporter, stop=stop)
             # Some videos fail only when their clips are read.
-            _check_held_out(recipe, library)
+            check_held_out(recipe, library)
             yield stories
             if library.rejects:
                 reporter.note(f"trained without {_rejects_in_words(library)}; see {run / FILE}")
@@ -158,7 +158,12 @@ def story_library(
     )
 
 
-def _check_held_out(recipe: TrainingRecipe, library: StoryLibrary) -> None:
+def check_held_out(recipe: TrainingRecipe, library: StoryLibrary) -> None:
+    """Check that the stories suffice for training and for what is held out.
+
+    Raises:
+        DatasetError: They do not.
+    """
     held_out, num_readable = recipe.data.held_out, library.num_readable
     if held_out >= num_readable:
         reason = f"data.held_out: {held_out} leaves no training stories: " if num_readable else ""

@@ -26,6 +26,8 @@ from m2d.training.needs import training_needs
 from m2d.training.recipe import Device, Stage, TrainingRecipe
 from m2d.video.frame_times import SAME_RATE
 
+# Own clips may be long films.
+DECODING_LIMIT_S = 120.0
 # Rate and length are chosen so that at most this share of the clips is too slow or too short.
 _LEFT_OUT = 0.1
 _SHORTEST_LATENT_FRAMES = 2
@@ -125,6 +127,7 @@ def choose_recipe(
             "source": str(source),
             "held_out": held_out,
             "workers": min(max(machine.num_cores // 2, 1), 8),
+            "time_limit_s": DECODING_LIMIT_S,
         },
         "video": {"num_frames": num_frames, "height": size.height, "width": size.width, "fps": fps},
         "num_scenes": shape.num_scenes,
