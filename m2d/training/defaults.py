@@ -227,15 +227,14 @@ def _sized(document: dict[str, Any], shape: _Shape, *, machine: Machine, num_tra
     }
     if document["data"]["held_out"]:
         document["evaluation"] = {"every_steps": -(-steps // 4), "num_samples": document["data"]["held_out"]}
-    first = TrainingRecipe.model_validate(document)
-    needs = training_needs(first, num_devices=machine.num_processes)
-    if needs.model.num_parameters < _SMALL:
-        document["optimizer"]["lr"] = _RATE_OF_SMALL
     for saving in _savings(batch // machine.num_processes):
         recipe = TrainingRecipe.model_validate(document | saving)
         needs = training_needs(recipe, num_devices=machine.num_processes)
         if needs.memory.total <= _USABLE_MEMORY * machine.memory_bytes:
             break
+    if needs.model.num_parameters < _SMALL:
+        optimizer = recipe.optimizer.model_copy(update={"lr": _RATE_OF_SMALL})
+        recipe = recipe.model_copy(update={"optimizer": optimizer})
     return recipe
 
 
