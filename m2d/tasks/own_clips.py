@@ -22,6 +22,7 @@ from m2d.training.defaults import (
     ChosenRecipe,
     Machine,
     choose_recipe,
+    fit_to_memory,
     this_machine,
 )
 from m2d.training.processes import start_processes
@@ -77,7 +78,7 @@ def choose(clips: OwnClips, reporter: Reporter, *, machine: Machine | None = Non
             stop=stop,
         )
     chosen = choose_recipe(clips.data, found.groups, found.scanned, model=model, stage=stage, machine=machine)
-    text = recipe_text(chosen.recipe)
+    text = recipe_text(fit_to_memory(chosen.recipe, machine))
     recipe = parse_document(text, TrainingRecipe, name="the chosen recipe", settings=clips.settings).value
     return replace(chosen, recipe=recipe)
 

@@ -89,7 +89,7 @@ def choose_recipe(
     stage: Stage | None,
     machine: Machine,
 ) -> ChosenRecipe:
-    """Choose a recipe for the clips of a dataset.
+    """Choose a recipe for the clips of a dataset; `fit_to_memory` completes it.
 
     Args:
         source: The dataset, as the recipe names it.
@@ -137,6 +137,24 @@ def choose_recipe(
     }
     recipe = _sized(document, shape, machine=machine, num_training=shape.num_samples - held_out)
     return ChosenRecipe(recipe=recipe, reasons=_reasons(recipe, shape, geometry, num_clips=len(clips)))
+
+
+def fit_to_memory(recipe: TrainingRecipe, machine: Machine) -> TrainingRecipe:
+    """Return the recipe with ways to save memory if it would not fit, and with the rate for the model's size.
+
+    Builds the model without storage, which takes seconds. The last way is taken even if it does not suffice.
+
+    Raises: as `training_needs`.
+    """
+    for saving in _savings(recipe.batch_size // machine.num_processes):
+        fitted = recipe.model_copy(update=saving)
+        needs = training_needs(fitted, num_devices=machine.num_processes)
+        if needs.memory.total <= _USABLE_MEMORY * machine.memory_bytes:
+            break
+    if needs.model.num_parameters >= _SMALL:
+        return fitted
+    optimizer = fitted.optimizer.model_copy(update={"lr": _RATE_OF_SMALL})
+    return fitted.model_copy(update={"optimizer": optimizer})
 
 
 def _readable(groups: Sequence[ShotGroup], scanned: Mapping[Path, Scanned]) -> list[tuple[Shot, VideoFacts]]:
@@ -211,7 +229,7 @@ def _held_out(shape: _Shape) -> int:
 
 
 def _sized(document: dict[str, Any], shape: _Shape, *, machine: Machine, num_training: int) -> TrainingRecipe:
-    """Complete a recipe with batch, steps and rates, and with ways to save memory if it would not fit."""
+    """Complete a recipe with batch, steps and rates."""
     batch = _batch(num_training, machine.num_processes)
     steps = min(max(-(-_PASSES * num_training // batch), _FEWEST_STEPS), _MOST_STEPS)
     conditional = {"conditional_probability": 0.3, "targets": "random"} if shape.stage == "sft" else {}
@@ -227,15 +245,7 @@ def _sized(document: dict[str, Any], shape: _Shape, *, machine: Machine, num_tra
     }
     if document["data"]["held_out"]:
         document["evaluation"] = {"every_steps": -(-steps // 4), "num_samples": document["data"]["held_out"]}
-    for saving in _savings(batch // machine.num_processes):
-        recipe = TrainingRecipe.model_validate(document | saving)
-        needs = training_needs(recipe, num_devices=machine.num_processes)
-        if needs.memory.total <= _USABLE_MEMORY * machine.memory_bytes:
-            break
-    if needs.model.num_parameters < _SMALL:
-        optimizer = recipe.optimizer.model_copy(update={"lr": _RATE_OF_SMALL})
-        recipe = recipe.model_copy(update={"optimizer": optimizer})
-    return recipe
+    return TrainingRecipe.model_validate(document)
 
 
 def _batch(num_samples: int, num_processes: int) -> int:
