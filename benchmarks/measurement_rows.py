@@ -6,11 +6,11 @@ Owns wording and rounding, one section per benchmark; `measurements` formats the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.goals import GOALS, MODELS
 from benchmarks.house import LIMITS
+from benchmarks.row import Row
 
 _PROMPTED = {
     "setting": "Setting as prompted",
@@ -40,25 +40,6 @@ _VAE = {
     "codec.psnr_db": "VAE on unseen clips, all pixels",
     "codec.psnr_actors_db": "VAE on unseen clips, inside the actors' boxes",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure.
-
-    Attributes:
-        key: Name of the figure, unique in its section.
-        what: What was measured.
-        value: The figure with its unit.
-        limit: The required value.
-        holds: Whether the figure meets the limit; None if it was not measured.
-    """
-
-    key: str
-    what: str
-    value: str
-    limit: str
-    holds: bool | None
 
 
 def _faithful_rows(report: Mapping[str, Any]) -> Iterator[Row]:

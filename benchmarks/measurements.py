@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement_rows import PENDING, SECTIONS, Row, quality_rows
+from benchmarks.measurement_rows import PENDING, SECTIONS, quality_rows
+from benchmarks.row import Row
 from m2d.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
