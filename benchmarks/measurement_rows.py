@@ -274,6 +274,18 @@ def _adapter_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
+def _draft_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    for model in report["models"]:
+        figure = model["stories"]["all required"]
+        yield Row(
+            key=model["model"]["name"],
+            what=f"Previews that show where everything stands in the film, `{model['model']['name']}`",
+            value=f"{figure['value']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})",
+            limit=f"at least {model['required']:.0%}",
+            holds=model["holds"],
+        )
+
+
 def _house_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for name, limit in report["limits"].items():
         value, bound = f"{report[name]:,}", f"at most {limit:,}"
@@ -309,6 +321,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "quality": ("The embedded model on stories it never saw", quality_rows),
     "quality-changing": ("The embedded model on stories that change place or time", quality_rows),
     "quality-large": ("The larger embedded model on the same stories", quality_rows),
+    "drafts": ("Previews against the films that follow", _draft_rows),
     "growth": ("Films that grow", _growth_rows),
     "kills": ("Interrupted films", _kill_rows),
     "train_kills": ("Interrupted trainings", _train_kill_rows),

@@ -88,7 +88,7 @@ SetOption = Annotated[
         autocompletion=fields_to_set,
     ),
 ]
-PreviewFlag = Annotated[bool, typer.Option("--preview", help="First draw a contact sheet of a quick draft.")]
+PreviewFlag = Annotated[bool, typer.Option("--preview", help="First draw a contact sheet of a draft.")]
 SavePreviewsFlag = Annotated[
     bool, typer.Option("--save-previews", help="Save pictures of the current estimate while denoising.")
 ]
