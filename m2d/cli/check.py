@@ -62,19 +62,28 @@ def _show(report: CheckReport) -> None:
         show_mask(_picture(part))
 
 
+def _written(plan: RunPlan) -> str:
+    factor, shape = plan.upscale, plan.scene_geometry
+    if factor == 1:
+        return ""
+    hard = " with hard pixels" if plan.upscale_filter == "nearest" else ""
+    return f", written as {shape.width * factor}x{shape.height * factor}{hard}"
+
+
 def _summary(plan: RunPlan) -> list[tuple[str, str]]:
     from m2d.cli.console import format_size
 
-    width, height, factor = plan.scene_geometry.width, plan.scene_geometry.height, plan.upscale
+    width, height = plan.scene_geometry.width, plan.scene_geometry.height
     sampling, common = plan.sampling, _common_facts(plan.scenes)
     passes = "one window" if len(plan.windows) == 1 else f"each of {len(plan.windows)} windows"
     steps = f"{sampling.scheduler or 'model default'}, {sampling.num_inference_steps} steps in {passes}"
-    parts = [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
+    parts = ["dynamic guidance"] * sampling.dynamic_guidance
+    parts += [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
     rows = [
         ("model", plan.source.name),
         ("film", f"{plan.output}, about {format_size(plan.predicted_size_bytes)}"),
         ("length", _length(plan, common)),
-        ("picture", f"{width}x{height}{f', written as {width * factor}x{height * factor}' * (factor > 1)}"),
+        ("picture", f"{width}x{height}{_written(plan)}"),
         ("sampling", ", ".join([steps, *parts])),
     ]
     if common.get("negative"):

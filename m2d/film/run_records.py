@@ -109,6 +109,7 @@ def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
         "upscale": plan.upscale,
         "scheduler": plan.sampling.scheduler or "the model's own",
         "num_inference_steps": plan.sampling.num_inference_steps,
+        **({"dynamic_guidance": True} if plan.sampling.dynamic_guidance else {}),
         "cfg": plan.sampling.cfg,
         "speed": plan.sampling.speed,
         "guidance_scales": [scene.guidance_scale for scene in targets],

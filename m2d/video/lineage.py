@@ -200,6 +200,7 @@ def _describe_window(provenance: Provenance, window: WindowRecord) -> str:
 def _sampling(run: RunRecord) -> str:
     steps, scheduler = (run.parameters.get(name) for name in ("num_inference_steps", "scheduler"))
     parts = [f"{steps} steps"] if steps is not None else []
+    parts += ["dynamic guidance"] * bool(run.parameters.get("dynamic_guidance"))
     return ", ".join([*parts, f"scheduler {scheduler}"] if scheduler is not None else parts)
 
 

@@ -192,3 +192,12 @@ def test_a_missing_model_given_as_an_option_is_named_as_one(m2d: Run) -> None:
     assert result.exit_code == 2
     assert "--model" in result.stderr
     assert "nowhere" in result.stderr
+
+
+def test_what_is_not_usual_about_sampling_and_pixels_is_shown(m2d: Run, folder: Path) -> None:
+    recipe = folder / "story.yaml"
+    text = recipe.read_text().replace("guidance_scale: 3.0", "guidance_scale: 3.0, dynamic_guidance: true")
+    recipe.write_text(text.replace("{upscale: 2}", "{upscale: {factor: 2, filter: nearest}}"))
+    shown = m2d("check", "story.yaml").stdout
+    assert "2 steps in one window, dynamic guidance, guidance 3" in shown
+    assert "32x32, written as 64x64 with hard pixels" in shown
