@@ -81,15 +81,20 @@ def export(
     flags.check(recipe)
     writer = get_backend(backend)
     reporter = make_reporter(quiet=quiet)
-    with loading_libraries(reporter):
-        from m2d.tasks import export as task
+    planned = None
     if recipe is not None:
-        from m2d.pipeline.graphs import graphs_of
         from m2d.pipeline.planning import plan_recipe
         from m2d.recipe.overrides import Overrides
 
         overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
-        requests = graphs_of([plan_recipe(recipe, model=model, overrides=overrides)])
+        # Check before the imports below, which take seconds.
+        planned = plan_recipe(recipe, model=model, overrides=overrides)
+    with loading_libraries(reporter):
+        from m2d.tasks import export as task
+    if planned is not None:
+        from m2d.pipeline.graphs import graphs_of
+
+        requests = graphs_of([planned])
     else:
         options = BackendOptions(
             device=device or "cpu",

@@ -86,7 +86,10 @@ def extend(
             ),
         )
 
-    run_task(load, options=options, overrides=options.overrides(out=out, seed=seed))
+    if not prompt and not options.resume:
+        raise InputError("missing; give one for each new scene", argument="prompt")
+    overrides = options.overrides(out=out, seed=seed)
+    run_task(load, film=film, ending="extended", options=options, overrides=overrides)
 
 
 def parse_join(text: str | None) -> str | dict[str, int] | None:

@@ -227,19 +227,28 @@ def with_film_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_task(
-    load: Callable[[], Callable[..., FilmResult]], *, options: FilmOptions, overrides: Overrides
+    load: Callable[[], Callable[..., FilmResult]],
+    *,
+    film: Path,
+    ending: str,
+    options: FilmOptions,
+    overrides: Overrides,
 ) -> None:
     """Run a task that changes a film, and show the new film.
 
     Args:
         load: Imports the task, which takes seconds, and returns its `run` with the request filled in.
+        film: The film that it starts from.
+        ending: Of the new film's name, where no output is given: `extended`.
         options: The shared options.
         overrides: The values that replace those of the recipe.
     """
     from m2d.cli.console import loading_libraries, make_reporter
     from m2d.registry import get_backend
+    from m2d.tasks.inputs import check_film
 
     began_s = time.monotonic()
+    check_film(film, overrides.out, ending=ending, force=options.force, resume=options.resume)
     reporter = make_reporter(quiet=options.quiet)
     with loading_libraries(reporter):
         run = load()

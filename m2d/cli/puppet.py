@@ -33,11 +33,17 @@ def train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train codec, its decoder on what a model makes, text encoder or reader."""
-    from m2d.cli.console import make_reporter
-    from m2d.tasks.puppet import PartPlan, train_part
+    from m2d.cli.console import loading_libraries, make_reporter
+    from m2d.recipe.text_file import read_text
+
+    reporter = make_reporter(quiet=quiet)
+    # Check before the imports below, which take seconds.
+    read_text(recipe)
+    with loading_libraries(reporter):
+        from m2d.tasks.puppet import PartPlan, train_part
 
     plan = PartPlan(part=part, recipe=recipe, run=out, max_minutes=max_minutes, num_threads=threads)
-    _write("run", train_part(plan, make_reporter(quiet=quiet)), as_json=as_json)
+    _write("run", train_part(plan, reporter), as_json=as_json)
 
 
 @app.command()

@@ -48,8 +48,10 @@ def run_reproduction(film: Path, *, options: FilmOptions, overrides: Overrides) 
     from m2d.cli.console import loading_libraries, make_reporter
     from m2d.cli.results import report_film
     from m2d.registry import get_backend
+    from m2d.tasks.inputs import check_film
 
     began_s = time.monotonic()
+    check_film(film, overrides.out, ending="again", force=options.force, resume=options.resume)
     reporter = make_reporter(quiet=options.quiet)
     with loading_libraries(reporter):
         from m2d.tasks import reproduce as task

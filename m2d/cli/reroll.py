@@ -63,4 +63,5 @@ def reroll(
             ),
         )
 
-    run_task(load, options=options, overrides=options.overrides(out=out, own_seed=seed))
+    overrides = options.overrides(out=out, own_seed=seed)
+    run_task(load, film=film, ending="rerolled", options=options, overrides=overrides)

@@ -9,14 +9,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
 from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
-from m2d.files import beside
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.recipe_record import as_recipe
 from m2d.pipeline.planning import plan_for_model
@@ -165,22 +163,6 @@ def validated_recipe(document: Mapping[str, Any], *, settings: Sequence[Setting]
         raise InputError(
             f"the recipe stored in the film is not valid: {place}: {printable(first['msg'])}"
         ) from error
-
-
-def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
-    """Return the given output, or `out/NAME-ENDING.mp4` for `out/NAME.mp4`.
-
-    Raises:
-        InputError: The output does not end in .mp4, or the film is a folder.
-    """
-    if out is not None:
-        if out.suffix.lower() != ".mp4":
-            message = f"{str(out)!r} does not end in .mp4; films are MP4 files"
-            raise InputError(message, argument="out")
-        return out
-    if not film.name:
-        raise InputError(f"{film}: is a folder; give a video file")
-    return beside(film, f"-{ending}.mp4")
 
 
 def _check_settings(settings: Sequence[Setting]) -> None:

@@ -1,10 +1,11 @@
-"""Check that a film and its run folder can be written, before any work. Imports no torch."""
+"""Where a film goes, and whether it and its run folder can be written, before any work. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from m2d.files import check_writable
+from m2d.errors import InputError
+from m2d.files import beside, check_writable
 from m2d.film.journal_folder import has_journal
 from m2d.video.run_folder import check_run_folder
 
@@ -27,3 +28,19 @@ def check_replaceable(film: Path, *, force: bool) -> None:
     """
     check_writable(film, force=force)
     check_run_folder(film, force=force)
+
+
+def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
+    """Return the given output, or `out/NAME-ENDING.mp4` for `out/NAME.mp4`.
+
+    Raises:
+        InputError: The output does not end in .mp4, or the film is a folder.
+    """
+    if out is not None:
+        if out.suffix.lower() != ".mp4":
+            message = f"{str(out)!r} does not end in .mp4; films are MP4 files"
+            raise InputError(message, argument="out")
+        return out
+    if not film.name:
+        raise InputError(f"{film}: is a folder; give a video file")
+    return beside(film, f"-{ending}.mp4")

@@ -17,12 +17,13 @@ from m2d.errors import InputError, Remedy
 from m2d.families.loading import load_tokenizer
 from m2d.families.source import ModelSource
 from m2d.film.external import describe_copy, load_external_video
-from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, validated_recipe
+from m2d.film.inherit import inherited_recipe, model_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.journal_folder import CorruptFileError, read_request
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.make import FilmResult, RunOptions
+from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
 from m2d.model.tokenizer import PromptTooLong
 from m2d.progress import Reporter

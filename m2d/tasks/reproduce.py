@@ -12,10 +12,11 @@ from pathlib import Path
 from m2d.backend import Backend
 from m2d.errors import InputError
 from m2d.families.source import ModelSource
-from m2d.film.inherit import model_of, output_of, plan_on, validated_recipe
+from m2d.film.inherit import model_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import read_provenance
 from m2d.film.make import FilmResult, RunOptions
+from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides

@@ -12,11 +12,12 @@ from typing import Any
 
 from m2d.backend import Backend
 from m2d.errors import InputError, RecipeError
-from m2d.film.inherit import inherited_recipe, model_of, output_of, plan_on, recipe_scene
+from m2d.film.inherit import inherited_recipe, model_of, plan_on, recipe_scene
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.make import FilmResult, RunOptions
+from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
