@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2d.cli.options import ModelOption, StoryArgument
+from m2d.cli.options import ModelOption, SetOption, StoriesArgument, settings_beside
 from m2d.cli.results import pick
 
 if TYPE_CHECKING:
@@ -23,27 +23,35 @@ _COLUMNS = ("made", "tokens", "attention per layer")
 
 
 def check(
-    recipe: StoryArgument,
+    recipes: StoriesArgument,
     model: ModelOption = None,
+    settings: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
 ) -> None:
-    """Show the plan of a story without making the film.
+    """Show the plan of stories without making a film.
 
     Lists the scenes of each window, transitions, expanded prompts with their token counts, the mask, the
-    length and the file size.
+    length and the file size. With --json, several stories are a list named `stories`.
     """
     from m2d.cli.console import make_reporter, show_gap, write_json
-    from m2d.tasks.check import check as check_recipe
+    from m2d.cli.stories import stories_of
+    from m2d.recipe.overrides import Overrides
+    from m2d.tasks.batch import plan_stories
+    from m2d.tasks.check import report_on
 
-    report = check_recipe(recipe, model=model)
+    overrides = Overrides(settings=settings_beside(settings, {"--model": (["model"], model)}))
+    stories = stories_of(recipes, (), overrides.settings)
+    reports = [report_on(plan) for plan in plan_stories(stories, model=model, overrides=overrides)]
     if as_json:
-        write_json(_document(report))
+        documents = [_document(report) for report in reports]
+        write_json(documents[0] if len(documents) == 1 else {"stories": documents})
         return
-    _show(report)
-    show_gap()
     reporter = make_reporter(quiet=True)
-    for warning in report.warnings:
-        reporter.warn(warning)
+    for report in reports:
+        _show(report)
+        show_gap()
+        for warning in report.warnings:
+            reporter.warn(warning)
 
 
 def _show(report: CheckReport) -> None:

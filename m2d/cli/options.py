@@ -102,6 +102,15 @@ StoryArgument = Annotated[
     typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.", autocompletion=recipe_files),
 ]
 
+StoriesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="STORY",
+        help="Recipes (YAML files), folders of them, or - for standard input.",
+        autocompletion=recipe_files,
+    ),
+]
+
 
 def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
     """Parse all `--backend-option NAME=VALUE`; raise InputError without `=` or for a name given twice."""

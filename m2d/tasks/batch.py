@@ -98,6 +98,13 @@ def plan_batch(
     return [replace(story, films=tuple(check(film) for film in story.films)) for story in planned]
 
 
+def plan_stories(
+    stories: Sequence[Story], *, model: str | None = None, overrides: Overrides
+) -> list[RunPlan]:
+    """Plan stories without looking at their outputs; raises RecipeError for the mistakes of all of them."""
+    return [story.films[0].plan for story in _loaded(stories, (), model=model, overrides=overrides)]
+
+
 def _loaded(
     stories: Sequence[Story], seeds: Sequence[int], *, model: str | None, overrides: Overrides
 ) -> list[PlannedStory]:

@@ -39,7 +39,11 @@ class CheckReport:
 
 def check(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> CheckReport:
     """Plan a recipe as `m2d generate` would run it; arguments and errors are those of `plan_recipe`."""
-    plan = plan_recipe(path, model=model, overrides=overrides)
+    return report_on(plan_recipe(path, model=model, overrides=overrides))
+
+
+def report_on(plan: RunPlan) -> CheckReport:
+    """Report everything that is known about a planned run."""
     return CheckReport(
         plan=plan,
         windows=tuple(

@@ -15,6 +15,7 @@ from m2d.cli.stories import parse_seeds
 from m2d.errors import InputError
 from m2d.video.run_folder import read_run
 from tests.m2d.cli.conftest import STORY, Run
+from tests.m2d.cli.test_json import undocumented
 
 QUICK = ["--steps", "1"]
 
@@ -47,6 +48,7 @@ def test_seeds_make_one_film_each_and_one_picture_and_resume_completes_them(m2d:
         ("first-snow-seed-5.mp4", [1, 2, 3]),
     ]
     assert (document["sheets"], document["failed"]) == (["first-snow-seeds.png"], [])
+    assert undocumented(document) == undocumented(document["films"][0]) == []
     assert (folder / "first-snow-seed-3.mp4").stat().st_mtime_ns == kept
     # A film of another recipe is not taken for a finished one.
     assert m2d(*words, "--resume", "--set", "title=Other", "--out", "first-snow.mp4").exit_code == 2

@@ -27,7 +27,13 @@ def leaves(group: Any, *before: str) -> list[tuple[tuple[str, ...], Any]]:
     return found
 
 
+PAGE = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text("utf-8")
 COMMANDS = leaves(typer.main.get_command(app))
+
+
+def undocumented(document: dict[str, Any]) -> list[str]:
+    """The keys of a document that the page on the command line does not name."""
+    return [key for key in document if f"`{key}`" not in PAGE]
 
 
 def test_every_command_can_write_json() -> None:
@@ -99,6 +105,8 @@ def test_a_bug_writes_an_object_and_keeps_its_traceback() -> None:
 def test_results_are_one_object(m2d: Run) -> None:
     assert json.loads(m2d("init", "new.yaml", "--json").stdout) == {"recipes": ["new.yaml"]}
     for words in (["check", "story.yaml"], ["doctor"], ["backends", "list"]):
-        assert isinstance(json.loads(m2d(*words, "--json").stdout), dict)
+        assert undocumented(json.loads(m2d(*words, "--json").stdout)) == []
+    several = json.loads(m2d("check", "story.yaml", "new.yaml", "--json").stdout)
+    assert [story["title"] for story in several["stories"]] == ["First snow", "My first story"]
     words = ["puppet", "render", "--stories", "1", "--scenes", "1", "--out", "data", "--json"]
     assert json.loads(CliRunner().invoke(app, words).stdout) == {"dataset": "data/stories.jsonl"}
