@@ -45,6 +45,14 @@ def _is_folder(path: Path) -> bool | None:
         return False if path.is_symlink() else None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a folder; a name that the system rejects, such as a too long one, is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def remove_empty_folder(path: Path) -> None:
     """Remove the folder `path`, durably; a missing or non-empty one is no error."""
     with disk.output_errors(path, deed="removed"):

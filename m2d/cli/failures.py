@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from m2d.cli.remedies import describe, name_flag
+from m2d.cli.remedies import describe, flag_of, name_flag
 from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, Interrupted, M2DError, RecipeError
 
 EXIT_INTERRUPTED = 130
@@ -81,11 +81,29 @@ def _end_misused(error: typer.TyperException, *, as_json: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message(), err=True)
         return error.exit_code
-    message = error.format_message()
+    message = _flag_meant(error) or error.format_message()
     _report([message], as_json=as_json, kind="UsageError", exit_code=EXIT_BAD_INPUT)
     context = getattr(error, "ctx", None)
     show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
     return error.exit_code
+
+
+def _flag_meant(error: typer.TyperException) -> str:
+    """Return the message for an option that other programs have, as `--guidance-scale`; empty for others."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if not option or context is None:
+        return ""
+    from m2d.recipe.schema import Recipe
+    from m2d.recipe.suggestions import field_meant
+
+    field = field_meant(option.lstrip("-"), Recipe)
+    known = {name for parameter in context.command.params for name in parameter.opts}
+    flag = flag_of(field)
+    if flag in known:
+        return f"No such option: {option}. Did you mean {flag}?"
+    if field and "--set" in known:
+        return f"No such option: {option}. Use --set {field}=VALUE."
+    return ""
 
 
 def _report(

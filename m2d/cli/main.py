@@ -37,7 +37,7 @@ from m2d.errors import EXIT_FAILED, InputError
 from m2d.garbage import end_without_collection
 
 # Texts, which have checks of their own.
-_MAY_BE_EMPTY = {"--prompt", "-p", "--context-prompt", "--title", "--set"}
+_MAY_BE_EMPTY = {"--prompt", "-p", "--context-prompt", "--title", "--set", "--cuts", "--join", "--seeds"}
 # What these commands find out is on stdout alone; all others write files.
 _REPORTING = {"check", "inspect", "verify", "bench", "doctor", "backends", "help"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2d.errors import InputError
+from m2d.folders import is_folder
 
 if TYPE_CHECKING:
     from m2d.recipe.loader import Loaded
@@ -38,13 +39,18 @@ def stories_of(
         raise InputError("STORY -: given twice; stdin can be read once")
     found: list[Path] = []
     for path in paths:
-        found += _in_folder(path) if path.is_dir() else [path]
+        found += _in_folder(path) if is_folder(path) else [path]
     # A file that is named twice is one story.
     return [partial(_load, path, settings) for path in dict.fromkeys(found)]
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    try:
+        found = sorted(
+            path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
     if not found:
         raise InputError(f"{folder}: holds no recipe; a folder of stories holds .yaml files")
     return found

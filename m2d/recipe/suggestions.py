@@ -74,6 +74,13 @@ def field_paths(model: type[BaseModel]) -> list[str]:
     return [path for _, path in _paths(model)]
 
 
+def field_meant(word: str, model: type[BaseModel]) -> str:
+    """Return the dotted path of the field that a word of any program names; empty for an unknown word."""
+    paths = dict(reversed([*_paths(model)]))
+    key = _words(paths).get(word.lower().replace("-", "_"))
+    return paths[key] if key else ""
+
+
 def unknown_key_message(model: type[BaseModel], key_path: KeyPath) -> str:
     """Return the message for a key that `model` does not have, with the nearest one that it has."""
     key = str(key_path[-1])

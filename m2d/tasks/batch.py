@@ -14,7 +14,7 @@ from m2d.errors import InputError, RecipeError
 from m2d.files import beside, check_writable
 from m2d.film.journal_folder import has_journal
 from m2d.film.outputs import check_outputs
-from m2d.folders import make_folder
+from m2d.folders import is_folder, make_folder
 from m2d.pipeline.planning import plan_loaded
 from m2d.recipe.loader import Loaded
 from m2d.recipe.overrides import Overrides
@@ -82,8 +82,9 @@ def plan_batch(
         OutputError: A film exists and neither `force` nor `resume` is set.
     """
     out, is_batch = overrides.out, len(stories) > 1 or bool(seeds)
-    folder = out if out is not None and (out.is_dir() or len(stories) > 1) else None
-    if folder is not None and folder.suffix.lower() == ".mp4" and not folder.is_dir():
+    is_there = out is not None and is_folder(out)
+    folder = out if is_there or len(stories) > 1 else None
+    if folder is not None and folder.suffix.lower() == ".mp4" and not is_there:
         raise InputError(f"{out}: several films need a folder", argument="out")
     planned = _loaded(stories, seeds, model=model, overrides=replace(overrides, out=None if folder else out))
     if folder is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2d.film.outputs import check_outputs, output_of
+from m2d.video.open_film import FilmError
 from m2d.video.provenance import ProvenanceError
 from m2d.video.read import probe
 
@@ -29,3 +30,5 @@ def check_film(film: Path, out: Path | None, *, ending: str, force: bool, resume
         probe(film)
     except ProvenanceError as error:
         raise ProvenanceError(f"{film}: {error}") from error
+    except OSError as error:
+        raise FilmError(f"{film}: cannot be read: {error.strerror}") from error

@@ -101,6 +101,8 @@ def test_prompts_make_a_film_without_a_recipe(m2d: Run, folder: Path, tiny_folde
         (["story.yaml", "-o", ""], "-o: is empty"),
         (["story.yaml", "--out="], "--out: is empty"),
         ([""], "an argument: is empty"),
+        (["x" * 300], "cannot be read: File name too long"),
+        (["story.yaml", "-o", f"{'x' * 300}.mp4"], "could not be written: File name too long"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_any_work(

@@ -167,7 +167,7 @@ BAD_FLAGS = {
     "an unknown device": (["-p", "a", "--device", "tpu"], "--device: 'tpu' is not known"),
     "an unknown backend": (["-p", "a", "--backend", "magic"], "magic"),
     "an output that is no MP4": (["-p", "a", "--out", "x.gif"], "--out: 'x.gif' does not end in .mp4"),
-    "an output that is nothing": (["-p", "a", "--out", ""], "does not end in .mp4"),
+    "an output that is nothing": (["-p", "a", "--out", ""], "--out: is empty; give a value"),
     "a folder that is missing": (["-p", "a", "--out", "no/x.mp4"], "the folder no does not exist"),
     "a folder's name": (["-p", "a", "--out", "folder.mp4"], "not a file but a folder"),
     "nothing to resume": (["--resume"], "nothing to resume"),
@@ -201,7 +201,7 @@ def test_a_bad_flag_is_refused_in_one_line_and_nothing_is_written(case: str, m2d
         (".", ".: is a folder"),
         ("story.yaml", "story.yaml: is not a film"),
         ("\x1b[31m[/]no.mp4", "does not exist"),
-        ("x" * 300 + ".mp4", "File name too long; choose a shorter name"),
+        ("x" * 300 + ".mp4", "cannot be read: File name too long"),
     ],
 )
 def test_what_is_no_film_is_refused_in_one_line(name: str, told: str, m2d: Run, folder: Path) -> None:

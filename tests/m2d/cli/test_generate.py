@@ -300,8 +300,8 @@ def test_a_film_is_made_again_from_what_it_says_of_itself(m2d: Run, folder: Path
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "STORY, --from: neither given; give a story, or a film with --from"),
-        (["story.yaml", "--from", "a.mp4"], "STORY, --from: both given; give a story, or a film with --from"),
+        ([], "STORY, --prompt, --from: none given; give stories, or prompts, or a film with --from"),
+        (["story.yaml", "--from", "a.mp4"], "STORY, --prompt, --from: STORY and --from given; give stories"),
         (["--from", "nowhere.mp4"], "nowhere.mp4: does not exist; give a video file"),
         (["--from", "story.yaml"], "story.yaml: is not a film that can be read"),
         (["--from", "."], ".: is a folder; give a video file"),
@@ -346,7 +346,7 @@ def test_a_negative_prompt_may_say_anything(m2d: Run, folder: Path) -> None:
 def test_help_names_drafts_previews_and_resuming(m2d: Run) -> None:
     told = " ".join(m2d("generate", "--help").stdout.split())
     for text in (
-        "Reproduce a film made by m2d, as NAME-again.mp4.",
+        "Same as `m2d reproduce FILM`.",
         "First draw a contact sheet of a quick draft.",
         "Save pictures of the current estimate while denoising.",
         "Resume an unfinished run.",

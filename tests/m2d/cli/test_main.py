@@ -90,6 +90,9 @@ def test_an_unexpected_system_error_is_not_swallowed() -> None:
     ("words", "message"),
     [
         (["--stepz"], "No such option: --stepz"),
+        (["generate", "a.yaml", "--num-inference-steps", "3"], "Did you mean --steps?"),
+        (["generate", "a.yaml", "--guidance-scale", "3"], "Use --set sampling.guidance_scale=VALUE."),
+        (["train", "a.yaml", "--xylophone", "3"], "No such option: --xylophone"),
         (["generat"], "No such command 'generat'"),
         (["reroll", "film.mp4"], "Missing option"),
         (["generate", "story.yaml", "--steps", "many"], "--steps"),
