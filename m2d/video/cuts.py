@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,32 +22,65 @@ _LEAST_SHARE, _TIMES_USUAL = 0.12, 2.2
 _NEIGHBOURS, _NEAR_S = 3, 1.5
 # In a longer gap more moves, but hardly ever everything.
 _MOST_EXPECTED = 0.3
-# No movement changes so much: still pictures that follow each other are scenes.
-_CERTAIN_SHARE = 0.75
+# No movement changes so much, so still pictures that follow each other are scenes; in a fade, the next large
+# change is nearly as large and comes at once.
+_CERTAIN_SHARE, _FADE_STEP = 0.75, 0.8
+# Pictures near a change, on each side, and what still parts of one change, in levels; measured on films of
+# m2d that were encoded again.
+_STILL_FOR_S, _FEWEST_NEAR, _MOST_NEAR = 0.8, 2, 8
+_STILL, _RENEWED, _TIMES_STILL, _LEVEL_NOISE = 0.8, (0.5, 0.7), (0.65, 0.75), 0.3
 # After a flash the picture from before it explains the new one; so much of the change may be left.
 _COMES_BACK = 0.5
 
 
 class ShownPicture(NamedTuple):
-    """One frame of a film: when it is shown, and its picture, uint8 BGR HWC."""
+    """One frame of a film: when it is shown, its picture, uint8 BGR HWC, and whether it is a key frame."""
 
     time_s: float
     picture_HWC: np.ndarray
+    is_key: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Change:
-    """A picture that differs from the one before it.
+class _Change(NamedTuple):
+    """A picture that differs from the one before it; all numbers, because a film of hours has many.
 
     Attributes:
+        frame: Number of the first frame that shows it.
         gap_s: Time since the frame before, which may have shown the same picture as earlier ones.
         share: Share of the picture that the one before it does not explain.
+        stillest_tenth: How much the stillest tenth of it changes, in levels.
+        stillest_fifth: Likewise the stillest fifth.
+        is_key: Whether it is a key frame, which changes still parts by itself.
     """
 
-    frame: int
+    frame: float
     time_s: float
     gap_s: float
     share: float
+    stillest_tenth: float
+    stillest_fifth: float
+    is_key: float
+
+
+class _Changes:
+    """The changes of a film in their order, seven numbers each."""
+
+    def __init__(self) -> None:
+        self._numbers = array("d")
+
+    def append(self, change: _Change) -> None:
+        self._numbers.extend(change)
+
+    def __len__(self) -> int:
+        return len(self._numbers) // len(_Change._fields)
+
+    def between(self, start: int, stop: int) -> list[_Change]:
+        """Return some of them; places outside are left out."""
+        size = len(_Change._fields)
+        return [
+            _Change(*self._numbers[place * size : (place + 1) * size])
+            for place in range(max(start, 0), min(stop, len(self)))
+        ]
 
 
 def find_cuts(frames: Iterable[ShownPicture]) -> list[int]:
@@ -65,14 +98,14 @@ def find_cuts(frames: Iterable[ShownPicture]) -> list[int]:
         InputError: The package OpenCV is not installed.
     """
     try:
-        from m2d.video.shot_changes import is_repeated, unexplained
+        from m2d.video.shot_changes import is_repeated, stillest_change, unexplained
     except ImportError as error:
         raise InputError(
             "finding the scenes of a film needs the package opencv-python-headless: pip install 'm2d[data]'",
             remedy=Remedy.GIVE_CUTS,
         ) from error
-    changes: list[_Change] = []
-    flashes: set[int] = set()
+    changes = _Changes()
+    flashes: set[float] = set()
     # Changes that may begin a flash, with the picture before each.
     opened: list[tuple[_Change, np.ndarray]] = []
     before: ShownPicture | None = None
@@ -81,23 +114,53 @@ def find_cuts(frames: Iterable[ShownPicture]) -> list[int]:
         gap_s, shown_s = frame.time_s - shown_s, frame.time_s
         if before is None or not is_repeated(before.picture_HWC, frame.picture_HWC):
             if before is not None:
-                share = unexplained(before.picture_HWC, frame.picture_HWC)
-                change = _Change(frame=number, time_s=frame.time_s, gap_s=gap_s, share=share)
+                tenth, fifth = stillest_change(before.picture_HWC, frame.picture_HWC)
+                change = _Change(
+                    frame=number,
+                    time_s=frame.time_s,
+                    gap_s=gap_s,
+                    share=unexplained(before.picture_HWC, frame.picture_HWC),
+                    stillest_tenth=tenth,
+                    stillest_fifth=fifth,
+                    is_key=frame.is_key,
+                )
                 opened = [each for each in opened if change.time_s - each[0].time_s < SHORTEST_SCENE_S]
                 for begin, picture_HWC in opened:
                     if unexplained(picture_HWC, frame.picture_HWC) < _COMES_BACK * begin.share:
                         flashes |= {begin.frame, number}
-                if _stands_out(change, changes[-_NEIGHBOURS:]):
+                if _stands_out(change, changes.between(len(changes) - _NEIGHBOURS, len(changes))):
                     opened.append((change, before.picture_HWC))
                 changes.append(change)
             before = frame
-    return [
-        change.frame
-        for place, change in enumerate(changes)
-        if change.frame not in flashes
-        and _stands_out(change, changes[max(place - _NEIGHBOURS, 0) : place])
-        and _stands_out(change, changes[place + 1 : place + 1 + _NEIGHBOURS])
+    found = []
+    for place in range(len(changes)):
+        earlier = changes.between(place - _MOST_NEAR - 1, place)
+        change, *later = changes.between(place, place + _MOST_NEAR + 2)
+        stands_out = _stands_out(change, earlier[-_NEIGHBOURS:]) and _stands_out(change, later[:_NEIGHBOURS])
+        if (stands_out and change.frame not in flashes) or _renews_still_parts(change, earlier, later):
+            found.append(int(change.frame))
+    return found
+
+
+def _renews_still_parts(change: _Change, earlier: Sequence[_Change], later: Sequence[_Change]) -> bool:
+    """Whether a change renews a picture whose stillest parts are otherwise still.
+
+    Scenes in one place differ little where each was made on its own, but everywhere. Only films of few
+    pictures a second tell: with more of them, compression changes still parts as much.
+    """
+    sides = [
+        [other for other in side if abs(other.time_s - change.time_s) <= _STILL_FOR_S]
+        for side in (earlier, later)
     ]
+    if change.is_key or not all(_FEWEST_NEAR <= len(side) <= _MOST_NEAR for side in sides):
+        return False
+    tenth = max(other.stillest_tenth for side in sides for other in side)
+    fifth = max(other.stillest_fifth for side in sides for other in side)
+    return (
+        fifth <= _STILL
+        and change.stillest_tenth >= max(_RENEWED[0], _TIMES_STILL[0] * (tenth + _LEVEL_NOISE))
+        and change.stillest_fifth >= max(_RENEWED[1], _TIMES_STILL[1] * (fifth + _LEVEL_NOISE))
+    )
 
 
 def _stands_out(change: _Change, others: Sequence[_Change]) -> bool:
@@ -105,7 +168,9 @@ def _stands_out(change: _Change, others: Sequence[_Change]) -> bool:
     near = [other for other in others if abs(other.time_s - change.time_s) < _NEAR_S]
     usual = [_expected(other, change.gap_s) for other in near]
     least = _LEAST_SHARE + _TIMES_USUAL * (sum(usual) / len(usual) if usual else 0)
-    return change.share >= min(least, _CERTAIN_SHARE)
+    at_once = [other for other in near if abs(other.time_s - change.time_s) < SHORTEST_SCENE_S]
+    is_alone = all(other.share < _FADE_STEP * change.share for other in at_once)
+    return change.share >= (min(least, _CERTAIN_SHARE) if is_alone else least)
 
 
 def _expected(other: _Change, gap_s: float) -> float:

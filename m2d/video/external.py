@@ -235,7 +235,8 @@ def _frame_times(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndar
     detected: list[int] = []
     if cuts_s is None:
         detected = find_cuts(
-            ShownPicture(frame.time_s, frame.thumbnail(side=THUMBNAIL_SIDE)) for frame in frames()
+            ShownPicture(frame.time_s, frame.thumbnail(side=THUMBNAIL_SIDE), frame.picture.key_frame)
+            for frame in frames()
         )
     else:
         collections.deque(frames(), maxlen=0)

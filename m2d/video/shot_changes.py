@@ -16,6 +16,7 @@ import numpy as np
 _LARGEST_NOISE, _SMALLEST_NOISE, _NOISE_OF_CONTRAST = 25.0, 8.0, 0.6
 # A repeated picture that was encoded again differs by no more, on average and in one of 16x16 fields.
 _SAME_MEAN, _SAME_FIELD, _FIELDS = 1.0, 6.0, 16
+_SMALL = 64
 # Where less differs, optical flow is not worth its time.
 _TOO_LITTLE = 0.02
 # A pan is tried only where optical flow fails, and only if the pictures overlap by so much.
@@ -29,6 +30,19 @@ def is_repeated(before_HWC: np.ndarray, picture_HWC: np.ndarray) -> bool:
         return False
     fields = cv2.resize(difference_HW, (_FIELDS, _FIELDS), interpolation=cv2.INTER_AREA)
     return bool(fields.max() < _SAME_FIELD)
+
+
+def stillest_change(before_HWC: np.ndarray, picture_HWC: np.ndarray) -> tuple[float, float]:
+    """Return how much the stillest parts of a picture change: the 10th and 20th percentile over 16x16 fields,
+    in levels of 255. A scene that was made on its own differs even there."""
+    small = [
+        cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), (_SMALL, _SMALL), interpolation=cv2.INTER_AREA)
+        for picture in (before_HWC, picture_HWC)
+    ]
+    difference_HW = cv2.absdiff(small[0], small[1]).astype(np.float32)
+    fields = cv2.resize(difference_HW, (_FIELDS, _FIELDS), interpolation=cv2.INTER_AREA)
+    tenth, fifth = np.quantile(fields, [0.1, 0.2])
+    return float(tenth), float(fifth)
 
 
 def unexplained(before_HWC: np.ndarray, picture_HWC: np.ndarray) -> float:

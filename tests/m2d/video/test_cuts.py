@@ -161,3 +161,26 @@ def test_of_two_frames_equally_near_the_earlier_is_taken() -> None:
 def test_still_pictures_that_follow_each_other_are_scenes() -> None:
     stills = [np.repeat(shot(seed, num_frames=1), 25, axis=0) for seed in range(4)]
     assert find_cuts(at_25(np.concatenate(stills))) == [25, 50, 75]
+
+
+def test_a_scene_in_the_same_place_is_found_where_even_still_parts_are_new() -> None:
+    rng = np.random.default_rng(4)
+    place = shot(1, num_frames=1)[0].astype(int)
+    # As a VAE decodes it: the same place in every scene, with a texture of its own.
+    texture = rng.integers(2, 6, (12, 16, 3)).repeat(6, 0).repeat(6, 1)
+    scenes = [place, place + texture]
+    pictures = [scenes[number // 9].copy() for number in range(18)]
+    for number, picture in enumerate(pictures):
+        picture[30:50, 4 * (number % 9) :][:, :12] = (20, 40, 200)
+    film = np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+    frames, numbers = held(film, pictures=8, fps=24)
+    assert find_cuts(frames) == [int(np.argmax(numbers == 9))]
+    keyed = [frame._replace(is_key=number == 9) for frame, number in zip(frames, numbers, strict=True)]
+    assert find_cuts(keyed) == []
+
+
+def test_a_fade_in_held_pictures_is_no_cut() -> None:
+    fading = shot(1, num_frames=16, pan=1).astype(float)
+    fading[:8] *= np.linspace(0, 1, 8)[:, None, None, None]
+    frames, _ = held(fading.astype(np.uint8), pictures=8, fps=24)
+    assert find_cuts(frames) == []
