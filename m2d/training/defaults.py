@@ -33,7 +33,7 @@ _LEFT_OUT = 0.1
 _SHORTEST_LATENT_FRAMES = 2
 _BATCH = 8
 # Passes over the data, within these numbers of steps.
-_PASSES, _FEWEST_STEPS, _MOST_STEPS = 24, 60, 2000
+_PASSES, _FEWEST_STEPS, _MOST_STEPS = 64, 60, 2000
 # Adapters of small models take a higher rate; the other one is that of the recipes for CogVideoX.
 _SMALL, _RATE_OF_SMALL, _RATE = 200_000_000, 3e-3, 1e-4
 # Kernels and the allocator need the rest.
