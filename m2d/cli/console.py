@@ -37,6 +37,7 @@ _SIGNS = {
     "failed": ("\u2717", "x"),
     "sees": ("\u25a0", "#"),
     "blind": ("\u00b7", "."),
+    "spinner": ("dots", "line"),
 }
 
 
@@ -48,9 +49,8 @@ def plain_text(text: str, *, keep_newlines: bool = False) -> str:
 
 
 def _escape(char: str) -> str:
-    if char in "\t\n\r" or unicodedata.category(char) == "Zs":
-        return " "
-    return char.encode("unicode_escape").decode("ascii")
+    is_space = char in "\t\n\r" or unicodedata.category(char) == "Zs"
+    return " " if is_space else char.encode("unicode_escape").decode("ascii")
 
 
 def format_seconds(seconds: float) -> str:
@@ -210,7 +210,7 @@ class LiveReporter(QuietReporter):
         super().__init__(console)
         self._progress = Progress(
             TextColumn(" "),
-            SpinnerColumn("dots" if _shows_unicode(console) else "line", style="cyan"),
+            SpinnerColumn(_sign(console, "spinner"), style="cyan"),
             TextColumn(f"{{task.description:<{NAME_WIDTH - 1}}}", markup=False),
             BarColumn(bar_width=28, style="bright_black", complete_style="cyan", pulse_style="cyan"),
             _CountColumn(),
@@ -279,11 +279,7 @@ class _CountColumn(TextColumn):
 
 def _sign(console: Console, name: str) -> str:
     fancy, plain = _SIGNS[name]
-    return fancy if _shows_unicode(console) else plain
-
-
-def _shows_unicode(console: Console) -> bool:
-    return console.encoding.lower().startswith("utf")
+    return fancy if console.encoding.lower().startswith("utf") else plain
 
 
 def show_fields(rows: Sequence[tuple[str, str]], *, stderr: bool = False) -> None:
@@ -350,6 +346,5 @@ def show_heading(text: str, *, stderr: bool = False) -> None:
 
 def show_gap() -> None:
     """Print a blank line on stderr if it is a terminal."""
-    console = make_console()
-    if console.is_terminal:
+    if (console := make_console()).is_terminal:
         console.print()

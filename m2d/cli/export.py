@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from m2d.cli.options import (
 from m2d.errors import InputError
 
 if TYPE_CHECKING:
+    from m2d.recipe.plan import RunPlan
     from m2d.tasks.export import ExportedGraph, StoryShape
 
 
@@ -81,14 +82,9 @@ def export(
     flags.check(recipe)
     writer = get_backend(backend)
     reporter = make_reporter(quiet=quiet)
-    planned = None
-    if recipe is not None:
-        from m2d.pipeline.planning import plan_recipe
-        from m2d.recipe.overrides import Overrides
-
-        overrides = Overrides(backend=backend, device=device, dtype=dtype, backend_options=extra)
-        # Check before the imports below, which take seconds.
-        planned = plan_recipe(recipe, model=model, overrides=overrides)
+    given = {"backend": backend, "device": device, "dtype": dtype, "backend_options": extra}
+    # A recipe is checked before the imports below, which take seconds.
+    planned = None if recipe is None else _plan(recipe, model=model, given=given)
     with loading_libraries(reporter):
         from m2d.tasks import export as task
     if planned is not None:
@@ -105,6 +101,13 @@ def export(
         )
         requests = (task.graph_of(resolve_model(model or DEFAULT_MODEL), flags.shape(), options),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
+
+
+def _plan(recipe: Path, *, model: str | None, given: Mapping[str, Any]) -> RunPlan:
+    from m2d.pipeline.planning import plan_recipe
+    from m2d.recipe.overrides import Overrides
+
+    return plan_recipe(recipe, model=model, overrides=Overrides(**given))
 
 
 @dataclass(frozen=True, kw_only=True)

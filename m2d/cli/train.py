@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 from typer.core import TyperCommand
@@ -26,6 +26,15 @@ HELP_DATA = "Train on these clips without a recipe: a folder of a.mp4 + a.txt pa
 _MOST_SHOWN = 20
 
 _MEMORY = ("weights", "gradients", "optimizer", "average", "activations")
+
+
+class _Run(TypedDict):
+    """What a training plan takes from the flags."""
+
+    resume: bool
+    max_minutes: float | None
+    num_threads: int | None
+    cache: Path | None
 
 
 class Resuming(TyperCommand):
@@ -86,11 +95,9 @@ def train(
     flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--init": (["init"], init)}
     given = settings_beside(settings, flags)
     # Check before the imports below, which take seconds.
-    document = (
-        None
-        if recipe is None
-        else load_training_recipe(recipe, stage=stage, model=model, init=init, settings=given)
-    )
+    document = None
+    if recipe is not None:
+        document = load_training_recipe(recipe, stage=stage, model=model, init=init, settings=given)
     # All processes load the libraries; only the first one reports it.
     is_first = os.environ.get("RANK", "0") == "0"
     reporter = make_reporter(quiet=quiet)
@@ -105,16 +112,11 @@ def train(
         assert shown is not None
         if print_recipe:
             _print_recipe(shown, chosen, as_json=as_json)
-            return
-        # The choice has warned about the data.
-        needs, summary = _plan(
-            shown,
-            SilentReporter() if chosen else reporter,
-            devices=devices,
-            strategy=strategy,
-            cache=cache,
-        )
-        write_json(_document(needs, summary)) if as_json else _show_plan(needs, summary)
+        else:
+            # The choice has warned about the data.
+            silent = SilentReporter() if chosen else reporter
+            found = _plan(shown, silent, devices=devices, strategy=strategy, cache=cache)
+            write_json(_document(*found)) if as_json else _show_plan(*found)
         return
     folder = out if out is not None else run_folder_for(recipe or clips.data)
     if document is None:
@@ -122,21 +124,11 @@ def train(
             clips, reporter, run=folder, resume=resume, num_threads=threads, max_minutes=max_minutes
         )
     else:
-        plan = TrainingPlan(
-            recipe=document,
-            run=folder,
-            resume=resume,
-            num_threads=threads,
-            cache=cache,
-            max_minutes=max_minutes,
-        )
-        report = run(plan, reporter)
-    if not report.is_main:
-        return
-    if as_json:
-        write_json({"run": folder} | pick(report, "model", "step", "held_out_loss"))
-    else:
-        write_result(report.model)
+        how = _Run(resume=resume, max_minutes=max_minutes, num_threads=threads, cache=cache)
+        report = run(TrainingPlan(recipe=document, run=folder, **how), reporter)
+    if report.is_main:
+        facts = {"run": folder} | pick(report, "model", "step", "held_out_loss")
+        write_json(facts) if as_json else write_result(report.model)
 
 
 def _check_options(recipe: Path | None, data: Path | None, *, init: str | None) -> None:
