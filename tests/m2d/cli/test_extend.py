@@ -264,7 +264,7 @@ def test_help_says_what_is_changed_and_what_not(m2d: Run) -> None:
         "--cuts": "Where the scenes of an external video begin, in seconds.",
         "--only-new": "Write only the new scenes.",
         "--resume": "Resume an unfinished run.",
-        "--preview": "First draw a contact sheet of a quick draft.",
+        "--preview": "First draw a contact sheet of a draft.",
         "--save-previews": "Save pictures of the current estimate while denoising.",
         "--join": "cut (default), continue, or crossfade:4 (frames).",
     }

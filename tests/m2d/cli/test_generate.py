@@ -347,7 +347,7 @@ def test_help_names_drafts_previews_and_resuming(m2d: Run) -> None:
     told = " ".join(m2d("generate", "--help").stdout.split())
     for text in (
         "Same as `m2d reproduce FILM`.",
-        "First draw a contact sheet of a quick draft.",
+        "First draw a contact sheet of a draft.",
         "Save pictures of the current estimate while denoising.",
         "Resume an unfinished run.",
     ):
