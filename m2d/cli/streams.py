@@ -1,6 +1,6 @@
 """Standard streams that never end a run: text that an encoding lacks is escaped, a lost reader is ignored.
 
-A closed terminal, a full disk behind `2>` or a pipe that ends (`| head`) must not cost hours of work. Output
+A closed stderr, a full disk behind `2>` or a pipe that ends (`| head`) must not cost hours of work. Output
 after that is dropped; `Streams.problem` says so where the output was the command's only result.
 """
 
