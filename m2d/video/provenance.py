@@ -212,9 +212,11 @@ class Provenance(_Record):
                     _check_claim(index, claims.get(name), getattr(self.video, name), f"{name}")
             made = sorted({target for window in run.windows for target in window.targets})
             for number, length in zip(made, _asked_lengths(run.recipe), strict=False):
-                scene = self.scenes[number - self.first_scene]
-                if number >= self.first_scene and scene.run == index:
-                    _check_claim(index, length, scene.num_frames, "a scene of this number of frames:")
+                place = number - self.first_scene
+                # A film of new scenes alone lacks those that earlier runs made.
+                if 0 <= place < len(self.scenes) and self.scenes[place].run == index:
+                    shown = self.scenes[place].num_frames
+                    _check_claim(index, length, shown, "a scene of this number of frames:")
 
 
 def seal_provenance(provenance: Provenance) -> str:
