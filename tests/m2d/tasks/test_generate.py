@@ -301,6 +301,8 @@ def test_what_is_written_down_of_a_run_holds_none_of_the_storys_words_twice(plan
         "cfg",
         "speed",
         "guidance_scales",
+        # The model samples as CogVideoX-5B by default.
+        "dynamic_guidance",
         "backend",
         "device",
         "dtype",

@@ -47,6 +47,7 @@ def in_training(source: ModelSource, *, factor: float = 1.0) -> SourceInTraining
         geometry=source.geometry,
         family=source.family,
         is_puppet=source.is_puppet,
+        sampling=source.sampling,
         mask=source.mask,
         transformer=transformer,
     )
