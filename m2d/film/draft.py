@@ -1,6 +1,6 @@
 """Drafts: a contact sheet of a film after its first denoising steps, drawn before the others are taken.
 
-The estimate after half of the steps shows where everything stands in the finished film. It comes from
+The estimate after three fifths of the steps shows where everything stands in the finished film. It comes from
 the film's own noise, scheduler and steps, so that the run resumes after them.
 """
 
@@ -23,7 +23,7 @@ from m2d.recipe.plan import RunPlan
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 
-DRAFT_SHARE = 0.5
+DRAFT_SHARE = 0.6
 """Share of the steps of a draft; `benchmarks.drafts` measures how well it predicts the film."""
 DRAFT = "draft.png"
 

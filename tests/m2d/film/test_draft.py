@@ -41,7 +41,7 @@ def test_a_draft_is_drawn_first_and_changes_nothing(studio: Studio) -> None:
     result = generate.run(plan, get_backend("eager"), reporter=reporter, options=DRAFT)
     draft = result.run_folder / "draft.png"
     assert reporter.notes == [f"draft: {draft}"]
-    assert (reporter.done["draft"], reporter.done["denoise"]) == (6, 12)
+    assert (reporter.done["draft"], reporter.done["denoise"]) == (7, 12)
     assert size_of(draft) == size_of(result.run_folder / "sheet.png")
     assert sorted(contents(result.run_folder)) == ["draft.png", *COMPLETE]
     without = studio.generate(2, name="undrafted", sampling={"num_inference_steps": 12})
