@@ -18,6 +18,7 @@ from m2d.families.family import ModelFamily
 from m2d.families.source import ModelSource
 from m2d.geometry import ModelGeometry
 from m2d.model.scene_model import SceneModel
+from m2d.model.settings import SamplingDefaults
 from m2d.pipeline.observer import WindowStep
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend
@@ -68,8 +69,8 @@ FAKE = ModelFamily(
     load_tokenizer=lambda path, max_tokens: SimpleNamespace(count_tokens=lambda prompt: 1),
     scheduler=lambda path, name: SCHEDULER,
     # What reads model folders and what trains; a model that is at hand needs neither.
-    **dict.fromkeys(("classes", "default_settings", "read_geometry", "compression")),
-    **dict.fromkeys(("build_transformer", "geometry_of")),
+    **dict.fromkeys(("classes", "default_settings", "default_sampling", "read_geometry")),
+    **dict.fromkeys(("build_transformer", "geometry_of", "compression")),
 )
 # The end of the family.
 
@@ -82,7 +83,10 @@ class Source(ModelSource):
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> StoryPipeline:
-    source = Source(name="fake", path=tmp_path, geometry=GEOMETRY, family=FAKE, is_puppet=False)
+    sampling = SamplingDefaults(num_inference_steps=4, guidance_scale=1.0)
+    source = Source(
+        name="fake", path=tmp_path, geometry=GEOMETRY, family=FAKE, is_puppet=False, sampling=sampling
+    )
     backend = get_backend("eager")
     return StoryPipeline(source, backend, device="cpu", dtype="float32", reporter=SilentReporter())
 
