@@ -102,8 +102,11 @@ class PuppetStories:
         ]
 
 
-def wardrobe_with(replaced: Mapping[str, str]) -> tuple[str, ...]:
+def wardrobe_with(replaced: Mapping[str, str], *, field: str = "data.hats") -> tuple[str, ...]:
     """Return the hat drawn for each of HATS, after replacing those in `replaced`.
+
+    Args:
+        field: The name of the replacements in an error.
 
     Raises:
         DatasetError: `replaced` names an unknown hat.
@@ -113,7 +116,7 @@ def wardrobe_with(replaced: Mapping[str, str]) -> tuple[str, ...]:
     ]
     if unknown:
         raise DatasetError(
-            f"hats: {', '.join(map(repr, unknown))} unknown; the theatre has {', '.join(HATS)}, and can "
+            f"{field}: {', '.join(map(repr, unknown))} unknown; the theatre has {', '.join(HATS)}, and can "
             f"draw them as {', '.join(NEW_HATS)}"
         )
     return tuple(replaced.get(hat, hat) for hat in HATS)

@@ -71,7 +71,7 @@ def check_plan(plan: RenderPlan) -> None:
         InputError: No story, no scene, or fewer than two frames.
         DatasetError: An unknown hat.
     """
-    wardrobe_with(plan.hats)
+    wardrobe_with(plan.hats, field="hats")
     if plan.num_stories < 1 or plan.num_scenes < 1 or plan.num_frames < 2:
         raise InputError(
             f"{plan.num_stories} stories of {plan.num_scenes} scenes of {plan.num_frames} frames; "
