@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from m2d.diffusion.step_cache import StepCacheReport
+from m2d.enlarging import Enlarging
 from m2d.film.context_frames import FRAMES, kept_frames_bytes
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.film.output_scenes import OutputScene
@@ -167,8 +168,7 @@ def provenance_of(
         runs=[*(film.runs if film is not None else ()), *earlier, last],
         scenes=[scene.made for scene in kept],
         fps=plan.fps,
-        upscale=plan.upscale,
-        upscale_filter=plan.upscale_filter if plan.upscale > 1 else "nearest",
+        upscale=Enlarging(plan.upscale, plan.upscale_filter) if plan.upscale > 1 else Enlarging(1),
         first_scene=plan.first_scene + first_kept,
         parents=[film.digest] if film is not None and film.digest is not None else [],
         encoding=encoding_id(),

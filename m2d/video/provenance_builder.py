@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import JsonValue
 
-from m2d.enlarging import UpscaleFilter
+from m2d.enlarging import Enlarging
 from m2d.joins import CUT, Join
 from m2d.video.digests import array_digest
 from m2d.video.printable import REPLACEMENT
@@ -114,8 +114,7 @@ def build_provenance(
     runs: Sequence[RunRecord],
     scenes: Sequence[MadeScene],
     fps: float,
-    upscale: int,
-    upscale_filter: UpscaleFilter = "nearest",
+    upscale: Enlarging,
     first_scene: int = 0,
     parents: Sequence[str] = (),
     encoding: str = "",
@@ -136,8 +135,8 @@ def build_provenance(
         "video": {
             "width": width,
             "height": height,
-            "upscale": upscale,
-            "upscale_filter": upscale_filter,
+            "upscale": upscale.factor,
+            "upscale_filter": upscale.filter,
             "fps": fps,
             "encoding": encoding,
         },

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m2d.enlarging import Enlarging
 from m2d.video.provenance import ModelRecord, Provenance
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.write import write_film
@@ -59,7 +60,7 @@ def describe(
         runs=[run],
         scenes=made,
         fps=fps,
-        upscale=upscale,
+        upscale=Enlarging(upscale),
     )
 
 

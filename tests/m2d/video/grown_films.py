@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2d.enlarging import Enlarging
 from m2d.joins import CUT, Join
 from m2d.video.joining import colour_jump, shown_frames
 from m2d.video.provenance import ModelRecord, Provenance, RunKind, RunRecord, WindowRecord
@@ -69,7 +70,7 @@ def grown(
         runs=[_record(*run, mask=mask) for run in runs],
         scenes=scenes,
         fps=8,
-        upscale=2,
+        upscale=Enlarging(2),
         first_scene=first_scene,
     )
     return provenance, join_scenes(frames, follows)

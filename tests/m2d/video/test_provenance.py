@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from m2d.enlarging import Enlarging
 from m2d.video.digests import canonical_json
 from m2d.video.privacy import PrivacyError, local_names, refuse_private
 from m2d.video.provenance import (
@@ -49,7 +50,7 @@ def make(prompts: list[str] | None = None, *, recipe: dict[str, Any] | None = No
         runs=[run],
         scenes=scenes,
         fps=8,
-        upscale=4,
+        upscale=Enlarging(4),
     )
 
 

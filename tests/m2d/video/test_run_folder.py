@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from m2d.enlarging import Enlarging
 from m2d.errors import OutputError, Remedy
 from m2d.video.provenance import ModelRecord, Provenance, ProvenanceError
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
@@ -40,7 +41,7 @@ def provenance_of(latents: list[np.ndarray]) -> Provenance:
         runs=[run],
         scenes=scenes,
         fps=8,
-        upscale=1,
+        upscale=Enlarging(1),
     )
 
 
