@@ -6,6 +6,7 @@ Owns the `T*k + 1` frame rule and the divisibility of heights and widths; knows 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 from m2d.errors import InputError
 
@@ -30,6 +31,19 @@ class SceneGeometry:
     latent_height: int
     latent_width: int
     tokens_per_frame: int
+
+    @classmethod
+    def of_pixels(cls, *, num_frames: int, height: int, width: int) -> Self:
+        """Return the sizes of a scene that is never encoded; those of its latents are 1."""
+        return cls(
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_latent_frames=1,
+            latent_height=1,
+            latent_width=1,
+            tokens_per_frame=1,
+        )
 
     @property
     def num_video_tokens(self) -> int:

@@ -93,16 +93,7 @@ def write_dataset(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> Pa
 
 
 def _written(plan: RenderPlan, reporter: Reporter, stop: StopRequest) -> list[list[WrittenClip]]:
-    geometry = SceneGeometry(
-        num_frames=plan.num_frames,
-        height=plan.side,
-        width=plan.side,
-        # Latent sizes are unused: rendering needs no VAE.
-        num_latent_frames=1,
-        latent_height=1,
-        latent_width=1,
-        tokens_per_frame=1,
-    )
+    geometry = SceneGeometry.of_pixels(num_frames=plan.num_frames, height=plan.side, width=plan.side)
     stories = PuppetStories(
         num_stories=plan.num_stories,
         seed=plan.seed,

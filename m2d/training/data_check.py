@@ -72,16 +72,7 @@ def summarize(recipe: TrainingRecipe, found: ScannedData) -> DataSummary:
         DatasetError: The training would end before its first step: too few stories, or too short ones.
     """
     video = recipe.video
-    geometry = SceneGeometry(
-        num_frames=video.num_frames,
-        height=video.height,
-        width=video.width,
-        # Latent sizes are unused: nothing is encoded.
-        num_latent_frames=1,
-        latent_height=1,
-        latent_width=1,
-        tokens_per_frame=1,
-    )
+    geometry = SceneGeometry.of_pixels(num_frames=video.num_frames, height=video.height, width=video.width)
     library = story_library(recipe, found.groups, found.scanned, geometry)
     check_held_out(recipe, library)
     StageSampler(

@@ -21,9 +21,7 @@ from m2d.video.digests import array_digest
 from m2d.video.joining import recolour
 from tests.m2d.tasks.journals import RecordingReporter
 
-SHAPE = SceneGeometry(
-    num_frames=1, height=4, width=4, num_latent_frames=1, latent_height=1, latent_width=1, tokens_per_frame=1
-)
+SHAPE = SceneGeometry.of_pixels(num_frames=1, height=4, width=4)
 DARKER_LC = np.repeat(np.maximum(np.arange(256) - 10, 0).astype(np.uint8)[:, None], 3, axis=1)
 
 
