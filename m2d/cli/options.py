@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from m2d.cli.completion import backends, models, one_of, recipe_files
+from m2d.cli.completion import backends, film_files, models, one_of, recipe_files
 from m2d.cli.completion import fields as fields_to_set
 from m2d.cli.results import pick, report_film, show_headline
 from m2d.errors import InputError
@@ -101,7 +101,6 @@ StoryArgument = Annotated[
     Path,
     typer.Argument(metavar="STORY", help="The story's recipe, a YAML file.", autocompletion=recipe_files),
 ]
-
 StoriesArgument = Annotated[
     list[Path],
     typer.Argument(
@@ -109,6 +108,9 @@ StoriesArgument = Annotated[
         help="Recipes (YAML files), folders of them, or - for standard input.",
         autocompletion=recipe_files,
     ),
+]
+FilmArgument = Annotated[
+    Path, typer.Argument(metavar="FILM", help="A film made by m2d.", autocompletion=film_files)
 ]
 
 

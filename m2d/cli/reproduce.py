@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2d.cli.completion import film_files
-from m2d.cli.options import FilmOptions, with_film_options
+from m2d.cli.options import FilmArgument, FilmOptions, with_film_options
 
 if TYPE_CHECKING:
     from m2d.recipe.overrides import Overrides
@@ -17,14 +16,7 @@ if TYPE_CHECKING:
 
 @with_film_options
 def reproduce(
-    film: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILM",
-            help="A film made by m2d.",
-            autocompletion=film_files,
-        ),
-    ],
+    film: FilmArgument,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="PATH", help="Path of the new film; default NAME-again.mp4."),

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2d.cli.completion import film_files
-from m2d.cli.options import FilmOptions, run_task, with_film_options
+from m2d.cli.options import FilmArgument, FilmOptions, run_task, with_film_options
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -18,14 +17,7 @@ if TYPE_CHECKING:
 
 @with_film_options
 def reroll(
-    film: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILM",
-            help="A film made by m2d.",
-            autocompletion=film_files,
-        ),
-    ],
+    film: FilmArgument,
     scene: Annotated[
         list[int],
         typer.Option("--scene", "-s", metavar="N", help="Scene to regenerate, counted from 1; repeatable."),
