@@ -56,7 +56,7 @@ def agreements(draft: Reading, film: Reading) -> dict[str, Tensor]:
     slots = [f"actor{slot + 1}" for slot in range(NUM_SLOTS)]
     found["cast"] = torch.stack([_same(draft, film, f"{slot}.on_stage") for slot in slots]).all(0)
     for look in ("colour", "shape", "hat", "action"):
-        # Of an actor off stage, the classifier reads nothing that means something.
+        # What the classifier reads of an absent actor means nothing.
         found[look] = torch.stack(
             [_same(draft, film, f"{slot}.{look}") | (film.classes[f"{slot}.on_stage"] == 0) for slot in slots]
         ).all(0)

@@ -125,7 +125,7 @@ def _report(
 def _write(message: str, *, kind: str, exit_code: int, error: M2DError | None = None) -> None:
     from m2d.cli.console import write_json
 
-    # Of the processes of one training, the first one writes.
+    # Where several processes train together, the first one writes.
     if os.environ.get("RANK", "0") == "0":
         write_json(_document(message, kind=kind, exit_code=exit_code, error=error))
 
