@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A share or a mean over all stories, with its 95 % interval (percentile bootstrap over stories).
+    """A share or a mean over all stories, with its 95 % interval (expanded percentile bootstrap).
 
     Attributes:
         value: NaN when there was nothing to count.
@@ -57,7 +58,8 @@ def figure_of(tally: Tally) -> Figure:
     """Turn a tally into its figure and interval."""
     values_K = _quotients(*(_resampled(each) for each in (tally.amounts_S, tally.counts_S)))
     whole = _quotients(tally.amounts_S.sum(), tally.counts_S.sum())
-    return _figure(float(whole), values_K, count=int(tally.counts_S.sum()))
+    num_stories = int((tally.counts_S > 0).sum())
+    return _figure(float(whole), values_K, num_stories=num_stories, count=int(tally.counts_S.sum()))
 
 
 def ratio_of(tally: Tally, reference: Tally) -> Figure:
@@ -74,7 +76,10 @@ def ratio_of(tally: Tally, reference: Tally) -> Figure:
     means_K = [_quotients(_resampled(amounts), _resampled(counts)) for amounts, counts in parts]
     means = [_quotients(amounts.sum(), counts.sum()) for amounts, counts in parts]
     return _figure(
-        float(_quotients(*means)), _quotients(*means_K), count=int(min(counts.sum() for _, counts in parts))
+        float(_quotients(*means)),
+        _quotients(*means_K),
+        num_stories=int(min((counts > 0).sum() for _, counts in parts)),
+        count=int(min(counts.sum() for _, counts in parts)),
     )
 
 
@@ -92,10 +97,25 @@ def _quotients(amounts: Amounts, counts: Amounts) -> Amounts:
         return np.where(counts == 0, np.nan, np.divide(amounts, counts))
 
 
-def _figure(value: float, values_K: Amounts, *, count: int) -> Figure:
+def _figure(value: float, values_K: Amounts, *, num_stories: int, count: int) -> Figure:
     known_K = values_K[~np.isnan(values_K)]
     if math.isnan(value) or not len(known_K):
         return Figure(value=math.nan, low=math.nan, high=math.nan, count=count)
-    tail = (1 - _COVERAGE) / 2
+    tail = _tail(num_stories)
     low, high = np.quantile(known_K, [tail, 1 - tail])
     return Figure(value=value, low=float(low), high=float(high), count=count)
+
+
+def _tail(num_stories: int) -> float:
+    """Return the share of resamples outside each end of an interval.
+
+    Resamples of few stories vary too little: plain percentiles cover the mean of 10 normal stories 91 % of
+    the time. The expanded percentile interval corrects this with the quantile of Student's t (Hesterberg
+    2015, "What Teachers Should Know About the Bootstrap", section 5.2), here by its expansion in
+    1 / degrees of freedom.
+    """
+    normal = NormalDist()
+    z = normal.inv_cdf((1 + _COVERAGE) / 2)
+    free = max(num_stories - 1, 1)
+    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    return normal.cdf(-t * math.sqrt((free + 1) / free))

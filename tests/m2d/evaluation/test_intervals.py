@@ -27,12 +27,14 @@ def test_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     assert figure.high - figure.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(400), rel=0.12)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    draw = np.random.default_rng(1)
+@pytest.mark.parametrize("num_stories", [10, 50])
+def test_intervals_cover_the_truth_95_percent_of_the_time(num_stories: int) -> None:
+    draw = np.random.default_rng(num_stories)
     figures = [
-        figure_of(tally((draw.random(60) < 0.7).astype(float).tolist(), [1.0] * 60)) for _ in range(60)
+        figure_of(tally(draw.normal(1.0, 0.5, num_stories).tolist(), [1.0] * num_stories)) for _ in range(500)
     ]
-    assert sum(figure.low <= 0.7 <= figure.high for figure in figures) >= 52
+    covered = sum(figure.low <= 1.0 <= figure.high for figure in figures) / len(figures)
+    assert covered == pytest.approx(0.95, abs=0.02)
 
 
 def test_equal_tallies_give_equal_intervals() -> None:
