@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from m2d import disk
 from m2d.errors import OutputError, Remedy
+from m2d.reading import open_regular
 
 COPIED_TOGETHER_BYTES = 1 << 20
 # File systems allow 255 bytes for a name; the temporary name adds a dot, a process id and an ending.
@@ -185,8 +186,8 @@ def remove_file(path: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of the file's bytes, in hex."""
-    with path.open("rb") as file:
+    """The sha256 of a regular file's bytes, in hex; raises as `m2d.reading.open_regular`."""
+    with open_regular(path, limit_bytes=None) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -28,6 +28,7 @@ ROWS = {
     "m2d.layout": 0,
     "m2d.disk": 0,
     "m2d.files": 0,
+    "m2d.reading": 0,
     "m2d.folders": 0,
     "m2d.devices": 0,
     "m2d.cache_root": 0,
@@ -39,6 +40,7 @@ ROWS = {
     "m2d.joins": 0,
     "m2d.enlarging": 0,
     "m2d.limits": 0,
+    "m2d.tensor_files": 1,
     "m2d.recipe": 1,
     "m2d.video": 1,
     "m2d.model": 2,
@@ -66,9 +68,14 @@ ROWS = {
 """A module has the row of its longest prefix here. `m2d` itself imports the library's names when they are
 first used, so it lies on top; its own content is its version, which every module may import."""
 
-SIDEWAYS = {("m2d.puppet", "m2d.model"), ("m2d.puppet", "m2d.training"), ("m2d.puppet", "m2d.evaluation")}
+SIDEWAYS = {
+    ("m2d.video", "m2d"),
+    ("m2d.puppet", "m2d.model"),
+    ("m2d.puppet", "m2d.training"),
+    ("m2d.puppet", "m2d.evaluation"),
+}
 """Packages that may import another package of the same row: the puppet model is built from the model's parts;
-its trainings and scores use the general trainer and the bootstrap intervals."""
+its trainings and scores use the general trainer and the bootstrap intervals. Run folders hold tensors."""
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 TORCH_FREE = {"m2d.puppet.vocabulary", "m2d.puppet.captions", "m2d.recipe.plan"}

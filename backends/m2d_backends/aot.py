@@ -18,6 +18,7 @@ from m2d.backend import BackendOptions, StoredArtifact
 from m2d.backend_checks import require_available
 from m2d.errors import BackendUnavailable, ExportError
 from m2d.layout import SceneLayout
+from m2d.reading import read_bytes
 from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.compiled import compiler_problem, compiling
 from m2d_backends.devices import device_problem
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "graph.pt2"
 _MODEL_NAME = "model"
+_CPU_FACTS, _LONGEST_FACTS_BYTES = Path("/proc/cpuinfo"), 16 << 20
 
 
 class AotBackend(GraphBackend):
@@ -102,9 +104,10 @@ def device_capability(device: str) -> str:
 def _instruction_sets() -> str:
     """Return a digest of this processor's instruction sets: on another one the code may crash."""
     try:
-        lines = Path("/proc/cpuinfo").read_text("ascii", "replace").splitlines()
+        facts = read_bytes(_CPU_FACTS, limit_bytes=_LONGEST_FACTS_BYTES)
     except OSError:
         return platform.processor()
+    lines = facts.decode("ascii", "replace").splitlines()
     flags = next((line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))), "")
     return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:8]
 

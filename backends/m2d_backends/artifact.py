@@ -24,6 +24,7 @@ from m2d.disk import output_errors
 from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
 from m2d.files import is_running, sha256_file
 from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
+from m2d.reading import read_bytes
 from m2d_backends.artifact_key import ArtifactKey, default_folder, different_fields, key_digest
 from m2d_backends.trust import check_file, check_folder, is_signed, private_folder, sign
 
@@ -179,9 +180,11 @@ def _read(folder: Path) -> _Manifest:
     if not path.is_symlink() and not path.exists():
         raise ArtifactRefused(f"{folder}: has no {MANIFEST}: half-written, or no artifact; export it again")
     check_file(path)
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise ArtifactRefused(f"{path}: is larger than any manifest; export it again")
-    return _parse(folder, path.read_bytes())
+    try:
+        document = read_bytes(path, limit_bytes=_MAX_MANIFEST_BYTES, follow=False)
+    except OSError as error:
+        raise ArtifactRefused(f"{path}: cannot be read: {error.strerror}; export it again") from error
+    return _parse(folder, document)
 
 
 def _parse(folder: Path, document: bytes) -> _Manifest:

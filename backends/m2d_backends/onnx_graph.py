@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from m2d.errors import ExportError
 from m2d.layout import SceneLayout
+from m2d.reading import read_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +40,9 @@ ROTARY_OPSET: Opset = 23
 # Slice assignments become these nodes, each one more pass over a tensor; a plan needs none.
 _SCATTERS = frozenset({"ScatterND", "ScatterElements", "Scatter"})
 _QUERY_KEY_VALUE = 3
+# No protobuf message is larger; weights are in a file of their own.
+_LARGEST_GRAPH_BYTES = (1 << 31) - 1
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,7 @@ def read_graph(folder: Path) -> onnx.ModelProto:
     path = folder / GRAPH_FILE
     _refuse_odd_file(path)
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_model_from_string(read_bytes(path, limit_bytes=_LARGEST_GRAPH_BYTES))
     except (DecodeError, OSError) as error:
         raise ExportError(f"{path}: not a readable ONNX graph ({error}); export it again") from error
     problems = [*_unexpected_parts(model), *_misplaced_weights(model, folder)]
@@ -189,8 +193,8 @@ def _misplaced_weights(model: onnx.ModelProto, folder: Path) -> Iterator[str]:
             yield f"weights of {tensor.name!r} in {location!r}, not in {WEIGHTS_FILE}"
             continue
         offset, length = (entries.get(key, "0") for key in ("offset", "length"))
-        if not (offset.isdecimal() and length.isdecimal()):
-            yield f"weights of {tensor.name!r} at offset {offset!r}, length {length!r}"
+        if not all(text.isdecimal() and len(text) <= _MOST_DIGITS for text in (offset, length)):
+            yield f"weights of {tensor.name!r} at offset {offset[:40]!r}, length {length[:40]!r}"
         elif int(length) != size_bytes(tensor) or int(offset) + int(length) > available:
             yield f"weights of {tensor.name!r} reach beyond {WEIGHTS_FILE}, or are not its shape's size"
 

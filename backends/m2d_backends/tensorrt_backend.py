@@ -18,6 +18,7 @@ from m2d.backend import BackendOptions, StoredArtifact
 from m2d.backend_checks import require_available
 from m2d.errors import ArtifactRefused, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
+from m2d.reading import memory_limit_bytes, read_bytes
 from m2d_backends import devices
 from m2d_backends.artifact import open_artifact
 from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
@@ -61,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 PLAN_FILE = "engine.plan"
 TIMING_FILE = "timing.cache"
+_LONGEST_FACTS_BYTES = 1 << 16
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
@@ -110,7 +112,7 @@ class TensorRTBackend(GraphBackend):
         trt = _library()
         settings = parse_extra(self.name, TensorRTOptions, request.options.extra)
         with torch.cuda.device(request.options.device):
-            engine = Engine(trt, (folder / PLAN_FILE).read_bytes(), _tensors(request))
+            engine = Engine(trt, _content(folder / PLAN_FILE), _tensors(request))
             if settings.refit == "identical":
                 read_graph(folder)
                 refit_engine(trt, engine.native, folder / GRAPH_FILE)
@@ -162,7 +164,7 @@ def device_facts(device: str) -> DeviceFacts:
     import torch
 
     try:
-        driver = _DRIVER_FILE.read_text("ascii", "replace")
+        driver = read_bytes(_DRIVER_FILE, limit_bytes=_LONGEST_FACTS_BYTES).decode("ascii", "replace")
     except OSError:
         driver = ""
     return DeviceFacts(
@@ -193,9 +195,9 @@ def build(
             # Building goes on without its timings and kernels.
             logger.warning("tensorrt: not used for this build: %s", error)
             continue
-        timings = timings or (each.folder / TIMING_FILE).read_bytes()
+        timings = timings or _content(each.folder / TIMING_FILE)
         if settings.refit == "weights" and _differs_in_weights_alone(each, key, part):
-            engine = Engine(trt, (each.folder / PLAN_FILE).read_bytes(), expected)
+            engine = Engine(trt, _content(each.folder / PLAN_FILE), expected)
             refit_engine(trt, engine.native, part / GRAPH_FILE)
             logger.info("tensorrt: %s refitted", each.folder)
             return BuiltEngine(serialize_refitted(trt, engine.native), timings)
@@ -207,6 +209,10 @@ def build(
         version=version_of(str(trt.__version__)),
         timing_cache=timings,
     )
+
+
+def _content(path: Path) -> bytes:
+    return read_bytes(path, limit_bytes=memory_limit_bytes(), follow=False)
 
 
 def _is_relative(made: ArtifactKey, key: ArtifactKey) -> bool:

@@ -19,6 +19,7 @@ from m2d.cache_root import cache_root
 from m2d.errors import ArtifactRefused
 from m2d.files import publish, write_part
 from m2d.folders import make_folder
+from m2d.reading import read_bytes
 
 KEY_FILE = "signing.key"
 _KEY_BYTES = 32
@@ -82,7 +83,7 @@ def _key() -> bytes:
     # Reading it is enough to forge a signature.
     if os.name != "nt" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ArtifactRefused(f"{path}: others may read this key; remove it and export again")
-    key = path.read_bytes()
+    key = read_bytes(path, limit_bytes=_KEY_BYTES + 1, follow=False)
     if len(key) != _KEY_BYTES:
         raise ArtifactRefused(f"{path}: {len(key)} bytes, a key has {_KEY_BYTES}; remove it and export again")
     return key

@@ -5,7 +5,6 @@ Owns the choice of the format and the file's limits; each format has its own mod
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
 from m2d.data.video_path import VideoPaths
 from m2d.errors import DatasetError
+from m2d.reading import UnreadableFile, read_text
 
 Format = Literal["csv", "json", "jsonl"]
 DESCRIPTIONS = ("sft.json", "pretrain.csv", "stories.jsonl")
@@ -86,12 +86,10 @@ def shots_of(groups: Sequence[ShotGroup]) -> list[Shot]:
 
 def _read_text(path: Path) -> str:
     try:
-        # A pipe or a device could block or never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DatasetError(f"{path}: is not a file; give a CSV, JSON or JSONL file")
-        if path.stat().st_size > _MOST_BYTES:
-            raise DatasetError(f"{path}: larger than {_MOST_BYTES} bytes; divide it")
-        return path.read_text("utf-8-sig")
+        text = read_text(path, limit_bytes=_MOST_BYTES, encoding="utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    except UnreadableFile as error:
+        raise DatasetError(f"{path}: {error.strerror}; give a CSV, JSON or JSONL file") from error
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: does not exist; give a folder or a CSV, JSON or JSONL file") from error
     except UnicodeDecodeError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from m2d.data.dataset_text import Problems, Shot, ShotGroup, counted, first_few
 from m2d.errors import DatasetError
+from m2d.reading import read_text
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -82,10 +83,7 @@ def _shot(video: Path, folder: Path, caption: str | None, problems: Problems) ->
         return None
     path = folder / caption
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            problems.add(str(path), f"larger than {_MOST_BYTES} bytes; a caption is a sentence or a few")
-            return None
-        text = path.read_text("utf-8-sig")
+        text = read_text(path, limit_bytes=_MOST_BYTES, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         problems.add(str(path), f"not UTF-8 text (byte {error.start}); save it as UTF-8")
         return None

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from m2d.errors import DatasetError
 from m2d.files import write_bytes
+from m2d.reading import read_text
 
 FILE = "rejected.jsonl"
 MOST_NAMED = 10
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +64,13 @@ def read_broken(run: Path) -> dict[Path, str]:
     if not path.is_file():
         return {}
     broken = {}
-    for number, line in enumerate(path.read_text("ascii").splitlines(), start=1):
+    try:
+        lines = read_text(path, limit_bytes=_MOST_BYTES, encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{path}: cannot be read ({error}); remove the file to scan all videos again"
+        ) from error
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             if entry["kind"] == "broken":

@@ -20,6 +20,7 @@ from m2d.data.decoder_pool import DecoderPool
 from m2d.files import write_json
 from m2d.folders import make_folder
 from m2d.progress import Reporter
+from m2d.reading import read_bytes
 from m2d.stop import StopRequest
 
 # Raise it when the scan measures more, or rejects more.
@@ -28,6 +29,7 @@ _FORMAT = "m2d.scan/1"
 _SETTLED_NS = 2_000_000_000
 # Broken videos are cached, too, except where a busy machine may be the cause.
 _REASONS_NOT_CACHED = ("is not decoded after", "crashes the decoder")
+_LONGEST_FACTS_BYTES = 1 << 20
 _FACTS = TypeAdapter(VideoFacts)
 
 
@@ -86,7 +88,7 @@ def _remembered(memory: Path, identity: str) -> VideoFacts | Broken | None:
     if not identity or not path.is_file():
         return None
     try:
-        cached: dict[str, Any] = json.loads(path.read_text("ascii"))
+        cached: dict[str, Any] = json.loads(read_bytes(path, limit_bytes=_LONGEST_FACTS_BYTES))
         if cached["identity"] != identity:
             return None
         return (

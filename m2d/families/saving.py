@@ -5,8 +5,6 @@ Owns what is written. Each file appears complete or not at all; to publish all a
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +16,11 @@ from torch import nn
 
 from m2d.families.loading import check_components
 from m2d.families.registry import NEW_MODELS
-from m2d.files import publish, write_json
+from m2d.files import copy_to_part, publish, write_json
 from m2d.model.components import COMPONENTS, INDEX_FILE, TOKENIZER_FILES
-from m2d.model.folder import find_file
+from m2d.model.folder import find_file, read_json
 from m2d.model.settings import SETTINGS_FILE, ModelSettings
+from m2d.reading import open_regular
 
 if TYPE_CHECKING:
     from m2d.model.scene_model import SceneModel
@@ -90,19 +89,21 @@ def copy_component(source: Path, name: str, folder: Path) -> None:
         wanted += sorted(path.name for path in (source / name).glob(f"{component.stem}*.safetensors*"))
     for file in wanted:
         if (source / name / file).exists():
-            with publish(folder / name / file, force=True) as part:
-                shutil.copyfile(find_file(source, f"{name}/{file}"), part)
+            with (
+                open_regular(find_file(source, f"{name}/{file}"), limit_bytes=None) as content,
+                publish(folder / name / file, force=True) as part,
+            ):
+                copy_to_part(part, content)
 
 
 def write_model_index(folder: Path) -> None:
     """Write `model_index.json` for the components that are there."""
     index: dict[str, Any] = {"_class_name": "CogVideoXPipeline"}
     for name, (library, class_name) in NEW_MODELS.saved_classes.items():
-        config = folder / name / COMPONENTS[name].config
         if not (folder / name).is_dir():
             continue
         if name == "scheduler":
-            class_name = json.loads(config.read_bytes())["_class_name"]
+            class_name = read_json(folder, f"{name}/{COMPONENTS[name].config}")["_class_name"]
         index[name] = [library, class_name]
     write_json(folder / INDEX_FILE, index)
 

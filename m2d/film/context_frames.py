@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_safetensors
 
+from m2d.tensor_files import opened_tensors
 from m2d.video.digests import array_digest
 from m2d.video.provenance import SceneRecord
 from m2d.video.run_folder import run_folder_of
@@ -39,7 +39,7 @@ def read_kept_frames(
     if not records or not path.is_file():
         return {}
     try:
-        with safe_open(path, framework="numpy") as file:
+        with opened_tensors(path, "numpy") as file:
             names = set(file.keys())
             found = {
                 scene: file.get_tensor(_key(scene))
@@ -48,7 +48,7 @@ def read_kept_frames(
                 # Before reading: a wrong file may be of any size.
                 and file.get_slice(_key(scene)).get_shape() == [num_context(record), height, width, 3]
             }
-    except (SafetensorError, OSError):
+    except OSError:
         return {}
     return {
         scene: frames_PHWC

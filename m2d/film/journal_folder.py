@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from m2d.errors import InputError
 from m2d.files import remove_file, write_bytes, write_json
 from m2d.folders import remove_empty_folder
+from m2d.reading import memory_limit_bytes, read_bytes
 from m2d.video.run_folder import run_folder_of
 
 SCHEMA_VERSION = 1
@@ -54,6 +57,9 @@ class Header:
     def num_windows(self) -> int:
         """Number of windows."""
         return len(self.window_steps)
+
+
+_HEADER = TypeAdapter(Header)
 
 
 def journal_folder_of(film: Path) -> Path:
@@ -129,10 +135,10 @@ def read_header(folder: Path) -> Header | None:
         return None
     document = read_document(path)
     try:
-        tuples = {name: tuple(document[name]) for name in ("versions", "window_steps")}
-        return Header(**{**document, **tuples})
-    except (KeyError, TypeError) as error:
+        header = _HEADER.validate_python(document)
+    except ValidationError as error:
         raise CorruptFileError(f"{path}: is not the header of a run") from error
+    return header
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
@@ -227,8 +233,6 @@ def _document_digest(document: Mapping[str, Any]) -> str:
 
 def _read(path: Path, *, limit: int | None = None) -> bytes:
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise CorruptFileError(f"{path}: is larger than {limit} bytes")
-        return path.read_bytes()
+        return read_bytes(path, limit_bytes=limit or memory_limit_bytes())
     except OSError as error:
         raise CorruptFileError(f"{path}: cannot be read: {error.strerror}") from error

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from m2d.errors import CheckpointError
 from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import StoredTensor, find_weights, first_few
+from m2d.tensor_files import opened_tensors
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 ModelT = TypeVar("ModelT", bound="nn.Module")
 
@@ -58,13 +59,12 @@ def load_weights(
         CheckpointError: They are not, or their files are missing or corrupt.
     """
     import torch
-    from safetensors.torch import load_file
 
     stored = find_weights(path, name, COMPONENTS[name].stem)
     tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
     _check_fit(model, stored, tied, place=path / name)
     for file in sorted({tensor.file for tensor in stored.values()}):
-        wanted = {key: tensor for key, tensor in load_file(file).items() if key not in tied}
+        wanted = {key: tensor for key, tensor in load_tensors(file).items() if key not in tied}
         model.load_state_dict(wanted, strict=False, assign=True)
     for copy, original in tied.items():
         owner, _, attribute = copy.rpartition(".")
@@ -78,6 +78,12 @@ def load_weights(
                 if module_name.rpartition(".")[2] == layer:
                     module.float()
     return model.eval()
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Map all tensors of a safetensors file into memory; raises as `m2d.tensor_files.read_header`."""
+    with opened_tensors(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
 def _check_fit(

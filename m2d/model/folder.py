@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from m2d import tensor_files
 from m2d.errors import CheckpointError
+from m2d.reading import read_bytes
 
 _MAX_JSON_BYTES = 1 << 24
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -62,13 +62,10 @@ def read_json(root: Path, relative: str) -> dict[str, Any]:
         CheckpointError: As `find_file`, or the file is too large, not JSON, or not an object.
     """
     path = find_file(root, relative)
-    size_bytes = path.stat().st_size
-    if size_bytes > _MAX_JSON_BYTES:
-        raise CheckpointError(
-            f"{path}: {size_bytes} bytes is too large for a config; at most {_MAX_JSON_BYTES}"
-        )
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path, limit_bytes=_MAX_JSON_BYTES), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not valid JSON ({error}); the file is damaged, get it again"
@@ -108,19 +105,19 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: The file is corrupt, truncated, or has tensors of other than floating-point types.
     """
     try:
-        with safe_open(path, "np") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            tensors = {
-                name: StoredTensor(file=path, dtype=part.get_dtype(), shape=tuple(part.get_shape()))
-                for name, part in parts.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: truncated or not a safetensors file ({error}); get it again"
-        ) from error
+        tensors = {
+            name: StoredTensor(file=path, dtype=entry.dtype, shape=entry.shape)
+            for name, entry in tensor_files.read_header(path).tensors.items()
+        }
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; get it again") from error
     for dtype in {tensor.dtype for tensor in tensors.values()} - {*_DTYPES}:
         raise CheckpointError(f"{path}: type {dtype} where {', '.join(_DTYPES)} are supported; get it again")
     return tensors
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def first_few(names: Iterable[str], *, limit: int = 4) -> str:

@@ -13,7 +13,10 @@ from pathlib import Path
 from m2d.errors import CheckpointError, InputError
 from m2d.model.components import tokenizer_file
 from m2d.model.folder import read_json
+from m2d.reading import read_bytes
 
+# The tokenizer of T5-XXL, 32,000 tokens, has 2.4 MB as JSON.
+_MOST_BYTES = 64 << 20
 _UNKNOWN_TOKEN = "<unk>"
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
@@ -84,7 +87,7 @@ def _from_json(file: Path, *, pad_token: str, max_tokens: int) -> PromptTokenize
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_buffer(_content(file))
     except Exception as error:  # the library raises plain Exception, whatever is wrong
         raise CheckpointError(
             f"{file}: not a tokenizer ({error}); the file is damaged, get it again"
@@ -111,7 +114,7 @@ def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
             f"{file}: reading it needs the package sentencepiece; pip install sentencepiece"
         ) from error
     try:
-        processor = SentencePieceProcessor(model_file=str(file))
+        processor = SentencePieceProcessor(model_proto=_content(file))
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{file}: not a tokenizer ({error}); the file is damaged, get it again"
@@ -127,6 +130,13 @@ def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
         max_tokens=max_tokens,
         unknown_id=processor.unk_id(),
     )
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return read_bytes(file, limit_bytes=_MOST_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _pad_token(path: Path) -> str:

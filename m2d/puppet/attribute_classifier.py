@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from m2d.errors import CheckpointError
+from m2d.model.checkpoint import load_tensors
 from m2d.puppet.labels import (
     ABSENT,
     PROMPTED_CLASSES,
@@ -132,12 +131,12 @@ def load_classifier(path: Path, *, num_frames: int, height: int, width: int) -> 
     try:
         weights = {
             name: value.float() if value.is_floating_point() else value
-            for name, value in load_file(path).items()
+            for name, value in load_tensors(path).items()
         }
         own_frames, own_height, own_width = weights["size"].tolist()
         reader = AttributeClassifier(num_frames=own_frames, height=own_height, width=own_width)
         reader.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path.name}: not an attribute classifier for {wanted}: {str(error).splitlines()[0]}"
         ) from error

@@ -6,10 +6,10 @@ Every RecipeError names the file and, for a problem in the text, its line and co
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 
 from m2d.errors import RecipeError, Remedy
+from m2d.reading import UnreadableFile, open_regular
 from m2d.recipe.places import FORBIDDEN, Place, name_character, place_at, place_problem
 
 MAX_BYTES = 1_000_000
@@ -59,16 +59,15 @@ def check_characters(text: str, *, name: str) -> None:
 def _read_bytes(path: Path) -> bytes:
     name = str(path)
     try:
-        # Reading a pipe or a device could block or never end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise _refusal(name, "not a regular file; give the path of a recipe")
-        with path.open("rb") as file:
+        # One byte more than allowed is read: the message about it is that of standard input, too.
+        with open_regular(path, limit_bytes=None) as file:
             return file.read(MAX_BYTES + 1)
+    except UnreadableFile as error:
+        raise _refusal(name, f"{error.strerror}; give the path of a recipe") from error
     except FileNotFoundError as error:
         raise _refusal(name, "no such file", remedy=Remedy.WRITE_RECIPE) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _refusal(name, f"cannot be read: {reason}") from error
+    except OSError as error:
+        raise _refusal(name, f"cannot be read: {error.strerror}") from error
 
 
 def _refusal(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from m2d.errors import InputError
 from m2d.files import check_writable, write_bytes
 from m2d.progress import Reporter
+from m2d.reading import read_bytes
 from m2d.tasks.inspect import RunFolderState, inspect_run_folder
 from m2d.video.board.film_pictures import paint_film
 from m2d.video.board.film_view import FilmView, Surroundings, film_view
@@ -134,7 +135,11 @@ def _surroundings(
         name=printable(path.name),
         place=printable(str(place)),
         link=link,
-        video=data_uri(path.read_bytes(), kind=media_type) if is_embedded else link if is_played else "",
+        video=data_uri(read_bytes(path, limit_bytes=LARGEST_EMBEDDED_BYTES), kind=media_type)
+        if is_embedded
+        else link
+        if is_played
+        else "",
         is_embedded=is_embedded,
         written=datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d"),
         timings_s=run_folder.timings_s,

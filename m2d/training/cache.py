@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from m2d.files import write_bytes
+from m2d.model.checkpoint import load_tensors
 from m2d.progress import Reporter
 from m2d.puppet.dataset import PuppetStories
 from m2d.stop import StopRequest
@@ -154,7 +154,7 @@ def _write_shard(path: Path, source: PuppetStories, encoder: FrozenParts, storie
 
 
 def _read_shard(path: Path) -> tuple[Tensor, Tensor]:
-    tensors = load_file(path)
+    tensors = load_tensors(path)
     return tensors["latents"], tensors["embeds"]
 
 
@@ -164,7 +164,7 @@ def _is_sound(path: Path, reporter: Reporter) -> bool:
         return False
     try:
         _read_shard(path)
-    except (SafetensorError, KeyError, OSError) as error:
+    except (KeyError, OSError) as error:
         reporter.warn(f"{path}: is corrupt ({error}); encoding it again")
         return False
     return True

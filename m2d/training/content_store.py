@@ -10,12 +10,12 @@ import hashlib
 from collections import OrderedDict
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from m2d.files import write_bytes
 from m2d.folders import make_folder
+from m2d.model.checkpoint import load_tensors
 
 _FORMAT = "m2d.content/1"
 _TENSOR = "encoded"
@@ -46,8 +46,8 @@ class ContentStore:
             self._held.move_to_end(key)
             return self._held[key]
         try:
-            tensor: Tensor = load_file(self._path(key))[_TENSOR]
-        except (FileNotFoundError, SafetensorError, KeyError, OSError):
+            tensor: Tensor = load_tensors(self._path(key))[_TENSOR]
+        except (KeyError, OSError):
             # Files are renamed when complete, so only the disk can corrupt one; it is encoded again.
             return None
         self._hold(key, tensor)

@@ -16,9 +16,11 @@ from typing import Any
 from m2d.errors import CheckpointError, OutputError
 from m2d.files import sha256_file, write_part
 from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
+from m2d.reading import read_text
 
 MANIFEST = "manifest.json"
 _PART = ".part"
+_LONGEST_MANIFEST_BYTES = 1 << 20
 
 
 def canonical_json(value: Any) -> str:
@@ -90,14 +92,21 @@ def verify_folder(path: Path) -> None:
     if present != set(listed):
         raise CheckpointError(f"{path}: files {sorted(present ^ set(listed))} disagree with {MANIFEST}")
     for name, digest in listed.items():
-        if sha256_file(path / name) != digest:
+        if _digest_of(path / name) != digest:
             raise CheckpointError(f"{path / name}: its bytes do not match {MANIFEST}; the file was altered")
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_manifest(path: Path) -> dict[str, str]:
     manifest = path / MANIFEST
     try:
-        text = manifest.read_text(encoding="ascii")
+        text = read_text(manifest, limit_bytes=_LONGEST_MANIFEST_BYTES, encoding="ascii")
         document = json.loads(text)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest}: cannot be read ({error}); the folder is incomplete") from error

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from m2d.files import write_bytes
+from m2d.reading import memory_limit_bytes, read_text
 from m2d.training.objective import TrainingBatch
 from m2d.training.processes import ALONE, Processes
 
@@ -43,7 +44,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     path = run / FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="ascii").splitlines(keepends=True)
+    lines = read_text(path, limit_bytes=memory_limit_bytes(), encoding="ascii").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 

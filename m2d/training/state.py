@@ -13,13 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError
 from m2d.files import write_part
 from m2d.folders import make_folder
+from m2d.model.checkpoint import load_tensors
+from m2d.reading import read_text
+from m2d.tensor_files import opened_tensors
 from m2d.training.folder import canonical_json, publish_folder, remove_folder, verify_folder
 from m2d.training.optim import AveragedModel, Optimizer
 from m2d.training.processes import ALONE, Processes
@@ -28,6 +29,7 @@ from m2d.training.tensor_file import write_tensors
 
 FOLDER = "checkpoints"
 _STATE = "state.json"
+_LONGEST_STATE_BYTES = 16 << 20
 _WEIGHTS, _EMA, _OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
@@ -131,13 +133,15 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """Return the facts of a verified checkpoint, `step` among them."""
-    facts: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="ascii"))
+    facts: dict[str, Any] = json.loads(
+        read_text(path / _STATE, limit_bytes=_LONGEST_STATE_BYTES, encoding="ascii")
+    )
     return facts
 
 
 def load_average(path: Path) -> dict[str, Tensor]:
     """Return the averaged weights of a verified checkpoint."""
-    weights: dict[str, Tensor] = load_file(path / _EMA)
+    weights: dict[str, Tensor] = load_tensors(path / _EMA)
     return weights
 
 
@@ -161,14 +165,14 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     """
     _load_into(_kept(state.model, of=state.model), path / _WEIGHTS)
     _load_into(_kept(state.average.model, of=state.model), path / _EMA)
-    with safe_open(path / _OPTIMIZER, framework="pt") as file:
+    with opened_tensors(path / _OPTIMIZER, "pt") as file:
         state.optimizer.load_state_tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
     state.step = int(read_facts(path)["step"])
 
 
 def _load_into(targets: Mapping[str, Stored], path: Path) -> None:
     """Copy a file's tensors into a model, one at a time; each process keeps its own shards."""
-    with safe_open(path, framework="pt") as file:
+    with opened_tensors(path, "pt") as file:
         saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         ours = {name: tuple(outline(tensor).shape) for name, tensor in targets.items()}
         differing = [

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from m2d.errors import InputError
 from m2d.limits import LARGEST_SIDE, announced_problem
+from m2d.reading import open_regular
 from m2d.video.printable import printable
 
 MOV_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
@@ -116,7 +117,7 @@ def _reason(error: BaseException) -> str:
 
 def _is_mov(path: Path) -> bool:
     """Whether the file at `path` begins like an MP4 or MOV file."""
-    with path.open("rb") as file:
+    with open_regular(path, limit_bytes=None) as file:
         return file.read(_HEADER_BYTES)[4:] in _FIRST_BOXES
 
 
@@ -127,7 +128,7 @@ def _ends_early(path: Path) -> bool:
     """
     size_bytes = path.stat().st_size
     position, kinds = 0, set()
-    with path.open("rb") as file:
+    with open_regular(path, limit_bytes=None) as file:
         for _ in range(MOST_BOXES):
             file.seek(position)
             header = file.read(_LONG_HEADER_BYTES)

@@ -20,6 +20,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from m2d.errors import InputError
+from m2d.reading import open_regular
 from m2d.video.open_film import opened_film
 from m2d.video.pixels import rgb_of
 from m2d.video.provenance import Provenance
@@ -191,7 +192,7 @@ def _left_on_disk(path: Path) -> tuple[bytes, PacketStore] | None:
     """Locate the packets in the film's file; None when the container stores them in another form."""
     with opened_film(path) as (container, stream):
         # The store keeps this file open: another file may get the film's name meanwhile.
-        file = path.open("rb")
+        file = open_regular(path, limit_bytes=None)
         store = PacketStore(file)
         for packet in container.demux(stream):
             if not packet.size:

@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import sha256_file, write_bytes, write_json
 from m2d.folders import make_folder
+from m2d.reading import check_regular, memory_limit_bytes, read_bytes
+from m2d.tensor_files import load_arrays
 from m2d.video.digests import array_digest
 from m2d.video.provenance import Provenance, parse_provenance, seal_provenance
 
 SCHEMA_VERSION = 1
 RECORD, LATENTS, SHEET = "run.json", "latents.safetensors", "sheet.png"
 LONGEST_RECORD_BYTES = 32 << 20
+# The largest sheet, of 500 scenes, has a few hundred megabytes of pixels, before it is compressed.
+LARGEST_SHEET_BYTES = 256 << 20
+_MOST_LATENT_BYTES_PER_PIXEL = 64
 
 
 class RunFolderError(InputError):
@@ -98,9 +101,11 @@ def read_run(film: Path) -> Run:
     record = _read_record(folder / RECORD)
     provenance = parse_provenance(json.dumps(record["provenance"]))
     path = folder / LATENTS
-    _check_file(path, digest=record["files"].get(LATENTS))
+    limit_bytes = _most_latents_bytes(provenance)
+    _check_file(path, digest=record["files"].get(LATENTS), limit_bytes=limit_bytes)
     digests = [scene.latents_sha256 for scene in provenance.scenes]
-    latents = _read_latents(path, wanted=[digest is not None for digest in digests])
+    wanted = [digest is not None for digest in digests]
+    latents = _read_latents(path, wanted=wanted, limit_bytes=limit_bytes)
     for index, (digest, latents_FCHW) in enumerate(zip(digests, latents, strict=True)):
         if latents_FCHW is not None and array_digest(latents_FCHW) != digest:
             raise RunFolderError(
@@ -114,7 +119,7 @@ def read_sheet(film: Path) -> bytes:
     folder = run_folder_of(film)
     try:
         digest = _read_record(folder / RECORD)["files"].get(SHEET)
-        data = (folder / SHEET).read_bytes()
+        data = read_bytes(folder / SHEET, limit_bytes=LARGEST_SHEET_BYTES)
     except (RunFolderError, OSError):
         return b""
     return data if hashlib.sha256(data).hexdigest() == digest else b""
@@ -137,10 +142,7 @@ def _key(index: int) -> str:
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > LONGEST_RECORD_BYTES:
-            raise RunFolderError(f"{path}: {size_bytes} bytes; at most {LONGEST_RECORD_BYTES} are allowed")
-        record = json.loads(path.read_text("utf-8"))
+        record = json.loads(read_bytes(path, limit_bytes=LONGEST_RECORD_BYTES))
     except OSError as error:
         raise RunFolderError(
             f"{path}: cannot be read: {error.strerror}; it was made beside the film"
@@ -159,11 +161,19 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _check_file(path: Path, *, digest: object) -> None:
-    if not path.is_file():
-        raise RunFolderError(f"{path}: is missing; the run folder is incomplete")
+def _most_latents_bytes(provenance: Provenance) -> int:
+    """Return more bytes than the latents of such a film have: a latent is smaller than its pixels."""
+    video = provenance.video
+    num_pixels = provenance.num_frames * video.width * video.height
+    return min(_MOST_LATENT_BYTES_PER_PIXEL * num_pixels + (1 << 20), memory_limit_bytes())
+
+
+def _check_file(path: Path, *, digest: object, limit_bytes: int) -> None:
     try:
+        check_regular(path, limit_bytes=limit_bytes)
         found = sha256_file(path)
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path}: is missing; the run folder is incomplete") from error
     except OSError as error:
         raise RunFolderError(
             f"{path}: cannot be read: {error.strerror}; restore it or remove the folder"
@@ -172,11 +182,13 @@ def _check_file(path: Path, *, digest: object) -> None:
         raise RunFolderError(f"{path}: was changed since it was written; restore it or remove the folder")
 
 
-def _read_latents(path: Path, *, wanted: Sequence[bool]) -> tuple[np.ndarray | None, ...]:
+def _read_latents(path: Path, *, wanted: Sequence[bool], limit_bytes: int) -> tuple[np.ndarray | None, ...]:
     try:
-        tensors: dict[str, np.ndarray] = load_safetensors(path.read_bytes())
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{path}: is not a file of latents; restore it or remove the folder") from error
+        tensors = load_arrays(path, limit_bytes=limit_bytes)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: is not a file of latents: {error.strerror}; restore it or remove the folder"
+        ) from error
     if set(tensors) != {_key(index) for index, is_wanted in enumerate(wanted) if is_wanted}:
         raise RunFolderError(f"{path}: holds {len(tensors)} scenes, the film {sum(wanted)}; restore it")
     if any(latents.ndim != 4 or latents.dtype.kind != "f" for latents in tensors.values()):

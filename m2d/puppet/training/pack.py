@@ -25,6 +25,7 @@ from m2d.puppet.attribute_classifier import CLASSIFIER_FILE
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.puppet.training.text_encoder import CaptionClassifier, TextEncoderRecipe
 from m2d.puppet.training.vae import ENCODER, VaeRecipe, build_vae, is_decoder_alone, latent_std
+from m2d.reading import memory_limit_bytes, read_bytes
 from m2d.recipe.loader import load_document
 from m2d.training.folder import publish_folder
 from m2d.training.state import load_run_average
@@ -85,7 +86,10 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
         if plan.classifier_run is not None:
             _write_classifier(part, plan.classifier_run)
         elif plan.base is not None and (plan.base / CLASSIFIER_FILE).is_file():
-            write_bytes(part / CLASSIFIER_FILE, (plan.base / CLASSIFIER_FILE).read_bytes())
+            write_bytes(
+                part / CLASSIFIER_FILE,
+                read_bytes(plan.base / CLASSIFIER_FILE, limit_bytes=memory_limit_bytes()),
+            )
         if plan.transformer is None:
             settings = ModelSettings(
                 num_scenes=_NUM_SCENES,

@@ -18,6 +18,7 @@ from m2d.families.saving import save_model_folder, write_component, write_settin
 from m2d.families.source import ModelSource, resolve_model, settings_of
 from m2d.model.settings import ModelSettings
 from tests.m2d.model.tiny_model import build_tiny_model
+from tests.m2d.odd_files import ODD_FILES, put
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMER = f"transformer/{WEIGHTS}"
@@ -261,18 +262,18 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / TRANSFORMER).unlink(), rf"{TRANSFORMER}: missing"),
     (
         lambda f: (f / TRANSFORMER).write_bytes(b""),
-        r"truncated or not a safetensors file \(.*header too small\)",
+        r"truncated or not a safetensors file: a header of 0 bytes in a file of 0; get it again",
     ),
     (
         lambda f: (f / TRANSFORMER).write_bytes(b"\xff" * 64),
-        r"truncated or not a safetensors file \(.*header too large\)",
+        r"truncated or not a safetensors file: a header of 18,446,.* bytes in a file of 64",
     ),
     (
         lambda f: (f / TRANSFORMER).write_bytes(b"\x02" + b"\0" * 7 + b"[]"),
-        r"not a safetensors file \(.*invalid JSON in header",
+        r"not a safetensors file: its header is not a JSON object",
     ),
-    (truncate, rf"{TRANSFORMER}: truncated or not a safetensors file \(.*file not fully covered"),
-    (truncate_one_shard, r"00002-of-00002.safetensors: truncated or not .* file not fully covered"),
+    (truncate, rf"{TRANSFORMER}: .*truncated or not .*: its tensors take .* bytes, the file holds"),
+    (truncate_one_shard, r"00002-of-00002.safetensors: .*truncated or not .*: its tensors take"),
     (remove_one_shard, r"00002-of-00002.safetensors: missing"),
     (shard_elsewhere, r"'../vae/.*' is not the name of a safetensors file beside it"),
     (index_of_other_weights, r"index.json: does not fit its files in .* more; get it again"),
@@ -443,3 +444,13 @@ def test_a_name_that_is_no_folder_is_explained(name: str, message: str) -> None:
 def test_the_tiny_model_is_the_same_every_time(tiny_folder: Path, tmp_path: Path) -> None:
     again = build_tiny_model(tmp_path / "again")
     assert resolve_model(str(again)).digest == resolve_model(str(tiny_folder)).digest
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize(
+    "name", ["model_index.json", "m2d.json", "vae/config.json", TRANSFORMER, "tokenizer/tokenizer.json"]
+)
+def test_what_is_no_regular_file_is_named(folder: Path, name: str, kind: str) -> None:
+    put(kind, folder / name)
+    with pytest.raises(CheckpointError, match=rf"{name}: (a link that leads out|not a regular file)"):
+        resolve_model(str(folder))

@@ -18,6 +18,7 @@ from m2d.film.journal import StepRhythm
 from m2d.film.journal_contents import scan_journal
 from m2d.film.journal_folder import CorruptFileError, journal_folder_of, read_header, read_request
 from m2d.film.outputs import check_outputs
+from tests.m2d.odd_files import ODD_FILES, put
 from tests.m2d.tasks.journals import (
     ACTIONS,
     DOCUMENT,
@@ -452,3 +453,23 @@ def test_a_file_in_a_folders_place_is_told_and_kept(film: Path, name: str) -> No
         ):
             pass
     assert path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize("name", ["window-000.safetensors", "step.safetensors", "made.json"])
+def test_what_is_no_regular_file_counts_as_corrupt(film: Path, name: str, kind: str) -> None:
+    keep(film, len(ACTIONS))
+    folder = journal_folder_of(film)
+    header = read_header(folder)
+    assert header is not None
+    put(kind, folder / name)
+    scan = scan_journal(folder, header)
+    assert f"{folder / name}: cannot be read: it is a" in scan.problems[0]
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_a_header_that_is_no_regular_file_is_corrupt(film: Path, kind: str) -> None:
+    keep(film, 1)
+    put(kind, journal_folder_of(film) / "journal.json")
+    with pytest.raises(CorruptFileError, match=r"journal.json: cannot be read: it is a"):
+        read_request(film)

@@ -21,6 +21,7 @@ from m2d.training.state import (
     save_checkpoint,
 )
 from tests.m2d.faults import FaultyDisk, refuse, run_until_crash
+from tests.m2d.odd_files import ODD_FILES, put
 
 
 def _state(step: int) -> TrainState:
@@ -168,3 +169,15 @@ def test_a_checkpoint_of_another_model_names_what_differs(tmp_path: Path) -> Non
     pattern = r"another model: bias was \(2,\) and is missing; weight was \(2, 2\) and is \(2, 3\)"
     with pytest.raises(CheckpointError, match=pattern):
         load_checkpoint(path, other)
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "manifest.json"])
+def test_what_is_no_regular_file_is_rejected_and_the_checkpoint_before_is_used(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    before, newest = _save(tmp_path, 1), _save(tmp_path, 2)
+    put(kind, newest / name)
+    found = find_checkpoint(tmp_path)
+    assert found.path == before
+    assert str(newest) in found.rejected[0]

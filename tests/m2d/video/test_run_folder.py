@@ -15,7 +15,8 @@ from m2d.enlarging import Enlarging
 from m2d.errors import OutputError, Remedy
 from m2d.video.provenance import ModelRecord, Provenance, ProvenanceError
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
-from m2d.video.run_folder import RunFolderError, check_run_folder, read_run, run_folder_of
+from m2d.video.run_folder import RunFolderError, check_run_folder, read_run, read_sheet, run_folder_of
+from tests.m2d.odd_files import ODD_FILES, put
 from tests.m2d.video.grown_films import write_run
 
 
@@ -156,4 +157,24 @@ def test_changed_record_is_noticed(film: Path) -> None:
     path = run_folder_of(film) / "run.json"
     path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
     with pytest.raises(ProvenanceError, match="corrupt"):
+        read_run(film)
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_is_no_regular_file_is_not_read(film: Path, kind: str) -> None:
+    folder = run_folder_of(film)
+    put(kind, folder / "sheet.png")
+    assert read_sheet(film) == b""
+    for name in ("latents.safetensors", "run.json"):
+        put(kind, folder / name)
+        with pytest.raises(RunFolderError, match=rf"{name}: cannot be read: it is a"):
+            read_run(film)
+
+
+def test_latents_far_larger_than_the_film_are_not_read(film: Path) -> None:
+    with (run_folder_of(film) / "latents.safetensors").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(
+        RunFolderError, match=r"latents.safetensors: cannot be read: it has 1,099,511,627,776"
+    ):
         read_run(film)
