@@ -54,6 +54,7 @@ def _show(film: Path, inspection: Inspection) -> None:
         f"{inspection.num_decoded_frames} frames, {float(inspection.num_decoded_frames / info.fps):.1f} s"
     )
     rows = [("film", f"{film}, {picture}"), ("length", f"{length} at {float(info.fps):g} fps")]
+    rows += [("sound", str(track)) for track in inspection.sound]
     if provenance is None:
         rows.append(("origin", "unknown: no provenance of m2d in this film"))
         rows += [("chapter", f"{chapter.start_s:.1f} s  {chapter.title}") for chapter in info.chapters]
@@ -144,6 +145,10 @@ def _document(inspection: Inspection) -> dict[str, Any]:
         **pick(info, "title", "codec", "width", "height", "size_bytes", "chapters"),
         "fps": float(info.fps),
         "num_frames": inspection.num_decoded_frames,
+        "sound": [
+            pick(track, "codec", "channels", "sample_rate", "start_s", "duration_s", "language")
+            for track in inspection.sound
+        ],
         "frames_sha256": provenance.frames_sha256 if provenance else None,
         "pictures": {
             "state": inspection.pictures,

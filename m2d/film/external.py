@@ -14,6 +14,7 @@ from m2d.errors import InputError
 from m2d.families.source import ModelSource
 from m2d.files import sha256_file
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
+from m2d.film.sound import sound_of
 from m2d.recipe.plan import BYTES_PER_WRITTEN_PIXEL, ScenePlan
 from m2d.video.external import ResampledVideo, read_external_video
 from m2d.video.printable import printable
@@ -66,6 +67,7 @@ def load_external_video(
     shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
     spans_s = [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
     first = num_scenes - num_clips if only_context else 0
+    sound, sound_notes = sound_of(path, whole.spans_s[first:])
     return LoadedFilm(
         title=" ".join(printable(path.stem, limit=_LONGEST_TITLE).split()) or "Film",
         scenes=tuple(
@@ -88,7 +90,8 @@ def load_external_video(
         cuts_s=None if cuts_s is None else tuple(cuts_s),
         to_transcode=None if only_context else whole,
         file_sha256=None if only_context else sha256_file(path),
-        notes=video.notes,
+        sound=sound,
+        notes=(*video.notes, *sound_notes),
     )
 
 

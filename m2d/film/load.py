@@ -20,6 +20,7 @@ from m2d.film.context_frames import num_context, read_kept_frames
 from m2d.film.external import external_record
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
+from m2d.film.sound import sound_of
 from m2d.geometry import GeometryError
 from m2d.joins import Join
 from m2d.recipe.plan import ScenePlan
@@ -78,6 +79,7 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         raise InputError(f"{path}: was not made by m2d; it can be extended, but not re-rolled")
     plans = _scene_plans(path, provenance, source)
     encoded, notes = _encoded(path, provenance)
+    sound, sound_notes = sound_of(path, _spans_s(provenance))
     common: dict[str, Any] = {
         "title": provenance.title,
         "digest": provenance.digest(),
@@ -85,6 +87,7 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         "fps": round(provenance.video.fps),
         "upscale": provenance.video.upscale,
         "upscale_filter": provenance.video.upscale_filter,
+        "sound": sound,
     }
     run, reason = _run_of(path, provenance)
     if run is None:
@@ -102,7 +105,15 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         if scene.encoded is None and (scene.is_film_only or scene.is_clipped)
     ]
     video = _video_of(path, provenance, uncopied) if uncopied else None
-    return replace(film, scenes=scenes, to_transcode=video, notes=(*film.notes, *notes))
+    return replace(film, scenes=scenes, to_transcode=video, notes=(*film.notes, *notes, *sound_notes))
+
+
+def _spans_s(provenance: Provenance) -> list[tuple[float, float]]:
+    """Return when the film shows each scene; the frames of a crossfade belong to both of its scenes."""
+    fps = provenance.video.fps
+    return [
+        (scene.first_frame / fps, (scene.first_frame + scene.num_frames) / fps) for scene in provenance.scenes
+    ]
 
 
 def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> list[ScenePlan]:

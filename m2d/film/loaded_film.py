@@ -16,6 +16,7 @@ from m2d.recipe.plan import ScenePlan
 from m2d.video.external import ResampledVideo
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance import RunRecord, SceneRecord
+from m2d.video.sound import KeptSound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +82,7 @@ class LoadedFilm:
         to_transcode: Source of the scenes that have to be encoded again before they can be copied, with no
             frames for other scenes; None if every scene can be copied.
         file_sha256: Digest of the external video's file.
+        sound: The film's sound, with one span for each scene; None if it is silent.
         sheet: The film's contact sheet, a PNG file; empty if there is none.
         notes: How the film was converted, for the user.
     """
@@ -96,6 +98,7 @@ class LoadedFilm:
     cuts_s: tuple[float, ...] | None = None
     to_transcode: ResampledVideo | None = None
     file_sha256: str | None = None
+    sound: KeptSound | None = None
     sheet: bytes = b""
     notes: tuple[str, ...] = ()
 

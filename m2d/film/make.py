@@ -25,6 +25,7 @@ from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
 from m2d.film.run_records import files_of, provenance_of, record_of, request_of, with_speeds
+from m2d.film.sound import placed_sound
 from m2d.film.transcode import transcode_scenes
 from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.scenes import ScenePipeline
@@ -32,7 +33,7 @@ from m2d.progress import Clock, Reporter
 from m2d.stop import StopRequest
 from m2d.video.provenance import Provenance, RunRecord, seal_provenance
 from m2d.video.run_folder import finish_run, run_folder_of
-from m2d.video.write import write_film
+from m2d.video.write import write_encoded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,14 +219,14 @@ def _publish(
             "made": sorted({scene - job.first_kept for each in job.plans for scene in each.targets}),
         }
         journal.keep_output(document, files)
-        write_film(
+        write_encoded(
             plan.output,
             [scene.encoded for scene in kept],
             fps=plan.fps,
-            upscale=plan.upscale,
             title=plan.title,
             scene_prompts=[scene.made.prompt for scene in kept],
             provenance=provenance,
+            sound=placed_sound(job.film, provenance, first_kept=job.first_kept),
             force=journal.may_replace,
         )
     output = PendingOutput(document=document | {"timings_s": clock.timings_s}, files=files)

@@ -116,6 +116,8 @@ def plan_extension(
         film = load_film(extension.film, source)
     else:
         film = _external_video(extension, source, reporter=reporter)
+    if extension.only_new and film.sound is not None:
+        film = replace(film, notes=(*film.notes, "its sound is left out"))
     if recipe is None:
         scenes = [
             {"prompt": prompt, "frames": extension.frames, "join": extension.join}

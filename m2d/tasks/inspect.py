@@ -15,6 +15,7 @@ from m2d.video.packets import cut_packets, read_packets
 from m2d.video.provenance import Provenance
 from m2d.video.read import FilmInfo, film_frames, probe
 from m2d.video.run_folder import read_run, run_folder_of
+from m2d.video.sound import SoundTrack, sound_tracks
 
 LatentsState = Literal["present", "absent", "unusable"]
 PicturesState = Literal["as written", "changed", "unknown"]
@@ -35,6 +36,7 @@ class Inspection:
 
     Attributes:
         info: The film's metadata, provenance included.
+        sound: The sound tracks.
         num_decoded_frames: Number of frames that decode; it equals the number in the provenance.
         run_folder: State of the run folder.
         pictures: Whether the encoded pictures are unchanged; unknown without digests of them,
@@ -43,6 +45,7 @@ class Inspection:
     """
 
     info: FilmInfo
+    sound: tuple[SoundTrack, ...]
     num_decoded_frames: int
     run_folder: RunFolderState
     pictures: PicturesState
@@ -68,6 +71,7 @@ def inspect_film(path: Path) -> Inspection:
     changed = _changed_scenes(path, provenance) if provenance is not None and has_digests else ()
     return Inspection(
         info=info,
+        sound=sound_tracks(path),
         num_decoded_frames=num_frames,
         run_folder=inspect_run_folder(path, provenance),
         pictures="unknown" if not has_digests else "changed" if changed else "as written",

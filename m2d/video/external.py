@@ -166,7 +166,6 @@ def read_external_video(
         *_rate_notes(scenes, fps=fps),
         *_length_notes(taken, fps=fps, num_frames=num_frames),
         *shape_notes,
-        *(["its sound is left out"] if info.has_sound else []),
     )
     return ExternalVideo(clips=_clips(ending), whole=whole, notes=notes)
 

@@ -5,29 +5,30 @@ The file gets its final name only after it has been verified. P frames, H height
 
 from __future__ import annotations
 
+import heapq
 import io
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import av
 import numpy as np
-from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from m2d.disk import output_errors
 from m2d.enlarging import UpscaleFilter
 from m2d.errors import OutputError
-from m2d.files import copy_to_part, nameless_file, publish
+from m2d.files import check_writable, copy_to_part, nameless_file, publish
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
 from m2d.video.open_film import FilmError
 from m2d.video.packets import EncodedScene, read_packets
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, seal_provenance
+from m2d.video.sound import KeptSound, count_packets, sound_packets
 
 LONGEST_TITLE = 200
 
@@ -61,24 +62,53 @@ def write_film(
         InputError: A size or rate that H.264 cannot have.
         ValueError: Scenes, prompts and provenance that do not fit together.
     """
+    _check_scenes(scenes, scene_prompts, provenance, upscale=upscale)
+    check_writable(path, force=force)
+    smooth: UpscaleFilter = "nearest" if provenance is None else provenance.video.upscale_filter
+    write_encoded(
+        path,
+        encode_scenes(scenes, path, fps=fps, upscale=upscale, upscale_filter=smooth),
+        fps=fps,
+        title=title,
+        scene_prompts=scene_prompts,
+        provenance=provenance,
+        sound=None,
+        force=force,
+    )
+
+
+def write_encoded(
+    path: Path,
+    scenes: Sequence[EncodedScene],
+    *,
+    fps: float | Fraction,
+    title: str,
+    scene_prompts: Sequence[str],
+    provenance: Provenance | None,
+    sound: KeptSound | None,
+    force: bool,
+) -> None:
+    """Write a film of encoded scenes, as `write_film` does.
+
+    Args:
+        sound: The film's sound; None for a silent film. Its file may be the one that this film replaces.
+
+    Raises:
+        FilmError: The file of the sound cannot be read.
+    """
+    _check_scenes(scenes, scene_prompts, provenance)
     rate = Fraction(fps).limit_denominator(1001)
-    if not scenes or len(scenes) != len(scene_prompts):
-        raise ValueError(f"{len(scenes)} scenes with {len(scene_prompts)} prompts; one prompt each is needed")
-    if provenance is not None:
-        _check_provenance(provenance, scenes, upscale=upscale)
+    chapters = _chapters([len(scene) for scene in scenes], scene_prompts, fps=rate)
+    texts = _Texts(_tags(title, provenance), chapters)
     with publish(path, force=force) as part:
-        smooth: UpscaleFilter = "nearest" if provenance is None else provenance.video.upscale_filter
-        encoded = encode_scenes(scenes, path, fps=rate, upscale=upscale, upscale_filter=smooth)
-        lengths = [len(scene) for scene in encoded]
-        chapters = _chapters(lengths, scene_prompts, fps=rate)
         # The muxer seeks and reads in its file, which `part` does not allow; and a film may be too large for
         # memory.
         with nameless_file(path.parent) as film:
             with output_errors(path):
-                _mux(encoded, film, fps=rate, tags=_tags(title, provenance), chapters=chapters)
+                num_sounds = _mux(scenes, film, fps=rate, texts=texts, sound=sound)
                 film.seek(0)
             copy_to_part(part, film)
-        _verify(path, part, encoded)
+        _verify(path, part, scenes, num_sounds=num_sounds)
 
 
 def encode_scenes(
@@ -128,9 +158,17 @@ def _check_frames(scenes: Sequence[np.ndarray]) -> None:
             )
 
 
-def _check_provenance(
-    provenance: Provenance, scenes: Sequence[np.ndarray | EncodedScene], *, upscale: int
+def _check_scenes(
+    scenes: Sequence[np.ndarray | EncodedScene],
+    scene_prompts: Sequence[str],
+    provenance: Provenance | None,
+    *,
+    upscale: int = 1,
 ) -> None:
+    if not scenes or len(scenes) != len(scene_prompts):
+        raise ValueError(f"{len(scenes)} scenes with {len(scene_prompts)} prompts; one prompt each is needed")
+    if provenance is None:
+        return
     lengths = list(provenance.shown_frames)
     if lengths != [len(scene) for scene in scenes]:
         raise ValueError(f"the provenance describes scenes of {lengths} frames, not these")
@@ -138,6 +176,13 @@ def _check_provenance(
         if not isinstance(scene, EncodedScene):
             height, width = (side * upscale for side in scene.shape[1:3])
             provenance.check_film(num_frames=sum(lengths), width=width, height=height)
+
+
+class _Texts(NamedTuple):
+    """The tags and chapters of a film."""
+
+    tags: dict[str, str]
+    chapters: list[dict[str, Any]]
 
 
 def _tags(title: str, provenance: Provenance | None) -> dict[str, str]:
@@ -204,9 +249,10 @@ def _mux(
     film: IO[bytes],
     *,
     fps: Fraction,
-    tags: dict[str, str],
-    chapters: list[dict[str, Any]],
-) -> None:
+    texts: _Texts,
+    sound: KeptSound | None,
+) -> dict[int, int]:
+    """Write the film; return the number of packets of each sound track."""
     template = next((scene.template for scene in scenes if scene.template), b"")
     if not template or any(scene.header != scenes[0].header for scene in scenes):
         raise ValueError("these scenes cannot share a film: none is newly encoded, or their encodings differ")
@@ -216,14 +262,22 @@ def _mux(
         av.open(io.BytesIO(template), "r", format=STREAM_FORMAT) as source,
         av.open(film, "w", format="mp4", options=options, io_open=lambda *_: _SecondReader(film)) as target,
     ):
-        target.metadata.update(tags)
-        target.set_chapters(chapters)  # type: ignore[arg-type]  # plain dicts of the TypedDict's keys
-        _put_packets(scenes, target, target.add_stream_from_template(source.streams.video[0]), fps=fps)
+        target.metadata.update(texts.tags)
+        target.set_chapters(texts.chapters)  # type: ignore[arg-type]  # plain dicts of the TypedDict's keys
+        pictures = _packets(scenes, target.add_stream_from_template(source.streams.video[0]), fps=fps)
+        sounds = iter(()) if sound is None else sound_packets(sound, target)
+        num_sounds = dict.fromkeys((stream.index for stream in target.streams.audio), 0)
+        # In the order of time, so that a player needs no more of the file than it shows.
+        for packet in heapq.merge(pictures, sounds, key=_time_of):
+            if packet.stream_index in num_sounds:
+                num_sounds[packet.stream_index] += 1
+            target.mux(packet)
+        return num_sounds
 
 
-def _put_packets(
-    scenes: Sequence[EncodedScene], target: OutputContainer, stream: VideoStream, *, fps: Fraction
-) -> None:
+def _packets(
+    scenes: Sequence[EncodedScene], stream: VideoStream, *, fps: Fraction
+) -> Iterator[av.Packet[Any]]:
     for index, (data, is_key) in enumerate(packet for scene in scenes for packet in scene.packets):
         packet = av.Packet(data)
         # Frames come in their order and evenly: the index is the time.
@@ -232,13 +286,18 @@ def _put_packets(
         packet.time_base = 1 / fps
         packet.is_keyframe = is_key
         packet.stream = stream
-        target.mux(packet)
+        yield packet
 
 
-def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene]) -> None:
-    """Compare every packet with the given one."""
+def _time_of(packet: av.Packet[Any]) -> Fraction:
+    return (packet.dts or 0) * packet.time_base
+
+
+def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene], *, num_sounds: dict[int, int]) -> None:
+    """Compare every packet of the pictures with the given one, and count those of the sound."""
     try:
         header, packets = read_packets(part)
+        found_sounds = count_packets(part)
     except FilmError as error:
         raise OutputError(f"{path}: the written file cannot be decoded: {error}; try again") from error
     num_expected = sum(map(len, scenes))
@@ -251,3 +310,5 @@ def _verify(path: Path, part: Path, scenes: Sequence[EncodedScene]) -> None:
     changed = next((index for index, (found, given) in pairs if found != given), None)
     if changed is not None or header != scenes[0].header:
         raise OutputError(f"{path}: frame {changed or 0} differs in the written file; the film was not saved")
+    if found_sounds != num_sounds:
+        raise OutputError(f"{path}: sound is missing in the written file; the film was not saved")
