@@ -7,14 +7,17 @@ diffusers attaches, merges and loads them.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from m2d.errors import BackendUnavailable
+from m2d.model.lora_file import METADATA_KEY
 from m2d.model.lora_parts import LoraPart
 from m2d.model.scene_model import SceneModel
 
@@ -81,13 +84,12 @@ def save_lora(model: SceneModel, folder: Path) -> Path:
     Returns:
         The file, `pytorch_lora_weights.safetensors` in `folder`.
     """
-    from diffusers import CogVideoXPipeline
-
-    CogVideoXPipeline.save_lora_weights(
-        str(folder),
-        transformer_lora_layers=lora_weights(model),
-        transformer_lora_adapter_metadata=_in_order(model.peft_config[_ADAPTER].to_dict()),
-    )
+    # A header with one entry: safetensors writes several in no fixed order.
+    config = _in_order(model.peft_config[_ADAPTER].to_dict())
+    facts = {f"transformer.{key}": value for key, value in config.items()}
+    tensors = {f"transformer.{name}": weight.contiguous() for name, weight in lora_weights(model).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / FILE, {METADATA_KEY: json.dumps(facts, indent=2, sort_keys=True)})
     return folder / FILE
 
 

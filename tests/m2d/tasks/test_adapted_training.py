@@ -105,10 +105,8 @@ def test_a_resumed_training_of_adapters_ends_with_the_same_weights(
     assert report.step == STEPS
     part = "transformer/diffusion_pytorch_model.safetensors"
     assert (report.model / part).read_bytes() == (trained.model / part).read_bytes()
-    # The file's header holds its facts in no certain order.
-    adapters, expected = (load_file(each.model / "lora" / FILE) for each in (report, trained))
-    assert adapters.keys() == expected.keys()
-    assert all(weight.equal(expected[name]) for name, weight in adapters.items())
+    adapters, expected = (each.model / "lora" / FILE for each in (report, trained))
+    assert adapters.read_bytes() == expected.read_bytes()
 
 
 def test_dropout_of_adapters_resumes_to_the_same_bits(model: Path, cache: Path, tmp_path: Path) -> None:
