@@ -17,6 +17,7 @@ from m2d.diffusion.denoiser import ContextDenoiser as ContextDenoiser
 from m2d.diffusion.denoiser import Denoiser as Denoiser
 from m2d.errors import InputError
 from m2d.layout import SceneLayout
+from m2d.model.lora_file import LoraUse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +44,7 @@ class BackendOptions:
         timesteps: All timesteps of the calls, without the 0 of context; None if unknown. Needed by backends
             that keep tables of timesteps.
         artifacts: Folder of exported graphs; None is the user's cache.
+        loras: LoRAs of the transformer; their scenes are those of the layout.
         extra: Options of one backend alone, as `name: value`; it rejects unknown names.
 
     Raises:
@@ -56,6 +58,7 @@ class BackendOptions:
     batch_size: int = 1
     timesteps: tuple[int, ...] | None = None
     artifacts: Path | None = None
+    loras: tuple[LoraUse, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,7 +118,7 @@ class ExportManifest:
     """The key of an exported graph, which serves no other key.
 
     Attributes:
-        weights_digest: SHA-256 of the model's weights.
+        weights_digest: SHA-256 of the model's weights, and of the LoRAs that the graph holds.
         layout_digest: `SceneLayout.digest()` of the baked layout.
         latent_shape: (F, C, H, W) of all scenes together.
         batch_size: Largest batch it accepts; 2 with batched guidance.

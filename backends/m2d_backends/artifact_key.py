@@ -21,6 +21,7 @@ from m2d.cache_root import cache_root
 from m2d.errors import InputError
 from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
+from m2d.model.lora_file import adapted_digest
 
 ArtifactKey = ExportManifest
 """An artifact runs when its manifest equals the key that is looked for, field by field."""
@@ -63,7 +64,7 @@ def make_key(
         )
     return ArtifactKey(
         backend=backend,
-        weights_digest=source.digest,
+        weights_digest=adapted_digest(source.digest, options.loras),
         layout_digest=layout.digest(),
         latent_shape=(sum(layout.latent_frames), source.geometry.latent_channels, height, width),
         batch_size=options.batch_size,

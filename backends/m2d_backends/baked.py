@@ -17,6 +17,7 @@ from m2d.errors import LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d.model.block_plan import scenes_plan
 from m2d.model.context_cache import ContextCache
+from m2d.model.scene_lora import SceneLoras
 from m2d.model.scene_model import PositionTables, SceneModel
 
 
@@ -39,6 +40,7 @@ class BakedTransformer(nn.Module):
         latent_shape: tuple[int, int, int, int],
         targets: tuple[int, ...] | None = None,
         context: ContextCache | None = None,
+        loras: SceneLoras = (),
     ) -> None:
         """Bake in one layout.
 
@@ -47,6 +49,7 @@ class BakedTransformer(nn.Module):
             latent_shape: (F, C, H, W) of all scenes together.
             targets: Scenes whose velocity is predicted, ascending; None for all.
             context: Cached context for these targets; its scenes are not computed again.
+            loras: LoRAs of each scene's own.
 
         Raises:
             LayoutMismatch: The latent shape does not fit the layout.
@@ -59,7 +62,9 @@ class BakedTransformer(nn.Module):
         self.latent_shape = latent_shape
         self.transformer = transformer
         self._context = None if context is None else context.blocks
-        self._plan = scenes_plan(layout, targets=self.targets) if context is None else context.plan
+        self._plan = (
+            scenes_plan(layout, targets=self.targets, loras=loras) if context is None else context.plan
+        )
         tables = transformer.position_tables(layout, latent_shape, device=transformer.device)
         self.register_buffer("rotary_VR2", tables.rotary_VR2, persistent=False)
         self.register_buffer("positions_VD", tables.positions_VD, persistent=False)

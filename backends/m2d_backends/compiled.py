@@ -114,6 +114,7 @@ class CompiledDenoiser:
                 latent_shape=(frames, channels, height, width),
                 targets=self.targets,
                 context=self._eager.context,
+                loras=self._eager.loras,
             )
             compiled: nn.Module = torch.compile(  # type: ignore[assignment]  # typed as a plain callable
                 baked.eval(), fullgraph=True, dynamic=False, backend=_compiler(self._transformer)

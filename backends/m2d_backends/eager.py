@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from m2d.families.source import ModelSource
     from m2d.model.context_cache import ContextCache
+    from m2d.model.scene_lora import SceneLoras
     from m2d.model.scene_model import SceneModel
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class EagerDenoiser:
         *,
         context: ContextCache | None = None,
         execution: Execution = "joined",
+        loras: SceneLoras = (),
     ) -> None:
         """Bind a transformer.
 
@@ -57,12 +59,14 @@ class EagerDenoiser:
             targets: Ascending scene numbers; None for all.
             context: Context that was computed before.
             execution: How the blocks run.
+            loras: LoRAs of each scene's own.
         """
         self.layout = layout
         self.targets = chosen_targets(layout, targets)
         self._transformer = transformer
         self.context = context
         self._execution: Execution = execution
+        self.loras = loras
 
     @property
     def context_bytes(self) -> int:
@@ -86,9 +90,15 @@ class EagerDenoiser:
                 layout=self.layout,
                 targets=targets,
                 execution=choose_execution(self.layout),
+                loras=self.loras,
             )
         return EagerDenoiser(
-            self._transformer, self.layout, targets, context=context, execution=self._execution
+            self._transformer,
+            self.layout,
+            targets,
+            context=context,
+            execution=self._execution,
+            loras=self.loras,
         )
 
     def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
@@ -107,6 +117,7 @@ class EagerDenoiser:
                 targets=targets if self.context is None else None,
                 context=self.context,
                 execution=self._execution,
+                loras=self.loras,
             )
 
     def check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
@@ -142,9 +153,13 @@ class EagerBackend:
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> EagerDenoiser:
         """Load the transformer, or reuse the one already loaded for this model, device and dtype."""
         require_available(self, options.device)
+        transformer = self.load(source, options)
+        from m2d.model.scene_lora import loras_by_scene
+
         execution = choose_execution(layout)
         logger.info("eager: blocks run %s", execution)
-        return EagerDenoiser(self.load(source, options), layout, options.targets, execution=execution)
+        loras = loras_by_scene(options.loras, layout.num_scenes)
+        return EagerDenoiser(transformer, layout, options.targets, execution=execution, loras=loras)
 
     def release(self) -> None:
         """Empty the loaded transformer; see `m2d.backend.Backend`."""
@@ -161,7 +176,7 @@ class EagerBackend:
         return model
 
     def load(self, source: ModelSource, options: BackendOptions) -> SceneModel:
-        """Load the transformer, or return the one already loaded for this model, device, dtype and tables.
+        """Load the transformer, or return the one loaded for this model, device, dtype, tables and LoRAs.
 
         Models are compared by digest, not by path: the files at a path can change.
         """
@@ -172,12 +187,14 @@ class EagerBackend:
         from m2d.model.timestep_tables import held_bytes, use_timestep_tables
 
         timesteps = self._table_timesteps(options)
-        key = (source.digest, options.device, options.dtype, timesteps)
+        # Windows differ in the scenes that a LoRA holds for; its matrices stay the same.
+        loras = tuple((use.file.sha256, use.scale, use.scenes is None) for use in options.loras)
+        key = (source.digest, options.device, options.dtype, timesteps, loras)
         if self._transformer is None or key != self._key:
             # Drop the old one first: two 5B transformers do not fit where one does.
             self._transformer = self._key = None
             dtype: torch.dtype = getattr(torch, options.dtype)
-            transformer = load_transformer(source, device=options.device, dtype=dtype)
+            transformer = load_transformer(source, device=options.device, dtype=dtype, loras=options.loras)
             self._transformer = transformer.eval().requires_grad_(False)
             device, head_dim = torch.device(options.device), transformer.config.attention_head_dim
             kernel = choose_kernel(device, dtype, head_dim)
@@ -185,6 +202,8 @@ class EagerBackend:
                 transformer.pin_attention_kernel(kernel)
             self._key = key
             logger.info("eager: %s on %s in %s", source.name, options.device, options.dtype)
+            for use in options.loras:
+                logger.info("eager: LoRA %s at %g", use.file.path.name, use.scale)
             logger.info("eager: attention by %s", "torch's choice" if kernel is None else kernel.name)
             if timesteps is not None:
                 freed = use_timestep_tables(transformer, timesteps)

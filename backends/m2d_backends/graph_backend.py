@@ -131,10 +131,15 @@ class GraphRequest:
 
     def bake(self, transformer: SceneModel) -> BakedTransformer:
         """Return the module that a graph is traced from."""
+        from m2d.model.scene_lora import loras_by_scene
         from m2d_backends.baked import BakedTransformer
 
         return BakedTransformer(
-            transformer, self.layout, latent_shape=self.key.latent_shape, targets=self.key.targets
+            transformer,
+            self.layout,
+            latent_shape=self.key.latent_shape,
+            targets=self.key.targets,
+            loras=loras_by_scene(self.options.loras, self.layout.num_scenes),
         ).eval()
 
 
@@ -201,6 +206,8 @@ class GraphBackend(ABC):
         return stored_artifacts(self.name, folder)
 
     def _request(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphRequest:
+        # A LoRA of scenes outside the layout is not part of the graph.
+        options = replace(options, loras=tuple(use for use in options.loras if use.scenes != ()))
         key = self._key(source, layout, options)
         return GraphRequest(source=source, layout=layout, options=options, key=key)
 

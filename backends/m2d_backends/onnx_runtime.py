@@ -118,7 +118,9 @@ def _bake(request: GraphRequest, dtype: str) -> BakedTransformer:
 
     from m2d.families.loading import load_transformer
 
-    transformer = load_transformer(request.source, device="cpu", dtype=getattr(torch, dtype))
+    transformer = load_transformer(
+        request.source, device="cpu", dtype=getattr(torch, dtype), loras=request.options.loras
+    )
     return request.bake(transformer.requires_grad_(False))
 
 

@@ -129,7 +129,9 @@ class TensorRTBackend(GraphBackend):
         key, options = request.key, request.options
         settings = parse_extra(self.name, TensorRTOptions, options.extra)
         dtype: torch.dtype = getattr(torch, options.dtype)
-        transformer = load_transformer(request.source, device=options.device, dtype=dtype)
+        transformer = load_transformer(
+            request.source, device=options.device, dtype=dtype, loras=request.options.loras
+        )
         baked = request.bake(transformer.requires_grad_(False))
         export_graph(baked, part, opset=OPSETS[key.versions["opset"]])
         with torch.cuda.device(options.device):

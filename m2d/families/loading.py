@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from m2d.families.family import ModelFamily
 from m2d.families.registry import family_of
 from m2d.families.source import ModelSource, resolve_model
 from m2d.model import components
+from m2d.model.lora_file import LoraUse
 from m2d.model.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
@@ -25,20 +26,32 @@ _BUILDING = threading.Lock()
 
 
 def load_transformer(
-    source: ModelSource | Path, *, device: str | torch.device, dtype: torch.dtype
+    source: ModelSource | Path,
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    loras: Sequence[LoraUse] = (),
 ) -> SceneModel:
     """Load the diffusion transformer.
 
     Args:
         source: A resolved model, or a folder of which only this component is needed.
         dtype: What it computes in, whatever it is stored in.
+        loras: Those of all scenes are fused into the weights, those of single scenes put beside them.
 
     Raises:
         CheckpointError: The config describes no model m2d can run, or the weights are not that model's.
+        InputError: A LoRA of single scenes adapts a layer where that is impossible.
     """
     family, path = _found(source, "transformer")
     with _BUILDING:
         model: SceneModel = family.load_transformer(path, device=device, dtype=dtype)
+    if loras:
+        from m2d.model.lora_weights import fuse_loras
+        from m2d.model.scene_lora import add_scene_loras
+
+        fuse_loras(model, [use for use in loras if use.scenes is None])
+        add_scene_loras(model, [use for use in loras if use.scenes is not None])
     return model
 
 

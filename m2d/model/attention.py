@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend
 from m2d.model import kernels
 from m2d.model.block_plan import BlockContext, BlockPlan, join
 from m2d.model.rotary import apply_rotary
+from m2d.model.scene_lora import RowLoras, apply_linear
 
 
 class SceneAttnProcessor:
@@ -58,12 +59,14 @@ class SceneAttnProcessor:
             queried_BQD = plan.target_rows(tokens_BLD[:, sum(plan.text_sizes) :])
             query_rotary = None if rotary_VR2 is None else plan.target_rows(rotary_VR2, dim=0)
 
+        loras = plan.text_loras + plan.video_loras
         if queried_BQD is tokens_BLD:
-            q_BQNK, k_BLNK, v_BLNK = project(attn, tokens_BLD, has_queries=True)
+            q_BQNK, k_BLNK, v_BLNK = project(attn, tokens_BLD, loras, has_queries=True)
             assert q_BQNK is not None
         else:
-            _, k_BLNK, v_BLNK = project(attn, tokens_BLD, has_queries=False)
-            q_BQNK = _split_heads(attn, attn.to_q(queried_BQD), norm=attn.norm_q)
+            _, k_BLNK, v_BLNK = project(attn, tokens_BLD, loras, has_queries=False)
+            projected_BQD = apply_linear(attn.to_q, queried_BQD, plan.query_loras)
+            q_BQNK = _split_heads(attn, projected_BQD, norm=attn.norm_q)
 
         queries = self._cut(q_BQNK, plan.query_text_sizes, plan.query_video_sizes, query_rotary)
         keys: Sequence[Tensor] = self._cut(k_BLNK, plan.text_sizes, plan.video_sizes, rotary_VR2)
@@ -71,7 +74,7 @@ class SceneAttnProcessor:
         if context is not None:
             keys, values = context.join(keys, values)
         attended_BQNK = self._run(plan, queries, keys, values)
-        hidden_BQD: Tensor = attn.to_out[0](attended_BQNK.flatten(2))
+        hidden_BQD = apply_linear(attn.to_out[0], attended_BQNK.flatten(2), plan.query_loras)
         return attn.to_out[1](hidden_BQD)  # type: ignore[no-any-return]  # untyped module list
 
     def attend(self, q_BQNK: Tensor, k_BLNK: Tensor, v_BLNK: Tensor) -> Tensor:
@@ -122,19 +125,22 @@ class SceneAttnProcessor:
 
 
 def project(
-    attn: Attention, tokens_BLD: Tensor, *, has_queries: bool
+    attn: Attention, tokens_BLD: Tensor, loras: RowLoras, *, has_queries: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Project tokens to queries, keys and values per head, normalized but not rotated.
 
     Args:
         attn: The block's projections and norms.
         tokens_BLD: Normalized tokens.
+        loras: LoRAs of the tokens.
         has_queries: Whether to compute queries; otherwise the first result is None.
     """
     return (
-        _split_heads(attn, attn.to_q(tokens_BLD), norm=attn.norm_q) if has_queries else None,
-        _split_heads(attn, attn.to_k(tokens_BLD), norm=attn.norm_k),
-        _split_heads(attn, attn.to_v(tokens_BLD), norm=None),
+        _split_heads(attn, apply_linear(attn.to_q, tokens_BLD, loras), norm=attn.norm_q)
+        if has_queries
+        else None,
+        _split_heads(attn, apply_linear(attn.to_k, tokens_BLD, loras), norm=attn.norm_k),
+        _split_heads(attn, apply_linear(attn.to_v, tokens_BLD, loras), norm=None),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from m2d.layout import SceneLayout, Span, merged
+from m2d.model.scene_lora import RowLoras, SceneLoras, row_loras
 
 
 class SegmentCall(NamedTuple):
@@ -44,6 +45,7 @@ class BlockPlan:
         targets: Scenes whose video tokens alone have queries; None when every token has.
         target_tokens: Tokens of each target scene's video; of every scene when `targets` is None.
         target_spans: Their positions among all video tokens, merged where adjacent.
+        loras: LoRAs of each scene's own; empty without any.
     """
 
     text_sizes: tuple[int, ...]
@@ -55,6 +57,43 @@ class BlockPlan:
     targets: tuple[int, ...] | None
     target_tokens: tuple[int, ...]
     target_spans: tuple[Span, ...]
+    loras: SceneLoras = ()
+
+    @property
+    def text_loras(self) -> RowLoras:
+        """LoRAs of the text tokens."""
+        return row_loras(self.loras, self.text_sizes)
+
+    @property
+    def video_loras(self) -> RowLoras:
+        """LoRAs of the video tokens, a group for each scene."""
+        return row_loras(self.loras, self.video_tokens)
+
+    @property
+    def target_loras(self) -> RowLoras:
+        """LoRAs of the target scenes' video tokens, a group for each scene."""
+        return row_loras(self._target_loras, self.target_tokens)
+
+    @property
+    def query_loras(self) -> RowLoras:
+        """LoRAs of the tokens that have queries."""
+        return self.text_loras + self.video_loras if self.targets is None else self.target_loras
+
+    @property
+    def scene_loras(self) -> RowLoras:
+        """LoRAs of a tensor that has a row per scene."""
+        return row_loras(self.loras, [1] * len(self.loras))
+
+    @property
+    def target_scene_loras(self) -> RowLoras:
+        """LoRAs of a tensor that has a row per target scene."""
+        return row_loras(self._target_loras, [1] * len(self._target_loras))
+
+    @property
+    def _target_loras(self) -> SceneLoras:
+        if self.targets is None or not self.loras:
+            return self.loras
+        return tuple(self.loras[scene] for scene in self.targets)
 
     def target_rows(self, rows: Tensor, *, dim: int = 1) -> Tensor:
         """Return the target scenes' rows of a tensor that has a row per video token."""
@@ -88,6 +127,7 @@ class ScenesPlan:
         others: Segments, by their place in the layout, whose keys and values follow the running scenes' own.
         plan: Plan of all blocks but the last; its scenes are `scenes`, counted from 0.
         last_plan: Plan of the last block, which computes the targets alone.
+        loras: LoRAs of each scene of the story; empty without any.
     """
 
     layout: SceneLayout
@@ -95,6 +135,17 @@ class ScenesPlan:
     others: tuple[int, ...]
     plan: BlockPlan
     last_plan: BlockPlan
+    loras: SceneLoras = ()
+
+    @property
+    def text_loras(self) -> RowLoras:
+        """LoRAs of the whole story's text tokens."""
+        return row_loras(self.loras, [len(self.layout.text_span(scene)) for scene in range(len(self.loras))])
+
+    @property
+    def scene_loras(self) -> RowLoras:
+        """LoRAs of a tensor that has a row per scene of the story."""
+        return row_loras(self.loras, [1] * len(self.loras))
 
     def pick(self, rows: Rows) -> Rows:
         """Return the running scenes' rows of the whole story's."""
@@ -124,7 +175,10 @@ class BlockContext(Protocol):
 
 @lru_cache(maxsize=64)
 def scenes_plan(
-    layout: SceneLayout, scenes: tuple[int, ...] | None = None, targets: tuple[int, ...] | None = None
+    layout: SceneLayout,
+    scenes: tuple[int, ...] | None = None,
+    targets: tuple[int, ...] | None = None,
+    loras: SceneLoras = (),
 ) -> ScenesPlan:
     """Plan the run of some scenes.
 
@@ -132,6 +186,7 @@ def scenes_plan(
         scenes: The scenes that run, ascending; None for all. Every segment of another scene that they see is
             expected as keys and values.
         targets: The scenes among them whose output is wanted, ascending; None for all.
+        loras: LoRAs of each scene of the story; empty without any.
 
     Raises:
         ValueError: A target that does not run, no target, or targets out of order.
@@ -148,14 +203,20 @@ def scenes_plan(
         layout=layout,
         scenes=scenes,
         others=others,
-        plan=_block_plan(layout, scenes, place, targets=None),
+        plan=_block_plan(layout, scenes, place, targets=None, loras=loras),
         # Also with all scenes: the last block's text rows reach no output.
-        last_plan=_block_plan(layout, scenes, place, targets=targets),
+        last_plan=_block_plan(layout, scenes, place, targets=targets, loras=loras),
+        loras=loras,
     )
 
 
 def _block_plan(
-    layout: SceneLayout, scenes: tuple[int, ...], place: dict[int, int], *, targets: tuple[int, ...] | None
+    layout: SceneLayout,
+    scenes: tuple[int, ...],
+    place: dict[int, int],
+    *,
+    targets: tuple[int, ...] | None,
+    loras: SceneLoras,
 ) -> BlockPlan:
     """Plan one block: keys are counted by `place`, queries and scenes among `scenes`."""
     segments = layout.segments
@@ -180,6 +241,7 @@ def _block_plan(
         target_spans=merged(
             span for scene, span in zip(scenes, spans_of(video_tokens), strict=True) if scene in targeted
         ),
+        loras=tuple(loras[scene] for scene in scenes) if loras else (),
     )
 
 

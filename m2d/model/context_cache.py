@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from m2d.layout import SceneLayout
 from m2d.model.block_plan import BlockContext, ScenesPlan, scenes_plan
 from m2d.model.execution import Execution
+from m2d.model.scene_lora import SceneLoras
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +133,7 @@ def keep_context(
     layout: SceneLayout,
     targets: tuple[int, ...],
     execution: Execution = "joined",
+    loras: SceneLoras = (),
 ) -> ContextCache | None:
     """Run the context scenes that no step changes, and record their keys and values.
 
@@ -143,6 +145,7 @@ def keep_context(
         layout: The story.
         targets: Scenes to denoise, ascending.
         execution: How the blocks run.
+        loras: LoRAs of each scene of the story.
 
     Returns:
         The transformer's `context` argument; None if every scene has to run in every step.
@@ -150,11 +153,11 @@ def keep_context(
     split = split_context(layout, targets)
     if len(split.run) == layout.num_scenes:
         return None
-    plan = scenes_plan(layout, split.run, targets)
+    plan = scenes_plan(layout, split.run, targets, loras)
     num_blocks = len(transformer.transformer_blocks)
     if not plan.others:
         return ContextCache(plan=plan, blocks=(KeptBlock(keys=(), values=()),) * num_blocks)
-    before = scenes_plan(layout, split.kept)
+    before = scenes_plan(layout, split.kept, loras=loras)
     own = [index for index, segment in enumerate(layout.segments) if segment.scene in split.kept]
     wanted = tuple(own.index(segment) for segment in plan.others)
     recording = [RecordingBlock(wanted=wanted) for _ in range(num_blocks)]

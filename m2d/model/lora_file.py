@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
-
 from m2d.errors import CheckpointError
 from m2d.files import sha256_file
-from m2d.model.folder import StoredTensor, first_few, read_header, read_json
+from m2d.model.folder import first_few, read_json
+from m2d.tensor_files import TensorEntry, TensorHeader, read_header
 
 LARGEST_BYTES = 1 << 34
 _LARGEST_METADATA = 1 << 24
@@ -110,15 +109,15 @@ def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
             belongs to another model.
     """
     path = path.expanduser()
-    _check_file(path)
-    stored = read_header(path, dtypes=_DTYPES)
+    header = _header(path)
+    stored = header.tensors
     pairs, unknown = _sorted_keys(stored)
     if unknown or not pairs:
         raise CheckpointError(
             f"{path}: unknown {_named(unknown) or 'content: no LoRA weights'}; m2d reads lora_A and lora_B, "
             "or lora_down and lora_up, with alpha, of the transformer's layers"
         )
-    facts, warning = _facts(path, stored)
+    facts, warning = _facts(path, header)
     layers = _layers(path, pairs, stored, shapes, facts)
     return LoraFile(path=path, sha256=lora_digest(path), layers=layers, warning=warning)
 
@@ -126,12 +125,16 @@ def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
 def lora_digest(path: Path) -> str:
     """Return the identity of a LoRA; see `LoraFile.sha256`."""
     config = path.parent / PEFT_CONFIG
-    if not config.is_file() or not any(_PEFT_PREFIX in key for key in read_header(path, dtypes=_DTYPES)):
+    if not config.is_file() or not _is_peft(_header(path)):
         return sha256_file(path)
     return hashlib.sha256(f"{sha256_file(path)} {sha256_file(config)}".encode()).hexdigest()
 
 
-def _check_file(path: Path) -> None:
+def _is_peft(header: TensorHeader) -> bool:
+    return any(key.startswith(_PEFT_PREFIX) for key in header.tensors)
+
+
+def _header(path: Path) -> TensorHeader:
     if path.suffix.lower() in _PICKLED:
         raise CheckpointError(
             f"{path}: a pickle, which m2d never opens because it can run code; convert it to safetensors"
@@ -139,12 +142,15 @@ def _check_file(path: Path) -> None:
     if path.is_dir():
         inside = sorted(each.name for each in path.glob("*.safetensors"))
         raise CheckpointError(f"{path}: a folder; give the file{f' {inside[0]} in it' if inside else ''}")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
-    if path.stat().st_size > LARGEST_BYTES:
-        raise CheckpointError(
-            f"{path}: {path.stat().st_size} bytes is too large for a LoRA; at most {LARGEST_BYTES}"
-        )
+    try:
+        header = read_header(path, limit_bytes=LARGEST_BYTES)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    for dtype in {entry.dtype for entry in header.tensors.values()} - {*_DTYPES}:
+        raise CheckpointError(f"{path}: type {dtype} where {', '.join(_DTYPES)} are supported")
+    return header
 
 
 @dataclass(kw_only=True, slots=True)
@@ -156,7 +162,7 @@ class _Pair:
     alpha: str = ""
 
 
-def _sorted_keys(stored: Mapping[str, StoredTensor]) -> tuple[dict[str, _Pair], list[str]]:
+def _sorted_keys(stored: Mapping[str, TensorEntry]) -> tuple[dict[str, _Pair], list[str]]:
     """Return the keys by layer, and those of no LoRA."""
     pairs: dict[str, _Pair] = {}
     unknown: list[str] = []
@@ -178,7 +184,7 @@ def _sorted_keys(stored: Mapping[str, StoredTensor]) -> tuple[dict[str, _Pair], 
 def _layers(
     path: Path,
     pairs: Mapping[str, _Pair],
-    stored: Mapping[str, StoredTensor],
+    stored: Mapping[str, TensorEntry],
     shapes: Mapping[str, tuple[int, ...]],
     facts: _Facts,
 ) -> tuple[LoraLayer, ...]:
@@ -254,14 +260,12 @@ class _Facts(NamedTuple):
         return rank if self.lora_alpha is None else self.lora_alpha
 
 
-def _facts(path: Path, stored: Mapping[str, StoredTensor]) -> tuple[_Facts, str]:
+def _facts(path: Path, header: TensorHeader) -> tuple[_Facts, str]:
     """Read the strength of a file, and what it leaves open."""
-    with safe_open(path, "np") as file:
-        text = (file.metadata() or {}).get(METADATA_KEY)
+    text = header.metadata.get(METADATA_KEY)
     if text is not None:
         return _parsed(path, _metadata(path, text)), ""
-    is_peft = any(key.startswith(_PEFT_PREFIX) for key in stored)
-    if not is_peft or any(key.endswith(".alpha") for key in stored):
+    if not _is_peft(header) or any(key.endswith(".alpha") for key in header.tensors):
         return _Facts(), ""
     if (path.parent / PEFT_CONFIG).exists():
         return _parsed(path, read_json(path.parent, PEFT_CONFIG)), ""

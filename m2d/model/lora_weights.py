@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError
 from m2d.model.lora_file import LoraFile, LoraLayer, LoraUse, lora_digest
+from m2d.tensor_files import opened_tensors
 
 
 class LowRank(NamedTuple):
@@ -28,7 +28,7 @@ class LowRank(NamedTuple):
     def update(self, device: torch.device) -> Tensor:
         """Return the update with the shape of the layer's weight."""
         down, up = self.down.to(device), self.up.to(device)
-        return (up.flatten(1) @ down.flatten(1)).unflatten(1, down.shape[1:])
+        return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
 
 
 class _OpenLora(NamedTuple):
@@ -85,6 +85,10 @@ def low_ranks(use: LoraUse) -> Iterator[tuple[str, LowRank]]:
 
 def _open(use: LoraUse, stack: ExitStack) -> _OpenLora:
     path = use.file.path
-    if not path.is_file() or lora_digest(path) != use.file.sha256:
+    try:
+        is_same = lora_digest(path) == use.file.sha256
+    except OSError:
+        is_same = False
+    if not is_same:
         raise CheckpointError(f"{path}: was removed or changed after the run was planned; start again")
-    return _OpenLora(use.file, stack.enter_context(safe_open(path, "pt")), use.scale)
+    return _OpenLora(use.file, stack.enter_context(opened_tensors(path, "pt")), use.scale)

@@ -15,6 +15,7 @@ from diffusers.models.normalization import CogVideoXLayerNormZero
 from torch import Tensor, nn
 
 from m2d.model.block_plan import BlockPlan
+from m2d.model.scene_lora import RowLoras, apply_linear
 
 
 class Modulation(NamedTuple):
@@ -25,9 +26,11 @@ class Modulation(NamedTuple):
     gate_BND: Tensor
 
 
-def modulations(norm: CogVideoXLayerNormZero, temb_BNE: Tensor) -> tuple[Modulation, Modulation]:
+def modulations(
+    norm: CogVideoXLayerNormZero, temb_BNE: Tensor, loras: RowLoras
+) -> tuple[Modulation, Modulation]:
     """Return the modulation of text and of video; the layer's output has that of video first."""
-    chunks = norm.linear(temb_BNE).chunk(6, dim=-1)
+    chunks = apply_linear(norm.linear, temb_BNE, loras).chunk(6, dim=-1)
     return Modulation(*chunks[3:]), Modulation(*chunks[:3])
 
 

@@ -24,6 +24,7 @@ from m2d.model.attention import SceneAttnProcessor, project
 from m2d.model.block_plan import BlockContext, BlockPlan, SegmentCall, join, spans_of
 from m2d.model.modulation import Modulation, modulate, modulations
 from m2d.model.rotary import rotate_into
+from m2d.model.scene_lora import RowLoras, apply_feed_forward, apply_linear
 
 
 class BlockParts(Protocol):
@@ -45,20 +46,20 @@ def run_per_scene(
     context: BlockContext | None,
 ) -> tuple[Tensor, Tensor]:
     """Run a block; arguments and results are those of the block's forward."""
-    text, video = modulations(block.norm1, temb_BNE)
+    text, video = modulations(block.norm1, temb_BNE, plan.scene_loras)
     queries, rows = _project(block, text_BTD, video_BVD, (text, video), rotary_VR2, plan)
     served = attend_segments(block.attn1.processor, queries, rows, plan, context)
     del queries, rows
     video_BQD = _add_attention(block, video_BVD, served, video.gate_BND, plan)
     if plan.targets is None:
         num_texts = len(plan.text_sizes)
-        update_BTD = _project_out(block.attn1, served[:num_texts])
+        update_BTD = _project_out(block.attn1, served[:num_texts], plan.text_loras)
         text_BTD = _add(text_BTD, update_BTD, text.gate_BND, plan.text_sizes)
     del served
-    text, video = modulations(block.norm2, plan.target_scenes(temb_BNE))
-    _feed_forward(block, video_BQD, video, plan.target_tokens)
+    text, video = modulations(block.norm2, plan.target_scenes(temb_BNE), plan.target_scene_loras)
+    _feed_forward(block, video_BQD, video, plan.target_tokens, plan.target_loras)
     if plan.targets is None:
-        _feed_forward(block, text_BTD, text, plan.text_sizes, is_whole=True)
+        _feed_forward(block, text_BTD, text, plan.text_sizes, plan.text_loras, is_whole=True)
     return text_BTD, video_BQD
 
 
@@ -171,14 +172,15 @@ def _project(
     """Return the queries of the query segments, and the keys and values of all segments."""
     attn, norm, (text, video) = block.attn1, block.norm1.norm, modulation
     normed_BTD = modulate(norm(text_BTD), text.shift_BND, text.scale_BND, plan.text_sizes)
-    q_BTNK, k_BTNK, v_BTNK = project(attn, normed_BTD, has_queries=plan.targets is None)
+    q_BTNK, k_BTNK, v_BTNK = project(attn, normed_BTD, plan.text_loras, has_queries=plan.targets is None)
     queries = [] if q_BTNK is None else list(q_BTNK.split_with_sizes(plan.text_sizes, dim=1))
     rows = KeyRows.empty(k_BTNK, v_BTNK, plan)
     normed_BVD = norm(video_BVD)
     targets = range(len(plan.video_tokens)) if plan.targets is None else plan.targets
     for scene, span in enumerate(spans_of(plan.video_tokens)):
         tokens_BSD = _modulate_scene(normed_BVD[:, span.as_slice], video, scene)
-        q_BSNK, k_BSNK, v_BSNK = project(attn, tokens_BSD, has_queries=scene in targets)
+        loras = plan.video_loras[scene : scene + 1]
+        q_BSNK, k_BSNK, v_BSNK = project(attn, tokens_BSD, loras, has_queries=scene in targets)
         place = slice(rows.slot + span.start, rows.slot + span.stop)
         table = None if rotary_VR2 is None else rotary_VR2[span.as_slice]
         rotate_into(rows.k_BSNK[:, place], k_BSNK, table)
@@ -212,17 +214,18 @@ def _add_attention(
     num_texts = len(plan.query_text_sizes)
     shape = (video_BVD.shape[0], sum(plan.target_tokens), video_BVD.shape[2])
     video_BQD = video_BVD.new_empty(shape)
-    for scene, place in zip(scenes, places, strict=True):
+    for number, (scene, place) in enumerate(zip(scenes, places, strict=True)):
         own = [i for i, span in enumerate(segments) if place.start <= span.start < place.stop]
-        update_BSD = _project_out(block.attn1, [served[num_texts + index] for index in own])
+        loras = plan.target_loras[number : number + 1]
+        update_BSD = _project_out(block.attn1, [served[num_texts + index] for index in own], loras)
         before_BSD = video_BVD[:, sources[scene].as_slice]
         out_BSD = video_BQD[:, place.as_slice]
         torch.addcmul(before_BSD, update_BSD, gate_BND[:, scene : scene + 1], out=out_BSD)
     return video_BQD
 
 
-def _project_out(attn: Attention, pieces: Sequence[Tensor]) -> Tensor:
-    hidden_BSD: Tensor = attn.to_out[0](join(pieces).flatten(2))
+def _project_out(attn: Attention, pieces: Sequence[Tensor], loras: RowLoras) -> Tensor:
+    hidden_BSD = apply_linear(attn.to_out[0], join(pieces).flatten(2), loras)
     return attn.to_out[1](hidden_BSD)  # type: ignore[no-any-return]  # untyped module list
 
 
@@ -244,6 +247,7 @@ def _feed_forward(
     tokens_BLD: Tensor,
     modulation: Modulation,
     lengths: Sequence[int],
+    loras: RowLoras,
     *,
     is_whole: bool = False,
 ) -> None:
@@ -251,13 +255,14 @@ def _feed_forward(
     normed_BLD = block.norm2.norm(tokens_BLD)
     if is_whole:
         normed_BLD = modulate(normed_BLD, modulation.shift_BND, modulation.scale_BND, tuple(lengths))
-        whole_BLD = block.ff(normed_BLD)
+        whole_BLD = apply_feed_forward(block.ff, normed_BLD, loras)
     for scene, span in enumerate(spans_of(lengths)):
         rows = span.as_slice
         if is_whole:
             update_BSD = whole_BLD[:, rows]
         else:
-            update_BSD = block.ff(_modulate_scene(normed_BLD[:, rows], modulation, scene))
+            modulated_BSD = _modulate_scene(normed_BLD[:, rows], modulation, scene)
+            update_BSD = apply_feed_forward(block.ff, modulated_BSD, loras[scene : scene + 1])
         tokens_BLD[:, rows].addcmul_(update_BSD, modulation.gate_BND[:, scene : scene + 1])
 
 

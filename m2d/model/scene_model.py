@@ -16,6 +16,7 @@ from m2d.layout import SceneLayout
 from m2d.model.block_plan import BlockContext, ScenesPlan
 from m2d.model.context_cache import ContextCache
 from m2d.model.execution import Execution
+from m2d.model.scene_lora import SceneLoras
 from m2d.model.timestep_tables import TimestepRows
 
 
@@ -35,9 +36,11 @@ class SceneModel(nn.Module):
         timestep_rows: The timesteps of its tables, when these are in place of the layers that take the
             timestep; None otherwise.
         lora_modules: Names of the layers that adapters reach, by part of a block.
+        scene_lora_layers: Ends of the names of layers that can have LoRAs of single scenes.
     """
 
     lora_modules: ClassVar[Mapping[str, tuple[str, ...]]]
+    scene_lora_layers: ClassVar[tuple[str, ...]] = ()
     config: Any
     transformer_blocks: nn.ModuleList
     timestep_rows: TimestepRows | None
@@ -66,6 +69,7 @@ class SceneModel(nn.Module):
         targets: tuple[int, ...] | None = None,
         context: ContextCache | None = None,
         execution: Execution = "joined",
+        loras: SceneLoras = (),
     ) -> Tensor:
         """Predict velocity_BFCHW of the target scenes, one after the other.
 
@@ -77,6 +81,7 @@ class SceneModel(nn.Module):
             targets: Ascending scene numbers; None for all.
             context: From `m2d.model.context_cache.keep_context`, in place of `targets`.
             execution: How the blocks run; see `m2d.model.execution`.
+            loras: LoRAs of each scene's own, of those that `add_scene_loras` added; not used with `context`.
 
         Raises:
             ValueError: Shapes that are not the layout's, or targets that are not in it.

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import BackendError
+from m2d.errors import BackendError, InputError
+from m2d.model.scene_lora import SceneLinear
 
 # Some CPU kernels sum products of fewer rows in another order; see `use_timestep_tables`.
 _FEWEST_ROWS = 8
@@ -106,7 +107,11 @@ def use_timestep_tables(transformer: TimedTransformer, timesteps: Iterable[int])
 
     Returns:
         Freed memory in bytes.
+
+    Raises:
+        InputError: LoRAs of single scenes adapt these layers, or those that embed the timestep.
     """
+    _refuse_scene_loras(transformer)
     before = held_bytes(transformer)
     rows = TimestepRows(timesteps, device=transformer.device)
     known_R = rows.timesteps_R
@@ -130,3 +135,13 @@ def _adaptive_norms(transformer: TimedTransformer) -> Iterator[nn.Module]:
         for name in ("norm1", "norm2"):
             yield transformer.get_submodule(f"transformer_blocks.{block}.{name}")
     yield transformer.get_submodule("norm_out")
+
+
+def _refuse_scene_loras(transformer: TimedTransformer) -> None:
+    layers = [norm.get_submodule("linear") for norm in _adaptive_norms(transformer)]
+    layers += transformer.get_submodule("time_embedding").modules()
+    if any(isinstance(layer, SceneLinear) for layer in layers):
+        raise InputError(
+            "timestep_tables: a table serves all scenes, but LoRAs of single scenes adapt the layers that it "
+            "replaces; leave the option out"
+        )

@@ -29,6 +29,7 @@ from m2d.model.execution import Execution
 from m2d.model.modulation import gate, gate_both, modulate, modulations, normalize_both
 from m2d.model.per_scene import run_per_scene
 from m2d.model.rotary import apply_rotary, rotary_table
+from m2d.model.scene_lora import RowLoras, SceneLoras, apply_feed_forward, apply_linear
 from m2d.model.scene_model import PositionTables, SceneModel
 from m2d.model.timestep_tables import TimestepRows
 
@@ -70,7 +71,7 @@ class SceneBlock(nn.Module):
         """
         if execution == "per_scene":
             return run_per_scene(self, text_BTD, video_BVD, temb_BNE, rotary_VR2, plan, context)
-        text, video = modulations(self.norm1, temb_BNE)
+        text, video = modulations(self.norm1, temb_BNE, plan.scene_loras)
         normed_BLD = normalize_both(self.norm1.norm, text_BTD, video_BVD, text, video, plan)
         # Not through `Attention.forward`: it drops, with a warning, what its processor does not take.
         attended_BQD = self.attn1.processor(
@@ -80,9 +81,10 @@ class SceneBlock(nn.Module):
             return text_BTD, self._finish_targets(video_BVD, attended_BQD, temb_BNE, video.gate_BND, plan)
 
         text_BTD, video_BVD = gate_both(text_BTD, video_BVD, attended_BQD, text, video, plan)
-        text, video = modulations(self.norm2, temb_BNE)
+        text, video = modulations(self.norm2, temb_BNE, plan.scene_loras)
         normed_BLD = normalize_both(self.norm2.norm, text_BTD, video_BVD, text, video, plan)
-        return gate_both(text_BTD, video_BVD, self.ff(normed_BLD), text, video, plan)
+        update_BLD = apply_feed_forward(self.ff, normed_BLD, plan.query_loras)
+        return gate_both(text_BTD, video_BVD, update_BLD, text, video, plan)
 
     def _finish_targets(
         self, video_BVD: Tensor, attended_BQD: Tensor, temb_BNE: Tensor, gate_BND: Tensor, plan: BlockPlan
@@ -90,9 +92,10 @@ class SceneBlock(nn.Module):
         lengths = plan.target_tokens
         video_BQD = plan.target_rows(video_BVD)
         video_BQD = gate(video_BQD, attended_BQD, plan.target_scenes(gate_BND), lengths)
-        _, video = modulations(self.norm2, plan.target_scenes(temb_BNE))
+        _, video = modulations(self.norm2, plan.target_scenes(temb_BNE), plan.target_scene_loras)
         normed_BQD = modulate(self.norm2.norm(video_BQD), video.shift_BND, video.scale_BND, lengths)
-        return gate(video_BQD, self.ff(normed_BQD), video.gate_BND, lengths)
+        update_BQD = apply_feed_forward(self.ff, normed_BQD, plan.target_loras)
+        return gate(video_BQD, update_BQD, video.gate_BND, lengths)
 
 
 class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore[misc]  # diffusers is untyped
@@ -106,6 +109,11 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
             "feed_forward": ("ff.net.0.proj", "ff.net.2"),
             "modulation": ("norm1.linear", "norm2.linear"),
         }
+    )
+    scene_lora_layers = (
+        *(name for names in lora_modules.values() for name in names),
+        *("patch_embed.text_proj", "time_embedding.linear_1", "time_embedding.linear_2"),
+        *("norm_out.linear", "proj_out"),
     )
 
     # wraps: diffusers reads a config's keys off this signature, which is its own.
@@ -126,6 +134,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         targets: tuple[int, ...] | None = None,
         context: ContextCache | None = None,
         execution: Execution = "joined",
+        loras: SceneLoras = (),
     ) -> Tensor:
         """Predict the velocity; see `SceneModel.forward`.
 
@@ -140,7 +149,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
             prompt_embeds_BLD,
             timesteps_BN,
             tables,
-            scenes_plan(layout, targets=targets) if context is None else context.plan,
+            scenes_plan(layout, targets=targets, loras=loras) if context is None else context.plan,
             context=None if context is None else context.blocks,
             execution=execution,
         )
@@ -156,8 +165,8 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         context: Sequence[BlockContext | None] | None = None,
         execution: Execution = "joined",
     ) -> Tensor:
-        temb_BNE = self.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype)
-        text_BTD = self.embed_text(prompt_embeds_BLD)
+        temb_BNE = self.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype, loras=plan.scene_loras)
+        text_BTD = self.embed_text(prompt_embeds_BLD, loras=plan.text_loras)
         video_BVD = self.embed_video(latents_BFCHW, tables.positions_VD)
         text_BTD, video_BVD, temb_BNE, rotary_VR2 = plan.pick(
             Rows(text_BTD, video_BVD, temb_BNE, tables.rotary_VR2)
@@ -215,7 +224,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         )
         return PositionTables(None, positions_VD)
 
-    def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype) -> Tensor:
+    def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype, loras: RowLoras = ()) -> Tensor:
         """Embed every scene's timestep: temb_BNE, after its activation.
 
         With tables in place of the layers that take it, it is the tables' rows instead, BN.
@@ -223,13 +232,18 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         if self.timestep_rows is not None:
             return self.timestep_rows(timesteps_BN)  # type: ignore[no-any-return]  # nn.Module.__call__
         sinusoids = self.time_proj(timesteps_BN.flatten()).to(dtype)
+        if loras:
+            layers, rows_BNX = self.time_embedding, torch.unflatten(sinusoids, 0, timesteps_BN.shape)
+            rows_BNX = layers.act(apply_linear(layers.linear_1, rows_BNX, loras))
+            return nn.functional.silu(apply_linear(layers.linear_2, rows_BNX, loras))
         temb_BNE: Tensor = torch.unflatten(self.time_embedding(sinusoids), 0, timesteps_BN.shape)
         # Every adaptive norm starts with this activation: taken once here.
         return nn.functional.silu(temb_BNE)
 
-    def embed_text(self, prompt_embeds_BLD: Tensor) -> Tensor:
+    def embed_text(self, prompt_embeds_BLD: Tensor, *, loras: RowLoras = ()) -> Tensor:
         """Make the prompts' tokens of the prompts' embeddings."""
-        return self.embedding_dropout(self.patch_embed.text_proj(prompt_embeds_BLD))  # type: ignore[no-any-return]
+        text_BTD = apply_linear(self.patch_embed.text_proj, prompt_embeds_BLD, loras)
+        return self.embedding_dropout(text_BTD)  # type: ignore[no-any-return]  # nn.Module.__call__
 
     def embed_video(self, latents_BFCHW: Tensor, positions_VD: Tensor | None) -> Tensor:
         """Make the video tokens of latents; sin-cos positions, for a model that has them, are added."""
@@ -243,10 +257,11 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
 
     def _finish(self, video_BVD: Tensor, temb_BNE: Tensor, plan: BlockPlan, *, size: Sequence[int]) -> Tensor:
         temb_BNE = plan.target_scenes(temb_BNE)
-        shift_BND, scale_BND = self.norm_out.linear(temb_BNE).chunk(2, dim=-1)
+        rows_BND = apply_linear(self.norm_out.linear, temb_BNE, plan.target_scene_loras)
+        shift_BND, scale_BND = rows_BND.chunk(2, dim=-1)
         normed_BVD = self.norm_out.norm(self.norm_final(video_BVD))
         normed_BVD = modulate(normed_BVD, shift_BND, scale_BND, plan.target_tokens)
-        return self._unpatchify(self.proj_out(normed_BVD), *size)
+        return self._unpatchify(apply_linear(self.proj_out, normed_BVD, plan.target_loras), *size)
 
     def _unpatchify(self, patches_BVX: Tensor, height: int, width: int) -> Tensor:
         patch = self.config.patch_size

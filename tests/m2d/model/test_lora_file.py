@@ -273,7 +273,7 @@ def test_files_of_another_format_are_refused(pairs: Matrices, tmp_path: Path) ->
     for name, data in (("text", b"no safetensors"), ("short", path.read_bytes()[:-8])):
         broken = tmp_path / f"{name}.safetensors"
         broken.write_bytes(data)
-        assert "truncated or not a safetensors file" in refusal(broken)
+        assert "truncated or not a safetensors file: " in refusal(broken)
     save_file({"a": torch.zeros(2, dtype=torch.int8)}, tmp_path / "bytes.safetensors")
     assert "type I8" in refusal(tmp_path / "bytes.safetensors")
     save_file({}, tmp_path / "empty.safetensors")
@@ -287,7 +287,7 @@ def test_files_of_another_format_are_refused(pairs: Matrices, tmp_path: Path) ->
         ({"lora_bias": True}, "lora_bias is set"),
         ({"lora_alpha": "1"}, "lora_alpha is '1', not a number"),
         ({"alpha_pattern": {"to_q": None}}, "to_q is None, not a number"),
-        ({"alpha_pattern": {"to_q": float("nan")}}, "to_q is nan, not a number"),
+        ({"alpha_pattern": {"to_q": True}}, "to_q is True, not a number"),
         ({"alpha_pattern": [1]}, "alpha_pattern is not a mapping"),
         ({"alpha_pattern": {"(.*)+$": 1.0}}, "only names of layers are supported"),
     ],
