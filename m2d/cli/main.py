@@ -19,6 +19,7 @@ from m2d.cli.bench import bench
 from m2d.cli.board import board
 from m2d.cli.check import check
 from m2d.cli.doctor import doctor
+from m2d.cli.eval import evaluate
 from m2d.cli.export import export
 from m2d.cli.extend import extend
 from m2d.cli.failures import EXIT_INTERRUPTED, end_failed, end_interrupted
@@ -119,6 +120,7 @@ for command in (init, check, generate, extend, reroll, reproduce, inspect, board
     app.command()(command)
 # The list of commands has room for a few words per command.
 app.command(short_help="Train one stage of a model.", cls=Resuming)(train)
+app.command("eval", short_help="Measure videos and write a report.")(evaluate)
 app.command(short_help="Export the graphs of a story.")(export)
 app.add_typer(backends, name="backends", short_help="List backends and exported graphs.")
 app.add_typer(puppet, name="puppet", short_help="Train and pack the embedded model.")

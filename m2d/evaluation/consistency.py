@@ -82,12 +82,11 @@ def tally_means(values: Sequence[float]) -> Tally:
 
 
 def _mean_of_others(values_NN: Scores) -> Scores:
-    """Return the mean of each row without its diagonal element; NaN for a single scene."""
-    num_others = len(values_NN) - 1
-    if not num_others:
-        return np.full(1, np.nan)
-    means_N: Scores = (values_NN.sum(1) - np.diagonal(values_NN)) / num_others
-    return means_N
+    """Return the mean of each row's known values without its diagonal element; NaN if there is none."""
+    is_other_NN = ~np.eye(len(values_NN), dtype=np.bool_) & ~np.isnan(values_NN)
+    sums_N = np.where(is_other_NN, values_NN, 0.0).sum(1)
+    counts_N = is_other_NN.sum(1)
+    return np.where(counts_N > 0, sums_N / np.maximum(counts_N, 1), np.nan)
 
 
 def _mean(values_N: Scores) -> float:

@@ -79,7 +79,15 @@ class AttributeClassifier(nn.Module):
         Args:
             frames_BPCHW: RGB in 0..1.
         """
-        features_BD = self.trunk(frames_BPCHW.flatten(1, 2) - 0.5)
+        return self.judge(self.features(frames_BPCHW))
+
+    def features(self, frames_BPCHW: Tensor) -> Tensor:
+        """Return the features before the heads, (B, 256); as `forward` otherwise."""
+        features_BD: Tensor = self.trunk(frames_BPCHW.flatten(1, 2) - 0.5)
+        return features_BD
+
+    def judge(self, features_BD: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return what `forward` returns, from `features`."""
         scores = {name: self.class_heads[_key(name)](features_BD) for name in _CLASSES}
         return scores, self.number_head(features_BD)
 
@@ -95,7 +103,7 @@ class AttributeClassifier(nn.Module):
 
     def can_read(self, *, num_frames: int, height: int, width: int) -> bool:
         """Whether clips of this size can be shrunk to its own: same aspect, whole multiple of frame steps."""
-        own_frames, own_height, own_width = self._own_size()
+        own_frames, own_height, own_width = self.own_size()
         has_shape = height * own_width == width * own_height and height >= own_height
         return has_shape and num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
 
@@ -107,7 +115,7 @@ class AttributeClassifier(nn.Module):
         Args:
             frames_BPCHW: RGB in 0..1, of a size that `can_read`.
         """
-        num_frames, height, width = self._own_size()
+        num_frames, height, width = self.own_size()
         if frames_BPCHW.shape[1] > num_frames:
             places_P = torch.linspace(0, frames_BPCHW.shape[1] - 1, num_frames).round().long()
             frames_BPCHW = frames_BPCHW[:, places_P]
@@ -116,7 +124,7 @@ class AttributeClassifier(nn.Module):
         small = functional.interpolate(frames_BPCHW.flatten(0, 1), (height, width), mode="area")
         return small.view(*frames_BPCHW.shape[:3], height, width)
 
-    def _own_size(self) -> tuple[int, int, int]:
+    def own_size(self) -> tuple[int, int, int]:
         num_frames, height, width = (int(number) for number in self.size)
         return num_frames, height, width
 
@@ -127,7 +135,26 @@ def load_classifier(path: Path, *, num_frames: int, height: int, width: int) -> 
     Raises:
         CheckpointError: The file is missing or corrupt, or the classifier cannot read this size.
     """
-    wanted = f"{num_frames} frames of {width}x{height}"
+    wanted = f" for {num_frames} frames of {width}x{height}"
+    reader = read_classifier(path, wanted=wanted)
+    if not reader.can_read(num_frames=num_frames, height=height, width=width):
+        own_frames, own_height, own_width = reader.own_size()
+        raise CheckpointError(
+            f"{path.name}: not an attribute classifier{wanted}: it reads {own_frames} frames of "
+            f"{own_width}x{own_height}, and larger clips of that shape with a multiple of the frame steps"
+        )
+    return reader
+
+
+def read_classifier(path: Path, *, wanted: str = "") -> AttributeClassifier:
+    """Load the classifier's weights, whatever size it reads, in evaluation mode.
+
+    Args:
+        wanted: Words for the message about an unusable file, such as ` for 9 frames of 64x64`.
+
+    Raises:
+        CheckpointError: The file is missing, corrupt, or of another network.
+    """
     try:
         weights = {
             name: value.float() if value.is_floating_point() else value
@@ -138,13 +165,8 @@ def load_classifier(path: Path, *, num_frames: int, height: int, width: int) -> 
         reader.load_state_dict(weights)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path.name}: not an attribute classifier for {wanted}: {str(error).splitlines()[0]}"
+            f"{path.name}: not an attribute classifier{wanted}: {str(error).splitlines()[0]}"
         ) from error
-    if not reader.can_read(num_frames=num_frames, height=height, width=width):
-        raise CheckpointError(
-            f"{path.name}: not an attribute classifier for {wanted}: it reads {own_frames} frames of "
-            f"{own_width}x{own_height}, and larger clips of that shape with a multiple of the frame steps"
-        )
     return reader.eval()
 
 

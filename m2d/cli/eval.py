@@ -1,0 +1,97 @@
+"""`m2d eval`: measure videos and write a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from m2d.cli.completion import film_files
+from m2d.cli.options import QuietFlag, ResultJsonFlag
+from m2d.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from m2d.evaluation.report import Report
+
+_SHOWN = ("visual", "semantic", "sequence", "cross_talk", "cut_accuracy", "colour_jump", "smoothness")
+
+
+def evaluate(
+    videos: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="VIDEO_OR_FOLDER...",
+            help="Films, folders of videos, or run folders; NAME-scene-1.mp4 and so on are one story.",
+            autocompletion=film_files,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the report.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Folder of as many clips, for Frechet and kernel distances."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A recipe, a folder of recipes, or JSON as in Figure 5; default: the films' own."),
+    ] = None,
+    embedder: Annotated[
+        Literal["auto", "puppet", "natural", "none"],
+        typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Device of the networks: cpu, cuda or cuda:1.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
+    as_json: ResultJsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure videos: consistency, prompts, cuts, drift, and distance from a reference.
+
+    Writes results.json, report.md and index.html. Videos that cannot be read are listed and the others are
+    measured; the exit code is then 1.
+    """
+    from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
+
+    reporter = make_reporter(quiet=quiet)
+    with loading_libraries(reporter):
+        from m2d.evaluation import report as reports
+        from m2d.tasks.eval import EvalPlan, evaluate_videos
+
+    plan = EvalPlan(
+        paths=tuple(videos),
+        reference=reference,
+        prompts=prompts,
+        out=out,
+        embedder=embedder,
+        device=device,
+        force=force,
+    )
+    result = evaluate_videos(plan, reporter)
+    if not quiet:
+        _show(result.report)
+    if as_json:
+        write_json({"report": result.out} | reports.as_json(result.report))
+    else:
+        write_result(result.out)
+    if result.report.left_out:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show(report: Report) -> None:
+    from m2d.cli.console import show_fields, show_gap
+    from m2d.evaluation.scores import MEANINGS
+
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})  {MEANINGS[name]}",
+        )
+        for name, figure in report.figures.items()
+        if name in _SHOWN
+    ]
+    distance = report.distance
+    if distance is not None:
+        floor = distance.frechet_floor.value
+        rows.append(("Frechet distance", f"{distance.frechet:.4g}; two halves of the reference {floor:.4g}"))
+    rows += [("not measured", note) for note in report.notes]
+    show_gap()
+    show_fields(rows, stderr=True)

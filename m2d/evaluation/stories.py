@@ -1,0 +1,258 @@
+"""Which stories a set of videos holds, and which frames of which file each scene has.
+
+A film of m2d is a story whose scenes are in its provenance. Any other video has a scene per chapter, or as
+many equal parts as it has prompts. Files named `NAME-scene-1.mp4` and so on are the scenes of one story.
+Owns finding and prompts; `measure` decodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from m2d.errors import InputError
+from m2d.folders import is_folder
+from m2d.recipe.cast import scene_prompt
+from m2d.recipe.fields import default_output
+from m2d.recipe.figure5 import load_figure5
+from m2d.recipe.loader import load_recipe
+from m2d.recipe.schema import Recipe
+from m2d.video.open_film import FilmError
+from m2d.video.printable import printable
+from m2d.video.provenance import ProvenanceError
+from m2d.video.read import FilmInfo, film_frames, probe
+
+FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+_RUN_FOLDER = ".m2d"
+_SCENE_FILE = re.compile(r"(?P<story>.+)-scene-(?P<number>[0-9]{1,6})")
+_SEED = re.compile(r"-seed-[0-9]+$")
+_LONGEST_REASON = 300
+_FEWEST_FRAMES = 2
+
+Prompts = Mapping[str, tuple[str, ...]]
+"""Per story name, the prompts of its scenes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneSpan:
+    """Where one scene is: frames `start` to `stop` of a file, in the file's own numbering."""
+
+    film: Path
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoStory:
+    """One story to evaluate.
+
+    Attributes:
+        prompts: Of every scene; None if nothing holds them.
+        cuts: Numbers of scenes, from 1 on, that begin with a cut inside one file.
+        upscale: Side, in pixels of the file, of the block that becomes one pixel.
+        width, height: Size of the frames in pixels after that.
+        is_puppet: Whether an embedded model made the film.
+    """
+
+    name: str
+    scenes: tuple[SceneSpan, ...]
+    prompts: tuple[str, ...] | None
+    cuts: tuple[int, ...]
+    upscale: int
+    width: int
+    height: int
+    is_puppet: bool
+
+    @property
+    def films(self) -> tuple[Path, ...]:
+        """The files, each once, in the order of the scenes."""
+        return tuple(dict.fromkeys(scene.film for scene in self.scenes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A video that is not evaluated, and the reason."""
+
+    name: str
+    reason: str
+
+
+def find_stories(paths: Sequence[Path], prompts: Prompts | None) -> tuple[list[VideoStory], list[LeftOut]]:
+    """Return the stories of films, folders of videos and run folders, and the videos that cannot be read.
+
+    Args:
+        prompts: Prompts that replace those in the films; None keeps the films' own.
+
+    Raises:
+        InputError: A path holds no video, two stories have one name, or a scene has no prompt in `prompts`.
+    """
+    files = _grouped([file for path in paths for file in _videos_of(path)])
+    stories: list[VideoStory] = []
+    left_out: list[LeftOut] = []
+    for name, group in files.items():
+        own = None if prompts is None else _prompts_for(name, prompts, is_only=len(files) == 1)
+        try:
+            stories.append(_story(name, group, own))
+        except (FilmError, ProvenanceError) as error:
+            left_out.append(LeftOut(name=printable(name), reason=_reason(error, group)))
+    _check_prompts(stories, is_given=prompts is not None)
+    return stories, left_out
+
+
+def load_prompts(path: Path) -> Prompts:
+    """Load the prompts of a recipe, of a folder of recipes, or of a JSON file in the format of Figure 5.
+
+    Returns:
+        Prompts as the model receives them, by the name of the story's film without its ending.
+
+    Raises:
+        RecipeError: A file cannot be read or is no recipe.
+        InputError: The folder holds no recipe, or two stories have one name.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for recipe in _recipes(path):
+        name = Path(recipe.output or default_output(recipe.title)).stem
+        if name in found:
+            raise InputError(
+                f"{path}: two stories are named {name!r}; give them different titles", argument="prompts"
+            )
+        found[name] = tuple(
+            scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
+            for scene in recipe.scenes
+        )
+    return found
+
+
+def left_out(name: str, error: Exception, films: Sequence[Path]) -> LeftOut:
+    """Return the entry for a story whose videos turned out to be unreadable."""
+    return LeftOut(name=printable(name), reason=_reason(error, films))
+
+
+def _recipes(path: Path) -> list[Recipe]:
+    if is_folder(path):
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".yaml", ".yml"))
+        if not files:
+            raise InputError(f"{path}: holds no recipe; give a folder of .yaml files", argument="prompts")
+        return [load_recipe(file) for file in files]
+    return load_figure5(path) if path.suffix.lower() == ".json" else [load_recipe(path)]
+
+
+def _videos_of(path: Path) -> list[Path]:
+    if not is_folder(path):
+        return [path]
+    if path.suffix == _RUN_FOLDER:
+        beside = [path.with_suffix(suffix) for suffix in FILM_SUFFIXES]
+        films = [film for film in beside if film.is_file()]
+        if not films:
+            raise InputError(f"{path}: the film of this run folder is not beside it; give the film")
+        return films[:1]
+    try:
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in FILM_SUFFIXES)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; give a folder you may read") from error
+    files = [file for file in files if not file.name.startswith(".") and file.is_file()]
+    if not files:
+        raise InputError(f"{path}: holds no video; give a folder of {', '.join(FILM_SUFFIXES)} files")
+    return files
+
+
+def _grouped(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files of each story by its name, numbered scenes together and in order."""
+    groups: dict[str, list[tuple[int, Path]]] = {}
+    for file in dict.fromkeys(files):
+        numbered = _SCENE_FILE.fullmatch(file.stem)
+        name, number = (numbered["story"], int(numbered["number"])) if numbered else (file.stem, 0)
+        group = groups.setdefault(name, [])
+        if number in [other for other, _ in group]:
+            raise InputError(f"{file}: another video has this name, too; give every story a name of its own")
+        group.append((number, file))
+    return {name: [file for _, file in sorted(group)] for name, group in groups.items()}
+
+
+def _prompts_for(name: str, prompts: Prompts, *, is_only: bool) -> tuple[str, ...]:
+    """Return the prompts of the story `name`; a film of one seed has those of its story."""
+    for known in (name, _SEED.sub("", name)):
+        if known in prompts:
+            return prompts[known]
+    return next(iter(prompts.values())) if is_only and len(prompts) == 1 else ()
+
+
+def _story(name: str, files: Sequence[Path], prompts: tuple[str, ...] | None) -> VideoStory:
+    infos = [probe(file) for file in files]
+    first, provenance = infos[0], infos[0].provenance
+    if len(files) > 1:
+        scenes = tuple(
+            SceneSpan(film=file, start=0, stop=_num_frames(file, info))
+            for file, info in zip(files, infos, strict=True)
+        )
+    else:
+        scenes = _spans(files[0], first, num_parts=len(prompts or ()))
+    own = tuple(scene.prompt for scene in provenance.scenes) if provenance and len(files) == 1 else None
+    for scene in scenes:
+        if scene.stop - scene.start < _FEWEST_FRAMES:
+            count = scene.stop - scene.start
+            raise FilmError(
+                f"{scene.film}: a scene has {count} frame; at least {_FEWEST_FRAMES} are measured"
+            )
+    upscale = provenance.video.upscale if provenance else 1
+    joins = [scene.join for scene in provenance.scenes] if provenance else ["cut"] * len(scenes)
+    return VideoStory(
+        name=printable(name),
+        scenes=scenes,
+        prompts=own if prompts is None else prompts,
+        cuts=tuple(n for n in range(1, len(scenes)) if joins[n] == "cut") if len(files) == 1 else (),
+        upscale=upscale,
+        width=first.width // upscale,
+        height=first.height // upscale,
+        is_puppet=_is_puppet(first),
+    )
+
+
+def _spans(film: Path, info: FilmInfo, *, num_parts: int) -> tuple[SceneSpan, ...]:
+    if info.provenance:
+        scenes = info.provenance.scenes
+        return tuple(
+            SceneSpan(film=film, start=scene.first_frame, stop=scene.first_frame + scene.num_frames)
+            for scene in scenes
+        )
+    num_frames = _num_frames(film, info)
+    starts = [min(round(chapter.start_s * float(info.fps)), num_frames) for chapter in info.chapters]
+    if len(starts) < 2:
+        starts = [int(place) for place in np.linspace(0, num_frames, max(num_parts, 1) + 1)[:-1].round()]
+    ends = [*starts[1:], num_frames]
+    return tuple(SceneSpan(film=film, start=start, stop=end) for start, end in zip(starts, ends, strict=True))
+
+
+def _num_frames(film: Path, info: FilmInfo) -> int:
+    return info.num_frames or sum(1 for _ in film_frames(film))
+
+
+def _is_puppet(info: FilmInfo) -> bool:
+    models = [run.model for run in info.provenance.runs] if info.provenance else []
+    return any(model is not None and model.name.startswith("builtin:puppet") for model in models)
+
+
+def _check_prompts(stories: Sequence[VideoStory], *, is_given: bool) -> None:
+    """Check that every scene has a prompt, if any has."""
+    if not is_given and not any(story.prompts for story in stories):
+        return
+    missing = []
+    for story in stories:
+        have, need = len(story.prompts or ()), len(story.scenes)
+        if have != need:
+            missing.append(f"{story.name}: {need} scenes, {have} prompts")
+    if missing:
+        raise InputError(
+            "every scene needs a prompt, or none may have one:\n" + "\n".join(missing), argument="prompts"
+        )
+
+
+def _reason(error: Exception, films: Sequence[Path]) -> str:
+    text = str(error)
+    for film in films:
+        text = text.replace(f"{film}: ", "").replace(str(film), film.name)
+    return printable(text, limit=_LONGEST_REASON)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2d.errors import InputError, OutputError
+from m2d.evaluation import cache
+from m2d.progress import SilentReporter
+from m2d.tasks.eval import PAGE, RESULTS, TABLE, EvalPlan, evaluate_videos
+from m2d.video.write import write_film
+from tests.m2d.evaluation.puppet_films import write_films
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four stories of three scenes, with the recipes of their prompts."""
+    folder = tmp_path_factory.mktemp("films")
+    write_films(folder, seed=3, count=4)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "cache"))
+
+
+def evaluated(films: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "paths": (films / "films",),
+        "prompts": films / "stories",
+        "embedder": "puppet",
+        "out": out,
+    }
+    evaluate_videos(EvalPlan(**fields | changes), SilentReporter())
+    document: dict[str, Any] = json.loads((out / RESULTS).read_text())
+    return document
+
+
+def test_drawn_films_follow_their_prompts_and_have_no_distance_from_themselves(
+    films: Path, tmp_path: Path
+) -> None:
+    found = evaluated(films, tmp_path / "report", reference=films / "films")
+    assert (found["num_stories"], found["num_scenes"]) == (4, 12)
+    assert found["figures"]["semantic"]["value"] > 90
+    assert found["figures"]["shown.setting"]["value"] > 0.9
+    assert found["set_distance"]["frechet"] <= 1e-5 < found["set_distance"]["frechet_of_halves"]["value"]
+    row = found["scenes"][1]
+    assert (row["story"], row["scene"], row["contrast_change"] is None) == ("story-0", 2, False)
+    page, table = ((tmp_path / "report" / name).read_text("utf-8") for name in (PAGE, TABLE))
+    assert page.count("data:image/webp") == 12
+    assert not re.search(r'src="(?!data:)', page)
+    assert "| story-3 | 3 |" in table
+
+
+def test_a_second_call_reads_the_cache(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluated(films, tmp_path / "report")
+    (damaged, *_) = (tmp_path / "cache").rglob("*.safetensors")
+    damaged.write_bytes(b"not tensors")
+    decoded: list[str] = []
+    measure = cache.measure_story
+    monkeypatch.setattr(
+        cache, "measure_story", lambda story, *rest: decoded.append(story.name) or measure(story, *rest)
+    )
+    assert evaluated(films, tmp_path / "again") == first
+    assert len(decoded) == 1
+
+
+def test_prompts_of_other_scenes_lower_the_scores(films: Path, tmp_path: Path) -> None:
+    own = evaluated(films, tmp_path / "own")["figures"]
+    (tmp_path / "permuted").mkdir()
+    for path in (films / "stories").iterdir():
+        head, *scenes = re.split(r"^  - ", path.read_text(), flags=re.MULTILINE)
+        text = head + "".join(f"  - {each}" for each in (*scenes[1:], scenes[0]))
+        (tmp_path / "permuted" / path.name).write_text(text)
+    permuted = evaluated(films, tmp_path / "other", prompts=tmp_path / "permuted")["figures"]
+    assert permuted["semantic"]["value"] < own["semantic"]["value"] - 10
+    assert permuted["cross_talk"]["value"] < 0 < own["cross_talk"]["value"]
+
+
+def test_a_repeated_scene_has_full_visual_consistency(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3)).astype(np.uint8)
+    for number in (1, 2):
+        write_film(
+            tmp_path / f"a-scene-{number}.mp4",
+            [frames],
+            fps=8,
+            upscale=1,
+            title="a",
+            scene_prompts=["a"],
+            provenance=None,
+            force=True,
+        )
+    found = evaluated(tmp_path, tmp_path / "report", paths=(tmp_path,), prompts=None)
+    assert (found["num_stories"], found["num_scenes"]) == (1, 2)
+    assert found["figures"]["visual"]["value"] == pytest.approx(100, abs=1e-3)
+    assert "semantic" not in found["figures"]
+    assert any("no prompts" in note for note in found["notes"])
+
+
+def test_unreadable_videos_are_listed_and_the_others_measured(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_bytes(b"hello")
+    one = np.zeros((1, 64, 64, 3), np.uint8)
+    write_film(
+        tmp_path / "one.mp4",
+        [one],
+        fps=8,
+        upscale=1,
+        title="a",
+        scene_prompts=["a"],
+        provenance=None,
+        force=True,
+    )
+    paths = (films / "films", tmp_path)
+    found = evaluated(films, tmp_path / "report", paths=paths, prompts=None, embedder="none")
+    assert found["num_stories"] == 4
+    reasons = {each["name"]: each["reason"] for each in found["left_out"]}
+    assert "1 frame; at least 2" in reasons["one"]
+    assert "is not a film" in reasons["text"]
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "story-0.yaml").write_text("title: Story 0\nscenes: [Snow., Rain.]\n")
+    (tmp_path / "text.mp4").write_bytes(b"hello")
+    with pytest.raises(InputError, match=r"story-0: 3 scenes, 2 prompts\nstory-1: 3 scenes, 0 prompts"):
+        evaluated(films, out, prompts=tmp_path / "some")
+    few = (films / "films" / "story-0.mp4", films / "films" / "story-1.mp4")
+    with pytest.raises(InputError, match="the set has 6 clips, its reference 12"):
+        evaluated(films, out, paths=few, reference=films / "films")
+    with pytest.raises(InputError, match="none of the videos can be evaluated"):
+        evaluated(films, out, paths=(tmp_path / "text.mp4",), prompts=None)
+    with pytest.raises(InputError, match="holds no video"):
+        evaluated(films, out, paths=(tmp_path / "some",))
+    assert not out.exists()
+
+
+def test_a_report_is_replaced_only_when_asked_for(films: Path, tmp_path: Path) -> None:
+    evaluated(films, tmp_path / "report", embedder="none")
+    with pytest.raises(OutputError, match="holds a report"):
+        evaluated(films, tmp_path / "report", embedder="none")
+    evaluated(films, tmp_path / "report", embedder="none", force=True)
