@@ -15,7 +15,7 @@ from m2d.video.write import write_film
 
 
 def write_films(folder: Path, *, seed: int, count: int, num_scenes: int = 3) -> list[tuple[str, ...]]:
-    """Write `films/story-0.mp4` with a chapter per scene, `stories/story-0.yaml` and so on; return prompts."""
+    """Write `films/story-0.mp4` with a chapter per scene, and `stories/story-0.yaml`; return prompts."""
     (folder / "films").mkdir(parents=True)
     (folder / "stories").mkdir()
     found = []
