@@ -1,14 +1,18 @@
 """A model's sizes in pixels, frames, latents and tokens, and the rules that connect them.
 
-Owns the `T*k + 1` frame rule and the divisibility of heights and widths; knows no weights and no tensors.
+Owns the frame rule, `T*k + 1` or coarser, and the divisibility of heights and widths; knows no weights and no
+tensors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import ceil, lcm
 from typing import Self
 
 from m2d.errors import InputError
+
+_MAY_BE_ZERO = ("image_channels", "is_fixed_size")
 
 
 class GeometryError(InputError):
@@ -20,8 +24,10 @@ class SceneGeometry:
     """One scene's sizes in pixels, in latents and in tokens.
 
     Attributes:
-        num_latent_frames: Frames of latents; the first holds one pixel frame, every other one a group.
+        num_latent_frames: Frames of latents, those that only fill a token included. Of the others, the first
+            holds one pixel frame and every other one a group.
         latent_height: Rows of latents, before patching.
+        tokens_per_frame: Tokens of one latent frame, or of `frames_per_token` of them together.
     """
 
     num_frames: int
@@ -31,6 +37,7 @@ class SceneGeometry:
     latent_height: int
     latent_width: int
     tokens_per_frame: int
+    frames_per_token: int = 1
 
     @classmethod
     def of_pixels(cls, *, num_frames: int, height: int, width: int) -> Self:
@@ -48,7 +55,7 @@ class SceneGeometry:
     @property
     def num_video_tokens(self) -> int:
         """Video tokens of the whole scene."""
-        return self.num_latent_frames * self.tokens_per_frame
+        return self.num_latent_frames // self.frames_per_token * self.tokens_per_frame
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +68,12 @@ class ModelGeometry:
         patch_size: Latents per token along height and width (transformer).
         max_text_tokens: Tokens that every prompt is padded to.
         num_scenes: Scenes of the stories the model was trained on.
+        temporal_patch_size: Latent frames per token. Where a scene's latent frames do not fill the last
+            token, copies of the first are put before them.
+        frame_step: A scene has a multiple of this many pixel frames, and one more; as `temporal_compression`.
+        image_channels: Channels of the latents of a first frame, which the transformer takes beside those it
+            denoises; 0 for a model that takes no image.
+        is_fixed_size: Whether only pictures of the default size are possible.
 
     Raises:
         GeometryError: A value is not a positive integer.
@@ -76,11 +89,15 @@ class ModelGeometry:
     default_num_frames: int
     default_fps: int
     num_scenes: int
+    temporal_patch_size: int = 1
+    frame_step: int = 1
+    image_channels: int = 0
+    is_fixed_size: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
+            if field.name not in _MAY_BE_ZERO and (type(value) is not int or value < 1):
                 raise GeometryError(
                     f"{field.name}: {value!r} is not a positive whole number; fix the model's config"
                 )
@@ -90,28 +107,44 @@ class ModelGeometry:
         """Pixels that one token spans along height and along width; sizes are multiples of it."""
         return self.spatial_compression * self.patch_size
 
+    @property
+    def frames_per_step(self) -> int:
+        """The s of the frame rule `s*k + 1`."""
+        return lcm(self.temporal_compression, self.frame_step)
+
+    @property
+    def input_channels(self) -> int:
+        """Channels that the transformer takes."""
+        return self.latent_channels + self.image_channels
+
     def num_latent_frames(self, num_frames: int) -> int:
-        """Count the latent frames that encode `num_frames` pixel frames: `(P - 1) / T + 1`.
+        """Count the latent frames of `num_frames` pixel frames: `(P - 1) / T + 1`, in whole tokens.
 
         Raises:
-            GeometryError: `num_frames` is not `T*k + 1`; the message names the nearest allowed numbers.
+            GeometryError: `num_frames` is not `s*k + 1`; the message names the nearest allowed numbers.
         """
-        groups, rest = divmod(num_frames - 1, self.temporal_compression)
+        step = self.frames_per_step
+        steps, rest = divmod(num_frames - 1, step)
         if num_frames >= 1 and rest == 0:
-            return groups + 1
-        nearest = (self.num_frames(max(groups, 0) + 1), self.num_frames(max(groups, 0) + 2))
+            encoded = (num_frames - 1) // self.temporal_compression + 1
+            return ceil(encoded / self.temporal_patch_size) * self.temporal_patch_size
+        nearest = (max(steps, 0) * step + 1, (max(steps, 0) + 1) * step + 1)
         allowed = (
             f"{nearest[0]} or {nearest[1]}" if num_frames >= 1 else f"{nearest[0]}, {nearest[1]} or more"
         )
-        raise GeometryError(f"num_frames: {num_frames} is not {self.temporal_compression}k+1; use {allowed}")
+        raise GeometryError(f"num_frames: {num_frames} is not {step}k+1; use {allowed}")
 
     def num_frames(self, num_latent_frames: int) -> int:
-        """Count the pixel frames that `num_latent_frames` latent frames decode to: `(F - 1) * T + 1`."""
+        """Count the pixel frames that `num_latent_frames` latent frames decode to; the inverse of the above.
+
+        A number of latent frames that no scene has is rounded down.
+        """
         if num_latent_frames < 1:
             raise GeometryError(
                 f"num_latent_frames: {num_latent_frames} is below 1; a scene has at least one"
             )
-        return (num_latent_frames - 1) * self.temporal_compression + 1
+        step = self.frames_per_step
+        return (num_latent_frames - 1) * self.temporal_compression // step * step + 1
 
     def scene(self, *, num_frames: int, height: int, width: int) -> SceneGeometry:
         """Derive one scene's sizes in latents and tokens.
@@ -136,10 +169,13 @@ class ModelGeometry:
             latent_height=height // self.spatial_compression,
             latent_width=width // self.spatial_compression,
             tokens_per_frame=(height // self.pixels_per_token) * (width // self.pixels_per_token),
+            frames_per_token=self.temporal_patch_size,
         )
 
     def _wrong_side(self, name: str, side: int) -> str:
-        step = self.pixels_per_token
+        step, only = self.pixels_per_token, getattr(self, f"default_{name}")
+        if self.is_fixed_size and side != only:
+            return f"{name}: {side}, but the model makes pictures of one size alone; use {only}"
         if side >= step and side % step == 0:
             return ""
         below = side // step * step

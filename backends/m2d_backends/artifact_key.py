@@ -66,7 +66,7 @@ def make_key(
         backend=backend,
         weights_digest=adapted_digest(source.digest, options.loras),
         layout_digest=layout.digest(),
-        latent_shape=(sum(layout.latent_frames), source.geometry.latent_channels, height, width),
+        latent_shape=(sum(layout.latent_frames), source.geometry.input_channels, height, width),
         batch_size=options.batch_size,
         targets=chosen_targets(layout, options.targets),
         dtype=options.dtype,

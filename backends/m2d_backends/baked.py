@@ -31,6 +31,7 @@ class BakedTransformer(nn.Module):
 
     rotary_VR2: Tensor | None
     positions_VD: Tensor | None
+    positions_LD: Tensor | None
 
     def __init__(
         self,
@@ -68,10 +69,11 @@ class BakedTransformer(nn.Module):
         tables = transformer.position_tables(layout, latent_shape, device=transformer.device)
         self.register_buffer("rotary_VR2", tables.rotary_VR2, persistent=False)
         self.register_buffer("positions_VD", tables.positions_VD, persistent=False)
+        self.register_buffer("positions_LD", tables.positions_LD, persistent=False)
 
     def forward(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
         """Predict the target scenes' velocity; see `m2d.backend.Denoiser`. Checks nothing."""
-        tables = PositionTables(self.rotary_VR2, self.positions_VD)
+        tables = PositionTables(self.rotary_VR2, self.positions_VD, self.positions_LD)
         return self.transformer.velocity(
             latents_BFCHW, prompt_embeds_BLD, timesteps_BN, tables, self._plan, context=self._context
         )

@@ -27,6 +27,7 @@ from m2d.cli.generate import generate
 from m2d.cli.heap import keep_freed_memory
 from m2d.cli.init import init
 from m2d.cli.inspect import inspect
+from m2d.cli.models import app as models
 from m2d.cli.puppet import app as puppet
 from m2d.cli.reproduce import reproduce
 from m2d.cli.reroll import reroll
@@ -40,7 +41,7 @@ from m2d.garbage import end_without_collection
 # Texts, which have checks of their own.
 _MAY_BE_EMPTY = {"--prompt", "-p", "--context-prompt", "--title", "--set", "--cuts", "--join", "--seeds"}
 # What these commands find out is on stdout alone; all others write files.
-_REPORTING = {"check", "inspect", "verify", "bench", "doctor", "backends", "help"}
+_REPORTING = {"check", "inspect", "verify", "bench", "doctor", "backends", "models", "help"}
 
 
 class Boundary(TyperGroup):
@@ -123,6 +124,7 @@ app.command(short_help="Train one stage of a model.", cls=Resuming)(train)
 app.command("eval", short_help="Measure videos and write a report.")(evaluate)
 app.command(short_help="Export the graphs of a story.")(export)
 app.add_typer(backends, name="backends", short_help="List backends and exported graphs.")
+app.add_typer(models, name="models", short_help="Show the rules of models.")
 app.add_typer(puppet, name="puppet", short_help="Train and pack the embedded model.")
 
 

@@ -169,6 +169,7 @@ class _Run:
         self._timesteps = [int(timestep) for timestep in prepared.timesteps]
         self._schedule = VelocitySchedule.from_scheduler(prepared).to(request.device)
         self._targets = targets_of(prepared, request)
+        self._images_BFCHW = request.image_latents()
         self._latents_BFCHW = self._initial_latents()
         self._steps_done = 0
         self._passes: tuple[ModelPass, ...] = ()
@@ -197,7 +198,8 @@ class _Run:
         request, total = self._request, len(self._timesteps)
         event: StepEvent | None = None
         if self._steps_done < until:
-            self._passes = keep_context(model_passes(self._denoiser, request), request, self._latents_BFCHW)
+            passes = model_passes(self._denoiser, request)
+            self._passes = keep_context(passes, request, self._with_images(self._latents_BFCHW))
         for index in range(self._steps_done, until):
             timestep = self._timesteps[index]
             input_BFCHW = self._latents_BFCHW.clone()
@@ -266,12 +268,12 @@ class _Run:
             if target.first_frame is not None:
                 start = target.frames.start
                 noised_BFCHW = target.stepper.noised(*target.first_frame, index=index)
-                latents_BFCHW[:, start : start + 1] = noised_BFCHW
+                latents_BFCHW[:, start : start + noised_BFCHW.shape[1]] = noised_BFCHW
 
     def _predict(self, input_BFCHW: Tensor, timestep: int) -> Tensor:
         """Predict the target scenes' guided velocity, float32, their frames concatenated."""
         request, targets = self._request, self._request.conditioning.targets
-        latents_BFCHW = input_BFCHW.to(request.dtype)
+        latents_BFCHW = self._with_images(input_BFCHW)
         timesteps_BN = request.conditioning.timesteps(timestep, device=request.device)[None]
         velocity_BFCHW = torch.cat(
             [each.velocity(latents_BFCHW, timesteps_BN, targets=targets) for each in self._passes]
@@ -281,6 +283,13 @@ class _Run:
         uncond_BFCHW, cond_BFCHW = velocity_BFCHW.chunk(2)
         guidance = request.guidance.at(timestep, num_steps=request.num_inference_steps)
         return guidance.combine(uncond_BFCHW, cond_BFCHW, request.layout, scenes=targets)
+
+    def _with_images(self, latents_BFCHW: Tensor) -> Tensor:
+        """Return the model's input, in its dtype: latents and, along C, those of images."""
+        latents_BFCHW = latents_BFCHW.to(self._request.dtype)
+        if self._images_BFCHW is None:
+            return latents_BFCHW
+        return torch.cat([latents_BFCHW, self._images_BFCHW], dim=2)
 
     def _state(self) -> DenoiseState:
         tensors = {"latents_BFCHW": self._latents_BFCHW.clone()}

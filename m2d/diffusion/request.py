@@ -30,10 +30,12 @@ class DenoiseRequest:
         conditioning: Which scenes are given and which are denoised.
         context_latents_BFCHW: Clean latents of all scenes, B = 1; only context scenes are read. None without
             context.
-        first_frames: Target scene (its index in the layout) -> clean latents (1, C, H, W) of its first latent
-            frame, which the result keeps. Before every step this frame is noised to the step's level, as
-            RePaint does with known regions (arXiv 2201.09865, Eq. 8a), but always with the scene's initial
-            noise.
+        first_frames: Target scene (its index in the layout) -> clean latents (K, C, H, W) of its first latent
+            frame, or of all those of its first token, which the result keeps. Before every step they are
+            noised to the step's level, as RePaint does with known regions (arXiv 2201.09865, Eq. 8a), but
+            always with the scene's initial noise.
+        images: Scene (its index in the layout) -> latents (1, I, H, W) of its first frame, as image-to-video
+            models take them; for every scene of such a model, and empty for others.
         keep_context: Whether the denoiser computes clean context once if no step changes it and the denoiser
             can; this takes memory and gives the same latents up to rounding.
         speed: Step caching: how readily steps are extrapolated instead of computed; `exact` computes all.
@@ -52,6 +54,7 @@ class DenoiseRequest:
     conditioning: Conditioning
     context_latents_BFCHW: Tensor | None = None
     first_frames: Mapping[int, Tensor] = field(default_factory=dict)
+    images: Mapping[int, Tensor] = field(default_factory=dict)
     guidance: GuidanceRule
     num_inference_steps: int
     keep_context: bool = True
@@ -90,13 +93,25 @@ class DenoiseRequest:
         """Whether any target scene needs its negative prompt."""
         return self.guidance.enabled_for(self.conditioning.targets)
 
+    def image_latents(self) -> Tensor | None:
+        """Return the model's input beside all scenes' latents: (1, F, I, H, W), zeros but for images."""
+        if not self.images:
+            return None
+        height, width = self.latent_shape[1:]
+        channels = self.images[0].shape[1]
+        beside = torch.zeros(1, self.latents_shape[1], channels, height, width, dtype=self.dtype)
+        for scene, image_1CHW in self.images.items():
+            beside[0, self.layout.frame_span(scene).start] = image_1CHW[0].to(self.dtype)
+        return beside.to(self.device)
+
     @property
     def latents_shape(self) -> tuple[int, int, int, int, int]:
         """(1, F, C, H, W) of the whole story."""
         return (1, sum(self.layout.latent_frames), *self.latent_shape)
 
     def _check_first_frames(self) -> None:
-        targets, shape = self.conditioning.targets, (1, *self.latent_shape)
+        targets = self.conditioning.targets
+        shape = (self.layout.frames_per_token, *self.latent_shape)
         for scene, frame_FCHW in self.first_frames.items():
             if scene not in targets:
                 raise ValueError(
@@ -106,6 +121,8 @@ class DenoiseRequest:
                 raise ValueError(
                     f"first_frames[{scene}] has shape {tuple(frame_FCHW.shape)}, one latent frame is {shape}"
                 )
+        if self.images and sorted(self.images) != list(range(self.layout.num_scenes)):
+            raise ValueError(f"images: for scenes {sorted(self.images)}; give one for every scene")
 
     def _check_shapes(self) -> None:
         context = self.context_latents_BFCHW

@@ -14,7 +14,7 @@ from m2d.diffusion.stepper import SceneStepper
 
 
 class FirstFrame(NamedTuple):
-    """A given latent frame and the noise it carries until the last step; F is 1."""
+    """The latent frames of a given first token and the noise that they carry until the last step."""
 
     x0_BFCHW: Tensor
     noise_BFCHW: Tensor
@@ -48,7 +48,7 @@ def targets_of(scheduler: Any, request: DenoiseRequest) -> list[Target]:
         if scene in request.first_frames:
             noise_BFCHW = stepper.noise((1, len(frames), *request.latent_shape), device=request.device)
             x0_FCHW = request.first_frames[scene].to(request.device, torch.float32)
-            first_frame = FirstFrame(x0_FCHW[None], noise_BFCHW[:, :1])
+            first_frame = FirstFrame(x0_FCHW[None], noise_BFCHW[:, : len(x0_FCHW)])
         part = slice(start, start + len(frames))
         targets.append(Target(stepper, f"scene_{scene:03d}.", frames.as_slice, part, first_frame))
     return targets

@@ -69,6 +69,9 @@ class SceneVae(Protocol):
             ValueError: A number of frames or a size that it cannot encode.
         """
 
+    def encode_image(self, frame_1HWC: np.ndarray) -> Tensor:
+        """Encode a first frame, uint8 RGB, to the latents_1CHW that an image-to-video model is given."""
+
     def decode(self, latents_FCHW: Tensor) -> np.ndarray:
         """Decode one scene to frames_PHWC, uint8 RGB."""
 
@@ -99,16 +102,41 @@ class LoadPart(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownModel:
-    """A published model's sizes, known without its folder.
+    """A published model: what is known of it without its folder.
 
     Attributes:
-        transformer: What decides the transformer's weights, by the names of its config.
+        name: The last part of its id on the hub.
+        num_parameters: Parameters of the transformer.
+        transformer: The transformer's config, as are `vae` and `text_encoder` of the other networks.
+        pipeline: Class that `model_index.json` names.
+        dtype: Data type that its weights are published in, and in which it is best run.
+        frame_step: A scene has a multiple of this many frames, and one more.
+        is_fixed_size: Whether it makes pictures of no other size.
+        snr_shift_scale: Shift of the noise schedule.
     """
 
-    transformer: Mapping[str, Any]
+    name: str
+    num_parameters: int
     licence: str
+    pipeline: str
+    dtype: str
+    transformer: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    frame_step: int
+    is_fixed_size: bool = False
+    snr_shift_scale: float = 1.0
     spatial_compression: int = 8
     temporal_compression: int = 4
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether every scene starts from an image."""
+        return bool(self.transformer["in_channels"] != self.transformer["out_channels"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +166,8 @@ class ModelFamily:
         geometry_of: A transformer's config, settings and compression to sizes, for a model that is yet to be
             trained.
         saved_classes: Component to the library and class that `model_index.json` names for it.
+        known_models: The published models, by their names in lower case.
+        write_random_folder: Writes a folder of a published model's layout with random weights.
     """
 
     name: str
@@ -155,3 +185,4 @@ class ModelFamily:
     geometry_of: Callable[..., ModelGeometry]
     saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     known_models: Mapping[str, KnownModel] = field(default_factory=dict)
+    write_random_folder: Callable[..., None] | None = None

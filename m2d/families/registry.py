@@ -28,5 +28,5 @@ def family_of(path: Path, component: str = "transformer") -> ModelFamily:
 
 def known_model(name: str) -> KnownModel | None:
     """Return the published model that a folder's or hub's name says, such as `models/CogVideoX-5b`."""
-    last = name.rstrip("/").rpartition("/")[2].lower()
+    last = name.rstrip("/").rpartition("/")[2].lower().replace("cogvideox-1.5", "cogvideox1.5")
     return next((family.known_models[last] for family in FAMILIES if last in family.known_models), None)

@@ -117,7 +117,7 @@ def remove_previews(folder: Path) -> None:
 def _first_frame(vae: SceneVae, x0_FCHW: Tensor, layout: SceneLayout, scene: int) -> np.ndarray:
     """Decode the first frame HWC of a scene."""
     start = layout.frame_span(scene).start
-    first_FCHW = x0_FCHW[start : start + 1]
+    first_FCHW = x0_FCHW[start : start + layout.frames_per_token]
     with vae.decoding("sliced", first_FCHW):
         frame_HWC: np.ndarray = vae.decode(first_FCHW)[0]
     return frame_HWC

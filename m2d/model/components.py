@@ -94,7 +94,7 @@ def _check_index(path: Path, classes: Mapping[str, tuple[str, ...]]) -> None:
             wrong.append(f"{name} ({class_name})")
     if wrong:
         raise CheckpointError(
-            f"{path / INDEX_FILE}: unsupported: {first_few(wrong)}; m2d runs CogVideoX text-to-video models"
+            f"{path / INDEX_FILE}: unsupported: {first_few(wrong)}; m2d runs CogVideoX models"
         )
 
 

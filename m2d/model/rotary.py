@@ -2,7 +2,8 @@
 
 Owns the table and its application to queries and keys, without regard to scenes or masks. Tables follow
 CogVideoX 1.0 (arXiv 2408.06072, section 2.2) and equal diffusers'
-`get_3d_rotary_pos_embed(grid_type="linspace")` as its CogVideoX pipeline calls it.
+`get_3d_rotary_pos_embed(grid_type="linspace")` as its CogVideoX pipeline calls it; without a base grid, they
+follow CogVideoX 1.5 and equal those of `grid_type="slice"`.
 """
 
 # B batch, F latent frames, V video tokens, N heads, K head dim, R = K/2 rotated pairs.
@@ -24,7 +25,7 @@ def rotary_table(
     *,
     num_latent_frames: int,
     grid: tuple[int, int],
-    base_grid: tuple[int, int],
+    base_grid: tuple[int, int] | None,
     device: torch.device,
 ) -> Tensor:
     """Make the (cos, sin) table of all video tokens.
@@ -32,9 +33,10 @@ def rotary_table(
     Args:
         head_dim: Channels of one attention head, a multiple of 16: a quarter rotates with the frame index,
             three eighths with the row and three eighths with the column.
-        num_latent_frames: Latent frames of all scenes together.
+        num_latent_frames: Latent frames of all scenes together, or as many as have tokens of their own.
         grid: Tokens of one frame as (rows, columns).
-        base_grid: Grid of the size that the model was trained for; other grids are fitted into it.
+        base_grid: Grid of the size that the model was trained for; other grids are fitted into it. None for a
+            model of many sizes, whose rows and columns are counted from 0.
         device: Device of the table.
 
     Returns:
@@ -91,10 +93,10 @@ def rotate_into(out_BVNK: Tensor, x_BVNK: Tensor, rotary_VR2: Tensor | None) -> 
 # Arrays, not tensors: a tensor made while tracing must not stay in a cache after it.
 @lru_cache(maxsize=16)
 def _table(
-    head_dim: int, num_latent_frames: int, grid: tuple[int, int], base_grid: tuple[int, int]
+    head_dim: int, num_latent_frames: int, grid: tuple[int, int], base_grid: tuple[int, int] | None
 ) -> npt.NDArray[np.float32]:
-    top, left, bottom, right = _crop_over(base_grid, grid)
     rows, columns = grid
+    top, left, bottom, right = (0, 0, rows, columns) if base_grid is None else _crop_over(base_grid, grid)
     angles = (
         _angles(head_dim // 4, np.arange(num_latent_frames)),
         _angles(head_dim // 8 * 3, _steps(top, bottom, rows)),

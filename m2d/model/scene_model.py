@@ -21,10 +21,17 @@ from m2d.model.timestep_tables import TimestepRows
 
 
 class PositionTables(NamedTuple):
-    """Positions of the video tokens, in the form that the model was trained with; the other one is None."""
+    """Positions of the tokens, in the forms that the model was trained with; the other ones are None.
 
-    rotary_VR2: Tensor | None
-    positions_VD: Tensor | None
+    Attributes:
+        rotary_VR2: Rotates queries and keys of the video tokens.
+        positions_VD: Added to the video tokens.
+        positions_LD: Added to the text tokens.
+    """
+
+    rotary_VR2: Tensor | None = None
+    positions_VD: Tensor | None = None
+    positions_LD: Tensor | None = None
 
 
 class SceneModel(nn.Module):
@@ -74,7 +81,8 @@ class SceneModel(nn.Module):
         """Predict velocity_BFCHW of the target scenes, one after the other.
 
         Args:
-            latents_BFCHW: All scenes' latents, one scene after the other along F.
+            latents_BFCHW: All scenes' latents, one scene after the other along F; for a model that takes
+                images, their latents follow along C.
             prompt_embeds_BLD: All scenes' prompts, one after the other along L.
             timesteps_BN: Each scene's timestep, 0 to 999; clean context scenes have 0.
             layout: Lengths of the scenes and who may attend to whom.

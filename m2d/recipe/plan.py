@@ -305,6 +305,7 @@ def _windows(
                 text_tokens=[geometry.max_text_tokens] * len(window.scenes),
                 latent_frames=[scenes[number].geometry.num_latent_frames for number in window.scenes],
                 tokens_per_frame=scenes[0].geometry.tokens_per_frame,
+                frames_per_token=geometry.temporal_patch_size,
             ),
         )
         for window in windows

@@ -63,6 +63,7 @@ def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) ->
         text_tokens=[source.geometry.max_text_tokens] * len(scenes),
         latent_frames=[scene.num_latent_frames for scene in scenes],
         tokens_per_frame=scenes[0].tokens_per_frame,
+        frames_per_token=scenes[0].frames_per_token,
     )
     outside = [scene + 1 for scene in shape.targets or () if not 0 <= scene < shape.num_scenes]
     if outside:

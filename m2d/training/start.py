@@ -122,6 +122,7 @@ def training_layout(recipe: TrainingRecipe, config: Mapping[str, Any], scene: Sc
         text_tokens=[int(config["max_text_seq_length"])] * recipe.num_scenes,
         latent_frames=[scene.num_latent_frames] * recipe.num_scenes,
         tokens_per_frame=scene.tokens_per_frame,
+        frames_per_token=scene.frames_per_token,
     )
 
 

@@ -1,4 +1,7 @@
-"""CogVideoX 1.0 as a family: class names, sizes, and how each part is loaded. Imports no torch."""
+"""CogVideoX 1.0 and 1.5, text- and image-to-video: class names, sizes, and how each part is loaded.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from m2d.errors import CheckpointError
 from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.families.cogvideox.sampling import default_sampling
 from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
-from m2d.families.family import ModelFamily
+from m2d.families.family import KnownModel, ModelFamily
 from m2d.garbage import no_collection
 from m2d.model.checkpoint import build_model, load_weights
 from m2d.model.components import check_components, read_config
@@ -75,7 +78,14 @@ def _load_vae(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> 
             raise CheckpointError(
                 f"{path / 'vae' / 'config.json'}: {key} is not supported; remove it if it is unused"
             )
-    return CogVideoXVae(load_weights(module, path, "vae", device=device, dtype=dtype))
+    load_weights(module, path, "vae", device=device, dtype=dtype)
+    return CogVideoXVae(module, frames_per_token=_frames_per_token(path))
+
+
+def _frames_per_token(path: Path) -> int:
+    if not (path / "transformer").is_dir():
+        return 1
+    return int(read_config(path, "transformer").get("patch_size_t") or 1)
 
 
 def _load_text(
@@ -112,8 +122,14 @@ def _scheduler(path: Path, name: str | None) -> Any:
     return scheduler_from_config(read_config(path, "scheduler"), name)
 
 
+def _write_random_folder(folder: Path, known: KnownModel, **options: Any) -> None:
+    from m2d.families.cogvideox.random_folder import write_random_folder
+
+    write_random_folder(folder, known, **options)
+
+
 COGVIDEOX = ModelFamily(
-    name="CogVideoX 1.0",
+    name="CogVideoX",
     classes=CLASSES,
     default_settings=default_settings,
     default_sampling=default_sampling,
@@ -135,4 +151,5 @@ COGVIDEOX = ModelFamily(
         "scheduler": ("diffusers", "CogVideoXDDIMScheduler"),
     },
     known_models=KNOWN_MODELS,
+    write_random_folder=_write_random_folder,
 )

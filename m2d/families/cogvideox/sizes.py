@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from m2d.errors import CheckpointError
+from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.geometry import GeometryError, ModelGeometry
 from m2d.model.components import read_config
 from m2d.model.settings import ModelSettings, whole_number
@@ -17,6 +18,7 @@ from m2d.model.settings import ModelSettings, whole_number
 # What a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it.
 _DEFAULT_SCENES = 3
 _DEFAULT_FPS = 8
+_V1_5 = KNOWN_MODELS["cogvideox1.5-5b"]
 
 
 def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
@@ -30,7 +32,6 @@ def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
     text_encoder = read_config(path, "text_encoder")
     place = path / "transformer" / "config.json"
     pairs = (
-        ("in_channels", vae, "vae", "latent_channels"),
         ("out_channels", vae, "vae", "latent_channels"),
         ("temporal_compression_ratio", vae, "vae", "temporal_compression_ratio"),
         ("text_embed_dim", text_encoder, "text_encoder", "d_model"),
@@ -43,8 +44,9 @@ def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
                 f"{place}: {key} is {ours}, but {name} has {other_key} {theirs}; get both from one model"
             )
     compression = compression_of(path)
-    for key in ("patch_size", "in_channels", "max_text_seq_length"):
+    for key in ("patch_size", "max_text_seq_length"):
         whole_number(transformer, key, place=place)
+    _check_channels(transformer, place=place)
     geometry = geometry_of(transformer, settings, compression=compression)
     _check_defaults(path, geometry)
     return geometry
@@ -55,11 +57,17 @@ def geometry_of(
 ) -> ModelGeometry:
     """Return the sizes of a model."""
     spatial, temporal = compression
+    latent_channels, patch_t = int(transformer["out_channels"]), int(transformer.get("patch_size_t") or 1)
     return ModelGeometry(
         spatial_compression=spatial,
         temporal_compression=temporal,
         patch_size=int(transformer["patch_size"]),
-        latent_channels=int(transformer["in_channels"]),
+        latent_channels=latent_channels,
+        image_channels=int(transformer["in_channels"]) - latent_channels,
+        temporal_patch_size=patch_t,
+        # A model with temporal patches was trained on an odd number of latent frames, as those of 16k+1 are.
+        frame_step=1 if patch_t == 1 else 2 * patch_t * temporal,
+        is_fixed_size=bool(transformer.get("use_learned_positional_embeddings")),
         max_text_tokens=int(transformer["max_text_seq_length"]),
         default_height=settings.default_height,
         default_width=settings.default_width,
@@ -73,6 +81,15 @@ def default_settings(path: Path) -> ModelSettings:
     """Return what a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it."""
     transformer, place = read_config(path, "transformer"), path / "transformer" / "config.json"
     scale, _ = compression_of(path)
+    if transformer.get("patch_size_t"):
+        # Its config holds the size of a square that fits all its pictures.
+        return ModelSettings(
+            num_scenes=_DEFAULT_SCENES,
+            default_num_frames=whole_number(transformer, "sample_frames", place=place),
+            default_height=_V1_5.height,
+            default_width=_V1_5.width,
+            default_fps=_V1_5.fps,
+        )
     return ModelSettings(
         num_scenes=_DEFAULT_SCENES,
         default_num_frames=whole_number(transformer, "sample_frames", place=place),
@@ -80,6 +97,17 @@ def default_settings(path: Path) -> ModelSettings:
         default_width=whole_number(transformer, "sample_width", place=place) * scale,
         default_fps=_DEFAULT_FPS,
     )
+
+
+def _check_channels(transformer: Mapping[str, Any], *, place: Path) -> None:
+    channels, latents = (
+        whole_number(transformer, key, place=place) for key in ("in_channels", "out_channels")
+    )
+    if channels not in (latents, 2 * latents):
+        raise CheckpointError(
+            f"{place}: in_channels is {channels}; m2d runs models with {latents} (text-to-video) or "
+            f"{2 * latents} (image-to-video: the latents of a first frame beside those that are denoised)"
+        )
 
 
 def _check_defaults(path: Path, geometry: ModelGeometry) -> None:

@@ -20,7 +20,8 @@ from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBloc
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from m2d.families.cogvideox.sincos import sincos_positions
+from m2d.families.cogvideox.patches import patchify, unpatchify
+from m2d.families.cogvideox.positions import learned_positions, sincos_positions
 from m2d.layout import SceneLayout
 from m2d.model.attention import SceneAttnProcessor
 from m2d.model.block_plan import BlockContext, BlockPlan, Rows, ScenesPlan, scenes_plan
@@ -32,6 +33,9 @@ from m2d.model.rotary import apply_rotary, rotary_table
 from m2d.model.scene_lora import RowLoras, SceneLoras, apply_feed_forward, apply_linear
 from m2d.model.scene_model import PositionTables, SceneModel
 from m2d.model.timestep_tables import TimestepRows
+
+# The offset that CogVideoX 1.5 image-to-video was trained with; a constant in diffusers' pipeline, too.
+_OFFSET = 2.0
 
 
 class SceneBlock(nn.Module):
@@ -120,7 +124,6 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
     @functools.wraps(CogVideoXTransformer3DModel.__init__)  # type: ignore[misc]  # diffusers is untyped
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _refuse_unsupported(self.config)
         self.transformer_blocks = nn.ModuleList(SceneBlock(block) for block in self.transformer_blocks)
         self.timestep_rows: TimestepRows | None = None
 
@@ -166,7 +169,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         execution: Execution = "joined",
     ) -> Tensor:
         temb_BNE = self.embed_timesteps(timesteps_BN, dtype=latents_BFCHW.dtype, loras=plan.scene_loras)
-        text_BTD = self.embed_text(prompt_embeds_BLD, loras=plan.text_loras)
+        text_BTD = self.embed_text(prompt_embeds_BLD, tables.positions_LD, loras=plan.text_loras)
         video_BVD = self.embed_video(latents_BFCHW, tables.positions_VD)
         text_BTD, video_BVD, temb_BNE, rotary_VR2 = plan.pick(
             Rows(text_BTD, video_BVD, temb_BNE, tables.rotary_VR2)
@@ -202,27 +205,46 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         self, layout: SceneLayout, latent_shape: Sequence[int], *, device: torch.device
     ) -> PositionTables:
         frames, _, height, width = latent_shape
-        patch = self.config.patch_size
+        patch, patch_t = self.config.patch_size, self.config.patch_size_t
         grid = (height // patch, width // patch)
-        if self.config.use_rotary_positional_embeddings:
-            rotary_VR2 = rotary_table(
-                self.config.attention_head_dim,
-                num_latent_frames=frames,
-                grid=grid,
-                base_grid=(self.config.sample_height // patch, self.config.sample_width // patch),
-                device=device,
-            )
-            return PositionTables(rotary_VR2, None)
-        positions_VD = sincos_positions(
+        if not self.config.use_rotary_positional_embeddings:
+            return PositionTables(positions_VD=self._sincos(layout.num_scenes, frames, grid, device))
+        base = None if patch_t else (self.config.sample_height // patch, self.config.sample_width // patch)
+        rotary_VR2 = rotary_table(
+            self.config.attention_head_dim,
+            num_latent_frames=frames // (patch_t or 1),
+            grid=grid,
+            base_grid=base,
+            device=device,
+        )
+        if not self.config.use_learned_positional_embeddings:
+            return PositionTables(rotary_VR2)
+        text_LD, video_VD = learned_positions(
+            self.patch_embed.pos_embedding[0].to(device),
+            num_text=layout.text_tokens[0],
+            frames=layout.latent_frames,
+            trained=self._trained_frames,
+            other=lambda count: self._sincos(1, count, grid, device),
+        )
+        return PositionTables(rotary_VR2, video_VD, text_LD)
+
+    @property
+    def _trained_frames(self) -> int:
+        """Latent frames of the clips that the model was trained on."""
+        return int((self.config.sample_frames - 1) // self.config.temporal_compression_ratio + 1)
+
+    def _sincos(
+        self, num_scenes: int, num_latent_frames: int, grid: tuple[int, int], device: torch.device
+    ) -> Tensor:
+        return sincos_positions(
             self.config.num_attention_heads * self.config.attention_head_dim,
-            num_scenes=layout.num_scenes,
-            num_latent_frames=frames,
-            base_latent_frames=(self.config.sample_frames - 1) // self.config.temporal_compression_ratio + 1,
+            num_scenes=num_scenes,
+            num_latent_frames=num_latent_frames,
+            base_latent_frames=self._trained_frames,
             grid=grid,
             scales=(self.config.spatial_interpolation_scale, self.config.temporal_interpolation_scale),
             device=device,
         )
-        return PositionTables(None, positions_VD)
 
     def embed_timesteps(self, timesteps_BN: Tensor, *, dtype: torch.dtype, loras: RowLoras = ()) -> Tensor:
         """Embed every scene's timestep: temb_BNE, after its activation.
@@ -232,25 +254,38 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         if self.timestep_rows is not None:
             return self.timestep_rows(timesteps_BN)  # type: ignore[no-any-return]  # nn.Module.__call__
         sinusoids = self.time_proj(timesteps_BN.flatten()).to(dtype)
+        temb_BNE: Tensor
         if loras:
             layers, rows_BNX = self.time_embedding, torch.unflatten(sinusoids, 0, timesteps_BN.shape)
             rows_BNX = layers.act(apply_linear(layers.linear_1, rows_BNX, loras))
-            return nn.functional.silu(apply_linear(layers.linear_2, rows_BNX, loras))
-        temb_BNE: Tensor = torch.unflatten(self.time_embedding(sinusoids), 0, timesteps_BN.shape)
+            temb_BNE = apply_linear(layers.linear_2, rows_BNX, loras)
+        else:
+            temb_BNE = torch.unflatten(self.time_embedding(sinusoids), 0, timesteps_BN.shape)
+        if self.ofs_embedding is not None:
+            offset = torch.full((1,), _OFFSET, dtype=dtype, device=timesteps_BN.device)
+            temb_BNE = temb_BNE + self.ofs_embedding(self.ofs_proj(offset).to(dtype))
         # Every adaptive norm starts with this activation: taken once here.
         return nn.functional.silu(temb_BNE)
 
-    def embed_text(self, prompt_embeds_BLD: Tensor, *, loras: RowLoras = ()) -> Tensor:
-        """Make the prompts' tokens of the prompts' embeddings."""
+    def embed_text(
+        self, prompt_embeds_BLD: Tensor, positions_LD: Tensor | None = None, *, loras: RowLoras = ()
+    ) -> Tensor:
+        """Make the prompts' tokens of the prompts' embeddings, positions added for a model that has them."""
         text_BTD = apply_linear(self.patch_embed.text_proj, prompt_embeds_BLD, loras)
+        if positions_LD is not None:
+            text_BTD = text_BTD + positions_LD.to(text_BTD.dtype)
         return self.embedding_dropout(text_BTD)  # type: ignore[no-any-return]  # nn.Module.__call__
 
     def embed_video(self, latents_BFCHW: Tensor, positions_VD: Tensor | None) -> Tensor:
-        """Make the video tokens of latents; sin-cos positions, for a model that has them, are added."""
-        patches_XDHW = self.patch_embed.proj(latents_BFCHW.flatten(0, 1))
-        video_BVD: Tensor = (
-            patches_XDHW.flatten(2).transpose(1, 2).reshape(latents_BFCHW.shape[0], -1, patches_XDHW.shape[1])
-        )
+        """Make the video tokens of latents; positions, for a model that has them, are added."""
+        video_BVD: Tensor
+        if self.config.patch_size_t:
+            patch, patch_t = self.config.patch_size, self.config.patch_size_t
+            video_BVD = self.patch_embed.proj(patchify(latents_BFCHW, patch=patch, patch_t=patch_t))
+        else:
+            patches_XDHW = self.patch_embed.proj(latents_BFCHW.flatten(0, 1))
+            video_XVD = patches_XDHW.flatten(2).transpose(1, 2)
+            video_BVD = video_XVD.reshape(latents_BFCHW.shape[0], -1, video_XVD.shape[2])
         if positions_VD is not None:
             video_BVD = video_BVD + positions_VD.to(video_BVD.dtype)
         return self.embedding_dropout(video_BVD)  # type: ignore[no-any-return]  # nn.Module.__call__
@@ -261,14 +296,10 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         shift_BND, scale_BND = rows_BND.chunk(2, dim=-1)
         normed_BVD = self.norm_out.norm(self.norm_final(video_BVD))
         normed_BVD = modulate(normed_BVD, shift_BND, scale_BND, plan.target_tokens)
-        return self._unpatchify(apply_linear(self.proj_out, normed_BVD, plan.target_loras), *size)
-
-    def _unpatchify(self, patches_BVX: Tensor, height: int, width: int) -> Tensor:
         patch = self.config.patch_size
-        rows, columns = height // patch, width // patch
-        # A token's channels are (C, patch row, patch column).
-        tiles = torch.unflatten(torch.unflatten(patches_BVX, 2, (-1, patch, patch)), 1, (-1, rows, columns))
-        return tiles.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+        grid = (size[0] // patch, size[1] // patch)
+        patches_BVX = apply_linear(self.proj_out, normed_BVD, plan.target_loras)
+        return unpatchify(patches_BVX, grid=grid, patch=patch, patch_t=self.config.patch_size_t or 1)
 
     def _check_shapes(
         self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor, layout: SceneLayout
@@ -278,6 +309,7 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
         expected = {
             "latent channels": (channels, self.config.in_channels),
             "latent frames": (frames, sum(layout.latent_frames)),
+            "latent frames per token": (self.config.patch_size_t or 1, layout.frames_per_token),
             "tokens per frame": (height // patch * (width // patch), layout.tokens_per_frame),
             "latent height and width left over by the patches": (height % patch + width % patch, 0),
             "prompt tokens": (prompt_embeds_BLD.shape[1], layout.num_text_tokens),
@@ -300,17 +332,3 @@ def _check_context(
         raise ValueError(f"targets {list(targets)}: given together with context, whose own hold")
     if context.batch_size not in (None, batch):
         raise ValueError(f"context: kept for a batch of {context.batch_size}, got {batch}")
-
-
-def _refuse_unsupported(config: Any) -> None:
-    """Say which CogVideoX variant a config describes when its forward pass differs from the one above."""
-    refused = {
-        "patch_size_t": "CogVideoX 1.5 patches pairs of latent frames",
-        "ofs_embed_dim": "CogVideoX 1.5 image-to-video conditions on an offset",
-        "use_learned_positional_embeddings": "CogVideoX image-to-video adds learned positions",
-    }
-    for key, why in refused.items():
-        if config[key]:
-            raise ValueError(
-                f"{key}: {config[key]} is not supported ({why}); use a CogVideoX 1.0 text-to-video model"
-            )

@@ -39,15 +39,22 @@ def spatial_compression(vae: AutoencoderKLCogVideoX) -> int:
 
 
 def _shift(vae: AutoencoderKLCogVideoX) -> float:
-    # `invert_scale_latents` in the same config is about image conditions alone, which m2d has not.
     return float(vae.config.shift_factor or 0.0)
 
 
 class CogVideoXVae:
     """CogVideoX's VAE as the pipeline uses it; see `SceneVae`. It computes in its own dtype."""
 
-    def __init__(self, module: AutoencoderKLCogVideoX) -> None:
+    def __init__(self, module: AutoencoderKLCogVideoX, *, frames_per_token: int = 1) -> None:
+        """Take the network.
+
+        Args:
+            frames_per_token: Latent frames per token of the transformer. A scene's latent frames are an odd
+                number; copies of the first fill the first token, as in the training of CogVideoX 1.5, and are
+                not decoded.
+        """
         self.module = module
+        self._num_fill = frames_per_token - 1
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +84,16 @@ class CogVideoXVae:
         video_BCPHW = frames_BPCHW.to(device=vae.device, dtype=vae.dtype).transpose(1, 2)
         with OneDnnConvolutions():
             mean_BCFHW: Tensor = vae.encode(video_BCPHW).latent_dist.mode()
-        return (mean_BCFHW.transpose(1, 2) - _shift(vae)) * float(vae.config.scaling_factor)
+        latents_BFCHW = (mean_BCFHW.transpose(1, 2) - _shift(vae)) * float(vae.config.scaling_factor)
+        return torch.cat([latents_BFCHW[:, :1]] * self._num_fill + [latents_BFCHW], dim=1)
+
+    def encode_image(self, frame_1HWC: npt.NDArray[np.uint8]) -> Tensor:
+        """Encode a first frame to latents_1CHW in the scale that image-to-video models were trained with."""
+        latents_1CHW = self.encode(frame_1HWC)[-1:]
+        if not self.module.config.invert_scale_latents:
+            return latents_1CHW
+        # CogVideoX 1.5 was trained with images divided by the factor that videos are multiplied by.
+        return latents_1CHW / float(self.module.config.scaling_factor) ** 2
 
     def encode(self, frames_PHWC: npt.NDArray[np.uint8]) -> Tensor:
         return self.encode_clips(from_pixels(frames_PHWC)[None])[0]
@@ -86,7 +102,7 @@ class CogVideoXVae:
     def decode(self, latents_FCHW: Tensor) -> npt.NDArray[np.uint8]:
         """Decode one scene's latents to frames_PHWC, rounded to the nearest of 256 values."""
         vae = self.module
-        latents = unscaled(vae, latents_FCHW.to(device=vae.device, dtype=vae.dtype))
+        latents = unscaled(vae, latents_FCHW[self._num_fill :].to(device=vae.device, dtype=vae.dtype))
         num_latent_frames = latents.shape[0]
         if num_latent_frames > 1 and num_latent_frames % _DECODED_TOGETHER == 0:
             # The VAE takes an even number for the middle of a clip and multiplies its first frame, too. One

@@ -310,8 +310,12 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
         r"transformer/config.json: patch_size: missing; it must be a whole number from 1",
     ),
     (
-        lambda f: edit_json(f / "transformer" / "config.json", in_channels=8),
-        r"in_channels is 8, but vae has latent_channels 4; get both from one model",
+        lambda f: edit_json(f / "transformer" / "config.json", patch_size_t=2),
+        r"cannot make its own default size: num_frames: 9 is not 16k\+1; use 1 or 17",
+    ),
+    (
+        lambda f: edit_json(f / "transformer" / "config.json", in_channels=12),
+        r"in_channels is 12; m2d runs models with 4 \(text-to-video\) or 8 \(image-to-video",
     ),
     (
         lambda f: edit_json(f / "vae" / "config.json", block_out_channels="8, 8"),
@@ -392,10 +396,6 @@ MISFITS: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: edit_json(f / "transformer" / "config.json", sparse_attention=True),
         r"unknown sparse_attention; this is a variant that m2d does not know",
-    ),
-    (
-        lambda f: edit_json(f / "transformer" / "config.json", patch_size_t=2),
-        r"patch_size_t: 2 is not supported .* use a CogVideoX 1.0 text-to-video model",
     ),
 ]
 

@@ -278,9 +278,3 @@ def test_inputs_of_another_layout_are_refused() -> None:
         model(latents, prompt_embeds, timesteps, layout=layout, targets=(3,))
     with pytest.raises(ValueError, match=r"targets \[2, 0\]: .*, in ascending order"):
         model(latents, prompt_embeds, timesteps, layout=layout, targets=(2, 0))
-
-
-@pytest.mark.parametrize(("key", "value"), [("patch_size_t", 2), ("ofs_embed_dim", 8)])
-def test_variants_with_another_forward_pass_are_refused(key: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"{key}: {value} is not supported .* text-to-video"):
-        make_model(**{key: value})

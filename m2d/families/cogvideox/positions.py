@@ -1,12 +1,15 @@
-"""Additive sin-cos positions, for CogVideoX checkpoints without rotary embeddings (2B).
+"""Additive positions: sin-cos for checkpoints without rotary embeddings (2B), learned for 5B-I2V.
 
-Owns only how one trained table covers a story: time is stretched over all scenes, as the official code does
-for more than one scene. No released Mask2DiT checkpoint uses it.
+Owns only how one trained table covers a story. A sin-cos table is stretched in time over all scenes, as the
+official code does for more than one scene; a learned table, which comes with a rotary one, holds for each
+scene. No released Mask2DiT checkpoint uses either.
 """
 
-# F latent frames, H W token rows and columns, V video tokens, D width.
+# F latent frames, H W token rows and columns, L text tokens, V video tokens, D width.
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers.models.embeddings import get_3d_sincos_pos_embed
@@ -45,3 +48,22 @@ def sincos_positions(
         table_XDF, size=num_latent_frames, mode="linear", align_corners=False
     )
     return stretched_XDF.permute(2, 0, 1).flatten(0, 1)
+
+
+def learned_positions(
+    table_LD: Tensor, *, num_text: int, frames: Sequence[int], trained: int, other: Callable[[int], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Make text_LD and video_VD, which are added to the tokens of all scenes.
+
+    Args:
+        table_LD: The learned table of one scene: text, then video.
+        num_text: Tokens of a prompt.
+        frames: Latent frames of each scene.
+        trained: Latent frames of the table.
+        other: Latent frames to the video_VD of a scene of another length, whose text has no positions then;
+            so does diffusers.
+    """
+    text, video = table_LD[:num_text], table_LD[num_text:]
+    parts = [(text, video) if each == trained else (torch.zeros_like(text), other(each)) for each in frames]
+    texts, videos = zip(*parts, strict=True)
+    return torch.cat(texts), torch.cat(videos)

@@ -1,0 +1,175 @@
+"""Models: what is known of published models and of model folders, and folders with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2d.errors import InputError, OutputError
+from m2d.families.family import KnownModel
+from m2d.families.registry import FAMILIES, known_model
+from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
+from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
+from m2d.model.components import COMPONENTS, read_config
+from m2d.model.folder import find_weights
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """The rules of a model.
+
+    Attributes:
+        width: Default width in pixels, like all sizes and counts here.
+        is_fixed_size: Whether it makes no other size.
+        size_step: Heights and widths are multiples of it.
+        frame_step: Frames of a scene are a multiple of it, plus 1.
+        num_scenes: Scenes that it makes jointly; None for a published model, which its folder decides.
+        needs_image: Whether every scene starts from an image.
+        dtype: Data type that its weights are stored in, and in which it is best run.
+        transformer_bytes: Memory of the transformer's weights in that type; other parts come and go.
+        licence: None where it is not known.
+    """
+
+    name: str
+    family: str
+    width: int
+    height: int
+    is_fixed_size: bool
+    size_step: int
+    num_frames: int
+    frame_step: int
+    fps: int
+    max_text_tokens: int
+    num_scenes: int | None
+    needs_image: bool
+    dtype: str
+    transformer_bytes: int
+    licence: str | None
+
+
+def list_models() -> tuple[ModelFacts, ...]:
+    """Return the facts of all published models, and of the embedded ones."""
+    published = tuple(
+        _of_known(known, family.name) for family in FAMILIES for known in family.known_models.values()
+    )
+    return (*(_of_folder(resolve_model(name)) for name in BUILTIN_MODELS), *published)
+
+
+def show_model(name: str) -> ModelFacts:
+    """Return the facts of a model folder, of an embedded model, or of a published model by its name.
+
+    Raises:
+        CheckpointError: There is no such model, or its folder is not complete.
+    """
+    if not Path(name).expanduser().is_dir():
+        for family in FAMILIES:
+            known = known_model(name)
+            if known is not None and known in family.known_models.values():
+                return _of_known(known, family.name)
+    return _of_folder(resolve_model(name))
+
+
+def make_random(
+    name: str, out: Path, *, num_layers: int | None = None, is_tiny: bool = False, seed: int = 0
+) -> Path:
+    """Write a folder with a published model's exact layout and random weights.
+
+    Args:
+        name: A published model, such as `cogvideox-5b`.
+        out: The folder to write; none may have this name.
+        num_layers: Layers of transformer and text encoder; None for all.
+        is_tiny: Whether widths and sizes are a few, for tests.
+
+    Raises:
+        InputError: No such model is known.
+        OutputError: The folder exists, or the disk refused.
+    """
+    known = known_model(name)
+    family = next((each for each in FAMILIES if known in each.known_models.values()), None)
+    if known is None or family is None or family.write_random_folder is None:
+        names = ", ".join(known for family in FAMILIES for known in family.known_models)
+        raise InputError(f"model {name!r} is not known; use one of {names}")
+    with _new_folder(out) as folder:
+        family.write_random_folder(folder, known, num_layers=num_layers, is_tiny=is_tiny, seed=seed)
+    return out
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, renamed to `path` if the block succeeds and removed if not."""
+    if path.exists():
+        raise OutputError(f"{path}: exists already; choose another name")
+    part = path.parent / f".{path.name}.part"
+    remove_tree(part)
+    make_folder(part)
+    try:
+        yield part
+        sync_tree(part)
+        rename_folder(part, path)
+    except BaseException:
+        remove_tree(part)
+        raise
+
+
+def _of_known(known: KnownModel, family: str) -> ModelFacts:
+    return ModelFacts(
+        name=known.name,
+        family=family,
+        width=known.width,
+        height=known.height,
+        is_fixed_size=known.is_fixed_size,
+        size_step=known.spatial_compression * int(known.transformer["patch_size"]),
+        num_frames=known.num_frames,
+        frame_step=known.frame_step,
+        fps=known.fps,
+        max_text_tokens=int(known.transformer["max_text_seq_length"]),
+        num_scenes=None,
+        needs_image=known.takes_image,
+        dtype=known.dtype,
+        transformer_bytes=2 * known.num_parameters,
+        licence=known.licence,
+    )
+
+
+def _of_folder(source: ModelSource) -> ModelFacts:
+    geometry = source.geometry
+    stored = find_weights(source.path, "transformer", COMPONENTS["transformer"].stem).values()
+    sizes = [_product(tensor.shape) * _BYTES[tensor.dtype] for tensor in stored]
+    return ModelFacts(
+        name=source.name,
+        family=source.family.name,
+        width=geometry.default_width,
+        height=geometry.default_height,
+        is_fixed_size=geometry.is_fixed_size,
+        size_step=geometry.pixels_per_token,
+        num_frames=geometry.default_num_frames,
+        frame_step=geometry.frames_per_step,
+        fps=geometry.default_fps,
+        max_text_tokens=geometry.max_text_tokens,
+        num_scenes=geometry.num_scenes,
+        needs_image=geometry.image_channels > 0,
+        dtype=", ".join(sorted({_DTYPES[tensor.dtype] for tensor in stored})),
+        transformer_bytes=sum(sizes),
+        licence=_licence(source),
+    )
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for length in shape:
+        product *= length
+    return product
+
+
+def _licence(source: ModelSource) -> str | None:
+    """Return the licence of the published model whose transformer has the same config."""
+    config = read_config(source.path, "transformer")
+    for known in source.family.known_models.values():
+        if all(config.get(key) == value for key, value in known.transformer.items()):
+            return known.licence
+    return None

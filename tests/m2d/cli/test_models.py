@@ -1,0 +1,62 @@
+"""`m2d models`: the rules of published models and of folders, and folders with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.m2d.cli.conftest import Run
+
+
+def test_the_list_has_every_published_model_with_its_rules(m2d: Run) -> None:
+    found = {facts["name"]: facts for facts in json.loads(m2d("models", "list", "--json").stdout)["models"]}
+    newest = found["CogVideoX1.5-5B-I2V"]
+    assert (newest["width"], newest["height"], newest["fps"]) == (1360, 768, 16)
+    assert (newest["frame_step"], newest["num_frames"], newest["max_text_tokens"]) == (16, 81, 224)
+    assert (newest["needs_image"], newest["is_fixed_size"]) == (True, False)
+    assert found["CogVideoX-5b-I2V"]["is_fixed_size"]
+    assert found["CogVideoX-2b"]["licence"] == "Apache License 2.0"
+    assert found["builtin:puppet"]["num_scenes"] == 3
+
+
+def test_a_folder_and_the_published_name_of_its_layout_have_the_same_rules(m2d: Run, folder: Path) -> None:
+    assert m2d("models", "make-random", "cogvideox-1.5-5b", "--tiny", "--out", "random").exit_code == 0
+    ours, published = (
+        json.loads(m2d("models", "show", name, "--json").stdout) for name in ("random", "cogvideox1.5-5b")
+    )
+    same = (
+        "width",
+        "height",
+        "size_step",
+        "num_frames",
+        "frame_step",
+        "fps",
+        "max_text_tokens",
+        "needs_image",
+    )
+    assert {key: ours[key] for key in same} == {key: published[key] for key in same}
+    assert "81 a scene at 16 fps; 16k+1" in m2d("models", "show", "random").stdout
+    assert not list(folder.glob(".*"))
+
+
+def test_a_random_folder_never_replaces_one(m2d: Run, folder: Path) -> None:
+    (folder / "here").mkdir()
+    result = m2d("models", "make-random", "cogvideox-2b", "--tiny", "--out", "here")
+    assert (result.exit_code, list((folder / "here").iterdir())) == (2, [])
+    assert "here: exists already" in result.stderr
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(m2d: Run, folder: Path) -> None:
+    result = m2d("models", "make-random", "cogvideox-9b", "--out", "x")
+    assert result.exit_code == 2
+    assert "'cogvideox-9b' is not known; use one of cogvideox-2b, cogvideox-5b" in result.stderr
+    assert not (folder / "x").exists()
+
+
+def test_another_familys_frames_are_refused_with_the_rule(m2d: Run) -> None:
+    m2d("models", "make-random", "cogvideox-1.5-5b", "--tiny", "--out", "random")
+    result = m2d("check", "story.yaml", "--model", "random", "--set", "video.num_frames=49")
+    assert result.exit_code == 0
+    result = m2d("check", "story.yaml", "--model", "random", "--set", "video.num_frames=41")
+    assert result.exit_code == 2
+    assert "41 is not 16k+1; use 33 or 49" in " ".join(result.stderr.split())

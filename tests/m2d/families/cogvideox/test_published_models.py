@@ -1,0 +1,69 @@
+"""One scene of every published model against the stock diffusers pipeline of the same folder and noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m2d import Story, StoryPipeline
+from m2d.families.registry import known_model
+from m2d.tasks.models import make_random
+from tests.m2d.families.cogvideox.stock import relative_rms, stock_latents
+
+# float32, two layers, four steps: measured 0.7e-6 to 1.2e-6.
+TOLERANCE = 1e-5
+SIZES = {"height": 48, "width": 80}
+FRAMES = {"cogvideox-2b": 9, "cogvideox-5b": 9, "cogvideox1.5-5b": 17}
+PROMPT, NEGATIVE = "a red hat jumps over the wall", "blue"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in FRAMES:
+        make_random(name, folder / name, is_tiny=True)
+    return folder
+
+
+def m2d_latents(folder: Path, scheduler: str, video: dict[str, int], **scene: Any) -> torch.Tensor:
+    sampling = {"num_inference_steps": 4, "guidance_scale": 6.0, "scheduler": scheduler}
+    story = Story(
+        title="One scene",
+        scenes=[{"prompt": PROMPT, "negative_prompt": NEGATIVE, **scene}],
+        sampling=sampling,
+        video=video,
+    )
+    return StoryPipeline.from_pretrained(folder)(story).latents[0]
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm"])
+@pytest.mark.parametrize("name", FRAMES)
+def test_one_scene_equals_the_stock_pipeline(models: Path, name: str, scheduler: str) -> None:
+    sizes = {**SIZES, "num_frames": FRAMES[name]}
+    found = m2d_latents(models / name, scheduler, sizes)
+    expected = stock_latents(
+        models / name,
+        scheduler,
+        tuple(found.shape),
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        num_inference_steps=4,
+        guidance_scale=6.0,
+        **sizes,
+    )
+    assert relative_rms(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_the_number_of_parameters_is_that_of_the_config(name: str) -> None:
+    from diffusers import CogVideoXTransformer3DModel
+
+    known = known_model(name)
+    assert known is not None
+    with torch.device("meta"):
+        # Their positions are tables, not parameters, and take seconds to compute.
+        model = CogVideoXTransformer3DModel(**{**known.transformer, "use_rotary_positional_embeddings": True})
+    assert sum(parameter.numel() for parameter in model.parameters()) == known.num_parameters
