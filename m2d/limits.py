@@ -8,6 +8,7 @@ from __future__ import annotations
 
 LARGEST_SIDE = 8192
 FASTEST_FPS = 240
+MOST_THREADS = 1024
 # A film's record is read into memory as text; ten thousand scenes need about this much.
 LONGEST_RECORD_BYTES = 16 << 20
 # The smallest packet with its entry in a container takes more than either: a still picture that is shown for

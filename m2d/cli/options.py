@@ -19,6 +19,7 @@ from m2d.cli.completion import backends, film_files, models, one_of, recipe_file
 from m2d.cli.completion import fields as fields_to_set
 from m2d.cli.results import pick, report_film, show_headline
 from m2d.errors import InputError
+from m2d.limits import MOST_THREADS
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult, RunOptions
@@ -70,6 +71,9 @@ DtypeOption = Annotated[
         help="Precision: float32, bfloat16 or float16.",
         autocompletion=one_of("float32", "bfloat16", "float16"),
     ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=MOST_THREADS, metavar="N", help="Number of CPU threads.")
 ]
 ArtifactsOption = Annotated[
     Path | None,
@@ -170,6 +174,7 @@ class FilmOptions:
     backend: BackendOption = None
     device: DeviceOption = None
     dtype: DtypeOption = None
+    threads: ThreadsOption = None
     artifacts: ArtifactsOption = None
     backend_option: BackendSettings = None
     settings: SetOption = None
@@ -207,10 +212,12 @@ class FilmOptions:
         )
 
     def run_options(self) -> RunOptions:
-        """Return the options that do not change the film."""
+        """Return the options that do not change the story."""
         from m2d.film.make import RunOptions
 
-        return RunOptions(draft=self.preview, **pick(self, "force", "resume", "save_previews"))
+        return RunOptions(
+            draft=self.preview, num_threads=self.threads, **pick(self, "force", "resume", "save_previews")
+        )
 
 
 def with_film_options(command: Callable[..., None]) -> Callable[..., None]:

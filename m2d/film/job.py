@@ -85,6 +85,14 @@ class FilmJob:
             made_by |= dict.fromkeys(plan.targets, index)
         return [made_by[number] for number in range(len(self.plan.scenes))]
 
+    @property
+    def threads_of_scenes(self) -> dict[int, int | None]:
+        """CPU threads of the run that made each scene; the first run's where that is not recorded."""
+        runs = self.film.runs if self.film is not None else ()
+        recorded = [None if run.machine is None else run.machine.num_threads for run in runs]
+        numbers = [*recorded, *(plan.num_threads for plan in self.plans)]
+        return {number: numbers[run] or numbers[len(runs)] for number, run in enumerate(self.made_by)}
+
     def kept(self, assembled: AssembledFilm) -> list[OutputScene]:
         """Return the scenes to write, crossfades blended; the first of them has no transition."""
         kept = range(len(assembled.scenes)) if self.keeps is None else self.keeps
@@ -157,7 +165,7 @@ def _assembled(
         latents_FCHW,
         runs=job.made_by,
         film=job.film,
-        decoder=pipeline.decoder(),
+        decoder=pipeline.decoder(job.threads_of_scenes),
         clock=clock,
         check_stop=observer.check_stop,
     )

@@ -30,6 +30,7 @@ from m2d.film.journal_contents import (
     window_bytes,
 )
 from m2d.film.journal_folder import (
+    MACHINES,
     MADE,
     STEP,
     Header,
@@ -92,6 +93,11 @@ class Journal:
     def resume_point(self) -> ResumePoint:
         """Return the finished windows and the last state, for the pipeline to resume from."""
         return ResumePoint(windows=tuple(self._contents.windows), state=self._contents.step)
+
+    @property
+    def num_threads(self) -> list[int]:
+        """CPU threads with which every run of the job began; empty if an earlier version began it."""
+        return [machine["num_threads"] for machine in self._header.request.get(MACHINES, ())]
 
     @property
     def output(self) -> PendingOutput | None:

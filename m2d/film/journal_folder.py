@@ -25,6 +25,8 @@ from m2d.video.run_folder import run_folder_of
 SCHEMA_VERSION = 1
 FOLDER = "journal"
 HEADER, STEP, MADE = "journal.json", "step.safetensors", "made.json"
+# The entry of a request that may differ in a resumed run.
+MACHINES = "machines"
 LONGEST_DOCUMENT_BYTES = 32 << 20
 _OURS = re.compile(r"(journal|made)\.json|(step|window-\d{3,})\.safetensors|made-[0-9a-f]{64}")
 _NO_DIGEST = "0" * 64
@@ -41,7 +43,7 @@ class Header:
 
     Attributes:
         journal: Random name of the run; every file of the journal carries it.
-        request: Everything the film depends on, as JSON.
+        request: Everything the film depends on, as JSON; `machines` holds the `MachineRecord` of each run.
         versions: Package to version; one entry for each set of versions that worked on the run.
         window_steps: Number of denoising steps of every window.
         force: Whether an existing film may be replaced.

@@ -21,6 +21,7 @@ from m2d.film.draft import draft_path, draw_draft
 from m2d.film.job import FilmJob, check_backend, make_scenes
 from m2d.film.journal import Journal, open_journal
 from m2d.film.journal_contents import PendingOutput
+from m2d.film.machine import report_threads, with_threads
 from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
@@ -38,19 +39,22 @@ from m2d.video.write import write_encoded
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """Options of a run that do not change the film.
+    """Options of a run that do not change its story.
 
     Attributes:
         force: Replace existing outputs.
         resume: Continue an unfinished run of the same film.
         save_previews: Draw the current estimate while denoising.
         draft: Draw a contact sheet after the first steps, before the others are taken.
+        num_threads: CPU threads, which change the last bits of the frames. None takes the number of the
+            unfinished run or of the film that the run starts from, and else as many as torch uses.
     """
 
     force: bool = False
     resume: bool = False
     save_previews: bool = False
     draft: bool = False
+    num_threads: int | None = None
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -107,6 +111,7 @@ def make_film(
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
     check_backend(job.plans, backend)
+    job = with_threads(job, [options.num_threads] * len(job.runs))
     records = [record_of(run.kind, run.plan) for run in job.runs]
     clock, stop = Clock(reporter), StopRequest()
     with (
@@ -123,6 +128,11 @@ def make_film(
         nameless_file(plan.output.absolute().parent) as scratch,
     ):
         check_disk_space(job.plans, job.film)
+        if journal.resumed and options.num_threads is None:
+            job = with_threads(job, journal.num_threads)
+            records = [record_of(run.kind, run.plan) for run in job.runs]
+        is_asked = options.num_threads is not None
+        report_threads(job, began_with=journal.num_threads, is_asked=is_asked, reporter=reporter)
         if not journal.resumed:
             _remove_pictures(plan.output)
         pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)

@@ -16,6 +16,7 @@ from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import remove_file
 from m2d.film.journal_contents import JournalContents, scan_journal
 from m2d.film.journal_folder import (
+    MACHINES,
     CorruptFileError,
     Header,
     discard,
@@ -60,7 +61,8 @@ def refuse_unfinished(film: Path) -> None:
 def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> tuple[Header, JournalContents]:
     """Resume the unfinished run of `film`; return its header and the verified contents of its journal.
 
-    The reporter receives how far the run got, and warnings about corrupt files and changed versions.
+    The reporter receives how far the run got, and warnings about corrupt files, other versions and another
+    processor.
 
     Raises:
         InputError: There is no run to resume, or its request is not the `wanted` one.
@@ -103,7 +105,8 @@ def _unfinished_header(film: Path, folder: Path) -> Header:
 
 def _check_same(film: Path, header: Header, wanted: Header) -> None:
     steps = [{"window_steps": list(run.window_steps)} for run in (header, wanted)]
-    differing = _differences(header.request, wanted.request) or _differences(*steps)
+    requests = [{**run.request, MACHINES: None} for run in (header, wanted)]
+    differing = _differences(*requests) or _differences(*steps)
     if differing:
         raise InputError(
             f"{film}: the unfinished run has another request: {_listed(_without_consequences(differing))}",
@@ -120,10 +123,14 @@ def _without_consequences(differing: Sequence[str]) -> list[str]:
 def _warn_of_versions(header: Header, wanted: Header, reporter: Reporter) -> None:
     (current,) = wanted.versions
     differing = [difference for earlier in header.versions for difference in _differences(earlier, current)]
+    machines = [run.request.get(MACHINES, ())[:1] for run in (header, wanted)]
+    for old, new in zip(*machines, strict=False):
+        # Threads are not compared: a resumed run keeps those that it began with.
+        differing += _differences({**old, "num_threads": None}, {**new, "num_threads": None})
     if differing:
         reporter.warn(
-            f"package versions changed since the run began: {_listed(differing)}; the film may differ "
-            "slightly from that of an uninterrupted run"
+            f"versions or processor changed since the run began: {_listed(list(dict.fromkeys(differing)))}; "
+            "frames may differ from those of an uninterrupted run"
         )
 
 

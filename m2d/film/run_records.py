@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.enlarging import Enlarging
 from m2d.film.context_frames import FRAMES, kept_frames_bytes
+from m2d.film.journal_folder import MACHINES
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.film.output_scenes import OutputScene
 from m2d.film.recipe_record import recipe_record
+from m2d.pipeline.machine import this_machine
 from m2d.recipe.plan import RunPlan
 from m2d.video.digests import array_digest
 from m2d.video.encode import encoding_id
@@ -31,6 +34,7 @@ def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
 
     Raises: as `build_run_record`.
     """
+    num_threads = plan.num_threads or torch.get_num_threads()
     return build_run_record(
         kind=kind,
         recipe=recipe_record(plan.recipe),
@@ -44,13 +48,18 @@ def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
             )
             for part in plan.windows
         ],
+        machine=this_machine(plan.device, num_threads=num_threads),
     )
 
 
 def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_new: bool) -> dict[str, Any]:
-    """Return everything a film depends on except package versions: a change of these is only a warning."""
+    """Return everything a film depends on except package versions.
+
+    A run that is resumed on another processor is warned about, and keeps its number of threads.
+    """
     return {
-        "runs": [record.model_dump(mode="json", exclude={"versions"}) for record in records],
+        "runs": [record.model_dump(mode="json", exclude={"versions", "machine"}) for record in records],
+        MACHINES: [record.machine.model_dump(mode="json") for record in records if record.machine],
         "film": None if film is None else _film_request(film),
         "only_new": only_new,
     }

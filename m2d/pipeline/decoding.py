@@ -20,6 +20,7 @@ from torch import Tensor
 
 from m2d.errors import M2DError, Remedy
 from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy, SceneVae
+from m2d.pipeline.machine import computing_with
 from m2d.progress import Reporter
 from m2d.video.joining import colour_map, recolour
 
@@ -41,9 +42,16 @@ class DecodingError(M2DError):
 class SceneDecoder:
     """Decodes scenes one by one; `strategy` worked last, and the next scene begins with it."""
 
-    def __init__(self, vae: Callable[[], SceneVae], *, reporter: Reporter) -> None:
-        """Load nothing yet; `vae` returns the same VAE at every call."""
+    def __init__(
+        self,
+        vae: Callable[[], SceneVae],
+        *,
+        reporter: Reporter,
+        num_threads: Mapping[int, int | None] = MappingProxyType({}),
+    ) -> None:
+        """Load nothing yet; `vae` returns the same VAE at every call, `num_threads` is that of each scene."""
         self._vae = vae
+        self._num_threads = num_threads
         self._reporter = reporter
         self.strategy: DecodeStrategy = "plain"
 
@@ -62,7 +70,7 @@ class SceneDecoder:
                 )
                 self.strategy = strategy
             try:
-                with vae.decoding(strategy, latents_FCHW):
+                with computing_with(self._num_threads.get(scene)), vae.decoding(strategy, latents_FCHW):
                     return vae.decode(latents_FCHW)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):

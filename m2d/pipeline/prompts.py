@@ -12,6 +12,7 @@ from torch import Tensor
 
 from m2d.families.loading import load_text
 from m2d.pipeline.decoding import free_cached
+from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import Observer
 from m2d.pipeline.window import is_guided, run_dtype
 from m2d.progress import Clock
@@ -32,26 +33,27 @@ class PromptEncoder:
         self._clock = clock
         self._stays_loaded = stays_loaded
         self._encoders: dict[torch.dtype, TextEncoder] = {}
-        self._embeds_BLD: dict[tuple[torch.dtype, str], Tensor] = {}
+        self._embeds_BLD: dict[tuple[torch.dtype, int | None, str], Tensor] = {}
 
     def encode(self, windows: Sequence[tuple[RunPlan, WindowPlan]], observer: Observer) -> None:
         """Encode the prompts of windows that are not encoded yet; `embeds` returns them."""
         source, device = windows[0][0].source, windows[0][0].device
         wanted = dict.fromkeys(
-            (run_dtype(plan), text) for plan, part in windows for text in _texts(plan, part)
+            (run_dtype(plan), plan.num_threads, text) for plan, part in windows for text in _texts(plan, part)
         )
         missing = [each for each in wanted if each not in self._embeds_BLD]
-        for dtype in dict.fromkeys(dtype for dtype, _ in missing):
-            prompts = [text for each, text in missing if each == dtype]
+        for dtype in dict.fromkeys(dtype for dtype, _, _ in missing):
+            prompts = [(num_threads, text) for each, num_threads, text in missing if each == dtype]
             if dtype not in self._encoders:
                 with self._clock.stage("load text encoder"):
                     self._encoders[dtype] = load_text(source, device=device, dtype=dtype)
             encoder = self._encoders[dtype]
             with self._clock.stage("encode prompts", total=len(prompts)) as progress:
                 # One at a time: with others in its batch, a prompt's embedding may differ in the last bits.
-                for prompt in prompts:
+                for num_threads, prompt in prompts:
                     observer.check_stop()
-                    self._embeds_BLD[dtype, prompt] = encoder.encode([prompt])
+                    with computing_with(num_threads):
+                        self._embeds_BLD[dtype, num_threads, prompt] = encoder.encode([prompt])
                     progress.advance()
             if not self._stays_loaded:
                 self._encoders.pop(dtype).release()
@@ -59,7 +61,8 @@ class PromptEncoder:
 
     def embeds(self, plan: RunPlan, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings of several prompts, one after the other along L."""
-        return torch.cat([self._embeds_BLD[run_dtype(plan), prompt] for prompt in prompts], dim=1)
+        run = run_dtype(plan), plan.num_threads
+        return torch.cat([self._embeds_BLD[*run, prompt] for prompt in prompts], dim=1)
 
     def forget(self) -> None:
         """Drop the embeddings of the run that ended."""

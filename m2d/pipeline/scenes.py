@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from m2d.diffusion.step_cache import StepCacheReport
 from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource
 from m2d.pipeline.decoding import SceneDecoder, free_cached
+from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
 from m2d.pipeline.prompts import PromptEncoder
 from m2d.pipeline.window import (
@@ -115,9 +117,12 @@ class ScenePipeline:
             self._vae = load_vae(self.source, device=self._device, dtype=torch.float32)
         return self._vae
 
-    def decoder(self) -> SceneDecoder:
-        """Return a decoder of this model's latents that starts with the fastest decode strategy."""
-        return SceneDecoder(self.vae, reporter=self.clock.reporter)
+    def decoder(self, num_threads: Mapping[int, int | None] = MappingProxyType({})) -> SceneDecoder:
+        """Return a decoder of this model's latents that starts with the fastest decode strategy.
+
+        `num_threads` gives CPU threads for scenes by their numbers.
+        """
+        return SceneDecoder(self.vae, reporter=self.clock.reporter, num_threads=num_threads)
 
     def release_transformer(self) -> None:
         """Free the transformer: decoding needs its memory."""
@@ -233,19 +238,23 @@ class _Run:
             for scene, clip in missing.items():
                 self._observer.check_stop()
                 self._frames[scene] = clip()
-                latents[scene] = self._parts.encode(self._frames[scene])
+                with computing_with(self._windows[0][0].num_threads):
+                    latents[scene] = self._parts.encode(self._frames[scene])
                 progress.advance()
         return latents
 
     def _run_windows(self, first: int, state: DenoiseState | None) -> None:
         steps = [self._num_steps(plan) for plan, _ in self._windows[first:]]
         stage = "denoise" if self._draft_share is None else "draft"
-        with self._parts.clock.stage("load transformer"):
-            self._prepare(*self._windows[first])
+        plan, part = self._windows[first]
+        with self._parts.clock.stage("load transformer"), computing_with(plan.num_threads):
+            self._prepare(plan, part)
         with self._parts.clock.stage(stage, total=sum(steps)) as progress:
             for index in range(first, len(self._windows)):
                 self._observer.check_stop()
-                window = self._denoise(index, resume=state if index == first else None, progress=progress)
+                resume = state if index == first else None
+                with computing_with(self._windows[index][0].num_threads):
+                    window = self._denoise(index, resume=resume, progress=progress)
                 self._add(window)
                 if self._observer.on_window is not None:
                     self._observer.on_window(window)

@@ -130,7 +130,7 @@ class StoryPipeline:
     ) -> StoryOutput:
         """Generate a story.
 
-        The same story, seed, device and library versions give the frames that `m2d.generate` writes.
+        The same story, seed, device, CPU threads, processor and versions give the frames of `m2d.generate`.
 
         Args:
             story: A `Story`, the fields of one, or the path of a recipe. Its `model` and `backend` fields are

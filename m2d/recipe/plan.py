@@ -95,6 +95,7 @@ class RunPlan:
         first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
         output: Path of the film; relative to the working directory.
         artifacts: Folder of exported graphs; None means the user's cache.
+        num_threads: CPU threads that compute the frames; None for as many as torch uses.
     """
 
     title: str
@@ -115,6 +116,7 @@ class RunPlan:
     first_scene: int = 0
     warnings: tuple[str, ...] = ()
     artifacts: Path | None = None
+    num_threads: int | None = None
 
     @property
     def backend_options(self) -> dict[str, str]:

@@ -52,7 +52,7 @@ scenes:
 
 # Scheduler, steps and guidance are the model's own unless they are set here.
 sampling:
-  seed: 7                    # the same seed on the same machine gives the same film
+  seed: 7                    # the same seed gives the same film on the same machine and threads
   # scheduler: ddim          # ddim, dpm, dpm++, euler or unipc
   # num_inference_steps: 25  # more steps are slower and give more detail
   # guidance_scale: 2.0      # 1 is no guidance; higher follows the prompt more closely

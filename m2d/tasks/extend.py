@@ -22,6 +22,7 @@ from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.journal_folder import CorruptFileError, read_request
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
+from m2d.film.machine import recorded_threads
 from m2d.film.make import FilmResult, RunOptions
 from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
@@ -128,6 +129,7 @@ def plan_extension(
         )
     existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene)
     plan = plan_on(recipe, source, existing, overrides=overrides)
+    plan = replace(plan, num_threads=recorded_threads(film.runs))
     keeps = range(len(film.scenes), len(plan.scenes)) if extension.only_new else None
     return FilmJob(runs=(PlannedRun(kind="extend", plan=plan),), film=film, keeps=keeps)
 

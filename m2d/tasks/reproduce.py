@@ -15,6 +15,7 @@ from m2d.families.source import ModelSource
 from m2d.film.inherit import model_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import read_provenance
+from m2d.film.machine import differences, recorded_threads
 from m2d.film.make import FilmResult, RunOptions
 from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
@@ -23,7 +24,6 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.video.provenance import Provenance, RunRecord
-from m2d.video.provenance_builder import installed_versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ def run(
 
     def plan() -> FilmJob:
         job = plan_reproduction(film, provenance, model=model, overrides=replace(overrides, out=output))
-        _report_differences(provenance, job.plan.source, reporter)
+        _report_differences(provenance, job.plan, reporter, num_threads=options.num_threads)
         return job
 
     result = plan_and_make(output, plan, find_backend=find_backend, reporter=reporter, options=options)
@@ -90,6 +90,7 @@ def plan_reproduction(
     for record in provenance.runs:
         before = runs[-1].plan if runs else None
         plan = _plan(film, record, source, before, overrides=overrides)
+        plan = replace(plan, num_threads=recorded_threads([record]))
         runs.append(PlannedRun(kind=record.kind, plan=plan))
     job = FilmJob(runs=tuple(runs))
     _check_scenes(film, provenance, job)
@@ -137,15 +138,13 @@ def _untrue(film: Path, what: str) -> InputError:
     return InputError(f"{film}: its provenance is wrong about its runs: {what}; use the original film")
 
 
-def _report_differences(provenance: Provenance, source: ModelSource, reporter: Reporter) -> None:
+def _report_differences(
+    provenance: Provenance, plan: RunPlan, reporter: Reporter, *, num_threads: int | None
+) -> None:
+    source = plan.source
     made_by = {run.model.digest for run in provenance.runs if run.model is not None}
     if made_by != {source.digest}:
         reporter.warn(f"the film was made with other weights than those of {source.name} here")
-    versions = installed_versions()
-    others = [
-        f"{name} {old} (here {versions.get(name, 'none')})"
-        for name, old in provenance.last_run.versions.items()
-        if versions.get(name) != old
-    ]
+    others = differences(provenance.runs, plan, num_threads=num_threads)
     if others:
-        reporter.note(f"the film was made with {', '.join(others)}")
+        reporter.warn(f"the film was made with {', '.join(others)}; frames may differ")

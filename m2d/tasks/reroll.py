@@ -16,6 +16,7 @@ from m2d.film.inherit import inherited_recipe, model_of, plan_on, recipe_scene
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import load_film, read_provenance
 from m2d.film.loaded_film import LoadedFilm
+from m2d.film.machine import recorded_threads
 from m2d.film.make import FilmResult, RunOptions
 from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
@@ -96,6 +97,7 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
         recipe = inherited_recipe(film, source, scenes=made, like=chosen, settings=overrides.settings)
         existing = ExistingFilm(scenes=scenes, chosen=chosen, first_scene=film.first_scene)
         plan = plan_on(recipe, source, existing, overrides=overrides)
+        plan = replace(plan, num_threads=recorded_threads(film.runs))
         runs.append(PlannedRun(kind="reroll", plan=plan))
         scenes = plan.scenes
     return FilmJob(runs=tuple(runs), film=film, hints=_unchanged_continuations(film, reroll.scenes))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from m2d.enlarging import UpscaleFilter
 from m2d.errors import InputError
 from m2d.joins import JoinKind
-from m2d.limits import LONGEST_RECORD_BYTES
+from m2d.limits import LONGEST_RECORD_BYTES, MOST_THREADS
 from m2d.video.digests import canonical_json, film_digest, text_digest
 from m2d.video.frame_times import SAME_RATE
 from m2d.video.printable import printable
@@ -71,6 +71,20 @@ class WindowRecord(_Record):
     layout_digest: str
 
 
+class MachineRecord(_Record):
+    """The machine that made a run's frames: models of its parts, never its name.
+
+    Attributes:
+        num_threads: CPU threads that torch computed with.
+        processor: Model, and the vector instructions that torch used: `AMD EPYC, AVX2`.
+        gpu: Model and version of CUDA; empty on the CPU.
+    """
+
+    num_threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]
+    processor: Annotated[str, Field(max_length=200)]
+    gpu: Annotated[str, Field(max_length=200)] = ""
+
+
 class RunRecord(_Record):
     """One run that made scenes of the film, with everything needed to repeat it.
 
@@ -80,6 +94,7 @@ class RunRecord(_Record):
         parameters: The resolved parameters; of external video, its name and spans.
         model: None for external video.
         windows: The passes, in order; empty for external video.
+        machine: None for external video, and in films of earlier versions.
     """
 
     kind: RunKind
@@ -88,6 +103,7 @@ class RunRecord(_Record):
     model: ModelRecord | None
     versions: dict[str, str]
     windows: tuple[WindowRecord, ...] = ()
+    machine: Annotated[MachineRecord | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class SceneRecord(_Record):

@@ -24,6 +24,7 @@ from m2d.video.printable import REPLACEMENT
 from m2d.video.privacy import last_part, local_names, refuse_private, without_folders
 from m2d.video.provenance import (
     SCHEMA_VERSION,
+    MachineRecord,
     ModelRecord,
     Provenance,
     RunKind,
@@ -33,6 +34,8 @@ from m2d.video.provenance import (
 )
 
 RECORDED_PACKAGES = ("m2d", "torch", "diffusers", "transformers", "numpy", "av", "imageio-ffmpeg")
+# Packages that compute a run's frames with one backend alone.
+_OF_BACKENDS = {"onnx": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt-cu13",)}
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -90,6 +93,7 @@ def build_run_record(
     parameters: Mapping[str, Any],
     model: ModelRecord | None,
     windows: Sequence[WindowRecord],
+    machine: MachineRecord | None = None,
 ) -> RunRecord:
     """Record one run with the versions of the installed packages; absolute paths are cut to their last part.
 
@@ -102,8 +106,9 @@ def build_run_record(
         "recipe": without_folders(dict(recipe)),
         "parameters": without_folders(dict(parameters)),
         "model": None if model is None else {"name": last_part(model.name), "digest": model.digest},
-        "versions": installed_versions(),
+        "versions": installed_versions(str(parameters.get("backend", ""))),
         "windows": [window.model_dump(mode="json") for window in windows],
+        **({} if machine is None else {"machine": machine.model_dump(mode="json")}),
     }
     return RunRecord.model_validate(_as_read(document))
 
@@ -155,10 +160,14 @@ def _as_read(document: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the versions of Python and of every package that can change a frame, without importing them."""
+def installed_versions(backend: str = "") -> dict[str, str]:
+    """Return the versions of Python and of every package that can change a frame, without importing them.
+
+    Args:
+        backend: Name of the backend that runs the transformer; packages of others are left out.
+    """
     versions = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
+    for package in (*RECORDED_PACKAGES, *_OF_BACKENDS.get(backend, ())):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

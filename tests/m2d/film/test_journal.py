@@ -172,7 +172,7 @@ def test_other_versions_are_warned_about_as_long_as_the_run_lasts(film: Path) ->
         told = RecordingReporter()
         assert resumed(film, versions=versions, reporter=told) == ACTIONS[0][1]
         (warning,) = told.warnings
-        assert warning.startswith("package versions changed since the run began: torch was")
+        assert warning.startswith("versions or processor changed since the run began: torch was")
 
 
 def test_the_request_can_be_read_without_asking_for_it_again(film: Path) -> None:

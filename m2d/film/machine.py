@@ -1,0 +1,93 @@
+"""The number of CPU threads that a job's runs compute with, and how this machine differs from a film's.
+
+Every run keeps its recorded number, so that the same frames come out; `m2d.pipeline.machine` applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from m2d.film.job import FilmJob
+from m2d.pipeline.machine import this_machine
+from m2d.progress import Reporter
+from m2d.recipe.plan import RunPlan
+from m2d.video.printable import printable
+from m2d.video.provenance import RunRecord
+from m2d.video.provenance_builder import installed_versions
+
+# Its version is recorded, but computes nothing.
+_NO_FRAMES = "python"
+_LONGEST_NAME = 200
+
+
+def recorded_threads(runs: Sequence[RunRecord]) -> int | None:
+    """Return the CPU threads of the newest run that records them."""
+    return next((run.machine.num_threads for run in reversed(runs) if run.machine is not None), None)
+
+
+def with_threads(job: FilmJob, numbers: Sequence[int | None]) -> FilmJob:
+    """Return the job with CPU threads for every run.
+
+    Args:
+        numbers: One for each run, or none; None takes that of its plan, and else as many as torch uses.
+    """
+    plans = [
+        replace(run.plan, num_threads=number or run.plan.num_threads or torch.get_num_threads())
+        for run, number in zip(job.runs, numbers or [None] * len(job.runs), strict=True)
+    ]
+    runs = tuple(replace(run, plan=plan) for run, plan in zip(job.runs, plans, strict=True))
+    return replace(job, runs=runs)
+
+
+def report_threads(job: FilmJob, *, began_with: Sequence[int], is_asked: bool, reporter: Reporter) -> None:
+    """Report CPU threads that are not those that torch is set to, or that an unfinished run began with.
+
+    Args:
+        began_with: CPU threads with which every run of the job began; empty if they are not known.
+        is_asked: Whether the number was asked for.
+    """
+    chosen = [plan.num_threads for plan in job.plans]
+    others = [number for number, now in zip(began_with, chosen, strict=False) if number != now]
+    if others:
+        reporter.warn(
+            f"the run began with {_threads(others[0])} and continues with {_threads(chosen[-1])}; frames may"
+            " differ from those of an uninterrupted run"
+        )
+    usual = torch.get_num_threads()
+    if not is_asked and set(chosen) != {usual}:
+        recorded = " and ".join(map(str, dict.fromkeys(chosen)))
+        plural = "s" * (recorded != "1")
+        reporter.note(f"computing with {recorded} CPU thread{plural}, as recorded; torch is set to {usual}")
+
+
+def differences(runs: Sequence[RunRecord], plan: RunPlan, *, num_threads: int | None = None) -> list[str]:
+    """Describe how versions and machine differ from those that made a film, each with both values.
+
+    Args:
+        runs: The film's runs.
+        plan: The plan of the last of them here.
+        num_threads: CPU threads that were asked for; None for those of each run.
+    """
+    versions = installed_versions(plan.backend)
+    machine = this_machine(plan.device, num_threads=num_threads or torch.get_num_threads())
+    found = []
+    for run in runs:
+        found += [
+            f"{name} {old} (here {versions.get(name, 'none')})"
+            for name, old in run.versions.items()
+            if name != _NO_FRAMES and versions.get(name) != old
+        ]
+        if run.machine is None:
+            continue
+        pairs = [(run.machine.processor, machine.processor), (run.machine.gpu, machine.gpu)]
+        found += [f"{old or 'no GPU'} (here {new or 'none'})" for old, new in pairs if old != new]
+        if num_threads not in (None, run.machine.num_threads):
+            found.append(f"{_threads(run.machine.num_threads)} (here {num_threads})")
+    return [printable(text, limit=_LONGEST_NAME) for text in dict.fromkeys(found)]
+
+
+def _threads(number: int | None) -> str:
+    return "1 CPU thread" if number == 1 else f"{number} CPU threads"

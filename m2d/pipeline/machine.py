@@ -1,0 +1,60 @@
+"""What frames depend on beside recipe, weights and versions: the number of CPU threads, processor and GPU.
+
+Sums are split by thread and by vector width, and float sums depend on their order.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from m2d.video.provenance import MachineRecord
+
+_CPU_INFO = Path("/proc/cpuinfo")
+# Names of processors are free text; one that looks like a path or an address is not recorded.
+_PLAIN_NAME = re.compile(r"[\w ().,+-]{1,80}", re.ASCII)
+
+
+@contextmanager
+def computing_with(num_threads: int | None) -> Iterator[None]:
+    """Let torch use `num_threads` CPU threads while the context lasts; None changes nothing."""
+    before = torch.get_num_threads()
+    if num_threads in (None, before):
+        yield
+        return
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def this_machine(device: str, *, num_threads: int) -> MachineRecord:
+    """Describe this machine: no name of it, only models of processor and GPU."""
+    gpu = ""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        gpu = f"{_plain(torch.cuda.get_device_name(device), other='GPU')}, CUDA {torch.version.cuda}"
+    processor = _plain(_processor_name(), other=platform.machine())
+    return MachineRecord(
+        num_threads=num_threads,
+        processor=f"{processor}, {torch.backends.cpu.get_cpu_capability()}",
+        gpu=gpu,
+    )
+
+
+def _processor_name() -> str:
+    if _CPU_INFO.is_file():
+        for line in _CPU_INFO.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                # "Some CPU @ 2.80GHz": the same chip runs at several rates.
+                return line.partition(":")[2].partition("@")[0].strip()
+    return platform.processor()
+
+
+def _plain(name: str, *, other: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) else other
