@@ -14,6 +14,11 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_UNAVAILABLE = 3
 EXIT_RESUMABLE = 75
+# What a library raises for a config or a file that it cannot use.
+LIBRARY_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 
 class Remedy(StrEnum):
@@ -159,3 +164,9 @@ class Interrupted(M2DError):
     """A signal stopped the run; it can be resumed."""
 
     exit_code = EXIT_RESUMABLE
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, or the error's name if it has none."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

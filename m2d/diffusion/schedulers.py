@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from m2d.errors import InputError
+from m2d.errors import LIBRARY_ERRORS, InputError, first_line
 
 # The name in recipes -> the diffusers class.
 SCHEDULERS: Mapping[str, str] = MappingProxyType(
@@ -83,6 +83,7 @@ def scheduler_from_config(config: Mapping[str, Any], name: str | None = None) ->
         raise SchedulerError(f"scheduler: got {name!r}, allowed: {', '.join(SCHEDULERS)}")
     own = _construct(own_class, config)
     check_scheduler(own)
+    _check_noise_levels(own)
     wanted_class = own_class if name is None else SCHEDULERS[name]
     if wanted_class == own_class:
         return own
@@ -116,6 +117,18 @@ def check_scheduler(scheduler: Any) -> None:
     if problems:
         kind = type(scheduler).__name__
         raise SchedulerError("\n".join(f"{kind}.{problem}" for problem in problems))
+
+
+def _check_noise_levels(scheduler: Any) -> None:
+    """Check that the signal's share falls from timestep to timestep, between 1 and 0."""
+    # Sigma-based classes replace the last value, which would be zero, by a small one.
+    cumprod_T = scheduler.alphas_cumprod
+    is_sound = bool(torch.isfinite(cumprod_T).all()) and 0 < float(cumprod_T[0]) <= 1
+    if not is_sound or float(cumprod_T.min()) < 0 or bool((cumprod_T[1:-1] > cumprod_T[:-2]).any()):
+        raise SchedulerError(
+            "scheduler/scheduler_config.json: the betas make noise levels that do not rise from 0 to 1; get "
+            "the file from the model's own folder"
+        )
 
 
 def set_timesteps(scheduler: Any, num_inference_steps: int) -> None:
@@ -158,8 +171,10 @@ def _construct(class_name: str, config: Mapping[str, Any]) -> Any:
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         return scheduler_class.from_config(settings)
-    except (TypeError, ValueError, RuntimeError) as error:  # NotImplementedError is a RuntimeError
-        raise SchedulerError(f"{class_name} cannot be built from its settings: {error}") from error
+    except LIBRARY_ERRORS as error:
+        raise SchedulerError(
+            f"{class_name} cannot be built from its settings: {first_line(error)}"
+        ) from error
 
 
 def _transferred_config(wanted_class: str, own: Any) -> dict[str, Any]:

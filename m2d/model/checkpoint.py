@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from m2d.errors import CheckpointError
+from m2d.errors import LIBRARY_ERRORS, CheckpointError, first_line
 from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import StoredTensor, find_weights, first_few
 from m2d.tensor_files import opened_tensors
@@ -46,8 +46,8 @@ def build_model(model_class: Any, path: Path, name: str, *, ignored: frozenset[s
     try:
         with init_empty_weights(include_buffers=False):
             return model_class(**{key: value for key, value in config.items() if key in known})
-    except (TypeError, ValueError, ZeroDivisionError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"{place}: describes no model that m2d can run: {error}") from error
+    except LIBRARY_ERRORS as error:
+        raise CheckpointError(f"{place}: describes no model that m2d can run: {first_line(error)}") from error
 
 
 def load_weights(

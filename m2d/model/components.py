@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from m2d.errors import CheckpointError
-from m2d.model.folder import find_file, find_weights, first_few, read_json
+from m2d.model.config_bounds import config_problems, least_parameters, table_values
+from m2d.model.folder import StoredTensor, find_file, find_weights, first_few, read_json
 
 INDEX_FILE = "model_index.json"
+_SMALL_TABLE, _LARGEST_TABLE_PER_PARAMETER = 1 << 24, 4
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
@@ -121,8 +124,35 @@ def _check_class(path: Path, name: str, classes: tuple[str, ...]) -> None:
 def _check_files(path: Path, name: str) -> None:
     if name == "tokenizer":
         tokenizer_file(path)
-    elif COMPONENTS[name].stem:
-        find_weights(path, name, COMPONENTS[name].stem)
+        return
+    _check_bounds(path, name)
+    if COMPONENTS[name].stem:
+        _check_count(path, name, find_weights(path, name, COMPONENTS[name].stem))
+
+
+def _check_bounds(path: Path, name: str) -> None:
+    place = path / name / COMPONENTS[name].config
+    problems = [f"{place}: {problem}" for problem in config_problems(name, read_config(path, name))]
+    if problems:
+        raise CheckpointError("\n".join(problems))
+
+
+def _check_count(path: Path, name: str, stored: Mapping[str, StoredTensor]) -> None:
+    """Compare what a config needs with the weights, before a model of that size is built."""
+    config, place = read_config(path, name), path / name / COMPONENTS[name].config
+    num_stored = sum(prod(tensor.shape) for tensor in stored.values())
+    least = least_parameters(name, config)
+    if least > num_stored:
+        raise CheckpointError(
+            f"{place}: describes a model of more than {least:,} parameters, the weights hold {num_stored:,}; "
+            "get both from one model"
+        )
+    num_values = table_values(config) if name == "transformer" else 0
+    if num_values > max(_SMALL_TABLE, _LARGEST_TABLE_PER_PARAMETER * num_stored):
+        raise CheckpointError(
+            f"{place}: sample_frames, sample_height and sample_width need a table of {num_values:,} "
+            f"positions, far more than {num_stored:,} parameters; get both from one model"
+        )
 
 
 @contextmanager
@@ -130,4 +160,6 @@ def _collecting(problems: list[str]) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        problems.append(str(error))
+        # Both checks of a component read its config.
+        if str(error) not in problems:
+            problems.append(str(error))

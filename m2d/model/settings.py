@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from m2d.errors import CheckpointError
+from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.masks import LayoutError, rule_of
 from m2d.model.folder import first_few, read_json
 from m2d.recipe.explain import explain
@@ -18,6 +19,13 @@ from m2d.recipe.schema import GuidanceScale, NumSteps, SchedulerName
 
 SETTINGS_FILE = "m2d.json"
 DEFAULT_MASK = "mask2dit"
+_MOST = {
+    "num_scenes": 1000,
+    "default_num_frames": 100_000,
+    "default_height": LARGEST_SIDE,
+    "default_width": LARGEST_SIDE,
+    "default_fps": FASTEST_FPS,
+}
 
 
 class SamplingDefaults(BaseModel):
@@ -70,7 +78,8 @@ def read_settings(path: Path) -> ModelSettings | None:
             f"{place}: unknown {first_few(entries.keys() - known)}; allowed: {first_few(known, limit=9)}"
         )
     numbers = {
-        name: whole_number(entries, name, place=place) for name in known - {"world", "mask", "sampling"}
+        name: whole_number(entries, name, place=place, most=_MOST[name])
+        for name in known - {"world", "mask", "sampling"}
     }
     if entries.get("world") not in (None, "puppet"):
         raise CheckpointError(f"{place}: world: {entries['world']!r} is unknown; allowed: 'puppet' or null")
@@ -97,8 +106,8 @@ def _sampling_of(entries: Mapping[str, Any], *, place: Path) -> SamplingDefaults
         raise CheckpointError("\n".join(str(problem) for problem in problems)) from error
 
 
-def whole_number(config: Mapping[str, Any], key: str, *, place: Path) -> int:
-    """Return a positive whole number of a config.
+def whole_number(config: Mapping[str, Any], key: str, *, place: Path, most: int = 1 << 20) -> int:
+    """Return a whole number of a config, from 1 to `most`.
 
     Raises:
         CheckpointError: It is missing or something else.
@@ -107,7 +116,7 @@ def whole_number(config: Mapping[str, Any], key: str, *, place: Path) -> int:
     # A ratio may be stored as 4.0.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= most:
         found = "missing" if key not in config else f"{value!r}"
-        raise CheckpointError(f"{place}: {key}: {found}; it must be a whole number from 1")
+        raise CheckpointError(f"{place}: {key}: {found}; it must be a whole number from 1 to {most:,}")
     return value

@@ -5,18 +5,21 @@ Owns the two tokenizer formats; needs neither torch nor transformers, so that `m
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2d.errors import CheckpointError, InputError
+from m2d.errors import CheckpointError, InputError, first_line
 from m2d.model.components import tokenizer_file
 from m2d.model.folder import read_json
 from m2d.reading import read_bytes
 
 # The tokenizer of T5-XXL, 32,000 tokens, has 2.4 MB as JSON.
 _MOST_BYTES = 64 << 20
+_GROUP, _LONGEST_PATTERN = "(", 100
 _UNKNOWN_TOKEN = "<unk>"
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
@@ -86,12 +89,10 @@ def read_tokenizer(path: Path, *, max_tokens: int) -> PromptTokenizer:
 def _from_json(file: Path, *, pad_token: str, max_tokens: int) -> PromptTokenizer:
     from tokenizers import Tokenizer
 
-    try:
-        tokenizer = Tokenizer.from_buffer(_content(file))
-    except Exception as error:  # the library raises plain Exception, whatever is wrong
-        raise CheckpointError(
-            f"{file}: not a tokenizer ({error}); the file is damaged, get it again"
-        ) from error
+    content = _content(file)
+    _check_parts(file, content)
+    with _library_errors(file):
+        tokenizer = Tokenizer.from_buffer(content)
     # What the file says about length would cut prompts without a word.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -99,8 +100,11 @@ def _from_json(file: Path, *, pad_token: str, max_tokens: int) -> PromptTokenize
     if pad_id is None:
         raise CheckpointError(f"{file}: has no padding token {pad_token!r}; it is not the tokenizer of a T5")
 
+    _check_ids(file, tokenizer.get_vocab().values())
+
     def ids_of(prompt: str) -> list[int]:
-        return list(tokenizer.encode(prompt).ids)
+        with _library_errors(file):
+            return list(tokenizer.encode(prompt).ids)
 
     unknown_id = tokenizer.token_to_id(_UNKNOWN_TOKEN)
     return PromptTokenizer(ids_of=ids_of, pad_id=pad_id, max_tokens=max_tokens, unknown_id=unknown_id)
@@ -113,15 +117,14 @@ def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
         raise CheckpointError(
             f"{file}: reading it needs the package sentencepiece; pip install sentencepiece"
         ) from error
-    try:
-        processor = SentencePieceProcessor(model_proto=_content(file))
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{file}: not a tokenizer ({error}); the file is damaged, get it again"
-        ) from error
+    content = _content(file)
+    with _library_errors(file):
+        processor = SentencePieceProcessor(model_proto=content)
+    _check_ids(file, (processor.get_piece_size() - 1, processor.eos_id()))
 
     def ids_of(prompt: str) -> list[int]:
-        return [*processor.encode(prompt), processor.eos_id()]
+        with _library_errors(file):
+            return [*processor.encode(prompt), processor.eos_id()]
 
     # T5's own vocabulary has its padding token at 0, where sentencepiece by default has none (-1).
     return PromptTokenizer(
@@ -130,6 +133,55 @@ def _from_sentencepiece(file: Path, *, max_tokens: int) -> PromptTokenizer:
         max_tokens=max_tokens,
         unknown_id=processor.unk_id(),
     )
+
+
+def _check_parts(file: Path, content: bytes) -> None:
+    """Reject a tokenizer whose patterns could take exponential time, or whose result depends on chance."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: not a tokenizer ({error}); get it again") from error
+    pending = [document]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, list):
+            pending += part
+        if not isinstance(part, dict):
+            continue
+        pending += [value for key, value in part.items() if key != "vocab"]
+        pattern = part.get("Regex")
+        # Repeated groups need one; those of T5 have none.
+        if isinstance(pattern, str) and (_GROUP in pattern or len(pattern) > _LONGEST_PATTERN):
+            raise CheckpointError(f"{file}: Regex: {pattern[:40]!r} is not supported; no T5 needs it")
+        if part.get("dropout"):
+            raise CheckpointError(f"{file}: dropout: {part['dropout']!r} would split words at random")
+
+
+def _check_ids(file: Path, ids: Collection[int]) -> None:
+    """Compare the tokens with the text encoder's vocabulary: it has no embedding for other ids."""
+    config = file.parents[1] / "text_encoder" / "config.json"
+    if not config.exists():
+        return
+    vocab_size = read_json(file.parents[1], "text_encoder/config.json").get("vocab_size")
+    largest, smallest = max(ids, default=0), min(ids, default=0)
+    if type(vocab_size) is int and not 0 <= smallest <= largest < vocab_size:
+        raise CheckpointError(
+            f"{file}: has tokens {smallest} to {largest}, but {config} has vocab_size {vocab_size}; get both "
+            "from one model"
+        )
+
+
+@contextmanager
+def _library_errors(file: Path) -> Iterator[None]:
+    """Turn whatever a tokenizer library raises into a CheckpointError."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the libraries raise plain Exception, and their panics are no Exception
+        raise CheckpointError(
+            f"{file}: not a tokenizer ({first_line(error)}); the file is damaged, get it again"
+        ) from error
 
 
 def _content(file: Path) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2d.errors import CheckpointError
+from m2d.errors import LIBRARY_ERRORS, CheckpointError, first_line
 from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.families.cogvideox.sampling import default_sampling
 from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
@@ -103,9 +103,9 @@ def _load_text(
     try:
         with init_empty_weights(include_buffers=False):
             model = T5EncoderModel(T5Config(**config, is_encoder_decoder=False, use_cache=False))
-    except (TypeError, ValueError, KeyError, StrictDataclassError) as error:
+    except (*LIBRARY_ERRORS, StrictDataclassError) as error:
         raise CheckpointError(
-            f"{path / 'text_encoder' / 'config.json'}: describes no T5 encoder: {error}"
+            f"{path / 'text_encoder' / 'config.json'}: describes no T5 encoder: {first_line(error)}"
         ) from error
     return T5TextEncoder(load_weights(model, path, "text_encoder", device=device, dtype=dtype), tokenizer)
 

@@ -13,7 +13,7 @@ from transformers import T5EncoderModel
 
 from m2d.errors import CheckpointError
 from m2d.families.family import TextEncoder
-from m2d.families.loading import load_scheduler, load_text, load_transformer, load_vae
+from m2d.families.loading import load_scheduler, load_text, load_tokenizer, load_transformer, load_vae
 from m2d.families.saving import save_model_folder, write_component, write_settings
 from m2d.families.source import ModelSource, resolve_model, settings_of
 from m2d.model.settings import ModelSettings
@@ -390,10 +390,6 @@ MISFITS: list[tuple[Callable[[Path], object], str]] = [
         r"missing: transformer_blocks.2.* and \d+ more",
     ),
     (
-        lambda f: edit_json(f / "transformer" / "config.json", num_layers="two"),
-        r"describes no model that m2d can run",
-    ),
-    (
         lambda f: edit_json(f / "transformer" / "config.json", sparse_attention=True),
         r"unknown sparse_attention; this is a variant that m2d does not know",
     ),
@@ -411,11 +407,11 @@ def test_weights_that_are_not_the_config_s_are_never_loaded_in_part(
 
 
 def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) -> None:
-    edit_json(folder / "text_encoder" / "config.json", vocab_size=7)
-    with pytest.raises(CheckpointError, match=r"shared.weight \[\d+, 16\] instead of \[7, 16\]"):
+    edit_json(folder / "text_encoder" / "config.json", vocab_size=70)
+    with pytest.raises(CheckpointError, match=r"shared.weight \[\d+, 16\] instead of \[70, 16\]"):
         load_text(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
     edit_json(folder / "text_encoder" / "config.json", vocab_size="many")
-    with pytest.raises(CheckpointError, match="describes no T5 encoder"):
+    with pytest.raises(CheckpointError, match="vocab_size: 'many' must be a whole number"):
         load_text(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
 
 
@@ -444,6 +440,61 @@ def test_a_name_that_is_no_folder_is_explained(name: str, message: str) -> None:
 def test_the_tiny_model_is_the_same_every_time(tiny_folder: Path, tmp_path: Path) -> None:
     again = build_tiny_model(tmp_path / "again")
     assert resolve_model(str(again)).digest == resolve_model(str(tiny_folder)).digest
+
+
+UNBOUNDED: list[tuple[str, dict[str, Any], str]] = [
+    ("transformer/config.json", {"num_layers": 10**18}, "num_layers: 1000000000000000000 must be a whole"),
+    ("transformer/config.json", {"num_layers": 250}, "of more than .* parameters, the weights hold"),
+    ("transformer/config.json", {"num_attention_heads": 0}, "num_attention_heads: 0 must be a whole number"),
+    (
+        "transformer/config.json",
+        {"use_rotary_positional_embeddings": False, "sample_frames": 4001, "sample_height": 800},
+        "sample_frames, sample_height and sample_width need a table of",
+    ),
+    ("vae/config.json", {"block_out_channels": [16384] * 3}, "of more than .* parameters"),
+    ("vae/config.json", {"scaling_factor": float("nan")}, "not valid JSON"),
+    ("vae/config.json", {"layers_per_block": "1"}, "layers_per_block: '1' must be a whole number"),
+    ("text_encoder/config.json", {"num_layers": 200, "d_ff": 60_000}, "of more than .* parameters"),
+    ("text_encoder/config.json", {"feed_forward_proj": 3}, "feed_forward_proj: 3 must be one of"),
+    ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**18}, "num_train_timesteps: 1000000"),
+    ("m2d.json", {"num_scenes": 10**18}, "num_scenes: 1000000000000000000; it must be"),
+    ("m2d.json", {"default_width": 10**7}, "default_width: 10000000; it must be"),
+]
+
+
+@pytest.mark.parametrize(("name", "entries", "message"), UNBOUNDED)
+def test_a_config_that_would_take_endless_work_is_rejected_by_its_file_and_key(
+    folder: Path, name: str, entries: dict[str, Any], message: str
+) -> None:
+    edit_json(folder / name, **entries)
+    with pytest.raises(CheckpointError, match=rf"{name}: .*{message}"):
+        resolve_model(str(folder))
+
+
+REPLACE = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}
+TOKENIZERS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (
+        lambda t: t.update(normalizer={"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}),
+        "Regex",
+    ),
+    (lambda t: t.update(normalizer={"type": "Nothing"}), "not a tokenizer"),
+    (lambda t: t["model"].update(dropout=0.5), "dropout: 0.5"),
+    (lambda t: t["model"]["vocab"].update({"far": 10**6}), "has tokens 0 to 1000000, but .* vocab_size"),
+    (lambda t: t["model"].update(vocab={"a": -1}), "not a tokenizer"),
+    (lambda t: t.clear(), "not a tokenizer"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), TOKENIZERS)
+def test_a_tokenizer_that_could_blow_up_is_rejected(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = folder / "tokenizer" / "tokenizer.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=rf"tokenizer.json: .*{message}"):
+        load_tokenizer(resolve_model(str(folder)))
 
 
 @pytest.mark.parametrize("kind", ODD_FILES)
