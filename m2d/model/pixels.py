@@ -9,9 +9,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from m2d.model.finite import check_finite
+
 
 def to_pixels(frames_PCHW: Tensor) -> npt.NDArray[np.uint8]:
-    """Turn frames in [-1, 1] into frames_PHWC of 0 to 255, rounded; values outside are clamped."""
+    """Turn a VAE's frames in [-1, 1] into frames_PHWC of 0 to 255, rounded; values outside are clamped.
+
+    Raises:
+        NotFiniteError: Some values are NaN or infinite.
+    """
+    check_finite(frames_PCHW, what="the VAE's output")
     scaled = (frames_PCHW.float().clamp(-1, 1) + 1) * 127.5
     pixels: npt.NDArray[np.uint8] = (
         scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

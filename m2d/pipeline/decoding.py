@@ -20,6 +20,7 @@ from torch import Tensor
 
 from m2d.errors import M2DError, Remedy
 from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy, SceneVae
+from m2d.model.finite import NotFiniteError
 from m2d.pipeline.machine import computing_with
 from m2d.progress import Reporter
 from m2d.video.joining import colour_map, recolour
@@ -32,11 +33,12 @@ _NEXT: Mapping[DecodeStrategy, str] = MappingProxyType(
     }
 )
 # What torch says where it raises no OutOfMemoryError: the CPU's allocator, CUDA's driver and libraries, C++.
+_KEPT = "No film was written; the latents are kept"
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "std::bad_alloc")
 
 
 class DecodingError(M2DError):
-    """No decode strategy has enough memory for the latents."""
+    """The VAE has too little memory for the latents, or makes no picture of them."""
 
 
 class SceneDecoder:
@@ -59,7 +61,7 @@ class SceneDecoder:
         """Decode scene number `scene`, from 0, to RGB frames; only `tiled` decoding changes them.
 
         Raises:
-            DecodingError: Every strategy ran out of memory.
+            DecodingError: Every strategy ran out of memory, or the frames are not finite or of one colour.
         """
         vae = self._vae()
         ways = self._ways(vae)
@@ -71,7 +73,9 @@ class SceneDecoder:
                 self.strategy = strategy
             try:
                 with computing_with(self._num_threads.get(scene)), vae.decoding(strategy, latents_FCHW):
-                    return vae.decode(latents_FCHW)
+                    return _checked(vae.decode(latents_FCHW), scene=scene)
+            except NotFiniteError as error:
+                raise DecodingError(f"scene {scene + 1}: {error}. {_KEPT}") from error
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -88,6 +92,16 @@ class SceneDecoder:
         first, *slower = DECODE_STRATEGIES[DECODE_STRATEGIES.index(self.strategy) :]
         is_on_cpu = vae.device.type == "cpu"
         return first, *(strategy for strategy in slower if not (strategy == "cpu" and is_on_cpu))
+
+
+def _checked(frames_PHWC: npt.NDArray[np.uint8], *, scene: int) -> npt.NDArray[np.uint8]:
+    if frames_PHWC[0].size > frames_PHWC.shape[-1] and not np.ptp(frames_PHWC, axis=(0, 1, 2)).any():
+        colour = ", ".join(map(str, frames_PHWC[0, 0, 0].tolist()))
+        raise DecodingError(
+            f"scene {scene + 1}: the VAE decoded every pixel to the one colour ({colour}); its weights or "
+            f"its scaling_factor are corrupt, get the model again. {_KEPT}"
+        )
+    return frames_PHWC
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from m2d.families.loading import load_text
+from m2d.model.finite import check_finite
 from m2d.pipeline.decoding import free_cached
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import Observer
@@ -53,7 +54,9 @@ class PromptEncoder:
                 for num_threads, prompt in prompts:
                     observer.check_stop()
                     with computing_with(num_threads):
-                        self._embeds_BLD[dtype, num_threads, prompt] = encoder.encode([prompt])
+                        embeds_BLD = encoder.encode([prompt])
+                    check_finite(embeds_BLD, what=f"the text encoder's output for {prompt[:40]!r}")
+                    self._embeds_BLD[dtype, num_threads, prompt] = embeds_BLD
                     progress.advance()
             if not self._stays_loaded:
                 self._encoders.pop(dtype).release()

@@ -26,6 +26,7 @@ from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource
+from m2d.model.finite import check_finite
 from m2d.pipeline.decoding import SceneDecoder, free_cached
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
@@ -180,8 +181,12 @@ class ScenePipeline:
         return DraftScenes(latents_FCHW=latents_FCHW, state=run.draft_states[0])
 
     def encode(self, frames_PHWC: np.ndarray) -> Tensor:
-        """Encode a scene's uint8 frames to latents_FCHW, float32 on the CPU."""
-        return self.vae().encode(frames_PHWC).cpu()
+        """Encode a scene's uint8 frames to latents_FCHW, float32 on the CPU.
+
+        Raises:
+            NotFiniteError: Some latents are NaN or infinite.
+        """
+        return check_finite(self.vae().encode(frames_PHWC).cpu(), what="the VAE's encoding of frames")
 
 
 class _Run:

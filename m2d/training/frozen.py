@@ -20,6 +20,7 @@ from m2d.diffusion.velocity import VelocitySchedule
 from m2d.families.loading import check_components, load_scheduler, load_text, load_tokenizer, load_vae
 from m2d.files import sha256_file
 from m2d.model.components import read_config
+from m2d.model.finite import check_finite
 
 if TYPE_CHECKING:
     from m2d.families.family import SceneVae, TextEncoder
@@ -108,18 +109,21 @@ class FrozenParts:
         pixels = frames_BPCHW[0, :, 0].numel()
         count = max(_PIXELS_AT_ONCE // pixels, 1) if self.vae.device.type == "cuda" else _CLIPS_AT_ONCE
         parts = torch.split(frames_BPCHW, count)
-        return torch.cat([self.vae.encode_clips(part).cpu() for part in parts])
+        latents_BFCHW = torch.cat([self.vae.encode_clips(part).cpu() for part in parts])
+        return check_finite(latents_BFCHW, what="the VAE's encoding of frames")
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts to embeddings BLD.
 
         Raises:
             PromptTooLong: A prompt has more than `max_text_tokens` tokens; prompts are never cut.
+            NotFiniteError: Some values are NaN or infinite.
         """
         starts = range(0, len(prompts), _PROMPTS_AT_ONCE)
-        return torch.cat(
+        embeds_BLD = torch.cat(
             [self.text.encode(prompts[start : start + _PROMPTS_AT_ONCE]).cpu() for start in starts]
         )
+        return check_finite(embeds_BLD, what="the text encoder's output")
 
 
 def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:

@@ -92,7 +92,9 @@ class FakeCodec:
         self.tried.append((scene, self.strategy))
         if self.tried[-1] in self.short:
             raise self.error()
-        return SimpleNamespace(sample=torch.full((1, 3, 8 * scene + 1, 32, 32), scene / 4))
+        sample = torch.full((1, 3, 8 * scene + 1, 32, 32), scene / 4)
+        sample[..., 0] = -1.0  # a picture of one colour would be refused
+        return SimpleNamespace(sample=sample)
 
     @property
     def strategy(self) -> DecodeStrategy:
@@ -310,3 +312,38 @@ def test_torchs_own_failure_to_allocate_is_recognised():
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(12)])
 def test_other_errors_are_not_taken_for_lack_of_memory(error):
     assert not is_out_of_memory(error)
+
+
+def with_nan(codec: Any) -> None:
+    torch.nn.init.constant_(codec.decoder.conv_out.conv.bias, torch.nan)
+
+
+def without_signal(codec: Any) -> None:
+    for parameter in codec.decoder.parameters():
+        torch.nn.init.zeros_(parameter)
+
+
+def with_zero_scale(codec: Any) -> None:
+    codec.register_to_config(scaling_factor=0.0)
+
+
+def in_half_precision(codec: Any) -> None:
+    torch.nn.init.constant_(codec.half().decoder.conv_out.conv.bias, torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (with_nan, r"scene 2: the VAE.s output is NaN or infinite in .* values, computed in float32"),
+        (with_zero_scale, "computed in float32; its weights or its config are corrupt; get the model again"),
+        (in_half_precision, "computed in float16; compute this part in float32"),
+        (without_signal, r"every pixel to the one colour \(128, 128, 128\)"),
+    ],
+)
+def test_what_is_no_picture_ends_the_run_before_anything_is_written(
+    damage: Callable[[Any], None], message: str
+) -> None:
+    codec = tiny_codec()
+    damage(codec)
+    with pytest.raises(DecodingError, match=rf"{message}.*No film was written; the latents are kept"):
+        decoder_of(codec).decode(latents_of(3), scene=1)

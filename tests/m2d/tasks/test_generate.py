@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.decoded_film import read_film
 from m2d.backend import BackendOptions, Denoiser
@@ -24,6 +25,7 @@ from m2d.film.disk_space import predicted_bytes
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.make import FilmResult, RunOptions
 from m2d.layout import SceneLayout
+from m2d.pipeline.decoding import DecodingError
 from m2d.progress import Reporter, SilentReporter, StageProgress
 from m2d.recipe.plan import RunPlan, plan_story
 from m2d.recipe.schema import Recipe
@@ -32,7 +34,7 @@ from m2d.tasks.generate import run
 from m2d.video.digests import array_digest, film_digest
 from m2d.video.run_folder import read_run
 from tests.m2d.model.tiny_model import build_tiny_model
-from tests.m2d.tasks.studio import Stopping
+from tests.m2d.tasks.studio import Stopping, open_studio
 
 STAGES = ("load text encoder", "encode prompts", "load transformer", "denoise", "decode", "write")
 
@@ -307,3 +309,15 @@ def test_what_is_written_down_of_a_run_holds_none_of_the_storys_words_twice(plan
         "device",
         "dtype",
     }
+
+
+def test_a_vae_that_makes_no_picture_writes_no_film_and_keeps_the_latents(tmp_path: Path) -> None:
+    studio = open_studio(tmp_path)
+    file = studio.source.path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["decoder.conv_out.conv.bias"].fill_(torch.nan)
+    save_file(weights, file)
+    with pytest.raises(DecodingError, match="scene 1: the VAE's output is NaN or infinite"):
+        studio.generate(1)
+    assert not studio.path("film").exists()
+    assert (journal_folder_of(studio.path("film")) / "window-000.safetensors").exists()
