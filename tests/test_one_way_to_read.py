@@ -40,6 +40,7 @@ MAY_OPEN = {
     ("m2d.lock", "os.open"): "for writing; opens a pipe without waiting, and locks nothing else",
     ("m2d.cli.streams", "os.open"): "the null device",
     ("m2d.video.open_film", "av.open"): "after the file was checked",
+    ("m2d.video.sound", "av.open"): "for writing, to memory",
     ("m2d.video.encode", "av.open"): "a nameless file of this process",
     ("m2d.video.write", "av.open"): "bytes in memory, and the film's own file",
     ("m2d.training.log", "self._path.open"): "for appending, to a file just written",

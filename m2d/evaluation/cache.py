@@ -10,8 +10,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from m2d.cache_root import cache_root
 from m2d.evaluation.frame_measures import FrameStatistics
@@ -19,6 +18,7 @@ from m2d.evaluation.measure import Instruments, SceneMeasures, StoryMeasures, me
 from m2d.evaluation.stories import VideoStory
 from m2d.files import sha256_file, write_bytes
 from m2d.folders import make_folder
+from m2d.tensor_files import load_arrays
 from m2d.video.digests import canonical_json, text_digest
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # Raise it when a measurement changes.
 _VERSION = 1
 _CUTS = "cuts"
+_LARGEST_BYTES = 1 << 30
 
 
 def measured(story: VideoStory, instruments: Instruments) -> StoryMeasures:
@@ -71,12 +72,12 @@ def _tensors(measures: StoryMeasures) -> dict[str, np.ndarray]:
 
 def _read(path: Path, instruments: Instruments, *, num_scenes: int) -> StoryMeasures | None:
     try:
-        tensors: dict[str, np.ndarray] = load(path.read_bytes())
+        tensors: dict[str, np.ndarray] = load_arrays(path, limit_bytes=_LARGEST_BYTES)
         scenes = tuple(_scene(tensors, number, instruments) for number in range(num_scenes))
         cuts = tuple(int(cut) for cut in tensors[_CUTS]) if _CUTS in tensors else None
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         logger.warning("%s: ignored, it is corrupt: %s", path.name, error)
         return None
     return StoryMeasures(scenes=scenes, cuts=cuts)

@@ -185,8 +185,8 @@ def config_problems(name: str, config: Mapping[str, Any]) -> Iterator[str]:
         if rules and (problem := rules.get(key, _anything)(value))
     ]
     yield from found
-    if not found:
-        yield from _RELATIONS.get(name, lambda _: iter(()))(config)
+    if not found and name in _RELATIONS:
+        yield from _RELATIONS[name](config)
 
 
 def least_parameters(name: str, config: Mapping[str, Any]) -> int:
