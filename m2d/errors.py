@@ -43,6 +43,7 @@ class Remedy(StrEnum):
     START_RUN = auto()
     RESUME_WITHOUT_PREVIEWS = auto()
     GIVE_MODEL = auto()
+    GET_NETWORKS = auto()
 
 
 class M2DError(Exception):

@@ -93,5 +93,7 @@ def _show(report: Report) -> None:
         floor = distance.frechet_floor.value
         rows.append(("Frechet distance", f"{distance.frechet:.4g}; two halves of the reference {floor:.4g}"))
     rows += [("not measured", note) for note in report.notes]
+    if any("lpips" in note for note in report.notes):
+        rows.append(("", "get it with `m2d models get lpips`"))
     show_gap()
     show_fields(rows, stderr=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2d.cli.completion import models as complete_models
+from m2d.cli.networks import get
 from m2d.cli.options import ReportJsonFlag, ResultJsonFlag
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Show the rules of models; write folders with random weights.")
 _COLUMNS = ("size", "frames", "fps", "tokens", "image", "weights", "licence")
+
+
+app.command("get")(get)
 
 
 @app.command("list")

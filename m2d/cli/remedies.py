@@ -50,6 +50,7 @@ _TEXTS = {
     Remedy.REPEAT_OR_DISCARD: "ask for the same, or discard it with --force, without --resume",
     Remedy.START_RUN: "start a run without --resume",
     Remedy.RESUME_WITHOUT_PREVIEWS: "resume with --resume and without --save-previews",
+    Remedy.GET_NETWORKS: "get it with `m2d models get NAME`",
     Remedy.GIVE_MODEL: "name that model with --model, or move the run folder away to use the film's frames",
 }
 

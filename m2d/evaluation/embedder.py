@@ -47,13 +47,15 @@ class Embedder(Protocol):
 
     Attributes:
         name: Name of the scores; the report prints it beside them.
-        extractors: The networks, by a short name.
         distance_name: Name of the features that set distances compare.
     """
 
     name: str
-    extractors: Mapping[str, Extractor]
     distance_name: str
+
+    @property
+    def extractors(self) -> Mapping[str, Extractor]:
+        """The networks, by a short name."""
 
     def similarity(self, features: Features) -> npt.NDArray[np.float64]:
         """Return how similar every pair of scenes is, (N, N), at most 1."""

@@ -10,11 +10,19 @@ from typing import Literal
 import numpy as np
 
 import m2d
-from m2d.errors import InputError, OutputError, Remedy
+from m2d.errors import CheckpointError, InputError, OutputError, Remedy
 from m2d.evaluation.cache import measured
 from m2d.evaluation.embedder import Embedder
 from m2d.evaluation.frechet import SetDistance, set_distance
+from m2d.evaluation.lpips import Lpips
 from m2d.evaluation.measure import Instruments, StoryMeasures, has_cut_detection
+from m2d.evaluation.natural_embedder import (
+    DISTANCE_NETWORKS,
+    PROMPT_NETWORKS,
+    VISUAL_NETWORKS,
+    NaturalEmbedder,
+)
+from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
 from m2d.evaluation.report import Report, as_html, as_json, as_markdown
 from m2d.evaluation.scores import features_of, figures, scene_rows, story_scores
@@ -78,7 +86,7 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     embedder = _embedder(plan, stories)
     if plan.reference and embedder is None:
         raise InputError("a reference is compared by features, so it needs an embedder", argument="reference")
-    instruments, notes = _instruments(embedder, stories)
+    instruments, notes = _instruments(plan, embedder, stories)
     done = _measure(stories, instruments, unread, reporter, stage="measure videos")
     known = _measure(reference, instruments, unread_reference, reporter, stage="measure reference")
     _check_found([story for story, _ in done], unread)
@@ -118,17 +126,44 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
             raise InputError(f"puppet films of different sizes ({found}); evaluate each size alone")
         height, width = sizes.pop()
         return load_puppet_embedder(height=height, width=width)
-    raise InputError("the scores of real videos need the networks efficientnet, i3d and minilm")
+    has_prompts = any(story.prompts for story in stories)
+    has_reference = plan.reference is not None
+    _check_networks(has_prompts=has_prompts, has_reference=has_reference)
+    return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
 
 
-def _instruments(embedder: Embedder | None, stories: Sequence[VideoStory]) -> tuple[Instruments, list[str]]:
+def _check_networks(*, has_prompts: bool, has_reference: bool) -> None:
+    needed = [
+        *VISUAL_NETWORKS,
+        *(PROMPT_NETWORKS if has_prompts else ()),
+        *(DISTANCE_NETWORKS if has_reference else ()),
+    ]
+    missing = missing_networks(list(dict.fromkeys(needed)))
+    if missing:
+        raise CheckpointError(
+            f"these scores need {' '.join(missing)}, which the cache does not hold",
+            remedy=Remedy.GET_NETWORKS,
+        )
+
+
+def _instruments(
+    plan: EvalPlan, embedder: Embedder | None, stories: Sequence[VideoStory]
+) -> tuple[Instruments, list[str]]:
     notes = []
+    has_lpips = not missing_networks(["lpips"])
+    if not has_lpips:
+        notes.append("LPIPS: the network lpips is not in the cache")
     finds_cuts = any(story.cuts for story in stories) and has_cut_detection()
     if any(story.cuts for story in stories) and not finds_cuts:
         notes.append("cut accuracy: it needs the package opencv-python-headless")
     if embedder and not any(story.prompts for story in stories):
         notes.append("semantic consistency and cross-talk: the videos hold no prompts, and none were given")
-    return Instruments(extractors=embedder.extractors if embedder else {}, finds_cuts=finds_cuts), notes
+    instruments = Instruments(
+        extractors=embedder.extractors if embedder else {},
+        pair=Lpips(device=plan.device) if has_lpips else None,
+        finds_cuts=finds_cuts,
+    )
+    return instruments, notes
 
 
 def _measure(
