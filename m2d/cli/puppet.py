@@ -56,6 +56,10 @@ def pack(
     transformer: Annotated[
         Path | None, typer.Option(help="Model folder of a finished training stage.")
     ] = None,
+    change: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="BEFORE AFTER", help="Add what a training changed between two model folders."),
+    ] = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the training recipes.")] = Path("recipes/training"),
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
@@ -73,6 +77,7 @@ def pack(
         base=base,
         classifier_run=reader,
         transformer=transformer,
+        change=change,
         out=out,
     )
     _write("model", pack(plan, make_reporter(quiet=quiet)), as_json=as_json)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, InputError
@@ -32,6 +32,7 @@ from m2d.training.state import load_run_average
 
 _NUM_SCENES = 3
 _FPS = 8
+_TRANSFORMER_FILE = "transformer/diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,8 @@ class PackPlan:
         vae_run: Run folder; as for the other parts, None takes the part of the base.
         base: Model folder for all parts without a run; it may lack an attribute classifier.
         transformer: Model folder of the transformer; None leaves the transformer to be trained.
+        change: Two model folders with transformers of the same sizes, before and after a training: what it
+            changed is added to the transformer (task arithmetic, arXiv 2212.04089).
         out: The new model folder; replaces an existing one.
     """
 
@@ -53,6 +56,7 @@ class PackPlan:
     base: Path | None = None
     classifier_run: Path | None = None
     transformer: Path | None = None
+    change: tuple[Path, Path] | None = None
 
 
 def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
@@ -60,7 +64,7 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
 
     Raises:
         CheckpointError: A run has no checkpoint that verifies, another recipe made it, or the transformer
-            does not fit VAE and text encoder.
+            does not fit VAE and text encoder, or the two of `change`.
         InputError: A run trained the VAE's decoder alone, and there is no base to take its encoder from.
         OutputError: The disk refused.
     """
@@ -105,11 +109,30 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
             # The transformer decides the number and the size of scenes.
             write_settings(part, settings_of(plan.transformer))
             copy_component(plan.transformer, "transformer", part)
+            if plan.change is not None:
+                _add_change(part, *plan.change)
         write_model_index(part)
         if plan.transformer is not None:
             # Raises if the transformer does not fit the VAE or the text encoder.
             resolve_model(str(part))
     return plan.out
+
+
+def _add_change(folder: Path, before: Path, after: Path) -> None:
+    """Add to a folder's transformer what a training changed from one model to another."""
+    path, relative = folder / _TRANSFORMER_FILE, Path(_TRANSFORMER_FILE)
+    weights, old, new = (load_file(each) for each in (path, before / relative, after / relative))
+    if not _shapes(weights) == _shapes(old) == _shapes(new):
+        raise CheckpointError(f"{after}: its transformer does not have the tensors of the one to be changed")
+    changed = {
+        name: (value.float() + new[name].float() - old[name].float()).to(value.dtype)
+        for name, value in weights.items()
+    }
+    write_bytes(path, save(changed, metadata={"format": "pt"}))
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in weights.items()}
 
 
 def _write_vae(folder: Path, recipe: VaeRecipe, run: Path, *, base: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from m2d.errors import CheckpointError, InputError, OutputBusy, RecipeError
 from m2d.families.cogvideox.transformer import SceneTransformer
@@ -307,3 +308,30 @@ def test_a_folder_packed_on_itself_keeps_its_reader(made: PackPlan, tmp_path: Pa
     before = (out / CLASSIFIER_FILE).read_bytes()
     pack(replace(made, out=out, base=out, vae_run=None, text_run=None, classifier_run=None), SilentReporter())
     assert (out / CLASSIFIER_FILE).read_bytes() == before
+
+
+def test_what_a_training_changed_is_added_to_another_transformer(
+    made: PackPlan, transformer: Path, tmp_path: Path
+) -> None:
+    trained = tmp_path / "trained"
+    shutil.copytree(transformer, trained)
+    file = trained / "transformer/diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 0.5}, file)
+    plan = replace(made, transformer=transformer)
+    plain = pack(replace(plan, out=tmp_path / "plain"), SilentReporter())
+    changed = pack(replace(plan, out=tmp_path / "changed", change=(transformer, trained)), SilentReporter())
+    before, after = (load_transformer(each, device="cpu", dtype=torch.float32) for each in (plain, changed))
+    moved = {key: (value - before.state_dict()[key]) for key, value in after.state_dict().items()}
+    assert torch.allclose(moved.pop(name), torch.tensor(0.5), atol=1e-3)
+    assert not any(each.any() for each in moved.values())
+
+
+def test_a_change_of_other_tensors_is_refused(made: PackPlan, transformer: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other/transformer"
+    other.mkdir(parents=True)
+    save_file({"weight": torch.zeros(2)}, other / "diffusion_pytorch_model.safetensors")
+    plan = replace(made, out=tmp_path / "model", transformer=transformer, change=(transformer, other.parent))
+    with pytest.raises(CheckpointError, match="does not have the tensors of the one to be changed"):
+        pack(plan, SilentReporter())
