@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from m2d.errors import CheckpointError
 from m2d.files import write_bytes
-from m2d.reading import memory_limit_bytes, read_text
+from m2d.reading import memory_limit_bytes, read_bytes
 from m2d.training.objective import TrainingBatch
 from m2d.training.processes import ALONE, Processes
 
@@ -40,12 +41,27 @@ class TrainingLog:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the complete events of a run's log; a last line cut short by a crash is ignored."""
+    """Return the complete events of a run's log; a last line cut short by a crash is ignored.
+
+    Raises:
+        CheckpointError: A line is not an event.
+    """
     path = run / FILE
     if not path.exists():
         return []
-    lines = read_text(path, limit_bytes=memory_limit_bytes(), encoding="ascii").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = read_bytes(path, limit_bytes=memory_limit_bytes()).decode("ascii", errors="replace")
+    lines = text.splitlines(keepends=True)
+    return [_event(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.endswith("\n")]
+
+
+def _event(line: str, place: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{place}: not JSON; remove the line") from error
+    if not isinstance(event, dict) or not isinstance(event.get("step"), int):
+        raise CheckpointError(f"{place}: not an event with a step; remove the line")
+    return event
 
 
 def _line(event: dict[str, Any]) -> str:
