@@ -1,6 +1,6 @@
 """Quality of the puppet model on held-out stories: prompts followed, and scenes that agree with each other.
 
-Run: `python -m benchmarks.quality [--model builtin:puppet|FOLDER] [--stories 60] [--steps 25]`. Writes
+Run: `python -m benchmarks.quality [--model builtin:puppet|FOLDER] [--stories 60]`. Writes
 `benchmarks/results/quality.json` and fails when a target is missed.
 
 Every story is generated jointly (with the mask the model was trained with, or `--mask`) and, from the same
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -221,9 +221,9 @@ def _parse() -> tuple[Measurement, Path]:
         help=f"weights of the attribute classifier; default: {CLASSIFIER_FILE} of the model",
     )
     parser.add_argument("--stories", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--scheduler", default="ddim")
+    parser.add_argument("--steps", type=int, help="default: the model's own, as for the next two")
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--scheduler")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--single", action="store_true", help="generate every scene alone")
     parser.add_argument("--changing", action="store_true", help="stories that change place or time")
@@ -233,15 +233,16 @@ def _parse() -> tuple[Measurement, Path]:
     source = resolve_model(given.model)
     if source.geometry.num_scenes < NUM_SCENES and not given.single:
         parser.error(f"{given.model} makes {source.geometry.num_scenes} scenes at once; add --single")
+    asked = {
+        "num_inference_steps": given.steps,
+        "guidance_scale": given.guidance,
+        "scheduler": given.scheduler,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
     what = Measurement(
         source=source,
         reader=given.reader or source.path / CLASSIFIER_FILE,
-        sampling=Sampling(
-            num_inference_steps=given.steps,
-            guidance_scale=given.guidance,
-            scheduler=given.scheduler,
-            device=given.device,
-        ),
+        sampling=replace(Sampling.of(source), device=given.device, **asked),
         num_stories=given.stories,
         is_single=given.single,
         is_changing=given.changing,
