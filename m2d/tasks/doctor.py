@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from m2d.errors import CheckpointError
+from m2d.errors import CheckpointError, M2DError
 from m2d.families.source import BUILTIN_MODELS, resolve_model
 from m2d.geometry import ModelGeometry
 from m2d.registry import available_backends
+from m2d.video.encode import encoder_version
 
 PACKAGES = (
     "m2d",
@@ -138,11 +139,9 @@ def _embedded_model(name: str) -> ModelReport:
 
 
 def _encoder_version() -> str:
-    import imageio_ffmpeg
-
     try:
-        return str(imageio_ffmpeg.get_ffmpeg_version())
-    except (RuntimeError, OSError):
+        return encoder_version()
+    except M2DError:
         return ""
 
 

@@ -97,9 +97,22 @@ def encoding_id() -> str:
     Raises:
         M2DError: There is no encoder.
     """
-    _encoder()
-    settings = [imageio_ffmpeg.get_ffmpeg_version(), _CONVERSION, *_CODEC, *_EXACT, STREAM_FORMAT]
+    settings = [encoder_version(), _CONVERSION, *_CODEC, *_EXACT, STREAM_FORMAT]
     return hashlib.sha256("\0".join(settings).encode()).hexdigest()
+
+
+def encoder_version() -> str:
+    """Return the version that the encoder reports.
+
+    Raises:
+        M2DError: There is no encoder, or it does not run.
+    """
+    encoder = _encoder()
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_version())
+    # The library reads the version from the program's output.
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        raise M2DError(f"the video encoder {encoder} does not run; install imageio-ffmpeg again") from error
 
 
 def encode_scene(

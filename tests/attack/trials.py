@@ -283,7 +283,7 @@ def run_trial(name: str, *, originals: Path, case: Path, seed: int) -> Result:
     canary = case.parent / "canary"
     canary.write_text(CANARY)
     trial = CLASSES[name](originals, case, random.Random(f"{name} {seed}"))
-    rooms = Rooms(case=case, readable=(originals,))
+    rooms = Rooms(case=case, readable=(originals, canary))
     ending = Guarded(trial.words, rooms, environment(cache) | trial.environment).wait()
     return Result(trial=trial, ending=ending, wrong=judge(ending, case))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from m2d.enlarging import UpscaleFilter
+from m2d.errors import M2DError
 from m2d.video import encode
 from m2d.video.encode import EncoderFailed, Picture, encode_scene
 
@@ -115,3 +116,10 @@ def test_a_filter_is_smooth_or_repeats_pixels(tmp_path: Path, name: UpscaleFilte
     (large_HWC,) = encode_scene([frame_HWC], picture, film=tmp_path / "film.mp4").frames(upscale=1)
     between = (large_HWC[20, :, 1] > 40) & (large_HWC[20, :, 1] < 215)
     assert (between.sum() >= 3) == is_smooth
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent"])
+def test_an_encoder_that_does_not_run_is_named(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", program)
+    with pytest.raises(M2DError, match=f"the video encoder {program} does not run"):
+        encode.encoder_version()
