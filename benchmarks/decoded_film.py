@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from m2d.video.crop_resize import Turn, turn_of
+from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError
 from m2d.video.pixels import display_matrix
 from m2d.video.provenance import Provenance
-from m2d.video.read import Chapter, FilmInfo, film_frames, probe
+from m2d.video.read import Chapter, FilmInfo, probe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from m2d.video.formats import VIDEO_SUFFIXES
+
 STORIES = (".yaml", ".yml")
-FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 _MOST_ENTRIES = 500
 
 
@@ -21,7 +22,7 @@ def recipe_files(incomplete: str) -> list[str]:
 
 def film_files(incomplete: str) -> list[str]:
     """Offer videos and folders."""
-    return _files(incomplete, FILMS)
+    return _files(incomplete, VIDEO_SUFFIXES)
 
 
 def models(incomplete: str) -> list[str]:

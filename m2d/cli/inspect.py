@@ -10,6 +10,7 @@ import typer
 
 from m2d.cli.completion import film_files
 from m2d.cli.results import pick
+from m2d.video.formats import FORMATS_IN_WORDS
 
 if TYPE_CHECKING:
     from m2d.tasks.inspect import Inspection
@@ -24,7 +25,7 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILM",
-            help="A film: MP4, MOV, MKV, WebM or AVI.",
+            help=f"A film: {FORMATS_IN_WORDS}.",
             autocompletion=film_files,
         ),
     ],
@@ -50,9 +51,7 @@ def _show(film: Path, inspection: Inspection) -> None:
     info, provenance = inspection.info, inspection.info.provenance
     show_heading(info.title or film.name)
     picture = f"{info.width}x{info.height} {info.codec}, {format_size(info.size_bytes)}"
-    length = (
-        f"{inspection.num_decoded_frames} frames, {float(inspection.num_decoded_frames / info.fps):.1f} s"
-    )
+    length = f"{inspection.num_decoded_frames} frames, {inspection.duration_s:.1f} s"
     rows = [("film", f"{film}, {picture}"), ("length", f"{length} at {float(info.fps):g} fps")]
     rows += [("sound", str(track)) for track in inspection.sound]
     if provenance is None:
@@ -149,6 +148,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
             pick(track, "codec", "channels", "sample_rate", "start_s", "duration_s", "language")
             for track in inspection.sound
         ],
+        "duration_s": inspection.duration_s,
         "frames_sha256": provenance.frames_sha256 if provenance else None,
         "pictures": {
             "state": inspection.pictures,

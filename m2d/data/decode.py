@@ -19,10 +19,11 @@ from PIL import Image
 
 from m2d.files import sha256_file
 from m2d.video.crop_resize import Turn, cover, turn_of
+from m2d.video.film_frames import film_frames
 from m2d.video.frame_times import is_steady, shown_times_s
 from m2d.video.open_film import FilmError, opened_film
 from m2d.video.pixels import display_matrix, is_high_dynamic_range, rgb_of
-from m2d.video.read import film_frames, pixel_aspect
+from m2d.video.read import pixel_aspect
 
 Fit = Literal["cover", "official"]
 # The display matrix's fixed-point 1, and the tolerance for a right angle.
@@ -134,16 +135,15 @@ def _scan(path: Path) -> VideoFacts | Broken:
     notes: list[str] = []
     with opened_film(path) as (_, stream):
         fps = stream.average_rate or stream.guessed_rate
-        num_indexed, width, height = stream.frames, stream.width, stream.height
+        width, height = stream.width, stream.height
     with contextlib.closing(film_frames(path, is_strict=True)) as frames:
         for frame in frames:
             if not timestamps_s:
                 notes = _notes(path, frame.picture)
             timestamps_s.append(float("nan") if frame.picture.time is None else frame.picture.time)
     if not fps or len(timestamps_s) < 2:
-        return Broken(reason=f"{_frames_in_words(len(timestamps_s))}; give a video, not a still picture")
-    if num_indexed and num_indexed != len(timestamps_s):
-        return Broken(reason=f"{_frames_in_words(len(timestamps_s))} of the {num_indexed} in its index")
+        found = f"{len(timestamps_s)} frame{'' if len(timestamps_s) == 1 else 's'}"
+        return Broken(reason=f"holds {found} that can be decoded; give a video, not a still picture")
     # Some files of raw streams have no timestamps at all.
     has_times = not np.isnan(timestamps_s).any()
     times_s = (
@@ -211,10 +211,6 @@ def _official(picture_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     # Pillow fills what lies outside the picture with black.
     return np.asarray(scaled.crop((left, top, left + width, top + height)))
-
-
-def _frames_in_words(count: int) -> str:
-    return f"holds {count} frame{'' if count == 1 else 's'} that can be decoded"
 
 
 def _reason(path: Path, error: BaseException) -> str:

@@ -16,14 +16,8 @@ from pathlib import Path
 from m2d.data.dataset_text import Problems, Shot, ShotGroup, counted, first_few
 from m2d.errors import DatasetError
 from m2d.reading import read_text
+from m2d.video.formats import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("3gp", "avi", "gif", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg"),
-        *("mts", "mxf", "ogv", "ts", "webm", "webp"),
-    )
-)
 CAPTION_SUFFIX = ".txt"
 _MOST_BYTES = 1 << 20
 

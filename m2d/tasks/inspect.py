@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.errors import InputError
+from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError
 from m2d.video.packets import cut_packets, read_packets
 from m2d.video.provenance import Provenance
-from m2d.video.read import FilmInfo, film_frames, probe
+from m2d.video.read import FilmInfo, probe
 from m2d.video.run_folder import read_run, run_folder_of
 from m2d.video.sound import SoundTrack, sound_tracks
 
@@ -38,6 +39,7 @@ class Inspection:
         info: The film's metadata, provenance included.
         sound: The sound tracks.
         num_decoded_frames: Number of frames that decode; it equals the number in the provenance.
+        duration_s: From the first frame until the last one ends.
         run_folder: State of the run folder.
         pictures: Whether the encoded pictures are unchanged; unknown without digests of them,
             as in films of others and of m2d's first version.
@@ -47,6 +49,7 @@ class Inspection:
     info: FilmInfo
     sound: tuple[SoundTrack, ...]
     num_decoded_frames: int
+    duration_s: float
     run_folder: RunFolderState
     pictures: PicturesState
     changed_scenes: tuple[int, ...]
@@ -64,7 +67,7 @@ def inspect_film(path: Path) -> Inspection:
     """
     info = probe(path)
     provenance = info.provenance
-    num_frames = _num_decoded(path)
+    num_frames, duration_s = _decoded(path, info)
     if provenance is not None:
         provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
     has_digests = provenance is not None and all(scene.packets_sha256 for scene in provenance.scenes)
@@ -73,19 +76,23 @@ def inspect_film(path: Path) -> Inspection:
         info=info,
         sound=sound_tracks(path),
         num_decoded_frames=num_frames,
+        duration_s=duration_s,
         run_folder=inspect_run_folder(path, provenance),
         pictures="unknown" if not has_digests else "changed" if changed else "as written",
         changed_scenes=changed,
     )
 
 
-def _num_decoded(path: Path) -> int:
-    """Count the frames that decode, one in memory at a time."""
+def _decoded(path: Path, info: FilmInfo) -> tuple[int, float]:
+    """Count the frames that decode, one in memory at a time, and measure how long they are shown."""
+    num_frames, start_s, end_s = 0, 0.0, None
     with contextlib.closing(film_frames(path)) as frames:
-        num_frames = sum(1 for _ in frames)
+        for frame in frames:
+            start_s = start_s if num_frames else frame.time_s
+            num_frames, end_s = num_frames + 1, frame.end_s
     if not num_frames:
         raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
-    return num_frames
+    return num_frames, float(num_frames / info.fps) if end_s is None else end_s - start_s
 
 
 def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,10 +26,14 @@ from m2d.video.cuts import (
     place_cuts,
     without_flashes,
 )
+from m2d.video.film_frames import FilmFrame, film_frames
 from m2d.video.frame_times import SAME_RATE, is_steady, nearest_frames, shown_times_s
 from m2d.video.open_film import FilmError, check_announced
 from m2d.video.pixels import display_matrix, is_high_dynamic_range
-from m2d.video.read import FilmFrame, FilmInfo, film_frames, probe
+from m2d.video.read import FilmInfo, probe
+
+# Of times in containers, in frames.
+_ROUNDING = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +106,7 @@ class _Scene:
     def num_there(self, *, fps: int) -> int:
         """Number of frames at `fps` per second that it holds, counted from its end."""
         # A time up to half a step before the first frame still takes that frame.
-        return math.floor(float(self.times_s[-1] - self.times_s[0]) * fps + 0.5) + 1
+        return math.floor((self._last_s(fps=fps) - float(self.times_s[0])) * fps + 0.5) + 1
 
     def num_shown(self, *, fps: int) -> int:
         """Number of frames at `fps` per second that show all of it, so that scenes keep their places."""
@@ -109,8 +114,21 @@ class _Scene:
 
     def picked(self, *, fps: int, num_frames: int) -> np.ndarray:
         """Numbers of the frames nearest to `num_frames` times that end with the scene's last frame."""
-        wanted_s = self.times_s[-1] - np.arange(num_frames)[::-1] / fps
+        wanted_s = self._last_s(fps=fps) - np.arange(num_frames)[::-1] / fps
         return self.first_frame + nearest_frames(self.times_s, wanted_s)
+
+    def _last_s(self, *, fps: int) -> float:
+        """Last of the times to take a frame at: the last frame may be shown for long."""
+        held_s = self.end_s - float(self.times_s[-1])
+        return float(self.times_s[-1]) + max(math.floor(held_s * fps + _ROUNDING) - 1, 0) / fps
+
+
+class _Times(NamedTuple):
+    """When each frame is shown, when the last one ends, and the frames that begin a scene."""
+
+    times_s: np.ndarray
+    end_s: float
+    detected: list[int]
 
 
 def read_external_video(
@@ -198,8 +216,7 @@ def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cove
 
 
 def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> list[_Scene]:
-    times_s, detected = _frame_times(path, cuts_s=cuts_s)
-    end_s = float(times_s[-1]) + _usual_step_s(times_s, info=info)
+    times_s, end_s, detected = _frame_times(path, info=info, cuts_s=cuts_s)
     # A container without a duration announces it by its timestamps.
     check_announced(path, num_frames=len(times_s), duration_s=end_s)
     if cuts_s is None:
@@ -219,16 +236,19 @@ def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> li
     ]
 
 
-def _frame_times(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndarray, list[int]]:
-    """Return the time of each frame, and detected cuts unless cuts are given."""
+def _frame_times(path: Path, *, info: FilmInfo, cuts_s: Sequence[float] | None) -> _Times:
+    """Decode the video once, and detect cuts unless cuts are given."""
     if cuts_s is not None:
         check_cuts(cuts_s)
     timestamps_s: list[float] = []
+    end_s: float | None = None
 
     def frames() -> Iterator[FilmFrame]:
+        nonlocal end_s
         with contextlib.closing(film_frames(path)) as decoded:
             for frame in decoded:
                 timestamps_s.append(frame.time_s)
+                end_s = frame.end_s
                 yield frame
 
     detected: list[int] = []
@@ -239,7 +259,10 @@ def _frame_times(path: Path, *, cuts_s: Sequence[float] | None) -> tuple[np.ndar
         )
     else:
         collections.deque(frames(), maxlen=0)
-    return shown_times_s(np.array(timestamps_s)), detected
+    times_s = shown_times_s(np.array(timestamps_s))
+    step_s = _usual_step_s(times_s, info=info)
+    last_s = 0.0 if end_s is None else end_s - timestamps_s[0]
+    return _Times(times_s, last_s if last_s > times_s[-1] else float(times_s[-1]) + step_s, detected)
 
 
 def _usual_step_s(times_s: np.ndarray, *, info: FilmInfo) -> float:

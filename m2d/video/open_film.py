@@ -6,7 +6,9 @@ Owns which files are opened and how large they may be; `read` decodes them.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -16,19 +18,15 @@ from av.video.stream import VideoStream
 from m2d.errors import InputError
 from m2d.limits import LARGEST_SIDE, announced_problem
 from m2d.reading import open_regular
+from m2d.video.formats import CODECS, DEMUXERS, FORMATS_IN_WORDS
 from m2d.video.printable import printable
+from m2d.video.webp import is_webp, webp_film
+from m2d.video.whole import is_whole
 
-MOV_FORMATS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2")
 _HEADER_BYTES = 8
-_LONG_HEADER_BYTES = 16
-MOST_BOXES = 10_000
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
 # A text playlist named like a film would make the library open other files and addresses.
-_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": f"{','.join(MOV_FORMATS)},matroska,webm,avi",
-}
-_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg"})
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)}
 # The exceptions that a corrupt file can make PyAV raise.
 _CORRUPT = (av.FFmpegError, ValueError, IndexError, OSError)
 
@@ -45,10 +43,9 @@ def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         FilmError: Not a video, incomplete, too large, or of a format that is not read.
     """
     _check_file(path)
-    # An absolute path is never taken for an address.
     with (
         refusing_corrupt(path),
-        av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace") as container,
+        av.open(_source(path), options=_OPTIONS, metadata_errors="replace") as container,
     ):
         yield container, _video_stream(path, container)
 
@@ -60,8 +57,18 @@ def refusing_corrupt(path: Path) -> Iterator[None]:
         yield
     except _CORRUPT as error:
         reason = "is cut off or corrupt" if _is_mov(path) else "is not a film that can be read"
-        allowed = "give a complete MP4, MOV, MKV, WebM or AVI file"
-        raise FilmError(f"{path}: {reason} ({_reason(error)}); {allowed}") from error
+        raise FilmError(
+            f"{path}: {reason} ({reason_of(error)}); give a complete {FORMATS_IN_WORDS} file"
+        ) from error
+
+
+def _source(path: Path) -> str | io.BytesIO:
+    if is_webp(path):
+        if is_whole(path, demuxer="webp") is False:
+            raise cut_off(path)
+        return webp_film(path)
+    # An absolute path is never taken for an address.
+    return str(path.absolute())
 
 
 def _check_file(path: Path) -> None:
@@ -73,15 +80,15 @@ def _check_file(path: Path) -> None:
         size_bytes = path.stat().st_size
         _is_mov(path)
     except OSError as error:
-        raise FilmError(f"{path}: cannot be opened: {_reason(error)}; give a file you may read") from error
+        raise FilmError(f"{path}: cannot be opened: {reason_of(error)}; give a file you may read") from error
     if not size_bytes:
         raise FilmError(f"{path}: has 0 bytes; give a video file")
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     # Checked first: a file whose end is missing may also lack its codec, its size or its video track.
-    if container.format.name.split(",")[0] in MOV_FORMATS and _ends_early(path):
-        raise FilmError(f"{path}: is cut off; its last part is missing, copy or download it again")
+    if is_whole(path, demuxer=container.format.name) is False:
+        raise cut_off(path)
     cover_image = av.stream.Disposition.attached_pic
     stream = next((video for video in container.streams.video if not video.disposition & cover_image), None)
     if stream is None:
@@ -89,8 +96,8 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
         raise FilmError(f"{path}: holds no video, only {others}; give a video file")
     # PyAV gives a stream no context when it knows no decoder for it, whatever the annotation says.
     codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
-    if codec not in _CODECS:
-        allowed = ", ".join(sorted(_CODECS))
+    if codec not in CODECS:
+        allowed = ", ".join(sorted(CODECS))
         raise FilmError(f"{path}: the codec {codec} is not read; convert it to one of {allowed}")
     if not (0 < stream.width <= LARGEST_SIDE and 0 < stream.height <= LARGEST_SIDE):
         raise FilmError(
@@ -98,6 +105,11 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
         )
     check_announced(path, num_frames=stream.frames, duration_s=(container.duration or 0) / av.time_base)
     return stream
+
+
+def cut_off(path: Path, detail: str = "its last part is missing") -> FilmError:
+    """Return the error for a file that ends before its container says."""
+    return FilmError(f"{path}: is cut off; {detail}, copy or download it again")
 
 
 def check_announced(path: Path, *, num_frames: int, duration_s: float) -> None:
@@ -111,7 +123,20 @@ def check_announced(path: Path, *, num_frames: int, duration_s: float) -> None:
         raise FilmError(f"{path}: {problem}; its header or its timestamps are wrong, give another copy")
 
 
-def _reason(error: BaseException) -> str:
+def frame_rate(container: InputContainer, stream: VideoStream) -> Fraction:
+    """Return the frame rate that the file announces.
+
+    Raises:
+        FilmError: It has none.
+    """
+    fps = stream.average_rate or stream.guessed_rate
+    if not fps:
+        raise FilmError(f"{container.name}: has no frame rate; give a video, not a still picture")
+    return fps
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the library's own words for an error, in printable characters."""
     return printable(str(getattr(error, "strerror", None) or error), limit=200)
 
 
@@ -119,29 +144,3 @@ def _is_mov(path: Path) -> bool:
     """Whether the file at `path` begins like an MP4 or MOV file."""
     with open_regular(path, limit_bytes=None) as file:
         return file.read(_HEADER_BYTES)[4:] in _FIRST_BOXES
-
-
-def _ends_early(path: Path) -> bool:
-    """Whether the MP4 or MOV file at `path` lacks its index or is shorter than its boxes say.
-
-    Decoders accept such a file and show the rest.
-    """
-    size_bytes = path.stat().st_size
-    position, kinds = 0, set()
-    with open_regular(path, limit_bytes=None) as file:
-        for _ in range(MOST_BOXES):
-            file.seek(position)
-            header = file.read(_LONG_HEADER_BYTES)
-            if len(header) < _HEADER_BYTES:
-                break
-            kinds.add(header[4:8])
-            length = int.from_bytes(header[:4], "big")
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            if length == 0:
-                # Length 0: the last box extends to the end of the file.
-                return b"moov" not in kinds
-            if length < _HEADER_BYTES:
-                return True
-            position += length
-    return position != size_bytes or b"moov" not in kinds

@@ -1,4 +1,4 @@
-"""Read a film: its metadata, its provenance, and its frames, all of them or some.
+"""Read a film: its metadata, its provenance, and some of its frames; `film_frames` decodes them all.
 
 Every function raises `FilmError` as `opened_film` does. P frames, H height, W width, C channels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,16 +15,12 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from m2d.video.open_film import FilmError, opened_film, refusing_corrupt
-from m2d.video.pixels import rgb_of
+from m2d.video.film_frames import film_frames
+from m2d.video.open_film import FilmError, frame_rate, opened_film
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, is_provenance, parse_provenance
-
-# A decoder left to itself conceals what it cannot read.
-_STRICT = {"err_detect": "+explode+crccheck+bitstream+buffer"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,30 +59,6 @@ class FilmInfo:
     has_sound: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FilmFrame:
-    """One decoded frame, not converted to RGB yet: most frames of a long film never are.
-
-    Attributes:
-        picture: The decoder's frame.
-    """
-
-    path: Path
-    time_s: float
-    picture: VideoFrame
-
-    def rgb(self, *, upscale: int) -> np.ndarray:
-        """Convert to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`."""
-        with refusing_corrupt(self.path):
-            return rgb_of(self.picture, upscale=upscale)
-
-    def thumbnail(self, *, side: int) -> np.ndarray:
-        """Convert to uint8 BGR, HWC, at most `side` pixels wide and high, aspect ratio not kept."""
-        width, height = min(self.picture.width, side), min(self.picture.height, side)
-        with refusing_corrupt(self.path):
-            return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
-
-
 def probe(path: Path) -> FilmInfo:
     """Read a film's metadata without decoding it.
 
@@ -99,14 +71,14 @@ def probe(path: Path) -> FilmInfo:
         if provenance:
             # Not every container has an index of its frames.
             num_frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-            fps = _fps(container, stream)
+            fps = frame_rate(container, stream)
             provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height, fps=fps)
             provenance.check_runs()
         return FilmInfo(
             codec=stream.codec_context.codec.canonical_name,
             width=stream.width,
             height=stream.height,
-            fps=_fps(container, stream),
+            fps=frame_rate(container, stream),
             num_frames=stream.frames,
             duration_s=(container.duration or 0) / av.time_base,
             size_bytes=path.stat().st_size,
@@ -116,21 +88,6 @@ def probe(path: Path) -> FilmInfo:
             pixel_aspect=pixel_aspect(stream),
             has_sound=bool(container.streams.audio),
         )
-
-
-def film_frames(path: Path, *, is_strict: bool = False) -> Generator[FilmFrame]:
-    """Decode a film frame by frame in display order, without keeping any.
-
-    Args:
-        is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
-    """
-    with opened_film(path) as (container, stream):
-        if is_strict:
-            stream.codec_context.options = _STRICT
-        for index, frame in enumerate(_decoded(path, container, stream)):
-            if is_strict and frame.picture.is_corrupt:
-                raise FilmError(f"{path}: frame {index} is corrupt; copy or download it again")
-            yield frame
 
 
 def read_spans(path: Path, spans: Sequence[range], *, upscale: int) -> list[np.ndarray]:
@@ -163,13 +120,6 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
     return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
 
 
-def _fps(container: InputContainer, stream: VideoStream) -> Fraction:
-    fps = stream.average_rate or stream.guessed_rate
-    if not fps:
-        raise FilmError(f"{container.name}: has no frame rate; give a video, not a still picture")
-    return fps
-
-
 def _chapters(container: InputContainer) -> tuple[Chapter, ...]:
     return tuple(
         Chapter(
@@ -185,15 +135,3 @@ def _provenance(tags: dict[str, str]) -> Provenance | None:
     # Other programs drop the tag of ours but keep the comment.
     texts = [tags[key] for key in ("m2d.recipe", "comment") if is_provenance(tags.get(key, ""))]
     return parse_provenance(texts[0]) if texts else None
-
-
-def _decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[FilmFrame]:
-    fps = _fps(container, stream)
-    for index, picture in enumerate(container.decode(stream)):
-        # A video may change its size between frames; the frames of a scene cannot.
-        if (picture.width, picture.height) != (stream.width, stream.height):
-            size = f"{picture.width}x{picture.height}"
-            raise FilmError(f"{path}: its size changes to {size} at frame {index}; use a video of one size")
-        # Some files of raw streams have no timestamps at all.
-        time_s = float(index / fps) if picture.time is None else picture.time
-        yield FilmFrame(path=path, time_s=time_s, picture=picture)

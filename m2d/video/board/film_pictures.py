@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.video.board.pictures import FrameGrid, GridPainter, StripePainter
+from m2d.video.film_frames import film_frames
 from m2d.video.provenance import Provenance, SceneRecord
-from m2d.video.read import FilmInfo, film_frames
+from m2d.video.read import FilmInfo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,8 @@ from m2d.joins import Join
 from m2d.video.board import film_pictures
 from m2d.video.board.film_pictures import paint_film
 from m2d.video.board.pictures import GridPainter, StripePainter
+from m2d.video.film_frames import FilmFrame, film_frames
 from m2d.video.provenance import ProvenanceError
-from m2d.video.read import FilmFrame, film_frames
 from tests.m2d.video.grown_films import grown, write_grown
 
 JOINS = {

@@ -1,0 +1,190 @@
+"""Decode a film frame by frame, and check that it is all there.
+
+Owns the decoding loop, what counts as damage, and when the last frame ends. P frames, H height, W width, C
+channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from m2d.video.open_film import FilmError, cut_off, frame_rate, opened_film, reason_of, refusing_corrupt
+from m2d.video.pixels import rgb_of
+from m2d.video.whole import announced_end_s, is_whole, reaches
+
+# A decoder left to itself conceals what it cannot read.
+_STRICT = {"err_detect": "+explode+crccheck+bitstream+buffer"}
+# Codecs whose packets are pictures. Others have packets that only help to decode, or repeat a picture.
+_PICTURE_PER_PACKET = frozenset(
+    {"h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "mpeg1video", "mpeg2video"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmFrame:
+    """One decoded frame, not converted to RGB yet: most frames of a long film never are.
+
+    Attributes:
+        end_s: When the next frame is shown, or the film ends; None where the file does not say.
+        picture: The decoder's frame.
+    """
+
+    path: Path
+    time_s: float
+    end_s: float | None
+    picture: VideoFrame
+
+    def rgb(self, *, upscale: int) -> np.ndarray:
+        """Convert to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`."""
+        with refusing_corrupt(self.path):
+            return rgb_of(self.picture, upscale=upscale)
+
+    def thumbnail(self, *, side: int) -> np.ndarray:
+        """Convert to uint8 BGR, HWC, at most `side` pixels wide and high, aspect ratio not kept."""
+        width, height = min(self.picture.width, side), min(self.picture.height, side)
+        with refusing_corrupt(self.path):
+            return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
+
+
+def film_frames(path: Path, *, is_strict: bool = False) -> Generator[FilmFrame]:
+    """Decode a film frame by frame in display order, without keeping any.
+
+    Packets that an edit list leaves out give no frame.
+
+    Args:
+        is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
+
+    Raises:
+        FilmError: As `opened_film`; or the film ends early, a packet is corrupt, or its size changes.
+    """
+    with opened_film(path) as (container, stream):
+        if is_strict:
+            stream.codec_context.options = _STRICT
+        reading = _Reading(path, container, stream, is_strict=is_strict)
+        last: FilmFrame | None = None
+        shortest_s = math.inf
+        for frame in reading.frames():
+            if last is not None:
+                shortest_s = min(shortest_s, frame.time_s - last.time_s)
+                yield replace(last, end_s=frame.time_s)
+            last = frame
+        reading.check()
+        if last is not None:
+            yield replace(last, end_s=_last_end_s(last, announced_end_s(container, stream), shortest_s))
+
+
+def _last_end_s(last: FilmFrame, announced_s: float | None, shortest_s: float) -> float | None:
+    ends_s = [end_s for end_s in (last.end_s, announced_s) if end_s is not None]
+    end_s = max(ends_s, default=last.time_s)
+    # Some programs leave it open or write the time of another rate.
+    is_known = end_s > last.time_s and (math.isinf(shortest_s) or end_s - last.time_s > 0.9 * shortest_s)
+    return end_s if is_known else None
+
+
+class _Reading:
+    """Decodes the packets of one film and counts what they give."""
+
+    def __init__(
+        self, path: Path, container: InputContainer, stream: VideoStream, *, is_strict: bool
+    ) -> None:
+        self._path, self._container, self._stream, self._is_strict = path, container, stream, is_strict
+        self._num_packets = self._num_frames = 0
+        self._end_s = 0.0
+        self._first_key: int | None = None
+        # Timestamps of packets that have to give a picture, and that have given none yet.
+        self._missing: set[int] = set()
+        self._num_expected = 0
+
+    def frames(self) -> Iterator[FilmFrame]:
+        """Decode all frames; the end of each is its own duration, if the file has one."""
+        fps = frame_rate(self._container, self._stream)
+        size = (self._stream.width, self._stream.height)
+        for picture in self._pictures():
+            # A video may change its size between frames; the frames of a scene cannot.
+            if (picture.width, picture.height) != size:
+                found = f"{picture.width}x{picture.height}"
+                at = f"at frame {self._num_frames}"
+                raise FilmError(f"{self._path}: its size changes to {found} {at}; use a video of one size")
+            # Some files of raw streams have no timestamps at all.
+            time_s = float(self._num_frames / fps) if picture.time is None else picture.time
+            end_s = time_s + float(picture.duration * picture.time_base) if picture.duration else None
+            if self._is_strict and picture.is_corrupt:
+                raise self._corrupt(self._num_frames, time_s)
+            self._num_frames += 1
+            yield FilmFrame(path=self._path, time_s=time_s, end_s=end_s, picture=picture)
+
+    def check(self) -> None:
+        """Check, after the last frame, that the file was read as far as its container says.
+
+        Raises:
+            FilmError: It ends early; or, if strict, a packet that is to be shown gave no picture.
+        """
+        stream = self._stream
+        if self._num_packets < len(stream.index_entries):
+            self._check_index()
+        announced_s = announced_end_s(self._container, stream)
+        is_told = is_whole(self._path, demuxer=self._container.format.name) is not None
+        if announced_s and not is_told and not reaches(announced_s=announced_s, read_s=self._end_s):
+            raise cut_off(self._path, f"it announces {announced_s:.1f} s and holds {self._end_s:.1f} s")
+        num_lost = self._num_expected - self._num_frames
+        if (
+            self._is_strict
+            and num_lost > 0
+            and stream.codec_context.codec.canonical_name in _PICTURE_PER_PACKET
+        ):
+            place = min(self._missing, default=0) * (stream.time_base or 0)
+            raise FilmError(
+                f"{self._path}: {num_lost} of {self._num_expected} frames give no picture, the first at"
+                f" {float(place):.1f} s; copy or download it again"
+            )
+
+    def _check_index(self) -> None:
+        size_bytes = self._path.stat().st_size
+        entries = self._stream.index_entries
+        num_there = sum(entry.pos + entry.size <= size_bytes for entry in entries)
+        if num_there < len(entries):
+            raise cut_off(self._path, f"{num_there} of {len(entries)} frames in its index are there")
+
+    def _pictures(self) -> Iterator[VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            self._note(packet)
+            try:
+                pictures = self._stream.decode(packet)
+            except av.FFmpegError as error:
+                self._check_index()
+                time_s = float((packet.pts or 0) * packet.time_base)
+                raise self._corrupt(self._num_frames, time_s, cause=error) from error
+            for picture in pictures:
+                self._missing.discard(picture.pts)
+                yield picture
+
+    def _note(self, packet: Packet) -> None:
+        if not packet.size:
+            return
+        self._num_packets += 1
+        if packet.pts is not None:
+            self._end_s = max(self._end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if self._first_key is None and packet.is_keyframe:
+            self._first_key = packet.pts or 0
+        # Pictures before the first key frame need others that were cut away; some have no time any more.
+        if packet.is_discard or packet.pts is None or self._first_key is None or packet.pts < self._first_key:
+            return
+        self._num_expected += 1
+        self._missing.add(packet.pts)
+
+    def _corrupt(self, number: int, time_s: float, *, cause: av.FFmpegError | None = None) -> FilmError:
+        reason = f" ({reason_of(cause)})" if cause else ""
+        time_s -= float((self._stream.start_time or 0) * (self._stream.time_base or 0))
+        return FilmError(
+            f"{self._path}: frame {number}, at {time_s:.1f} s, is corrupt{reason}; copy or download it again"
+        )

@@ -1,0 +1,84 @@
+"""Animated WebP, which FFmpeg does not read: decoded by Pillow into a lossless film in memory.
+
+Owns the limits of that film; `open_film` reads it like any other.
+"""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from m2d.limits import LARGEST_SIDE
+from m2d.reading import open_regular
+
+# Pixels of all frames together: some minutes at the size of web pages, and seconds of work.
+MOST_PIXELS = 1 << 30
+_TICK = Fraction(1, 1000)
+
+
+def is_webp(path: Path) -> bool:
+    """Whether the file begins like a WebP picture or animation."""
+    with open_regular(path, limit_bytes=None) as file:
+        head = file.read(12)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+
+
+def webp_film(path: Path) -> io.BytesIO:
+    """Return the animation as a Matroska file of FFV1 frames, each shown as long as the file says.
+
+    Raises:
+        ValueError: It is no animation, or has too many pixels.
+        OSError: It cannot be read, or is cut off.
+    """
+    try:
+        # Pillow takes no other format for it, whatever the file is by now.
+        with Image.open(path, formats=["WEBP"]) as animation:
+            return _film(animation)
+    except (EOFError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error) or "it is corrupt") from error
+
+
+def _film(animation: Image.Image) -> io.BytesIO:
+    film = io.BytesIO()
+    with av.open(film, "w", format="matroska") as container:
+        num_frames, (width, height) = getattr(animation, "n_frames", 1), animation.size
+        if num_frames < 2:
+            raise ValueError("a still picture, not an animation")
+        if max(width, height) > LARGEST_SIDE or num_frames * width * height > MOST_PIXELS:
+            raise ValueError(f"{num_frames} frames of {width}x{height} pixels are too many for WebP")
+        animation.load()
+        stream = container.add_stream("ffv1", rate=Fraction(1000, _duration_ms(animation)))
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        stream.time_base = stream.codec_context.time_base = _TICK
+        start_ms = 0
+        for number in range(num_frames):
+            animation.seek(number)
+            picture_HWC = np.asarray(_on_white(animation))
+            duration_ms = _duration_ms(animation)
+            frame = av.VideoFrame.from_ndarray(picture_HWC, format="rgb24")
+            frame.pts, frame.time_base = start_ms, _TICK
+            for packet in stream.encode(frame):
+                packet.duration = duration_ms
+                container.mux(packet)
+            start_ms += duration_ms
+        container.mux(stream.encode())
+    film.seek(0)
+    return film
+
+
+def _duration_ms(picture: Image.Image) -> int:
+    return max(round(picture.info.get("duration", 0)), 1)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Return the picture as a page shows it where it is transparent."""
+    if "A" not in picture.getbands():
+        return picture.convert("RGB")
+    page = Image.new("RGBA", picture.size, "white")
+    page.alpha_composite(picture.convert("RGBA"))
+    return page.convert("RGB")
