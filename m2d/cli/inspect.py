@@ -54,6 +54,7 @@ def _show(film: Path, inspection: Inspection) -> None:
     length = f"{inspection.num_decoded_frames} frames, {inspection.duration_s:.1f} s"
     rows = [("film", f"{film}, {picture}"), ("length", f"{length} at {float(info.fps):g} fps")]
     rows += [("sound", str(track)) for track in inspection.sound]
+    rows += [("reading", note) for note in inspection.notes]
     if provenance is None:
         rows.append(("origin", "unknown: no provenance of m2d in this film"))
         rows += [("chapter", f"{chapter.start_s:.1f} s  {chapter.title}") for chapter in info.chapters]
@@ -149,6 +150,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
             for track in inspection.sound
         ],
         "duration_s": inspection.duration_s,
+        "notes": inspection.notes,
         "frames_sha256": provenance.frames_sha256 if provenance else None,
         "pictures": {
             "state": inspection.pictures,

@@ -28,6 +28,7 @@ from m2d.video.read import pixel_aspect
 Fit = Literal["cover", "official"]
 # The display matrix's fixed-point 1, and the tolerance for a right angle.
 _ONE, _SAME_PLACE = 1 << 16, 0.01
+_VARYING = "its frame rate varies: frames are taken by their times"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +134,7 @@ def _scan(path: Path) -> VideoFacts | Broken:
     sha256 = sha256_file(path) if path.is_file() else ""
     timestamps_s: list[float] = []
     notes: list[str] = []
+    treated: tuple[str, ...] = ()
     with opened_film(path) as (_, stream):
         fps = stream.average_rate or stream.guessed_rate
         width, height = stream.width, stream.height
@@ -140,6 +142,7 @@ def _scan(path: Path) -> VideoFacts | Broken:
         for frame in frames:
             if not timestamps_s:
                 notes = _notes(path, frame.picture)
+            treated = frame.notes
             timestamps_s.append(float("nan") if frame.picture.time is None else frame.picture.time)
     if not fps or len(timestamps_s) < 2:
         found = f"{len(timestamps_s)} frame{'' if len(timestamps_s) == 1 else 's'}"
@@ -158,7 +161,11 @@ def _scan(path: Path) -> VideoFacts | Broken:
         times_s=() if has_one_rate else tuple(map(float, times_s)),
         width=width,
         height=height,
-        notes=(*notes, *([] if has_one_rate else ["its frame rate varies: frames are taken by their times"])),
+        notes=(
+            *notes,
+            *treated,
+            *([] if has_one_rate else ["its frame rate varies: frames are taken by their times"]),
+        ),
     )
 
 

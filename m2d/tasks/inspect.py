@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from m2d.errors import InputError
 from m2d.video.film_frames import film_frames
@@ -40,6 +40,7 @@ class Inspection:
         sound: The sound tracks.
         num_decoded_frames: Number of frames that decode; it equals the number in the provenance.
         duration_s: From the first frame until the last one ends.
+        notes: How the film is read, if it is not read as it is.
         run_folder: State of the run folder.
         pictures: Whether the encoded pictures are unchanged; unknown without digests of them,
             as in films of others and of m2d's first version.
@@ -50,6 +51,7 @@ class Inspection:
     sound: tuple[SoundTrack, ...]
     num_decoded_frames: int
     duration_s: float
+    notes: tuple[str, ...]
     run_folder: RunFolderState
     pictures: PicturesState
     changed_scenes: tuple[int, ...]
@@ -67,7 +69,7 @@ def inspect_film(path: Path) -> Inspection:
     """
     info = probe(path)
     provenance = info.provenance
-    num_frames, duration_s = _decoded(path, info)
+    num_frames, duration_s, notes = _decoded(path, info)
     if provenance is not None:
         provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
     has_digests = provenance is not None and all(scene.packets_sha256 for scene in provenance.scenes)
@@ -77,22 +79,31 @@ def inspect_film(path: Path) -> Inspection:
         sound=sound_tracks(path),
         num_decoded_frames=num_frames,
         duration_s=duration_s,
+        notes=notes,
         run_folder=inspect_run_folder(path, provenance),
         pictures="unknown" if not has_digests else "changed" if changed else "as written",
         changed_scenes=changed,
     )
 
 
-def _decoded(path: Path, info: FilmInfo) -> tuple[int, float]:
+class _Decoded(NamedTuple):
+    num_frames: int
+    duration_s: float
+    notes: tuple[str, ...]
+
+
+def _decoded(path: Path, info: FilmInfo) -> _Decoded:
     """Count the frames that decode, one in memory at a time, and measure how long they are shown."""
     num_frames, start_s, end_s = 0, 0.0, None
+    notes: tuple[str, ...] = ()
     with contextlib.closing(film_frames(path)) as frames:
         for frame in frames:
             start_s = start_s if num_frames else frame.time_s
-            num_frames, end_s = num_frames + 1, frame.end_s
+            num_frames, end_s, notes = num_frames + 1, frame.end_s, frame.notes
     if not num_frames:
         raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
-    return num_frames, float(num_frames / info.fps) if end_s is None else end_s - start_s
+    duration_s = float(num_frames / info.fps) if end_s is None else end_s - start_s
+    return _Decoded(num_frames, duration_s, notes)
 
 
 def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:

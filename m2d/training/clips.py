@@ -29,6 +29,7 @@ from m2d.training.cache import gathered
 from m2d.training.content_store import ContentStore, content_key
 from m2d.training.frozen import FrozenParts
 from m2d.training.recipe import DataRecipe
+from m2d.video.treatment import READING
 
 _KEPT = "while encoding; finished clips are kept: run the same command again"
 
@@ -212,7 +213,7 @@ class EncodedClips:
     def _clip_key(self, clip: Clip) -> str:
         request = clip.request
         how = (request.size.height, request.size.width, request.size.fit)
-        return content_key("clip", clip.sha256, request.frames, how, self._encoder.vae_digest)
+        return content_key("clip", clip.sha256, request.frames, how, READING, self._encoder.vae_digest)
 
     def _reject(self, broken: Mapping[Path, str]) -> None:
         for video, reason in broken.items():

@@ -124,11 +124,12 @@ class _Scene:
 
 
 class _Times(NamedTuple):
-    """When each frame is shown, when the last one ends, and the frames that begin a scene."""
+    """When each frame is shown, when the last one ends, the frames that begin a scene, and notes."""
 
     times_s: np.ndarray
     end_s: float
     detected: list[int]
+    notes: tuple[str, ...]
 
 
 def read_external_video(
@@ -167,7 +168,7 @@ def read_external_video(
         )
     info = probe(path)
     shape, shape_notes = _shape(path, info, height=height, width=width)
-    scenes = _scenes(path, info, cuts_s=cuts_s)
+    scenes, treatment_notes = _scenes(path, info, cuts_s=cuts_s)
     taken = scenes[-max_scenes:]
     _check_lengths(path, taken, fps=fps, num_frames=num_frames)
     whole = ResampledVideo(
@@ -183,6 +184,7 @@ def read_external_video(
         _scenes_note(scenes, taken, is_given=cuts_s is not None),
         *_rate_notes(scenes, fps=fps),
         *_length_notes(taken, fps=fps, num_frames=num_frames),
+        *treatment_notes,
         *shape_notes,
     )
     return ExternalVideo(clips=_clips(ending), whole=whole, notes=notes)
@@ -215,8 +217,10 @@ def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cove
     return shape, notes
 
 
-def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> list[_Scene]:
-    times_s, end_s, detected = _frame_times(path, info=info, cuts_s=cuts_s)
+def _scenes(
+    path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None
+) -> tuple[list[_Scene], tuple[str, ...]]:
+    times_s, end_s, detected, notes = _frame_times(path, info=info, cuts_s=cuts_s)
     # A container without a duration announces it by its timestamps.
     check_announced(path, num_frames=len(times_s), duration_s=end_s)
     if cuts_s is None:
@@ -225,7 +229,7 @@ def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> li
         cuts = place_cuts(cuts_s, times_s=times_s, end_s=end_s)
     ends_s = [*(float(times_s[cut]) for cut in cuts), end_s]
     parts = zip([0, *cuts], np.split(times_s, cuts), ends_s, strict=True)
-    return [
+    scenes = [
         _Scene(
             name=f"scene {number} of {len(ends_s)} ({_span(float(own_s[0]), own_end_s)})",
             first_frame=first,
@@ -234,6 +238,7 @@ def _scenes(path: Path, info: FilmInfo, *, cuts_s: Sequence[float] | None) -> li
         )
         for number, (first, own_s, own_end_s) in enumerate(parts, start=1)
     ]
+    return scenes, notes
 
 
 def _frame_times(path: Path, *, info: FilmInfo, cuts_s: Sequence[float] | None) -> _Times:
@@ -242,13 +247,14 @@ def _frame_times(path: Path, *, info: FilmInfo, cuts_s: Sequence[float] | None) 
         check_cuts(cuts_s)
     timestamps_s: list[float] = []
     end_s: float | None = None
+    notes: tuple[str, ...] = ()
 
     def frames() -> Iterator[FilmFrame]:
-        nonlocal end_s
+        nonlocal end_s, notes
         with contextlib.closing(film_frames(path)) as decoded:
             for frame in decoded:
                 timestamps_s.append(frame.time_s)
-                end_s = frame.end_s
+                end_s, notes = frame.end_s, frame.notes
                 yield frame
 
     detected: list[int] = []
@@ -262,7 +268,8 @@ def _frame_times(path: Path, *, info: FilmInfo, cuts_s: Sequence[float] | None) 
     times_s = shown_times_s(np.array(timestamps_s))
     step_s = _usual_step_s(times_s, info=info)
     last_s = 0.0 if end_s is None else end_s - timestamps_s[0]
-    return _Times(times_s, last_s if last_s > times_s[-1] else float(times_s[-1]) + step_s, detected)
+    end_s = last_s if last_s > times_s[-1] else float(times_s[-1]) + step_s
+    return _Times(times_s, end_s, detected, notes)
 
 
 def _usual_step_s(times_s: np.ndarray, *, info: FilmInfo) -> float:

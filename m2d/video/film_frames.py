@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from m2d.video.open_film import FilmError, cut_off, frame_rate, opened_film, reason_of, refusing_corrupt
 from m2d.video.pixels import rgb_of
+from m2d.video.treatment import DEINTERLACED, Treatment
 from m2d.video.whole import announced_end_s, is_whole, reaches
 
 # A decoder left to itself conceals what it cannot read.
@@ -36,13 +37,15 @@ class FilmFrame:
 
     Attributes:
         end_s: When the next frame is shown, or the film ends; None where the file does not say.
-        picture: The decoder's frame.
+        picture: The frame as it is shown: deinterlaced, with the colours that players give it.
+        notes: Remarks for the user on how the film is read, as far as this frame.
     """
 
     path: Path
     time_s: float
     end_s: float | None
     picture: VideoFrame
+    notes: tuple[str, ...] = ()
 
     def rgb(self, *, upscale: int) -> np.ndarray:
         """Convert to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`."""
@@ -98,7 +101,8 @@ class _Reading:
         self, path: Path, container: InputContainer, stream: VideoStream, *, is_strict: bool
     ) -> None:
         self._path, self._container, self._stream, self._is_strict = path, container, stream, is_strict
-        self._num_packets = self._num_frames = 0
+        self._treatment = Treatment()
+        self._num_packets = self._num_pictures = self._num_frames = 0
         self._end_s = 0.0
         self._first_key: int | None = None
         # Timestamps of packets that have to give a picture, and that have given none yet.
@@ -108,20 +112,14 @@ class _Reading:
     def frames(self) -> Iterator[FilmFrame]:
         """Decode all frames; the end of each is its own duration, if the file has one."""
         fps = frame_rate(self._container, self._stream)
-        size = (self._stream.width, self._stream.height)
         for picture in self._pictures():
-            # A video may change its size between frames; the frames of a scene cannot.
-            if (picture.width, picture.height) != size:
-                found = f"{picture.width}x{picture.height}"
-                at = f"at frame {self._num_frames}"
-                raise FilmError(f"{self._path}: its size changes to {found} {at}; use a video of one size")
             # Some files of raw streams have no timestamps at all.
             time_s = float(self._num_frames / fps) if picture.time is None else picture.time
             end_s = time_s + float(picture.duration * picture.time_base) if picture.duration else None
-            if self._is_strict and picture.is_corrupt:
-                raise self._corrupt(self._num_frames, time_s)
             self._num_frames += 1
-            yield FilmFrame(path=self._path, time_s=time_s, end_s=end_s, picture=picture)
+            yield FilmFrame(
+                path=self._path, time_s=time_s, end_s=end_s, picture=picture, notes=self._treatment.notes
+            )
 
     def check(self) -> None:
         """Check, after the last frame, that the file was read as far as its container says.
@@ -136,13 +134,14 @@ class _Reading:
         is_told = is_whole(self._path, demuxer=self._container.format.name) is not None
         if announced_s and not is_told and not reaches(announced_s=announced_s, read_s=self._end_s):
             raise cut_off(self._path, f"it announces {announced_s:.1f} s and holds {self._end_s:.1f} s")
-        num_lost = self._num_expected - self._num_frames
-        if (
-            self._is_strict
-            and num_lost > 0
-            and stream.codec_context.codec.canonical_name in _PICTURE_PER_PACKET
-        ):
-            place = min(self._missing, default=0) * (stream.time_base or 0)
+        num_lost = self._num_expected - self._num_pictures
+        # Two packets may be the fields of one picture.
+        is_one_each = (
+            stream.codec_context.codec.canonical_name in _PICTURE_PER_PACKET
+            and DEINTERLACED not in self._treatment.notes
+        )
+        if self._is_strict and is_one_each and num_lost > 0:
+            place = (min(self._missing, default=0) - (stream.start_time or 0)) * (stream.time_base or 0)
             raise FilmError(
                 f"{self._path}: {num_lost} of {self._num_expected} frames give no picture, the first at"
                 f" {float(place):.1f} s; copy or download it again"
@@ -163,10 +162,23 @@ class _Reading:
             except av.FFmpegError as error:
                 self._check_index()
                 time_s = float((packet.pts or 0) * packet.time_base)
-                raise self._corrupt(self._num_frames, time_s, cause=error) from error
+                raise self._corrupt(self._num_pictures, time_s, cause=error) from error
             for picture in pictures:
-                self._missing.discard(picture.pts)
-                yield picture
+                self._check_picture(picture)
+                yield from self._treatment.apply(picture)
+        yield from self._treatment.flush()
+
+    def _check_picture(self, picture: VideoFrame) -> None:
+        self._missing.discard(picture.pts)
+        number, self._num_pictures = self._num_pictures, self._num_pictures + 1
+        # A video may change its size between frames; the frames of a scene cannot.
+        if (picture.width, picture.height) != (self._stream.width, self._stream.height):
+            size = f"{picture.width}x{picture.height}"
+            raise FilmError(
+                f"{self._path}: its size changes to {size} at frame {number}; use a video of one size"
+            )
+        if self._is_strict and picture.is_corrupt:
+            raise self._corrupt(number, picture.time or 0.0)
 
     def _note(self, packet: Packet) -> None:
         if not packet.size:

@@ -45,7 +45,7 @@ def opened_film(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     _check_file(path)
     with (
         refusing_corrupt(path),
-        av.open(_source(path), options=_OPTIONS, metadata_errors="replace") as container,
+        av.open(_source(path), "r", options=_OPTIONS, metadata_errors="replace") as container,
     ):
         yield container, _video_stream(path, container)
 

@@ -72,7 +72,7 @@ def _film(animation: Image.Image) -> io.BytesIO:
 
 
 def _duration_ms(picture: Image.Image) -> int:
-    return max(round(picture.info.get("duration", 0)), 1)
+    return max(round(float(picture.info.get("duration", 0))), 1)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
