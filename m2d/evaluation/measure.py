@@ -22,8 +22,8 @@ from m2d.evaluation.embedder import Extractor, Vector, spread
 from m2d.evaluation.frame_measures import FrameMeter, FrameStatistics, jump_between, shrunk
 from m2d.evaluation.stories import VideoStory
 from m2d.video.cuts import THUMBNAIL_SIDE, ShownPicture, find_cuts
+from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError
-from m2d.video.read import film_frames
 
 # Frames of a scene on the page, and their longest side.
 _PICTURES, _PICTURE_SIDE = 4, 200

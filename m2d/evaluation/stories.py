@@ -21,10 +21,11 @@ from m2d.recipe.fields import default_output
 from m2d.recipe.figure5 import load_figure5
 from m2d.recipe.loader import load_recipe
 from m2d.recipe.schema import Recipe
+from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError
 from m2d.video.printable import printable
 from m2d.video.provenance import ProvenanceError
-from m2d.video.read import FilmInfo, film_frames, probe
+from m2d.video.read import FilmInfo, probe
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _RUN_FOLDER = ".m2d"

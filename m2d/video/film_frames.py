@@ -115,7 +115,8 @@ class _Reading:
         for picture in self._pictures():
             # Some files of raw streams have no timestamps at all.
             time_s = float(self._num_frames / fps) if picture.time is None else picture.time
-            end_s = time_s + float(picture.duration * picture.time_base) if picture.duration else None
+            duration_s = float(picture.duration * (picture.time_base or 0))
+            end_s = time_s + duration_s if duration_s else None
             self._num_frames += 1
             yield FilmFrame(
                 path=self._path, time_s=time_s, end_s=end_s, picture=picture, notes=self._treatment.notes
@@ -180,7 +181,7 @@ class _Reading:
         if self._is_strict and picture.is_corrupt:
             raise self._corrupt(number, picture.time or 0.0)
 
-    def _note(self, packet: Packet) -> None:
+    def _note(self, packet: Packet[VideoStream]) -> None:
         if not packet.size:
             return
         self._num_packets += 1
