@@ -28,6 +28,7 @@ from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource
 from m2d.model.finite import check_finite
 from m2d.pipeline.decoding import SceneDecoder, free_cached
+from m2d.pipeline.first_frames import FirstFrames
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
 from m2d.pipeline.prompts import PromptEncoder
@@ -321,6 +322,7 @@ class _Run:
         window, shape, prompts = part.window, plan.scene_geometry, self._parts.prompts
         scenes = [plan.scenes[scene] for scene in window.scenes]
         negatives = [scene.negative_prompt for scene in scenes]
+        first = FirstFrames(vae=self._parts.vae, frames_PHWC=self._frames, latents_FCHW=self._latents)
         return DenoiseRequest(
             layout=part.layout,
             scene_seeds=tuple(scene.seed or 0 for scene in scenes),
@@ -333,7 +335,8 @@ class _Run:
                 context=frozenset(window.scenes.index(scene) for scene in window.context),
             ),
             context_latents_BFCHW=context_latents(plan, part, self._latents) if window.context else None,
-            first_frames=self._first_frames(plan, part),
+            first_frames=first.kept(plan, part),
+            images=first.images(plan, part),
             guidance=window_guidance(plan, part),
             num_inference_steps=plan.sampling.num_inference_steps,
             keep_context=plan.sampling.keep_context,
@@ -341,20 +344,3 @@ class _Run:
             dtype=run_dtype(plan),
             device=plan.device,
         )
-
-    def _first_frames(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
-        """For each scene that continues the one before it, encode that one's last frame as a first frame."""
-        return {
-            part.window.scenes.index(scene): self._parts.encode(self._last_frame(scene - 1))
-            for scene in part.window.targets
-            if plan.scenes[scene].join.kind == "continue"
-        }
-
-    def _last_frame(self, scene: int) -> np.ndarray:
-        """Return the last frame, PHWC, of a finished scene before its colours are matched to others."""
-        if scene in self._frames:
-            return self._frames[scene][-1:]
-        vae, latents_FCHW = self._parts.vae(), self._latents[scene]
-        # In slices: the transformer is in memory, too.
-        with vae.decoding("sliced", latents_FCHW):
-            return vae.decode(latents_FCHW)[-1:]

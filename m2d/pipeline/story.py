@@ -21,7 +21,7 @@ from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.planning import plan_for_model
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter, SilentReporter
-from m2d.recipe.loader import load_recipe
+from m2d.recipe.loader import load_with_places
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
@@ -159,13 +159,15 @@ class StoryPipeline:
         seed: int | None,
         num_inference_steps: int | None,
     ) -> RunPlan:
+        places = None
         if isinstance(story, str | Path):
-            recipe = load_recipe(Path(story))
+            loaded = load_with_places(Path(story), Recipe)
+            recipe, places = loaded.value, loaded.places
         else:
             recipe = story if isinstance(story, Recipe) else Story(**story)
         overrides = replace(self._overrides, seed=seed, num_inference_steps=num_inference_steps)
         recipe = recipe.model_copy(update={"model": self.source.name})
-        return plan_for_model(recipe, self.source, overrides=overrides)
+        return plan_for_model(recipe, self.source, overrides=overrides, places=places)
 
     def _decoded(self, plan: RunPlan, latents_FCHW: Mapping[int, Tensor]) -> StoryOutput:
         decoder = self._scenes.decoder()

@@ -57,6 +57,22 @@ def size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) ->
     return problems
 
 
+def image_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -> list[Problem]:
+    """Return the scenes whose image the model does not take, or that lack the one it needs."""
+    problems = []
+    for index, scene in enumerate(recipe.scenes):
+        field, message = "image", ""
+        if not geometry.image_channels and scene.image is not None:
+            message = "the model takes no images; image-to-video models do, such as CogVideoX-5b-I2V"
+        elif scene.image is not None and scene.join == "continue":
+            message = "the scene starts from the last frame of the one before it; remove image or join"
+        elif geometry.image_channels and scene.image is None and scene.join != "continue":
+            field, message = "prompt", "the model needs a picture to start from; add image: first.png"
+        if message:
+            problems.append(places.problem(("scenes", index, field), message))
+    return problems
+
+
 def length_problems(
     recipe: Recipe,
     prompts: Sequence[str],

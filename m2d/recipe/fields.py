@@ -102,6 +102,14 @@ def _model(name: str) -> str:
     return name
 
 
+def _image(name: str) -> str:
+    if forbidden_character(name) is not None or not name.strip() or "\n" in name:
+        raise ValueError(f"{show(name)} is no file name; give a picture such as first.png")
+    if _URL.match(name):
+        raise ValueError(f"{show(name)} is an address; download the picture and give its path")
+    return name
+
+
 def _device(name: str) -> str:
     if not is_device_name(name):
         raise ValueError(f"{show(name)} is not known; use {DEVICE_NAMES}")
@@ -144,5 +152,6 @@ ActorName = Annotated[str, AfterValidator(_actor_name)]
 OutputName = Annotated[str, AfterValidator(_output_name)]
 MaskName = Annotated[str, AfterValidator(_mask)]
 ModelName = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_model)]
+ImagePath = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_image)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 BackendName = Annotated[str, AfterValidator(_backend)]

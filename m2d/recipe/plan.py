@@ -17,8 +17,16 @@ from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
 from m2d.recipe.cast import scene_prompt
-from m2d.recipe.checks import TokenCounter, join_problems, length_problems, size_problems, story_warnings
+from m2d.recipe.checks import (
+    TokenCounter,
+    image_problems,
+    join_problems,
+    length_problems,
+    size_problems,
+    story_warnings,
+)
 from m2d.recipe.fields import default_output
+from m2d.recipe.images import SceneImage, find_images
 from m2d.recipe.overrides import Overrides, apply_overrides
 from m2d.recipe.places import Places
 from m2d.recipe.schema import DtypeName, Recipe, ResolvedSampling, Sampling, Scene
@@ -45,6 +53,7 @@ class ScenePlan:
         geometry: Sizes of the scene in the model; height and width are those of the whole film.
         film_frames: Number of frames in the film where it differs from the model's: in external videos.
         num_prompt_tokens: None without a tokenizer.
+        image: Picture that the scene starts from.
     """
 
     prompt: str
@@ -56,6 +65,7 @@ class ScenePlan:
     join: Join = CUT
     match_colour: bool = False
     num_prompt_tokens: int | None = None
+    image: SceneImage | None = None
 
     @property
     def num_frames(self) -> int:
@@ -176,7 +186,7 @@ def plan_story(
     """
     overrides = overrides or Overrides()
     places = places or Places(path="recipe")
-    recipe = apply_overrides(recipe, overrides)
+    recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = _resolved(recipe.sampling, source.sampling)
     recipe = recipe.model_copy(update={"sampling": sampling.as_recorded()})
     geometry = source.geometry
@@ -186,13 +196,16 @@ def plan_story(
     ]
     problems = [
         *size_problems(recipe, geometry, places=places),
+        *image_problems(recipe, geometry, places=places),
         *length_problems(recipe, prompts, geometry, places=places, count_tokens=count_tokens),
     ]
     if problems:
         raise RecipeError(problems)
     made = [
-        _scene_plan(scene, prompt, recipe, sampling, geometry, count_tokens=count_tokens)
-        for scene, prompt in zip(recipe.scenes, prompts, strict=True)
+        replace(
+            _scene_plan(scene, prompt, recipe, sampling, geometry, count_tokens=count_tokens), image=image
+        )
+        for scene, prompt, image in zip(recipe.scenes, prompts, images, strict=True)
     ]
     scenes, targets = _placed(made, film)
     problems = join_problems(

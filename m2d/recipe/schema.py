@@ -21,6 +21,7 @@ from m2d.recipe.fields import (
     ActorName,
     BackendName,
     DeviceName,
+    ImagePath,
     MaskName,
     ModelName,
     NegativePrompt,
@@ -42,6 +43,8 @@ GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
 MAX_NUM_FRAMES = 10_000
 NumFrames = Annotated[int, Field(ge=1, le=MAX_NUM_FRAMES)]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+# Films of older versions have no such field.
+_UNRECORDED_IF_NONE = Field(exclude_if=lambda value: value is None)
 OptionValue = bool | int | FiniteFloat | Annotated[str, Field(max_length=200)]
 
 
@@ -95,6 +98,8 @@ class Scene(_Part):
         guidance_scale: 1 means no guidance.
         join: Transition from the scene before it: `cut` (default), `continue` or `{crossfade: 4}`.
         match_colour: Whether the scene's colours are matched to the scene before it.
+        image: Picture that the scene starts from, for image-to-video models; relative to the recipe.
+        image_sha256: Digest of the picture, which a film records; another picture is rejected.
     """
 
     setting: Phrase | None = None
@@ -105,6 +110,8 @@ class Scene(_Part):
     frames: NumFrames | None = None
     join: JoinChoice | None = None
     match_colour: bool | None = None
+    image: Annotated[ImagePath | None, _UNRECORDED_IF_NONE] = None
+    image_sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$"), _UNRECORDED_IF_NONE] = None
 
     @property
     def joined(self) -> Join:
@@ -138,7 +145,7 @@ class Sampling(_Part):
     scheduler: SchedulerName | None = None
     num_inference_steps: NumSteps | None = None
     guidance_scale: GuidanceScale | None = None
-    dynamic_guidance: Annotated[bool | None, Field(exclude_if=lambda value: value is None)] = None
+    dynamic_guidance: Annotated[bool | None, _UNRECORDED_IF_NONE] = None
     negative_prompt: NegativePrompt = ""
     seed: Seed = 0
     cfg: GuidanceMode = "batched"
@@ -219,6 +226,7 @@ class Recipe(_Part):
         cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
         setting: First sentence of every prompt whose scene has no setting of its own.
         output: File name of the film; None derives it from the title.
+        image: Picture that every scene without an image of its own starts from, unless it continues another.
     """
 
     title: Title
@@ -231,6 +239,7 @@ class Recipe(_Part):
     mask: MaskName = "mask2dit"
     backend: BackendChoice = BackendChoice()
     output: OutputName | None = None
+    image: Annotated[ImagePath | None, _UNRECORDED_IF_NONE] = None
 
     @classmethod
     def cross_field_problems(cls, data: object) -> list[FieldProblem]:

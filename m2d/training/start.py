@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import CheckpointError, Remedy
+from m2d.errors import CheckpointError, InputError, Remedy
 from m2d.families.loading import load_transformer
 from m2d.families.registry import NEW_MODELS
 from m2d.geometry import ModelGeometry, SceneGeometry
@@ -112,6 +112,8 @@ def scene_geometry(
     """
     video = recipe.video
     geometry = model_geometry(recipe, config, compression=compression)
+    if geometry.image_channels:
+        raise InputError("init: image-to-video models cannot be trained; use a text-to-video model")
     return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)
 
 

@@ -136,6 +136,11 @@ def _randomize(model: nn.Module, stream: torch.Generator) -> None:
             parameter.normal_(std=1 / math.sqrt(parameter[0].numel()), generator=stream)
         elif name.endswith("bias"):
             parameter.normal_(std=0.1, generator=stream)
+    stored = model.state_dict()
+    for name, table in model.named_buffers():
+        # Learned positions; tables that are computed are not stored.
+        if name in stored:
+            table.normal_(std=0.1, generator=stream)
 
 
 def _write_tokenizer(folder: Path, *, vocab_size: int) -> None:

@@ -1,0 +1,87 @@
+"""The pictures that scenes of a recipe start from: found, checked and identified before anything runs.
+
+Owns which file a field means and whether it can be read; turns no picture into frames. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2d.errors import Problem, RecipeError
+from m2d.reading import read_bytes
+from m2d.recipe.places import KeyPath, Places, show
+from m2d.recipe.schema import Recipe, Scene
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_LARGEST_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SceneImage:
+    """A picture in a file."""
+
+    path: Path
+    sha256: str
+
+
+def find_images(recipe: Recipe, places: Places) -> tuple[Recipe, tuple[SceneImage | None, ...]]:
+    """Find the picture of every scene; a scene that continues the one before it does not take the story's.
+
+    Args:
+        places: The recipe's file; a path is relative to its folder, or to the working folder if the field was
+            given for this run.
+
+    Returns:
+        The recipe as a film records it, with file names and digests instead of paths, and the pictures.
+
+    Raises:
+        RecipeError: Every picture that is missing, cannot be read or is another one than the recorded.
+    """
+    problems: list[Problem] = []
+    scenes: list[Scene] = []
+    images: list[SceneImage | None] = []
+    for index, scene in enumerate(recipe.scenes):
+        key_path: KeyPath = ("image",) if scene.image is None else ("scenes", index, "image")
+        name = scene.image or (None if scene.join == "continue" else recipe.image)
+        found: SceneImage | None = None
+        if name is not None:
+            folder = Path() if places.is_replaced(key_path) else Path(places.path).parent
+            try:
+                found = _read(folder / Path(name).expanduser(), scene.image_sha256)
+            except (OSError, ValueError, SyntaxError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                problems.append(places.problem(key_path, f"{show(name)}: {reason}"))
+            else:
+                scene = scene.model_copy(update={"image": found.path.name, "image_sha256": found.sha256})
+        scenes.append(scene)
+        images.append(found)
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)))
+    return recipe.model_copy(update={"scenes": tuple(scenes), "image": None}), tuple(images)
+
+
+def open_image(data: bytes, name: str) -> object:
+    """Open a picture of an allowed format as Pillow does: its header alone.
+
+    Raises:
+        ValueError: It is no such picture, or too large.
+    """
+    from PIL import Image
+
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        kinds = ", ".join(_FORMATS)
+        raise ValueError(f"{name} is no picture that m2d reads ({kinds}): {error}") from error
+
+
+def _read(path: Path, expected: str | None) -> SceneImage:
+    data = read_bytes(path, limit_bytes=_LARGEST_BYTES)
+    open_image(data, path.name)
+    found = hashlib.sha256(data).hexdigest()
+    if expected not in (None, found):
+        raise ValueError(f"another picture than the recorded one, whose SHA-256 begins with {expected[:12]}")
+    return SceneImage(path=path, sha256=found)

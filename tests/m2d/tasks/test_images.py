@@ -1,0 +1,108 @@
+"""`image` in recipes: the picture that a scene of an image-to-video model starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from m2d.cli.main import app
+from m2d.tasks.models import make_random
+
+STORY = """\
+title: Two shores
+model: {model}
+{head}
+scenes:
+  - {{prompt: a red boat{first}}}
+  - {{prompt: a blue boat{second}}}
+sampling: {{num_inference_steps: 1, guidance_scale: 1.0}}
+video: {{num_frames: 9, height: 48, width: 80}}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("cogvideox-5b", "cogvideox-5b-i2v"):
+        make_random(name, folder / name, is_tiny=True)
+    return folder
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def write(folder: Path, model: Path, *, head: str = "", first: str = "", second: str = "") -> str:
+    (folder / "pictures").mkdir(exist_ok=True)
+    for name, level in (("red", 200), ("blue", 50)):
+        Image.fromarray(np.full((100, 90, 3), level, np.uint8)).save(folder / "pictures" / f"{name}.png")
+    path = folder / "story.yaml"
+    path.write_text(STORY.format(model=model, head=head, first=first, second=second))
+    return str(path)
+
+
+def said(result: Result) -> str:
+    return " ".join(result.stderr.split())
+
+
+def test_every_scene_starts_from_its_picture_and_the_record_names_no_folder(
+    models: Path, tmp_path: Path
+) -> None:
+    i2v = models / "cogvideox-5b-i2v"
+    digests = []
+    for picture in ("red", "blue"):
+        story = write(tmp_path, i2v, head=f"image: pictures/{picture}.png", second=", join: continue")
+        result = run("generate", story, "--out", str(tmp_path / f"{picture}.mp4"), "--json", "--quiet")
+        assert result.exit_code == 0, result.stderr
+        digests.append(json.loads(result.stdout)["frames_sha256"])
+    assert digests[0] != digests[1]
+    record = run("inspect", str(tmp_path / "red.mp4"), "--json").stdout
+    assert '"image": "red.png"' in record
+    assert "pictures/" not in record
+    # Made again with the picture beside the film; another picture of the same name is rejected.
+    again = ("reproduce", str(tmp_path / "red.mp4"), "--model", str(i2v), "--out")
+    (tmp_path / "pictures" / "red.png").replace(tmp_path / "red.png")
+    same = run(*again, str(tmp_path / "same.mp4"), "--json")
+    assert (same.exit_code, json.loads(same.stdout)["differing_scenes"]) == (0, [])
+    (tmp_path / "pictures" / "blue.png").replace(tmp_path / "red.png")
+    other = run(*again, str(tmp_path / "other.mp4"))
+    assert other.exit_code == 2
+    assert "another picture than the recorded one" in said(other)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message"),
+    [
+        ("cogvideox-5b", {"first": ", image: pictures/red.png"}, "the model takes no images"),
+        (
+            "cogvideox-5b-i2v",
+            {"first": ", image: pictures/red.png"},
+            "scenes[1].prompt: the model needs a pic",
+        ),
+        ("cogvideox-5b-i2v", {"head": "image: red.png"}, "image: 'red.png': No such file"),
+        ("cogvideox-5b-i2v", {"head": "image: story.yaml"}, "is no picture that m2d reads (PNG, JPEG, WEBP)"),
+        (
+            "cogvideox-5b-i2v",
+            {"head": "image: pictures/red.png", "second": ", join: continue, image: pictures/blue.png"},
+            "remove image or join",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_refused_by_check(
+    models: Path, tmp_path: Path, model: str, fields: dict[str, str], message: str
+) -> None:
+    result = run("check", write(tmp_path, models / model, **fields))
+    assert result.exit_code == 2
+    assert message in said(result)
+
+
+def test_a_model_of_one_size_refuses_others(models: Path, tmp_path: Path) -> None:
+    story = write(tmp_path, models / "cogvideox-5b-i2v", head="image: pictures/red.png")
+    result = run("check", story, "--set", "video.height=64")
+    assert result.exit_code == 2
+    assert "64, but the model makes pictures of one size alone; use 48" in said(result)
