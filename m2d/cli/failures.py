@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import traceback
@@ -13,19 +12,20 @@ from typing import Any
 import typer
 
 from m2d.cli.remedies import describe, flag_of, name_flag
+from m2d.cli.system_errors import system_problem
 from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, Interrupted, M2DError, RecipeError
 
 EXIT_INTERRUPTED = 130
 # Launchers look after their processes several times a second; the first process may start more slowly.
 _LAUNCHER_WAIT_S = 30.0
 _STOPPED = "stopped; no file was left half-written"
-_DISK_FULL = "the disk is full; nothing was left half-written. Free some space and run it again."
 
 
 def end_failed(error: Exception, *, debug: bool, as_json: bool) -> int:
     """Report `error` and return its exit code; re-raise an error that is a bug."""
-    is_disk_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    is_expected = is_disk_full or isinstance(error, (M2DError, typer.TyperException))
+    is_ours = isinstance(error, (M2DError, typer.TyperException))
+    refused = None if is_ours else system_problem(error)
+    is_expected = is_ours or refused is not None
     if is_expected and not debug and not _is_reported_here(error):
         return error.exit_code if isinstance(error, M2DError) else EXIT_FAILED
     if debug and is_expected:
@@ -33,9 +33,10 @@ def end_failed(error: Exception, *, debug: bool, as_json: bool) -> int:
     if isinstance(error, M2DError):
         _report(_with_commands(error), as_json=as_json, error=error, exit_code=error.exit_code)
         return error.exit_code
-    if is_disk_full:
-        _report([_DISK_FULL], as_json=as_json, exit_code=EXIT_FAILED)
-        return EXIT_FAILED
+    if refused is not None:
+        kind = type(error).__name__
+        _report([refused.message], as_json=as_json, exit_code=refused.exit_code, kind=kind)
+        return refused.exit_code
     if isinstance(error, typer.Abort):
         return EXIT_FAILED
     if isinstance(error, typer.TyperException):

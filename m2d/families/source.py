@@ -15,6 +15,7 @@ from m2d.errors import CheckpointError
 from m2d.families.family import ModelFamily
 from m2d.families.registry import family_of
 from m2d.files import sha256_file
+from m2d.folders import is_folder
 from m2d.geometry import ModelGeometry
 from m2d.model.components import COMPONENTS, INDEX_FILE, check_components, read_config, tokenizer_file
 from m2d.model.folder import find_file, find_weights
@@ -118,7 +119,7 @@ def _folder_of(name_or_path: str) -> Path:
             f"model {name_or_path!r} is unknown; the built-in models are {', '.join(BUILTIN_MODELS)}"
         )
     path = Path(name_or_path)
-    if "\0" not in name_or_path and path.is_dir():
+    if "\0" not in name_or_path and is_folder(path):
         if not (path / INDEX_FILE).exists():
             raise CheckpointError(
                 f"{path}: not a model folder, without {INDEX_FILE}; give the one that holds transformer/ and"

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from m2d.errors import InputError
+from m2d.errors import InputError, OutputError
 from m2d.files import remove_file, write_bytes, write_json
 from m2d.folders import remove_empty_folder
 from m2d.reading import memory_limit_bytes, read_bytes
@@ -70,8 +70,24 @@ def journal_folder_of(film: Path) -> Path:
 
 
 def has_journal(film: Path) -> bool:
-    """Whether an unfinished run of `film` exists, corrupt or not."""
-    return is_there(journal_folder_of(film) / HEADER)
+    """Whether an unfinished run of `film` exists, corrupt or not.
+
+    Raises:
+        OutputError: The run folder cannot be read.
+    """
+    return _is_header_there(journal_folder_of(film))
+
+
+def _is_header_there(folder: Path) -> bool:
+    try:
+        (folder / HEADER).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise OutputError(
+            f"{folder.parent}: cannot be read: {error.strerror}; give a run folder you may read"
+        ) from error
+    return True
 
 
 def is_there(path: Path) -> bool:
@@ -131,10 +147,11 @@ def read_header(folder: Path) -> Header | None:
 
     Raises:
         CorruptFileError: It differs from what was written.
+        OutputError: The run folder cannot be read.
     """
-    path = folder / HEADER
-    if not is_there(path):
+    if not _is_header_there(folder):
         return None
+    path = folder / HEADER
     document = read_document(path)
     try:
         header = _HEADER.validate_python(document)

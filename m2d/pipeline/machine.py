@@ -8,14 +8,15 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
+from m2d.reading import read_bytes
 from m2d.video.provenance import MachineRecord
 
-_CPU_INFO = Path("/proc/cpuinfo")
+_CPU_INFO, _LONGEST_FACTS_BYTES = Path("/proc/cpuinfo"), 16 << 20
 # Names of processors are free text; one that looks like a path or an address is not recorded.
 _PLAIN_NAME = re.compile(r"[\w ().,+-]{1,80}", re.ASCII)
 
@@ -48,8 +49,9 @@ def this_machine(device: str, *, num_threads: int) -> MachineRecord:
 
 
 def _processor_name() -> str:
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(errors="replace").splitlines():
+    with suppress(OSError):
+        facts = read_bytes(_CPU_INFO, limit_bytes=_LONGEST_FACTS_BYTES).decode("utf-8", "replace")
+        for line in facts.splitlines():
             if line.startswith("model name"):
                 # "Some CPU @ 2.80GHz": the same chip runs at several rates.
                 return line.partition(":")[2].partition("@")[0].strip()

@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from m2d.cli.main import Boundary, app
 from m2d.errors import BackendUnavailable, InputError, Interrupted, Problem, RecipeError
+from m2d.reading import UnreadableFile
 
 
 def invoke(error: BaseException, *words: str) -> Result:
@@ -39,6 +41,15 @@ def invoke(error: BaseException, *words: str) -> Result:
         (BackendUnavailable("no cuda"), 3),
         (Interrupted("stopped"), 75),
         (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (OSError(errno.EMFILE, "Too many open files", "a.json"), 1),
+        (OSError(errno.EIO, "Input/output error", "a.json"), 1),
+        (PermissionError(errno.EACCES, "Permission denied", "a.json"), 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), 2),
+        (UnreadableFile(Path("a.json"), "it is a pipe, not a regular file"), 2),
+        (MemoryError(), 1),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory:\nyou tried"), 1),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 1),
+        (RuntimeError("can't start new thread"), 1),
         (KeyboardInterrupt(), 130),
     ],
 )

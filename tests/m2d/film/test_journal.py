@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,7 +17,13 @@ from m2d.diffusion.denoise import StepEvent
 from m2d.errors import CheckpointError, InputError, Interrupted, M2DError, OutputBusy, OutputError, Remedy
 from m2d.film.journal import StepRhythm
 from m2d.film.journal_contents import scan_journal
-from m2d.film.journal_folder import CorruptFileError, journal_folder_of, read_header, read_request
+from m2d.film.journal_folder import (
+    CorruptFileError,
+    has_journal,
+    journal_folder_of,
+    read_header,
+    read_request,
+)
 from m2d.film.outputs import check_outputs
 from tests.m2d.odd_files import ODD_FILES, put
 from tests.m2d.tasks.journals import (
@@ -473,3 +480,17 @@ def test_a_header_that_is_no_regular_file_is_corrupt(film: Path, kind: str) -> N
     put(kind, journal_folder_of(film) / "journal.json")
     with pytest.raises(CorruptFileError, match=r"journal.json: cannot be read: it is a"):
         read_request(film)
+
+
+def test_a_run_folder_that_cannot_be_read_is_called_unreadable(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(film, 1)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", refuse)
+    for read in (has_journal, read_request):
+        with pytest.raises(OutputError, match=r"story.m2d: cannot be read: Permission denied"):
+            read(film)
