@@ -92,16 +92,17 @@ def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], flo
     return _stored(folder, _parse(folder, document))
 
 
-def open_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> Path:
+def open_artifact(folder: Path, key: ArtifactKey) -> Path:
     """Check that an artifact may be run for `key`, and that its files are unchanged; return its folder.
 
-    If loading it runs its code (`is_native`), this user must have built it on this machine.
+    This user must have exported it on this machine: some artifacts hold native code, and the weights of all
+    decide what a film shows.
 
     Raises:
         ArtifactMissing: The folder does not exist.
         ArtifactRefused: It has another key, was modified, or was not built by this user here.
     """
-    found = inspect_artifact(folder, key, is_native=is_native)
+    found = inspect_artifact(folder, key)
     for name, described in found.items():
         if sha256_file(folder / name) != described.sha256:
             raise ArtifactRefused(
@@ -110,7 +111,7 @@ def open_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> Path:
     return folder
 
 
-def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict[str, StoredFile]:
+def inspect_artifact(folder: Path, key: ArtifactKey) -> dict[str, StoredFile]:
     """Check all but the files' digests; return the files as the manifest describes them."""
     if not folder.is_symlink() and not folder.exists():
         raise ArtifactMissing(
@@ -118,9 +119,10 @@ def inspect_artifact(folder: Path, key: ArtifactKey, *, is_native: bool) -> dict
         )
     manifest = _read(folder)
     _check_key(folder, manifest.key, key)
-    if is_native and not is_signed(_signed_part(manifest), manifest.signature):
+    if not is_signed(_signed_part(manifest), manifest.signature):
         raise ArtifactRefused(
-            f"{folder}: holds native code that you did not build on this machine; export it yourself"
+            f"{folder}: was not exported by you on this machine, or its manifest was changed; "
+            "export it yourself"
         )
     names = {path.name for path in folder.iterdir()}
     if names != {*manifest.files, MANIFEST}:

@@ -147,8 +147,6 @@ class GraphBackend(ABC):
     """Runs graphs that were exported for one layout and size; see `m2d.backend.ExportingBackend`."""
 
     name: ClassVar[str]
-    is_native: ClassVar[bool] = True
-    """Whether loading a graph runs code from it; such a graph must be this user's own."""
     keeps_all: ClassVar[bool] = False
     """Whether several graphs stay loaded; otherwise a graph is dropped before the next one is loaded."""
 
@@ -180,7 +178,7 @@ class GraphBackend(ABC):
             if not self.keeps_all:
                 # Two engines of a large model do not fit where one does. Denoisers in use keep theirs.
                 self._loaded.clear()
-            open_artifact(folder, key, is_native=self.is_native)
+            open_artifact(folder, key)
             self._loaded[identity] = self._load(folder, request)
             logger.info("%s: %s", self.name, folder)
         # A graph may accept a larger batch than the calls have: they are cut to theirs, never filled up.
@@ -198,7 +196,7 @@ class GraphBackend(ABC):
     def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
         """Return the folder of the graph that `prepare` would run; see `m2d.backend.ExportingBackend`."""
         request = self._request(source, layout, options)
-        inspect_artifact(request.folder(), request.key, is_native=self.is_native)
+        inspect_artifact(request.folder(), request.key)
         return request.folder()
 
     def stored(self, folder: Path | None = None) -> tuple[StoredArtifact, ...]:

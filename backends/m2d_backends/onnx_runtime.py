@@ -39,7 +39,6 @@ class OnnxBackend(GraphBackend):
     """Runs exported graphs with ONNX Runtime, on the requested execution provider only."""
 
     name: ClassVar[str] = "onnx"
-    is_native: ClassVar[bool] = False
     keeps_all: ClassVar[bool] = True
     not_yet_run: ClassVar[str] = (
         "the CPU provider runs in every test; the CUDA and TensorRT providers are written against ONNX "

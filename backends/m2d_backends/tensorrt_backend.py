@@ -192,7 +192,7 @@ def build(
     timings = b""
     for each in relatives:
         try:
-            open_artifact(each.folder, each.manifest, is_native=True)
+            open_artifact(each.folder, each.manifest)
         except ArtifactRefused as error:
             # Building goes on without its timings and kernels.
             logger.warning("tensorrt: not used for this build: %s", error)

@@ -72,6 +72,9 @@ def resume_latest(
         reporter.warn(f"checkpoint rejected: {rejected}")
     path = Path(found["path"])
     saved = read_facts(path)
+    lacking = sorted({"stories", "layout", "versions"} - saved.keys())
+    if lacking:
+        raise CheckpointError(f"{path}: its state lacks {', '.join(lacking)}; resume from another checkpoint")
     differing = differences(saved, facts)
     if differing:
         raise CheckpointError(f"{path}: made by another training: {'; '.join(differing)}")

@@ -132,10 +132,18 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return the facts of a verified checkpoint, `step` among them."""
+    """Return the facts of a verified checkpoint, `step` among them.
+
+    Raises:
+        CheckpointError: They are not those of a training.
+    """
     facts: dict[str, Any] = json.loads(
         read_text(path / _STATE, limit_bytes=_LONGEST_STATE_BYTES, encoding="ascii")
     )
+    wanted = {"step": int, "recipe": dict}
+    wrong = [name for name, kind in wanted.items() if type(facts.get(name)) is not kind]
+    if wrong:
+        raise CheckpointError(f"{path / _STATE}: {', '.join(wrong)} missing or of another type")
     return facts
 
 

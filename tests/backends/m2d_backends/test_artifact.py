@@ -52,7 +52,7 @@ def edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def test_what_is_published_opens_and_is_listed_with_its_measured_error(made: Path, cache: Path) -> None:
-    assert open_artifact(made, KEY, is_native=True) == made
+    assert open_artifact(made, KEY) == made
     (stored,) = stored_artifacts("aot")
     assert (stored.folder, stored.manifest, stored.relative_error) == (made, KEY, 2e-7)
     assert stored.size_bytes == len(b"graphweights")
@@ -78,13 +78,13 @@ def test_a_writer_that_fails_leaves_nothing() -> None:
         publish_artifact(folder, KEY, fail)
     assert list(folder.parent.iterdir()) == []
     with pytest.raises(ArtifactMissing, match="no graph is exported for this"):
-        open_artifact(folder, KEY, is_native=True)
+        open_artifact(folder, KEY)
 
 
 def test_a_failing_replacement_keeps_the_artifact_that_was_there(made: Path) -> None:
     with pytest.raises(ExportError, match="one file or more"):
         publish_artifact(made, KEY, lambda _: 0.0)
-    assert open_artifact(made, KEY, is_native=True)
+    assert open_artifact(made, KEY)
 
 
 def test_an_artifact_is_replaced_whole(made: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_copied_or_outdated_artifact_is_refused_with_both_keys(
 ) -> None:
     wanted = replace(KEY, **change)
     with pytest.raises(ArtifactRefused, match=rf"is key \w{{12}}, wanted is \w{{12}}; {message}"):
-        open_artifact(made, wanted, is_native=False)
+        open_artifact(made, wanted)
 
 
 def test_other_versions_share_the_folder_and_other_weights_do_not() -> None:
@@ -217,25 +217,24 @@ def tell_another_field(folder: Path) -> None:
 def test_a_harmed_artifact_is_refused(made: Path, harm: Callable[[Path], None], message: str) -> None:
     harm(made)
     with pytest.raises(ArtifactRefused, match=message):
-        open_artifact(made, KEY, is_native=False)
+        open_artifact(made, KEY)
 
 
-def test_native_code_with_consistent_digests_but_no_signature_of_the_user_is_refused(made: Path) -> None:
+def test_a_graph_with_consistent_digests_but_no_signature_of_the_user_is_refused(made: Path) -> None:
     evil = b"evil native code"
     (made / "graph.bin").write_bytes(evil)
     described = {"sha256": artifact.sha256_file(made / "graph.bin"), "size_bytes": len(evil)}
     edit_manifest(made, lambda document: document["files"].update({"graph.bin": described}))
-    assert open_artifact(made, KEY, is_native=False) == made
-    with pytest.raises(ArtifactRefused, match="native code that you did not build on this machine"):
-        open_artifact(made, KEY, is_native=True)
+    with pytest.raises(ArtifactRefused, match="was not exported by you on this machine"):
+        open_artifact(made, KEY)
 
 
-def test_native_code_signed_with_another_key_is_refused(
+def test_a_graph_signed_with_another_key_is_refused(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("M2D_CACHE", str(tmp_path / "another user's"))
-    with pytest.raises(ArtifactRefused, match="native code that you did not build"):
-        open_artifact(made, KEY, is_native=True)
+    with pytest.raises(ArtifactRefused, match="was not exported by you"):
+        open_artifact(made, KEY)
 
 
 @pytest.mark.parametrize(
@@ -251,13 +250,13 @@ def test_a_key_that_others_may_know_signs_nothing(
 ) -> None:
     harm(cache / trust.KEY_FILE)
     with pytest.raises(ArtifactRefused, match=message):
-        open_artifact(made, KEY, is_native=True)
+        open_artifact(made, KEY)
 
 
 def test_an_artifact_of_another_user_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: made.stat().st_uid + 1)
     with pytest.raises(ArtifactRefused, match=r"belongs to user .*, not to you"):
-        open_artifact(made, KEY, is_native=False)
+        open_artifact(made, KEY)
 
 
 def test_a_folder_given_by_name_is_searched_or_taken_itself(tmp_path: Path) -> None:
