@@ -62,6 +62,7 @@ def run(*words: str, cwd: Path | None = None) -> str:
 def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"m2d/py.typed", "m2d/cli/main.py", "m2d_backends/eager.py"} <= names
+    assert {"m2d/video/fonts/DejaVuSansCondensed.ttf", "m2d/video/fonts/LICENSE"} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"m2d", "m2d_backends"}
     assert not [name for name in names if "__pycache__" in name or name.endswith(".part")]
 

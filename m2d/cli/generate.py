@@ -152,7 +152,9 @@ class _Batch:
 
         films = {seed: (each.film, each.provenance) for seed, each in made.items() if seed is not None}
         plan = story.films[0].plan
-        facts = [Path(plan.source.name).name, f"{plan.sampling.num_inference_steps} steps"]
+        sampling = plan.sampling
+        steps = f"{sampling.num_inference_steps} steps"
+        facts = [Path(plan.source.name).name, steps, f"speed {sampling.speed}"]
         draw_seed_sheet(story.sheet, films, title=story.title, facts=facts)
         self._sheets.append(story.sheet)
         self._reporter.note(f"all seeds: {story.sheet}")

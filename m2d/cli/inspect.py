@@ -14,7 +14,7 @@ from m2d.video.formats import FORMATS_IN_WORDS
 
 if TYPE_CHECKING:
     from m2d.tasks.inspect import Inspection
-    from m2d.video.provenance import Provenance, SceneRecord
+    from m2d.video.provenance import Provenance
     from m2d.video.read import FilmInfo
 
 _COLUMNS = ("shown", "frames", "join", "seed", "made by", "colour jump")
@@ -66,9 +66,9 @@ def _show(film: Path, inspection: Inspection) -> None:
     show_columns("scene", _COLUMNS, [(str(number), row) for number, row in enumerate(cells, start=1)])
     show_heading("Lineage")
     show_fields(_lineage_rows(provenance))
-    for number, scene in enumerate(provenance.scenes, start=1):
-        show_heading(f"Scene {number}")
-        show_fields(_scene_rows(scene))
+    for index in range(len(provenance.scenes)):
+        show_heading(f"Scene {index + 1}")
+        show_fields(_scene_rows(provenance, index))
 
 
 def _checks(inspection: Inspection, provenance: Provenance) -> list[tuple[str, str]]:
@@ -110,12 +110,16 @@ def _span_s(info: FilmInfo, provenance: Provenance, index: int) -> tuple[float, 
     return float(first / info.fps), float((first + provenance.shown_frames[index]) / info.fps)
 
 
-def _scene_rows(scene: SceneRecord) -> list[tuple[str, str]]:
+def _scene_rows(provenance: Provenance, index: int) -> list[tuple[str, str]]:
+    from m2d.video.lineage import stale
+
+    scene = provenance.scenes[index]
     rows = [("prompt", scene.prompt)]
     if scene.negative_prompt:
         rows.append(("negative", scene.negative_prompt))
     if scene.guidance_scale is not None:
         rows.append(("guidance", f"{scene.guidance_scale:g}"))
+    rows += [("stale", reason) for reason in stale(provenance, index)]
     return [*rows, ("digest", f"sha256 {scene.frames_sha256[:16]}")]
 
 
@@ -167,7 +171,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
 
 def _scene_documents(info: FilmInfo, provenance: Provenance) -> list[dict[str, Any]]:
     """Return the scenes as JSON values; they are counted from 1, in provenance from 0."""
-    from m2d.video.lineage import scene_origin
+    from m2d.video.lineage import scene_origin, stale
 
     documents = []
     for index, scene in enumerate(provenance.scenes):
@@ -184,6 +188,7 @@ def _scene_documents(info: FilmInfo, provenance: Provenance) -> list[dict[str, A
                 "context": _numbers(provenance, origin.context),
                 "made_together_with": _numbers(provenance, origin.together),
                 "outdated_context": _numbers(provenance, origin.outdated),
+                "stale": list(stale(provenance, index)),
             }
         )
     return documents
@@ -200,6 +205,8 @@ def _lineage_documents(provenance: Provenance) -> list[dict[str, Any]]:
             "replaced": _numbers(provenance, run.replaced),
             "summary": describe_run(provenance, run),
             "means": dict(describe_means(run)),
+            "speed": run.record.parameters.get("speed"),
+            "num_threads": run.record.machine.num_threads if run.record.machine else None,
         }
         for run in lineage(provenance)
     ]

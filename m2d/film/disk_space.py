@@ -11,7 +11,7 @@ from m2d.film.journal_folder import files_of, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm
 from m2d.folders import check_free_space
 from m2d.recipe.plan import RunPlan
-from m2d.video.sheet import FRAME_WIDTH, FRAMES_PER_SCENE, MOST_ROWS
+from m2d.video.sheet import FRAMES_PER_SCENE, MOST_ROWS, width_of_frames
 
 _LATENT_BYTES = 4
 # Measured on puppet films. Photographs need twice as much, but then a sheet is small beside its film.
@@ -65,5 +65,7 @@ def _latents_bytes(plan: RunPlan, scenes: Sequence[int]) -> int:
 
 def _sheet_bytes(plan: RunPlan) -> int:
     shape = plan.scene_geometry
-    row_pixels = FRAMES_PER_SCENE * FRAME_WIDTH * FRAME_WIDTH * shape.height // shape.width
-    return round(min(len(plan.scenes), MOST_ROWS) * row_pixels * _SHEET_BYTES_PER_PIXEL)
+    num_rows = min(len(plan.scenes), MOST_ROWS)
+    width = width_of_frames(num_rows, num_columns=FRAMES_PER_SCENE)
+    row_pixels = FRAMES_PER_SCENE * width * width * shape.height // shape.width
+    return round(num_rows * row_pixels * _SHEET_BYTES_PER_PIXEL)

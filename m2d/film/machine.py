@@ -15,7 +15,7 @@ from m2d.pipeline.machine import this_machine
 from m2d.progress import Reporter
 from m2d.recipe.plan import RunPlan
 from m2d.video.printable import printable
-from m2d.video.provenance import RunRecord
+from m2d.video.provenance import RunRecord, name_threads
 from m2d.video.provenance_builder import installed_versions
 
 # Its version is recorded, but computes nothing.
@@ -49,14 +49,15 @@ def report_threads(job: FilmJob, *, began_with: Sequence[int], is_asked: bool, r
         began_with: CPU threads with which every run of the job began; empty if they are not known.
         is_asked: Whether the number was asked for.
     """
+    usual = torch.get_num_threads()
     chosen = [plan.num_threads for plan in job.plans]
     others = [number for number, now in zip(began_with, chosen, strict=False) if number != now]
     if others:
+        began, now = (name_threads(number) for number in (others[0], chosen[-1] or usual))
         reporter.warn(
-            f"the run began with {_threads(others[0])} and continues with {_threads(chosen[-1])}; frames may"
-            " differ from those of an uninterrupted run"
+            f"the run began with {began} and continues with {now}; frames may differ from those of an"
+            " uninterrupted run"
         )
-    usual = torch.get_num_threads()
     if not is_asked and set(chosen) != {usual}:
         recorded = " and ".join(map(str, dict.fromkeys(chosen)))
         plural = "s" * (recorded != "1")
@@ -85,9 +86,5 @@ def differences(runs: Sequence[RunRecord], plan: RunPlan, *, num_threads: int | 
         pairs = [(run.machine.processor, machine.processor), (run.machine.gpu, machine.gpu)]
         found += [f"{old or 'no GPU'} (here {new or 'none'})" for old, new in pairs if old != new]
         if num_threads not in (None, run.machine.num_threads):
-            found.append(f"{_threads(run.machine.num_threads)} (here {num_threads})")
+            found.append(f"{name_threads(run.machine.num_threads)} (here {num_threads})")
     return [printable(text, limit=_LONGEST_NAME) for text in dict.fromkeys(found)]
-
-
-def _threads(number: int | None) -> str:
-    return "1 CPU thread" if number == 1 else f"{number} CPU threads"

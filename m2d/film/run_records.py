@@ -6,6 +6,7 @@ All are built in memory; `make` writes them. P frames, H W height and width, C c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,16 @@ from m2d.pipeline.machine import this_machine
 from m2d.recipe.plan import RunPlan
 from m2d.video.digests import array_digest
 from m2d.video.encode import encoding_id
-from m2d.video.provenance import ModelRecord, Provenance, RunKind, RunRecord, SceneRecord, WindowRecord
+from m2d.video.lineage import stale
+from m2d.video.provenance import (
+    ModelRecord,
+    Provenance,
+    RunKind,
+    RunRecord,
+    SceneRecord,
+    WindowRecord,
+    name_threads,
+)
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.run_folder import LATENTS, SHEET, latents_bytes
 from m2d.video.sheet import sheet_png
@@ -99,8 +109,10 @@ def facts_of(plan: RunPlan) -> list[str]:
         Path(plan.source.name).name,
         f"mask {plan.layout.mask}",
         f"{plan.sampling.num_inference_steps} steps",
+        f"speed {plan.sampling.speed}",
         *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
         f"{plan.backend} on {plan.device} in {plan.dtype}",
+        *([name_threads(plan.num_threads)] if plan.num_threads else []),
     ]
 
 
@@ -192,7 +204,10 @@ def files_of(
     files = {
         LATENTS: latents_bytes([scene.latents_FCHW for scene in scenes]),
         SHEET: sheet_png(
-            [scene.on_sheet(upscale=plan.upscale) for scene in kept],
+            [
+                replace(scene.on_sheet(upscale=plan.upscale), note="; ".join(stale(provenance, number)))
+                for number, scene in enumerate(kept)
+            ],
             title=plan.title,
             facts=facts_of(plan),
             older=b"" if film is None else film.sheet,

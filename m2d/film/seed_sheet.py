@@ -12,6 +12,8 @@ from m2d.video.provenance import Provenance
 from m2d.video.read import read_spans
 from m2d.video.sheet import SheetScene, sheet_png
 
+_MOST_SCENES = 12
+
 
 def draw_seed_sheet(
     path: Path, films: Mapping[int, tuple[Path, Provenance]], *, title: str, facts: Sequence[str]
@@ -28,7 +30,8 @@ def draw_seed_sheet(
         OutputError: The disk refused.
     """
     rows = [_row(seed, film, record) for seed, (film, record) in films.items()]
-    write_bytes(path, sheet_png(rows, title=title, facts=facts, count=f"{len(rows)} seeds"))
+    sheet = sheet_png(rows, title=title, facts=facts, count=f"{len(rows)} seeds", most_frames=_MOST_SCENES)
+    write_bytes(path, sheet)
 
 
 def _row(seed: int, film: Path, record: Provenance) -> SheetScene:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from m2d.errors import CheckpointError, RecipeError
@@ -10,9 +11,12 @@ from m2d.families.source import ModelSource, resolve_model
 from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import Loaded, load_with_places
 from m2d.recipe.overrides import Overrides
-from m2d.recipe.places import Places
+from m2d.recipe.places import KeyPath, Places
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
+from m2d.video.printable import printable
+
+_MOST_SHOWN = 40
 
 
 def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:
@@ -58,7 +62,7 @@ def plan_for_model(
     Raises:
         RecipeError: Everything that is wrong with the recipe or the overrides.
     """
-    return plan_story(
+    plan = plan_story(
         recipe,
         source,
         film=film,
@@ -67,6 +71,33 @@ def plan_for_model(
         count_tokens=load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
     )
+    warnings = _lettering_warnings(plan.recipe, places or Places(path="recipe"))
+    return replace(plan, warnings=(*plan.warnings, *warnings))
+
+
+def _lettering_warnings(recipe: Recipe, places: Places) -> list[str]:
+    """Return a warning about characters that contact sheets cannot show, at the first text that has one."""
+    texts: dict[KeyPath, str] = {
+        ("title",): recipe.title,
+        ("setting",): recipe.setting or "",
+        **{("cast", name): text for name, text in recipe.cast.items()},
+        **{("scenes", number, "setting"): scene.setting or "" for number, scene in enumerate(recipe.scenes)},
+        **{("scenes", number, "prompt"): scene.prompt for number, scene in enumerate(recipe.scenes)},
+    }
+    if all(text.isascii() for text in texts.values()):
+        return []
+    # Reading fonts takes a moment, and few stories need it.
+    from m2d.video.lettering import missing_characters
+
+    missing = missing_characters(texts.values())
+    if not missing:
+        return []
+    first = next(key_path for key_path, text in texts.items() if missing[0] in text)
+    message = (
+        f"no font here has {printable(missing, limit=_MOST_SHOWN)}, so contact sheets show boxes instead;"
+        " install one that has, such as Noto"
+    )
+    return [str(places.problem(first, message))]
 
 
 def _find_model(name: str, *, places: Places) -> ModelSource:

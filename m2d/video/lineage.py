@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance, RunKind, RunRecord, WindowRecord
+from m2d.video.provenance import Provenance, RunKind, RunRecord, WindowRecord, name_threads
 
 LONGEST_NAME = 200
 # Fewer windows in a row are described one by one.
@@ -92,6 +92,37 @@ def scene_origin(provenance: Provenance, index: int) -> SceneOrigin:
     )
 
 
+def stale(provenance: Provenance, index: int) -> tuple[str, ...]:
+    """Return why scene `index` of the film, from 0, no longer fits the others; empty if it does.
+
+    A scene that it was made with has been replaced since, or the newest run describes its actors otherwise.
+    """
+    outdated = scene_origin(provenance, index).outdated
+    reasons = [f"made with an older version of {name_scenes(provenance, outdated)}"] if outdated else []
+    scene = provenance.scenes[index]
+    own, newest = (_cast(run) for run in (provenance.runs[scene.run], _newest_made(provenance)))
+    reworded = [
+        name
+        for name, description in own.items()
+        if name in newest and newest[name] != description and f"{description})" in scene.prompt
+    ]
+    if reworded:
+        reasons.append(f"made with an older description of {_and(reworded)}")
+    return tuple(printable(reason, limit=LONGEST_NAME) for reason in reasons)
+
+
+def _newest_made(provenance: Provenance) -> RunRecord:
+    made = [run for run in provenance.runs if run.kind != "footage"]
+    return made[-1] if made else provenance.last_run
+
+
+def _cast(run: RunRecord) -> dict[str, str]:
+    """Return the cast of a run's recipe, which is untrusted."""
+    cast = run.recipe.get("cast")
+    items = cast.items() if isinstance(cast, dict) else ()
+    return {name: description for name, description in items if isinstance(description, str)}
+
+
 class Hint(NamedTuple):
     """Advice to re-roll one scene, counted from 0, with its reason."""
 
@@ -129,7 +160,7 @@ def describe_run(provenance: Provenance, run: RunLineage) -> str:
 
 
 def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
-    """Return name and value of model, mask, sampling, backend and versions; empty for external video."""
+    """Return name and value of model, mask, sampling and so on; empty for external video."""
     parameters = run.record.parameters
     model = run.record.model
     where = [str(parameters.get(name, "?")) for name in ("backend", "device", "dtype")]
@@ -138,6 +169,7 @@ def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
         "mask": str(parameters.get("mask", "")),
         "sampling": _sampling(run.record),
         "backend": "{} on {} in {}".format(*where) if where != ["?"] * 3 else "",
+        "machine": _machine(run.record),
         "versions": ", ".join(f"{name} {version}" for name, version in run.record.versions.items()),
     }
     if run.kind == "footage":
@@ -201,7 +233,29 @@ def _sampling(run: RunRecord) -> str:
     steps, scheduler = (run.parameters.get(name) for name in ("num_inference_steps", "scheduler"))
     parts = [f"{steps} steps"] if steps is not None else []
     parts += ["dynamic guidance"] * bool(run.parameters.get("dynamic_guidance"))
-    return ", ".join([*parts, f"scheduler {scheduler}"] if scheduler is not None else parts)
+    parts += [f"scheduler {scheduler}"] if scheduler is not None else []
+    return ", ".join([*parts, *_speed(run)])
+
+
+def _speed(run: RunRecord) -> list[str]:
+    """Name the speed mode, and what step caching skipped."""
+    names = ("speed", "num_steps_foretold", "foretold_error_mean")
+    speed, skipped, error = (run.parameters.get(name) for name in names)
+    if speed is None:
+        return []
+    found = [f"speed {speed}"]
+    if skipped is not None:
+        found.append(f"{skipped} steps skipped")
+    if isinstance(error, float):
+        found.append(f"estimated error {error:.1%}")
+    return found
+
+
+def _machine(run: RunRecord) -> str:
+    if run.machine is None:
+        return ""
+    threads = name_threads(run.machine.num_threads)
+    return ", ".join(part for part in (threads, run.machine.processor, run.machine.gpu) if part)
 
 
 def _context(window: WindowRecord) -> tuple[int, ...]:

@@ -85,6 +85,11 @@ class MachineRecord(_Record):
     gpu: Annotated[str, Field(max_length=200)] = ""
 
 
+def name_threads(number: int) -> str:
+    """Return `1 CPU thread` or `2 CPU threads`."""
+    return f"{number} CPU thread{'s' * (number != 1)}"
+
+
 class RunRecord(_Record):
     """One run that made scenes of the film, with everything needed to repeat it.
 

@@ -12,32 +12,45 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from m2d.video.lettering import (
+    Colour,
+    clusters,
+    describe_characters,
+    draw_line,
+    missing_characters,
+    text_width,
+)
 from m2d.video.printable import printable
 
-FRAMES_PER_SCENE = 5
+FRAMES_PER_SCENE = 4
 # The most scenes of a recipe; many programs refuse to open much larger pictures.
 MOST_ROWS = 500
-FRAME_WIDTH = 208
+# Width of a frame in pixels; the sheets of long films have smaller ones, and so files of a size to pass on.
+FRAME_WIDTH, SMALL_FRAME_WIDTH = 384, 208
+MOST_LARGE_ROWS, MOST_LARGE_COLUMNS = 24, 6
 LONGEST_PROMPT = 600
 MOST_LINES = 12
 LONGEST_FACT, MOST_FACTS = 80, 12
 LONGEST_TITLE = 120
 
-_MARGIN, _GAP, _ROW_GAP, _RADIUS = 56, 10, 40, 8
+_MARGIN, _GAP, _ROW_GAP, _RADIUS = 56, 12, 44, 8
+_TITLE, _NUMBER, _TEXT, _SMALL = 38, 30, 20, 18
 _STRIP_MARGIN = 20
 # Prompts of a few words get the narrow column, whole paragraphs the wide one.
-_NARROW, _WIDE, _PARAGRAPH, _TEXT_GAP = 300, 460, 200, 36
-_LINE, _FOOTER_GAP, _FOOTER = 25, 44, 40
+_NARROW, _WIDE, _PARAGRAPH, _TEXT_GAP = 340, 520, 200, 36
+_LINE, _FOOTER_GAP, _FOOTER = 28, 44, 44
 _GROUND, _RULE = (20, 22, 27), (44, 48, 57)
-_BRIGHT, _PLAIN, _QUIET, _ACCENT = (238, 236, 230), (198, 200, 205), (124, 129, 140), (222, 178, 108)
+_BRIGHT, _PLAIN, _QUIET, _ACCENT = (238, 236, 230), (198, 200, 205), (146, 151, 162), (222, 178, 108)
+_WARNING = (232, 128, 108)
 _SMOOTHING = 4
 # Raise it when rows are drawn differently: rows of older sheets are then drawn again.
-_LOOK = 1
+_LOOK = 2
 _QUICK = 1
 # A text chunk of the PNG file lists the rows: key and height of each, from the top.
 _ROWS = "m2d-rows"
@@ -51,12 +64,14 @@ class SheetScene:
     Attributes:
         picked: Returns frames by their numbers, ascending: uint8 RGB HWC.
         key: Identifies its frames; a scene without a key is always drawn.
+        note: Shown below the prompt, such as why the scene is stale.
     """
 
     prompt: str
     num_frames: int
     picked: Callable[[Sequence[int]], Sequence[np.ndarray]]
     key: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,15 +80,23 @@ class _Layout:
 
     column: int
     width: int
+    num_frames: int
+    frame_width: int
     frame_height: int
 
-    def row_height(self, lines: Sequence[str]) -> int:
+    def row_height(self, num_lines: int) -> int:
         """Height of a row and the gap below it."""
-        return max(self.frame_height, _LINE * (len(lines) + 1) + 12) + _ROW_GAP
+        return max(self.frame_height, _LINE * (num_lines + 1) + 16) + _ROW_GAP
 
 
 def sheet_png(
-    scenes: Sequence[SheetScene], *, title: str, facts: Sequence[str], older: bytes = b"", count: str = ""
+    scenes: Sequence[SheetScene],
+    *,
+    title: str,
+    facts: Sequence[str],
+    older: bytes = b"",
+    count: str = "",
+    most_frames: int = FRAMES_PER_SCENE,
 ) -> bytes:
     """Draw a contact sheet, a row per scene with its prompt on the left: the bytes of a PNG file.
 
@@ -84,6 +107,7 @@ def sheet_png(
         facts: Short texts for the footer, such as `seed 7`.
         older: An older sheet of the film, as PNG; anything else is ignored.
         count: What the rows are, such as `8 seeds`; by default the number of scenes and frames.
+        most_frames: Frames in a row; of a longer scene they are spread from its first to its last.
     """
     if not scenes or any(not scene.num_frames for scene in scenes):
         raise ValueError(
@@ -91,12 +115,12 @@ def sheet_png(
         )
     first = max(len(scenes) - MOST_ROWS, 0)
     shown = scenes[first:]
-    layout = _layout_of(shown)
+    layout = _layout_of(shown, most_frames=most_frames)
     known = _read_rows(older, width=layout.width)
     head = _head(layout, title=title, count=count or _count(scenes, num_rows=len(shown)))
-    footer = _footer(layout, facts)
-    lines = [_wrapped(scene.prompt, column=layout.column) for scene in shown]
-    rows_height = sum(map(layout.row_height, lines))
+    footer = _footer(layout, facts, texts=[title, *(scene.prompt for scene in shown)])
+    lines = [_lines(scene, column=layout.column) for scene in shown]
+    rows_height = sum(layout.row_height(len(its_lines)) for its_lines in lines)
     sheet = Image.new("RGB", (layout.width, head.height + rows_height + footer.height), _GROUND)
     sheet.paste(head, (0, 0))
     top, rows = head.height, [("", head.height)]
@@ -110,6 +134,12 @@ def sheet_png(
     return _png(sheet, texts={_ROWS: json.dumps(rows)})
 
 
+def width_of_frames(num_rows: int, *, num_columns: int) -> int:
+    """Return the width that the frames of a sheet have at least, in pixels."""
+    is_large = num_rows <= MOST_LARGE_ROWS and num_columns <= MOST_LARGE_COLUMNS
+    return FRAME_WIDTH if is_large else SMALL_FRAME_WIDTH
+
+
 def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str) -> bytes:
     """Draw a few frames side by side under a title: the bytes of a PNG file.
 
@@ -119,32 +149,35 @@ def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str
     """
     if not frames or len(frames) != len(labels):
         raise ValueError(f"{len(frames)} frames with {len(labels)} labels; one label each is needed")
-    pictures = [_fitted(Image.fromarray(frame_HWC)) for frame_HWC in frames]
+    pictures = [_fitted(Image.fromarray(frame_HWC), FRAME_WIDTH) for frame_HWC in frames]
     width = 2 * _STRIP_MARGIN + sum(picture.width + _GAP for picture in pictures) - _GAP
     top = _STRIP_MARGIN + 2 * _LINE
     height = top + max(picture.height for picture in pictures) + _STRIP_MARGIN
     strip = Image.new("RGB", (width, height), _GROUND)
-    draw, left = ImageDraw.Draw(strip), _STRIP_MARGIN
-    shown = _shortened(printable(title, limit=LONGEST_TITLE), font=_font(17), room=width - 2 * left)
-    draw.text((left, _STRIP_MARGIN - 4), shown, font=_font(17), fill=_BRIGHT)
+    left, baseline = _STRIP_MARGIN, _STRIP_MARGIN + _SMALL
+    shown = _shortened(printable(title, limit=LONGEST_TITLE), size=_TEXT, room=width - 2 * left)
+    draw_line(strip, (left, baseline), shown, size=_TEXT, fill=_BRIGHT)
     for picture, label in zip(pictures, labels, strict=True):
-        text = _shortened(printable(label, limit=LONGEST_FACT), font=_font(15), room=picture.width)
-        draw.text((left, _STRIP_MARGIN + _LINE - 2), text, font=_font(15), fill=_ACCENT)
+        text = _shortened(printable(label, limit=LONGEST_FACT), size=_SMALL, room=picture.width)
+        draw_line(strip, (left, baseline + _LINE), text, size=_SMALL, fill=_ACCENT)
         strip.paste(picture, (left, top), _rounded(picture.size))
         left += picture.width + _GAP
     return _png(strip, texts={})
 
 
-def _layout_of(scenes: Sequence[SheetScene]) -> _Layout:
+def _layout_of(scenes: Sequence[SheetScene], *, most_frames: int) -> _Layout:
     column = _WIDE if max(len(scene.prompt) for scene in scenes) > _PARAGRAPH else _NARROW
     # All scenes of a film are of one size.
     frame_HWC = scenes[-1].picked([0])[0]
-    width, height = _fitted_size(frame_HWC.shape[1], frame_HWC.shape[0])
-    most = min(FRAMES_PER_SCENE, max(scene.num_frames for scene in scenes))
+    most = min(most_frames, max(scene.num_frames for scene in scenes))
+    wanted = width_of_frames(len(scenes), num_columns=most)
+    width, height = _fitted_size(frame_HWC.shape[1], frame_HWC.shape[0], wanted)
     strip_width = most * (width + _GAP) - _GAP
     return _Layout(
         column=column,
         width=2 * _MARGIN + column + _TEXT_GAP + strip_width,
+        num_frames=most,
+        frame_width=wanted,
         frame_height=height,
     )
 
@@ -153,7 +186,10 @@ def _row_key(scene: SheetScene, number: int, layout: _Layout) -> str:
     """Return a digest of everything that a row shows; empty when it cannot be copied."""
     if not scene.key:
         return ""
-    drawn = [_LOOK, scene.key, scene.prompt, number, layout.column, layout.width, layout.frame_height]
+    drawn = [
+        *(_LOOK, scene.key, scene.prompt, scene.note, missing_characters([scene.prompt]), number),
+        *(layout.column, layout.width, layout.frame_height),
+    ]
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 
 
@@ -176,15 +212,14 @@ def _read_rows(png: bytes, *, width: int) -> dict[str, Callable[[], Image.Image]
         return {}
 
 
-def _draw_row(scene: SheetScene, number: int, lines: Sequence[str], layout: _Layout) -> Image.Image:
-    row = Image.new("RGB", (layout.width, layout.row_height(lines)), _GROUND)
-    draw = ImageDraw.Draw(row)
-    # The digits' glyphs begin below their origin.
-    draw.text((_MARGIN, -3), f"{number}", font=_font(28), fill=_ACCENT)
-    for index, line in enumerate(lines):
-        draw.text((_MARGIN, 44 + index * _LINE), line, font=_font(17), fill=_PLAIN)
+def _draw_row(scene: SheetScene, number: int, lines: Sequence[_Line], layout: _Layout) -> Image.Image:
+    row = Image.new("RGB", (layout.width, layout.row_height(len(lines))), _GROUND)
+    draw_line(row, (_MARGIN, _NUMBER - 7), f"{number}", size=_NUMBER, fill=_ACCENT)
+    for index, line in enumerate(lines, start=1):
+        baseline = _NUMBER + 4 + index * _LINE
+        draw_line(row, (_MARGIN, baseline), line.text, size=_TEXT, fill=line.fill)
     left = _MARGIN + layout.column + _TEXT_GAP
-    for frame in _strip(scene):
+    for frame in _strip(scene, layout):
         row.paste(frame, (left, 0), _rounded(frame.size))
         left += frame.width + _GAP
     return row
@@ -197,48 +232,54 @@ def _count(scenes: Sequence[SheetScene], *, num_rows: int) -> str:
 
 
 def _head(layout: _Layout, *, title: str, count: str) -> Image.Image:
-    head = Image.new("RGB", (layout.width, _MARGIN + 62), _GROUND)
-    draw = ImageDraw.Draw(head)
-    draw.text((head.width - _MARGIN, _MARGIN + 20), count, font=_font(16), fill=_QUIET, anchor="rs")
-    room = head.width - 2 * _MARGIN - _font(16).getlength(count) - _TEXT_GAP
-    shown = _shortened(printable(title, limit=LONGEST_TITLE) or "Untitled", font=_font(34), room=room)
-    draw.text((_MARGIN, _MARGIN + 20), shown, font=_font(34), fill=_BRIGHT, anchor="ls")
+    head = Image.new("RGB", (layout.width, _MARGIN + 66), _GROUND)
+    baseline, width = _MARGIN + 20, text_width(count, _SMALL)
+    draw_line(head, (head.width - _MARGIN - width, baseline), count, size=_SMALL, fill=_QUIET)
+    room = head.width - 2 * _MARGIN - width - _TEXT_GAP
+    shown = _shortened(printable(title, limit=LONGEST_TITLE) or "Untitled", size=_TITLE, room=room)
+    draw_line(head, (_MARGIN, baseline), shown, size=_TITLE, fill=_BRIGHT)
     return head
 
 
-def _footer(layout: _Layout, facts: Sequence[str]) -> Image.Image:
+def _footer(layout: _Layout, facts: Sequence[str], *, texts: Sequence[str]) -> Image.Image:
+    """Draw the facts, and which characters of the texts above them have no font."""
+    room = layout.width - 2 * _MARGIN
+    shown = [printable(fact, limit=LONGEST_FACT) for fact in facts[:MOST_FACTS]]
+    lines = [_Line("   \u00b7   ".join(shown), _QUIET)]
+    missing = missing_characters(map(printable, texts))
+    if missing:
+        named = _wrapped(f"no font for {describe_characters(missing)}", column=room)
+        lines += [_Line(text, _WARNING) for text in named]
     # The last row's gap is above it.
     top = _FOOTER_GAP - _ROW_GAP
-    footer = Image.new("RGB", (layout.width, top + _FOOTER + _MARGIN // 2), _GROUND)
-    draw = ImageDraw.Draw(footer)
-    draw.line([(_MARGIN, top), (footer.width - _MARGIN, top)], fill=_RULE)
-    room = footer.width - 2 * _MARGIN
-    shown = [printable(fact, limit=LONGEST_FACT) for fact in facts[:MOST_FACTS]]
-    text = _shortened("   \u00b7   ".join(shown), font=_font(15), room=room)
-    draw.text((_MARGIN, top + 28), text, font=_font(15), fill=_QUIET, anchor="lm")
+    height = top + _FOOTER + (len(lines) - 1) * _LINE + _MARGIN // 2
+    footer = Image.new("RGB", (layout.width, height), _GROUND)
+    ImageDraw.Draw(footer).line([(_MARGIN, top), (footer.width - _MARGIN, top)], fill=_RULE)
+    for index, line in enumerate(lines):
+        text = _shortened(line.text, size=_SMALL, room=room)
+        draw_line(footer, (_MARGIN, top + 36 + index * _LINE), text, size=_SMALL, fill=line.fill)
     return footer
 
 
-def _strip(scene: SheetScene) -> list[Image.Image]:
-    count = min(FRAMES_PER_SCENE, scene.num_frames)
+def _strip(scene: SheetScene, layout: _Layout) -> list[Image.Image]:
+    count = min(layout.num_frames, scene.num_frames)
     chosen = np.linspace(0, scene.num_frames - 1, count).round().astype(int)
     return [
-        _fitted(Image.fromarray(frame_HWC)) for frame_HWC in scene.picked([int(index) for index in chosen])
+        _fitted(Image.fromarray(frame_HWC), layout.frame_width)
+        for frame_HWC in scene.picked([int(index) for index in chosen])
     ]
 
 
-def _fitted_size(width: int, height: int) -> tuple[int, int]:
-    factor = FRAME_WIDTH // width
-    if factor >= 1:
-        # Whole factors only: pixels stay square and sharp.
+def _fitted_size(width: int, height: int, wanted: int) -> tuple[int, int]:
+    if width <= wanted // 2:
+        # A whole factor treats all pixels alike.
+        factor = -(-wanted // width)
         return width * factor, height * factor
-    return FRAME_WIDTH, max(1, round(height * FRAME_WIDTH / width))
+    return wanted, max(1, round(height * wanted / width))
 
 
-def _fitted(frame: Image.Image) -> Image.Image:
-    size = _fitted_size(frame.width, frame.height)
-    is_enlarged = size[0] >= frame.width
-    return frame.resize(size, Image.Resampling.NEAREST if is_enlarged else Image.Resampling.LANCZOS)
+def _fitted(frame: Image.Image, wanted: int) -> Image.Image:
+    return frame.resize(_fitted_size(*frame.size, wanted), Image.Resampling.LANCZOS)
 
 
 def _png(picture: Image.Image, *, texts: Mapping[str, str]) -> bytes:
@@ -259,43 +300,48 @@ def _rounded(size: tuple[int, int]) -> Image.Image:
     return large.resize(size, Image.Resampling.BOX)
 
 
+class _Line(NamedTuple):
+    text: str
+    fill: Colour
+
+
+def _lines(scene: SheetScene, *, column: int) -> list[_Line]:
+    notes = _wrapped(scene.note, column=column) if scene.note else ()
+    return [
+        *(_Line(text, _PLAIN) for text in _wrapped(scene.prompt, column=column)),
+        *(_Line(text, _WARNING) for text in notes),
+    ]
+
+
 def _wrapped(prompt: str, *, column: int) -> tuple[str, ...]:
     lines = [""]
     for word in printable(prompt, limit=LONGEST_PROMPT).split():
         for piece in _pieces(word, column=column):
             longer = f"{lines[-1]} {piece}".strip()
-            if _font(17).getlength(longer) <= column:
+            if text_width(longer, _TEXT) <= column:
                 lines[-1] = longer
             else:
                 lines.append(piece)
     shown = [line for line in lines if line]
     if len(shown) > MOST_LINES:
-        shown[MOST_LINES - 1] = _shortened(f"{shown[MOST_LINES - 1]} ...", font=_font(17), room=column)
+        shown[MOST_LINES - 1] = _shortened(f"{shown[MOST_LINES - 1]} ...", size=_TEXT, room=column)
     return tuple(shown[:MOST_LINES])
 
 
 def _pieces(word: str, *, column: int) -> list[str]:
     """Divide a word where it is wider than the column."""
     pieces = [""]
-    for character in word:
-        if _font(17).getlength(pieces[-1] + character) > column:
+    for cluster in clusters(word):
+        if text_width(pieces[-1] + cluster, _TEXT) > column:
             pieces.append("")
-        pieces[-1] += character
+        pieces[-1] += cluster
     return pieces
 
 
-def _shortened(text: str, *, font: ImageFont.FreeTypeFont, room: float) -> str:
-    if font.getlength(text) <= room:
+def _shortened(text: str, *, size: int, room: float) -> str:
+    if text_width(text, size) <= room:
         return text
-    while text and font.getlength(f"{text}...") > room:
-        text = text[:-1]
-    return f"{text.rstrip()}..."
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    # Pillow without FreeType would fall back to a bitmap font of one size.
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise TypeError("Pillow was built without FreeType; install the wheel from the package index")
-    return font
+    kept = clusters(text)
+    while kept and text_width(f"{''.join(kept)}...", size) > room:
+        kept.pop()
+    return f"{''.join(kept).rstrip()}..."

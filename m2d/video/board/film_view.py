@@ -17,7 +17,7 @@ from m2d.video.lineage import (
     hints,
     lineage,
     name_scenes,
-    scene_origin,
+    stale,
 )
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance
@@ -42,7 +42,7 @@ class SceneView:
         join: Transition from the scene before it; empty for the first.
         jump: How far the colours jump there, in levels of 255; None for the first scene.
         jump_share: The jump on a scale from 0 to 1.
-        outdated: Scenes it was made with that have changed since; empty when none has.
+        stale: Why it no longer fits the others; empty when it does.
     """
 
     number: int
@@ -57,7 +57,7 @@ class SceneView:
     jump_share: float
     run: int
     kind: str
-    outdated: str
+    stale: tuple[str, ...]
     facts: tuple[Row, ...]
 
 
@@ -182,7 +182,6 @@ def _scene(
     prompt: str,
 ) -> SceneView:
     scene = provenance.scenes[index]
-    outdated = scene_origin(provenance, index).outdated
     jump = scene.colour_jump
     return SceneView(
         number=index + 1,
@@ -197,7 +196,7 @@ def _scene(
         jump_share=0.0 if jump is None else min(max(jump / LARGEST_JUMP, 0.0), 1.0),
         run=scene.run + 1,
         kind=provenance.runs[scene.run].kind,
-        outdated=name_scenes(provenance, outdated) if outdated else "",
+        stale=stale(provenance, index),
         facts=_scene_facts(info, provenance, index),
     )
 

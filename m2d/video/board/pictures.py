@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-LONGEST_SIDE = 320
+LONGEST_SIDE = 432
 MOST_FRAMES = 64
 STRIPE_HEIGHT = 64
 WIDEST_STRIPE = 1200

@@ -89,6 +89,7 @@ def test_json_carries_scenes_and_lineage_in_numbers_that_count_from_1(m2d: Run, 
     ]
     fourth = told["scenes"][3]
     assert (fourth["context"], fourth["outdated_context"], fourth["seed"]) == ([2, 3], [2], 43)
+    assert fourth["stale"] == ["made with an older version of scene 2"]
     assert (fourth["start_s"], fourth["end_s"]) == (1.875, 2.5)
     assert told["scenes"][0]["made_together_with"] == [2, 3]
     assert [(run["run"], run["made"], run["replaced"]) for run in told["lineage"]] == [

@@ -36,12 +36,13 @@ def test_the_first_frames_of_all_scenes_stand_side_by_side(tmp_path: Path, codec
     path = save_preview(tmp_path, X0, LAYOUT, codec, step=10, total=50, scene_numbers=(4, 5, 6))
     assert path == tmp_path / "step-0010.png"
     picture = picture_of(path)
-    # 32 pixels are drawn sixfold, 10 apart, below 70 rows of text; the corners are rounded.
+    # 32 pixels are drawn twelvefold, 12 apart, below 76 rows of text; the corners are rounded.
     for place, start in enumerate(STARTS):
-        expected = codec.decode(X0[0, start : start + 1])[0]
-        left = 20 + place * (192 + 10)
-        shown = picture[70 : 70 + 192 : 6, left : left + 192 : 6]
-        np.testing.assert_array_equal(shown[4:-4], expected[4:-4])
+        first = Image.fromarray(codec.decode(X0[0, start : start + 1])[0])
+        expected = np.asarray(first.resize((384, 384), Image.Resampling.LANCZOS))
+        left = 20 + place * (384 + 12)
+        shown = picture[76 : 76 + 384, left : left + 384]
+        np.testing.assert_array_equal(shown[8:-8], expected[8:-8])
 
 
 def test_steps_and_scenes_are_told_apart_and_the_same_preview_has_the_same_bytes(

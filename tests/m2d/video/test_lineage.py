@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from m2d.joins import Join
-from m2d.video.lineage import describe_means, describe_run, hints, lineage, name_scenes, scene_origin
+from m2d.video.lineage import (
+    describe_means,
+    describe_run,
+    hints,
+    lineage,
+    name_scenes,
+    scene_origin,
+    stale,
+)
+from m2d.video.provenance import MachineRecord, Provenance
 from tests.m2d.video.grown_films import EXTEND, FOOTAGE, GENERATE, REROLL, RunPasses, grown
 
 
@@ -144,3 +153,39 @@ def test_footage_that_is_not_in_a_film_of_new_scenes_alone_is_what_it_went_on_fr
     told = describe_run(provenance, lineage(provenance)[0])
     assert told.startswith("continued ")
     assert told.endswith(", which is not part of this film")
+
+
+def changed_runs(provenance: Provenance, *changes: dict[str, object]) -> Provenance:
+    """The same film with values of its runs replaced."""
+    runs = [run.model_copy(update=change) for run, change in zip(provenance.runs, changes, strict=True)]
+    return provenance.model_copy(update={"runs": tuple(runs)})
+
+
+def test_the_means_name_speed_mode_threads_and_processor() -> None:
+    provenance, _ = grown((GENERATE,), (0, 0, 0))
+    machine = MachineRecord(num_threads=2, processor="Some CPU, AVX2", gpu="Some GPU, CUDA 13")
+    skipped = {"speed": "fast", "num_steps_foretold": 10, "foretold_error_mean": 0.031}
+    (run,) = lineage(changed_runs(provenance, {"machine": machine, "parameters": skipped}))
+    assert dict(describe_means(run)) == {
+        "model": "builtin:puppet, sha256 cccccccccccccccc",
+        "sampling": "speed fast, 10 steps skipped, estimated error 3.1%",
+        "machine": "2 CPU threads, Some CPU, AVX2, Some GPU, CUDA 13",
+        "versions": dict(describe_means(run))["versions"],
+    }
+
+
+def test_a_scene_is_stale_when_its_context_or_the_description_of_its_actors_changed() -> None:
+    prompts = {0: "Actor1 (round red body) waves.", 1: "Actor1 (tall blue body) waves."}
+    provenance, _ = grown(prompts=prompts)
+    old, new = ({"cast": {"Actor1": text}} for text in ("round red body", "tall blue body"))
+    film = changed_runs(provenance, {"recipe": old}, {"recipe": old}, {"recipe": new})
+    assert [stale(film, index) for index in range(5)] == [
+        ("made with an older description of Actor1",),
+        (),
+        (),
+        ("made with an older version of scene 2",),
+        (),
+    ]
+    for cast in (None, 7, {"Actor1": 3}):
+        odd = changed_runs(provenance, {"recipe": old}, {"recipe": old}, {"recipe": {"cast": cast}})
+        assert stale(odd, 0) == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from m2d.video import sheet as sheet_module
 from m2d.video.sheet import SheetScene, sheet_png, strip_png
 
+WARNING = (232, 128, 108)
 COLOURS = ((200, 60, 50), (60, 180, 80), (70, 90, 220))
 
 
@@ -47,20 +49,49 @@ def test_equal_stories_give_equal_bytes() -> None:
     assert Image.open(io.BytesIO(one)).format == "PNG"
 
 
-def test_every_scene_is_a_row_of_five_frames() -> None:
+def test_every_scene_is_a_row_of_four_frames() -> None:
     sheet = draw_sheet(plain_scenes(), ["a", "b", "c"], title="t", facts=[])
     pixels = np.asarray(sheet)
     for colour in COLOURS:
         rows, columns = np.nonzero((pixels == colour).all(axis=-1))
-        assert rows.max() - rows.min() + 1 == 208
-        assert columns.max() - columns.min() + 1 == 5 * 208 + 4 * 10
+        assert rows.max() - rows.min() + 1 == 384
+        assert columns.max() - columns.min() + 1 == 4 * 384 + 3 * 12
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(16, 384), (64, 384), (100, 400), (144, 432), (192, 384), (193, 384), (720, 384)]
+)
+def test_frames_are_at_least_360_pixels_wide_and_small_ones_grow_by_whole_factors(
+    width: int, shown: int
+) -> None:
+    frames = [np.full((2, 64, width, 3), COLOURS[0], np.uint8)]
+    pixels = np.asarray(draw_sheet(frames, ["a"], title="t", facts=[]))
+    _, columns = np.nonzero((pixels == COLOURS[0]).all(axis=-1))
+    assert columns.max() - columns.min() + 1 == 2 * shown + 12
+
+
+def test_the_sheet_of_a_long_film_has_smaller_frames() -> None:
+    scenes = [plain_scenes()[0]] * 25
+    large, small = (draw_sheet(scenes[:number], ["a"] * number, title="t", facts=[]) for number in (24, 25))
+    assert large.height > 24 * 384
+    assert small.height < 25 * 300
+
+
+def test_characters_without_a_font_are_named_below_and_notes_beside_the_frames() -> None:
+    frames = plain_scenes()[:1]
+    plain, unknown = (draw_sheet(frames, [text], title="t", facts=["f"]) for text in ("a", "\ue123"))
+    assert unknown.height == plain.height + 28
+    assert WARNING in colours_of(unknown) - colours_of(plain)
+    (scene,) = scenes_of(frames, ["a"])
+    noted = sheet_png([replace(scene, note="made with an older version of scene 2")], title="t", facts=["f"])
+    assert noted != sheet_png([scene], title="t", facts=["f"])
 
 
 def test_frames_are_spread_from_the_first_to_the_last() -> None:
     colours = [(250 - 25 * frame, 25 * frame, 250) for frame in range(9)]
     frames = np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in colours])
     shown = colours_of(draw_sheet([frames], ["a"], title="t", facts=[]))
-    assert [index for index, colour in enumerate(colours) if colour in shown] == [0, 2, 4, 6, 8]
+    assert [index for index, colour in enumerate(colours) if colour in shown] == [0, 3, 5, 8]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +114,8 @@ def test_any_size_and_length_can_be_drawn(size: tuple[int, int], num_frames: int
 )
 def test_any_text_can_be_drawn(text: str) -> None:
     sheet = draw_sheet(plain_scenes()[:1], [text], title=text, facts=[text] * 3)
-    assert sheet.width < 2000
-    assert sheet.height < 700
+    assert sheet.width < 2300
+    assert sheet.height < 900
 
 
 def test_scene_without_frames_is_a_wrong_call() -> None:
@@ -109,7 +140,7 @@ def test_a_row_that_was_drawn_before_is_taken_from_the_older_sheet() -> None:
     picks.clear()
     grown = sheet_png(scenes, title="t", facts=["f"], older=before)
     # One look for the size, and the new row.
-    assert picks == [0, 0, 2, 4, 6, 8]
+    assert picks == [0, 0, 3, 5, 8]
     assert grown == sheet_png(scenes, title="t", facts=["f"])
 
 
@@ -123,7 +154,7 @@ def test_a_row_that_would_look_otherwise_is_drawn_anew(change: dict[str, Any]) -
     scenes = [counted([], key="first")] * number + [counted(picks, **{"key": "one", **change})]
     picks.clear()
     drawn = sheet_png(scenes, title="t", facts=[], older=before)
-    assert picks == [0, 0, 2, 4, 6, 8]
+    assert picks == [0, 0, 3, 5, 8]
     assert drawn == sheet_png(scenes, title="t", facts=[])
 
 
@@ -163,14 +194,14 @@ def test_a_strip_shows_its_frames_side_by_side_in_order() -> None:
     strip = Image.open(io.BytesIO(strip_png(frames, ["scene 1", "scene 2", "scene 3"], title="step 4 of 50")))
     middle = np.asarray(strip)[strip.height // 2 + 20]
     lefts = [np.flatnonzero((middle == colour).all(axis=-1)) for colour in COLOURS]
-    assert [len(columns) for columns in lefts] == [208, 208, 208]
+    assert [len(columns) for columns in lefts] == [384, 384, 384]
     assert lefts[0][-1] < lefts[1][0] < lefts[1][-1] < lefts[2][0]
 
 
 @pytest.mark.parametrize("text", ["", "x" * 5000, "\x1b[31m\n[CHAPTER]\ud800"])
 def test_a_strip_stands_any_text(text: str) -> None:
     strip = Image.open(io.BytesIO(strip_png([plain_scenes()[0][0]], [text], title=text)))
-    assert strip.size == (208 + 40, 208 + 90)
+    assert strip.size == (384 + 40, 384 + 96)
 
 
 def test_a_strip_needs_a_label_for_every_frame() -> None:

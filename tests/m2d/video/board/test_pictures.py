@@ -65,11 +65,11 @@ def test_of_a_long_scene_some_frames_are_shown_for_as_long_as_it_lasts() -> None
 def test_large_frames_are_made_small_and_keep_their_shape() -> None:
     noise_PHWC = np.random.default_rng(0).integers(0, 256, (9, 480, 720, 3), np.uint8)
     grid = frame_grid(noise_PHWC, fps=8)
-    assert (grid.width, grid.height) == (320, 213)
+    assert (grid.width, grid.height) == (432, 288)
     # Noise is the worst there is.
-    assert len(grid.uri) < 1_500_000
+    assert len(grid.uri) < 2_700_000
     tall = frame_grid(np.zeros((1, 4000, 2, 3), np.uint8), fps=8)
-    assert (tall.width, tall.height) == (1, 320)
+    assert (tall.width, tall.height) == (1, 432)
 
 
 def test_in_the_stripe_every_frame_is_a_column_and_what_stays_is_a_line() -> None:
