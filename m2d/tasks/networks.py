@@ -10,6 +10,7 @@ from m2d.errors import InputError
 from m2d.evaluation.network_download import download_package
 from m2d.evaluation.networks import NETWORKS, missing_networks, network_folder, store_network
 from m2d.progress import Reporter
+from m2d.reading import UnreadableFile, open_regular
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +57,11 @@ def _got(name: str, source: Path | None, reporter: Reporter) -> StoredNetwork:
 
 def _read(path: Path, most_bytes: int) -> bytes:
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: is not a file; give the package or its weights", argument="from")
         # The weights in a package may be larger than the package.
-        with path.open("rb") as file:
+        with open_regular(path, limit_bytes=None) as file:
             return file.read(4 * most_bytes)
+    except (UnreadableFile, FileNotFoundError) as error:
+        message = f"{path}: is not a file; give the package or its weights"
+        raise InputError(message, argument="from") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}", argument="from") from error

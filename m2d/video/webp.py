@@ -37,7 +37,10 @@ def webp_film(path: Path) -> io.BytesIO:
     """
     try:
         # Pillow takes no other format for it, whatever the file is by now.
-        with Image.open(path, formats=["WEBP"]) as animation:
+        with (
+            open_regular(path, limit_bytes=None) as file,
+            Image.open(file, formats=["WEBP"]) as animation,
+        ):
             return _film(animation)
     except (EOFError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or "it is corrupt") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from m2d.errors import CheckpointError, InputError
@@ -19,6 +19,7 @@ from m2d.families.loading import load_vae
 from m2d.families.saving import copy_component, write_component, write_model_index, write_settings
 from m2d.families.source import resolve_model, settings_of
 from m2d.files import write_bytes
+from m2d.model.checkpoint import load_tensors
 from m2d.model.settings import PUPPET_SAMPLING, ModelSettings
 from m2d.progress import Reporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE
@@ -121,7 +122,7 @@ def pack_model(plan: PackPlan, reporter: Reporter) -> Path:
 def _add_change(folder: Path, before: Path, after: Path) -> None:
     """Add to a folder's transformer what a training changed from one model to another."""
     path, relative = folder / _TRANSFORMER_FILE, Path(_TRANSFORMER_FILE)
-    weights, old, new = (load_file(each) for each in (path, before / relative, after / relative))
+    weights, old, new = (load_tensors(each) for each in (path, before / relative, after / relative))
     if not _shapes(weights) == _shapes(old) == _shapes(new):
         raise CheckpointError(f"{after}: its transformer does not have the tensors of the one to be changed")
     changed = {
