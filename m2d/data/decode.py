@@ -22,7 +22,7 @@ from m2d.video.crop_resize import Turn, cover, turn_of
 from m2d.video.film_frames import film_frames
 from m2d.video.frame_times import is_steady, shown_times_s
 from m2d.video.open_film import FilmError, opened_film
-from m2d.video.pixels import display_matrix, is_high_dynamic_range, rgb_of
+from m2d.video.pixels import display_matrix, rgb_of
 from m2d.video.read import pixel_aspect
 
 Fit = Literal["cover", "official"]
@@ -174,10 +174,7 @@ def _notes(path: Path, frame: VideoFrame) -> list[str]:
     turn = turn_of(matrix)
     if turn is None or any(abs(part / _ONE - round(part / _ONE)) > _SAME_PLACE for part in matrix[:2]):
         raise FilmError(f"{path}: its display matrix does not turn by a right angle; write it upright first")
-    notes = [] if turn == Turn() else [f"{turn}, as its metadata says"]
-    if is_high_dynamic_range(frame):
-        notes.append("its high dynamic range is read as plain levels")
-    return notes
+    return [] if turn == Turn() else [f"{turn}, as its metadata says"]
 
 
 def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:

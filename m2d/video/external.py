@@ -29,7 +29,7 @@ from m2d.video.cuts import (
 from m2d.video.film_frames import FilmFrame, film_frames
 from m2d.video.frame_times import SAME_RATE, is_steady, nearest_frames, shown_times_s
 from m2d.video.open_film import FilmError, check_announced
-from m2d.video.pixels import display_matrix, is_high_dynamic_range
+from m2d.video.pixels import display_matrix
 from m2d.video.read import FilmInfo, probe
 
 # Of times in containers, in frames.
@@ -212,8 +212,6 @@ def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cove
     notes = shape.notes()
     if turn is None:
         notes.append("not turned: its metadata asks for an angle that is no right angle")
-    if is_high_dynamic_range(first.picture):
-        notes.append("its high dynamic range is read as plain levels: colours are paler than in a player")
     return shape, notes
 
 

@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from m2d.video.open_film import FilmError, cut_off, frame_rate, opened_film, reason_of, refusing_corrupt
 from m2d.video.pixels import rgb_of
+from m2d.video.tone_mapping import is_high_dynamic_range, tone_mapped
 from m2d.video.treatment import DEINTERLACED, Treatment
 from m2d.video.whole import announced_end_s, is_whole, reaches
 
@@ -56,7 +57,8 @@ class FilmFrame:
         """Convert to uint8 BGR, HWC, at most `side` pixels wide and high, aspect ratio not kept."""
         width, height = min(self.picture.width, side), min(self.picture.height, side)
         with refusing_corrupt(self.path):
-            return self.picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
+            picture = tone_mapped(self.picture) if is_high_dynamic_range(self.picture) else self.picture
+            return picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
 
 
 def film_frames(path: Path, *, is_strict: bool = False) -> Generator[FilmFrame]:

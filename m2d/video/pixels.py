@@ -8,6 +8,8 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 
+from m2d.video.tone_mapping import is_high_dynamic_range, tone_mapped
+
 # BT.709: the weight of red and blue in brightness, and 8-bit limited range.
 RED, BLUE = 0.2126, 0.0722
 _BLACK, _LUMA_STEPS, _GREY, _CHROMA_STEPS = 16, 219, 128, 224
@@ -15,8 +17,6 @@ _IS_BT709, _IS_LIMITED = 1, 1
 SKETCH_SIDE = 32
 # bicubic, full_chroma_int, accurate_rnd, bitexact: the default conversion is darker by one level.
 _ACCURATE = 0x4 | 0x2000 | 0x40000 | 0x80000
-# Transfer curves of ITU-T H.273: SMPTE ST 2084 (PQ) and ARIB STD-B67 (HLG).
-_HIGH_DYNAMIC_RANGE = frozenset({16, 18})
 _MATRIX = struct.Struct("=9i")
 
 
@@ -56,9 +56,13 @@ def sketch_of(luma_HW: np.ndarray) -> np.ndarray:
 def rgb_of(frame: VideoFrame, *, upscale: int) -> np.ndarray:
     """Convert a frame to uint8 RGB, HWC, one pixel for each block of `upscale` x `upscale`; see `sampled`.
 
+    High dynamic range is tone-mapped.
+
     Enlarged frames in our own format are converted here: FFmpeg's nearest-neighbour chroma is off by one
     pixel, which mixes neighbouring blocks, and its other filters blur them.
     """
+    if is_high_dynamic_range(frame):
+        frame = tone_mapped(frame)
     is_ours = frame.format.name == "yuv420p" and frame.colorspace == _IS_BT709
     if upscale > 1 and is_ours and frame.color_range == _IS_LIMITED:
         return _rgb_of_blocks(frame, upscale=upscale)
@@ -73,11 +77,6 @@ def display_matrix(frame: VideoFrame) -> tuple[int, ...]:
     data = frame.side_data.get("DISPLAYMATRIX")
     matrix = bytes(data) if isinstance(data, SideData) else b""
     return _MATRIX.unpack(matrix) if len(matrix) == _MATRIX.size else ()
-
-
-def is_high_dynamic_range(frame: VideoFrame) -> bool:
-    """Whether the frame's levels follow PQ or HLG, which look pale when read as plain levels."""
-    return frame.color_trc in _HIGH_DYNAMIC_RANGE
 
 
 def _middle(upscale: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What is done to decoded frames before they are pictures: fields become frames, and HD gets its colours.
 
-FFmpeg's filters do the work. Owns when one is needed, and the notes about it for the user.
+FFmpeg's filters do the work. Owns when one is needed, and the notes about it for the user; `pixels` maps the
+tones of the frames that are used.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from av.video.frame import VideoFrame
 
+from m2d.video.tone_mapping import is_high_dynamic_range
+
 # Raise it when frames are read in another way: caches of what models make of them depend on it.
 READING = "m2d.frames/2"
 # One frame for each frame, from both fields; frames that are not interlaced pass unchanged.
@@ -23,6 +26,7 @@ _DEINTERLACE = "mode=send_frame:parity=auto:deint=interlaced"
 _BT709, _UNSPECIFIED = 1, 2
 _HD_WIDTH, _HD_HEIGHT = 1280, 720
 DEINTERLACED = "interlaced: its fields are made frames"
+TONE_MAPPED = "high dynamic range: tone-mapped to BT.709"
 READ_AS_BT709 = "it names no colour matrix and is HD: read as BT.709"
 
 
@@ -46,6 +50,8 @@ class Treatment:
         if is_untagged_hd(picture):
             self._notes[READ_AS_BT709] = None
             picture.colorspace = _BT709
+        if is_high_dynamic_range(picture):
+            self._notes[TONE_MAPPED] = None
         if self._deinterlacer is None:
             yield picture
         else:
