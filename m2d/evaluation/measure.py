@@ -22,7 +22,7 @@ from m2d.evaluation.embedder import Extractor, Vector, spread
 from m2d.evaluation.frame_measures import FrameMeter, FrameStatistics, jump_between, shrunk
 from m2d.evaluation.stories import VideoStory
 from m2d.video.cuts import THUMBNAIL_SIDE, ShownPicture, find_cuts
-from m2d.video.film_frames import film_frames
+from m2d.video.film_frames import FilmFrame, film_frames
 from m2d.video.open_film import FilmError
 
 # Frames of a scene on the page, and their longest side.
@@ -139,8 +139,8 @@ class _StoryMeter:
         self._story, self._instruments = story, instruments
         self._before: tuple[np.ndarray, ...] = ()
 
-    def frames_of(self, film: Path) -> Iterator[ShownPicture]:
-        """Decode and measure a file; yield each of its frames for the detection of cuts."""
+    def frames_of(self, film: Path) -> Iterator[FilmFrame]:
+        """Decode and measure a file; yield each of its frames."""
         spans = [scene for scene in self._story.scenes if scene.film == film]
         meters: dict[int, _SceneMeter] = {}
         num_done = len(self.scenes)
@@ -154,9 +154,7 @@ class _StoryMeter:
                     if number == span.stop - 1:
                         measures, self._before = meters.pop(at).finish(self._before)
                         self.scenes.append(measures)
-                yield ShownPicture(
-                    frame.time_s, frame.thumbnail(side=THUMBNAIL_SIDE), frame.picture.key_frame
-                )
+                yield frame
         if len(self.scenes) - num_done < len(spans):
             raise FilmError(f"{film}: ends before scene {len(self.scenes) + 1} is complete")
 
@@ -171,10 +169,14 @@ def measure_story(story: VideoStory, instruments: Instruments) -> StoryMeasures:
     meter = _StoryMeter(story, instruments)
     cuts: list[int] | None = [] if instruments.finds_cuts and story.cuts else None
     for film in story.films:
+        frames = meter.frames_of(film)
         if cuts is None:
-            collections.deque(meter.frames_of(film), maxlen=0)
+            collections.deque(frames, maxlen=0)
         else:
-            cuts += find_cuts(meter.frames_of(film))
+            cuts += find_cuts(
+                ShownPicture(frame.time_s, frame.thumbnail(side=THUMBNAIL_SIDE), frame.picture.key_frame)
+                for frame in frames
+            )
     return StoryMeasures(scenes=tuple(meter.scenes), cuts=None if cuts is None else tuple(cuts))
 
 

@@ -22,12 +22,12 @@ from m2d.recipe.figure5 import load_figure5
 from m2d.recipe.loader import load_recipe
 from m2d.recipe.schema import Recipe
 from m2d.video.film_frames import film_frames
+from m2d.video.formats import VIDEO_SUFFIXES
 from m2d.video.open_film import FilmError
 from m2d.video.printable import printable
 from m2d.video.provenance import ProvenanceError
 from m2d.video.read import FilmInfo, probe
 
-FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _RUN_FOLDER = ".m2d"
 _SCENE_FILE = re.compile(r"(?P<story>.+)-scene-(?P<number>[0-9]{1,6})")
 _SEED = re.compile(r"-seed-[0-9]+$")
@@ -146,18 +146,18 @@ def _videos_of(path: Path) -> list[Path]:
     if not is_folder(path):
         return [path]
     if path.suffix == _RUN_FOLDER:
-        beside = [path.with_suffix(suffix) for suffix in FILM_SUFFIXES]
+        beside = [path.with_suffix(suffix) for suffix in VIDEO_SUFFIXES]
         films = [film for film in beside if film.is_file()]
         if not films:
             raise InputError(f"{path}: the film of this run folder is not beside it; give the film")
         return films[:1]
     try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in FILM_SUFFIXES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; give a folder you may read") from error
     files = [file for file in files if not file.name.startswith(".") and file.is_file()]
     if not files:
-        raise InputError(f"{path}: holds no video; give a folder of {', '.join(FILM_SUFFIXES)} files")
+        raise InputError(f"{path}: holds no video; the names of videos end in {', '.join(VIDEO_SUFFIXES)}")
     return files
 
 
