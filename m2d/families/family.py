@@ -160,6 +160,7 @@ class ModelFamily:
         load_tokenizer: Loads the tokenizer, for a number of tokens per prompt.
         scheduler: A folder and the scheduler's name in a recipe, None for the folder's own, to a diffusers
             scheduler.
+        check_parts: Compares every tensor of a folder with the configs, reading headers alone.
         compression: A folder to its VAE's pixels per latent along height and width, and frames per latent
             frame after the first.
         build_transformer: A transformer's config, as keywords, to a `SceneModel` with random weights.
@@ -180,6 +181,7 @@ class ModelFamily:
     load_text: Callable[..., TextEncoder]
     load_tokenizer: Callable[[Path, int], PromptTokenizer]
     scheduler: Callable[[Path, str | None], Any]
+    check_parts: Callable[[Path], None]
     compression: Callable[[Path], tuple[int, int]]
     build_transformer: Callable[..., SceneModel]
     geometry_of: Callable[..., ModelGeometry]

@@ -105,6 +105,16 @@ def load_scheduler(source: ModelSource | Path, name: str | None = None) -> Any:
     return family.scheduler(path, name)
 
 
+def check_parts(source: ModelSource) -> None:
+    """Compare every tensor of a model with the configs, from headers alone, before a part is loaded.
+
+    Raises:
+        CheckpointError: A tensor is missing, of the wrong shape or not of this model, or a config is wrong.
+    """
+    with _BUILDING:
+        source.family.check_parts(source.path)
+
+
 def check_components(path: Path, names: Iterable[str]) -> None:
     """Check parts of a model folder; see `m2d.model.components.check_components`."""
     components.check_components(path, names, family_of(path).classes)

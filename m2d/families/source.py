@@ -6,6 +6,7 @@ Owns finding it and its digest. Imports no torch: `m2d check` uses it.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from m2d.errors import CheckpointError
 from m2d.families.family import ModelFamily
+from m2d.families.hub import cached_snapshot
 from m2d.families.registry import family_of
 from m2d.files import sha256_file
 from m2d.folders import is_folder
@@ -25,7 +27,7 @@ from m2d.recipe.fields import DEFAULT_MODEL
 BUILTIN_PUPPET = "builtin:puppet"
 BUILTIN_MODELS = {DEFAULT_MODEL: "weights-large", BUILTIN_PUPPET: "weights"}
 """Models that come with m2d, and their folders in `m2d/puppet`."""
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,8 @@ def resolve_model(name_or_path: str) -> ModelSource:
     Reads configs and the headers of the weights, not the weights.
 
     Args:
-        name_or_path: One of `BUILTIN_MODELS`, or a folder in diffusers' layout.
+        name_or_path: One of `BUILTIN_MODELS`, a folder in diffusers' layout, or the id of a model on the hub
+            that is in Hugging Face's cache, with `@` and a revision if it is not the main one.
 
     Raises:
         CheckpointError: There is no such folder, or it is not complete; every missing or bad file is named.
@@ -118,7 +121,13 @@ def _folder_of(name_or_path: str) -> Path:
         raise CheckpointError(
             f"model {name_or_path!r} is unknown; the built-in models are {', '.join(BUILTIN_MODELS)}"
         )
-    path = Path(name_or_path)
+    # pathlib's own functions raise on names that the system rejects.
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111
+    if "\0" not in name_or_path and os.path.isfile(path):  # noqa: PTH113
+        raise CheckpointError(
+            f"{path}: a file, where a model folder is needed; weights of a transformer belong into one, as "
+            "transformer/diffusion_pytorch_model.safetensors beside vae/ and the other parts"
+        )
     if "\0" not in name_or_path and is_folder(path):
         if not (path / INDEX_FILE).exists():
             raise CheckpointError(
@@ -126,9 +135,13 @@ def _folder_of(name_or_path: str) -> Path:
                 " vae/"
             )
         return path
+    if _HUB_ID.fullmatch(name_or_path):
+        cached = cached_snapshot(name_or_path)
+        if cached is not None:
+            return cached
     advice = f"give a folder in diffusers' layout, or {' or '.join(BUILTIN_MODELS)}"
     if _HUB_ID.fullmatch(name_or_path):
         advice += (
-            f"; to use this model of a hub, download it first: hf download {name_or_path} --local-dir DIR"
+            f"; to use this model of a hub, download it first: hf download {name_or_path.partition('@')[0]}"
         )
     raise CheckpointError(f"model {name_or_path!r}: there is no such folder; {advice}")

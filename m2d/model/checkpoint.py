@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# What torch.compile puts before the names of a module's parameters.
+_COMPILED = "_orig_mod."
 ModelT = TypeVar("ModelT", bound="nn.Module")
 
 
@@ -80,6 +82,16 @@ def load_weights(
     return model.eval()
 
 
+def check_weights(model: nn.Module, path: Path, name: str) -> None:
+    """Make sure that a component's weights are exactly those of a model, from their headers alone.
+
+    Raises:
+        CheckpointError: They are not, or their files are missing or corrupt.
+    """
+    stored = find_weights(path, name, COMPONENTS[name].stem)
+    _check_fit(model, stored, getattr(model, "_tied_weights_keys", None) or {}, place=path / name)
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Map all tensors of a safetensors file into memory; raises as `m2d.tensor_files.read_header`."""
     with opened_tensors(path, "pt") as file:
@@ -92,6 +104,11 @@ def _check_fit(
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing = expected.keys() - stored.keys() - tied.keys()
     foreign = stored.keys() - expected.keys()
+    if foreign and all(name.startswith(_COMPILED) for name in foreign):
+        raise CheckpointError(
+            f"{place}: the names of the weights begin with {_COMPILED}, as those of a compiled model; "
+            "save those of the model itself"
+        )
     misshapen = [
         f"{name} {list(stored[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()

@@ -112,7 +112,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}; get it again") from error
     for dtype in {tensor.dtype for tensor in tensors.values()} - {*_DTYPES}:
-        raise CheckpointError(f"{path}: type {dtype} where {', '.join(_DTYPES)} are supported; get it again")
+        raise CheckpointError(
+            f"{path}: has weights of type {dtype}, which are quantized; m2d reads {', '.join(_DTYPES)}, "
+            "so get the unquantized model"
+        )
     return tensors
 
 
@@ -160,6 +163,14 @@ def _sharded_weights(
 def _explain_missing_weights(root: Path, component: str, single: str) -> None:
     folder = root / component
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    stem = Path(single).stem
+    variants = [name for name in others if name.startswith(f"{stem}.") and name.endswith(".safetensors")]
+    if variants:
+        kind = variants[0].removeprefix(f"{stem}.").partition(".")[0]
+        raise CheckpointError(
+            f"{folder}: holds {variants[0]}, of the variant {kind!r}, and no {Path(single).name}; "
+            "rename it, or get the files without a variant"
+        )
     pickled = [name for name in others if name.endswith(_PICKLED)]
     if pickled:
         raise CheckpointError(

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from m2d.errors import CheckpointError, RecipeError
-from m2d.families.loading import load_tokenizer
-from m2d.families.source import ModelSource, resolve_model
+from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
+from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
 from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import Loaded, load_with_places
 from m2d.recipe.overrides import Overrides
@@ -98,6 +98,23 @@ def _lettering_warnings(recipe: Recipe, places: Places) -> list[str]:
         " install one that has, such as Noto"
     )
     return [str(places.problem(first, message))]
+
+
+def check_model(plan: RunPlan) -> None:
+    """Refuse a model folder that could not be loaded or sampled later, before any part of it is loaded.
+
+    Reads configs and headers. Imports torch, except for an embedded model, which is taken as it is.
+
+    Raises:
+        CheckpointError: A tensor is missing, of the wrong shape or not of this model, or a config is wrong.
+        SchedulerError: The scheduler would sample wrongly.
+    """
+    if plan.source.name in BUILTIN_MODELS:
+        return
+    from m2d.diffusion.schedulers import check_scheduler
+
+    check_parts(plan.source)
+    check_scheduler(load_scheduler(plan.source, plan.sampling.scheduler))
 
 
 def _find_model(name: str, *, places: Places) -> ModelSource:

@@ -1,4 +1,6 @@
-"""Check: plan a recipe and report everything that is known before running it. Imports no torch."""
+"""Check: plan a recipe and report everything that is known before running it.
+
+Imports torch only for a model folder, whose tensors it compares with their configs."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from m2d.film.journal_folder import has_journal
 from m2d.layout import SceneLayout
-from m2d.pipeline.planning import plan_recipe
+from m2d.pipeline.planning import check_model, plan_recipe
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.registry import backend_names
@@ -43,7 +45,13 @@ def check(path: Path, *, model: str | None = None, overrides: Overrides | None =
 
 
 def report_on(plan: RunPlan) -> CheckReport:
-    """Report everything that is known about a planned run."""
+    """Report everything that is known about a planned run.
+
+    Raises:
+        CheckpointError: The tensors of the model folder do not fit its configs.
+        SchedulerError: The scheduler of the model folder would sample wrongly.
+    """
+    check_model(plan)
     return CheckReport(
         plan=plan,
         windows=tuple(

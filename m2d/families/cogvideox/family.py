@@ -15,12 +15,14 @@ from m2d.families.cogvideox.sampling import default_sampling
 from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
 from m2d.families.family import KnownModel, ModelFamily
 from m2d.garbage import no_collection
-from m2d.model.checkpoint import build_model, load_weights
+from m2d.model.checkpoint import build_model, check_weights, load_weights
 from m2d.model.components import check_components, read_config
 from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import AutoencoderKLCogVideoX
+    from transformers import T5EncoderModel
 
     from m2d.families.cogvideox.text import T5TextEncoder
     from m2d.families.cogvideox.transformer import SceneTransformer
@@ -50,12 +52,17 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 
 
 def _load_transformer(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneTransformer:
+    model = _empty_transformer(path)
+    return load_weights(model, path, "transformer", device=device, dtype=dtype)
+
+
+def _empty_transformer(path: Path) -> SceneTransformer:
     with no_collection():
         from m2d.families.cogvideox.transformer import SceneTransformer
 
     check_components(path, ["transformer"], CLASSES)
     model: SceneTransformer = build_model(SceneTransformer, path, "transformer", ignored=_OFFICIAL_KEYS)
-    return load_weights(model, path, "transformer", device=device, dtype=dtype)
+    return model
 
 
 def _build_transformer(**config: Any) -> SceneTransformer:
@@ -67,9 +74,15 @@ def _build_transformer(**config: Any) -> SceneTransformer:
 
 def _load_vae(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> CogVideoXVae:
     with no_collection():
-        from diffusers import AutoencoderKLCogVideoX
-
         from m2d.families.cogvideox.vae import CogVideoXVae
+
+    module = load_weights(_empty_vae(path), path, "vae", device=device, dtype=dtype)
+    return CogVideoXVae(module, frames_per_token=_frames_per_token(path))
+
+
+def _empty_vae(path: Path) -> AutoencoderKLCogVideoX:
+    with no_collection():
+        from diffusers import AutoencoderKLCogVideoX
 
     check_components(path, ["vae"], CLASSES)
     module: AutoencoderKLCogVideoX = build_model(AutoencoderKLCogVideoX, path, "vae")
@@ -78,8 +91,7 @@ def _load_vae(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> 
             raise CheckpointError(
                 f"{path / 'vae' / 'config.json'}: {key} is not supported; remove it if it is unused"
             )
-    load_weights(module, path, "vae", device=device, dtype=dtype)
-    return CogVideoXVae(module, frames_per_token=_frames_per_token(path))
+    return module
 
 
 def _frames_per_token(path: Path) -> int:
@@ -92,22 +104,33 @@ def _load_text(
     path: Path, tokenizer: PromptTokenizer, *, device: str | torch.device, dtype: torch.dtype
 ) -> T5TextEncoder:
     with no_collection():
+        from m2d.families.cogvideox.text import T5TextEncoder
+
+    model = load_weights(_empty_text_encoder(path), path, "text_encoder", device=device, dtype=dtype)
+    return T5TextEncoder(model, tokenizer)
+
+
+def _empty_text_encoder(path: Path) -> T5EncoderModel:
+    with no_collection():
         from accelerate import init_empty_weights
         from huggingface_hub.errors import StrictDataclassError
         from transformers import T5Config, T5EncoderModel
-
-        from m2d.families.cogvideox.text import T5TextEncoder
 
     check_components(path, ["text_encoder"], CLASSES)
     config = {key: value for key, value in read_config(path, "text_encoder").items() if key in _T5_KEYS}
     try:
         with init_empty_weights(include_buffers=False):
-            model = T5EncoderModel(T5Config(**config, is_encoder_decoder=False, use_cache=False))
+            return T5EncoderModel(T5Config(**config, is_encoder_decoder=False, use_cache=False))
     except (*LIBRARY_ERRORS, StrictDataclassError) as error:
         raise CheckpointError(
             f"{path / 'text_encoder' / 'config.json'}: describes no T5 encoder: {first_line(error)}"
         ) from error
-    return T5TextEncoder(load_weights(model, path, "text_encoder", device=device, dtype=dtype), tokenizer)
+
+
+def _check_parts(path: Path) -> None:
+    check_weights(_empty_transformer(path), path, "transformer")
+    check_weights(_empty_vae(path), path, "vae")
+    check_weights(_empty_text_encoder(path), path, "text_encoder")
 
 
 def _load_tokenizer(path: Path, max_tokens: int) -> PromptTokenizer:
@@ -142,6 +165,7 @@ COGVIDEOX = ModelFamily(
     load_text=_load_text,
     load_tokenizer=_load_tokenizer,
     scheduler=_scheduler,
+    check_parts=_check_parts,
     # As diffusers and transformers call them, so that these open a folder of ours without m2d.
     saved_classes={
         "transformer": ("diffusers", "CogVideoXTransformer3DModel"),

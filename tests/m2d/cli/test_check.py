@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from m2d.cli.main import app
@@ -170,7 +172,9 @@ def test_words_the_puppet_theatre_does_not_know_are_named(m2d: Run, folder: Path
     assert "did you mean jumps?" in result.stderr
 
 
-def test_checking_imports_no_torch_and_writes_nothing(folder: Path) -> None:
+def test_checking_a_story_of_an_embedded_model_imports_no_torch(folder: Path, tiny_folder: Path) -> None:
+    recipe = folder / "story.yaml"
+    recipe.write_text(recipe.read_text().replace(str(tiny_folder), "builtin:puppet"))
     program = (
         "import sys; from m2d.cli.main import app; sys.argv = ['m2d', 'check', 'story.yaml']\n"
         "try:\n    app()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
@@ -201,3 +205,38 @@ def test_what_is_not_usual_about_sampling_and_pixels_is_shown(m2d: Run, folder: 
     shown = m2d("check", "story.yaml").stdout
     assert "2 steps in one window, dynamic guidance, guidance 3" in shown
     assert "32x32, written as 64x64 with hard pixels" in shown
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda f: drop(f / "vae", "decoder.conv_out.conv.weight"),
+            "vae: the weights do not fit config.json",
+        ),
+        (lambda f: drop(f / "transformer", "proj_out.bias"), "missing: proj_out.bias"),
+        (lambda f: edit(f / "vae" / "config.json", latents_mean=[0.0] * 4), "latents_mean is not supported"),
+        (lambda f: edit(f / "scheduler" / "scheduler_config.json", timestep_spacing="linspace"), "linspace"),
+    ],
+)
+def test_what_could_not_be_loaded_is_refused(
+    m2d: Run, folder: Path, tiny_folder: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    shutil.copytree(tiny_folder, folder / "model")
+    damage(folder / "model")
+    for command in ("check", "generate"):
+        result = m2d(command, "story.yaml", "--model", "model")
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+    assert "load text encoder" not in result.stderr
+
+
+def drop(part: Path, name: str) -> None:
+    path = part / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights[name]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def edit(path: Path, **entries: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))

@@ -73,6 +73,7 @@ FAKE = ModelFamily(
     scheduler=lambda path, name: SCHEDULER,
     # What reads model folders and what trains; a model that is at hand needs neither.
     **dict.fromkeys(("classes", "default_settings", "default_sampling", "read_geometry")),
+    check_parts=lambda path: None,
     **dict.fromkeys(("build_transformer", "geometry_of", "compression")),
 )
 # The end of the family.

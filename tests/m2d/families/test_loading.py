@@ -281,7 +281,7 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (break_link, rf"{TRANSFORMER}: a link that leads out of the model folder"),
     (
         lambda f: edit_weights(f / TRANSFORMER, lambda w: w.update({"x": torch.zeros(2, dtype=torch.int8)})),
-        r"type I8 where F16, BF16, F32, F64 are supported",
+        r"weights of type I8, which are quantized; m2d reads F16, BF16, F32, F64",
     ),
     (
         lambda f: edit_json(f / "transformer" / "config.json", _class_name="WanTransformer3DModel"),
@@ -308,6 +308,10 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: edit_json(f / "transformer" / "config.json", patch_size=...),
         r"transformer/config.json: patch_size: missing; it must be a whole number from 1",
+    ),
+    (
+        lambda f: (f / TRANSFORMER).rename(f / "transformer" / "diffusion_pytorch_model.fp16.safetensors"),
+        r"holds diffusion_pytorch_model.fp16.safetensors, of the variant 'fp16', and no diffusion_pytorch",
     ),
     (
         lambda f: edit_json(f / "transformer" / "config.json", patch_size_t=2),
@@ -372,6 +376,11 @@ def test_every_problem_is_reported_at_once(folder: Path) -> None:
     ]
 
 
+def compiled(weights: dict[str, torch.Tensor]) -> None:
+    for name in list(weights):
+        weights[f"_orig_mod.{name}"] = weights.pop(name)
+
+
 MISFITS: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: edit_weights(f / TRANSFORMER, lambda w: w.pop("proj_out.bias")),
@@ -384,6 +393,10 @@ MISFITS: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: edit_weights(f / TRANSFORMER, lambda w: w.update({"proj_out.bias": torch.zeros(3)})),
         r"of the wrong shape: proj_out.bias \[3\] instead of \[16\]",
+    ),
+    (
+        lambda f: edit_weights(f / TRANSFORMER, compiled),
+        r"the names of the weights begin with _orig_mod., as those of a compiled model",
     ),
     (
         lambda f: edit_json(f / "transformer" / "config.json", num_layers=3),
@@ -423,7 +436,7 @@ def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) ->
             r"'nowhere': there is no such folder; give a folder in diffusers' layout, or "
             r"builtin:puppet-large or builtin:puppet$",
         ),
-        ("zai-org/CogVideoX-5b", r"download it first: hf download zai-org/CogVideoX-5b --local-dir DIR"),
+        ("zai-org/CogVideoX-5b", r"download it first: hf download zai-org/CogVideoX-5b$"),
         (
             "builtin:muppet",
             r"'builtin:muppet' is unknown; the built-in models are builtin:puppet-large, builtin:puppet",
@@ -435,6 +448,36 @@ def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) ->
 def test_a_name_that_is_no_folder_is_explained(name: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         resolve_model(name)
+
+
+def test_a_file_in_place_of_a_folder_is_explained(tiny_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"safetensors: a file, where a model folder is needed"):
+        resolve_model(str(tiny_folder / TRANSFORMER))
+
+
+def test_a_model_in_the_home_folder_and_one_in_the_hub_s_cache_are_found(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_model("~/here").path == tmp_path / "here"
+
+    # The cache's layout: files of a snapshot are links to blobs that are named by their content.
+    repo = tmp_path / "hub" / "models--anyone--tiny"
+    commit = repo / "snapshots" / ("0" * 40)
+    (repo / "blobs").mkdir(parents=True)
+    for number, file in enumerate(path for path in sorted(tiny_folder.rglob("*")) if path.is_file()):
+        shutil.copyfile(file, repo / "blobs" / str(number))
+        link = commit / file.relative_to(tiny_folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(repo / "blobs" / str(number))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert resolve_model("anyone/tiny").path == commit
+    assert resolve_model(f"anyone/tiny@{'0' * 40}").digest == resolve_model(str(tiny_folder)).digest
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        resolve_model("anyone/tiny@other")
 
 
 def test_the_tiny_model_is_the_same_every_time(tiny_folder: Path, tmp_path: Path) -> None:
