@@ -39,7 +39,9 @@ def evaluate(
         Literal["auto", "puppet", "natural", "none"],
         typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="Device of the networks: cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Device of the networks of real videos: cpu, cuda or cuda:1.")
+    ] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 import m2d
-from m2d.errors import CheckpointError, InputError, OutputError, Remedy
+from m2d.devices import DEVICE_NAMES, is_device_name
+from m2d.errors import BackendUnavailable, CheckpointError, InputError, OutputError, Remedy
 from m2d.evaluation.cache import measured
 from m2d.evaluation.embedder import Embedder
 from m2d.evaluation.frechet import SetDistance, set_distance
@@ -74,9 +76,11 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
 
     Raises:
         InputError: No video can be read, a scene has no prompt, or the sets cannot be compared.
+        BackendUnavailable: The device is not here.
         CheckpointError: Weights of the networks are missing or of another network.
         OutputError: A report is there already, or the disk refused.
     """
+    _check_device(plan.device)
     if not plan.force and (plan.out / RESULTS).exists():
         raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
     prompts = None if plan.prompts is None else load_prompts(plan.prompts)
@@ -111,6 +115,16 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     )
     _write(report, plan)
     return EvalResult(report=report, out=plan.out)
+
+
+def _check_device(name: str) -> None:
+    if not is_device_name(name):
+        raise InputError(f"{name!r} is no device; use {DEVICE_NAMES}", argument="device")
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"{name}: torch finds {torch.cuda.device_count()} CUDA devices here; use cpu"
+        )
 
 
 def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2d.errors import InputError, OutputError
+from m2d.errors import BackendUnavailable, InputError, OutputError
 from m2d.evaluation import cache
 from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, EvalPlan, evaluate_videos
@@ -136,6 +136,10 @@ def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
         evaluated(films, out, paths=few, reference=films / "films")
     with pytest.raises(InputError, match="none of the videos can be evaluated"):
         evaluated(films, out, paths=(tmp_path / "text.mp4",), prompts=None)
+    with pytest.raises(InputError, match="device: 'tpu' is no device; use cpu, cuda or cuda:N"):
+        evaluated(films, out, device="tpu")
+    with pytest.raises(BackendUnavailable, match="cuda:98: torch finds"):
+        evaluated(films, out, device="cuda:98")
     with pytest.raises(InputError, match="holds no video"):
         evaluated(films, out, paths=(tmp_path / "some",))
     assert not out.exists()
