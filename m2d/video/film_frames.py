@@ -137,7 +137,8 @@ class _Reading:
         is_told = is_whole(self._path, demuxer=self._container.format.name) is not None
         if announced_s and not is_told and not reaches(announced_s=announced_s, read_s=self._end_s):
             raise cut_off(self._path, f"it announces {announced_s:.1f} s and holds {self._end_s:.1f} s")
-        num_lost = self._num_expected - self._num_pictures
+        # Pictures that were cut away may have the time of the key frame.
+        num_lost = min(self._num_expected - self._num_pictures, len(self._missing))
         # Two packets may be the fields of one picture.
         is_one_each = (
             stream.codec_context.codec.canonical_name in _PICTURE_PER_PACKET
