@@ -153,6 +153,7 @@ def story_warnings(
     """
     found = [
         *_count_warnings(num_scenes, geometry),
+        *_jointly_warnings(recipe.jointly, geometry),
         *_size_warnings(recipe, geometry),
         *(_mask_warnings(recipe.mask, trained_mask) if num_scenes > 1 else []),
         *_cast_warnings(recipe),
@@ -166,6 +167,15 @@ def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyP
         return []
     message = f"{num_scenes} of the {geometry.num_scenes} scenes the model was trained on; all look best"
     return [(("scenes",), message)]
+
+
+def _jointly_warnings(jointly: int | None, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
+    if jointly in (None, geometry.num_scenes):
+        return []
+    message = (
+        f"{jointly}, but the model was trained on {geometry.num_scenes} scenes together; others look worse"
+    )
+    return [(("jointly",), message)]
 
 
 def _size_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:

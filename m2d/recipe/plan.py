@@ -304,7 +304,7 @@ def _windows(
     *,
     film: ExistingFilm | None,
 ) -> tuple[WindowPlan, ...]:
-    capacity = geometry.num_scenes
+    capacity = recipe.jointly or geometry.num_scenes
     if film is None:
         alone = {number for number, scene in enumerate(scenes) if scene.join.kind == "continue"}
         windows = story_windows(len(scenes), capacity=capacity, alone=alone)

@@ -41,6 +41,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 NumSteps = Annotated[int, Field(ge=1, le=1000)]
 GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
 MAX_NUM_FRAMES = 10_000
+MAX_JOINT_SCENES = 100
 NumFrames = Annotated[int, Field(ge=1, le=MAX_NUM_FRAMES)]
 OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 # Films of older versions have no such field.
@@ -226,6 +227,7 @@ class Recipe(_Part):
         cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
         setting: First sentence of every prompt whose scene has no setting of its own.
         output: File name of the film; None derives it from the title.
+        jointly: Scenes that are made together; None is the number that the model was trained on.
         image: Picture that every scene without an image of its own starts from, unless it continues another.
     """
 
@@ -240,6 +242,7 @@ class Recipe(_Part):
     backend: BackendChoice = BackendChoice()
     output: OutputName | None = None
     image: Annotated[ImagePath | None, _UNRECORDED_IF_NONE] = None
+    jointly: Annotated[int | None, Field(ge=1, le=MAX_JOINT_SCENES), _UNRECORDED_IF_NONE] = None
 
     @classmethod
     def cross_field_problems(cls, data: object) -> list[FieldProblem]:

@@ -238,6 +238,21 @@ def test_a_story_longer_than_the_model_sees_is_made_in_windows() -> None:
     ]
 
 
+def test_another_number_of_scenes_can_be_made_together_with_a_warning() -> None:
+    planned = plan(f"{STORY}jointly: 2\n")
+    assert [(part.window.scenes, part.window.targets) for part in planned.windows] == [
+        ((0, 1), (0, 1)),
+        ((1, 2), (2,)),
+    ]
+    assert planned.warnings == (
+        "story.yaml:9:10: jointly: 2, but the model was trained on 3 scenes together; others look worse",
+    )
+    # The record of the film makes it again.
+    again = plan_story(planned.recipe, cast(Any, FakeSource()))
+    assert again.windows == planned.windows
+    assert plan(f"{STORY}jointly: 3\n").warnings == ()
+
+
 def test_fewer_scenes_than_the_model_was_trained_on_are_a_warning() -> None:
     few = STORY.replace("  - Actor1 bows. Actor2 bows.\n", "")
     assert plan(few).warnings == (
