@@ -44,6 +44,7 @@ class Remedy(StrEnum):
     RESUME_WITHOUT_PREVIEWS = auto()
     GIVE_MODEL = auto()
     GET_NETWORKS = auto()
+    GIVE_LORA = auto()
 
 
 class M2DError(Exception):

@@ -51,6 +51,7 @@ ROWS = {
     "m2d.backend_checks": 4,
     "m2d.registry": 5,
     "m2d.recipe.plan": 5,
+    "m2d.recipe.plan_loras": 5,
     "m2d.pipeline": 6,
     "m2d.film": 7,
     "m2d.data": 7,

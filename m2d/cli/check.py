@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2d.cli.options import ModelOption, SetOption, StoriesArgument, settings_beside
+from m2d.cli.options import (
+    FieldsAndValue,
+    LoraOption,
+    ModelOption,
+    SetOption,
+    StoriesArgument,
+    parse_loras,
+    settings_beside,
+)
 from m2d.cli.results import pick
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ _COLUMNS = ("made", "tokens", "attention per layer")
 def check(
     recipes: StoriesArgument,
     model: ModelOption = None,
+    lora: LoraOption = None,
     settings: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
 ) -> None:
@@ -39,7 +48,8 @@ def check(
     from m2d.tasks.batch import plan_stories
     from m2d.tasks.check import report_on
 
-    overrides = Overrides(settings=settings_beside(settings, {"--model": (["model"], model)}))
+    flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--lora": (["loras"], lora)}
+    overrides = Overrides(settings=settings_beside(settings, flags), loras=parse_loras(lora))
     stories = stories_of(recipes, (), overrides.settings)
     reports = [report_on(plan) for plan in plan_stories(stories, model=model, overrides=overrides)]
     if as_json:
@@ -89,6 +99,7 @@ def _summary(plan: RunPlan) -> list[tuple[str, str]]:
     parts += [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
     rows = [
         ("model", plan.source.name),
+        *(("LoRA", str(choice)) for choice in plan.recipe.loras),
         ("film", f"{plan.output}, about {format_size(plan.predicted_size_bytes)}"),
         ("length", _length(plan, common)),
         ("picture", f"{width}x{height}{_written(plan)}"),
@@ -230,6 +241,7 @@ def _document(report: CheckReport) -> dict[str, Any]:
         **pick(plan, "title", "output", "num_frames", "duration_s", "fps", "upscale", "predicted_size_bytes"),
         **pick(plan.scene_geometry, "width", "height"),
         "model": plan.source.name,
+        "loras": [choice.model_dump(mode="json") for choice in plan.recipe.loras],
         "sampling": plan.sampling.model_dump(mode="json"),
         "mask": plan.recipe.mask,
         "backend": {"name": plan.backend, "device": plan.device, "dtype": plan.dtype},

@@ -13,9 +13,11 @@ import typer
 from m2d.cli.options import (
     BackendSettings,
     DtypeOption,
+    LoraOption,
     ModelOption,
     QuietFlag,
     ResultJsonFlag,
+    parse_loras,
     parse_options,
 )
 from m2d.errors import InputError
@@ -53,6 +55,7 @@ def export(
         int, typer.Option("--batch", metavar="N", help="Batch size: 2 with batched guidance, else 1.")
     ] = 2,
     model: ModelOption = None,
+    lora: LoraOption = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Device of the graph: cpu, cuda, cuda:1.")
     ] = None,
@@ -82,7 +85,8 @@ def export(
     flags.check(recipe)
     writer = get_backend(backend)
     reporter = make_reporter(quiet=quiet)
-    given = {"backend": backend, "device": device, "dtype": dtype, "backend_options": extra}
+    loras = parse_loras(lora)
+    given = {"backend": backend, "device": device, "dtype": dtype, "backend_options": extra, "loras": loras}
     # A recipe is checked before the imports below, which take seconds.
     planned = None if recipe is None else _plan(recipe, model=model, given=given)
     with loading_libraries(reporter):
@@ -92,14 +96,16 @@ def export(
 
         requests = graphs_of([planned])
     else:
+        source = resolve_model(model or DEFAULT_MODEL)
         options = BackendOptions(
             device=device or "cpu",
             # BackendOptions checks the name.
             dtype=dtype or "float32",  # type: ignore[arg-type]
             batch_size=batch,
             extra=extra,
+            loras=task.loras_of(source, loras or ()),
         )
-        requests = (task.graph_of(resolve_model(model or DEFAULT_MODEL), flags.shape(), options),)
+        requests = (task.graph_of(source, flags.shape(), options),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
 
 

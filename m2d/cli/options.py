@@ -6,6 +6,7 @@ Options of a single command are defined with the command.
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -24,7 +25,10 @@ from m2d.limits import MOST_THREADS
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult, RunOptions
     from m2d.recipe.overrides import Overrides
+    from m2d.recipe.schema import LoraChoice
     from m2d.recipe.settings import Setting
+
+_SCALE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?")
 
 ModelOption = Annotated[
     str | None,
@@ -83,6 +87,10 @@ BackendSettings = Annotated[
     list[str] | None,
     typer.Option("--backend-option", metavar="NAME=VALUE", help="Option of the backend; repeatable."),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option("--lora", metavar="FILE[:SCALE]", help="LoRA of the transformer; repeatable."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -131,6 +139,28 @@ def parse_options(texts: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+def parse_loras(texts: Sequence[str] | None) -> tuple[LoraChoice, ...] | None:
+    """Parse all `--lora FILE[:SCALE]`; raise InputError for a scale or a path that no recipe may have."""
+    if not texts:
+        return None
+    from pydantic import ValidationError
+
+    from m2d.recipe.schema import LoraChoice
+
+    found = []
+    for text in texts:
+        path, colon, scale = text.rpartition(":")
+        # A colon may be part of the name.
+        has_scale = bool(colon and path) and _SCALE.fullmatch(scale) is not None and not Path(text).exists()
+        try:
+            found.append(LoraChoice(path=path, scale=float(scale)) if has_scale else LoraChoice(path=text))
+        except ValidationError as error:
+            message = error.errors(include_url=False, include_input=False)[0]["msg"]
+            message = message.removeprefix("Value error, ")
+            raise InputError(f"{text!r}: {message}", argument="lora") from error
+    return tuple(found)
+
+
 FieldsAndValue = tuple[Sequence[str], object]
 
 
@@ -169,6 +199,7 @@ class FilmOptions:
     """The shared options, in the order in which `--help` lists them."""
 
     model: ModelOption = None
+    lora: LoraOption = None
     steps: StepsOption = None
     speed: SpeedOption = None
     backend: BackendOption = None
@@ -201,12 +232,14 @@ class FilmOptions:
             "--device": (["backend.device"], self.device),
             "--dtype": (["backend.dtype"], self.dtype),
             "--backend-option": (["backend.options"], self.backend_option),
+            "--lora": (["loras"], self.lora),
         }
         return Overrides(
             out=out,
             seed=seed,
             num_inference_steps=self.steps,
             backend_options=parse_options(self.backend_option),
+            loras=parse_loras(self.lora),
             settings=settings_beside(self.settings, flags),
             **pick(self, "speed", "backend", "device", "dtype", "artifacts"),
         )

@@ -23,6 +23,7 @@ _FLAGS = {
     "backend.device": "--device",
     "backend.dtype": "--dtype",
     "backend.options": "--backend-option",
+    "loras": "--lora",
     "prompt": "--prompt",
     "frames": "--frames",
     "join": "--join",
@@ -51,6 +52,7 @@ _TEXTS = {
     Remedy.START_RUN: "start a run without --resume",
     Remedy.RESUME_WITHOUT_PREVIEWS: "resume with --resume and without --save-previews",
     Remedy.GET_NETWORKS: "get it with `m2d models get NAME`",
+    Remedy.GIVE_LORA: "give that file with --lora, wherever it lies now",
     Remedy.GIVE_MODEL: "name that model with --model, or move the run folder away to use the film's frames",
 }
 
@@ -62,6 +64,8 @@ def flag_of(field: str) -> str:
     """
     if field.startswith("set "):
         return f"--{field}"
+    if field.startswith("loras["):
+        return "--lora"
     numbered = _NUMBERED_PROMPT.fullmatch(field)
     return f"--prompt {int(numbered[1]) + 1}" if numbered else _FLAGS.get(field, field)
 

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from m2d.errors import InputError, Problem, RecipeError
 from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.recipe_record import as_recipe
+from m2d.film.lora_files import with_lora_files
+from m2d.film.recipe_record import as_recipe, with_lora_names
 from m2d.pipeline.planning import plan_for_model
 from m2d.recipe.cast import described_actors, unknown_actors
 from m2d.recipe.fields import DEFAULT_MODEL
@@ -61,6 +62,7 @@ def inherited_recipe(
     scenes: Sequence[Mapping[str, Any]],
     like: Sequence[int],
     settings: Sequence[Setting] = (),
+    keeps_loras: bool = False,
 ) -> Recipe:
     """Return the recipe of a run that starts from a film: cast, setting, sampling and sizes are the film's.
 
@@ -70,6 +72,8 @@ def inherited_recipe(
         scenes: The target scenes, as in a recipe; values that are None are left out.
         like: Scenes of the film; the newest recipe that made one of them is inherited.
         settings: Fields that replace those of the film's recipe.
+        keeps_loras: Whether each scene has the LoRAs of the scene of `like` in its place; LoRAs of all
+            scenes are always inherited.
 
     Raises:
         RecipeError: A scene or a setting is not valid in a recipe, or a setting belongs to the whole film.
@@ -81,6 +85,7 @@ def inherited_recipe(
         document = validated_recipe(before.recipe).model_dump(exclude={"output", "scenes"})
     else:
         document = {"title": film.title}
+    document["loras"] = _loras(document.get("loras", ()), film, like if keeps_loras else ())
     _check_length(document.get("video", {}), film, scenes)
     shape = film.scenes[0].plan.geometry
     document["model"] = source.name
@@ -116,12 +121,14 @@ def plan_on(
     Raises:
         RecipeError: A prompt, a size or an override is not valid for the model or in a recipe.
     """
+    recipe, film, overrides = with_lora_files(recipe, film, overrides)
     replaced = tuple(setting.key_path for setting in overrides.settings)
     places = replace(places, replaced=(*places.replaced, *replaced))
     try:
         plan = plan_for_model(recipe, source, film=film, overrides=overrides, places=places)
     except RecipeError as error:
-        raise RecipeError(_without_numbers(error.problems, num_scenes=len(recipe.scenes))) from error
+        problems = _without_numbers(error.problems, num_scenes=len(recipe.scenes))
+        raise RecipeError(problems, remedy=error.remedy) from error
     return replace(plan, warnings=_own_warnings(plan, keeps_lengths=film is not None and bool(film.chosen)))
 
 
@@ -152,7 +159,7 @@ def validated_recipe(document: Mapping[str, Any], *, settings: Sequence[Setting]
         RecipeError: A setting is not valid in a recipe, or belongs to the whole film.
     """
     try:
-        recipe = Recipe.model_validate_json(json.dumps(as_recipe(document)))
+        recipe = with_lora_names(Recipe.model_validate_json(json.dumps(as_recipe(document))))
         if not settings:
             return recipe
         _check_settings(settings)
@@ -196,6 +203,18 @@ def _check_length(video: Mapping[str, Any], film: LoadedFilm, scenes: Sequence[M
         )
 
 
+def _loras(
+    inherited: Sequence[Mapping[str, Any]], film: LoadedFilm, like: Sequence[int]
+) -> tuple[Mapping[str, Any], ...]:
+    """Return the film's LoRAs of all scenes, and the LoRAs of their own of the scenes `like`."""
+    own = [
+        choice.model_copy(update={"scenes": (number,)}).model_dump()
+        for number, scene in enumerate(like, start=1)
+        for choice in film.scenes[scene].plan.loras
+    ]
+    return (*(choice for choice in inherited if choice["scenes"] is None), *own)
+
+
 def _newest_run(film: LoadedFilm, like: Sequence[int]) -> RunRecord | None:
     """Return the newest run with a recipe that made one of the scenes, or else the newest of all."""
     indices = sorted({film.scenes[number].generating_run for number in like})
@@ -227,6 +246,8 @@ def _own_warnings(plan: RunPlan, *, keeps_lengths: bool) -> tuple[str, ...]:
     for warning in plan.warnings:
         field, _, message = warning.removeprefix(f"{COMMAND_LINE.path}: ").partition(": ")
         match = _SCENE_FIELD.fullmatch(field)
+        if field.startswith("loras["):
+            own.append(warning)
         if match is not None and not (keeps_lengths and match["name"] == "frames"):
             argument = _argument(match, num_scenes=len(plan.recipe.scenes))
             own.append(f"{COMMAND_LINE.path}: {argument}: {message}")

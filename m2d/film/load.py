@@ -20,6 +20,7 @@ from m2d.film.context_frames import num_context, read_kept_frames
 from m2d.film.external import external_record
 from m2d.film.journal_folder import has_journal, journal_folder_of
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
+from m2d.film.recipe_record import loras_of_scene
 from m2d.film.sound import sound_of
 from m2d.geometry import GeometryError
 from m2d.joins import Join
@@ -119,7 +120,7 @@ def _spans_s(provenance: Provenance) -> list[tuple[float, float]]:
 def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> list[ScenePlan]:
     video = provenance.video
     plans = []
-    for record in provenance.scenes:
+    for number, record in enumerate(provenance.scenes, start=provenance.first_scene):
         try:
             shape = source.geometry.scene(
                 num_frames=num_context(record), height=video.height, width=video.width
@@ -139,6 +140,7 @@ def _scene_plans(path: Path, provenance: Provenance, source: ModelSource) -> lis
                 film_frames=None if record.clip_frames is None else record.num_frames,
                 join=Join(kind=record.join, num_frames=record.overlap),
                 match_colour=record.colour_map is not None,
+                loras=loras_of_scene(provenance.runs[record.run], number),
             )
         )
     return plans

@@ -5,10 +5,16 @@ A record is untrusted data: it is validated like any recipe.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
-from m2d.recipe.schema import Recipe
+from pydantic import TypeAdapter, ValidationError
+
+from m2d.recipe.schema import LoraChoice, Recipe
+from m2d.video.privacy import last_part
+from m2d.video.provenance import RunRecord
 
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
@@ -30,3 +36,29 @@ def as_recipe(document: Mapping[str, Any]) -> Mapping[str, Any]:
         return document
     upscale = {"factor": video["upscale"], "filter": "nearest"}
     return {**document, "video": {**video, "upscale": upscale}}
+
+
+def with_lora_names(recipe: Recipe) -> Recipe:
+    """Return a stored recipe whose LoRAs are named without folders: a record never names a place."""
+    return recipe.model_copy(update={"loras": tuple(map(_named, recipe.loras))})
+
+
+def _named(choice: LoraChoice) -> LoraChoice:
+    return choice.model_copy(update={"path": PurePath(last_part(choice.path)).name or "lora"})
+
+
+def loras_of_scene(run: RunRecord, scene: int) -> tuple[LoraChoice, ...]:
+    """Return the LoRAs of its own that a run made a scene of the story with; of an invalid record none."""
+    made = sorted({target for window in run.windows for target in window.targets})
+    try:
+        choices = TypeAdapter(tuple[LoraChoice, ...]).validate_json(json.dumps(run.recipe.get("loras", [])))
+    except ValidationError:
+        return ()
+    if scene not in made:
+        return ()
+    number = made.index(scene) + 1
+    return tuple(
+        _named(choice).model_copy(update={"scenes": None})
+        for choice in choices
+        if choice.scenes is not None and number in choice.scenes
+    )

@@ -111,6 +111,7 @@ def facts_of(plan: RunPlan) -> list[str]:
         f"{plan.sampling.num_inference_steps} steps",
         f"speed {plan.sampling.speed}",
         *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
+        *(f"LoRA {choice}" for choice in plan.recipe.loras),
         f"{plan.backend} on {plan.device} in {plan.dtype}",
         *([name_threads(plan.num_threads)] if plan.num_threads else []),
     ]

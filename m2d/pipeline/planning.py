@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from m2d.errors import CheckpointError, RecipeError
 from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
+from m2d.families.loras import find_lora
 from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
 from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import Loaded, load_with_places
@@ -70,6 +72,7 @@ def plan_for_model(
         places=places,
         count_tokens=load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
+        find_lora=partial(find_lora, source),
     )
     warnings = _lettering_warnings(plan.recipe, places or Places(path="recipe"))
     return replace(plan, warnings=(*plan.warnings, *warnings))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from m2d.backend import BackendOptions
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.families.loading import load_scheduler
+from m2d.model.lora_file import LoraUse
 from m2d.recipe.plan import RunPlan, WindowPlan
 
 Windows = Sequence[tuple[RunPlan, WindowPlan]]
@@ -29,7 +31,19 @@ def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
         latent_size=(plan.scene_geometry.latent_height, plan.scene_geometry.latent_width),
         batch_size=2 if is_batched else 1,
         artifacts=plan.artifacts,
+        loras=_window_loras(plan, part),
         extra=plan.backend_options,
+    )
+
+
+def _window_loras(plan: RunPlan, part: WindowPlan) -> tuple[LoraUse, ...]:
+    """Return the run's LoRAs with their scenes counted in the window; of scenes outside it with none."""
+    places = {scene: place for place, scene in enumerate(part.window.scenes)}
+    return tuple(
+        use
+        if use.scenes is None
+        else replace(use, scenes=tuple(places[scene] for scene in use.scenes if scene in places))
+        for use in plan.loras
     )
 
 

@@ -110,6 +110,12 @@ def _image(name: str) -> str:
     return name
 
 
+def _lora_path(path: str) -> str:
+    if forbidden_character(path) is not None or not path.strip() or _URL.match(path):
+        raise ValueError(f"{show(path)} is no path of a file; LoRAs are local safetensors files")
+    return path
+
+
 def _device(name: str) -> str:
     if not is_device_name(name):
         raise ValueError(f"{show(name)} is not known; use {DEVICE_NAMES}")
@@ -153,5 +159,6 @@ OutputName = Annotated[str, AfterValidator(_output_name)]
 MaskName = Annotated[str, AfterValidator(_mask)]
 ModelName = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_model)]
 ImagePath = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_image)]
+LoraPath = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_lora_path)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 BackendName = Annotated[str, AfterValidator(_backend)]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from m2d.errors import RecipeError
 from m2d.recipe.explain import explain
 from m2d.recipe.places import COMMAND_LINE_NAME, Places
-from m2d.recipe.schema import Recipe
+from m2d.recipe.schema import LoraChoice, Recipe
 from m2d.recipe.settings import Setting
 
 COMMAND_LINE = Places(path=COMMAND_LINE_NAME)
@@ -30,6 +30,7 @@ class Overrides:
         seed: The story's seed; a scene with its own seed keeps it.
         artifacts: Folder of exported graphs; not a recipe field, because recipes move between machines.
         backend_options: Added to the recipe's options; if `backend` differs, they replace them.
+        loras: Replace those of the recipe.
         settings: Any fields of the recipe. They are part of the document before it is checked, so whatever
             loads it applies them, and `apply_overrides` does not.
     """
@@ -43,6 +44,7 @@ class Overrides:
     dtype: str | None = None
     artifacts: Path | None = None
     backend_options: Mapping[str, str] = field(default_factory=dict)
+    loras: tuple[LoraChoice, ...] | None = None
     settings: tuple[Setting, ...] = ()
 
 
@@ -59,6 +61,8 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
     }
     backend = {"name": overrides.backend, "device": overrides.device, "dtype": overrides.dtype}
     document = recipe.model_dump()
+    if overrides.loras is not None:
+        document["loras"] = tuple(choice.model_dump() for choice in overrides.loras)
     document["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
     if overrides.backend not in (None, recipe.backend.name):
         # The recipe's options belong to the other backend.

@@ -27,14 +27,16 @@ from m2d.recipe.checks import (
 )
 from m2d.recipe.fields import default_output
 from m2d.recipe.images import SceneImage, find_images
-from m2d.recipe.overrides import Overrides, apply_overrides
+from m2d.recipe.overrides import COMMAND_LINE, Overrides, apply_overrides
 from m2d.recipe.places import Places
-from m2d.recipe.schema import DtypeName, Recipe, ResolvedSampling, Sampling, Scene
+from m2d.recipe.plan_loras import LoraFinder, find_loras
+from m2d.recipe.schema import DtypeName, LoraChoice, Recipe, ResolvedSampling, Sampling, Scene
 from m2d.recipe.words import World
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:
     from m2d.families.source import ModelSource
+    from m2d.model.lora_file import LoraUse
     from m2d.model.settings import SamplingDefaults
 
 # Measured on H.264 films of the puppet theatre, which need between a third and three times as much.
@@ -51,6 +53,7 @@ class ScenePlan:
         guidance_scale: 1 means no guidance.
         seed: Seed of this scene's noise; None for a scene of an external video.
         geometry: Sizes of the scene in the model; height and width are those of the whole film.
+        loras: LoRAs of its own; those of the whole run are not among them.
         film_frames: Number of frames in the film where it differs from the model's: in external videos.
         num_prompt_tokens: None without a tokenizer.
         image: Picture that the scene starts from.
@@ -66,6 +69,7 @@ class ScenePlan:
     match_colour: bool = False
     num_prompt_tokens: int | None = None
     image: SceneImage | None = None
+    loras: tuple[LoraChoice, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -106,6 +110,7 @@ class RunPlan:
         output: Path of the film; relative to the working directory.
         artifacts: Folder of exported graphs; None means the user's cache.
         num_threads: CPU threads that compute the frames; None for as many as torch uses.
+        loras: LoRAs of the transformer; their scenes are the film's, from 0.
     """
 
     title: str
@@ -127,6 +132,7 @@ class RunPlan:
     warnings: tuple[str, ...] = ()
     artifacts: Path | None = None
     num_threads: int | None = None
+    loras: tuple[LoraUse, ...] = ()
 
     @property
     def backend_options(self) -> dict[str, str]:
@@ -171,6 +177,7 @@ def plan_story(
     places: Places | None = None,
     count_tokens: TokenCounter | None = None,
     world: World | None = None,
+    find_lora: LoraFinder | None = None,
 ) -> RunPlan:
     """Resolve a recipe for a model.
 
@@ -179,47 +186,54 @@ def plan_story(
         source: The model; only its geometry and name are read.
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         world: What the model draws; None for a model with an open vocabulary.
+        find_lora: Finds the file of a LoRA; a recipe with LoRAs needs it.
 
     Raises:
-        RecipeError: Sizes that the model cannot generate, joins that do not fit, prompts that are too long,
-            or invalid overrides; all together.
+        RecipeError: Sizes that the model cannot make, joins, prompts, LoRAs or overrides that do not fit.
     """
     overrides = overrides or Overrides()
     places = places or Places(path="recipe")
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = _resolved(recipe.sampling, source.sampling)
-    recipe = recipe.model_copy(update={"sampling": sampling.as_recorded()})
+    loras = find_loras(recipe, find_lora, places=places if overrides.loras is None else COMMAND_LINE)
+    recipe = recipe.model_copy(update={"sampling": sampling.as_recorded(), "loras": loras.recorded()})
     geometry = source.geometry
     prompts = [
         scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
         for scene in recipe.scenes
     ]
     problems = [
+        *loras.problems,
         *size_problems(recipe, geometry, places=places),
         *image_problems(recipe, geometry, places=places),
         *length_problems(recipe, prompts, geometry, places=places, count_tokens=count_tokens),
     ]
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(problems, remedy=loras.remedy)
     made = [
         replace(
-            _scene_plan(scene, prompt, recipe, sampling, geometry, count_tokens=count_tokens), image=image
+            _scene_plan(scene, prompt, recipe, sampling, geometry, count_tokens=count_tokens),
+            image=image,
+            loras=loras.of_scene(index),
         )
-        for scene, prompt, image in zip(recipe.scenes, prompts, images, strict=True)
+        for index, (scene, prompt, image) in enumerate(zip(recipe.scenes, prompts, images, strict=True))
     ]
     scenes, targets = _placed(made, film)
-    problems = join_problems(
-        [(scene.join, scene.num_frames) for scene in scenes], targets=targets, places=places
-    )
+    joins = [(scene.join, scene.num_frames) for scene in scenes]
+    problems = join_problems(joins, targets=targets, places=places)
     if problems:
         raise RecipeError(problems)
+    windows = _windows(scenes, targets, recipe, geometry, film=film)
+    warnings = story_warnings(
+        recipe, geometry, places=places, world=world, num_scenes=len(scenes), trained_mask=source.mask
+    )
     return RunPlan(
         title=recipe.title,
         recipe=recipe,
         source=source,
         scenes=scenes,
         targets=targets,
-        windows=_windows(scenes, targets, recipe, geometry, film=film),
+        windows=windows,
         sampling=sampling,
         fps=recipe.video.fps or geometry.default_fps,
         upscale=recipe.video.upscale.factor,
@@ -231,14 +245,8 @@ def plan_story(
         predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale.factor),
         first_scene=film.first_scene if film is not None else 0,
         artifacts=overrides.artifacts,
-        warnings=story_warnings(
-            recipe,
-            geometry,
-            places=places,
-            world=world,
-            num_scenes=len(scenes),
-            trained_mask=source.mask,
-        ),
+        loras=loras.uses(targets, windows, [scene.loras for scene in scenes], find=find_lora),
+        warnings=(*loras.warnings, *warnings),
     )
 
 

@@ -7,6 +7,7 @@ weights, and does not know the limits of a model: `plan` checks those.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
@@ -22,6 +23,7 @@ from m2d.recipe.fields import (
     BackendName,
     DeviceName,
     ImagePath,
+    LoraPath,
     MaskName,
     ModelName,
     NegativePrompt,
@@ -39,6 +41,7 @@ DtypeName = Literal["float32", "bfloat16", "float16"]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 NumSteps = Annotated[int, Field(ge=1, le=1000)]
+SceneNumber = Annotated[int, Field(ge=1, le=500)]
 GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
 MAX_NUM_FRAMES = 10_000
 MAX_JOINT_SCENES = 100
@@ -86,6 +89,46 @@ def _join_choice(data: object) -> object:
 
 
 JoinChoice = Annotated[Literal["cut", "continue"] | Crossfade, BeforeValidator(_join_choice)]
+
+
+def _as_tuple(data: object) -> object:
+    # Pydantic takes a list for a tuple only in JSON that no validator has touched before.
+    return tuple(data) if isinstance(data, list) else data
+
+
+SceneNumbers = Annotated[
+    tuple[SceneNumber, ...], Field(min_length=1, max_length=500), BeforeValidator(_as_tuple)
+]
+
+
+class LoraChoice(_Part):
+    """A LoRA of the transformer; in YAML a plain string is a path.
+
+    Attributes:
+        path: A safetensors file.
+        scale: Multiplies the strength that it was trained with.
+        scenes: Numbers of the scenes that it holds for, from 1; None for all.
+        sha256: What the file's SHA-256 has to be; a film records it.
+    """
+
+    path: LoraPath
+    scale: Annotated[FiniteFloat, Field(ge=-100, le=100)] = 1.0
+    scenes: SceneNumbers | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    def __str__(self) -> str:
+        """Describe it in short: `style.safetensors at 0.8 in scenes 1, 3`."""
+        scenes = "" if self.scenes is None else f" in scene{'s' * (len(self.scenes) > 1)} "
+        return f"{PurePath(self.path).name} at {self.scale:g}{scenes}{', '.join(map(str, self.scenes or ()))}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_shorthand(cls, data: object) -> object:
+        if isinstance(data, str):
+            return {"path": data}
+        if not isinstance(data, Mapping | LoraChoice):
+            raise ValueError(f"expected a file, or `path:` with more keys, got {show(data)}")
+        return data
 
 
 class Scene(_Part):
@@ -224,6 +267,7 @@ class Recipe(_Part):
 
     Attributes:
         model: `builtin:puppet-large`, `builtin:puppet` or a model folder.
+        loras: LoRAs of the transformer, for all scenes or for some.
         cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
         setting: First sentence of every prompt whose scene has no setting of its own.
         output: File name of the film; None derives it from the title.
@@ -233,6 +277,7 @@ class Recipe(_Part):
 
     title: Title
     model: ModelName = DEFAULT_MODEL
+    loras: Annotated[tuple[LoraChoice, ...], Field(max_length=20, exclude_if=lambda value: not value)] = ()
     cast: Annotated[Mapping[ActorName, Phrase], Field(max_length=50)] = {}
     setting: Phrase | None = None
     scenes: Annotated[tuple[Scene, ...], Field(min_length=1, max_length=500)]
@@ -251,8 +296,8 @@ class Recipe(_Part):
             return []
         cast = data.get("cast")
         if not isinstance(cast, Mapping | None):
-            return []
-        return [
+            return _lora_problems(data)
+        return _lora_problems(data) + [
             FieldProblem(key_path, _unknown_actor_message(name, cast or {}))
             for key_path, text in _texts(data, cast or {})
             for name in unknown_actors(text, cast or {})
@@ -264,6 +309,24 @@ class Recipe(_Part):
         if problems:
             raise CrossFieldError(problems)
         return self
+
+
+def _lora_problems(data: Mapping[str, object]) -> list[FieldProblem]:
+    """Return the LoRAs of scenes that are not in the story."""
+    loras, scenes = data.get("loras"), data.get("scenes")
+    if not isinstance(loras, list | tuple) or not isinstance(scenes, list | tuple):
+        return []
+    numbers = [
+        (index, lora["scenes"])
+        for index, lora in enumerate(loras)
+        if isinstance(lora, Mapping) and isinstance(lora.get("scenes"), list | tuple)
+    ]
+    return [
+        FieldProblem(("loras", index, "scenes"), f"{number}; the recipe has {len(scenes)} scenes, from 1")
+        for index, wanted in numbers
+        for number in wanted
+        if type(number) is int and number > len(scenes)
+    ]
 
 
 def _texts(data: Mapping[str, object], cast: Mapping[str, object]) -> Iterator[tuple[KeyPath, str]]:

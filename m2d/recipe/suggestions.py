@@ -55,6 +55,7 @@ _SYNONYMS: tuple[tuple[str, ...], ...] = (
     ("keep", "checkpoints_total_limit", "checkpointing_limit"),
     ("trackers", "report_to", "tracker"),
     ("ema_decay", "ema", "use_ema"),
+    ("loras", "lora", "lora_path", "lora_paths", "lora_weights", "adapters"),
     ("rank", "lora_rank"),
     ("alpha", "lora_alpha"),
     ("source", "path", "dataset", "data_path"),

@@ -20,6 +20,9 @@ title: {title}
 # folder of a downloaded CogVideoX model in diffusers layout.
 model: builtin:puppet-large
 
+# LoRAs of a CogVideoX model, for all scenes or for some, counted from 1.
+# loras: [{{path: style.safetensors, scale: 0.8, scenes: [1, 3]}}]
+
 # The actors. m2d adds the description in brackets after every mention of a name, in every scene, because the
 # frames of a scene see only the text of that scene.
 # The puppet models know: round, square, tall or triangle; red, yellow, green, blue, purple or white; no hat,

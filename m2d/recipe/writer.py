@@ -22,6 +22,10 @@ def to_yaml(recipe: Recipe, *, header: str = "") -> str:
     """Write a recipe in reading order, without default values, below `header` as a comment."""
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
     lines += [f"title: {yaml_scalar(recipe.title)}", f"model: {yaml_scalar(recipe.model)}"]
+    if recipe.loras:
+        lines.append("loras:")
+        for choice in recipe.loras:
+            lines += _entry_lines(choice.model_dump(exclude_defaults=True))
     if recipe.cast:
         lines.append("cast:")
         lines += [f"  {yaml_scalar(name)}: {yaml_scalar(text)}" for name, text in recipe.cast.items()]
@@ -42,7 +46,12 @@ def _scene_lines(scene: Scene) -> Iterator[str]:
     if len(changed) == 1:
         yield f"  - {yaml_scalar(scene.prompt)}"
         return
-    for index, (name, value) in enumerate(changed.items()):
+    yield from _entry_lines(changed)
+
+
+def _entry_lines(fields: Mapping[str, object]) -> Iterator[str]:
+    """Write an entry of a list, a field a line."""
+    for index, (name, value) in enumerate(fields.items()):
         yield f"  {'-' if index == 0 else ' '} {name}: {_yaml_value(value)}"
 
 
@@ -57,6 +66,8 @@ def _field_lines(name: str, value: object) -> Iterator[str]:
 
 
 def _yaml_value(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(yaml_scalar, value))}]"
     if not isinstance(value, Mapping):
         return yaml_scalar(value)
     return f"{{{', '.join(f'{key}: {yaml_scalar(part)}' for key, part in value.items())}}}"

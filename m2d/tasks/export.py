@@ -13,10 +13,13 @@ from pathlib import Path
 from m2d.backend import ARTIFACT_MANIFEST, Backend, BackendOptions, ExportingBackend, StoredArtifact
 from m2d.backend_checks import require_available
 from m2d.errors import ArtifactMissing, ArtifactRefused, InputError
+from m2d.families.loras import find_lora
 from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
+from m2d.model.lora_file import LoraUse
 from m2d.pipeline.graphs import GraphRequest, MissingGraphs, RejectedGraphs
 from m2d.progress import Reporter
+from m2d.recipe.schema import LoraChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +80,11 @@ def graph_of(source: ModelSource, shape: StoryShape, options: BackendOptions) ->
     return GraphRequest(source=source, layout=layout, options=sized)
 
 
+def loras_of(source: ModelSource, choices: Sequence[LoraChoice]) -> tuple[LoraUse, ...]:
+    """Find LoRAs of all scenes; raises as `find_lora`."""
+    return tuple(LoraUse(file=find_lora(source, choice), scale=choice.scale) for choice in choices)
+
+
 def run(
     requests: Sequence[GraphRequest],
     backend: Backend,
@@ -121,15 +129,13 @@ def export_commands(error: MissingGraphs | RejectedGraphs) -> str:
 
 def command_for(request: GraphRequest, backend: str) -> str:
     """Return the command that exports a graph."""
-    geometry, layout, options = request.source.geometry, request.layout, request.options
-    height, width = (side * geometry.spatial_compression for side in options.latent_size or (0, 0))
-    frames = [geometry.num_frames(count) for count in layout.latent_frames]
+    options = request.options
     words = ["m2d", "export", "--backend", backend, "--model", request.source.name]
-    words += ["--scenes", str(layout.num_scenes)]
-    words += ["--frames", ",".join(map(str, frames if len(set(frames)) > 1 else frames[:1]))]
-    words += ["--size", f"{height}x{width}", "--mask", layout.mask, "--batch", str(options.batch_size)]
-    if options.targets is not None:
-        words += ["--targets", ",".join(str(scene + 1) for scene in options.targets)]
+    if any(use.scenes for use in options.loras):
+        # Only a recipe can name the scenes of a LoRA.
+        words += ["--recipe", "STORY"]
+    else:
+        words += _shape_words(request)
     if options.device != "cpu":
         words += ["--device", options.device]
     if options.dtype != "float32":
@@ -140,6 +146,22 @@ def command_for(request: GraphRequest, backend: str) -> str:
         is_artifact = (options.artifacts / ARTIFACT_MANIFEST).is_file()
         words += ["--out", str(options.artifacts.parent if is_artifact else options.artifacts)]
     return shlex.join(words)
+
+
+def _shape_words(request: GraphRequest) -> list[str]:
+    """Return the flags that describe the LoRAs and the shape of a graph."""
+    geometry, layout, options = request.source.geometry, request.layout, request.options
+    height, width = (side * geometry.spatial_compression for side in options.latent_size or (0, 0))
+    frames = [geometry.num_frames(count) for count in layout.latent_frames]
+    words: list[str] = []
+    for use in options.loras:
+        words += ["--lora", f"{use.file.path}:{use.scale!r}"] if use.scenes is None else []
+    words += ["--scenes", str(layout.num_scenes)]
+    words += ["--frames", ",".join(map(str, frames if len(set(frames)) > 1 else frames[:1]))]
+    words += ["--size", f"{height}x{width}", "--mask", layout.mask, "--batch", str(options.batch_size)]
+    if options.targets is not None:
+        words += ["--targets", ",".join(str(scene + 1) for scene in options.targets)]
+    return words
 
 
 def _existing(backend: ExportingBackend, request: GraphRequest) -> Path | None:

@@ -15,6 +15,7 @@ from m2d.families.source import ModelSource
 from m2d.film.inherit import model_of, plan_on, validated_recipe
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.load import read_provenance
+from m2d.film.lora_files import at_paths, located
 from m2d.film.machine import differences, recorded_threads
 from m2d.film.make import FilmResult, RunOptions
 from m2d.film.outputs import output_of
@@ -23,6 +24,7 @@ from m2d.progress import Reporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan
+from m2d.recipe.schema import Recipe
 from m2d.video.provenance import Provenance, RunRecord
 
 
@@ -86,10 +88,17 @@ def plan_reproduction(
             "scenes before are unknown; reproduce the film that contains all of them"
         )
     source = model_of(provenance, model=model)
+    recipes = [validated_recipe(record.recipe, settings=overrides.settings) for record in provenance.runs]
+    recorded = [choice for recipe in recipes for choice in recipe.loras]
+    paths, others = located(overrides.loras or (), recorded)
+    if others:
+        raise InputError(f"{others[0].path}: {film} was not made with this file", argument="lora")
+    overrides = replace(overrides, loras=None)
     runs: list[PlannedRun] = []
     for record in provenance.runs:
         before = runs[-1].plan if runs else None
-        plan = _plan(film, record, source, before, overrides=overrides)
+        recipe = at_paths(recipes[len(runs)].model_copy(update={"model": source.name}), paths)
+        plan = _plan(film, record, recipe, source, before, overrides=overrides)
         plan = replace(plan, num_threads=recorded_threads([record]))
         runs.append(PlannedRun(kind=record.kind, plan=plan))
     job = FilmJob(runs=tuple(runs))
@@ -99,12 +108,16 @@ def plan_reproduction(
 
 
 def _plan(
-    film: Path, record: RunRecord, source: ModelSource, before: RunPlan | None, *, overrides: Overrides
+    film: Path,
+    record: RunRecord,
+    recipe: Recipe,
+    source: ModelSource,
+    before: RunPlan | None,
+    *,
+    overrides: Overrides,
 ) -> RunPlan:
     if (record.kind == "generate") != (before is None):
         raise _untrue(film, f"a run of kind {record.kind} is out of place")
-    recipe = validated_recipe(record.recipe, settings=overrides.settings)
-    recipe = recipe.model_copy(update={"model": source.name})
     places = Places(path=str(film))
     if before is None:
         return plan_on(recipe, source, None, overrides=overrides, places=places)

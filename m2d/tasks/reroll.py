@@ -94,7 +94,9 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
     scenes = film.plans
     for chosen in _in_sequence(_chosen(reroll, film), film):
         made = [_without(_scene(reroll, film, number), replaced) for number in chosen]
-        recipe = inherited_recipe(film, source, scenes=made, like=chosen, settings=overrides.settings)
+        recipe = inherited_recipe(
+            film, source, scenes=made, like=chosen, settings=overrides.settings, keeps_loras=True
+        )
         existing = ExistingFilm(scenes=scenes, chosen=chosen, first_scene=film.first_scene)
         plan = plan_on(recipe, source, existing, overrides=overrides)
         plan = replace(plan, num_threads=recorded_threads(film.runs))

@@ -168,6 +168,7 @@ def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
         "model": f"{model.name}, sha256 {model.digest[:16]}" if model else "",
         "mask": str(parameters.get("mask", "")),
         "sampling": _sampling(run.record),
+        "LoRAs": "; ".join(_loras(run.record)),
         "backend": "{} on {} in {}".format(*where) if where != ["?"] * 3 else "",
         "machine": _machine(run.record),
         "versions": ", ".join(f"{name} {version}" for name, version in run.record.versions.items()),
@@ -256,6 +257,18 @@ def _machine(run: RunRecord) -> str:
         return ""
     threads = name_threads(run.machine.num_threads)
     return ", ".join(part for part in (threads, run.machine.processor, run.machine.gpu) if part)
+
+
+def _loras(run: RunRecord) -> list[str]:
+    """Describe the LoRAs of a run: `style.safetensors at 0.8 in scenes [2], sha256 ...`."""
+    found = run.recipe.get("loras")
+    return [
+        f"{lora.get('path')} at {lora.get('scale', 1)}"
+        + (f" in scenes {lora['scenes']} of this run" if lora.get("scenes") else "")
+        + f", sha256 {str(lora.get('sha256'))[:16]}"
+        for lora in (found if isinstance(found, list) else [])
+        if isinstance(lora, dict)
+    ]
 
 
 def _context(window: WindowRecord) -> tuple[int, ...]:

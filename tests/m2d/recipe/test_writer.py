@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.loader import parse_document
 from m2d.recipe.places import forbidden_character
-from m2d.recipe.schema import MAX_NUM_FRAMES, BackendChoice, Crossfade, Recipe, Sampling, Scene, Video
+from m2d.recipe.schema import (
+    MAX_NUM_FRAMES,
+    BackendChoice,
+    Crossfade,
+    LoraChoice,
+    Recipe,
+    Sampling,
+    Scene,
+    Video,
+)
 from m2d.recipe.writer import to_yaml
 
 _TRICKY_TEXTS = """\
@@ -38,6 +47,16 @@ _RECIPES = st.builds(
     Recipe,
     title=_WORDS,
     model=st.sampled_from(["builtin:puppet", "models/CogVideoX-5b", "C:/my models/x", "no", "../x"]),
+    loras=st.lists(
+        st.builds(
+            LoraChoice,
+            path=st.sampled_from(["a.safetensors", "C:/x, y.safetensors", "no"]),
+            scale=st.sampled_from([1.0, 0.8, -2.0, 1e-9]),
+            scenes=st.sampled_from([None, (1,)]),
+            sha256=st.sampled_from([None, "0" * 64]),
+        ),
+        max_size=2,
+    ).map(tuple),
     cast=st.dictionaries(_NAMES, _WORDS, max_size=3),
     setting=_maybe(_WORDS),
     scenes=st.lists(
