@@ -80,12 +80,13 @@ def evaluate(
 
 def _show(report: Report) -> None:
     from m2d.cli.console import show_fields, show_gap
+    from m2d.evaluation.report import interval_text
     from m2d.evaluation.scores import MEANINGS
 
     rows = [
         (
             name.replace("_", " "),
-            f"{figure.value:.4g} ({figure.low:.4g} to {figure.high:.4g})  {MEANINGS[name]}",
+            "  ".join([f"{figure.value:.4g}", interval_text(figure), MEANINGS[name]]),
         )
         for name, figure in report.figures.items()
         if name in _SHOWN

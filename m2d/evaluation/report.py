@@ -137,6 +137,11 @@ def as_html(report: Report) -> str:
     return html.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
+def interval_text(figure: Figure) -> str:
+    """Return `57.1 to 78.9`; empty where a figure has no interval."""
+    return "" if math.isnan(figure.low) else f"{_text(figure.low)} to {_text(figure.high)}"
+
+
 def _summary(report: Report) -> str:
     embedder = f"scores by {report.embedder}" if report.embedder else "frames alone, without an embedder"
     return f"{report.num_stories} stories, {len(report.rows)} scenes; {embedder}; m2d {report.version}."
@@ -145,7 +150,7 @@ def _summary(report: Report) -> str:
 def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
     """Return name, value and interval of every figure and distance."""
     rows = [
-        (_meaning(name), _text(figure.value), f"{_text(figure.low)} to {_text(figure.high)}")
+        (_meaning(name), _text(figure.value), interval_text(figure))
         for name, figure in report.figures.items()
     ]
     distance = report.distance
@@ -156,8 +161,8 @@ def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
             ("Kernel", distance.kernel, distance.kernel_floor),
         ):
             rows.append((f"{kind} distance from the reference: {features}", _text(value), ""))
-            interval = f"{_text(floor.low)} to {_text(floor.high)}"
-            rows.append((f"{kind} distance of two halves of the reference", _text(floor.value), interval))
+            halves = f"{kind} distance of two halves of the reference"
+            rows.append((halves, _text(floor.value), interval_text(floor)))
     return rows
 
 

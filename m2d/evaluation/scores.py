@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -128,9 +128,15 @@ def figures(
     tallies["cut_accuracy"] = tally_means([_cut_accuracy(*each) for each in stories])
     if embedder is not None:
         tallies |= embedder.truth([(features_of(measures), story.prompts) for story, measures in stories])
-    found = {name: figure_of(tally) for name, tally in tallies.items() if tally.counts_S.any()}
+    found = {name: _figure(tally) for name, tally in tallies.items() if tally.counts_S.any()}
     shown = sorted(name for name in found if name not in MEANINGS)
     return {name: found[name] for name in (*MEANINGS, *shown) if name in found}
+
+
+def _figure(tally: Tally) -> Figure:
+    """Return the figure of a tally; one story says nothing about others, so it has no interval."""
+    figure = figure_of(tally)
+    return figure if (tally.counts_S > 0).sum() > 1 else replace(figure, low=math.nan, high=math.nan)
 
 
 def _cut_accuracy(story: VideoStory, measures: StoryMeasures) -> float:

@@ -97,6 +97,7 @@ def test_a_repeated_scene_has_full_visual_consistency(tmp_path: Path) -> None:
         )
     found = evaluated(tmp_path, tmp_path / "report", paths=(tmp_path,), prompts=None)
     assert (found["num_stories"], found["num_scenes"]) == (1, 2)
+    assert found["figures"]["visual"]["low"] is None
     assert found["figures"]["visual"]["value"] == pytest.approx(100, abs=1e-3)
     assert "semantic" not in found["figures"]
     assert any("no prompts" in note for note in found["notes"])
