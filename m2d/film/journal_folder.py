@@ -5,6 +5,7 @@ Owns the format on disk; `journal` decides when files are written. Imports no to
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -84,6 +85,9 @@ def _is_header_there(folder: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            # No folder has such a name; writing the film reports it.
+            return False
         raise OutputError(
             f"{folder.parent}: cannot be read: {error.strerror}; give a run folder you may read"
         ) from error

@@ -494,3 +494,10 @@ def test_a_run_folder_that_cannot_be_read_is_called_unreadable(
     for read in (has_journal, read_request):
         with pytest.raises(OutputError, match=r"story.m2d: cannot be read: Permission denied"):
             read(film)
+
+
+def test_a_name_that_is_too_long_has_no_journal_and_cannot_be_written(tmp_path: Path) -> None:
+    film = tmp_path / f"{'x' * 300}.mp4"
+    assert not has_journal(film)
+    with pytest.raises(OutputError, match="File name too long; choose a shorter name"):
+        check_outputs(film, force=False)
