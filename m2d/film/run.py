@@ -77,10 +77,11 @@ def _finish_published(
     if header is None or not _is_published(film, scan_journal(folder, header).contents.output):
         return None
     _check_same(film, header, kind=kind, prompts=prompts)
+    backend = header.request["runs"][-1]["parameters"]["backend"]
     with open_journal(
         film,
         request=header.request,
-        versions=installed_versions(),
+        versions=installed_versions(backend),
         window_steps=header.window_steps,
         resume=True,
         force=header.force,

@@ -149,7 +149,8 @@ def strip_png(frames: Sequence[np.ndarray], labels: Sequence[str], *, title: str
     """
     if not frames or len(frames) != len(labels):
         raise ValueError(f"{len(frames)} frames with {len(labels)} labels; one label each is needed")
-    pictures = [_fitted(Image.fromarray(frame_HWC), FRAME_WIDTH) for frame_HWC in frames]
+    wanted = width_of_frames(1, num_columns=len(frames))
+    pictures = [_fitted(Image.fromarray(frame_HWC), wanted) for frame_HWC in frames]
     width = 2 * _STRIP_MARGIN + sum(picture.width + _GAP for picture in pictures) - _GAP
     top = _STRIP_MARGIN + 2 * _LINE
     height = top + max(picture.height for picture in pictures) + _STRIP_MARGIN

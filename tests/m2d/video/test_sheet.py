@@ -207,3 +207,9 @@ def test_a_strip_stands_any_text(text: str) -> None:
 def test_a_strip_needs_a_label_for_every_frame() -> None:
     with pytest.raises(ValueError, match="2 frames with 1 labels"):
         strip_png([scene[0] for scene in plain_scenes()[:2]], ["a"], title="t")
+
+
+def test_a_strip_of_many_scenes_has_smaller_frames() -> None:
+    frames = [plain_scenes()[0][0]] * 7
+    strip = Image.open(io.BytesIO(strip_png(frames, ["scene"] * 7, title="t")))
+    assert strip.width == 2 * 20 + 7 * 208 + 6 * 12
