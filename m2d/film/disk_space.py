@@ -15,7 +15,7 @@ from m2d.video.sheet import FRAMES_PER_SCENE, MOST_ROWS, width_of_frames
 
 _LATENT_BYTES = 4
 # Measured on puppet films. Photographs need twice as much, but then a sheet is small beside its film.
-_SHEET_BYTES_PER_PIXEL = 0.5
+_SHEET_BYTES_PER_PIXEL = 0.9
 # The film and the muxer's copy; scenes transcoded from another film are written once more.
 _FILM_COPIES = 2
 # One copy in the journal and one in the run folder.
