@@ -21,6 +21,7 @@ from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError, frame_rate, opened_film
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, is_provenance, parse_provenance
+from m2d.video.webp import is_webp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +76,7 @@ def probe(path: Path) -> FilmInfo:
             provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height, fps=fps)
             provenance.check_runs()
         return FilmInfo(
-            codec=stream.codec_context.codec.canonical_name,
+            codec="webp" if is_webp(path) else stream.codec_context.codec.canonical_name,
             width=stream.width,
             height=stream.height,
             fps=frame_rate(container, stream),
