@@ -39,6 +39,7 @@ ROWS = {
     "m2d.windows": 0,
     "m2d.joins": 0,
     "m2d.enlarging": 0,
+    "m2d.fit": 0,
     "m2d.limits": 0,
     "m2d.tensor_files": 1,
     "m2d.recipe": 1,

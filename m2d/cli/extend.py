@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from m2d.cli.completion import film_files
 from m2d.cli.options import FilmOptions, run_task, with_film_options
 from m2d.errors import InputError
+from m2d.fit import FitChoice
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -57,6 +58,14 @@ def extend(
             "--context-prompt", metavar="TEXT", help="Prompt of a scene of an external video; repeatable."
         ),
     ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            "--fit",
+            metavar="FIT",
+            help="film (default): an external video keeps its size and rate; model: it takes the model's.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the new scenes.")] = None,
     *,
     options: FilmOptions,
@@ -67,7 +76,7 @@ def extend(
     latents; an external video is cut into scenes, resampled and encoded. FILM itself is never changed, unless
     --out names it and --force is given.
     """
-    joined, cuts_s = parse_join(join), parse_cuts(cuts)
+    joined, cuts_s, fitted = parse_join(join), parse_cuts(cuts), parse_fit(fit)
 
     def load() -> Callable[..., FilmResult]:
         from m2d.tasks import extend as task
@@ -79,6 +88,7 @@ def extend(
                 prompts=tuple(prompt or ()),
                 context_prompts=tuple(context_prompt or ()),
                 cuts_s=cuts_s,
+                fit=fitted,
                 only_new=only_new,
                 model=options.model,
                 frames=frames,
@@ -102,6 +112,17 @@ def parse_join(text: str | None) -> str | dict[str, int] | None:
     if kind == "crossfade" and colon and number.isascii() and number.isdigit() and len(number) < 6:
         return {"crossfade": int(number)}
     raise InputError(f"--join {text!r}: use cut, continue, or crossfade:4 for four frames")
+
+
+def parse_fit(text: str | None) -> FitChoice | None:
+    """Read `film` or `model`; else raise InputError."""
+    if text is None:
+        return None
+    choices: tuple[FitChoice, ...] = get_args(FitChoice)
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise InputError(f"--fit {text!r}: use film or model")
 
 
 def parse_cuts(text: str | None) -> tuple[float, ...] | None:

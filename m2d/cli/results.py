@@ -50,8 +50,8 @@ def show_film(result: FilmResult, *, spent_s: float) -> None:
 
     provenance = result.provenance
     video = provenance.video
-    size = f"{video.width * video.upscale}x{video.height * video.upscale}"
-    length = f"{provenance.num_frames} frames, {provenance.num_frames / video.fps:.1f} s"
+    size = "{}x{}".format(*video.written_size)
+    length = f"{provenance.num_frames} frames, {provenance.num_frames / video.written_fps:.1f} s"
     rows = [
         ("film", f"{length}, {size}, {format_size(result.size_bytes)}"),
         ("beside it", f"{result.run_folder}/  {', '.join(_beside(result))}"),
@@ -72,9 +72,9 @@ def film_document(result: FilmResult) -> dict[str, Any]:
         "num_scenes": len(provenance.scenes),
         "made_scenes": [scene + 1 for scene in result.made],
         "num_frames": provenance.num_frames,
-        "fps": video.fps,
-        "width": video.width * video.upscale,
-        "height": video.height * video.upscale,
+        "fps": video.written_fps,
+        "width": video.written_size[0],
+        "height": video.written_size[1],
         "scenes": [
             {"number": number} | pick(scene, "seed", "num_frames", "frames_sha256", "join", "colour_jump")
             for number, scene in enumerate(provenance.scenes, start=1)

@@ -14,11 +14,13 @@ import numpy as np
 from torch import Tensor
 
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
+from m2d.joins import Join
 from m2d.pipeline.decoding import SceneDecoder, ShownFrames, decode_matched
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
 from m2d.video.digests import array_digest
+from m2d.video.fitting import reduction
 from m2d.video.joining import colour_jump, recolour
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance_builder import MadeScene
@@ -30,11 +32,13 @@ class AssembledFilm(NamedTuple):
     Attributes:
         scenes: The scenes in order; a copied scene has frames only if a neighbour needed them.
         copies: Number of a copied scene to its packets in the input film.
+        encoded: Number of an old scene to all of its packets there.
         is_tiled: Whether a scene was decoded in tiles, which changes its frames.
     """
 
     scenes: tuple[MadeScene, ...]
     copies: Mapping[int, EncodedScene]
+    encoded: Mapping[int, EncodedScene]
     is_tiled: bool
 
 
@@ -65,7 +69,6 @@ def assemble(
         for number, scene in enumerate(film.scenes if film is not None else ())
         if scene.run == runs[number]
     }
-    upscale = film.upscale if film is not None else 1
     copies = _copies(scenes, given)
     made: list[MadeScene] = []
     is_tiled = False
@@ -77,8 +80,8 @@ def assemble(
             if number not in wanted or _has_no_frames(number, given, copies):
                 made.append(_copied_scene(scene, given[number], latents.get(number)))
                 continue
-            if number in given and (given[number].is_clipped or given[number].is_film_only):
-                shown = ShownFrames(_ends(given[number], upscale=upscale), None)
+            if film is not None and number in given and given[number].is_decoded_from_film:
+                shown = ShownFrames(_ends(given[number], film), None)
             elif number in given:
                 shown = _decode_again(given[number], latents[number], number, decoder)
                 _warn_if_changed(shown.frames_PHWC, given[number], number, clock)
@@ -88,11 +91,13 @@ def assemble(
             is_tiled = is_tiled or decoder.strategy == "tiled"
             new = _made_scene(scene, *shown, latents.get(number), run=runs[number])
             if before is not None and before.frames_PHWC is not None:
-                jump = colour_jump(before.frames_PHWC, shown.frames_PHWC, scene.join)
+                jump = _jump(before.frames_PHWC, shown.frames_PHWC, scene.join, film)
                 new = replace(new, colour_jump=jump)
-            made.append(_as_copied(new, given[number], number, copies) if number in copies else new)
+            is_kept = number in copies or _is_known_by_record(given.get(number))
+            made.append(_as_copied(new, given[number], number, copies) if is_kept else new)
             progress.advance()
-    return AssembledFilm(tuple(made), copies, is_tiled)
+    encoded = {number: scene.encoded for number, scene in given.items() if scene.encoded is not None}
+    return AssembledFilm(tuple(made), copies, encoded, is_tiled)
 
 
 def _copies(scenes: Sequence[ScenePlan], given: Mapping[int, LoadedScene]) -> dict[int, EncodedScene]:
@@ -109,6 +114,11 @@ def _copies(scenes: Sequence[ScenePlan], given: Mapping[int, LoadedScene]) -> di
         if num_shown <= len(scene.encoded):
             copies[number] = scene.encoded.first(num_shown)
     return copies
+
+
+def _is_known_by_record(given: LoadedScene | None) -> bool:
+    """Whether a scene's record cannot be made from its frames, because only some of them were decoded."""
+    return given is not None and given.record is not None and given.is_decoded_from_film
 
 
 def _has_no_frames(number: int, given: Mapping[int, LoadedScene], copies: Mapping[int, EncodedScene]) -> bool:
@@ -134,12 +144,26 @@ def _as_copied(
     return replace(made, kept=given.record, colour_jump=jump, latents_FCHW=latents_FCHW)
 
 
-def _ends(given: LoadedScene, *, upscale: int) -> np.ndarray:
+def _jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join, film: LoadedFilm | None) -> float:
+    if film is None or film.fit is None or not join.num_frames:
+        return colour_jump(before_PHWC, after_PHWC, join)
+    # A crossfade counts frames of the film, which shows frames of the model several times.
+    places = range(join.num_frames + 1)
+    held = [film.fit.model_frame(place, num_frames=len(after_PHWC)) for place in places]
+    back = [film.fit.model_frame(place, num_frames=len(before_PHWC)) for place in places]
+    return colour_jump(before_PHWC[[-1 - number for number in reversed(back)]], after_PHWC[held], join)
+
+
+def _ends(given: LoadedScene, film: LoadedFilm) -> np.ndarray:
     """Return the frames of an external scene that neighbours need: the first one and the clip at its end."""
-    clip_PHWC = given.clip(upscale=upscale)
+    clip_PHWC = given.clip(upscale=film.upscale, fit=film.fit)
     if given.encoded is None:
         return clip_PHWC
-    return np.concatenate([np.stack(given.encoded.picked([0], upscale=upscale)), clip_PHWC])
+    (first_HWC,) = given.encoded.picked([0], upscale=film.upscale)
+    if film.fit is not None:
+        height, width = clip_PHWC.shape[1:3]
+        first_HWC = reduction(film.fit, height=height, width=width).apply(first_HWC)
+    return np.concatenate([first_HWC[None], clip_PHWC])
 
 
 def _copied_scene(scene: ScenePlan, given: LoadedScene, latents_FCHW: Tensor | None) -> MadeScene:
@@ -180,6 +204,7 @@ def _made_scene(
         latents_FCHW=None if latents_FCHW is None else latents_FCHW.numpy(),
         join=scene.join,
         colour_map_LC=colour_map_LC,
+        film_frames=scene.film_frames,
     )
 
 

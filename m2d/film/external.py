@@ -15,8 +15,10 @@ from m2d.families.source import ModelSource
 from m2d.files import sha256_file
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.film.sound import sound_of
-from m2d.recipe.plan import BYTES_PER_WRITTEN_PIXEL, ScenePlan
+from m2d.fit import BYTES_PER_WRITTEN_PIXEL, FitChoice
+from m2d.recipe.plan import ScenePlan
 from m2d.video.external import ResampledVideo, read_external_video
+from m2d.video.fitting import describe_fit
 from m2d.video.printable import printable
 from m2d.video.provenance import RunRecord
 from m2d.video.provenance_builder import build_run_record
@@ -32,6 +34,7 @@ def load_external_video(
     cuts_s: Sequence[float] | None,
     prompts: Sequence[str],
     only_context: bool = False,
+    fit: FitChoice = "model",
 ) -> LoadedFilm:
     """Load an external video: clips of its last scenes as context, and the positions of all other scenes.
 
@@ -40,6 +43,7 @@ def load_external_video(
         cuts_s: Start times of scenes, in seconds; None detects them.
         prompts: Prompts of the last scenes; the scenes before have none.
         only_context: Whether the output leaves the video out, so that only the context is loaded.
+        fit: Whether the video keeps its size and rate (`film`), or takes the model's.
 
     Raises:
         FilmError: The file is not a video, is incomplete or too short.
@@ -53,6 +57,7 @@ def load_external_video(
         num_frames=geometry.default_num_frames,
         cuts_s=cuts_s,
         max_scenes=max(geometry.num_scenes - 1, 1),
+        fit=fit,
         **size,
     )
     whole = video.whole
@@ -67,6 +72,7 @@ def load_external_video(
     shape = geometry.scene(num_frames=geometry.default_num_frames, **size)
     spans_s = [[round(start_s, 3), round(end_s, 3)] for start_s, end_s in whole.spans_s]
     first = num_scenes - num_clips if only_context else 0
+    fit_notes = () if video.fit is None else (describe_fit(video.fit, **size),)
     sound, sound_notes = sound_of(path, whole.spans_s[first:])
     return LoadedFilm(
         title=" ".join(printable(path.stem, limit=_LONGEST_TITLE).split()) or "Film",
@@ -87,11 +93,12 @@ def load_external_video(
         first_scene=first,
         fps=geometry.default_fps,
         upscale=1,
+        fit=video.fit,
         cuts_s=None if cuts_s is None else tuple(cuts_s),
         to_transcode=None if only_context else whole,
         file_sha256=None if only_context else sha256_file(path),
         sound=sound,
-        notes=(*video.notes, *sound_notes),
+        notes=(*video.notes, *fit_notes, *sound_notes),
     )
 
 
@@ -101,7 +108,7 @@ def external_record(name: str, **parameters: Any) -> RunRecord:
     return build_run_record(kind="footage", recipe={}, parameters=facts, model=None, windows=[])
 
 
-def describe_copy(whole: ResampledVideo, *, fps: int) -> str:
+def describe_copy(whole: ResampledVideo, *, fps: float) -> str:
     """Return a note on how much of the output an external video becomes."""
     num_scenes, length_s = len(whole.picks), whole.num_frames / fps
     size_bytes = (

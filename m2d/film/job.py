@@ -12,7 +12,7 @@ from m2d.backend import Backend
 from m2d.backend_checks import require_available
 from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.loaded_film import LoadedFilm
-from m2d.film.output_scenes import OutputScene, output_scenes
+from m2d.film.output_scenes import OutputScene, fitted_scenes, output_scenes
 from m2d.pipeline.graphs import check_graphs
 from m2d.pipeline.observer import SILENT, Observer, ResumePoint
 from m2d.pipeline.scenes import DenoisedScenes, DraftScenes, GivenScene, ScenePipeline
@@ -96,10 +96,12 @@ class FilmJob:
     def kept(self, assembled: AssembledFilm) -> list[OutputScene]:
         """Return the scenes to write, crossfades blended; the first of them has no transition."""
         kept = range(len(assembled.scenes)) if self.keeps is None else self.keeps
-        return output_scenes(
-            [assembled.scenes[number] for number in kept],
-            {place: assembled.copies.get(number) for place, number in enumerate(kept)},
-        )
+        scenes = [assembled.scenes[number] for number in kept]
+        copies = {place: assembled.copies.get(number) for place, number in enumerate(kept)}
+        if self.plan.fit is None:
+            return output_scenes(scenes, copies)
+        encoded = {place: assembled.encoded.get(number) for place, number in enumerate(kept)}
+        return fitted_scenes(scenes, copies, encoded=encoded, fit=self.plan.fit)
 
 
 def headline(job: FilmJob) -> str:

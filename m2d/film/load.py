@@ -6,7 +6,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,7 @@ from m2d.video.crop_resize import Turn, cover
 from m2d.video.digests import array_digest
 from m2d.video.encode import encoding_id
 from m2d.video.external import ResampledVideo
+from m2d.video.fitting import reduction
 from m2d.video.packets import EncodedScene, ForeignPackets, read_scenes
 from m2d.video.printable import printable
 from m2d.video.provenance import Provenance, ProvenanceError, SceneRecord
@@ -42,6 +43,7 @@ from m2d.video.run_folder import (
     read_sheet,
     run_folder_of,
 )
+from m2d.video.video_record import VideoRecord
 
 
 class ModelMismatch(InputError):
@@ -89,6 +91,7 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
         "upscale": provenance.video.upscale,
         "upscale_filter": provenance.video.upscale_filter,
         "sound": sound,
+        "fit": provenance.video.fit,
     }
     run, reason = _run_of(path, provenance)
     if run is None:
@@ -111,7 +114,7 @@ def load_film(path: Path, source: ModelSource) -> LoadedFilm:
 
 def _spans_s(provenance: Provenance) -> list[tuple[float, float]]:
     """Return when the film shows each scene; the frames of a crossfade belong to both of its scenes."""
-    fps = provenance.video.fps
+    fps = provenance.video.written_fps
     return [
         (scene.first_frame / fps, (scene.first_frame + scene.num_frames) / fps) for scene in provenance.scenes
     ]
@@ -221,11 +224,7 @@ def _from_latents(
     }
     kept = read_kept_frames(path, external, height=video.height, width=video.width)
     missing = sorted(set(external) - set(kept))
-    shown = read_spans(path, [_span(external[number]) for number in missing], upscale=video.upscale)
-    context = kept | {
-        number: _padded(frames_PHWC, external[number])
-        for number, frames_PHWC in zip(missing, shown, strict=True)
-    }
+    context = kept | _context_of(path, {number: external[number] for number in missing}, video)
     scenes = tuple(
         LoadedScene(
             plan=plan,
@@ -243,6 +242,26 @@ def _from_latents(
     numbers = ", ".join(str(number + 1) for number in missing)
     note = f"the frames of scene {numbers} are not in {run_folder_of(path)}: taken from the film"
     return scenes, (note,) if missing else ()
+
+
+def _context_of(path: Path, records: Mapping[int, SceneRecord], video: VideoRecord) -> dict[int, np.ndarray]:
+    """Read the frames of scenes that a model is given from the film."""
+    fit = video.fit
+    if fit is None:
+        shown = read_spans(path, [_span(record) for record in records.values()], upscale=video.upscale)
+        pairs = zip(records.items(), shown, strict=True)
+        return {number: _padded(frames_PHWC, record) for (number, record), frames_PHWC in pairs}
+    picks = [
+        record.first_frame + np.array(fit.film_frames(num_context(record), num_shown=record.num_frames))
+        for record in records.values()
+    ]
+    clips = ResampledVideo(
+        path=path,
+        picks=tuple(picks),
+        spans_s=(),
+        shape=reduction(fit, height=video.height, width=video.width),
+    ).clips()
+    return dict(zip(records, clips, strict=True))
 
 
 def _from_frames(
@@ -302,6 +321,7 @@ def _padded(frames_PHWC: np.ndarray, record: SceneRecord) -> np.ndarray:
 def _video_of(path: Path, provenance: Provenance, scenes: Sequence[int]) -> ResampledVideo:
     """Return some scenes of a film of m2d as the source of a transcoding."""
     video = provenance.video
+    width, height = (video.width, video.height) if video.film is None else video.written_size
     spans = [
         range(record.first_frame, record.first_frame + (record.num_frames if number in scenes else 0))
         for number, record in enumerate(provenance.scenes)
@@ -309,14 +329,14 @@ def _video_of(path: Path, provenance: Provenance, scenes: Sequence[int]) -> Resa
     return ResampledVideo(
         path=path,
         picks=tuple(np.arange(span.start, span.stop) for span in spans),
-        spans_s=tuple((span.start / video.fps, span.stop / video.fps) for span in spans),
+        spans_s=tuple((span.start / video.written_fps, span.stop / video.written_fps) for span in spans),
         shape=cover(
-            width=video.width,
-            height=video.height,
+            width=width,
+            height=height,
             pixel_aspect=Fraction(1),
             turn=Turn(),
-            target_width=video.width,
-            target_height=video.height,
+            target_width=width,
+            target_height=height,
         ),
         upscale=video.upscale,
     )

@@ -11,9 +11,11 @@ from functools import partial
 import numpy as np
 
 from m2d.enlarging import UpscaleFilter
+from m2d.fit import FilmFit
 from m2d.pipeline.scenes import GivenScene
 from m2d.recipe.plan import ScenePlan
 from m2d.video.external import ResampledVideo
+from m2d.video.fitting import model_frames
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance import RunRecord, SceneRecord
 from m2d.video.sound import KeptSound
@@ -58,12 +60,26 @@ class LoadedScene:
         """Whether a model is given a clip of the scene instead of all its frames."""
         return self.plan.film_frames is not None
 
-    def clip(self, *, upscale: int) -> np.ndarray:
-        """Return the frames that a model is given if there are no latents; `upscale` is the film's factor."""
+    @property
+    def is_decoded_from_film(self) -> bool:
+        """Whether its frames are in the film alone, except for the clip that a model is given."""
+        return self.is_film_only or (self.is_clipped and self.frames_PHWC is not None)
+
+    def clip(self, *, upscale: int, fit: FilmFit | None) -> np.ndarray:
+        """Return the frames that a model is given if there are no latents.
+
+        Args:
+            upscale: The film's factor.
+            fit: The film's fit.
+        """
         if self.frames_PHWC is not None:
             return self.frames_PHWC
         assert self.encoded is not None
-        end, length = len(self.encoded), self.plan.geometry.num_frames
+        shape = self.plan.geometry
+        if fit is not None:
+            size = {"height": shape.height, "width": shape.width}
+            return model_frames(self.encoded, fit, num_frames=shape.num_frames, **size)
+        end, length = len(self.encoded), shape.num_frames
         # A scene shorter than the clip repeats its first frame.
         indices = [max(index, 0) for index in range(end - length, end)]
         return np.stack(self.encoded.picked(indices, upscale=upscale))
@@ -78,6 +94,7 @@ class LoadedFilm:
         digest: Digest of the film's provenance; None for an external video.
         first_scene: Number of the first scene in its story.
         upscale: Factor by which the encoded picture is larger than the frames.
+        fit: How scenes of the model fit the film; None where they are only enlarged.
         cuts_s: Given start times of an external video's scenes; None if they were detected.
         to_transcode: Source of the scenes that have to be encoded again before they can be copied, with no
             frames for other scenes; None if every scene can be copied.
@@ -95,6 +112,7 @@ class LoadedFilm:
     fps: int
     upscale: int
     upscale_filter: UpscaleFilter = "nearest"
+    fit: FilmFit | None = None
     cuts_s: tuple[float, ...] | None = None
     to_transcode: ResampledVideo | None = None
     file_sha256: str | None = None
@@ -113,7 +131,7 @@ class LoadedFilm:
             number: GivenScene(
                 latents_FCHW=scene.latents_FCHW,
                 frames_PHWC=scene.frames_PHWC,
-                clip=partial(scene.clip, upscale=self.upscale),
+                clip=partial(scene.clip, upscale=self.upscale, fit=self.fit),
             )
             for number, scene in enumerate(self.scenes)
         }

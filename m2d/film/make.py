@@ -206,13 +206,7 @@ def _publish(
 ) -> FilmResult:
     plan = job.plan
     with clock.stage("write"):
-        kept = encode_output(
-            job.kept(assembled),
-            plan.output.absolute(),
-            fps=plan.fps,
-            upscale=plan.upscale,
-            upscale_filter=plan.upscale_filter,
-        )
+        kept = encode_output(job.kept(assembled), plan.output.absolute(), plan)
         provenance = provenance_of(
             plan,
             job.film,
@@ -232,7 +226,7 @@ def _publish(
         write_encoded(
             plan.output,
             [scene.encoded for scene in kept],
-            fps=plan.fps,
+            fps=plan.film_fps,
             title=plan.title,
             scene_prompts=[scene.made.prompt for scene in kept],
             provenance=provenance,

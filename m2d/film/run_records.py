@@ -20,6 +20,7 @@ from m2d.film.journal_folder import MACHINES
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.film.output_scenes import OutputScene
 from m2d.film.recipe_record import recipe_record
+from m2d.fit import FilmFit
 from m2d.pipeline.machine import this_machine
 from m2d.recipe.plan import RunPlan
 from m2d.video.digests import array_digest
@@ -37,6 +38,7 @@ from m2d.video.provenance import (
 from m2d.video.provenance_builder import MadeScene, build_provenance, build_run_record
 from m2d.video.run_folder import LATENTS, SHEET, latents_bytes
 from m2d.video.sheet import sheet_png
+from m2d.video.video_record import FilmRecord
 
 
 def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
@@ -143,7 +145,10 @@ def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
 
 
 def _film_request(film: LoadedFilm) -> dict[str, Any]:
+    # The digest of a film of m2d covers how it fits.
+    is_fitted = film.fit is not None and film.digest is None
     return {
+        **({"fit": "film"} if is_fitted else {}),
         "digest": film.digest,
         "cuts_s": None if film.cuts_s is None else list(film.cuts_s),
         "file_sha256": film.file_sha256,
@@ -185,7 +190,7 @@ def provenance_of(
     *earlier, last = records
     if is_tiled:
         last = last.model_copy(update={"parameters": {**last.parameters, "decoding": "tiled"}})
-    return build_provenance(
+    provenance = build_provenance(
         title=plan.title,
         runs=[*(film.runs if film is not None else ()), *earlier, last],
         scenes=[scene.made for scene in kept],
@@ -194,6 +199,19 @@ def provenance_of(
         first_scene=plan.first_scene + first_kept,
         parents=[film.digest] if film is not None and film.digest is not None else [],
         encoding=encoding_id(),
+    )
+    if plan.fit is None:
+        return provenance
+    fitted = provenance.video.model_copy(update={"film": _film_record(plan.fit)})
+    return provenance.model_copy(update={"video": fitted})
+
+
+def _film_record(fit: FilmFit) -> FilmRecord:
+    return FilmRecord(
+        width=fit.width,
+        height=fit.height,
+        fps=fit.fps.as_integer_ratio(),
+        pixel_aspect=fit.pixel_aspect.as_integer_ratio(),
     )
 
 

@@ -42,7 +42,7 @@ def placed_sound(film: LoadedFilm | None, provenance: Provenance, *, first_kept:
     """
     if film is None or film.sound is None:
         return None
-    frame_s = 1 / provenance.video.fps
+    frame_s = 1 / provenance.video.written_fps
     old = film.sound.spans[first_kept:]
     spans = [
         span._replace(

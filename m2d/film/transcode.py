@@ -19,6 +19,7 @@ from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock, StageProgress
 from m2d.video.digests import FramesDigest, array_digest
 from m2d.video.encode import Picture, encode_long_scene
+from m2d.video.external import ResampledVideo
 from m2d.video.joining import colour_jump
 from m2d.video.packets import PacketStore
 from m2d.video.provenance import SceneRecord
@@ -48,14 +49,7 @@ def transcode_scenes(
     video = film.to_transcode
     if video is None:
         return film
-    shape = video.shape
-    picture = Picture(
-        width=shape.target_width,
-        height=shape.target_height,
-        upscale=film.upscale,
-        fps=Fraction(film.fps),
-        upscale_filter=film.upscale_filter,
-    )
+    picture = _picture_of(film, video)
     store = PacketStore(scratch)
     scenes = list(film.scenes)
     last_HWC: np.ndarray | None = None
@@ -77,6 +71,18 @@ def transcode_scenes(
             scenes[number] = replace(scenes[number], encoded=encoded, record=record)
             last_HWC = ends_HWC[-1]
     return replace(film, scenes=tuple(scenes), to_transcode=None)
+
+
+def _picture_of(film: LoadedFilm, video: ResampledVideo) -> Picture:
+    if film.fit is not None:
+        return Picture.of_film(film.fit)
+    return Picture(
+        width=video.shape.target_width,
+        height=video.shape.target_height,
+        upscale=film.upscale,
+        fps=Fraction(film.fps),
+        upscale_filter=film.upscale_filter,
+    )
 
 
 def _observed(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2d.enlarging import UpscaleFilter
 from m2d.errors import RecipeError
+from m2d.fit import FilmFit, predicted_size_bytes
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
@@ -39,10 +41,6 @@ if TYPE_CHECKING:
     from m2d.model.lora_file import LoraUse
     from m2d.model.settings import SamplingDefaults
 
-# Measured on H.264 films of the puppet theatre, which need between a third and three times as much.
-BYTES_PER_WRITTEN_PIXEL = 0.05
-_CONTAINER_BYTES = 8_000
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScenePlan:
@@ -54,7 +52,7 @@ class ScenePlan:
         seed: Seed of this scene's noise; None for a scene of an external video.
         geometry: Sizes of the scene in the model; height and width are those of the whole film.
         loras: LoRAs of its own; those of the whole run are not among them.
-        film_frames: Number of frames in the film where it differs from the model's: in external videos.
+        film_frames: Number of frames in the film where it differs from the model's.
         num_prompt_tokens: None without a tokenizer.
         image: Picture that the scene starts from.
     """
@@ -91,11 +89,13 @@ class ExistingFilm:
 
     Attributes:
         chosen: Scenes to regenerate, from 0, ascending; if empty, the recipe's scenes are appended.
+        fit: How the model's scenes fit a film of another size and rate.
     """
 
     scenes: tuple[ScenePlan, ...]
     chosen: tuple[int, ...] = ()
     first_scene: int = 0
+    fit: FilmFit | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +111,7 @@ class RunPlan:
         artifacts: Folder of exported graphs; None means the user's cache.
         num_threads: CPU threads that compute the frames; None for as many as torch uses.
         loras: LoRAs of the transformer; their scenes are the film's, from 0.
+        fit: How the scenes fit a film of another size and rate than the model's.
     """
 
     title: str
@@ -133,6 +134,7 @@ class RunPlan:
     artifacts: Path | None = None
     num_threads: int | None = None
     loras: tuple[LoraUse, ...] = ()
+    fit: FilmFit | None = None
 
     @property
     def backend_options(self) -> dict[str, str]:
@@ -165,7 +167,12 @@ class RunPlan:
     @property
     def duration_s(self) -> float:
         """Length of the film."""
-        return self.num_frames / self.fps
+        return self.num_frames / float(self.film_fps)
+
+    @property
+    def film_fps(self) -> int | Fraction:
+        """Frames of the film per second."""
+        return self.fps if self.fit is None else self.fit.fps
 
 
 def plan_story(
@@ -192,6 +199,7 @@ def plan_story(
         RecipeError: Sizes that the model cannot make, joins, prompts, LoRAs or overrides that do not fit.
     """
     overrides = overrides or Overrides()
+    fit = film.fit if film is not None else None
     places = places or Places(path="recipe")
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = _resolved(recipe.sampling, source.sampling)
@@ -227,6 +235,7 @@ def plan_story(
     warnings = story_warnings(
         recipe, geometry, places=places, world=world, num_scenes=len(scenes), trained_mask=source.mask
     )
+    num_frames, upscale = sum(scene.num_frames for scene in scenes), recipe.video.upscale.factor
     return RunPlan(
         title=recipe.title,
         recipe=recipe,
@@ -236,13 +245,14 @@ def plan_story(
         windows=windows,
         sampling=sampling,
         fps=recipe.video.fps or geometry.default_fps,
-        upscale=recipe.video.upscale.factor,
+        upscale=upscale,
         upscale_filter=recipe.video.upscale.filter,
         backend=recipe.backend.name,
         device=recipe.backend.device,
         dtype=recipe.backend.dtype,
         output=overrides.out or Path(recipe.output or default_output(recipe.title)),
-        predicted_size_bytes=_predicted_size_bytes(scenes, upscale=recipe.video.upscale.factor),
+        predicted_size_bytes=predicted_size_bytes(num_frames, scenes[0].geometry, upscale, fit=fit),
+        fit=fit,
         first_scene=film.first_scene if film is not None else 0,
         artifacts=overrides.artifacts,
         loras=loras.uses(targets, windows, [scene.loras for scene in scenes], find=find_lora),
@@ -296,6 +306,8 @@ def _placed(
 ) -> tuple[tuple[ScenePlan, ...], tuple[int, ...]]:
     """Return all scenes of the film, and the numbers of those to generate."""
     before = film.scenes if film is not None else ()
+    if film is not None and film.fit is not None:
+        made = [replace(scene, film_frames=film.fit.num_shown(scene.geometry.num_frames)) for scene in made]
     if film is None or not film.chosen:
         return (*before, *made), tuple(range(len(before), len(before) + len(made)))
     scenes = list(before)
@@ -333,10 +345,3 @@ def _windows(
         )
         for window in windows
     )
-
-
-def _predicted_size_bytes(scenes: Sequence[ScenePlan], *, upscale: int) -> int:
-    num_pixels = sum(
-        scene.num_frames * scene.geometry.height * scene.geometry.width * upscale**2 for scene in scenes
-    )
-    return _CONTAINER_BYTES + round(num_pixels * BYTES_PER_WRITTEN_PIXEL)

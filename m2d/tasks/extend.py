@@ -26,6 +26,7 @@ from m2d.film.machine import recorded_threads
 from m2d.film.make import FilmResult, RunOptions
 from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
+from m2d.fit import FitChoice
 from m2d.model.tokenizer import PromptTooLong
 from m2d.progress import Reporter
 from m2d.recipe.fields import NegativePrompt
@@ -43,6 +44,8 @@ class Extension:
         prompts: One prompt for each new scene; none when an unfinished run is resumed.
         context_prompts: Prompts of an external video's last scenes.
         cuts_s: Start times of an external video's scenes, in seconds; None detects them.
+        fit: Whether an external video keeps its size and rate (`film`), or takes the model's; None keeps
+            them.
         only_new: Whether the output contains only the new scenes.
         model: A model instead of the film's own.
         frames: Number of frames of a new scene; None takes the recipe's.
@@ -53,6 +56,7 @@ class Extension:
     prompts: tuple[str, ...] = ()
     context_prompts: tuple[str, ...] = ()
     cuts_s: tuple[float, ...] | None = None
+    fit: FitChoice | None = None
     only_new: bool = False
     model: str | None = None
     frames: int | None = None
@@ -112,6 +116,9 @@ def plan_extension(
             f"--cuts, --context-prompt: {extension.film} was made by m2d and knows its scenes and prompts; "
             "leave them out"
         )
+    if extension.fit is not None and (provenance is not None or extension.only_new):
+        reason = "only the new scenes are written" if provenance is None else "the film was made by m2d"
+        raise InputError(f"{extension.fit}; {reason}, leave it out", argument="fit")
     source = model_of(provenance, model=extension.model)
     if provenance is not None:
         film = load_film(extension.film, source)
@@ -127,7 +134,7 @@ def plan_extension(
         recipe = inherited_recipe(
             film, source, scenes=scenes, like=[len(film.scenes) - 1], settings=overrides.settings
         )
-    existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene)
+    existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene, fit=film.fit)
     plan = plan_on(recipe, source, existing, overrides=overrides)
     plan = replace(plan, num_threads=recorded_threads(film.runs))
     keeps = range(len(film.scenes), len(plan.scenes)) if extension.only_new else None
@@ -156,10 +163,12 @@ def _external_video(extension: Extension, source: ModelSource, *, reporter: Repo
             cuts_s=extension.cuts_s,
             prompts=prompts,
             only_context=extension.only_new,
+            fit="model" if extension.only_new else extension.fit or "film",
         )
     if film.to_transcode is None:
         return film
-    note = f"{describe_copy(film.to_transcode, fps=film.fps)}; --only-new leaves it out"
+    rate = film.fps if film.fit is None else float(film.fit.fps)
+    note = f"{describe_copy(film.to_transcode, fps=rate)}; --only-new leaves it out"
     return replace(film, notes=(*film.notes, note))
 
 
@@ -186,9 +195,13 @@ def _recalled(extension: Extension, overrides: Overrides, *, resume: bool) -> tu
     is_external = film.get("digest") is None
     cuts_s = tuple(film["cuts_s"]) if is_external and film["cuts_s"] is not None else None
     prompts = tuple(scene["prompt"] for scene in film["scenes"]) if is_external else ()
+    only_new = extension.only_new or request["only_new"]
+    # Versions without a choice took the model's size and rate.
+    fit = film.get("fit", "model") if is_external and not only_new else None
     return validated_recipe(request["runs"][-1]["recipe"], settings=overrides.settings), replace(
         extension,
         cuts_s=extension.cuts_s if extension.cuts_s is not None else cuts_s,
         context_prompts=extension.context_prompts or prompts,
-        only_new=extension.only_new or request["only_new"],
+        fit=extension.fit or fit,
+        only_new=only_new,
     )

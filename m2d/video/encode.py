@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 import av
 import imageio_ffmpeg
@@ -27,6 +27,7 @@ from m2d.disk import output_errors
 from m2d.enlarging import UpscaleFilter
 from m2d.errors import InputError, M2DError, OutputError
 from m2d.files import nameless_file
+from m2d.fit import FilmFit
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.video.packets import EncodedScene, Packet, PacketStore
 from m2d.video.pixels import expected_luma, luma_of, sampled, sketch_of
@@ -66,6 +67,7 @@ class Picture:
 
     Attributes:
         upscale: Integer factor by which they are enlarged.
+        pixel_aspect: Width of a pixel over its height.
 
     Raises:
         InputError: A size or rate that H.264 cannot have.
@@ -76,6 +78,12 @@ class Picture:
     upscale: int
     fps: Fraction
     upscale_filter: UpscaleFilter = "nearest"
+    pixel_aspect: Fraction = Fraction(1)
+
+    @classmethod
+    def of_film(cls, fit: FilmFit) -> Self:
+        """Return the picture of a film of its own size and rate."""
+        return cls(width=fit.width, height=fit.height, upscale=1, fps=fit.fps, pixel_aspect=fit.pixel_aspect)
 
     def __post_init__(self) -> None:
         width, height = self.width * self.upscale, self.height * self.upscale
@@ -251,10 +259,12 @@ def _large(frame_HWC: np.ndarray, picture: Picture) -> np.ndarray:
 
 def _command(picture: Picture) -> list[str]:
     size = f"{picture.width * picture.upscale}x{picture.height * picture.upscale}"
+    aspect = f"setsar={picture.pixel_aspect.numerator}/{picture.pixel_aspect.denominator}"
+    conversion = _CONVERSION if picture.pixel_aspect == 1 else _CONVERSION.replace("setsar=1", aspect)
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size]
     return [
         *(_encoder(), "-hide_banner", "-nostdin", "-loglevel", "error"),
-        *(*source, "-framerate", str(picture.fps), "-i", "pipe:0", "-an", "-vf", _CONVERSION),
+        *(*source, "-framerate", str(picture.fps), "-i", "pipe:0", "-an", "-vf", conversion),
         *(*_CODEC, *_EXACT, "-f", STREAM_FORMAT, "pipe:1"),
     ]
 

@@ -11,12 +11,14 @@ import itertools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from m2d.errors import Remedy
+from m2d.fit import FilmFit, FitChoice
 from m2d.video.crop_resize import Cover, Turn, cover, turn_of
 from m2d.video.cuts import (
     THUMBNAIL_SIDE,
@@ -27,8 +29,9 @@ from m2d.video.cuts import (
     without_flashes,
 )
 from m2d.video.film_frames import FilmFrame, film_frames
-from m2d.video.frame_times import SAME_RATE, is_steady, nearest_frames, shown_times_s
+from m2d.video.frame_times import nearest_frames, shown_times_s
 from m2d.video.open_film import FilmError, check_announced
+from m2d.video.own_picture import model_rate_notes, own_fit, own_rate_notes
 from m2d.video.pixels import display_matrix
 from m2d.video.read import FilmInfo, probe
 
@@ -75,6 +78,11 @@ class ResampledVideo:
                     return
         raise FilmError(f"{self.path}: was changed while it was read; wait until it is complete")
 
+    def clips(self) -> tuple[np.ndarray, ...]:
+        """Decode all scenes into memory: uint8 RGB PHWC each."""
+        with contextlib.closing(self.frames(range(len(self.picks)))) as frames:
+            return tuple(np.stack(list(itertools.islice(frames, len(picked)))) for picked in self.picks)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExternalVideo:
@@ -82,11 +90,14 @@ class ExternalVideo:
 
     Attributes:
         clips: Frames of the last scenes, uint8 RGB PHWC each, that end with the scene's last frame.
+        whole: All scenes, at the model's size and rate, or at the video's own.
+        fit: How scenes of a model fit the video at its own size and rate; None at the model's.
     """
 
     clips: tuple[np.ndarray, ...]
     whole: ResampledVideo
     notes: tuple[str, ...]
+    fit: FilmFit | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,21 +114,21 @@ class _Scene:
         """Where the scene begins and ends."""
         return float(self.times_s[0]), self.end_s
 
-    def num_there(self, *, fps: int) -> int:
+    def num_there(self, *, fps: float) -> int:
         """Number of frames at `fps` per second that it holds, counted from its end."""
         # A time up to half a step before the first frame still takes that frame.
         return math.floor((self._last_s(fps=fps) - float(self.times_s[0])) * fps + 0.5) + 1
 
-    def num_shown(self, *, fps: int) -> int:
+    def num_shown(self, *, fps: float) -> int:
         """Number of frames at `fps` per second that show all of it, so that scenes keep their places."""
         return max(round(self.end_s * fps) - round(float(self.times_s[0]) * fps), 1)
 
-    def picked(self, *, fps: int, num_frames: int) -> np.ndarray:
+    def picked(self, *, fps: float, num_frames: int) -> np.ndarray:
         """Numbers of the frames nearest to `num_frames` times that end with the scene's last frame."""
         wanted_s = self._last_s(fps=fps) - np.arange(num_frames)[::-1] / fps
         return self.first_frame + nearest_frames(self.times_s, wanted_s)
 
-    def _last_s(self, *, fps: int) -> float:
+    def _last_s(self, *, fps: float) -> float:
         """Last of the times to take a frame at: the last frame may be shown for long."""
         held_s = self.end_s - float(self.times_s[-1])
         return float(self.times_s[-1]) + max(math.floor(held_s * fps + _ROUNDING) - 1, 0) / fps
@@ -141,6 +152,7 @@ def read_external_video(
     num_frames: int,
     cuts_s: Sequence[float] | None,
     max_scenes: int,
+    fit: FitChoice = "model",
 ) -> ExternalVideo:
     """Divide a video into scenes, and take the last frames of the last scenes.
 
@@ -156,6 +168,7 @@ def read_external_video(
         cuts_s: Where scenes begin, in seconds from the first frame, ascending; empty is a single scene. None
             detects the cuts, which needs OpenCV.
         max_scenes: Most scenes to take, from the end.
+        fit: Whether `whole` has the size and rate of the video (`film`) or of the model.
 
     Raises:
         FilmError: Not a video, incomplete, too large, of a format that is not read, or of too short scenes.
@@ -180,19 +193,33 @@ def read_external_video(
     )
     picks = tuple(scene.picked(fps=fps, num_frames=num_frames) for scene in taken)
     ending = replace(whole, picks=picks, spans_s=whole.spans_s[-len(taken) :])
+    times_s = np.concatenate([scene.times_s for scene in scenes])
+    own = own_fit(info, shape.turn, times_s, model_fps=fps) if fit == "film" else None
     notes = (
         _scenes_note(scenes, taken, is_given=cuts_s is not None),
-        *_rate_notes(scenes, fps=fps),
+        *(model_rate_notes(times_s, fps=fps) if own is None else own_rate_notes(times_s, own)),
         *_length_notes(taken, fps=fps, num_frames=num_frames),
         *treatment_notes,
+        *(shape.notes() if own is None else ()),
         *shape_notes,
     )
-    return ExternalVideo(clips=_clips(ending), whole=whole, notes=notes)
+    whole = whole if own is None else _own(whole, own, info, scenes)
+    return ExternalVideo(clips=ending.clips(), whole=whole, notes=notes, fit=own)
 
 
-def _clips(ending: ResampledVideo) -> tuple[np.ndarray, ...]:
-    with contextlib.closing(ending.frames(range(len(ending.picks)))) as frames:
-        return tuple(np.stack(list(itertools.islice(frames, len(picked)))) for picked in ending.picks)
+def _own(whole: ResampledVideo, fit: FilmFit, info: FilmInfo, scenes: Sequence[_Scene]) -> ResampledVideo:
+    shape = cover(
+        width=info.width,
+        height=info.height,
+        # Its pixels keep their aspect.
+        pixel_aspect=Fraction(1),
+        turn=whole.shape.turn,
+        target_width=fit.width,
+        target_height=fit.height,
+    )
+    fps = float(fit.fps)
+    picks = tuple(scene.picked(fps=fps, num_frames=scene.num_shown(fps=fps)) for scene in scenes)
+    return replace(whole, picks=picks, shape=shape, upscale=1)
 
 
 def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cover, list[str]]:
@@ -209,7 +236,7 @@ def _shape(path: Path, info: FilmInfo, *, height: int, width: int) -> tuple[Cove
         target_width=width,
         target_height=height,
     )
-    notes = shape.notes()
+    notes = []
     if turn is None:
         notes.append("not turned: its metadata asks for an angle that is no right angle")
     return shape, notes
@@ -299,21 +326,6 @@ def _scenes_note(scenes: Sequence[_Scene], taken: Sequence[_Scene], *, is_given:
     are = "one is" if len(taken) == 1 else f"{len(taken)} are"
     last = f", the last {are} context" if len(taken) < len(scenes) else ""
     return f"{len(scenes)} scenes {known}{last}: {spans}"
-
-
-def _rate_notes(scenes: Sequence[_Scene], *, fps: int) -> list[str]:
-    times_s = np.concatenate([scene.times_s for scene in scenes])
-    if times_s[0] == times_s[-1]:
-        return []
-    rate = (len(times_s) - 1) / float(times_s[-1] - times_s[0])
-    has_one_rate = is_steady(times_s)
-    if has_one_rate and abs(rate / fps - 1) < SAME_RATE:
-        return []
-    varying = "" if has_one_rate else " (average of a varying rate)"
-    notes = [f"resampled from {rate:.4g}{varying} to {fps} frames per second"]
-    if rate < fps * (1 - SAME_RATE):
-        notes.append("frames are repeated: the video has fewer per second")
-    return notes
 
 
 def _length_notes(taken: Sequence[_Scene], *, fps: int, num_frames: int) -> list[str]:

@@ -116,11 +116,16 @@ def recolour(frames_PHWC: np.ndarray, map_LC: np.ndarray) -> np.ndarray:
     return _through(map_LC, frames_PHWC)
 
 
+def blended(before_HWC: np.ndarray, after_HWC: np.ndarray, *, weight: int, parts: int) -> np.ndarray:
+    """Blend two frames, the later one with `weight` of `parts`; see `shown_frames`."""
+    sum_HWC = before_HWC * np.int32(parts - weight) + after_HWC * np.int32(weight)
+    return np.asarray((sum_HWC + parts // 2) // parts, dtype=np.uint8)
+
+
 def _blended(before_PHWC: np.ndarray, after_PHWC: np.ndarray) -> np.ndarray:
     parts = len(after_PHWC) + 1
-    weight_P111 = np.arange(1, parts, dtype=np.int32)[:, None, None, None]
-    sum_PHWC = before_PHWC * (parts - weight_P111) + after_PHWC * weight_P111
-    return np.asarray((sum_PHWC + parts // 2) // parts, dtype=np.uint8)
+    pairs = enumerate(zip(before_PHWC, after_PHWC, strict=True), start=1)
+    return np.stack([blended(*pair, weight=weight, parts=parts) for weight, pair in pairs])
 
 
 def _distances(before_HWC: np.ndarray, after_HWC: np.ndarray) -> np.ndarray:

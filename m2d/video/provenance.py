@@ -12,20 +12,19 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
-from m2d.enlarging import UpscaleFilter
 from m2d.errors import InputError
 from m2d.joins import JoinKind
 from m2d.limits import LONGEST_RECORD_BYTES, MOST_THREADS
 from m2d.video.digests import canonical_json, film_digest, text_digest
 from m2d.video.frame_times import SAME_RATE
 from m2d.video.printable import printable
+from m2d.video.video_record import Count, Record, VideoRecord
 
 SCHEMA_VERSION = 3
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 # A film's metadata must not cause unlimited work.
 ClipLength = Annotated[int, Field(ge=1, le=1000)]
@@ -36,34 +35,14 @@ class ProvenanceError(InputError):
     """The provenance in a film is corrupt, of another version, or does not match the film."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelRecord(_Record):
+class ModelRecord(Record):
     """Which weights made the film."""
 
     name: str
     digest: str
 
 
-class VideoRecord(_Record):
-    """The film's size as the model made it, the factor by which it is enlarged, and its encoding.
-
-    Attributes:
-        upscale_filter: Left out of the record when it is `nearest`, as by versions that had no other.
-        encoding: Identity of encoder and settings; empty when not recorded.
-    """
-
-    width: Count
-    height: Count
-    upscale: Count
-    upscale_filter: Annotated[UpscaleFilter, Field(exclude_if=lambda value: value == "nearest")] = "nearest"
-    fps: Annotated[float, Field(gt=0)]
-    encoding: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-
-
-class WindowRecord(_Record):
+class WindowRecord(Record):
     """One pass of the denoising loop: the scenes of the story it saw and the scenes it made, from 0."""
 
     scenes: tuple[Index, ...] = Field(min_length=1)
@@ -71,7 +50,7 @@ class WindowRecord(_Record):
     layout_digest: str
 
 
-class MachineRecord(_Record):
+class MachineRecord(Record):
     """The machine that made a run's frames: models of its parts, never its name.
 
     Attributes:
@@ -90,7 +69,7 @@ def name_threads(number: int) -> str:
     return f"{number} CPU thread{'s' * (number != 1)}"
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """One run that made scenes of the film, with everything needed to repeat it.
 
     Attributes:
@@ -111,7 +90,7 @@ class RunRecord(_Record):
     machine: Annotated[MachineRecord | None, Field(exclude_if=lambda value: value is None)] = None
 
 
-class SceneRecord(_Record):
+class SceneRecord(Record):
     """One scene: its place in the film, the run that made it, and digests of its latents and frames.
 
     Attributes:
@@ -124,7 +103,7 @@ class SceneRecord(_Record):
         colour_jump: How far the colours jump from the scene before it, in levels of 255; None for the first.
         frames_sha256: Digest of its frames before transitions were applied.
         packets_sha256: Digest of its shown frames as encoded; None when not recorded.
-        clip_frames: Number of frames that a model is given of external video of another length: the last
+        clip_frames: Number of frames that a model is given of a scene of another length or rate: the last
             ones, with the first repeated when there are fewer. None when the model is given the whole scene.
         clip_sha256: Digest of that clip when it is stored beside the film; None when it is read from the
             film.
@@ -155,7 +134,7 @@ class SceneRecord(_Record):
         return np.frombuffer(base64.b64decode(self.colour_map), np.uint8).reshape(3, 256).T
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """Everything needed to make the film again and to verify that it is the same.
 
     Attributes:
@@ -204,11 +183,11 @@ class Provenance(_Record):
         Raises:
             ProvenanceError: The provenance describes another film, or its runs do.
         """
-        expected_size = f"{self.video.width * self.video.upscale}x{self.video.height * self.video.upscale}"
+        expected_size = "{}x{}".format(*self.video.written_size)
         expected = f"{self.num_frames} frames of {expected_size}"
         found = f"{num_frames} frames of {width}x{height}"
-        if fps is not None and abs(float(fps) / self.video.fps - 1) > SAME_RATE:
-            expected += f" at {self.video.fps:g} per second"
+        if fps is not None and abs(float(fps) / self.video.written_fps - 1) > SAME_RATE:
+            expected += f" at {self.video.written_fps:g} per second"
             found += f" at {float(fps):g}"
         if expected != found:
             raise ProvenanceError(

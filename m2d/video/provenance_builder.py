@@ -53,6 +53,7 @@ class MadeScene:
             Of external video that the model is given a clip of, some frames with that clip at the end.
         latents_FCHW: The denoised latents; None when the scene was not made from latents.
         colour_map_LC: uint8 (256, 3); `SceneRecord` stores it as text.
+        film_frames: Number of frames in a film of another rate than the model's; None in any other film.
         kept: The record of a scene that is taken unchanged from an existing film.
     """
 
@@ -66,6 +67,7 @@ class MadeScene:
     join: Join = CUT
     colour_map_LC: np.ndarray | None = None
     colour_jump: float | None = None
+    film_frames: int | None = None
     kept: SceneRecord | None = None
     packets_sha256: str | None = None
 
@@ -74,6 +76,18 @@ class MadeScene:
         """Number of frames, those shared with its neighbours included."""
         if self.kept is not None:
             return self.kept.num_frames
+        if self.film_frames is not None:
+            return self.film_frames
+        assert self.frames_PHWC is not None
+        return len(self.frames_PHWC)
+
+    @property
+    def clip_frames(self) -> int | None:
+        """Number of frames that a model is given, where it is another one."""
+        if self.kept is not None:
+            return self.kept.clip_frames
+        if self.film_frames is None:
+            return None
         assert self.frames_PHWC is not None
         return len(self.frames_PHWC)
 
@@ -199,7 +213,7 @@ def _scene_records(scenes: Sequence[MadeScene]) -> list[dict[str, JsonValue]]:
                 "latents_sha256": None if latents is None else array_digest(latents),
                 "frames_sha256": scene.frames_sha256,
                 "packets_sha256": scene.packets_sha256,
-                "clip_frames": None if scene.kept is None else scene.kept.clip_frames,
+                "clip_frames": scene.clip_frames,
                 "clip_sha256": None if scene.kept is None else scene.kept.clip_sha256,
             }
         )

@@ -140,8 +140,12 @@ def test_any_other_film_goes_on_and_what_was_done_to_it_is_said(
     words = ["--cuts", "1.25", "--context-prompt", "a day", "--model", "tiny", "--steps", "1"]
     result = m2d("extend", "holiday.mp4", "-p", "a night", *words)
     assert result.exit_code == 0, result.stderr
-    for note in ("2 scenes given: 0.0-1.2 s, 1.2-2.5 s", "cropped 8 pixels left and right"):
+    size = "new scenes are scaled from 32x32 to 48x32 pixels, with black bars"
+    fitted = f"{size}, and shown at 8 frames per second"
+    for note in ("2 scenes given: 0.0-1.2 s, 1.2-2.5 s", fitted):
         assert note in result.stderr.splitlines()
+    converted = m2d("extend", "holiday.mp4", "-p", "a night", *words, "--fit", "model", "--out", "small.mp4")
+    assert "cropped 8 pixels left and right" in converted.stderr.splitlines()
     told = json.loads(m2d("inspect", "holiday-extended.mp4", "--json").stdout)
     assert [scene["kind"] for scene in told["scenes"]] == ["footage", "footage", "extend"]
     after = snapshot(folder)
@@ -160,6 +164,8 @@ BAD_FLAGS = {
     "cuts of nothing": (["-p", "a", "--cuts", ""], "--cuts '': give seconds, separated by commas"),
     "cuts of words": (["-p", "a", "--cuts", "1,two"], "--cuts '1,two': give seconds"),
     "cuts of a film with scenes": (["-p", "a", "--cuts", "1"], "made by m2d and knows its scenes"),
+    "an unknown fit": (["-p", "a", "--fit", "wide"], "--fit 'wide': use film or model"),
+    "a fit of a film with scenes": (["-p", "a", "--fit", "model"], "--fit: model; the film was made by m2d"),
     "frames not 4k+1": (["-p", "a", "--frames", "10"], "--frames: 10 is not 4k+1; use 9 or 13"),
     "no steps": (["-p", "a", "--steps", "0"], "--steps: must be at least 1, got 0"),
     "a negative seed": (["-p", "a", "--seed", "-1"], "--seed: must be at least 0, got -1"),

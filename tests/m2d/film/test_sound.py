@@ -188,7 +188,7 @@ def test_an_external_video_keeps_its_sound(codec: str, suffix: str, kept_as: str
 def test_scenes_after_a_shorter_one_move_with_their_sound(studio: Studio) -> None:
     """The first scene becomes nine frames long instead of four, the last one instead of twelve."""
     video = external(studio, "moved", codec="aac", suffix=".mp4")
-    longer = studio.extend(video, "a dog", cuts_s=(0.5, 1.5))
+    longer = studio.extend(video, "a dog", fit="model", cuts_s=(0.5, 1.5))
     result = studio.reroll(longer.film, 0, prompts=("a cat",))
     assert [scene.num_frames for scene in result.provenance.scenes] == [9, 8, 12, 9]
     samples = heard(result.film)

@@ -57,7 +57,12 @@ def longer(studio: Studio, holiday: Path) -> FilmResult:
     """The film, and a scene more."""
     told = RecordingReporter()
     result = studio.extend(
-        holiday, "a dog", cuts_s=(1.0,), context_prompts=("a red day", "a blue day"), reporter=told
+        holiday,
+        "a dog",
+        fit="model",
+        cuts_s=(1.0,),
+        context_prompts=("a red day", "a blue day"),
+        reporter=told,
     )
     assert result.notes == tuple(told.notes)
     return result
@@ -174,6 +179,7 @@ def test_a_stop_is_resumed_without_repeating_what_was_asked(
         studio.extend(
             holiday,
             "a dog",
+            fit="model",
             reporter=Stopping(stage_to_stop="decode", raises=InterruptedError),
             **asked,
             **prompts,

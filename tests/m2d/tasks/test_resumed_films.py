@@ -113,7 +113,7 @@ def test_a_film_that_was_about_to_be_published_is_decoded_and_written_again(
 ) -> None:
     film = copied(two, studio.path(f"about {in_place}"))
     given: dict[str, Any] = {"out": film if in_place else studio.path("of about")}
-    stop_at("write_film", lambda: studio.extend(film, *ASKED, force=in_place, **given))
+    stop_at("write_encoded", lambda: studio.extend(film, *ASKED, force=in_place, **given))
     assert film.read_bytes() == two.read_bytes()
     reporter = Stopping()
     check(studio.extend(film, resume=True, reporter=reporter, **given), straight)
@@ -126,12 +126,12 @@ def test_what_is_to_be_replaced_may_be_anything(
 ) -> None:
     out = studio.path("anything")
     out.write_bytes(b"no film at all")
-    stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out, force=True))
+    stop_at("write_encoded", lambda: studio.extend(two, *ASKED, out=out, force=True))
     assert out.read_bytes() == b"no film at all"
     check(studio.extend(two, resume=True, out=out), straight)
 
 
-@pytest.mark.parametrize("function", ["write_film", "finish_run"])
+@pytest.mark.parametrize("function", ["write_encoded", "finish_run"])
 def test_another_request_is_not_resumed(
     function: str, studio: Studio, two: Path, straight: FilmResult, stop_at: StopAt
 ) -> None:
@@ -163,7 +163,7 @@ def test_changed_options_are_named(
 ) -> None:
     out = studio.path("changed")
     if not has_journal(out):
-        stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out))
+        stop_at("write_encoded", lambda: studio.extend(two, *ASKED, out=out))
     for prompts in ((), ASKED):
         with pytest.raises(InputError, match=told):
             studio.extend(two, *prompts, out=out, resume=True, **change)
@@ -173,7 +173,7 @@ def test_options_of_scenes_that_are_not_asked_for_are_refused(
     studio: Studio, two: Path, stop_at: StopAt
 ) -> None:
     out = studio.path("options")
-    stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out, only_new=True))
+    stop_at("write_encoded", lambda: studio.extend(two, *ASKED, out=out, only_new=True))
     for change in ({"frames": 9}, {"join": "continue"}):
         with pytest.raises(InputError, match="--frames, --join: belong to new scenes"):
             studio.extend(two, out=out, resume=True, **change)
@@ -183,7 +183,7 @@ def test_options_of_scenes_that_are_not_asked_for_are_refused(
 
 def test_an_unfinished_run_is_not_overrun(studio: Studio, two: Path, stop_at: StopAt) -> None:
     out = studio.path("overrun")
-    stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out))
+    stop_at("write_encoded", lambda: studio.extend(two, *ASKED, out=out))
     with pytest.raises(OutputError, match=r"all scenes are made, not all is written$"):
         studio.extend(two, "a cat", out=out)
     assert studio.extend(two, "a cat", out=out, force=True).provenance.scenes[-1].prompt == "a cat"
@@ -194,7 +194,7 @@ def test_a_damaged_journal_says_what_can_be_done(
     prompts: tuple[str, ...], studio: Studio, two: Path, stop_at: StopAt
 ) -> None:
     out = studio.path(f"damaged {len(prompts)}")
-    stop_at("write_film", lambda: studio.extend(two, *ASKED, out=out))
+    stop_at("write_encoded", lambda: studio.extend(two, *ASKED, out=out))
     (journal_folder_of(out) / "journal.json").write_text("{}")
     with pytest.raises(
         InputError,
@@ -204,7 +204,7 @@ def test_a_damaged_journal_says_what_can_be_done(
         studio.extend(two, *prompts, out=out, resume=True)
 
 
-@pytest.mark.parametrize("function", ["write_film", "finish_run"])
+@pytest.mark.parametrize("function", ["write_encoded", "finish_run"])
 def test_a_reroll_is_resumed_in_place(function: str, studio: Studio, straight: Any, stop_at: StopAt) -> None:
     film = copied(straight.film, studio.path(f"reroll {function}"))
     wanted = studio.reroll(film, 1, out=studio.path(f"wanted {function}"))

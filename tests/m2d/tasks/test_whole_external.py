@@ -62,7 +62,7 @@ def travels(studio: Studio) -> Path:
 @pytest.fixture(scope="module")
 def longer(studio: Studio, travels: Path) -> FilmResult:
     """All of it, and a scene more."""
-    return studio.extend(travels, "a dog", cuts_s=CUTS, context_prompts=("green", "yellow"))
+    return studio.extend(travels, "a dog", fit="model", cuts_s=CUTS, context_prompts=("green", "yellow"))
 
 
 def shown_of(result: FilmResult) -> list[str | None]:
@@ -164,7 +164,9 @@ def test_any_of_its_scenes_is_made_anew_among_the_others(studio: Studio, longer:
 def test_a_crossfade_takes_the_last_frames_of_the_last_scene(
     studio: Studio, travels: Path, longer: FilmResult
 ) -> None:
-    faded = studio.extend(travels, "a dog", cuts_s=CUTS, join={"crossfade": 4}, out=studio.path("faded"))
+    faded = studio.extend(
+        travels, "a dog", fit="model", cuts_s=CUTS, join={"crossfade": 4}, out=studio.path("faded")
+    )
     film = read_film(faded.film)
     assert len(film.frames_PHWC) == 45
     whole = read_film(longer.film).frames_PHWC
@@ -175,7 +177,12 @@ def test_a_crossfade_needs_room_in_the_scene_as_the_film_shows_it(studio: Studio
     """The model is given nine frames; the film shows four of the last scene."""
     with pytest.raises(RecipeError, match=r"join: a crossfade of 4 frames, .* room for 3"):
         studio.extend(
-            travels, "a dog", cuts_s=(0.5, 2.5, 4.4583), join={"crossfade": 4}, out=studio.path("never")
+            travels,
+            "a dog",
+            fit="model",
+            cuts_s=(0.5, 2.5, 4.4583),
+            join={"crossfade": 4},
+            out=studio.path("never"),
         )
 
 
@@ -218,7 +225,7 @@ def test_another_encoder_encodes_all_of_it_anew(
 def test_a_draft_shows_what_is_at_hand(studio: Studio, travels: Path) -> None:
     told = RecordingReporter()
     result = studio.extend(
-        travels, "a dog", cuts_s=CUTS, draft=True, reporter=told, out=studio.path("drafted")
+        travels, "a dog", fit="model", cuts_s=CUTS, draft=True, reporter=told, out=studio.path("drafted")
     )
     draft = result.run_folder / "draft.png"
     assert told.notes[-1] == f"draft: {draft}"
@@ -230,7 +237,12 @@ def test_a_stop_while_it_is_taken_over_is_resumed(studio: Studio, travels: Path,
     given = {"cuts_s": CUTS, "context_prompts": ("green", "yellow")}
     with pytest.raises(Interrupted, match="SIGTERM: finished work is kept"):
         studio.extend(
-            travels, "a dog", reporter=Stopping(stage_to_stop="take over", after=13), **asked, **given
+            travels,
+            "a dog",
+            fit="model",
+            reporter=Stopping(stage_to_stop="take over", after=13),
+            **asked,
+            **given,
         )
     result = studio.extend(travels, resume=True, **asked)
     assert result.film.read_bytes() == longer.film.read_bytes()
@@ -241,7 +253,11 @@ def test_another_film_under_its_name_is_not_resumed(studio: Studio) -> None:
     asked: dict[str, Any] = {"out": studio.path("resumed"), "cuts_s": CUTS}
     with pytest.raises(InterruptedError):
         studio.extend(
-            film, "a dog", reporter=Stopping(stage_to_stop="decode", raises=InterruptedError), **asked
+            film,
+            "a dog",
+            fit="model",
+            reporter=Stopping(stage_to_stop="decode", raises=InterruptedError),
+            **asked,
         )
     film_travels(film, ends_s=(0.5, 2.5, 4.0, 5.0, 5.5))
     with pytest.raises(InputError, match="file_sha256 was "):
