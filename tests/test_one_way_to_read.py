@@ -42,6 +42,7 @@ MAY_OPEN = {
     ("m2d.video.open_film", "av.open"): "after the file was checked",
     ("m2d.video.encode", "av.open"): "a nameless file of this process",
     ("m2d.training.log", "self._path.open"): "for appending, to a file just written",
+    ("m2d.video.faces", "ImageFont.truetype"): "after the file was checked",
     ("m2d.video.webp", "Image.open"): "a file that m2d.reading opened",
     ("m2d.evaluation.natural_embedder", "resources.files.joinpath.read_text"): "a part of the package",
     ("m2d.video.board.page", "resources.files.joinpath.read_text"): "a part of the package",

@@ -19,6 +19,8 @@ from pathlib import Path
 from fontTools.ttLib import TTFont, TTLibError
 from PIL import ImageFont
 
+from m2d.reading import check_regular
+
 OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSansCondensed.ttf"
 _FOLDERS = (
     *("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
@@ -34,6 +36,8 @@ _UNUSUAL = ("bold", "italic", "oblique", "light", "thin", "black", "medium", "mo
 # Fonts that are made of pictures have only these sizes.
 _PICTURE_SIZES = (109, 160, 136, 128, 96, 64)
 # What fontTools raises for damaged files.
+# Fonts of all of Unicode's ideographs have about 100 MB.
+_LARGEST_FONT_BYTES = 512 << 20
 _UNREADABLE = (TTLibError, OSError, struct.error, LookupError, ValueError, TypeError, AttributeError)
 
 
@@ -147,6 +151,7 @@ def _preference(path: Path, index: int) -> tuple[int, str, int]:
 def _read_face(path: Path, index: int) -> Face | None:
     """Read which characters a font has; None if the file is not a font that can be drawn with."""
     try:
+        check_regular(path, limit_bytes=_LARGEST_FONT_BYTES)
         with TTFont(path, fontNumber=index, lazy=True) as font:
             characters = frozenset(font.getBestCmap() or ())
             has_pictures = "CBDT" in font or "sbix" in font
