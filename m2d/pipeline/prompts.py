@@ -15,6 +15,7 @@ from m2d.model.finite import check_finite
 from m2d.pipeline.decoding import free_cached
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import Observer
+from m2d.pipeline.planning import check_model
 from m2d.pipeline.window import is_guided, run_dtype
 from m2d.progress import Clock
 from m2d.recipe.plan import RunPlan, WindowPlan
@@ -46,6 +47,7 @@ class PromptEncoder:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in missing):
             prompts = [(num_threads, text) for each, num_threads, text in missing if each == dtype]
             if dtype not in self._encoders:
+                check_model(windows[0][0])
                 with self._clock.stage("load text encoder"):
                     self._encoders[dtype] = load_text(source, device=device, dtype=dtype)
             encoder = self._encoders[dtype]

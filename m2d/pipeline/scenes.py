@@ -31,7 +31,6 @@ from m2d.pipeline.decoding import SceneDecoder, free_cached
 from m2d.pipeline.first_frames import FirstFrames
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
-from m2d.pipeline.planning import check_model
 from m2d.pipeline.prompts import PromptEncoder
 from m2d.pipeline.window import (
     Windows,
@@ -217,8 +216,6 @@ class _Run:
 
     def latents_after_all_windows(self, resume: ResumePoint) -> Mapping[int, Tensor]:
         first = len(resume.windows)
-        if self._windows:
-            check_model(self._windows[0][0])
         self._latents = self._given_latents()
         if first < len(self._windows):
             self._parts.prompts.encode(self._windows[first:], self._observer)
