@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.stage import paint_backdrops
@@ -17,6 +18,9 @@ from m2d.puppet.story import sample_story
 
 # A pixel that differs from the empty stage by more than this belongs to an actor or its shadow.
 _ACTOR_THRESHOLD = 0.03
+# A pixel that differs by more than this from the same picture without outlines is covered by one.
+_OUTLINE_THRESHOLD = 0.1
+_BAND_WIDTH = 3
 # Share of crops around an actor: backgrounds need few examples.
 _ACTOR_SHARE = 0.75
 
@@ -45,6 +49,17 @@ def render_batch(clips: list[Clip], *, num_frames: int, height: int, width: int)
     empty_B1CHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)[:, None]
     difference_BP1HW = (frames_BPCHW - empty_B1CHW).abs().amax(2, keepdim=True)
     return ClipBatch(frames_BPCHW, (difference_BP1HW > _ACTOR_THRESHOLD).to(torch.float32))
+
+
+def outline_bands(clips: list[Clip], *, num_frames: int, height: int, width: int) -> Tensor:
+    """Return 1 in the three pixels around each pixel of an outline, else 0, shape (B, P, 1, H, W)."""
+    with_outlines, without = (
+        render_clips(clips, num_frames=num_frames, height=height, width=width, outlined=outlined)
+        for outlined in (True, False)
+    )
+    outlines_BPHW = ((with_outlines - without).abs().amax(2) > _OUTLINE_THRESHOLD).float()
+    bands_BPHW = max_pool2d(outlines_BPHW, _BAND_WIDTH, stride=1, padding=_BAND_WIDTH // 2)
+    return bands_BPHW[:, :, None]
 
 
 def actor_boxes(actors_BP1HW: Tensor) -> Tensor:
@@ -78,21 +93,37 @@ def draw_corner(
 
 
 class PsnrMeter:
-    """PSNR in dB over all pixels and over those inside the actors' boxes, pixels in 0..1."""
+    """PSNR in dB over all pixels and over those inside the actors' boxes, pixels in 0..1.
+
+    With bands around outlines it also measures the mean absolute error in them, in levels of 0..255.
+    """
 
     def __init__(self) -> None:
         self._squares: list[Tensor] = []
         self._boxed: list[Tensor] = []
+        self._banded: list[Tensor] = []
 
-    def add(self, decoded_BPCHW: Tensor, frames_BPCHW: Tensor, actors_BP1HW: Tensor) -> None:
-        """Add clips; `actors_BP1HW` is their actor mask."""
-        square_BPCHW = (decoded_BPCHW - frames_BPCHW).square()
+    def add(
+        self,
+        decoded_BPCHW: Tensor,
+        frames_BPCHW: Tensor,
+        actors_BP1HW: Tensor,
+        outlines_BP1HW: Tensor | None = None,
+    ) -> None:
+        """Add clips with their actor mask and, maybe, their `outline_bands`."""
+        error_BPCHW = decoded_BPCHW - frames_BPCHW
+        if outlines_BP1HW is not None:
+            self._banded.append(error_BPCHW.abs()[outlines_BP1HW.expand_as(error_BPCHW) > 0])
+        square_BPCHW = error_BPCHW.square()
         self._squares.append(square_BPCHW.flatten())
         self._boxed.append(square_BPCHW[actor_boxes(actors_BP1HW).expand_as(square_BPCHW) > 0])
 
     def read(self) -> dict[str, float]:
-        """Return `psnr_db` and `psnr_actors_db`."""
-        return {"psnr_db": _decibels(self._squares), "psnr_actors_db": _decibels(self._boxed)}
+        """Return `psnr_db`, `psnr_actors_db` and, with bands, `outline_error`."""
+        figures = {"psnr_db": _decibels(self._squares), "psnr_actors_db": _decibels(self._boxed)}
+        if self._banded:
+            figures["outline_error"] = round(255 * float(torch.cat(self._banded).mean()), 3)
+        return figures
 
 
 def _decibels(squares: list[Tensor]) -> float:

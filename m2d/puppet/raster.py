@@ -44,6 +44,8 @@ class CutOut(NamedTuple):
 
 
 NUM_FIELDS = 11
+OUTLINED_FIELD = NUM_FIELDS - 1
+"""Index of the field that says whether a cut-out has an outline."""
 # Far outside every picture: pads a list of cut-outs to a common length without drawing anything.
 _NOTHING = CutOut(-9.0, -9.0, 0.001, 0.001)
 

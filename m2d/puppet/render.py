@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, held_poses, puppet_cutouts
-from m2d.puppet.raster import pack, paint
+from m2d.puppet.raster import OUTLINED_FIELD, pack, paint
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import Backdrop, Scene, Story
 from m2d.puppet.vocabulary import HATS
@@ -36,12 +36,19 @@ class Clip(NamedTuple):
 
 
 def render_clips(
-    clips: list[Clip], *, num_frames: int, height: int, width: int, wardrobe: Sequence[str] = HATS
+    clips: list[Clip],
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    wardrobe: Sequence[str] = HATS,
+    outlined: bool = True,
 ) -> Tensor:
     """Render clips, maybe of different stories: RGB in 0..1, shape (B, P, 3, H, W).
 
     Args:
         wardrobe: The hat drawn for each of HATS; see `puppet_cutouts`.
+        outlined: Whether actors have their dark outlines.
     """
     backdrops_BCHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)
     # Only the first frame of each pose is painted; the others are copies.
@@ -60,6 +67,8 @@ def render_clips(
                 for row in rows
             ]
         )
+        if not outlined:
+            cutouts[..., OUTLINED_FIELD] = 0.0
         left, right = (round(edge * width) for edge in _WINDOWS[mark])
         window = poses_BQCHW[rows, :, :, :, left:right]
         paint(window, torch.from_numpy(cutouts), left=left, picture_height=height)

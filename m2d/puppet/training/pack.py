@@ -26,6 +26,7 @@ from m2d.puppet.attribute_classifier import CLASSIFIER_FILE
 from m2d.puppet.tokenizer import build_tokenizer
 from m2d.puppet.training.text_encoder import CaptionClassifier, TextEncoderRecipe
 from m2d.puppet.training.vae import ENCODER, VaeRecipe, build_vae, is_decoder_alone, latent_std
+from m2d.puppet.training.vae_widening import decoder_channels, widened
 from m2d.reading import memory_limit_bytes, read_bytes
 from m2d.recipe.loader import load_document
 from m2d.training.folder import publish_folder
@@ -137,25 +138,27 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _write_vae(folder: Path, recipe: VaeRecipe, run: Path, *, base: Path | None) -> None:
-    vae = build_vae(recipe)
     weights = load_run_average(run)
     if is_decoder_alone(weights):
-        weights |= _encoder_of(base, run)
-    _fill(vae, weights, run)
+        vae = _base_vae(base, run, decoder_channels(weights))
+        weights |= {name: value for name, value in vae.state_dict().items() if name.startswith(ENCODER)}
+        _fill(vae, weights, run)
+    else:
+        vae = build_vae(recipe)
+        _fill(vae, weights, run)
+        vae.register_to_config(scaling_factor=_scaling_factor(vae, recipe, base=base))
     vae.eval()
-    vae.register_to_config(scaling_factor=_scaling_factor(vae, recipe, base=base))
     write_component(folder, "vae", vae, dtype=torch.float16)
 
 
-def _encoder_of(base: Path | None, run: Path) -> dict[str, Tensor]:
-    """Return the base's encoder, for a run whose checkpoints hold the decoder alone."""
+def _base_vae(base: Path | None, run: Path, channels: tuple[int, ...]) -> AutoencoderKLCogVideoX:
+    """Return the base's VAE, maybe widened, for a run whose checkpoints hold the decoder alone."""
     if base is None:
         raise InputError(
             f"{run}: only its decoder was trained; a base is needed, the model that has its encoder",
             argument="codec",
         )
-    weights = load_vae(base, device="cpu", dtype=torch.float32).module.state_dict()
-    return {name: value for name, value in weights.items() if name.startswith(ENCODER)}
+    return widened(load_vae(base, device="cpu", dtype=torch.float32).module, channels)
 
 
 def _scaling_factor(vae: AutoencoderKLCogVideoX, recipe: VaeRecipe, *, base: Path | None) -> float:

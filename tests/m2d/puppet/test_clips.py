@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from m2d.puppet.clips import actor_boxes, draw_clips, render_batch
+from m2d.puppet.clips import PsnrMeter, actor_boxes, draw_clips, outline_bands, render_batch
 from m2d.puppet.puppets import MARKS_X
 
 
@@ -44,3 +44,26 @@ def test_actors_on_both_sides_have_boxes_of_their_own() -> None:
 
 def test_an_empty_stage_has_no_box() -> None:
     assert not actor_boxes(torch.zeros(1, 2, 1, 4, 4)).any()
+
+
+def test_bands_of_outlines_are_on_actors_and_leave_their_insides_out() -> None:
+    clips = draw_clips(seed=2, step=0, count=4)
+    size = {"num_frames": 1, "height": 96, "width": 96}
+    bands_BP1HW = outline_bands(clips, **size)
+    actors_BP1HW = render_batch(clips, **size).actors_BP1HW
+    assert set(bands_BP1HW.unique().tolist()) == {0.0, 1.0}
+    near_BPHW = torch.nn.functional.max_pool2d(actors_BP1HW[:, :, 0], 3, stride=1, padding=1)
+    assert bool((bands_BP1HW[:, :, 0] <= near_BPHW).all())
+    shares = (bands_BP1HW * actors_BP1HW).sum((1, 2, 3, 4)) / actors_BP1HW.sum((1, 2, 3, 4))
+    assert 0.1 < float(shares.min()) <= float(shares.max()) < 0.9
+
+
+def test_the_outline_error_counts_pixels_of_the_bands_alone() -> None:
+    frames_BPCHW = torch.zeros(1, 1, 3, 4, 4)
+    decoded_BPCHW = frames_BPCHW.clone()
+    decoded_BPCHW[..., 0] = 0.5
+    bands_BP1HW = torch.zeros(1, 1, 1, 4, 4)
+    bands_BP1HW[..., :2] = 1
+    meter = PsnrMeter()
+    meter.add(decoded_BPCHW, frames_BPCHW, torch.ones(1, 1, 1, 4, 4), bands_BP1HW)
+    assert meter.read()["outline_error"] == 63.75

@@ -44,6 +44,7 @@ TEXT: dict[str, Any] = _FIT | {
     "batch_size": 8,
 }
 DECODER: dict[str, Any] = _FIT | {
+    "num_stories": 2,
     "timesteps": [20, 450],
     "encoded_share": 0.0,
     "crop": 16,
