@@ -60,11 +60,7 @@ def extend(
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(
-            "--fit",
-            metavar="FIT",
-            help="film (default): an external video keeps its size and rate; model: it takes the model's.",
-        ),
+        typer.Option("--fit", metavar="FIT", help="film: a video keeps its size (default); model: not."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Seed of the new scenes.")] = None,
     *,

@@ -198,9 +198,7 @@ def plan_story(
     Raises:
         RecipeError: Sizes that the model cannot make, joins, prompts, LoRAs or overrides that do not fit.
     """
-    overrides = overrides or Overrides()
-    fit = film.fit if film is not None else None
-    places = places or Places(path="recipe")
+    overrides, places = overrides or Overrides(), places or Places(path="recipe")
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = _resolved(recipe.sampling, source.sampling)
     loras = find_loras(recipe, find_lora, places=places if overrides.loras is None else COMMAND_LINE)
@@ -228,14 +226,13 @@ def plan_story(
     ]
     scenes, targets = _placed(made, film)
     joins = [(scene.join, scene.num_frames) for scene in scenes]
-    problems = join_problems(joins, targets=targets, places=places)
-    if problems:
+    if problems := join_problems(joins, targets=targets, places=places):
         raise RecipeError(problems)
     windows = _windows(scenes, targets, recipe, geometry, film=film)
     warnings = story_warnings(
         recipe, geometry, places=places, world=world, num_scenes=len(scenes), trained_mask=source.mask
     )
-    num_frames, upscale = sum(scene.num_frames for scene in scenes), recipe.video.upscale.factor
+    fit, upscale = film.fit if film is not None else None, recipe.video.upscale.factor
     return RunPlan(
         title=recipe.title,
         recipe=recipe,
@@ -251,7 +248,7 @@ def plan_story(
         device=recipe.backend.device,
         dtype=recipe.backend.dtype,
         output=overrides.out or Path(recipe.output or default_output(recipe.title)),
-        predicted_size_bytes=predicted_size_bytes(num_frames, scenes[0].geometry, upscale, fit=fit),
+        predicted_size_bytes=predicted_size_bytes(_length(scenes), scenes[0].geometry, upscale, fit=fit),
         fit=fit,
         first_scene=film.first_scene if film is not None else 0,
         artifacts=overrides.artifacts,
@@ -345,3 +342,7 @@ def _windows(
         )
         for window in windows
     )
+
+
+def _length(scenes: Sequence[ScenePlan]) -> int:
+    return sum(scene.num_frames for scene in scenes)
