@@ -22,7 +22,8 @@ LONG = "the-long-goodbye"
 
 def refuse_foreign_words(recipe: Recipe) -> None:
     """Assert that the puppet theatre was trained on everything the story says."""
-    assert recipe.setting in {f"{setting} at {time}" for setting in SETTINGS for time in TIMES}
+    known = {f"{setting} at {time}" for setting in SETTINGS for time in TIMES}
+    assert {scene.setting or recipe.setting for scene in recipe.scenes} <= known
     looks = {f"{shape} {colour} body, {hat}" for shape in SHAPES for colour in COLOURS for hat in HATS}
     assert set(recipe.cast.values()) <= looks
     sentences = {f"{name} {action}" for name in recipe.cast for action in ACTIONS}
