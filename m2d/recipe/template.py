@@ -35,6 +35,12 @@ cast:
 # The puppet models know: park, desert, snowfield, beach, city or forest, each at noon, at dusk or at night.
 setting: park at noon
 
+# For image-to-video models: a picture that every scene starts from, beside the recipe.
+# image: first-frame.png
+
+# How many scenes are made together; by default as many as the model was trained on.
+# jointly: 3
+
 # One prompt per scene, and any number of scenes. The first scenes are generated jointly, as many as the model
 # was trained on (three for the puppet models); each later scene follows from those before it. `m2d check`
 # shows which. The puppet models know: walks right, walks left, jumps, waves, stands still, bows.
@@ -47,6 +53,9 @@ scenes:
     # guidance_scale: 4.0
     # negative_prompt: ""
     # frames: 17             # length of this scene
+    # For image-to-video models: the picture that this scene starts from, and the digest that it must have.
+    # image: first-frame.png
+    # image_sha256: "{no_digest}"
     # match_colour: true     # or false
     # Transition from the scene before it: cut; {{crossfade: 4}}, in which both scenes share 4 frames; or
     # continue, which starts from the last frame of the scene before it.
@@ -93,4 +102,6 @@ def story_template(*, title: str = "My first story", file_name: str = "story.yam
     """Return the text of a new story recipe; its header names the file in commands."""
     # A line break would end the comment.
     shown = " ".join(file_name.split())
-    return _TEMPLATE.format(title=yaml_scalar(title), file_name=shown, output=default_output(title))
+    return _TEMPLATE.format(
+        title=yaml_scalar(title), file_name=shown, output=default_output(title), no_digest="0" * 64
+    )
