@@ -204,7 +204,7 @@ def test_a_run_of_another_recipe_is_refused(made: PackPlan, tmp_path: Path) -> N
     ("changes", "message"),
     [
         ({"text_embed_dim": 24}, "text_embed_dim is 24, but text_encoder has d_model 16"),
-        ({"in_channels": 8, "out_channels": 8}, "in_channels is 8, but vae has latent_channels 4"),
+        ({"in_channels": 8, "out_channels": 8}, "out_channels is 8, but vae has latent_channels 4"),
     ],
 )
 def test_a_transformer_of_another_codec_or_text_encoder_is_refused(
