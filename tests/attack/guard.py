@@ -41,7 +41,8 @@ _SYSTEM = (
     "/dev/urandom",
     "/var/cache/fontconfig",
 )
-_CHILDREN = ("ffmpeg", "fc-list", "python")
+# /bin/false is what some trials name as the encoder.
+_CHILDREN = ("ffmpeg", "fc-list", "python", "false")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

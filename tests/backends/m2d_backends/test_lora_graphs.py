@@ -88,7 +88,7 @@ def test_a_prepared_denoiser_keeps_its_scenes(source: ModelSource, uses: Uses) -
     assert torch.equal(first.predict(*inputs()), expected)
 
 
-@pytest.mark.parametrize("name", ["onnx", pytest.param("aot", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long) for name in ("onnx", "aot")])
 def test_a_graph_holds_its_loras_and_serves_no_others(
     source: ModelSource, uses: Uses, name: str, tmp_path: Path
 ) -> None:

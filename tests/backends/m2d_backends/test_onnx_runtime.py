@@ -37,18 +37,24 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 
 
 @pytest.fixture(scope="module")
-def exported(source: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of all tests: its key signs what they export."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def exported(source: ModelSource, cache_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the graph of one scene's velocity."""
     folder = tmp_path_factory.mktemp("artifacts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("M2D_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("M2D_CACHE", str(cache_folder))
         OnnxBackend().export(source, LAYOUT, options(folder), out=folder)
     return folder
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "cache"))
+def cache(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2D_CACHE", str(cache_folder))
 
 
 def options(folder: Path, **changes: object) -> BackendOptions:

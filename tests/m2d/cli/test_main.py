@@ -92,9 +92,10 @@ def test_a_bug_is_not_swallowed() -> None:
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_an_unexpected_system_error_is_not_swallowed() -> None:
-    result = invoke(OSError(errno.EIO, "Input/output error"))
-    assert isinstance(result.exception, OSError)
+def test_any_system_error_is_one_line() -> None:
+    result = invoke(OSError(errno.EIO, "Input/output error", "film.mp4"))
+    assert result.exit_code == 1
+    assert result.stderr == "error: film.mp4: Input/output error\n"
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_damaged_run_folder_is_said_and_not_used(
         path.unlink()
         path.mkdir()
     elif change == "unreadable":
-        monkeypatch.setattr(Path, "open", refuse_for(path))
+        monkeypatch.setattr(os, "open", refuse_for(path))
     else:
         middle = len(data) // 2
         changed = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
@@ -116,12 +116,12 @@ def test_a_damaged_run_folder_is_said_and_not_used(
 
 def refuse_for(path: Path) -> Callable[..., Any]:
     """Open all files but one, as for a user who may not read it."""
-    real = Path.open
+    real = os.open
 
-    def open_file(self: Path, *arguments: Any, **named: Any) -> Any:
-        if self == path:
+    def open_file(given: Any, *arguments: Any, **named: Any) -> int:
+        if Path(given) == path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return real(self, *arguments, **named)
+        return real(given, *arguments, **named)
 
     return open_file
 
