@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from m2d.errors import InputError, OutputError
 from m2d.families.family import KnownModel
 from m2d.families.registry import FAMILIES, known_model
 from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
-from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
 from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import find_weights
+from m2d.training.folder import publish_folder
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -94,26 +93,11 @@ def make_random(
     if known is None or family is None or family.write_random_folder is None:
         names = ", ".join(known for family in FAMILIES for known in family.known_models)
         raise InputError(f"model {name!r} is not known; use one of {names}")
-    with _new_folder(out) as folder:
+    if out.exists():
+        raise OutputError(f"{out}: exists already; choose another name")
+    with publish_folder(out, with_manifest=False) as folder:
         family.write_random_folder(folder, known, num_layers=num_layers, is_tiny=is_tiny, seed=seed)
     return out
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, renamed to `path` if the block succeeds and removed if not."""
-    if path.exists():
-        raise OutputError(f"{path}: exists already; choose another name")
-    part = path.parent / f".{path.name}.part"
-    remove_tree(part)
-    make_folder(part)
-    try:
-        yield part
-        sync_tree(part)
-        rename_folder(part, path)
-    except BaseException:
-        remove_tree(part)
-        raise
 
 
 def _of_known(known: KnownModel, family: str) -> ModelFacts:
@@ -139,7 +123,7 @@ def _of_known(known: KnownModel, family: str) -> ModelFacts:
 def _of_folder(source: ModelSource) -> ModelFacts:
     geometry = source.geometry
     stored = find_weights(source.path, "transformer", COMPONENTS["transformer"].stem).values()
-    sizes = [_product(tensor.shape) * _BYTES[tensor.dtype] for tensor in stored]
+    sizes = [math.prod(tensor.shape) * _BYTES[tensor.dtype] for tensor in stored]
     return ModelFacts(
         name=source.name,
         family=source.family.name,
@@ -157,13 +141,6 @@ def _of_folder(source: ModelSource) -> ModelFacts:
         transformer_bytes=sum(sizes),
         licence=_licence(source),
     )
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for length in shape:
-        product *= length
-    return product
 
 
 def _licence(source: ModelSource) -> str | None:
