@@ -217,8 +217,8 @@ def test_it_is_extended_from_the_film_alone(
     again = studio.extend(film, "a cat", join={"crossfade": 3})
     assert [scene.num_frames for scene in again.provenance.scenes] == [*LENGTHS, NEW, NEW]
     old, new = pictures_of(longer.film), pictures_of(again.film)
-    # Copied, or encoded again with a lower quality.
-    least_db = 36 if lost == "encoder" else float("inf")
+    # Copied, or encoded again: the errors of two encodings with 40 dB each add up to 37 dB.
+    least_db = 37 if lost == "encoder" else float("inf")
     assert film_difference(old[:-3], new[: len(old) - 3]).psnr_db >= least_db
     rerolled = studio.reroll(again.film, 3, prompts=("a day",))
     assert len(pictures_of(rerolled.film)) == len(new)

@@ -5,96 +5,35 @@ from typing import Any
 
 import pytest
 
+from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.model.config_bounds import config_problems, least_parameters, table_values
 
 # As published, without the keys that say where a config came from.
-COGVIDEOX_2B = {
-    "activation_fn": "gelu-approximate",
-    "attention_bias": True,
-    "attention_head_dim": 64,
-    "dropout": 0.0,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 16,
-    "max_text_seq_length": 226,
-    "norm_elementwise_affine": True,
-    "norm_eps": 1e-05,
-    "num_attention_heads": 30,
-    "num_layers": 30,
-    "out_channels": 16,
-    "patch_size": 2,
-    "sample_frames": 49,
-    "sample_height": 60,
-    "sample_width": 90,
-    "spatial_interpolation_scale": 1.875,
-    "temporal_compression_ratio": 4,
-    "temporal_interpolation_scale": 1.0,
-    "text_embed_dim": 4096,
-    "time_embed_dim": 512,
-    "timestep_activation_fn": "silu",
-    "use_rotary_positional_embeddings": False,
-}
-COGVIDEOX_5B = COGVIDEOX_2B | {
-    "num_attention_heads": 48,
-    "num_layers": 42,
-    "use_rotary_positional_embeddings": True,
-    "use_learned_positional_embeddings": False,
-}
-COGVIDEOX_5B_I2V = COGVIDEOX_5B | {"in_channels": 32, "use_learned_positional_embeddings": True}
-COGVIDEOX_15 = COGVIDEOX_5B | {
-    "max_text_seq_length": 224,
-    "ofs_embed_dim": 512,
-    "patch_bias": False,
-    "patch_size_t": 2,
-    "sample_frames": 81,
-    "sample_height": 300,
-    "sample_width": 300,
-}
+COGVIDEOX_5B = dict(KNOWN_MODELS["cogvideox-5b"].transformer)
+# The published files hold more than what m2d writes.
 COGVIDEOX_VAE = {
-    "act_fn": "silu",
-    "block_out_channels": [128, 256, 256, 512],
-    "down_block_types": ["CogVideoXDownBlock3D"] * 4,
-    "force_upcast": True,
-    "in_channels": 3,
+    **KNOWN_MODELS["cogvideox-2b"].vae,
     "invert_scale_latents": False,
-    "latent_channels": 16,
     "latents_mean": None,
     "latents_std": None,
-    "layers_per_block": 3,
-    "norm_eps": 1e-06,
-    "norm_num_groups": 32,
-    "out_channels": 3,
-    "sample_height": 480,
-    "sample_width": 720,
-    "scaling_factor": 1.15258426,
     "shift_factor": None,
-    "temporal_compression_ratio": 4,
-    "up_block_types": ["CogVideoXUpBlock3D"] * 4,
-    "use_post_quant_conv": False,
-    "use_quant_conv": False,
 }
 T5_XXL = {
+    **KNOWN_MODELS["cogvideox-5b"].text_encoder,
     "architectures": ["T5EncoderModel"],
-    "d_ff": 10240,
-    "d_kv": 64,
-    "d_model": 4096,
     "decoder_start_token_id": 0,
     "dense_act_fn": "gelu_new",
     "dropout_rate": 0.1,
     "eos_token_id": 1,
-    "feed_forward_proj": "gated-gelu",
     "initializer_factor": 1.0,
     "is_encoder_decoder": True,
     "layer_norm_epsilon": 1e-06,
     "model_type": "t5",
     "num_decoder_layers": 24,
-    "num_heads": 64,
-    "num_layers": 24,
     "output_past": True,
     "pad_token_id": 0,
     "relative_attention_max_distance": 128,
     "relative_attention_num_buckets": 32,
-    "vocab_size": 32128,
 }
 SCHEDULER = {
     "_class_name": "CogVideoXDDIMScheduler",
@@ -113,10 +52,7 @@ SCHEDULER = {
 }
 # Parameters of the published files.
 KNOWN: list[tuple[str, dict[str, Any], float]] = [
-    ("transformer", COGVIDEOX_2B, 1.69e9),
-    ("transformer", COGVIDEOX_5B, 5.57e9),
-    ("transformer", COGVIDEOX_5B_I2V, 5.57e9),
-    ("transformer", COGVIDEOX_15, 5.57e9),
+    *(("transformer", dict(known.transformer), known.num_parameters) for known in KNOWN_MODELS.values()),
     ("vae", COGVIDEOX_VAE, 215e6),
     ("text_encoder", T5_XXL, 4.76e9),
 ]
