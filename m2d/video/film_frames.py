@@ -134,8 +134,8 @@ class _Reading:
         if self._num_packets < len(stream.index_entries):
             self._check_index()
         announced_s = announced_end_s(self._container, stream)
-        is_told = is_whole(self._path, demuxer=self._container.format.name) is not None
-        if announced_s and not is_told and not reaches(announced_s=announced_s, read_s=self._end_s):
+        has_sizes = is_whole(self._path, demuxer=self._container.format.name) is not None
+        if announced_s and not has_sizes and not reaches(announced_s=announced_s, read_s=self._end_s):
             raise cut_off(self._path, f"it announces {announced_s:.1f} s and holds {self._end_s:.1f} s")
         # Pictures that were cut away may have the time of the key frame.
         num_lost = min(self._num_expected - self._num_pictures, len(self._missing))
