@@ -35,9 +35,9 @@ _LONGEST_QUERY_S, _LONGEST_SEARCH_S = 5.0, 3.0
 _UNUSUAL = ("bold", "italic", "oblique", "light", "thin", "black", "medium", "mono", "serif", "condensed")
 # Fonts that are made of pictures have only these sizes.
 _PICTURE_SIZES = (109, 160, 136, 128, 96, 64)
-# What fontTools raises for damaged files.
 # Fonts of all of Unicode's ideographs have about 100 MB.
 _LARGEST_FONT_BYTES = 512 << 20
+# Raised by fontTools for corrupt files.
 _UNREADABLE = (TTLibError, OSError, struct.error, LookupError, ValueError, TypeError, AttributeError)
 
 

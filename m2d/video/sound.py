@@ -121,7 +121,7 @@ def sound_packets(sound: KeptSound, target: OutputContainer) -> Iterator[Packet[
 
 
 def _read_packets(sound: KeptSound, target: OutputContainer) -> Iterator[Packet[Any] | None]:
-    # A generator, because an error of whoever writes the packets is no error of this file.
+    # A generator: an error while the caller writes packets is not reported as one of this file.
     with opened_film(sound.path) as (container, video):
         tracks = {
             stream.index: _copy_of(stream, target)
