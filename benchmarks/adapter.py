@@ -30,7 +30,8 @@ from benchmarks.puppet_films import Sampling, SceneGenerator, default_scene, rea
 from m2d.cli.console import make_reporter
 from m2d.errors import M2DError
 from m2d.evaluation.intervals import figure_of
-from m2d.families.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import ModelSource, resolve_model
 from m2d.files import write_json
 from m2d.progress import Reporter
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_classifier

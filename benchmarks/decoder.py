@@ -27,7 +27,8 @@ from torch import Tensor
 from benchmarks.sheets import small_png
 from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.loading import load_vae
-from m2d.families.source import BUILTIN_PUPPET, resolve_model
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import resolve_model
 from m2d.files import write_bytes, write_json
 from m2d.model.pixels import to_pixels
 from m2d.puppet.training.predicted_stories import PredictedStories, PredictedStory, Predictor

@@ -40,7 +40,8 @@ from m2d.cli.console import make_reporter
 from m2d.errors import CheckpointError, M2DError
 from m2d.evaluation.intervals import Tally, figure_of, ratio_of
 from m2d.families.loading import load_vae
-from m2d.families.source import BUILTIN_PUPPET, resolve_model
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import resolve_model
 from m2d.files import write_json
 from m2d.progress import Clock
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, Reading, load_classifier

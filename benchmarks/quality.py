@@ -40,7 +40,8 @@ from benchmarks.quality_targets import APART, JOINT, SINGLE, judge, summary
 from m2d.cli.console import make_reporter
 from m2d.errors import M2DError
 from m2d.families.loading import load_vae
-from m2d.families.source import BUILTIN_PUPPET, ModelSource, resolve_model
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import ModelSource, resolve_model
 from m2d.files import sha256_file, write_json
 from m2d.progress import Clock, Reporter
 from m2d.puppet.attribute_classifier import (

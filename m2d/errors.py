@@ -45,6 +45,7 @@ class Remedy(StrEnum):
     GIVE_MODEL = auto()
     GET_NETWORKS = auto()
     GIVE_LORA = auto()
+    GET_MODEL = auto()
 
 
 class M2DError(Exception):

@@ -12,6 +12,7 @@ from m2d.families.source import resolve_model
 from m2d.film.make import DEFAULT_OPTIONS, FilmResult, RunOptions
 from m2d.pipeline.planning import plan_for_model, plan_recipe
 from m2d.progress import Reporter, SilentReporter
+from m2d.recipe.model_choice import ModelChoice, choice_of, with_given
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
@@ -24,7 +25,7 @@ def generate(
     story: Recipe | str | Path,
     out: str | Path | None = None,
     *,
-    model: str | None = None,
+    model: ModelChoice | str | None = None,
     seed: int | None = None,
     num_inference_steps: int | None = None,
     options: RunOptions = DEFAULT_OPTIONS,
@@ -35,7 +36,7 @@ def generate(
     Args:
         story: A `Story` or the path of a recipe.
         out: The MP4; None takes the story's `output`, or its title.
-        model: A model instead of the story's.
+        model: A model instead of the story's; with `ModelChoice` single fields, such as `revision` or `vae`.
         seed: The story's seed, instead of the recipe's.
         num_inference_steps: Denoising steps, instead of the recipe's.
         options: Whether an existing film is replaced and an unfinished run resumed.
@@ -45,14 +46,16 @@ def generate(
         RecipeError: The story, its model or an argument is wrong; all problems together.
         M2DError: See `m2d.film.make.make_film`.
     """
-    overrides = _overrides(out, seed, num_inference_steps)
+    reporter = reporter or SilentReporter()
+    overrides = _overrides(out, seed, num_inference_steps, downloads=reporter)
     if isinstance(story, Recipe):
-        recipe = story if model is None else story.model_copy(update={"model": model})
-        plan = plan_for_model(recipe, resolve_model(recipe.model), overrides=overrides)
+        recipe = with_given(story, model)
+        source = resolve_model(choice_of(recipe), downloads=overrides.downloads)
+        plan = plan_for_model(recipe, source, overrides=overrides)
     else:
         plan = plan_recipe(Path(story), model=model, overrides=overrides)
     backend = get_backend(plan.backend)
-    return generate_task.run(plan, backend, reporter=reporter or SilentReporter(), options=options)
+    return generate_task.run(plan, backend, reporter=reporter, options=options)
 
 
 def extend(
@@ -60,7 +63,7 @@ def extend(
     prompts: Sequence[str],
     out: str | Path | None = None,
     *,
-    model: str | None = None,
+    model: ModelChoice | str | None = None,
     seed: int | None = None,
     num_inference_steps: int | None = None,
     options: RunOptions = DEFAULT_OPTIONS,
@@ -90,7 +93,7 @@ def reroll(
     out: str | Path | None = None,
     *,
     prompts: Sequence[str] = (),
-    model: str | None = None,
+    model: ModelChoice | str | None = None,
     seed: int | None = None,
     options: RunOptions = DEFAULT_OPTIONS,
     reporter: Reporter | None = None,
@@ -113,12 +116,21 @@ def reroll(
         ),
         find_backend=get_backend,
         reporter=reporter or SilentReporter(),
-        overrides=_overrides(out, seed=None),
+        overrides=_overrides(out, seed=None, downloads=reporter or SilentReporter()),
         options=options,
     )
 
 
-def _overrides(out: str | Path | None, seed: int | None, num_inference_steps: int | None = None) -> Overrides:
+def _overrides(
+    out: str | Path | None,
+    seed: int | None,
+    num_inference_steps: int | None = None,
+    *,
+    downloads: Reporter | None = None,
+) -> Overrides:
     return Overrides(
-        out=None if out is None else Path(out), seed=seed, num_inference_steps=num_inference_steps
+        out=None if out is None else Path(out),
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        downloads=downloads,
     )

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.decoded_film import read_film
-from m2d.families.source import BUILTIN_MODELS, resolve_model
+from m2d.families.opening import BUILTIN_MODELS
+from m2d.families.source import resolve_model
 from tests.m2d.model.tiny_model import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2d.cli.options import DeviceOption, DtypeOption, ModelOption, QuietFlag, ReportJsonFlag, StoryArgument
+from m2d.cli.model_options import ModelOptions, with_options
+from m2d.cli.options import DeviceOption, DtypeOption, QuietFlag, ReportJsonFlag, StoryArgument
 from m2d.cli.results import pick
 
 if TYPE_CHECKING:
     from m2d.tasks.bench import BackendTiming, BenchReport
 
 
+@with_options(ModelOptions)
 def bench(
     recipe: StoryArgument,
     backend: Annotated[
         list[str] | None,
         typer.Option("--backend", metavar="NAME", help="Backend to time; repeatable. Default: eager."),
     ] = None,
-    model: ModelOption = None,
     pairs: Annotated[
         int, typer.Option("--pairs", metavar="N", help="Number of paired runs of each backend.")
     ] = 9,
@@ -28,6 +29,8 @@ def bench(
     dtype: DtypeOption = None,
     as_json: ReportJsonFlag = False,
     quiet: QuietFlag = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Time one denoising step on each backend, relative to eager.
 
@@ -39,8 +42,9 @@ def bench(
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
 
-    plan = plan_recipe(recipe, model=model, overrides=Overrides(device=device, dtype=dtype))
     reporter = make_reporter(quiet=quiet)
+    overrides = Overrides(device=device, dtype=dtype, downloads=reporter)
+    plan = plan_recipe(recipe, model=options.choice, overrides=overrides)
     with loading_libraries(reporter):
         from m2d.tasks import bench as task
     report = task.run(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2d.cli.model_options import ModelOptions, with_options
 from m2d.cli.options import (
     FieldsAndValue,
     LoraOption,
-    ModelOption,
     SetOption,
     StoriesArgument,
     parse_loras,
@@ -30,12 +30,14 @@ _LARGEST_PICTURE = 24
 _COLUMNS = ("made", "tokens", "attention per layer")
 
 
+@with_options(ModelOptions)
 def check(
     recipes: StoriesArgument,
-    model: ModelOption = None,
     lora: LoraOption = None,
     settings: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Show the plan of stories without making a film.
 
@@ -48,10 +50,10 @@ def check(
     from m2d.tasks.batch import plan_stories
     from m2d.tasks.check import report_on
 
-    flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--lora": (["loras"], lora)}
+    flags: dict[str, FieldsAndValue] = {"--model": (["model"], options.model), "--lora": (["loras"], lora)}
     overrides = Overrides(settings=settings_beside(settings, flags), loras=parse_loras(lora))
     stories = stories_of(recipes, (), overrides.settings)
-    reports = [report_on(plan) for plan in plan_stories(stories, model=model, overrides=overrides)]
+    reports = [report_on(plan) for plan in plan_stories(stories, model=options.choice, overrides=overrides)]
     if as_json:
         documents = [_document(report) for report in reports]
         write_json(documents[0] if len(documents) == 1 else {"stories": documents})

@@ -27,7 +27,7 @@ def film_files(incomplete: str) -> list[str]:
 
 def models(incomplete: str) -> list[str]:
     """Offer the embedded models, and folders."""
-    from m2d.families.source import BUILTIN_MODELS
+    from m2d.families.opening import BUILTIN_MODELS
 
     return [*(name for name in BUILTIN_MODELS if name.startswith(incomplete)), *_files(incomplete, ())]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from m2d.cli.model_options import ModelOptions, with_options
 from m2d.cli.options import (
     BackendSettings,
     DtypeOption,
     LoraOption,
-    ModelOption,
     QuietFlag,
     ResultJsonFlag,
     parse_loras,
@@ -23,10 +23,12 @@ from m2d.cli.options import (
 from m2d.errors import InputError
 
 if TYPE_CHECKING:
+    from m2d.recipe.model_choice import ModelChoice
     from m2d.recipe.plan import RunPlan
     from m2d.tasks.export import ExportedGraph, StoryShape
 
 
+@with_options(ModelOptions)
 def export(
     backend: Annotated[
         str, typer.Option("--backend", metavar="NAME", help="Backend of the graph: aot, onnx or tensorrt.")
@@ -54,7 +56,6 @@ def export(
     batch: Annotated[
         int, typer.Option("--batch", metavar="N", help="Batch size: 2 with batched guidance, else 1.")
     ] = 2,
-    model: ModelOption = None,
     lora: LoraOption = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME", help="Device of the graph: cpu, cuda, cuda:1.")
@@ -68,6 +69,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace existing graphs.")] = False,
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Export the graphs that a backend needs for a story.
 
@@ -86,9 +89,16 @@ def export(
     writer = get_backend(backend)
     reporter = make_reporter(quiet=quiet)
     loras = parse_loras(lora)
-    given = {"backend": backend, "device": device, "dtype": dtype, "backend_options": extra, "loras": loras}
+    given = {
+        "downloads": reporter,
+        "backend": backend,
+        "device": device,
+        "dtype": dtype,
+        "backend_options": extra,
+        "loras": loras,
+    }
     # A recipe is checked before the imports below, which take seconds.
-    planned = None if recipe is None else _plan(recipe, model=model, given=given)
+    planned = None if recipe is None else _plan(recipe, model=options.choice, given=given)
     with loading_libraries(reporter):
         from m2d.tasks import export as task
     if planned is not None:
@@ -96,8 +106,8 @@ def export(
 
         requests = graphs_of([planned])
     else:
-        source = resolve_model(model or DEFAULT_MODEL)
-        options = BackendOptions(
+        source = resolve_model(options.choice or DEFAULT_MODEL, downloads=reporter)
+        backend_options = BackendOptions(
             device=device or "cpu",
             # BackendOptions checks the name.
             dtype=dtype or "float32",  # type: ignore[arg-type]
@@ -105,11 +115,11 @@ def export(
             extra=extra,
             loras=task.loras_of(source, loras or ()),
         )
-        requests = (task.graph_of(source, flags.shape(), options),)
+        requests = (task.graph_of(source, flags.shape(), backend_options),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
 
 
-def _plan(recipe: Path, *, model: str | None, given: Mapping[str, Any]) -> RunPlan:
+def _plan(recipe: Path, *, model: ModelChoice | None, given: Mapping[str, Any]) -> RunPlan:
     from m2d.pipeline.planning import plan_recipe
     from m2d.recipe.overrides import Overrides
 

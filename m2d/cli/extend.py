@@ -86,7 +86,7 @@ def extend(
                 cuts_s=cuts_s,
                 fit=fitted,
                 only_new=only_new,
-                model=options.model,
+                model=options.choice,
                 frames=frames,
                 join=joined,
             ),

@@ -95,12 +95,13 @@ def _generate(
     from m2d.tasks.batch import plan_batch
 
     reporter = make_reporter(quiet=options.quiet)
+    overrides = replace(overrides, downloads=reporter)
     # Check before the libraries load, which takes seconds.
     stories = stories_of(recipes, prompts, overrides.settings)
     planned = plan_batch(
         stories,
         seeds=() if seeds is None else parse_seeds(seeds),
-        model=options.model,
+        model=options.choice,
         overrides=overrides,
         force=options.force,
         resume=options.resume,

@@ -5,19 +5,19 @@ Options of a single command are defined with the command.
 
 from __future__ import annotations
 
-import inspect
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial, wraps
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m2d.cli.completion import backends, film_files, models, one_of, recipe_files
+from m2d.cli.completion import backends, film_files, one_of, recipe_files
 from m2d.cli.completion import fields as fields_to_set
+from m2d.cli.model_options import ModelOptions, with_options
 from m2d.cli.results import pick, report_film, show_headline
 from m2d.errors import InputError
 from m2d.limits import MOST_THREADS
@@ -30,15 +30,6 @@ if TYPE_CHECKING:
 
 _SCALE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?")
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="Model folder, builtin:puppet or builtin:puppet-large.",
-        autocompletion=models,
-    ),
-]
 StepsOption = Annotated[int | None, typer.Option("--steps", metavar="N", help="Number of denoising steps.")]
 SpeedOption = Annotated[
     str | None,
@@ -183,22 +174,10 @@ def settings_beside(texts: Sequence[str] | None, flags: Mapping[str, FieldsAndVa
     return settings
 
 
-def _model_apart(given: dict[str, Any]) -> None:
-    """Turn `--set model=NAME` into `--model NAME`: the model is found before other fields count."""
-    names = [text for text in given["settings"] or () if text.partition("=")[0].strip() == "model"]
-    if not names:
-        return
-    if len(names) > 1 or given["model"] is not None:
-        raise InputError("given twice; give it once, or --model", argument="set model")
-    given["settings"] = [text for text in given["settings"] if text not in names]
-    given["model"] = names[0].partition("=")[2].strip()
-
-
 @dataclass(frozen=True, kw_only=True)
-class FilmOptions:
-    """The shared options, in the order in which `--help` lists them."""
+class FilmOptions(ModelOptions):
+    """The options of commands that make a film, in the order in which `--help` lists them."""
 
-    model: ModelOption = None
     lora: LoraOption = None
     steps: StepsOption = None
     speed: SpeedOption = None
@@ -253,28 +232,7 @@ class FilmOptions:
         )
 
 
-def with_film_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Append the shared options to those of `command`, which receives them as its argument `options`."""
-    own = inspect.signature(command, eval_str=True).parameters
-    hints = get_type_hints(FilmOptions, include_extras=True)
-    shared = {
-        field.name: inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in fields(FilmOptions)
-    }
-    parameters = [*(own[name] for name in own if name != "options"), *shared.values()]
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in shared}
-        _model_apart(chosen)
-        command(**given, options=FilmOptions(**chosen))
-
-    # Typer reads both.
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # not in the stubs
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+with_film_options = with_options(FilmOptions)
 
 
 def run_task(
@@ -307,7 +265,7 @@ def run_task(
     result = run(
         find_backend=get_backend,
         reporter=reporter,
-        overrides=overrides,
+        overrides=replace(overrides, downloads=reporter),
         options=run_options,
         on_plan=partial(show_headline, quiet=options.quiet),
     )

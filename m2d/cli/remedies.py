@@ -15,6 +15,11 @@ from m2d.errors import InputError, M2DError, Problem, RecipeError, Remedy
 _COMMAND_LINE = "command line"
 _FLAGS = {
     "model": "--model",
+    "revision": "--revision",
+    "variant": "--variant",
+    "transformer": "--transformer",
+    "vae": "--vae",
+    "text_encoder": "--text-encoder",
     "output": "--out",
     "sampling.seed": "--seed",
     "sampling.num_inference_steps": "--steps",
@@ -52,6 +57,7 @@ _TEXTS = {
     Remedy.START_RUN: "start a run without --resume",
     Remedy.RESUME_WITHOUT_PREVIEWS: "resume with --resume and without --save-previews",
     Remedy.GET_NETWORKS: "get it with `m2d models get NAME`",
+    Remedy.GET_MODEL: "`m2d generate` downloads it, and so does `m2d models get ID`",
     Remedy.GIVE_LORA: "give that file with --lora, wherever it lies now",
     Remedy.GIVE_MODEL: "name that model with --model, or move the run folder away to use the film's frames",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,9 +52,9 @@ def run_reproduction(film: Path, *, options: FilmOptions, overrides: Overrides) 
         film,
         find_backend=get_backend,
         reporter=reporter,
-        overrides=overrides,
+        overrides=replace(overrides, downloads=reporter),
         options=options.run_options(),
-        model=options.model,
+        model=options.choice,
     )
     differing = [scene + 1 for scene in made.differing]
     report_film(

@@ -51,7 +51,7 @@ def reroll(
                 scenes=tuple(number - 1 for number in scene),
                 prompts=tuple(prompt or ()),
                 seed=seed,
-                model=options.model,
+                model=options.choice,
             ),
         )
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from m2d.cli.model_options import ModelOptions, with_options
 from m2d.cli.options import (
     ArtifactsOption,
     BackendSettings,
     DeviceOption,
     DtypeOption,
-    ModelOption,
     QuietFlag,
     ReportJsonFlag,
     StepsOption,
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from m2d.tasks.verify import BackendVerdict, VerifyReport
 
 
+@with_options(ModelOptions)
 def verify(
     recipe: StoryArgument,
     backend: Annotated[
         list[str] | None,
         typer.Option("--backend", metavar="NAME", help="Backend to compare; repeatable. Default: all."),
     ] = None,
-    model: ModelOption = None,
     steps: StepsOption = None,
     speed: Annotated[
         list[str] | None,
@@ -49,6 +49,8 @@ def verify(
     export: Annotated[bool, typer.Option("--export", help="Export missing graphs.")] = False,
     as_json: ReportJsonFlag = False,
     quiet: QuietFlag = False,
+    *,
+    options: ModelOptions,
 ) -> None:
     """Compare backends with eager on a story, from the same noise.
 
@@ -63,17 +65,18 @@ def verify(
     from m2d.recipe.overrides import Overrides
     from m2d.registry import get_backend
 
+    reporter = make_reporter(quiet=quiet)
     overrides = Overrides(
+        downloads=reporter,
         num_inference_steps=steps,
         device=device,
         dtype=dtype,
         artifacts=artifacts,
         **_settings(backend or [], parse_options(backend_option)),
     )
-    plan = plan_recipe(recipe, model=model, overrides=overrides)
+    plan = plan_recipe(recipe, model=options.choice, overrides=overrides)
     # With only --speed, eager is compared with itself.
     names = backend or ([] if speed else _available(plan.device))
-    reporter = make_reporter(quiet=quiet)
     with loading_libraries(reporter):
         from m2d.tasks import verify as task
     report = task.run(

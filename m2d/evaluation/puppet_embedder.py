@@ -18,7 +18,7 @@ from m2d.errors import InputError
 from m2d.evaluation.consistency import Scores, cosines
 from m2d.evaluation.embedder import Extractor, Features, Vector, spread
 from m2d.evaluation.intervals import Tally
-from m2d.families.source import BUILTIN_MODELS, builtin_folder
+from m2d.families.opening import BUILTIN_MODELS, builtin_folder
 from m2d.files import sha256_file
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, read_classifier
 from m2d.puppet.labels import NUM_SLOTS, PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES

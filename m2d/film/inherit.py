@@ -14,14 +14,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from m2d.errors import InputError, Problem, RecipeError
-from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
+from m2d.families.opening import BUILTIN_MODELS
+from m2d.families.source import ModelSource, resolve_model
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.lora_files import with_lora_files
 from m2d.film.recipe_record import as_recipe, with_lora_names
 from m2d.pipeline.planning import plan_for_model
+from m2d.progress import Reporter
 from m2d.recipe.cast import described_actors, unknown_actors
-from m2d.recipe.fields import DEFAULT_MODEL
 from m2d.recipe.loader import fit_document
+from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
 from m2d.recipe.places import KeyPath, Places, setting_problem
 from m2d.recipe.plan import ExistingFilm, RunPlan
@@ -37,22 +39,26 @@ _OF_THE_FILM: tuple[KeyPath, ...] = (
 _SCENE_FIELD = re.compile(r"scenes\[(?P<index>\d+)\]\.(?P<name>prompt|frames|join|seed)(\.crossfade)?")
 
 
-def model_of(provenance: Provenance | None, *, model: str | None) -> ModelSource:
+def model_of(
+    provenance: Provenance | None, *, model: ModelChoice | str | None, downloads: Reporter | None = None
+) -> ModelSource:
     """Resolve the given model, or the film's own if that is built in; an external video has no provenance.
 
     Raises:
         InputError: No model is given, and the film's own is not built in.
         CheckpointError: The model folder is missing or incomplete.
+        HubUnavailable: The hub of the given model does not answer.
     """
-    if model is not None:
-        return resolve_model(model)
+    given = ModelChoice(model=model) if isinstance(model, str) else model or ModelChoice()
+    if "model" in given.model_fields_set:
+        return resolve_model(given, downloads=downloads)
     records = [run.model for run in provenance.runs if run.model is not None] if provenance else []
     if records and records[-1].name in BUILTIN_MODELS:
-        return resolve_model(records[-1].name)
+        return resolve_model(given.model_copy(update={"model": records[-1].name}), downloads=downloads)
     if records:
         name = printable(records[-1].name, limit=200)
         raise InputError(f"missing; the film was made by the model {name}, give its folder", argument="model")
-    return resolve_model(DEFAULT_MODEL)
+    return resolve_model(given, downloads=downloads)
 
 
 def inherited_recipe(
@@ -88,7 +94,7 @@ def inherited_recipe(
     document["loras"] = _loras(document.get("loras", ()), film, like if keeps_loras else ())
     _check_length(document.get("video", {}), film, scenes)
     shape = film.scenes[0].plan.geometry
-    document["model"] = source.name
+    document |= source.choice.model_dump()
     document["scenes"] = tuple(
         {key: value for key, value in scene.items() if value is not None} for scene in scenes
     )

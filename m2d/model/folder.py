@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from m2d import tensor_files
+from m2d.cache_root import cache_root
 from m2d.errors import CheckpointError
 from m2d.reading import read_bytes
 
 _MAX_JSON_BYTES = 1 << 24
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Endings of files that can run code when they are read; m2d opens none of them."""
 # Types that weights may have. Quantized integers would need a matching runtime.
 _DTYPES = ("F16", "BF16", "F32", "F64")
 
@@ -38,7 +40,8 @@ class StoredTensor:
 def find_file(root: Path, relative: str) -> Path:
     """Find a regular file of a model folder.
 
-    Links are followed inside the folder, and to the `blobs` of a Hugging Face cache: its snapshots are links.
+    Links are followed inside the folder, to the `blobs` of a Hugging Face cache, whose snapshots are links,
+    and in the folders of links that `m2d.families.opening` makes.
 
     Raises:
         CheckpointError: It is missing, not a regular file, or a link that leads elsewhere.
@@ -48,7 +51,9 @@ def find_file(root: Path, relative: str) -> Path:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: missing; the model folder is incomplete, get it again") from error
-    if not any(target.is_relative_to(allowed) for allowed in _allowed_targets(root)):
+    if not _is_linked_by_m2d(root, path, target) and not any(
+        target.is_relative_to(allowed) for allowed in _allowed_targets(root)
+    ):
         raise CheckpointError(f"{path}: a link that leads out of the model folder; put the file itself there")
     if not target.is_file():
         raise CheckpointError(f"{path}: not a regular file; the model folder needs the file itself")
@@ -130,6 +135,16 @@ def first_few(names: Iterable[str], *, limit: int = 4) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def linked_models() -> Path:
+    """Return the folder of the model folders that m2d makes of links to files in several places."""
+    return cache_root() / "models"
+
+
+def _is_linked_by_m2d(root: Path, path: Path, target: Path) -> bool:
+    # Links to the file itself: what a link in another folder leads to was checked when it was made.
+    return root.parent == linked_models() and path.is_symlink() and path.readlink() == target
+
+
 def _allowed_targets(root: Path) -> list[Path]:
     resolved = root.resolve()
     allowed = [resolved]
@@ -169,9 +184,9 @@ def _explain_missing_weights(root: Path, component: str, single: str) -> None:
         kind = variants[0].removeprefix(f"{stem}.").partition(".")[0]
         raise CheckpointError(
             f"{folder}: holds {variants[0]}, of the variant {kind!r}, and no {Path(single).name}; "
-            "rename it, or get the files without a variant"
+            "choose that variant, or get the files without one"
         )
-    pickled = [name for name in others if name.endswith(_PICKLED)]
+    pickled = [name for name in others if name.endswith(PICKLED)]
     if pickled:
         raise CheckpointError(
             f"{folder}: holds {pickled[0]}, a pickle that m2d never opens because it can run code, and no "

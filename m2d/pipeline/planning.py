@@ -9,9 +9,12 @@ from pathlib import Path
 from m2d.errors import CheckpointError, RecipeError
 from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
 from m2d.families.loras import find_lora
-from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
+from m2d.families.opening import builtin_folder
+from m2d.families.source import ModelSource, resolve_model
+from m2d.progress import Reporter
 from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import Loaded, load_with_places
+from m2d.recipe.model_choice import ModelChoice, choice_of, with_choice, with_given
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import KeyPath, Places
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
@@ -21,7 +24,9 @@ from m2d.video.printable import printable
 _MOST_SHOWN = 40
 
 
-def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> RunPlan:
+def plan_recipe(
+    path: Path, *, model: ModelChoice | str | None = None, overrides: Overrides | None = None
+) -> RunPlan:
     """Load a recipe, find the given model or its own, and resolve the run.
 
     Raises:
@@ -32,18 +37,29 @@ def plan_recipe(path: Path, *, model: str | None = None, overrides: Overrides | 
 
 
 def plan_loaded(
-    loaded: Loaded[Recipe], *, model: str | None = None, overrides: Overrides | None = None
+    loaded: Loaded[Recipe],
+    *,
+    model: ModelChoice | str | None = None,
+    overrides: Overrides | None = None,
 ) -> RunPlan:
-    """Find the given model or the recipe's own, and resolve the run; raises as `plan_recipe`."""
-    recipe = loaded.value if model is None else loaded.value.model_copy(update={"model": model})
-    source = _find_model(recipe.model, places=Places(path="command line") if model else loaded.places)
+    """Find the given model or the recipe's own, and resolve the run; raises as `plan_recipe`.
+
+    Args:
+        model: Replaces the recipe's model, or single fields of it.
+    """
+    recipe = with_given(loaded.value, model)
+    source = _find_model(
+        choice_of(recipe),
+        places=Places(path="command line") if model else loaded.places,
+        downloads=overrides.downloads if overrides else None,
+    )
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
 
 
 def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) -> RunPlan:
     """Load a recipe and resolve its run as `plan_for_model`."""
     loaded = load_with_places(path, Recipe)
-    recipe = loaded.value.model_copy(update={"model": source.name})
+    recipe = with_choice(loaded.value, source.choice)
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
 
 
@@ -112,7 +128,7 @@ def check_model(plan: RunPlan) -> None:
         CheckpointError: A tensor is missing, of the wrong shape or not of this model, or a config is wrong.
         SchedulerError: The scheduler would sample wrongly.
     """
-    if plan.source.name in BUILTIN_MODELS:
+    if plan.source.path == builtin_folder(plan.source.name):
         return
     from m2d.diffusion.schedulers import check_scheduler
 
@@ -120,9 +136,9 @@ def check_model(plan: RunPlan) -> None:
     check_scheduler(load_scheduler(plan.source, plan.sampling.scheduler))
 
 
-def _find_model(name: str, *, places: Places) -> ModelSource:
+def _find_model(choice: ModelChoice, *, places: Places, downloads: Reporter | None) -> ModelSource:
     try:
-        return resolve_model(name)
+        return resolve_model(choice, downloads=downloads)
     except CheckpointError as error:
         lines = str(error).splitlines()
         raise RecipeError(

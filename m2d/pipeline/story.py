@@ -22,6 +22,7 @@ from m2d.pipeline.planning import plan_for_model
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter, SilentReporter
 from m2d.recipe.loader import load_with_places
+from m2d.recipe.model_choice import ModelChoice, with_choice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
@@ -96,6 +97,8 @@ class StoryPipeline:
         cls,
         model: str | Path,
         *,
+        revision: str | None = None,
+        variant: str | None = None,
         device: str = "cpu",
         dtype: torch.dtype | str = torch.float32,
         backend: str = "eager",
@@ -104,7 +107,10 @@ class StoryPipeline:
         """Find a model and check its folder; its weights are read when the first story needs them.
 
         Args:
-            model: `builtin:puppet`, `builtin:puppet-large`, or a model folder in diffusers' layout.
+            model: `builtin:puppet`, `builtin:puppet-large`, a model folder in diffusers' layout, or the id
+                of a model on a hub, which is downloaded unless it is in Hugging Face's cache.
+            revision: Branch, tag or commit of a model on a hub.
+            variant: Weights such as `fp16`.
             device: `cpu`, `cuda` or `cuda:1`.
             dtype: What text encoder and transformer compute in; the VAE computes in float32.
             backend: What runs the transformer.
@@ -117,8 +123,10 @@ class StoryPipeline:
         runner = get_backend(backend)
         require_available(runner, device)
         name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
-        source = resolve_model(str(model))
-        return cls(source, runner, device=device, dtype=name, reporter=reporter or SilentReporter())
+        reporter = reporter or SilentReporter()
+        choice = ModelChoice(model=str(model), revision=revision, variant=variant)
+        source = resolve_model(choice, downloads=reporter)
+        return cls(source, runner, device=device, dtype=name, reporter=reporter)
 
     def __call__(
         self,
@@ -166,7 +174,7 @@ class StoryPipeline:
         else:
             recipe = story if isinstance(story, Recipe) else Story(**story)
         overrides = replace(self._overrides, seed=seed, num_inference_steps=num_inference_steps)
-        recipe = recipe.model_copy(update={"model": self.source.name})
+        recipe = with_choice(recipe, self.source.choice)
         return plan_for_model(recipe, self.source, overrides=overrides, places=places)
 
     def _decoded(self, plan: RunPlan, latents_FCHW: Mapping[int, Tensor]) -> StoryOutput:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from m2d.errors import RecipeError
+from m2d.progress import Reporter
 from m2d.recipe.explain import explain
 from m2d.recipe.places import COMMAND_LINE_NAME, Places
 from m2d.recipe.schema import LoraChoice, Recipe
@@ -33,6 +34,7 @@ class Overrides:
         loras: Replace those of the recipe.
         settings: Any fields of the recipe. They are part of the document before it is checked, so whatever
             loads it applies them, and `apply_overrides` does not.
+        downloads: Receives the progress when a model is downloaded; None downloads nothing.
     """
 
     out: Path | None = None
@@ -46,6 +48,7 @@ class Overrides:
     backend_options: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraChoice, ...] | None = None
     settings: tuple[Setting, ...] = ()
+    downloads: Reporter | None = None
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:

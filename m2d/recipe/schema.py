@@ -17,7 +17,6 @@ from m2d.joins import CUT, Join
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.fields import (
-    DEFAULT_MODEL,
     MAX_SEED,
     ActorName,
     BackendName,
@@ -25,13 +24,13 @@ from m2d.recipe.fields import (
     ImagePath,
     LoraPath,
     MaskName,
-    ModelName,
     NegativePrompt,
     OutputName,
     Phrase,
     Prompt,
     Title,
 )
+from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.places import KeyPath, show
 
 SchedulerName = Literal["ddim", "dpm", "dpm++", "euler", "unipc"]
@@ -262,11 +261,15 @@ class BackendChoice(_Part):
     options: Annotated[Mapping[OptionName, OptionValue], Field(max_length=20)] = {}
 
 
-class Recipe(_Part):
-    """A story.
+class _Titled(_Part):
+    # A base of its own keeps the reading order: the title, then the fields of the model.
+    title: Title
+
+
+class Recipe(ModelChoice, _Titled):
+    """A story, and the model that makes it.
 
     Attributes:
-        model: `builtin:puppet-large`, `builtin:puppet` or a model folder.
         loras: LoRAs of the transformer, for all scenes or for some.
         cast: Description of each actor by name; every mention in a prompt is followed by it in brackets.
         setting: First sentence of every prompt whose scene has no setting of its own.
@@ -275,8 +278,6 @@ class Recipe(_Part):
         image: Picture that every scene without an image of its own starts from, unless it continues another.
     """
 
-    title: Title
-    model: ModelName = DEFAULT_MODEL
     loras: Annotated[tuple[LoraChoice, ...], Field(max_length=20, exclude_if=lambda value: not value)] = ()
     cast: Annotated[Mapping[ActorName, Phrase], Field(max_length=50)] = {}
     setting: Phrase | None = None

@@ -17,8 +17,13 @@ title: {title}
 
 # builtin:puppet-large comes with m2d and runs on a laptop. So does builtin:puppet, which takes half the time;
 # its pictures have a third of the pixels, and its scenes half the length. For anything but puppets, give the
-# folder of a downloaded CogVideoX model in diffusers layout.
+# folder of a CogVideoX model in diffusers layout, or its id on Hugging Face, such as zai-org/CogVideoX-5b.
 model: builtin:puppet-large
+# revision: main           # branch, tag or commit of a model on Hugging Face
+# variant: fp16            # weights that lie in files of that name
+# transformer: mask2dit    # from another folder, id or safetensors file; other parts are the model's
+# vae: vae.safetensors
+# text_encoder: t5
 
 # LoRAs of a CogVideoX model, for all scenes or for some, counted from 1.
 # loras: [{{path: style.safetensors, scale: 0.8, scenes: [1, 3]}}]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from m2d.recipe.model_choice import choice_of
 from m2d.recipe.schema import Recipe, Scene
 from m2d.recipe.yaml_text import resolve_plain
 
@@ -21,7 +22,9 @@ _PLAIN = re.compile(rf"[A-Za-z]{_WORD_REST}(?: [A-Za-z0-9(]{_WORD_REST})*")
 def to_yaml(recipe: Recipe, *, header: str = "") -> str:
     """Write a recipe in reading order, without default values, below `header` as a comment."""
     lines = [f"# {line}".rstrip() for line in header.splitlines()]
-    lines += [f"title: {yaml_scalar(recipe.title)}", f"model: {yaml_scalar(recipe.model)}"]
+    lines.append(f"title: {yaml_scalar(recipe.title)}")
+    fields = choice_of(recipe).model_dump(exclude_none=True)
+    lines += [f"{name}: {yaml_scalar(value)}" for name, value in fields.items()]
     if recipe.loras:
         lines.append("loras:")
         for choice in recipe.loras:

@@ -17,6 +17,7 @@ from m2d.film.outputs import check_outputs
 from m2d.folders import is_folder, make_folder
 from m2d.pipeline.planning import plan_loaded
 from m2d.recipe.loader import Loaded
+from m2d.recipe.model_choice import MODEL_FIELDS, ModelChoice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
@@ -65,7 +66,7 @@ def plan_batch(
     stories: Sequence[Story],
     *,
     seeds: Sequence[int] = (),
-    model: str | None = None,
+    model: ModelChoice | str | None = None,
     overrides: Overrides,
     force: bool = False,
     resume: bool = False,
@@ -100,14 +101,18 @@ def plan_batch(
 
 
 def plan_stories(
-    stories: Sequence[Story], *, model: str | None = None, overrides: Overrides
+    stories: Sequence[Story], *, model: ModelChoice | str | None = None, overrides: Overrides
 ) -> list[RunPlan]:
     """Plan stories without looking at their outputs; raises RecipeError for the mistakes of all of them."""
     return [story.films[0].plan for story in _loaded(stories, (), model=model, overrides=overrides)]
 
 
 def _loaded(
-    stories: Sequence[Story], seeds: Sequence[int], *, model: str | None, overrides: Overrides
+    stories: Sequence[Story],
+    seeds: Sequence[int],
+    *,
+    model: ModelChoice | str | None,
+    overrides: Overrides,
 ) -> list[PlannedStory]:
     """Plan every story; report the problems of all of them together."""
     planned, errors = [], []
@@ -124,7 +129,11 @@ def _loaded(
 
 
 def _plan(
-    loaded: Loaded[Recipe], seeds: Sequence[int], *, model: str | None, overrides: Overrides
+    loaded: Loaded[Recipe],
+    seeds: Sequence[int],
+    *,
+    model: ModelChoice | str | None,
+    overrides: Overrides,
 ) -> PlannedStory:
     if not seeds:
         return PlannedStory(films=(PlannedFilm(plan=plan_loaded(loaded, model=model, overrides=overrides)),))
@@ -189,5 +198,6 @@ def _record_if_made_by(plan: RunPlan) -> Provenance | None:
     run = found.last_run
     is_same_model = run.model is not None and run.model.digest == plan.source.digest
     # A record names a model without its folder; the digest is compared above.
-    recipe = plan.recipe.model_dump(mode="json") | {"model": run.recipe.get("model")}
-    return found if is_same_model and run.recipe == recipe else None
+    recipes = (plan.recipe.model_dump(mode="json"), run.recipe)
+    ours, theirs = ({key: recipe[key] for key in recipe.keys() - {*MODEL_FIELDS}} for recipe in recipes)
+    return found if is_same_model and ours == theirs else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from m2d.film.journal_folder import has_journal
 from m2d.layout import SceneLayout
 from m2d.pipeline.planning import check_model, plan_recipe
+from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.registry import backend_names
@@ -39,7 +40,9 @@ class CheckReport:
     warnings: tuple[str, ...]
 
 
-def check(path: Path, *, model: str | None = None, overrides: Overrides | None = None) -> CheckReport:
+def check(
+    path: Path, *, model: ModelChoice | str | None = None, overrides: Overrides | None = None
+) -> CheckReport:
     """Plan a recipe as `m2d generate` would run it; arguments and errors are those of `plan_recipe`."""
     return report_on(plan_recipe(path, model=model, overrides=overrides))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from m2d.errors import CheckpointError, M2DError
-from m2d.families.source import BUILTIN_MODELS, resolve_model
+from m2d.families.opening import BUILTIN_MODELS
+from m2d.families.source import resolve_model
 from m2d.geometry import ModelGeometry
 from m2d.registry import available_backends
 from m2d.video.encode import encoder_version

@@ -30,6 +30,7 @@ from m2d.fit import FitChoice
 from m2d.model.tokenizer import PromptTooLong
 from m2d.progress import Reporter
 from m2d.recipe.fields import NegativePrompt
+from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm
 from m2d.recipe.schema import Recipe
@@ -58,7 +59,7 @@ class Extension:
     cuts_s: tuple[float, ...] | None = None
     fit: FitChoice | None = None
     only_new: bool = False
-    model: str | None = None
+    model: ModelChoice | str | None = None
     frames: int | None = None
     join: Any = None
 
@@ -119,7 +120,7 @@ def plan_extension(
     if extension.fit is not None and (provenance is not None or extension.only_new):
         reason = "only the new scenes are written" if provenance is None else "the film was made by m2d"
         raise InputError(f"{extension.fit}; {reason}, leave it out", argument="fit")
-    source = model_of(provenance, model=extension.model)
+    source = model_of(provenance, model=extension.model, downloads=reporter)
     if provenance is not None:
         film = load_film(extension.film, source)
     else:

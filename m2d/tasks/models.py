@@ -8,10 +8,13 @@ from pathlib import Path
 
 from m2d.errors import InputError, OutputError
 from m2d.families.family import KnownModel
+from m2d.families.opening import BUILTIN_MODELS
 from m2d.families.registry import FAMILIES, known_model
-from m2d.families.source import BUILTIN_MODELS, ModelSource, resolve_model
+from m2d.families.source import ModelSource, resolve_model
 from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import find_weights
+from m2d.progress import Reporter
+from m2d.recipe.model_choice import ModelChoice
 from m2d.training.folder import publish_folder
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -71,6 +74,18 @@ def show_model(name: str) -> ModelFacts:
             if known is not None and known in family.known_models.values():
                 return _of_known(known, family.name)
     return _of_folder(resolve_model(name))
+
+
+def get_model(name: str, *, revision: str | None, variant: str | None, reporter: Reporter) -> Path:
+    """Return the folder of a hub's model; files that this machine lacks are downloaded.
+
+    Raises:
+        CheckpointError: The hub has no such model, or m2d cannot run it.
+        HubUnavailable: The hub does not answer.
+        OutputError: The disk is too full.
+    """
+    choice = ModelChoice(model=name, revision=revision, variant=variant)
+    return resolve_model(choice, downloads=reporter).path
 
 
 def make_random(

@@ -10,7 +10,8 @@ import torch
 from m2d.cache_root import cache_root
 from m2d.errors import CheckpointError, InputError
 from m2d.families.loading import load_tokenizer
-from m2d.families.source import BUILTIN_PUPPET, resolve_model
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import resolve_model
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.loader import load_document, parse_document
 from m2d.recipe.settings import Setting

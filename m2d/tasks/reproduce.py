@@ -21,6 +21,7 @@ from m2d.film.make import FilmResult, RunOptions
 from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
+from m2d.recipe.model_choice import ModelChoice, with_choice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan
@@ -48,7 +49,7 @@ def run(
     reporter: Reporter,
     overrides: Overrides,
     options: RunOptions,
-    model: str | None = None,
+    model: ModelChoice | str | None = None,
 ) -> Reproduction:
     """Make `film` again; without `overrides.out`, the new film goes beside it.
 
@@ -71,7 +72,7 @@ def run(
 
 
 def plan_reproduction(
-    film: Path, provenance: Provenance, *, model: str | None, overrides: Overrides
+    film: Path, provenance: Provenance, *, model: ModelChoice | str | None, overrides: Overrides
 ) -> FilmJob:
     """Plan all runs of a film from its provenance; `film` is for messages.
 
@@ -87,7 +88,7 @@ def plan_reproduction(
             f"{film}: begins with scene {provenance.first_scene + 1} of its story, and the frames of the "
             "scenes before are unknown; reproduce the film that contains all of them"
         )
-    source = model_of(provenance, model=model)
+    source = model_of(provenance, model=model, downloads=overrides.downloads)
     recipes = [validated_recipe(record.recipe, settings=overrides.settings) for record in provenance.runs]
     recorded = [choice for recipe in recipes for choice in recipe.loras]
     paths, others = located(overrides.loras or (), recorded)
@@ -97,7 +98,7 @@ def plan_reproduction(
     runs: list[PlannedRun] = []
     for record in provenance.runs:
         before = runs[-1].plan if runs else None
-        recipe = at_paths(recipes[len(runs)].model_copy(update={"model": source.name}), paths)
+        recipe = at_paths(with_choice(recipes[len(runs)], source.choice), paths)
         plan = _plan(film, record, recipe, source, before, overrides=overrides)
         plan = replace(plan, num_threads=recorded_threads([record]))
         runs.append(PlannedRun(kind=record.kind, plan=plan))

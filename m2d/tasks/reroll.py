@@ -22,6 +22,7 @@ from m2d.film.outputs import output_of
 from m2d.film.run import plan_and_make
 from m2d.progress import Reporter
 from m2d.recipe.fields import MAX_SEED
+from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import KeyPath, setting_problem
 from m2d.recipe.plan import ExistingFilm
@@ -53,7 +54,7 @@ class Reroll:
     scenes: tuple[int, ...]
     prompts: tuple[str, ...] = ()
     seed: int | None = None
-    model: str | None = None
+    model: ModelChoice | str | None = None
 
 
 def run(
@@ -86,7 +87,7 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
         InputError: The film does not have these scenes, or the model does not fit it; see `load_film`.
     """
     provenance = read_provenance(reroll.film)
-    source = model_of(provenance, model=reroll.model)
+    source = model_of(provenance, model=reroll.model, downloads=overrides.downloads)
     film = load_film(reroll.film, source)
     _check_settings(overrides.settings)
     replaced = {setting.key_path for setting in overrides.settings}

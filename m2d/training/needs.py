@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from m2d.families.opening import BUILTIN_MODELS
 from m2d.families.registry import known_model
-from m2d.families.source import BUILTIN_MODELS, resolve_model
+from m2d.families.source import resolve_model
 from m2d.model.components import read_config
 from m2d.training.launcher import Sharing, refuse_for_deepspeed
 from m2d.training.recipe import TrainingRecipe

@@ -13,7 +13,7 @@ import torch
 
 from m2d.cache_root import cache_root
 from m2d.errors import OutputError, Remedy
-from m2d.families.source import builtin_folder
+from m2d.families.opening import folder_here
 from m2d.files import write_bytes
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
@@ -179,7 +179,7 @@ def _train_and_export(
 
 def _model_folder(model: str) -> Path:
     # Not `resolve_model`: training from random weights needs a folder without a transformer only.
-    return builtin_folder(model) or Path(model)
+    return folder_here(model)
 
 
 def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:

@@ -29,6 +29,7 @@ from m2d.model.execution import choose_execution
 from m2d.model.scene_model import SceneModel
 from m2d.pipeline.planning import plan_recipe_for
 from m2d.progress import Reporter
+from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.training.export import use_average
@@ -210,7 +211,7 @@ def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
     recipe = setup.recipe
     family = family_of(folder, "vae")
     return ModelSource(
-        name=recipe.title,
+        choice=ModelChoice.model_construct(model=recipe.title),
         path=folder,
         geometry=model_geometry(recipe, setup.facts["transformer"], compression=family.compression(folder)),
         family=family,

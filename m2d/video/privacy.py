@@ -60,8 +60,8 @@ def without_folders(value: Any, *, key: str = "") -> Any:
 
 
 def last_part(text: str) -> str:
-    """Return the last part of an absolute path, POSIX or Windows; any other text is unchanged."""
-    if PurePosixPath(text).is_absolute():
+    """Return the last part of an absolute path or of one from `~`; any other text is unchanged."""
+    if PurePosixPath(text).is_absolute() or re.match(r"~\w*/", text):
         return PurePosixPath(text).name
     if PureWindowsPath(text).is_absolute():
         return PureWindowsPath(text).name

@@ -21,6 +21,7 @@ from m2d.model.scene_model import SceneModel
 from m2d.model.settings import SamplingDefaults
 from m2d.pipeline.observer import WindowStep
 from m2d.progress import SilentReporter
+from m2d.recipe.model_choice import ModelChoice
 from m2d.registry import get_backend
 
 GEOMETRY = ModelGeometry(
@@ -89,7 +90,12 @@ class Source(ModelSource):
 def pipe(tmp_path: Path) -> StoryPipeline:
     sampling = SamplingDefaults(num_inference_steps=4, guidance_scale=1.0)
     source = Source(
-        name="fake", path=tmp_path, geometry=GEOMETRY, family=FAKE, is_puppet=False, sampling=sampling
+        choice=ModelChoice(model="fake"),
+        path=tmp_path,
+        geometry=GEOMETRY,
+        family=FAKE,
+        is_puppet=False,
+        sampling=sampling,
     )
     backend = get_backend("eager")
     return StoryPipeline(source, backend, device="cpu", dtype="float32", reporter=SilentReporter())

@@ -433,10 +433,10 @@ def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) ->
     [
         (
             "nowhere",
-            r"'nowhere': there is no such folder; give a folder in diffusers' layout, or "
-            r"builtin:puppet-large or builtin:puppet$",
+            r"'nowhere': there is no such folder; give a folder in diffusers' layout, the id of a model "
+            r"on a hub, or builtin:puppet-large or builtin:puppet$",
         ),
-        ("zai-org/CogVideoX-5b", r"download it first: hf download zai-org/CogVideoX-5b$"),
+        ("zai-org/CogVideoX-5b", r"there is no such folder, and the model of the hub is not here$"),
         (
             "builtin:muppet",
             r"'builtin:muppet' is unknown; the built-in models are builtin:puppet-large, builtin:puppet",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from m2d.errors import InputError
-from m2d.families.source import BUILTIN_MODELS, BUILTIN_PUPPET
+from m2d.families.opening import BUILTIN_MODELS, BUILTIN_PUPPET
 from m2d.film.inherit import model_of
 from m2d.video.provenance import ModelRecord
 

@@ -20,7 +20,8 @@ from m2d.families.cogvideox.vae import CogVideoXVae
 from m2d.families.cogvideox.vae_memory import sliced
 from m2d.families.family import DECODE_STRATEGIES, DecodeStrategy
 from m2d.families.loading import load_vae
-from m2d.families.source import BUILTIN_PUPPET, resolve_model
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import resolve_model
 from m2d.pipeline.decoding import DecodingError, SceneDecoder, is_out_of_memory
 from m2d.progress import SilentReporter
 from tests.m2d.model.tiny_model import tiny_codec

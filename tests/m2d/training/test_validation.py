@@ -42,7 +42,7 @@ def in_training(source: ModelSource, *, factor: float = 1.0) -> SourceInTraining
     for weight in transformer.parameters():
         weight.mul_(factor)
     return SourceInTraining(
-        name=source.name,
+        choice=source.choice,
         path=source.path,
         geometry=source.geometry,
         family=source.family,
