@@ -21,7 +21,7 @@ from m2d.progress import Clock
 from m2d.recipe.plan import ScenePlan
 from m2d.video.digests import array_digest
 from m2d.video.fitting import reduction
-from m2d.video.joining import colour_jump, recolour
+from m2d.video.joining import MOST_CONTINUED_JUMP, colour_jump, recolour
 from m2d.video.packets import EncodedScene
 from m2d.video.provenance_builder import MadeScene
 
@@ -59,7 +59,8 @@ def assemble(
         runs: For every scene, the index of the run that made it.
         film: The film that the first run started from.
         decoder: Decodes one scene.
-        clock: Receives the stage, and a warning if an old scene decodes to other frames than before.
+        clock: Receives the stage, and a warning if an old scene decodes to other frames than before or a new
+            one does not continue the frame that it was given.
         check_stop: Called between scenes; it raises to end the run there.
 
     Raises: as `SceneDecoder.decode`.
@@ -93,6 +94,8 @@ def assemble(
             if before is not None and before.frames_PHWC is not None:
                 jump = _jump(before.frames_PHWC, shown.frames_PHWC, scene.join, film)
                 new = replace(new, colour_jump=jump)
+                if number not in given:
+                    _warn_if_not_continued(scene.join, jump, number, clock)
             is_kept = number in copies or _is_known_by_record(given.get(number))
             made.append(_as_copied(new, given[number], number, copies) if is_kept else new)
             progress.advance()
@@ -206,6 +209,14 @@ def _made_scene(
         colour_map_LC=colour_map_LC,
         film_frames=scene.film_frames,
     )
+
+
+def _warn_if_not_continued(join: Join, jump: float, number: int, clock: Clock) -> None:
+    if join.kind == "continue" and jump > MOST_CONTINUED_JUMP:
+        clock.reporter.warn(
+            f"scene {number + 1} does not continue the picture before it: colours jump by {jump:.0f} levels "
+            f"after its first frame (at most {MOST_CONTINUED_JUMP:.0f} where the model knows such pictures)"
+        )
 
 
 def _warn_if_changed(frames_PHWC: np.ndarray, given: LoadedScene, number: int, clock: Clock) -> None:

@@ -25,6 +25,8 @@ _QUANTILES = np.linspace(0.01, 0.99, 99)
 _KEPT_QUANTILES = 0.75
 # Two frames show the same place when half of their pixels lie within four levels (coding noise) of a line.
 _SAME_SHARE, _SAME_LEVELS = 0.5, 4.0
+MOST_CONTINUED_JUMP = 16.0
+"""Largest colour jump, in levels, of a scene that continues a frame: see `benchmarks.continued`."""
 # Contrast cannot be measured on an area more even than this.
 _LEAST_SPREAD = 1.5
 # Fits settle after three to five.
@@ -75,7 +77,8 @@ def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join = CU
     its area. A cut to another place gives a large value, whether intended or not.
 
     For a crossfade, the result is the largest jump between successive frames from the last unblended frame of
-    the earlier scene to the first unblended frame of the later one.
+    the earlier scene to the first unblended frame of the later one. A scene that continues begins with the
+    frame before it, so its second frame counts, too.
 
     Returns:
         Levels, 0 (the same colours) to 255 (black to white).
@@ -84,6 +87,8 @@ def colour_jump(before_PHWC: np.ndarray, after_PHWC: np.ndarray, join: Join = CU
     frames = [before_PHWC[-overlap - 1], after_PHWC[overlap]]
     if overlap:
         frames[1:1] = _blended(before_PHWC[-overlap:], after_PHWC[:overlap])
+    if join.kind == "continue":
+        frames += list(after_PHWC[1:2])
     return max(float(np.mean(_distances(*pair))) for pair in itertools.pairwise(frames))
 
 

@@ -13,6 +13,7 @@ from m2d.errors import Interrupted
 from m2d.film.assembly import AssembledFilm, assemble
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.geometry import SceneGeometry
+from m2d.joins import CUT, Join
 from m2d.pipeline.decoding import SceneDecoder
 from m2d.pipeline.observer import never_stop
 from m2d.progress import Clock
@@ -58,14 +59,15 @@ def assembled(
     old: Sequence[LoadedScene] = (),
     runs: Sequence[int] | None = None,
     matched: Sequence[int] = (),
+    joins: Sequence[Join] = (),
     decoder: FakeDecoder | None = None,
     told: RecordingReporter | None = None,
     check_stop: Callable[[], None] = never_stop,
 ) -> AssembledFilm:
     film = LoadedFilm(title="A", scenes=tuple(old), runs=(), digest=None, first_scene=0, fps=8, upscale=1)
     plans = [
-        ScenePlan(prompt="a day", geometry=SHAPE, seed=1, match_colour=number in matched)
-        for number in range(len(levels))
+        ScenePlan(prompt="a day", geometry=SHAPE, seed=1, match_colour=number in matched, join=join)
+        for number, join in zip(range(len(levels)), joins or [CUT] * len(levels), strict=True)
     ]
     return assemble(
         plans,
@@ -151,3 +153,12 @@ def test_a_stop_is_obeyed_between_scenes() -> None:
     with pytest.raises(Interrupted, match="SIGTERM"):
         assembled([100, 110], decoder=decoder, check_stop=check_stop)
     assert decoder.decoded == [0]
+
+
+def test_a_new_scene_that_leaves_the_frame_that_it_continues_is_reported_with_its_jump() -> None:
+    told = RecordingReporter()
+    joins = [CUT, Join(kind="continue"), Join(kind="continue"), CUT]
+    assembled([100, 110, 140, 200], joins=joins, told=told)
+    assert len(told.warnings) == 1
+    assert "scene 3 does not continue the picture before it" in told.warnings[0]
+    assert "by 30 levels" in told.warnings[0]

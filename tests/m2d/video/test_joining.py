@@ -226,3 +226,11 @@ def test_a_crossfades_jump_is_its_largest_step_as_the_film_shows_it() -> None:
     assert colour_jump(before, after, fade) == pytest.approx(max(steps)) == pytest.approx(10)
     # Frames that the film shows apart from each other do not count.
     assert colour_jump(before, after) == pytest.approx(40)
+
+
+def test_the_second_frame_of_a_scene_that_continues_counts_because_the_first_is_given() -> None:
+    before, after = np.full((1, 4, 4, 3), 90, np.uint8), np.full((3, 4, 4, 3), 90, np.uint8)
+    after[1:] = 140
+    assert colour_jump(before, after) == 0
+    assert colour_jump(before, after, CONTINUE) == pytest.approx(50)
+    assert colour_jump(before, after[:1], CONTINUE) == 0
