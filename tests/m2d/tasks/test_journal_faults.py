@@ -62,16 +62,23 @@ def check_no_trace(film: Path) -> None:
     assert list(film.parent.iterdir()) == []
 
 
-def films(folder: Path, *, like: Path | None = None) -> Iterator[tuple[int, Path]]:
+STEPS = [4, pytest.param(1, marks=pytest.mark.long)]
+"""Of how many operations one crashes: a fork for each takes time."""
+
+
+def films(folder: Path, *, like: Path | None = None, step: int = 1) -> Iterator[tuple[int, Path]]:
     """Numbers from 1 and a film for each, in a folder of its own that begins as a copy of `like`."""
-    for number in itertools.count(1):
+    for number in itertools.count(1, step):
         own = folder / str(number)
         own.mkdir() if like is None else shutil.copytree(like, own)
         yield number, own / "story.mp4"
 
 
-def test_a_crash_at_any_operation_leaves_the_newest_state_or_the_one_before(tmp_path: Path) -> None:
-    for at, film in films(tmp_path):
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_any_operation_leaves_the_newest_state_or_the_one_before(
+    tmp_path: Path, step: int
+) -> None:
+    for at, film in films(tmp_path, step=step):
         crashed, finished = run_until_crash(lambda told, film=film: make(film, told), at=at)
         assert found(film) in STATES[finished : finished + 2], (at, finished)
         check_no_trace(film)
@@ -82,8 +89,9 @@ def test_a_crash_at_any_operation_leaves_the_newest_state_or_the_one_before(tmp_
     assert at > 80
 
 
+@pytest.mark.parametrize("step", STEPS)
 def test_a_crash_at_any_operation_of_a_resumed_run_leaves_the_newest_state_or_the_one_before(
-    tmp_path: Path,
+    tmp_path: Path, step: int
 ) -> None:
     (tmp_path / "before").mkdir()
     keep(tmp_path / "before" / "story.mp4", 3)
@@ -97,7 +105,7 @@ def test_a_crash_at_any_operation_of_a_resumed_run_leaves_the_newest_state_or_th
             journal.finish()
             told()
 
-    for at, film in films(tmp_path / "after", like=tmp_path / "before"):
+    for at, film in films(tmp_path / "after", like=tmp_path / "before", step=step):
         crashed, finished = run_until_crash(lambda told, film=film: go_on(film, told), at=at)
         assert found(film) in STATES[begun + finished : begun + finished + 2], (at, finished)
         check_no_trace(film)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-FEW = ("crash=5", "full=2", "full once=2", "broken=2", "signal=4", "race=3")
+FEW = ("crash=2", "full=2", "full once=2", "broken=2", "signal=2", "race=2")
 ALL = 100_000
 MANY = (f"crash={ALL}", f"full={ALL}", f"full once={ALL}", f"broken={ALL}", "signal=30", "race=2", "race=8")
 FAULTS = ("crash", "full", "full once", "broken")
