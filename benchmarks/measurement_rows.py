@@ -286,6 +286,24 @@ def _draft_rows(report: Mapping[str, Any]) -> Iterator[Row]:
         )
 
 
+def _continued_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    most, known, unknown = report["most_continued_jump"], report["known"], report["unknown"].values()
+    yield Row(
+        key="known",
+        what=f"Largest jump after the given frame, {len(known)} videos of the puppet theatre",
+        value=f"{max(known):.1f} levels",
+        limit=f"at most {most:.0f}",
+        holds=max(known) <= most,
+    )
+    yield Row(
+        key="unknown",
+        what=f"Smallest jump after the given frame, {len(unknown)} other videos",
+        value=f"{min(unknown):.1f} levels",
+        limit=f"more than {most:.0f}",
+        holds=min(unknown) > most,
+    )
+
+
 def _house_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for name, limit in report["limits"].items():
         value, bound = f"{report[name]:,}", f"at most {limit:,}"
@@ -323,6 +341,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "quality-large": ("The larger embedded model on stories it never saw", quality_rows),
     "quality-large-changing": ("The larger one on stories that change place or time", quality_rows),
     "drafts": ("Previews against the films that follow", _draft_rows),
+    "continued": ("External videos that a scene continues: what is warned about", _continued_rows),
     "growth": ("Films that grow", _growth_rows),
     "kills": ("Interrupted films", _kill_rows),
     "train_kills": ("Interrupted trainings", _train_kill_rows),

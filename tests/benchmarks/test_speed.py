@@ -34,6 +34,7 @@ def test_every_trial_compares_equal_results(bench: Bench, name: str) -> None:
     assert CASE.name in table([row])
 
 
+@pytest.mark.long
 def test_an_exported_graph_is_compared_with_eager(bench: Bench) -> None:
     row = run_trial(bench.exported(1000.0), device="cpu", num_pairs=3)
     assert row["is_kept"] is True

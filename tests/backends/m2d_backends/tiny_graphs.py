@@ -33,9 +33,14 @@ class TinyGraph:
 _FOLDERS: list[TemporaryDirectory[str]] = []
 
 
-@cache
 def tiny_graph(opset: Opset, *, has_rotary_operator: bool = False) -> TinyGraph:
     """Export once per process. Opset 23: every scene a target; 18: two of unequal scenes, weights beside."""
+    # Named and left out, one argument would be two keys of a cache.
+    return _exported(opset, has_rotary_operator)
+
+
+@cache
+def _exported(opset: Opset, has_rotary_operator: bool) -> TinyGraph:
     torch.manual_seed(1)
     layout, targets = (LAYOUT, None) if opset == 23 else (UNEQUAL, (1, 2))
     shape = (sum(layout.latent_frames), LATENT_CHANNELS, 4, 4)

@@ -241,6 +241,7 @@ def test_a_film_in_a_folder_that_cannot_be_written_is_refused(m2d: Run, folder: 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
 @pytest.mark.usefixtures("film")
+@pytest.mark.long
 def test_sigterm_leaves_a_run_that_resume_finishes_without_being_told_again(m2d: Run, folder: Path) -> None:
     asked = ["extend", FILM, "--model", "tiny", "-p", "Actor1 jumps.", "--steps", "300", "--frames", "9"]
     straight = m2d(*asked, "--out", "straight.mp4", "--quiet")
