@@ -23,6 +23,14 @@ def ctrl_c_is_heard() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the user has in the cache changes neither a test's result nor its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("M2D_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def threads_as_they_were() -> Iterator[None]:
     """Another number of threads rounds differently: one test's must not change the bits of the next."""
