@@ -1,11 +1,13 @@
-"""The eight attention masks: which segments of a story each has, and which of them may attend to which.
+"""The nine attention masks: which segments of a story each has, and which of them may attend to which.
 
 Owns the rules and the terms in which they are stated; does not know the lengths of segments.
 
 `isolated` and `mask2dit` are the first two configurations of Mask2DiT's Figure 2 (arXiv 2503.19881).
 `shared-text`, `cross-text` and `full` are its right group, read from the caption alone ("The three rightmost
 configurations are further explored to capture additional inter-token correlations"), without the picture, so
-these three may differ from the paper's. `causal`, `window:k` and `anchor` are our own.
+these three may differ from the paper's. `causal`, `window:k` and `anchor` are our own. `talc` is the attention
+of TALC (Bansal et al., 2024), which gives every scene's frames the scene's own caption in a U-Net's
+cross-attention: text there never sees video.
 
 There are n scenes, numbered from 0; `T_i` and `V_i` are the text and the video tokens of scene i.
 """
@@ -20,7 +22,7 @@ from typing import Literal
 
 from m2d.errors import InputError
 
-MASKS = ("isolated", "mask2dit", "shared-text", "cross-text", "full", "causal", "window:k", "anchor")
+MASKS = ("isolated", "mask2dit", "shared-text", "cross-text", "full", "causal", "window:k", "anchor", "talc")
 """Names of the masks; `window:k` stands for `window:1`, `window:2` and so on."""
 
 _WINDOW = re.compile(r"window:([1-9][0-9]{0,5})", re.ASCII)
@@ -131,6 +133,11 @@ def _anchor(query: Segment, key: Segment) -> bool:
     return query.scene == key.scene or is_anchor
 
 
+def _talc(query: Segment, key: Segment) -> bool:
+    """Videos see as with `mask2dit`; a text sees itself alone, as in a U-Net's cross-attention."""
+    return _mask2dit(query, key) and not (query.kind == "text" and key.kind == "video")
+
+
 _RULES: dict[str, MaskRule] = {
     "isolated": MaskRule(may_attend=_isolated),
     "mask2dit": MaskRule(may_attend=_mask2dit),
@@ -139,6 +146,7 @@ _RULES: dict[str, MaskRule] = {
     "full": MaskRule(may_attend=_full),
     "causal": MaskRule(may_attend=_causal),
     "anchor": MaskRule(may_attend=_anchor, splits_videos=True),
+    "talc": MaskRule(may_attend=_talc),
 }
 
 

@@ -24,7 +24,7 @@ from m2d.backend_checks import require_available
 from m2d.cache_root import cache_root
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
-from m2d_backends.eager import EagerBackend, EagerDenoiser, EagerOptions
+from m2d_backends.eager import EagerBackend, EagerDenoiser, TableOptions
 from m2d_backends.extra_options import parse_extra
 from m2d_backends.onednn import can_use_onednn, compile_with_onednn
 from m2d_backends.trust import private_folder
@@ -42,7 +42,7 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _MAX_PLANS = 256
 
 
-class CompileOptions(EagerOptions):
+class CompileOptions(TableOptions):
     """What `--backend-option` takes.
 
     Attributes:

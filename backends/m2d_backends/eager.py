@@ -7,9 +7,11 @@ Owns loading a transformer and checking its inputs; the computation is the trans
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from m2d.backend import BackendOptions
 from m2d.backend_checks import check_inputs, chosen_targets, require_available
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from m2d.families.source import ModelSource
+    from m2d.model.attention_variants import VariantName
     from m2d.model.context_cache import ContextCache
     from m2d.model.scene_lora import SceneLoras
     from m2d.model.scene_model import SceneModel
@@ -30,14 +33,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class EagerOptions(ExtraOptions):
-    """What `--backend-option` takes.
+class TableOptions(ExtraOptions):
+    """Options of every backend that runs the model's own code.
 
     Attributes:
         timestep_tables: Keep the adaptive norms' outputs for the run's timesteps in place of their weights.
     """
 
     timestep_tables: bool = False
+
+
+class EagerOptions(TableOptions):
+    """What `--backend-option` takes.
+
+    Attributes:
+        attention: Attention of a comparison method; see `m2d.model.attention_variants`.
+    """
+
+    attention: Literal["plain", "prompt-relay", "consistent"] = "plain"
 
 
 class EagerDenoiser:
@@ -52,6 +65,7 @@ class EagerDenoiser:
         context: ContextCache | None = None,
         execution: Execution = "joined",
         loras: SceneLoras = (),
+        attention: VariantName = "plain",
     ) -> None:
         """Bind a transformer.
 
@@ -60,6 +74,7 @@ class EagerDenoiser:
             context: Context that was computed before.
             execution: How the blocks run.
             loras: LoRAs of each scene's own.
+            attention: Any but `plain` runs joined and keeps no context.
         """
         self.layout = layout
         self.targets = chosen_targets(layout, targets)
@@ -67,6 +82,7 @@ class EagerDenoiser:
         self.context = context
         self._execution: Execution = execution
         self.loras = loras
+        self._attention: VariantName = attention
 
     @property
     def context_bytes(self) -> int:
@@ -82,6 +98,8 @@ class EagerDenoiser:
         from m2d.model.context_cache import keep_context
 
         self._check_loaded()
+        if self._attention != "plain":
+            return self
         with torch.inference_mode():
             context = keep_context(
                 self._transformer,
@@ -107,7 +125,7 @@ class EagerDenoiser:
 
         self.check(latents_BFCHW, prompt_embeds_BLD, timesteps_BN)
         targets = None if len(self.targets) == self.layout.num_scenes else self.targets
-        with torch.inference_mode():
+        with self._varied(int(timesteps_BN.max())), torch.inference_mode():
             return self._transformer(  # type: ignore[no-any-return]  # nn.Module.__call__
                 latents_BFCHW,
                 prompt_embeds_BLD,
@@ -119,6 +137,20 @@ class EagerDenoiser:
                 execution=self._execution,
                 loras=self.loras,
             )
+
+    @contextlib.contextmanager
+    def _varied(self, timestep: int) -> Iterator[None]:
+        """Vary the transformer's attention for one call: other denoisers share the transformer."""
+        if self._attention == "plain":
+            yield
+            return
+        from m2d.model.attention_variants import variant_of
+
+        self._transformer.vary_attention(variant_of(self._attention, self.layout, timestep=timestep))
+        try:
+            yield
+        finally:
+            self._transformer.vary_attention(None)
 
     def check(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> None:
         """Check that `predict` can run these inputs; raises the same errors."""
@@ -156,10 +188,15 @@ class EagerBackend:
         transformer = self.load(source, options)
         from m2d.model.scene_lora import loras_by_scene
 
-        execution = choose_execution(layout)
+        attention = parse_extra(self.name, EagerOptions, options.extra).attention
+        execution: Execution = choose_execution(layout) if attention == "plain" else "joined"
+        if attention != "plain":
+            _check_mask(attention, layout)
         logger.info("eager: blocks run %s", execution)
         loras = loras_by_scene(options.loras, layout.num_scenes)
-        return EagerDenoiser(transformer, layout, options.targets, execution=execution, loras=loras)
+        return EagerDenoiser(
+            transformer, layout, options.targets, execution=execution, loras=loras, attention=attention
+        )
 
     def release(self) -> None:
         """Empty the loaded transformer; see `m2d.backend.Backend`."""
@@ -225,3 +262,13 @@ class EagerBackend:
                 "it for making films, or set BackendOptions.timesteps"
             )
         return tuple(sorted({0, *options.timesteps}))
+
+
+def _check_mask(attention: VariantName, layout: SceneLayout) -> None:
+    from m2d.model.attention_variants import MASK_OF
+
+    if layout.mask != MASK_OF[attention]:
+        raise InputError(
+            f"backend 'eager': attention={attention}: it is defined for the mask {MASK_OF[attention]}, and"
+            f" the recipe has {layout.mask}"
+        )

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from m2d.model import kernels
+from m2d.model.attention_variants import BlockVariant
 from m2d.model.block_plan import BlockContext, BlockPlan, join
 from m2d.model.rotary import apply_rotary
 from m2d.model.scene_lora import RowLoras, apply_linear
@@ -32,6 +33,8 @@ class SceneAttnProcessor:
     kernel: SDPBackend | None = None
     # Rotates queries and keys; an export may replace it by an operator of its graph.
     rotate: Callable[[Tensor, Tensor], Tensor] = staticmethod(apply_rotary)
+    # Replaces the plan's calls; None runs them.
+    variant: BlockVariant | None = None
 
     def __call__(
         self,
@@ -73,7 +76,10 @@ class SceneAttnProcessor:
         values: Sequence[Tensor] = self._cut(v_BLNK, plan.text_sizes, plan.video_sizes, None)
         if context is not None:
             keys, values = context.join(keys, values)
-        attended_BQNK = self._run(plan, queries, keys, values)
+        if self.variant is None:
+            attended_BQNK = self._run(plan, queries, keys, values)
+        else:
+            attended_BQNK = self.variant(self.attend, plan, queries, keys, values)
         hidden_BQD = apply_linear(attn.to_out[0], attended_BQNK.flatten(2), plan.query_loras)
         return attn.to_out[1](hidden_BQD)  # type: ignore[no-any-return]  # untyped module list
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from m2d.layout import SceneLayout
+from m2d.model.attention_variants import AttentionVariant
 from m2d.model.block_plan import BlockContext, ScenesPlan
 from m2d.model.context_cache import ContextCache
 from m2d.model.execution import Execution
@@ -130,4 +131,8 @@ class SceneModel(nn.Module):
 
     def rotate_by(self, rotate: Callable[[Tensor, Tensor], Tensor] | None) -> None:
         """Rotate queries and keys by a function like `apply_rotary`; None restores that one."""
+        raise NotImplementedError
+
+    def vary_attention(self, variant: AttentionVariant | None) -> None:
+        """Run the blocks' attention by a variant, which `per_scene` execution cannot; None restores plans."""
         raise NotImplementedError

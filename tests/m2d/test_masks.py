@@ -7,7 +7,7 @@ import pytest
 
 from m2d.layout import LayoutError, SceneLayout, Span
 
-BLIND_TO_OTHER_TEXTS = ["isolated", "mask2dit", "causal", "window:1", "window:2", "anchor"]
+BLIND_TO_OTHER_TEXTS = ["isolated", "mask2dit", "causal", "window:1", "window:2", "anchor", "talc"]
 
 
 def story(mask: str) -> SceneLayout:
@@ -35,7 +35,7 @@ def test_video_segment_cannot_read_another_scenes_prompt(mask: str) -> None:
         assert not sees(layout, layout.video_span(query), layout.text_span(key))
 
 
-@pytest.mark.parametrize("mask", ["mask2dit", "shared-text", "cross-text", "full"])
+@pytest.mark.parametrize("mask", ["mask2dit", "shared-text", "cross-text", "full", "talc"])
 def test_video_segments_see_all_videos(mask: str) -> None:
     layout = story(mask)
     assert all(
@@ -82,6 +82,13 @@ def test_anchor_sees_only_the_first_latent_frame_of_other_scenes() -> None:
     assert sees(layout, layout.video_span(0), first)
     assert not sees(layout, layout.video_span(0), rest)
     assert sees(layout, first, rest)
+
+
+def test_talc_text_sees_no_video_and_its_own_video_reads_it() -> None:
+    layout = story("talc")
+    assert not any(sees(layout, layout.text_span(1), layout.video_span(key)) for key in range(3))
+    assert sees(layout, layout.text_span(1), layout.text_span(1))
+    assert sees(layout, layout.video_span(1), layout.text_span(1))
 
 
 @pytest.mark.parametrize("mask", ["", "window:k", "window:0", "window:02", "window:-1", "window:2 ", "Full"])

@@ -24,6 +24,7 @@ from m2d.families.cogvideox.patches import patchify, unpatchify
 from m2d.families.cogvideox.positions import learned_positions, sincos_positions
 from m2d.layout import SceneLayout
 from m2d.model.attention import SceneAttnProcessor
+from m2d.model.attention_variants import AttentionVariant
 from m2d.model.block_plan import BlockContext, BlockPlan, Rows, ScenesPlan, scenes_plan
 from m2d.model.context_cache import ContextCache
 from m2d.model.execution import Execution
@@ -190,6 +191,13 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
     def rotate_by(self, rotate: Callable[[Tensor, Tensor], Tensor] | None) -> None:
         for attn in self._attentions():
             attn.processor.rotate = apply_rotary if rotate is None else rotate
+
+    def vary_attention(self, variant: AttentionVariant | None) -> None:
+        num_blocks = len(self.transformer_blocks)
+        for number, block in enumerate(self.transformer_blocks):
+            block.attn1.processor.variant = (
+                None if variant is None else variant.in_block(number, num_blocks=num_blocks)
+            )
 
     def _attentions(self) -> list[Attention]:
         return [module for module in self.modules() if isinstance(module, Attention)]
