@@ -4,9 +4,9 @@ Owns the rules and the terms in which they are stated; does not know the lengths
 
 `isolated` and `mask2dit` are the first two configurations of Mask2DiT's Figure 2 (arXiv 2503.19881).
 `shared-text`, `cross-text` and `full` are its right group, read from the caption alone ("The three rightmost
-configurations are further explored to capture additional inter-token correlations"), without the picture, so
-these three may differ from the paper's. `causal`, `window:k` and `anchor` are our own. `talc` is the attention
-of TALC (Bansal et al., 2024), which gives every scene's frames the scene's own caption in a U-Net's
+configurations are further explored to capture additional inter-token correlations"), without the picture,
+so these three may differ from the paper's. `causal`, `window:k` and `anchor` are our own. `talc` is the
+attention of TALC (Bansal et al., 2024), which gives every scene's frames the scene's own caption in a U-Net's
 cross-attention: text there never sees video.
 
 There are n scenes, numbered from 0; `T_i` and `V_i` are the text and the video tokens of scene i.

@@ -55,6 +55,7 @@ ROWS = {
     "m2d.recipe.plan_loras": 5,
     "m2d.pipeline": 6,
     "m2d.film": 7,
+    "m2d.methods": 7,
     "m2d.data": 7,
     "m2d.training": 8,
     "m2d.evaluation": 8,

@@ -18,6 +18,7 @@ from m2d.cli.backends import app as backends
 from m2d.cli.bench import bench
 from m2d.cli.board import board
 from m2d.cli.check import check
+from m2d.cli.compare import compare
 from m2d.cli.doctor import doctor
 from m2d.cli.eval import evaluate
 from m2d.cli.export import export
@@ -122,6 +123,7 @@ for command in (init, check, generate, extend, reroll, reproduce, inspect, board
 # The list of commands has room for a few words per command.
 app.command(short_help="Train one stage of a model.", cls=Resuming)(train)
 app.command("eval", short_help="Measure videos and write a report.")(evaluate)
+app.command(short_help="Make stories with several methods, and measure them.")(compare)
 app.command(short_help="Export the graphs of a story.")(export)
 app.add_typer(backends, name="backends", short_help="List backends and exported graphs.")
 app.add_typer(models, name="models", short_help="Show the rules of models.")

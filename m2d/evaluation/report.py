@@ -128,9 +128,14 @@ def as_html(report: Report) -> str:
         *map(_figure, ranked[: half - 1 : -1][:_MOST_SHOWN]),
         _html_list("Networks", [f"{name}: sha256 {digest}" for name, digest in report.networks.items()]),
     ]
+    return html_page("Evaluation", parts)
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """Return a page of escaped parts, ASCII only; it may show pictures in data URIs and load nothing."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     html = (
-        f'<!doctype html><html lang="en"><head><meta charset="ascii"><title>Evaluation</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="ascii"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{_STYLE}</style></head>'
         f"<body>{''.join(parts)}</body></html>\n"
     )
@@ -150,8 +155,7 @@ def _summary(report: Report) -> str:
 def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
     """Return name, value and interval of every figure and distance."""
     rows = [
-        (_meaning(name), _text(figure.value), interval_text(figure))
-        for name, figure in report.figures.items()
+        (meaning(name), _text(figure.value), interval_text(figure)) for name, figure in report.figures.items()
     ]
     distance = report.distance
     if distance is not None:
@@ -166,7 +170,8 @@ def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _meaning(name: str) -> str:
+def meaning(name: str) -> str:
+    """Return what a figure is."""
     kind = name.removeprefix("shown.")
     return f"Shows the prompt's {kind.replace('_', ' ')}, share" if kind != name else MEANINGS[name]
 

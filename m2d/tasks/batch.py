@@ -14,6 +14,7 @@ from m2d.errors import InputError, RecipeError
 from m2d.files import beside, check_writable
 from m2d.film.journal_folder import has_journal
 from m2d.film.outputs import check_outputs
+from m2d.film.recipe_record import recipe_record
 from m2d.folders import is_folder, make_folder
 from m2d.pipeline.planning import plan_loaded
 from m2d.recipe.loader import Loaded
@@ -96,7 +97,7 @@ def plan_batch(
     for story in planned:
         if story.sheet is not None:
             check_writable(story.sheet, force=force or resume)
-    check = partial(_checked, force=force, resume=resume, is_batch=is_batch)
+    check = partial(checked_film, force=force, resume=resume, is_batch=is_batch)
     return [replace(story, films=tuple(check(film) for film in story.films)) for story in planned]
 
 
@@ -176,7 +177,8 @@ def _check_names(stories: Sequence[PlannedStory]) -> None:
             first[film.plan.output] = story.title
 
 
-def _checked(film: PlannedFilm, *, force: bool, resume: bool, is_batch: bool) -> PlannedFilm:
+def checked_film(film: PlannedFilm, *, force: bool, resume: bool, is_batch: bool) -> PlannedFilm:
+    """Find out what is there of a film: it is complete, resumed, or made; raises as `plan_batch`."""
     output = film.plan.output
     if resume and is_batch and not has_journal(output):
         complete = _record_if_made_by(film.plan)
@@ -198,6 +200,6 @@ def _record_if_made_by(plan: RunPlan) -> Provenance | None:
     run = found.last_run
     is_same_model = run.model is not None and run.model.digest == plan.source.digest
     # A record names a model without its folder; the digest is compared above.
-    recipes = (plan.recipe.model_dump(mode="json"), run.recipe)
+    recipes = (recipe_record(plan.recipe), run.recipe)
     ours, theirs = ({key: recipe[key] for key in recipe.keys() - {*MODEL_FIELDS}} for recipe in recipes)
     return found if is_same_model and ours == theirs else None

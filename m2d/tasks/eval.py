@@ -83,6 +83,13 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     _check_device(plan.device)
     if not plan.force and (plan.out / RESULTS).exists():
         raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
+    report = evaluate(plan, reporter)
+    _write(report, plan)
+    return EvalResult(report=report, out=plan.out)
+
+
+def evaluate(plan: EvalPlan, reporter: Reporter) -> Report:
+    """Measure all videos as `evaluate_videos` does, and write nothing; `plan.out` is not read."""
     prompts = None if plan.prompts is None else load_prompts(plan.prompts)
     stories, unread = find_stories(plan.paths, prompts)
     reference, unread_reference = find_stories([plan.reference], None) if plan.reference else ([], [])
@@ -97,7 +104,7 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     unread += [LeftOut(name=f"reference: {each.name}", reason=each.reason) for each in unread_reference]
     distance = _distance(done, known, embedder) if embedder and plan.reference else None
     scores = [story_scores(story, measures, embedder) for story, measures in done]
-    report = Report(
+    return Report(
         embedder=embedder.name if embedder else "",
         networks=instruments.identity(),
         num_stories=len(done),
@@ -113,8 +120,6 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
         notes=notes,
         version=m2d.__version__,
     )
-    _write(report, plan)
-    return EvalResult(report=report, out=plan.out)
 
 
 def _check_device(name: str) -> None:

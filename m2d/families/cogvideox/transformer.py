@@ -194,8 +194,8 @@ class SceneTransformer(CogVideoXTransformer3DModel, SceneModel):  # type: ignore
 
     def vary_attention(self, variant: AttentionVariant | None) -> None:
         num_blocks = len(self.transformer_blocks)
-        for number, block in enumerate(self.transformer_blocks):
-            block.attn1.processor.variant = (
+        for number, attn in enumerate(self._attentions()):
+            attn.processor.variant = (
                 None if variant is None else variant.in_block(number, num_blocks=num_blocks)
             )
 

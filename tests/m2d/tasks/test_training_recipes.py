@@ -104,6 +104,16 @@ def test_the_page_on_training_says_what_the_headers_say() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "recipes" / "paper").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_study_of_the_paper_is_a_recipe_with_one_budget(recipe: Path) -> None:
+    loaded = load_document(recipe, TrainingRecipe)
+    masks = load_document(recipe.with_name("masks.yaml"), TrainingRecipe)
+    same = ("data", "video", "steps", "batch_size", "optimizer", "schedule", "seed")
+    assert [getattr(loaded, name) for name in same] == [getattr(masks, name) for name in same]
+
+
 def test_the_page_on_training_begins_with_a_correct_recipe() -> None:
     text = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[0]
     recipe = parse_document(text, TrainingRecipe, name="training.md").value

@@ -1,0 +1,234 @@
+"""Compare: make every story with every method, evaluate the films, and write one report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from m2d.errors import InputError, OutputError, Remedy
+from m2d.evaluation.comparison import (
+    MethodReport,
+    comparison_html,
+    comparison_json,
+    comparison_markdown,
+)
+from m2d.families.source import ModelSource, resolve_model
+from m2d.files import write_bytes, write_json
+from m2d.film.make import RunOptions
+from m2d.folders import make_folder
+from m2d.methods.keyframes import KeyframeMaker
+from m2d.methods.methods import Method, chosen_methods
+from m2d.pipeline.planning import plan_for_model
+from m2d.progress import Clock, Reporter
+from m2d.recipe.images import SceneImage
+from m2d.recipe.overrides import Overrides
+from m2d.recipe.plan import RunPlan
+from m2d.recipe.schema import Recipe
+from m2d.registry import get_backend
+from m2d.tasks import generate
+from m2d.tasks.batch import PlannedFilm, Story, checked_film, plan_stories
+from m2d.tasks.eval import EmbedderChoice, EvalPlan, evaluate
+from m2d.video.digests import canonical_json
+
+RESULTS, TABLE, PAGE = "comparison.json", "comparison.md", "index.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparePlan:
+    """What to compare.
+
+    Attributes:
+        stories: Loaders of the recipes.
+        methods: Names of `m2d.methods.methods.METHODS`.
+        out: Folder of the report, with a folder of films per method.
+        model: Model of all methods, instead of the recipes' own.
+        image_model: Image-to-video model that animates keyframes; None fixes the first frame of `model`.
+        overrides: Steps, device and other values for all methods.
+        reference: Videos that the films of every method are compared with.
+        force: Replace films of other settings, and the report.
+    """
+
+    stories: Sequence[Story]
+    methods: tuple[str, ...]
+    out: Path
+    model: str | None = None
+    image_model: str | None = None
+    overrides: Overrides
+    reference: Path | None = None
+    embedder: EmbedderChoice = "auto"
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareResult:
+    """The report of every method by name, and the folder of the files."""
+
+    methods: dict[str, MethodReport]
+    num_stories: int
+    out: Path
+
+
+def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
+    """Make all films that are missing, story by story, and write the report.
+
+    A repeated call keeps complete films and resumes an unfinished one.
+
+    Raises:
+        InputError: An unknown method, or a backend other than `eager`.
+        RecipeError: Everything that is wrong with any story.
+        OutputError: A film of other settings is there, or a report.
+        M2DError: As `make_film` and `evaluate`.
+    """
+    methods = chosen_methods(plan.methods)
+    if not plan.force and (plan.out / RESULTS).exists():
+        raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
+    stories = plan_stories(plan.stories, model=plan.model, overrides=plan.overrides)
+    _check_stories(stories)
+    films = _Films(plan, stories, reporter)
+    made: dict[str, list[Path]] = {name: [] for name in methods}
+    # Story by story: what an interrupted run leaves can be compared.
+    for story in stories:
+        for name, method in methods.items():
+            made[name].append(films.make(name, method, story))
+    reports = {}
+    for name, method in methods.items():
+        evaluation = EvalPlan(
+            paths=tuple(made[name]),
+            reference=plan.reference,
+            out=plan.out,
+            embedder=plan.embedder,
+            device=stories[0].device,
+        )
+        reports[name] = MethodReport(
+            title=method.title,
+            settings=_settings(method, stories[0], plan),
+            report=evaluate(evaluation, reporter),
+            notes=_notes(method, stories[0].source, plan),
+        )
+    result = CompareResult(methods=reports, num_stories=len(stories), out=plan.out)
+    _write(result, seeds={story.output.stem: [each.seed or 0 for each in story.scenes] for story in stories})
+    return result
+
+
+class _Films:
+    """Makes the films of a comparison with one backend; keyframes are kept beside them."""
+
+    def __init__(self, plan: ComparePlan, stories: Sequence[RunPlan], reporter: Reporter) -> None:
+        first = stories[0]
+        self._plan, self._reporter = plan, reporter
+        self._backend = get_backend(first.backend)
+        self._clock = Clock(reporter)
+        self._image_source = resolve_model(plan.image_model) if plan.image_model else None
+
+    def make(self, name: str, method: Method, story: RunPlan) -> Path:
+        """Make a film, unless it is complete, and return its path."""
+        output = self._plan.out / name / story.output.name
+        make_folder(output.parent)
+        planned = replace(self._planned(method, story, output), output=output, warnings=())
+        film = checked_film(PlannedFilm(plan=planned), force=self._plan.force, resume=True, is_batch=True)
+        if film.complete is None:
+            began_s = time.monotonic()
+            options = RunOptions(force=self._plan.force, resume=film.resumes)
+            generate.run(film.plan, self._backend, reporter=self._reporter, options=options)
+            self._reporter.note(f"{name}: {output.name}, {time.monotonic() - began_s:.0f} s")
+        return output
+
+    def _planned(self, method: Method, story: RunPlan, output: Path) -> RunPlan:
+        recipe = method.recipe(story.recipe)
+        if method.keyframes is None:
+            return plan_for_model(recipe, story.source)
+        pictures = self._keyframes(method, recipe, story, output)
+        if self._image_source is None:
+            return _starting_from(plan_for_model(recipe, story.source), pictures)
+        scenes = tuple(
+            scene.model_copy(update={"image": str(path), "join": None})
+            for scene, path in zip(recipe.scenes, pictures, strict=True)
+        )
+        recipe = recipe.model_copy(update={"scenes": scenes, "model": self._image_source.name})
+        return plan_for_model(recipe, self._image_source)
+
+    def _keyframes(self, method: Method, recipe: Recipe, story: RunPlan, output: Path) -> list[Path]:
+        assert method.keyframes is not None
+        identity = canonical_json([recipe.model_dump(mode="json"), story.source.digest, method.keyframes])
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        folder = output.parent / "keyframes"
+        paths = [folder / f"{output.stem}-{digest}-{number + 1}.png" for number in range(len(recipe.scenes))]
+        if all(path.is_file() for path in paths):
+            return paths
+        make_folder(folder)
+        maker = KeyframeMaker(story.source, self._backend, device=story.device, clock=self._clock)
+        for path, picture_HWC in zip(paths, maker.draw(method.keyframes, recipe), strict=True):
+            write_bytes(path, _png(picture_HWC))
+        return paths
+
+
+def _png(picture_HWC: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture_HWC).save(file, "PNG")
+    return file.getvalue()
+
+
+def _starting_from(plan: RunPlan, pictures: Sequence[Path]) -> RunPlan:
+    """Return a text-to-video plan whose scenes keep pictures as first frames; no recipe can say so."""
+    images = [
+        SceneImage(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()) for path in pictures
+    ]
+    recorded = tuple(
+        scene.model_copy(update={"image": image.path.name, "image_sha256": image.sha256})
+        for scene, image in zip(plan.recipe.scenes, images, strict=True)
+    )
+    return replace(
+        plan,
+        scenes=tuple(replace(scene, image=image) for scene, image in zip(plan.scenes, images, strict=True)),
+        recipe=plan.recipe.model_copy(update={"scenes": recorded}),
+    )
+
+
+def _check_stories(stories: Sequence[RunPlan]) -> None:
+    for story in stories:
+        if story.backend != "eager":
+            raise InputError(f"{story.title!r}: its backend is {story.backend}; methods run on eager")
+    names = [story.output.name for story in stories]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)}: would be the film of two stories; give them different titles")
+
+
+def _settings(method: Method, story: RunPlan, plan: ComparePlan) -> dict[str, Any]:
+    sampling = story.sampling
+    return {
+        "model": story.source.name,
+        "model_digest": story.source.digest,
+        "image_model": plan.image_model if method.keyframes else None,
+        "mask": method.mask,
+        "attention": method.attention,
+        "keyframes": method.keyframes,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+    }
+
+
+def _notes(method: Method, source: ModelSource, plan: ComparePlan) -> list[str]:
+    notes = []
+    if method.needs_training:
+        notes.append(f"its own training is left out: it runs on the weights of {Path(source.name).name}")
+    if method.keyframes and plan.image_model is None:
+        notes.append("without an image-to-video model, keyframes are kept as the scenes' first frames")
+    return notes
+
+
+def _write(result: CompareResult, *, seeds: dict[str, list[int]]) -> None:
+    """Write the three files, the results last: they mark a complete report."""
+    page = comparison_html(result.methods, num_stories=result.num_stories)
+    write_bytes(result.out / PAGE, page.encode("ascii"))
+    table = comparison_markdown(result.methods, num_stories=result.num_stories)
+    write_bytes(result.out / TABLE, table.encode("utf-8"))
+    write_json(result.out / RESULTS, comparison_json(result.methods, seeds=seeds), force=True)
