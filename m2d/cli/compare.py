@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from m2d.cli.model_options import ModelOptions, with_options
 from m2d.cli.options import (
     DeviceOption,
     DtypeOption,
-    ModelOption,
     QuietFlag,
     ResultJsonFlag,
     SetOption,
@@ -18,17 +19,53 @@ from m2d.cli.options import (
     StoriesArgument,
     settings_beside,
 )
+from m2d.cli.results import pick
+
+if TYPE_CHECKING:
+    from m2d.cli.options import FieldsAndValue
+    from m2d.progress import Reporter
+    from m2d.recipe.overrides import Overrides
 
 _ALL = "mask2dit,cogvideox,prompt-relay,plain,talc,storydiffusion,videostudio"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ModelOptions):
+    """The options that other commands have, too."""
+
+    steps: StepsOption = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+    settings: SetOption = None
+    force: Annotated[bool, typer.Option("--force", help="Replace films of other settings.")] = False
+    as_json: ResultJsonFlag = False
+    quiet: QuietFlag = False
+
+    def overrides(self, reporter: Reporter) -> Overrides:
+        """Return the values that replace those of the recipes; methods choose mask and attention."""
+        from m2d.recipe.overrides import Overrides
+
+        flags: dict[str, FieldsAndValue] = {
+            "--steps": (["sampling.num_inference_steps"], self.steps),
+            "--device": (["backend.device"], self.device),
+            "--dtype": (["backend.dtype"], self.dtype),
+            "--methods": (["mask", "backend.options"], True),
+        }
+        return Overrides(
+            num_inference_steps=self.steps,
+            settings=settings_beside(self.settings, flags),
+            downloads=reporter,
+            **pick(self, "device", "dtype"),
+        )
+
+
+@with_options(CompareOptions)
 def compare(
     stories: StoriesArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of films and report.")],
     methods: Annotated[
         str, typer.Option("--methods", metavar="NAME,NAME", help="Methods to compare.")
     ] = _ALL,
-    model: ModelOption = None,
     image_model: Annotated[
         str | None,
         typer.Option(
@@ -37,10 +74,6 @@ def compare(
             help="Image-to-video model that animates keyframes; else the model.",
         ),
     ] = None,
-    steps: StepsOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    settings: SetOption = None,
     reference: Annotated[
         Path | None,
         typer.Option(help="Folder of as many clips, for Frechet and kernel distances."),
@@ -49,9 +82,8 @@ def compare(
         Literal["auto", "puppet", "natural", "none"],
         typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
     ] = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace films of other settings.")] = False,
-    as_json: ResultJsonFlag = False,
-    quiet: QuietFlag = False,
+    *,
+    options: CompareOptions,
 ) -> None:
     """Make every story with every method, with equal seeds and steps, and measure the films like `eval`.
 
@@ -60,36 +92,29 @@ def compare(
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
     from m2d.cli.stories import stories_of
-    from m2d.recipe.overrides import Overrides
 
-    given = {
-        "--steps": (["sampling.num_inference_steps"], steps),
-        "--device": (["backend.device"], device),
-        "--dtype": (["backend.dtype"], dtype),
-        "--methods": (["mask", "backend.options"], methods),
-    }
-    fields_set = settings_beside(settings, given)
-    reporter = make_reporter(quiet=quiet)
+    reporter = make_reporter(quiet=options.quiet)
+    overrides = options.overrides(reporter)
     with loading_libraries(reporter):
         from m2d.evaluation.comparison import comparison_markdown
         from m2d.tasks.compare import RESULTS, ComparePlan
         from m2d.tasks.compare import compare as run
 
     plan = ComparePlan(
-        stories=stories_of(stories, (), fields_set),
+        stories=stories_of(stories, (), overrides.settings),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
         out=out,
-        model=model,
+        model=options.choice,
         image_model=image_model,
-        overrides=Overrides(num_inference_steps=steps, device=device, dtype=dtype, settings=fields_set),
+        overrides=overrides,
         reference=reference,
         embedder=embedder,
-        force=force,
+        force=options.force,
     )
     result = run(plan, reporter)
-    if not quiet:
+    if not options.quiet:
         typer.echo(comparison_markdown(result.methods, num_stories=result.num_stories), err=True)
-    if as_json:
+    if options.as_json:
         import json
 
         write_json({"report": result.out} | json.loads((result.out / RESULTS).read_text("ascii")))

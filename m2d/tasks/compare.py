@@ -29,6 +29,7 @@ from m2d.methods.methods import Method, chosen_methods
 from m2d.pipeline.planning import plan_for_model
 from m2d.progress import Clock, Reporter
 from m2d.recipe.images import SceneImage
+from m2d.recipe.model_choice import ModelChoice, with_choice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
@@ -59,7 +60,7 @@ class ComparePlan:
     stories: Sequence[Story]
     methods: tuple[str, ...]
     out: Path
-    model: str | None = None
+    model: ModelChoice | str | None = None
     image_model: str | None = None
     overrides: Overrides
     reference: Path | None = None
@@ -126,7 +127,9 @@ class _Films:
         self._plan, self._reporter = plan, reporter
         self._backend = get_backend(first.backend)
         self._clock = Clock(reporter)
-        self._image_source = resolve_model(plan.image_model) if plan.image_model else None
+        self._image_source = (
+            resolve_model(plan.image_model, downloads=plan.overrides.downloads) if plan.image_model else None
+        )
 
     def make(self, name: str, method: Method, story: RunPlan) -> Path:
         """Make a film, unless it is complete, and return its path."""
@@ -152,7 +155,7 @@ class _Films:
             scene.model_copy(update={"image": str(path), "join": None})
             for scene, path in zip(recipe.scenes, pictures, strict=True)
         )
-        recipe = recipe.model_copy(update={"scenes": scenes, "model": self._image_source.name})
+        recipe = with_choice(recipe.model_copy(update={"scenes": scenes}), self._image_source.choice)
         return plan_for_model(recipe, self._image_source)
 
     def _keyframes(self, method: Method, recipe: Recipe, story: RunPlan, output: Path) -> list[Path]:
