@@ -20,10 +20,10 @@ from torch import nn
 from benchmarks.baselines.official import OfficialBlock
 from benchmarks.baselines.stock import stock_model
 from benchmarks.cases import BLOCK_5B, Case, make_transformer
-from benchmarks.counting import Counts, count
 from m2d.files import write_json
 from m2d.model.block_plan import scenes_plan
 from m2d.model.execution import choose_execution
+from m2d.placement.counting import Counts, count
 
 RESULTS = Path(__file__).parent / "results" / "accounting.json"
 LARGEST_BYTES_RATIO = 0.50

@@ -18,6 +18,7 @@ from m2d.diffusion.denoiser import Denoiser as Denoiser
 from m2d.errors import InputError
 from m2d.layout import SceneLayout
 from m2d.model.lora_file import LoraUse
+from m2d.placement.modes import MemoryMode, Quantized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,8 @@ class BackendOptions:
             that keep tables of timesteps.
         artifacts: Folder of exported graphs; None is the user's cache.
         loras: LoRAs of the transformer; their scenes are those of the layout.
+        memory: Where weights wait while they are not used. It changes no result.
+        quantized: How the transformer's weights are stored; None for those of the model folder.
         extra: Options of one backend alone, as `name: value`; it rejects unknown names.
 
     Raises:
@@ -59,6 +62,8 @@ class BackendOptions:
     timesteps: tuple[int, ...] | None = None
     artifacts: Path | None = None
     loras: tuple[LoraUse, ...] = ()
+    memory: MemoryMode = "full"
+    quantized: Quantized | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +108,14 @@ class Backend(Protocol):
         Decoding needs the memory. Denoisers of the freed weights raise `BackendError` from now on; `prepare`
         loads the weights again. With nothing loaded this does nothing.
         """
+
+
+@runtime_checkable
+class ParkingBackend(Backend, Protocol):
+    """A backend whose transformer can leave the device for a while: it has the mode `model-offload`."""
+
+    def park(self) -> None:
+        """Move the loaded weights into the CPU's memory; the next call of a denoiser moves them back."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from m2d.errors import BackendUnavailable, InputError, LayoutMismatch, Remedy
 from m2d.layout import SceneLayout
+from m2d.placement.modes import MemoryMode, MemoryName, Quantized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,25 @@ def require_available(backend: Backend, device: str) -> None:
     reason = backend.unavailable_reason(device)
     if reason is not None:
         raise BackendUnavailable(f"backend {backend.name!r}: {reason}", remedy=Remedy.SHOW_DOCTOR)
+
+
+def memory_modes(backend: Backend) -> tuple[MemoryMode, ...]:
+    """Return the memory modes that a backend has, fastest first."""
+    modes: tuple[MemoryMode, ...] = getattr(backend, "memory_modes", ("full",))
+    return modes
+
+
+def check_memory(backend: Backend, *, memory: MemoryName, quantized: Quantized | None) -> None:
+    """Check that a backend has a memory mode, and can quantize weights if that is asked for.
+
+    Raises:
+        InputError: It does not.
+    """
+    modes = memory_modes(backend)
+    if memory not in ("auto", *modes):
+        raise InputError(f"{backend.name} has no mode {memory}; it has {', '.join(modes)}", argument="memory")
+    if quantized is not None and not getattr(backend, "can_quantize", False):
+        raise InputError(f"{backend.name} cannot run quantized weights; eager can", argument="quantize")
 
 
 def chosen_targets(layout: SceneLayout, targets: tuple[int, ...] | None) -> tuple[int, ...]:

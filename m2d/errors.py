@@ -29,6 +29,8 @@ class Remedy(StrEnum):
     WAIT = auto()
     RESUME = auto()
     FREE_MEMORY_AND_RESUME = auto()
+    SAVE_MEMORY = auto()
+    SAVE_MEMORY_AND_RESUME = auto()
     RESUME_TRAINING = auto()
     RESTART_TRAINING = auto()
     GIVE_TRAINED_RUN = auto()

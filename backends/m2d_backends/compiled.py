@@ -24,6 +24,7 @@ from m2d.backend_checks import require_available
 from m2d.cache_root import cache_root
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
+from m2d.placement.modes import MemoryMode
 from m2d_backends.eager import EagerBackend, EagerDenoiser, TableOptions
 from m2d_backends.extra_options import parse_extra
 from m2d_backends.onednn import can_use_onednn, compile_with_onednn
@@ -127,6 +128,8 @@ class CompileBackend:
     """Runs the transformer through torch.compile, for inference and training."""
 
     name: ClassVar[str] = "compile"
+    # Hooks between the blocks would break its graphs.
+    memory_modes: ClassVar[tuple[MemoryMode, ...]] = ("full", "model-offload")
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
@@ -148,6 +151,10 @@ class CompileBackend:
             compile_blocks(transformer)
             self._compiled = transformer
         return CompiledDenoiser(denoiser, transformer, scope=scope)
+
+    def park(self) -> None:
+        """Let the transformer wait in the CPU's memory; see `m2d.backend.Backend`."""
+        self._eager.park()
 
     def release(self) -> None:
         """Empty the loaded transformer; see `m2d.backend.Backend`. Compiled code stays on disk."""

@@ -18,6 +18,7 @@ from m2d.backend_checks import check_inputs, chosen_targets, require_available
 from m2d.errors import BackendError, InputError
 from m2d.layout import SceneLayout
 from m2d.model.execution import Execution, choose_execution
+from m2d.placement.modes import MEMORY_MODES, MemoryMode
 from m2d_backends.devices import device_problem
 from m2d_backends.extra_options import ExtraOptions, parse_extra
 
@@ -66,6 +67,7 @@ class EagerDenoiser:
         execution: Execution = "joined",
         loras: SceneLoras = (),
         attention: VariantName = "plain",
+        home: str | None = None,
     ) -> None:
         """Bind a transformer.
 
@@ -75,6 +77,7 @@ class EagerDenoiser:
             execution: How the blocks run.
             loras: LoRAs of each scene's own.
             attention: Any but `plain` runs joined and keeps no context.
+            home: Device that the whole transformer computes on; None where diffusers moves its parts.
         """
         self.layout = layout
         self.targets = chosen_targets(layout, targets)
@@ -83,6 +86,7 @@ class EagerDenoiser:
         self._execution: Execution = execution
         self.loras = loras
         self._attention: VariantName = attention
+        self._home = home
 
     @property
     def context_bytes(self) -> int:
@@ -117,6 +121,7 @@ class EagerDenoiser:
             context=context,
             execution=self._execution,
             loras=self.loras,
+            home=self._home,
         )
 
     def predict(self, latents_BFCHW: Tensor, prompt_embeds_BLD: Tensor, timesteps_BN: Tensor) -> Tensor:
@@ -161,14 +166,23 @@ class EagerDenoiser:
             self._transformer.timestep_rows.check(timesteps_BN)
 
     def _check_loaded(self) -> None:
-        if self._transformer.device.type == "meta":
+        import torch
+
+        from m2d.placement.offload import is_empty
+
+        if is_empty(self._transformer):
             raise BackendError("the weights of this denoiser were released; prepare another one")
+        if self._home is not None and self._transformer.device.type != torch.device(self._home).type:
+            # It waited in the CPU's memory.
+            torch.nn.Module.to(self._transformer, self._home)
 
 
 class EagerBackend:
     """Runs the transformer in plain PyTorch, on a CPU or a CUDA device."""
 
     name: ClassVar[str] = "eager"
+    memory_modes: ClassVar[tuple[MemoryMode, ...]] = MEMORY_MODES
+    can_quantize: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
@@ -187,6 +201,7 @@ class EagerBackend:
         require_available(self, options.device)
         transformer = self.load(source, options)
         from m2d.model.scene_lora import loras_by_scene
+        from m2d.placement.offload import waits_on_cpu
 
         attention = parse_extra(self.name, EagerOptions, options.extra).attention
         execution: Execution = choose_execution(layout) if attention == "plain" else "joined"
@@ -194,17 +209,34 @@ class EagerBackend:
             _check_mask(attention, layout)
         logger.info("eager: blocks run %s", execution)
         loras = loras_by_scene(options.loras, layout.num_scenes)
+        home = None if waits_on_cpu(options.memory) else options.device
         return EagerDenoiser(
-            transformer, layout, options.targets, execution=execution, loras=loras, attention=attention
+            transformer,
+            layout,
+            options.targets,
+            execution=execution,
+            loras=loras,
+            attention=attention,
+            home=home,
         )
+
+    def park(self) -> None:
+        """Let the transformer wait in the CPU's memory until its next call; see `m2d.backend.Backend`."""
+        import torch
+
+        if self._transformer is not None:
+            torch.nn.Module.to(self._transformer, "cpu")
+            torch.cuda.empty_cache()
 
     def release(self) -> None:
         """Empty the loaded transformer; see `m2d.backend.Backend`."""
         import torch
 
+        from m2d.placement.offload import empty
+
         if self._transformer is not None:
             # Denoisers reference it, too: only moving the weights away frees their memory for certain.
-            self._transformer.to("meta")
+            empty(self._transformer)
         self._transformer = self._key = None
         torch.cuda.empty_cache()
 
@@ -222,17 +254,26 @@ class EagerBackend:
         from m2d.families.loading import load_transformer
         from m2d.model.kernels import choose_kernel
         from m2d.model.timestep_tables import held_bytes, use_timestep_tables
+        from m2d.placement.offload import offload, waits_on_cpu
+        from m2d.placement.quantize import quantize
 
         timesteps = self._table_timesteps(options)
         # Windows differ in the scenes that a LoRA holds for; its matrices stay the same.
         loras = tuple((use.file.sha256, use.scale, use.scenes is None) for use in options.loras)
-        key = (source.digest, options.device, options.dtype, timesteps, loras)
+        stored = None if options.quantized is None else options.quantized.identity
+        key = (source.digest, options.device, options.dtype, timesteps, loras, stored, options.memory)
         if self._transformer is None or key != self._key:
             # Drop the old one first: two 5B transformers do not fit where one does.
             self._transformer = self._key = None
             dtype: torch.dtype = getattr(torch, options.dtype)
-            transformer = load_transformer(source, device=options.device, dtype=dtype, loras=options.loras)
+            # Quantizing needs room for both forms of the weights.
+            waits = waits_on_cpu(options.memory) or options.quantized is not None
+            first = "cpu" if waits else options.device
+            transformer = load_transformer(source, device=first, dtype=dtype, loras=options.loras)
             self._transformer = transformer.eval().requires_grad_(False)
+            if options.quantized is not None:
+                quantize(transformer, options.quantized, dtype=dtype)
+                logger.info("eager: weights in %s", options.quantized.kind)
             device, head_dim = torch.device(options.device), transformer.config.attention_head_dim
             kernel = choose_kernel(device, dtype, head_dim)
             if kernel is not None:
@@ -250,6 +291,9 @@ class EagerBackend:
                     freed / 1e6,
                     held_bytes(transformer) / 1e6,
                 )
+            if waits and not waits_on_cpu(options.memory):
+                torch.nn.Module.to(transformer, options.device)
+            offload(transformer, options.memory, options.device)
         return self._transformer
 
     def _table_timesteps(self, options: BackendOptions) -> tuple[int, ...] | None:

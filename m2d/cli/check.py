@@ -21,6 +21,7 @@ from m2d.cli.options import (
 from m2d.cli.results import pick
 
 if TYPE_CHECKING:
+    from m2d.pipeline.placing import Prediction
     from m2d.recipe.plan import RunPlan, ScenePlan, WindowPlan
     from m2d.tasks.check import CheckReport, WindowReport
     from m2d.windows import Window
@@ -35,6 +36,10 @@ def check(
     recipes: StoriesArgument,
     lora: LoraOption = None,
     settings: SetOption = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="NAME", help="Predict time and memory on this card: 'RTX 4090'."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the plan as JSON to stdout.")] = False,
     *,
     options: ModelOptions,
@@ -42,7 +47,8 @@ def check(
     """Show the plan of stories without making a film.
 
     Lists the scenes of each window, transitions, expanded prompts with their token counts, the mask, the
-    length and the file size. With --json, several stories are a list named `stories`.
+    length and the file size. For a model folder, and with --gpu, predicts operations, time and peak memory of
+    every stage, and the memory mode. With --json, several stories are a list named `stories`.
     """
     from m2d.cli.console import make_reporter, show_gap, write_json
     from m2d.cli.stories import stories_of
@@ -51,9 +57,14 @@ def check(
     from m2d.tasks.check import report_on
 
     flags: dict[str, FieldsAndValue] = {"--model": (["model"], options.model), "--lora": (["loras"], lora)}
-    overrides = Overrides(settings=settings_beside(settings, flags), loras=parse_loras(lora))
+    overrides = Overrides(
+        settings=settings_beside(settings, flags),
+        loras=parse_loras(lora),
+        device=None if gpu is None else "cuda",
+    )
     stories = stories_of(recipes, (), overrides.settings)
-    reports = [report_on(plan) for plan in plan_stories(stories, model=options.choice, overrides=overrides)]
+    plans = plan_stories(stories, model=options.choice, overrides=overrides)
+    reports = [report_on(plan, gpu=gpu) for plan in plans]
     if as_json:
         documents = [_document(report) for report in reports]
         write_json(documents[0] if len(documents) == 1 else {"stories": documents})
@@ -75,11 +86,35 @@ def _show(report: CheckReport) -> None:
     show_heading("Windows")
     groups = _alike(report.windows)
     show_columns("scenes", _COLUMNS, [(_span(_targets(group)), _window_cells(group)) for group in groups])
+    if report.prediction is not None:
+        _show_prediction(report.prediction)
     show_heading("Scenes")
     show_fields([row for number in range(len(plan.scenes)) for row in _scene_rows(plan, number)])
     for heading, part in _pictures(report):
         show_heading(heading)
         show_mask(_picture(part))
+
+
+def _show_prediction(prediction: Prediction) -> None:
+    from m2d.cli.console import format_seconds, show_columns, show_heading
+
+    choice = prediction.choice
+    fits = "fits" if choice.is_fitting else "does not fit"
+    show_heading(
+        f"Predicted on {prediction.target.name}: memory {choice.memory}, decode {choice.decode}, {fits}"
+    )
+    rows = [
+        (
+            stage.name,
+            (
+                f"{stage.flops / 1e12:,.4g} TFLOP",
+                format_seconds(stage.seconds),
+                f"{stage.peak_bytes / 2**30:.1f} GiB",
+            ),
+        )
+        for stage in prediction.stages
+    ]
+    show_columns("stage", ("operations", "time", "peak memory"), rows)
 
 
 def _written(plan: RunPlan) -> str:
@@ -247,6 +282,7 @@ def _document(report: CheckReport) -> dict[str, Any]:
         "sampling": plan.sampling.model_dump(mode="json"),
         "mask": plan.recipe.mask,
         "backend": {"name": plan.backend, "device": plan.device, "dtype": plan.dtype},
+        "prediction": None if report.prediction is None else report.prediction.record(),
         "scenes": [_scene_document(plan, number) for number in range(len(plan.scenes))],
         "windows": [_window_document(window) for window in report.windows],
         "warnings": report.warnings,

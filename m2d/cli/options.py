@@ -21,6 +21,7 @@ from m2d.cli.model_options import ModelOptions, with_options
 from m2d.cli.results import pick, report_film, show_headline
 from m2d.errors import InputError
 from m2d.limits import MOST_THREADS
+from m2d.placement.modes import MEMORY_MODES
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult, RunOptions
@@ -65,6 +66,24 @@ DtypeOption = Annotated[
         metavar="NAME",
         help="Precision: float32, bfloat16 or float16.",
         autocompletion=one_of("float32", "bfloat16", "float16"),
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="MODE",
+        help="auto, full, model-offload, group-offload or sequential: where weights wait.",
+        autocompletion=one_of("auto", *MEMORY_MODES),
+    ),
+]
+QuantizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="KIND",
+        help="none, fp8, int8 or a .gguf file: how the transformer's weights are stored.",
+        autocompletion=one_of("none", "fp8", "int8"),
     ),
 ]
 ThreadsOption = Annotated[
@@ -184,6 +203,8 @@ class FilmOptions(ModelOptions):
     backend: BackendOption = None
     device: DeviceOption = None
     dtype: DtypeOption = None
+    memory: MemoryOption = None
+    quantize: QuantizeOption = None
     threads: ThreadsOption = None
     artifacts: ArtifactsOption = None
     backend_option: BackendSettings = None
@@ -210,6 +231,8 @@ class FilmOptions(ModelOptions):
             "--backend": (["backend.name", "backend.options"], self.backend),
             "--device": (["backend.device"], self.device),
             "--dtype": (["backend.dtype"], self.dtype),
+            "--memory": (["backend.memory"], self.memory),
+            "--quantize": (["backend.quantize"], self.quantize),
             "--backend-option": (["backend.options"], self.backend_option),
             "--lora": (["loras"], self.lora),
         }
@@ -220,7 +243,7 @@ class FilmOptions(ModelOptions):
             backend_options=parse_options(self.backend_option),
             loras=parse_loras(self.lora),
             settings=settings_beside(self.settings, flags),
-            **pick(self, "speed", "backend", "device", "dtype", "artifacts"),
+            **pick(self, "speed", "backend", "device", "dtype", "memory", "quantize", "artifacts"),
         )
 
     def run_options(self) -> RunOptions:

@@ -27,6 +27,8 @@ _FLAGS = {
     "backend.name": "--backend",
     "backend.device": "--device",
     "backend.dtype": "--dtype",
+    "backend.memory": "--memory",
+    "backend.quantize": "--quantize",
     "backend.options": "--backend-option",
     "loras": "--lora",
     "prompt": "--prompt",
@@ -36,12 +38,15 @@ _FLAGS = {
 }
 _NUMBERED_PROMPT = re.compile(r"scenes\[([0-9]+)\]\.prompt")
 _WARNING = re.compile(rf"{_COMMAND_LINE}: (?P<field>[^:]+): (?P<message>.*)", re.DOTALL)
+_SAVE_MEMORY = "give --memory group-offload, or sequential, which needs least"
 _TEXTS = {
     Remedy.CHOOSE_OUTPUT: "choose another --out",
     Remedy.OVERWRITE: "choose another output, or replace it with --force",
     Remedy.WAIT: "wait for it, stop it, or choose another --out",
     Remedy.RESUME: "resume with --resume",
     Remedy.FREE_MEMORY_AND_RESUME: "free some memory, and --resume decodes them without denoising again",
+    Remedy.SAVE_MEMORY: f"{_SAVE_MEMORY}, or make smaller or fewer frames",
+    Remedy.SAVE_MEMORY_AND_RESUME: f"{_SAVE_MEMORY}, and continue with --resume",
     Remedy.RESUME_TRAINING: "continue with --resume",
     Remedy.RESTART_TRAINING: "start again without --resume",
     Remedy.GIVE_TRAINED_RUN: "give a run of `m2d train`",

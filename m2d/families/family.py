@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from m2d.geometry import ModelGeometry
 from m2d.model.settings import ModelSettings, SamplingDefaults
+from m2d.placement.modes import MemoryMode
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from m2d.model.scene_model import SceneModel
     from m2d.model.tokenizer import PromptTokenizer
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
 DecodeStrategy = Literal["plain", "sliced", "tiled", "cpu"]
 DECODE_STRATEGIES: tuple[DecodeStrategy, ...] = ("plain", "sliced", "tiled", "cpu")
 """Ways to decode a scene, in the order they are tried. On one device all but `tiled` compute the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaeCosts:
+    """What a VAE takes for one scene, without its weights.
+
+    Attributes:
+        decode_bytes: Peak memory of decoding on the device, by strategy.
+        encode_bytes: Peak memory of encoding the scene.
+        image_bytes: Peak memory of encoding its first frame alone.
+    """
+
+    decode_bytes: Mapping[DecodeStrategy, int]
+    encode_bytes: int
+    image_bytes: int
+    decode_flops: int
+    encode_flops: int
 
 
 class SceneVae(Protocol):
@@ -88,6 +106,12 @@ class TextEncoder(Protocol):
         Raises:
             PromptTooLong: A prompt has more tokens than the model reads.
         """
+
+    def offload(self, mode: MemoryMode, device: str) -> None:
+        """Compute on a device from now on, its weights placed by a memory mode; called once."""
+
+    def move(self, device: str) -> None:
+        """Move its weights, if the memory mode keeps them together."""
 
     def release(self) -> None:
         """Free its memory; it encodes no more."""
@@ -166,6 +190,9 @@ class ModelFamily:
         build_transformer: A transformer's config, as keywords, to a `SceneModel` with random weights.
         geometry_of: A transformer's config, settings and compression to sizes, for a model that is yet to be
             trained.
+        empty_part: A network's name and config to the network on the meta device, to count what it takes.
+        vae_costs: The VAE's config, a scene's latent (F, H, W) and `dtype=` to what decoding and encoding
+            take.
         saved_classes: Component to the library and class that `model_index.json` names for it.
         known_models: The published models, by their names in lower case.
         write_random_folder: Writes a folder of a published model's layout with random weights.
@@ -185,6 +212,8 @@ class ModelFamily:
     compression: Callable[[Path], tuple[int, int]]
     build_transformer: Callable[..., SceneModel]
     geometry_of: Callable[..., ModelGeometry]
+    empty_part: Callable[[str, Mapping[str, Any]], nn.Module]
+    vae_costs: Callable[..., VaeCosts]
     saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     known_models: Mapping[str, KnownModel] = field(default_factory=dict)
     write_random_folder: Callable[..., None] | None = None

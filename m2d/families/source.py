@@ -9,9 +9,10 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from m2d.families.family import ModelFamily
-from m2d.families.opening import open_folder
+from m2d.families.opening import builtin_folder, open_folder
 from m2d.families.registry import family_of
 from m2d.files import sha256_file
 from m2d.geometry import ModelGeometry
@@ -54,6 +55,20 @@ class ModelSource:
             for path in self._computing_files()
         ]
         return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether all of it comes with m2d."""
+        return self.path == builtin_folder(self.name)
+
+    @cached_property
+    def stored_dtype(self) -> Literal["float32", "bfloat16", "float16"]:
+        """Data type for a GPU: that of the transformer's weights; for an embedded model float32."""
+        if self.is_embedded:
+            return "float32"
+        stored = find_weights(self.path, "transformer", COMPONENTS["transformer"].stem)
+        found = {tensor.dtype for tensor in stored.values()}
+        return "bfloat16" if "BF16" in found else "float16" if found == {"F16"} else "float32"
 
     def _computing_files(self) -> list[Path]:
         files = {tokenizer_file(self.path)}

@@ -95,6 +95,11 @@ class Journal:
         return ResumePoint(windows=tuple(self._contents.windows), state=self._contents.step)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing is saved that a run could resume from."""
+        return self._contents.is_empty
+
+    @property
     def num_threads(self) -> list[int]:
         """CPU threads with which every run of the job began; empty if an earlier version began it."""
         return [machine["num_threads"] for machine in self._header.request.get(MACHINES, ())]

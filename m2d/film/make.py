@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from m2d.backend import Backend
 from m2d.errors import Interrupted, Remedy
@@ -24,13 +25,15 @@ from m2d.film.journal_contents import PendingOutput
 from m2d.film.machine import report_threads, with_threads
 from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
+from m2d.film.placed import MemoryClock, keeping_state, placed, with_modes
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
 from m2d.film.run_records import files_of, provenance_of, record_of, request_of, with_speeds
 from m2d.film.sound import placed_sound
 from m2d.film.transcode import transcode_scenes
 from m2d.pipeline.observer import Observer, WindowStep
+from m2d.pipeline.pipeline_vae import VaeUse
 from m2d.pipeline.scenes import ScenePipeline
-from m2d.progress import Clock, Reporter
+from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.video.provenance import Provenance, RunRecord, seal_provenance
 from m2d.video.run_folder import finish_run, run_folder_of
@@ -106,14 +109,17 @@ def make_film(
         PrivacyError: The film's provenance would contain a path, host or user name.
         BackendError: The backend cannot run here, lacks a graph, or predicts values that are not finite.
         CheckpointError: The model's weights do not fit its configs.
+        TooLittleMemory: No memory mode fits the device.
+        OutOfMemory: Memory ran out in spite of the prediction; the journal holds the finished work.
         Interrupted: SIGTERM or SIGINT came; the journal holds the finished work.
     """
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
     check_backend(job.plans, backend)
     job = with_threads(job, [options.num_threads] * len(job.runs))
+    job, prediction = placed(job, backend, reporter)
     records = [record_of(run.kind, run.plan) for run in job.runs]
-    clock, stop = Clock(reporter), StopRequest()
+    clock, stop = MemoryClock(reporter, device=plan.device), StopRequest()
     with (
         stop,
         open_journal(
@@ -135,7 +141,9 @@ def make_film(
         report_threads(job, began_with=journal.num_threads, is_asked=is_asked, reporter=reporter)
         if not journal.resumed:
             _remove_pictures(plan.output)
-        pipeline = ScenePipeline(plan.source, backend, device=plan.device, clock=clock)
+        pipeline = ScenePipeline(
+            plan.source, backend, device=plan.device, clock=clock, vae=VaeUse.of(job.plan)
+        )
         previews = PreviewSaver(plan, pipeline.vae) if options.save_previews else None
         observer = _observer(journal, stop, previews)
         if options.draft and not draft_path(plan.output).exists():
@@ -145,9 +153,11 @@ def make_film(
                 job.film, scratch, output=plan.output, clock=clock, check_stop=observer.check_stop
             )
             job = replace(job, film=film)
-        denoised, assembled = make_scenes(job, pipeline, resume=journal.resume_point(), observer=observer)
-        records = with_speeds(records, job.plans, denoised.speeds)
-        return _publish(job, records, assembled, journal=journal, clock=clock)
+        with keeping_state(job, journal, observer, prediction) as keeping:
+            denoised, assembled = make_scenes(job, pipeline, resume=journal.resume_point(), observer=keeping)
+        records = with_modes(with_speeds(records, job.plans, denoised.speeds), job)
+        predicted = None if prediction is None else prediction.record()
+        return _publish(job, records, assembled, journal=journal, clock=clock, predicted=predicted)
 
 
 def _remove_pictures(film: Path) -> None:
@@ -202,7 +212,8 @@ def _publish(
     assembled: AssembledFilm,
     *,
     journal: Journal,
-    clock: Clock,
+    clock: MemoryClock,
+    predicted: Mapping[str, Any] | None,
 ) -> FilmResult:
     plan = job.plan
     with clock.stage("write"):
@@ -220,6 +231,8 @@ def _publish(
         document = {
             "provenance": json.loads(seal_provenance(provenance)),
             "timings_s": clock.timings_s,
+            "peaks_bytes": clock.peaks_bytes,
+            "predicted": predicted,
             "made": sorted({scene - job.first_kept for each in job.plans for scene in each.targets}),
         }
         journal.keep_output(document, files)
@@ -241,7 +254,8 @@ def _publish(
 def complete_run(film: Path, output: PendingOutput, provenance: Provenance, journal: Journal) -> FilmResult:
     """Write the run folder of a written film, and remove the journal."""
     timings_s = output.document["timings_s"]
-    run_folder = finish_run(film, provenance=provenance, files=output.files, timings_s=timings_s)
+    costs = {name: output.document[name] for name in ("peaks_bytes", "predicted") if name in output.document}
+    run_folder = finish_run(film, provenance=provenance, files=output.files, timings_s=timings_s, costs=costs)
     if FRAMES not in output.files and (run_folder / FRAMES).is_file():
         # The file belongs to the film that this one replaced.
         remove_file(run_folder / FRAMES)

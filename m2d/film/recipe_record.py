@@ -16,6 +16,9 @@ from m2d.recipe.schema import LoraChoice, Recipe
 from m2d.video.privacy import last_part
 from m2d.video.provenance import RunRecord
 
+# Fields of the backend that change no frame: a run resumes, and is made again, with others.
+_NO_FRAMES = ("memory", "decode")
+
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe as a film stores it.
@@ -23,6 +26,11 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     A number for `upscale` stands for `nearest`: films of older versions have no other filter.
     """
     document = recipe.model_dump(mode="json")
+    for name in _NO_FRAMES:
+        document["backend"].pop(name, None)
+    if "quantize" in document["backend"]:
+        # A record names no place.
+        document["backend"]["quantize"] = PurePath(recipe.backend.quantize).name
     upscale = recipe.video.upscale
     if upscale.factor == 1 or upscale.filter == "nearest":
         document["video"]["upscale"] = upscale.factor

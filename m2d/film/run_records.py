@@ -114,7 +114,8 @@ def facts_of(plan: RunPlan) -> list[str]:
         f"speed {plan.sampling.speed}",
         *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
         *(f"LoRA {choice}" for choice in plan.recipe.loras),
-        f"{plan.backend} on {plan.device} in {plan.dtype}",
+        f"{plan.backend} on {plan.device} in {plan.dtype}"
+        + ("" if plan.quantized is None else f", weights in {plan.quantized.kind}"),
         *([name_threads(plan.num_threads)] if plan.num_threads else []),
     ]
 
@@ -141,6 +142,8 @@ def _parameters_of(plan: RunPlan) -> Mapping[str, Any]:
         "backend": plan.backend,
         "device": plan.device,
         "dtype": plan.dtype,
+        **({} if plan.vae_dtype == "float32" else {"vae_dtype": plan.vae_dtype}),
+        **({} if plan.quantized is None else {"quantize": plan.quantized.identity}),
     }
 
 

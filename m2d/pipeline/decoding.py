@@ -50,12 +50,13 @@ class SceneDecoder:
         *,
         reporter: Reporter,
         num_threads: Mapping[int, int | None] = MappingProxyType({}),
+        strategy: DecodeStrategy = "plain",
     ) -> None:
         """Load nothing yet; `vae` returns the same VAE at every call, `num_threads` is that of each scene."""
         self._vae = vae
         self._num_threads = num_threads
         self._reporter = reporter
-        self.strategy: DecodeStrategy = "plain"
+        self.strategy = strategy
 
     def decode(self, latents_FCHW: Tensor, *, scene: int) -> npt.NDArray[np.uint8]:
         """Decode scene number `scene`, from 0, to RGB frames; only `tiled` decoding changes them.

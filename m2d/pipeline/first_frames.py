@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.video.crop_resize import Turn, cover
 
 if TYPE_CHECKING:
-    from m2d.families.family import SceneVae
+    from m2d.pipeline.pipeline_vae import PipelineVae
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +37,14 @@ class FirstFrames:
         latents_FCHW: Scene of the film to its latents, of all finished scenes.
     """
 
-    vae: Callable[[], SceneVae]
+    vae: PipelineVae
     frames_PHWC: Mapping[int, np.ndarray]
     latents_FCHW: Mapping[int, Tensor]
+
+    def needs_vae(self, plan: RunPlan, part: WindowPlan) -> bool:
+        """Whether scenes of a window start from frames."""
+        continued = any(plan.scenes[scene].join.kind == "continue" for scene in part.window.targets)
+        return continued or plan.source.geometry.image_channels > 0
 
     def kept(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
         """Return the first latent frames that the result keeps, by the scene's place in the window.
@@ -89,8 +94,8 @@ class FirstFrames:
         if scene in self.frames_PHWC:
             return self.frames_PHWC[scene][part]
         vae, latents_FCHW = self.vae(), self.latents_FCHW[scene]
-        # In slices: the transformer is in memory, too.
-        with vae.decoding("sliced", latents_FCHW):
+        # In slices at least: the transformer may be in memory, too.
+        with vae.decoding(self.vae.first_frame_strategy, latents_FCHW):
             return vae.decode(latents_FCHW)[part]
 
 

@@ -11,6 +11,10 @@ from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
 from m2d.families.loras import find_lora
 from m2d.families.opening import builtin_folder
 from m2d.families.source import ModelSource, resolve_model
+from m2d.model.components import COMPONENTS
+from m2d.model.folder import find_weights
+from m2d.pipeline.best_device import best_device
+from m2d.placement.modes import Quantized
 from m2d.progress import Reporter
 from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import Loaded, load_with_places
@@ -89,9 +93,31 @@ def plan_for_model(
         count_tokens=load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
         find_lora=partial(find_lora, source),
+        best_device=best_device(),
     )
-    warnings = _lettering_warnings(plan.recipe, places or Places(path="recipe"))
-    return replace(plan, warnings=(*plan.warnings, *warnings))
+    places = places or Places(path="recipe")
+    return replace(
+        plan,
+        quantized=_find_quantized(plan, places),
+        warnings=(*plan.warnings, *_lettering_warnings(plan.recipe, places)),
+    )
+
+
+def _find_quantized(plan: RunPlan, places: Places) -> Quantized | None:
+    name = plan.recipe.backend.quantize
+    if name == "none":
+        return None
+    from m2d.placement.quantize import find_quantized
+
+    stored = find_weights(plan.source.path, "transformer", COMPONENTS["transformer"].stem)
+    try:
+        found = find_quantized(name, {key: tensor.shape for key, tensor in stored.items()})
+    except CheckpointError as error:
+        raise RecipeError([places.problem(("backend", "quantize"), str(error))]) from error
+    if found is not None and found.kind == "gguf" and plan.loras:
+        message = "a GGUF file takes no LoRAs; quantize the model's own weights, with int8 or fp8"
+        raise RecipeError([places.problem(("loras",), message)])
+    return found
 
 
 def _lettering_warnings(recipe: Recipe, places: Places) -> list[str]:

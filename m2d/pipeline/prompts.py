@@ -16,7 +16,8 @@ from m2d.pipeline.decoding import free_cached
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import Observer
 from m2d.pipeline.planning import check_model
-from m2d.pipeline.window import is_guided, run_dtype
+from m2d.pipeline.window import is_guided, memory_of, run_dtype
+from m2d.placement.offload import waits_on_cpu
 from m2d.progress import Clock
 from m2d.recipe.plan import RunPlan, WindowPlan
 
@@ -39,7 +40,7 @@ class PromptEncoder:
 
     def encode(self, windows: Sequence[tuple[RunPlan, WindowPlan]], observer: Observer) -> None:
         """Encode the prompts of windows that are not encoded yet; `embeds` returns them."""
-        source, device = windows[0][0].source, windows[0][0].device
+        source, device, memory = windows[0][0].source, windows[0][0].device, memory_of(windows[0][0])
         wanted = dict.fromkeys(
             (run_dtype(plan), plan.num_threads, text) for plan, part in windows for text in _texts(plan, part)
         )
@@ -49,8 +50,13 @@ class PromptEncoder:
             if dtype not in self._encoders:
                 check_model(windows[0][0])
                 with self._clock.stage("load text encoder"):
-                    self._encoders[dtype] = load_text(source, device=device, dtype=dtype)
+                    first = "cpu" if waits_on_cpu(memory) else device
+                    self._encoders[dtype] = load_text(source, device=first, dtype=dtype)
+                    if memory != "full":
+                        self._encoders[dtype].offload(memory, device)
             encoder = self._encoders[dtype]
+            if memory != "full":
+                encoder.move(device)
             with self._clock.stage("encode prompts", total=len(prompts)) as progress:
                 # One at a time: with others in its batch, a prompt's embedding may differ in the last bits.
                 for num_threads, prompt in prompts:
@@ -62,7 +68,9 @@ class PromptEncoder:
                     progress.advance()
             if not self._stays_loaded:
                 self._encoders.pop(dtype).release()
-                free_cached()
+            elif memory != "full":
+                encoder.move("cpu")
+            free_cached()
 
     def embeds(self, plan: RunPlan, prompts: Sequence[str]) -> Tensor:
         """Return the embeddings of several prompts, one after the other along L."""

@@ -11,9 +11,9 @@ step and every finished window. Denoising is `m2d.diffusion.denoise`, decoding `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from m2d.diffusion.conditioning import Conditioning
 from m2d.diffusion.denoise import DenoiseReport, DenoiseRequest, DenoiseState, StepEvent, denoise, draft
 from m2d.diffusion.schedulers import timesteps_of
 from m2d.diffusion.step_cache import StepCacheReport
-from m2d.families.loading import load_vae
 from m2d.families.source import ModelSource
 from m2d.model.finite import check_finite
 from m2d.pipeline.decoding import SceneDecoder, free_cached
 from m2d.pipeline.first_frames import FirstFrames
 from m2d.pipeline.machine import computing_with
 from m2d.pipeline.observer import SILENT, FinishedWindow, Observer, ResumePoint, WindowStep
+from m2d.pipeline.pipeline_vae import DEFAULT_VAE, PipelineVae, VaeUse
 from m2d.pipeline.prompts import PromptEncoder
 from m2d.pipeline.window import (
     Windows,
@@ -45,9 +45,6 @@ from m2d.pipeline.window import (
 )
 from m2d.progress import Clock, StageProgress
 from m2d.recipe.plan import RunPlan, WindowPlan
-
-if TYPE_CHECKING:
-    from m2d.families.family import SceneVae
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +94,14 @@ class ScenePipeline:
     """One model's text encoder, transformer and VAE, each loaded when it is first needed."""
 
     def __init__(
-        self, source: ModelSource, backend: Backend, *, device: str, clock: Clock, stays_loaded: bool = False
+        self,
+        source: ModelSource,
+        backend: Backend,
+        *,
+        device: str,
+        clock: Clock,
+        stays_loaded: bool = False,
+        vae: VaeUse = DEFAULT_VAE,
     ) -> None:
         """Load nothing yet.
 
@@ -105,26 +109,18 @@ class ScenePipeline:
             device: Where text encoder and VAE run.
             clock: Times the stages and reports them.
             stays_loaded: Whether the text encoder is kept for the next run; it is freed otherwise.
+            vae: How the VAE runs.
         """
         self.source = source
         self.backend = backend
         self.clock = clock
         self.prompts = PromptEncoder(clock, stays_loaded=stays_loaded)
         self._device = device
-        self._vae: SceneVae | None = None
-
-    def vae(self) -> SceneVae:
-        """Return the VAE, in float32: half precision bands skies and shifts colours."""
-        if self._vae is None:
-            self._vae = load_vae(self.source, device=self._device, dtype=torch.float32)
-        return self._vae
+        self.vae = PipelineVae(source, backend, device=device, use=vae)
 
     def decoder(self, num_threads: Mapping[int, int | None] = MappingProxyType({})) -> SceneDecoder:
-        """Return a decoder of this model's latents that starts with the fastest decode strategy.
-
-        `num_threads` gives CPU threads for scenes by their numbers.
-        """
-        return SceneDecoder(self.vae, reporter=self.clock.reporter, num_threads=num_threads)
+        """Return a decoder of this model's latents; `num_threads` gives CPU threads for scenes by number."""
+        return self.vae.decoder(reporter=self.clock.reporter, num_threads=num_threads)
 
     def release_transformer(self) -> None:
         """Free the transformer: decoding needs its memory."""
@@ -294,7 +290,9 @@ class _Run:
             if self._observer.on_step is not None:
                 self._observer.on_step(WindowStep(index=index, part=part, event=event))
 
-        arguments = (self._prepare(plan, part), run_scheduler(plan), self._request(plan, part))
+        # The request first: the VAE may need the memory that the transformer leaves.
+        request = self._request(plan, part)
+        arguments = (self._prepare(plan, part), run_scheduler(plan), request)
         if self._draft_share is None:
             latents_BFCHW = denoise(
                 *arguments, on_step=on_step, resume=resume, on_report=reports.append
@@ -322,7 +320,10 @@ class _Run:
         window, shape, prompts = part.window, plan.scene_geometry, self._parts.prompts
         scenes = [plan.scenes[scene] for scene in window.scenes]
         negatives = [scene.negative_prompt for scene in scenes]
-        first = FirstFrames(vae=self._parts.vae, frames_PHWC=self._frames, latents_FCHW=self._latents)
+        vae = self._parts.vae
+        first = FirstFrames(vae=vae, frames_PHWC=self._frames, latents_FCHW=self._latents)
+        with vae.beside_transformer() if first.needs_vae(plan, part) else nullcontext():
+            kept, images = first.kept(plan, part), first.images(plan, part)
         return DenoiseRequest(
             layout=part.layout,
             scene_seeds=tuple(scene.seed or 0 for scene in scenes),
@@ -335,8 +336,8 @@ class _Run:
                 context=frozenset(window.scenes.index(scene) for scene in window.context),
             ),
             context_latents_BFCHW=context_latents(plan, part, self._latents) if window.context else None,
-            first_frames=first.kept(plan, part),
-            images=first.images(plan, part),
+            first_frames=kept,
+            images=images,
             guidance=window_guidance(plan, part),
             num_inference_steps=plan.sampling.num_inference_steps,
             keep_context=plan.sampling.keep_context,

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from m2d.backend import Backend
-from m2d.backend_checks import require_available
+from m2d.backend_checks import check_memory, require_available
 from m2d.families.source import ModelSource, resolve_model
+from m2d.pipeline.best_device import best_device
 from m2d.pipeline.decoding import decode_matched
 from m2d.pipeline.observer import Observer, WindowStep
+from m2d.pipeline.pipeline_vae import VaeUse
 from m2d.pipeline.planning import plan_for_model
 from m2d.pipeline.scenes import ScenePipeline
+from m2d.placement.modes import MemoryMode
 from m2d.progress import Clock, Reporter, SilentReporter
 from m2d.recipe.loader import load_with_places
 from m2d.recipe.model_choice import ModelChoice, with_choice
@@ -85,12 +88,29 @@ class StoryPipeline:
     """
 
     def __init__(
-        self, source: ModelSource, backend: Backend, *, device: str, dtype: str, reporter: Reporter
+        self,
+        source: ModelSource,
+        backend: Backend,
+        *,
+        device: str,
+        dtype: str | None,
+        reporter: Reporter,
+        memory: MemoryMode = "full",
+        quantize: str = "none",
     ) -> None:
         """Take a model and a backend; `from_pretrained` finds both by name."""
         self.source = source
-        self._overrides = Overrides(backend=backend.name, device=device, dtype=dtype)
-        self._scenes = ScenePipeline(source, backend, device=device, clock=Clock(reporter), stays_loaded=True)
+        self._overrides = Overrides(
+            backend=backend.name, device=device, dtype=dtype, memory=memory, quantize=quantize
+        )
+        self._scenes = ScenePipeline(
+            source,
+            backend,
+            device=device,
+            clock=Clock(reporter),
+            stays_loaded=True,
+            vae=VaeUse(is_alone=memory != "full"),
+        )
 
     @classmethod
     def from_pretrained(
@@ -99,9 +119,11 @@ class StoryPipeline:
         *,
         revision: str | None = None,
         variant: str | None = None,
-        device: str = "cpu",
-        dtype: torch.dtype | str = torch.float32,
+        device: str | None = None,
+        dtype: torch.dtype | str | None = None,
         backend: str = "eager",
+        memory: MemoryMode = "full",
+        quantize: str = "none",
         reporter: Reporter | None = None,
     ) -> Self:
         """Find a model and check its folder; its weights are read when the first story needs them.
@@ -111,22 +133,28 @@ class StoryPipeline:
                 of a model on a hub, which is downloaded unless it is in Hugging Face's cache.
             revision: Branch, tag or commit of a model on a hub.
             variant: Weights such as `fp16`.
-            device: `cpu`, `cuda` or `cuda:1`.
-            dtype: What text encoder and transformer compute in; the VAE computes in float32.
+            device: `cpu`, `cuda` or `cuda:1`; None is the best one here.
+            dtype: What text encoder and transformer compute in; the VAE computes in float32. None is float32
+                on a CPU, and elsewhere the data type of the model's weights.
             backend: What runs the transformer.
+            memory: Where weights wait while they are not used: `full`, `model-offload`, `group-offload` or
+                `sequential`, each slower and smaller.
+            quantize: How the transformer's weights are stored: `none`, `fp8`, `int8` or a GGUF file.
             reporter: Receives stages, progress and warnings; None drops them.
 
         Raises:
             CheckpointError: The folder is missing or incomplete.
             BackendError: The backend is not installed, or cannot run here or on that device.
         """
-        runner = get_backend(backend)
+        runner, device = get_backend(backend), device or best_device()
         require_available(runner, device)
-        name = dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
+        name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
         reporter = reporter or SilentReporter()
         choice = ModelChoice(model=str(model), revision=revision, variant=variant)
         source = resolve_model(choice, downloads=reporter)
-        return cls(source, runner, device=device, dtype=name, reporter=reporter)
+        return cls(
+            source, runner, device=device, dtype=name, reporter=reporter, memory=memory, quantize=quantize
+        )
 
     def __call__(
         self,
@@ -153,6 +181,7 @@ class StoryPipeline:
             DecodingError: There is too little memory to decode the frames.
         """
         plan = self._plan(story, seed=seed, num_inference_steps=num_inference_steps)
+        check_memory(self._scenes.backend, memory=plan.memory, quantized=plan.quantized)
         denoised = self._scenes.denoise([plan], observer=Observer(on_step=callback))
         return self._decoded(plan, denoised.latents_FCHW)
 

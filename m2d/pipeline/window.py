@@ -15,6 +15,7 @@ from m2d.backend import BackendOptions
 from m2d.diffusion.guidance import GuidanceRule
 from m2d.families.loading import load_scheduler
 from m2d.model.lora_file import LoraUse
+from m2d.placement.modes import MemoryMode
 from m2d.recipe.plan import RunPlan, WindowPlan
 
 Windows = Sequence[tuple[RunPlan, WindowPlan]]
@@ -32,6 +33,8 @@ def window_options(plan: RunPlan, part: WindowPlan) -> BackendOptions:
         batch_size=2 if is_batched else 1,
         artifacts=plan.artifacts,
         loras=_window_loras(plan, part),
+        memory=memory_of(plan),
+        quantized=plan.quantized,
         extra=plan.backend_options,
     )
 
@@ -45,6 +48,11 @@ def _window_loras(plan: RunPlan, part: WindowPlan) -> tuple[LoraUse, ...]:
         else replace(use, scenes=tuple(places[scene] for scene in use.scenes if scene in places))
         for use in plan.loras
     )
+
+
+def memory_of(plan: RunPlan) -> MemoryMode:
+    """Return the memory mode of a run; `full` where none was chosen."""
+    return "full" if plan.memory == "auto" else plan.memory
 
 
 def run_scheduler(plan: RunPlan) -> Any:

@@ -19,6 +19,8 @@ MAX_SEED = 2**63 - 1
 DEFAULT_MODEL = "builtin:puppet-large"
 """The model of a story that names none."""
 
+QUANTIZE_NAMES = ("none", "fp8", "int8")
+
 _MAX_NAME_CHARACTERS = 32
 # File systems allow 255 bytes; the folder and the temporary name beside the film need room for their endings.
 _MAX_OUTPUT_BYTES = 200
@@ -116,6 +118,14 @@ def _lora_path(path: str) -> str:
     return path
 
 
+def _quantize(name: str) -> str:
+    if name in QUANTIZE_NAMES:
+        return name
+    if forbidden_character(name) is not None or not name.lower().endswith(".gguf") or _URL.match(name):
+        raise ValueError(f"{show(name)} is not known; use {', '.join(QUANTIZE_NAMES)} or a local .gguf file")
+    return name
+
+
 def _device(name: str) -> str:
     if not is_device_name(name):
         raise ValueError(f"{show(name)} is not known; use {DEVICE_NAMES}")
@@ -160,5 +170,6 @@ MaskName = Annotated[str, AfterValidator(_mask)]
 ModelName = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_model)]
 ImagePath = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_image)]
 LoraPath = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_lora_path)]
+QuantizeName = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_quantize)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 BackendName = Annotated[str, AfterValidator(_backend)]

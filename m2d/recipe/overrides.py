@@ -44,6 +44,8 @@ class Overrides:
     backend: str | None = None
     device: str | None = None
     dtype: str | None = None
+    memory: str | None = None
+    quantize: str | None = None
     artifacts: Path | None = None
     backend_options: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[LoraChoice, ...] | None = None
@@ -62,7 +64,13 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
         "num_inference_steps": overrides.num_inference_steps,
         "speed": overrides.speed,
     }
-    backend = {"name": overrides.backend, "device": overrides.device, "dtype": overrides.dtype}
+    backend = {
+        "name": overrides.backend,
+        "device": overrides.device,
+        "dtype": overrides.dtype,
+        "memory": overrides.memory,
+        "quantize": overrides.quantize,
+    }
     document = recipe.model_dump()
     if overrides.loras is not None:
         document["loras"] = tuple(choice.model_dump() for choice in overrides.loras)

@@ -18,6 +18,8 @@ from m2d.fit import FilmFit, predicted_size_bytes
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
+from m2d.placement.modes import DecodeName, MemoryName, Quantized
+from m2d.recipe.backend_choice import DtypeName
 from m2d.recipe.cast import scene_prompt
 from m2d.recipe.checks import (
     TokenCounter,
@@ -31,15 +33,15 @@ from m2d.recipe.fields import default_output
 from m2d.recipe.images import SceneImage, find_images
 from m2d.recipe.overrides import COMMAND_LINE, Overrides, apply_overrides
 from m2d.recipe.places import Places
+from m2d.recipe.plan_defaults import dtype_of, resolved_sampling
 from m2d.recipe.plan_loras import LoraFinder, find_loras
-from m2d.recipe.schema import DtypeName, LoraChoice, Recipe, ResolvedSampling, Sampling, Scene
+from m2d.recipe.schema import LoraChoice, Recipe, ResolvedSampling, Scene
 from m2d.recipe.words import World
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
 if TYPE_CHECKING:
     from m2d.families.source import ModelSource
     from m2d.model.lora_file import LoraUse
-    from m2d.model.settings import SamplingDefaults
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +111,9 @@ class RunPlan:
         first_scene: Number of the film's first scene in its story; the noise depends on the story's numbers.
         output: Path of the film; relative to the working directory.
         artifacts: Folder of exported graphs; None means the user's cache.
+        memory: Memory mode; `auto` until the run chooses one.
+        decode: Decode strategy; `auto` starts with the fastest.
+        quantized: How the transformer's weights are stored; None for the model folder's own.
         num_threads: CPU threads that compute the frames; None for as many as torch uses.
         loras: LoRAs of the transformer; their scenes are the film's, from 0.
         fit: How the scenes fit a film of another size and rate than the model's.
@@ -132,6 +137,10 @@ class RunPlan:
     first_scene: int = 0
     warnings: tuple[str, ...] = ()
     artifacts: Path | None = None
+    memory: MemoryName = "auto"
+    decode: DecodeName = "auto"
+    vae_dtype: DtypeName = "float32"
+    quantized: Quantized | None = None
     num_threads: int | None = None
     loras: tuple[LoraUse, ...] = ()
     fit: FilmFit | None = None
@@ -185,6 +194,7 @@ def plan_story(
     count_tokens: TokenCounter | None = None,
     world: World | None = None,
     find_lora: LoraFinder | None = None,
+    best_device: str = "cpu",
 ) -> RunPlan:
     """Resolve a recipe for a model.
 
@@ -194,15 +204,20 @@ def plan_story(
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         world: What the model draws; None for a model with an open vocabulary.
         find_lora: Finds the file of a LoRA; a recipe with LoRAs needs it.
+        best_device: Device of a recipe that names none.
 
     Raises:
         RecipeError: Sizes that the model cannot make, joins, prompts, LoRAs or overrides that do not fit.
     """
     overrides, places = overrides or Overrides(), places or Places(path="recipe")
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
-    sampling = _resolved(recipe.sampling, source.sampling)
+    sampling = resolved_sampling(recipe.sampling, source.sampling)
     loras = find_loras(recipe, find_lora, places=places if overrides.loras is None else COMMAND_LINE)
-    recipe = recipe.model_copy(update={"sampling": sampling.as_recorded(), "loras": loras.recorded()})
+    device, dtype = recipe.backend.device or best_device, dtype_of(recipe.backend, source, best_device)
+    backend = recipe.backend.model_copy(update={"device": device, "dtype": dtype})
+    recipe = recipe.model_copy(
+        update={"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
+    )
     geometry = source.geometry
     prompts = [
         scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
@@ -232,6 +247,7 @@ def plan_story(
     warnings = story_warnings(
         recipe, geometry, places=places, world=world, num_scenes=len(scenes), trained_mask=source.mask
     )
+    num_frames = sum(scene.num_frames for scene in scenes)
     fit, upscale = film.fit if film is not None else None, recipe.video.upscale.factor
     return RunPlan(
         title=recipe.title,
@@ -245,30 +261,18 @@ def plan_story(
         upscale=upscale,
         upscale_filter=recipe.video.upscale.filter,
         backend=recipe.backend.name,
-        device=recipe.backend.device,
-        dtype=recipe.backend.dtype,
+        device=device,
+        dtype=dtype,
+        memory=backend.memory,
+        decode=backend.decode,
+        vae_dtype=backend.vae_dtype,
         output=overrides.out or Path(recipe.output or default_output(recipe.title)),
-        predicted_size_bytes=predicted_size_bytes(_length(scenes), scenes[0].geometry, upscale, fit=fit),
+        predicted_size_bytes=predicted_size_bytes(num_frames, scenes[0].geometry, upscale, fit=fit),
         fit=fit,
         first_scene=film.first_scene if film is not None else 0,
         artifacts=overrides.artifacts,
         loras=loras.uses(targets, windows, [scene.loras for scene in scenes], find=find_lora),
         warnings=(*loras.warnings, *warnings),
-    )
-
-
-def _resolved(sampling: Sampling, defaults: SamplingDefaults) -> ResolvedSampling:
-    """Fill in the model's defaults.
-
-    Its scheduler and the course of its guidance belong to its guidance scale: a recipe that names a scale of
-    its own has the folder's scheduler and constant guidance where it names no others.
-    """
-    chosen = sampling.model_dump()
-    wanted = defaults.model_dump()
-    if sampling.guidance_scale is not None:
-        wanted |= {"scheduler": None, "dynamic_guidance": False}
-    return ResolvedSampling(
-        **chosen | {name: value for name, value in wanted.items() if chosen.get(name) is None}
     )
 
 
@@ -342,7 +346,3 @@ def _windows(
         )
         for window in windows
     )
-
-
-def _length(scenes: Sequence[ScenePlan]) -> int:
-    return sum(scene.num_frames for scene in scenes)

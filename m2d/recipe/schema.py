@@ -15,12 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from m2d.enlarging import LARGEST_UPSCALE, UpscaleFilter
 from m2d.joins import CUT, Join
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
+from m2d.recipe.backend_choice import BackendChoice
 from m2d.recipe.cast import unknown_actors
 from m2d.recipe.fields import (
     MAX_SEED,
     ActorName,
-    BackendName,
-    DeviceName,
     ImagePath,
     LoraPath,
     MaskName,
@@ -36,7 +35,6 @@ from m2d.recipe.places import KeyPath, show
 SchedulerName = Literal["ddim", "dpm", "dpm++", "euler", "unipc"]
 GuidanceMode = Literal["batched", "sequential"]
 Speed = Literal["exact", "balanced", "fast"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 NumSteps = Annotated[int, Field(ge=1, le=1000)]
@@ -45,10 +43,8 @@ GuidanceScale = Annotated[FiniteFloat, Field(ge=0, le=100)]
 MAX_NUM_FRAMES = 10_000
 MAX_JOINT_SCENES = 100
 NumFrames = Annotated[int, Field(ge=1, le=MAX_NUM_FRAMES)]
-OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 # Films of older versions have no such field.
 _UNRECORDED_IF_NONE = Field(exclude_if=lambda value: value is None)
-OptionValue = bool | int | FiniteFloat | Annotated[str, Field(max_length=200)]
 
 
 class FieldProblem(NamedTuple):
@@ -246,19 +242,6 @@ class Video(_Part):
     fps: Annotated[int, Field(ge=1, le=FASTEST_FPS)] | None = None
     upscale: Annotated[Upscale, BeforeValidator(_upscale_choice)] = Upscale(factor=1)
     match_colour: bool = False
-
-
-class BackendChoice(_Part):
-    """The backend that runs the transformer, and its device and precision.
-
-    Attributes:
-        options: Options of this backend by name; the backend rejects those that it does not have.
-    """
-
-    name: BackendName = "eager"
-    device: DeviceName = "cpu"
-    dtype: DtypeName = "float32"
-    options: Annotated[Mapping[OptionName, OptionValue], Field(max_length=20)] = {}
 
 
 class _Titled(_Part):

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from m2d.backend_checks import check_memory, memory_modes
 from m2d.film.journal_folder import has_journal
 from m2d.layout import SceneLayout
 from m2d.pipeline.planning import check_model, plan_recipe
 from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan, WindowPlan
-from m2d.registry import backend_names
+from m2d.registry import backend_names, get_backend
+
+if TYPE_CHECKING:
+    from m2d.pipeline.placing import Prediction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +38,17 @@ class WindowReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckReport:
-    """The plan of a run, the cost of its windows in order, and problems that do not prevent the run."""
+    """The plan of a run, the cost of its windows in order, and problems that do not prevent the run.
+
+    Attributes:
+        prediction: Operations, time and memory; None for an embedded model, which fits everywhere, unless a
+            card was named.
+    """
 
     plan: RunPlan
     windows: tuple[WindowReport, ...]
     warnings: tuple[str, ...]
+    prediction: Prediction | None = None
 
 
 def check(
@@ -47,16 +58,22 @@ def check(
     return report_on(plan_recipe(path, model=model, overrides=overrides))
 
 
-def report_on(plan: RunPlan) -> CheckReport:
+def report_on(plan: RunPlan, *, gpu: str | None = None) -> CheckReport:
     """Report everything that is known about a planned run.
 
+    Args:
+        gpu: A card to predict for, by its name; None predicts for the plan's device on this machine.
+
     Raises:
+        InputError: The table has no such card, or the backend has no such memory mode.
         CheckpointError: The tensors of the model folder do not fit its configs.
         SchedulerError: The scheduler of the model folder would sample wrongly.
     """
     check_model(plan)
+    prediction = _prediction(plan, gpu)
     return CheckReport(
         plan=plan,
+        prediction=prediction,
         windows=tuple(
             WindowReport(
                 part=part,
@@ -65,8 +82,28 @@ def report_on(plan: RunPlan) -> CheckReport:
             )
             for part in plan.windows
         ),
-        warnings=(*plan.warnings, *_run_warnings(plan)),
+        warnings=(*plan.warnings, *_run_warnings(plan), *_predicted_warnings(plan, prediction)),
     )
+
+
+def _prediction(plan: RunPlan, gpu: str | None) -> Prediction | None:
+    is_small = plan.source.is_embedded and gpu is None
+    if is_small or plan.backend not in backend_names():
+        return None
+    from m2d.pipeline.placing import can_predict, predict
+
+    backend = get_backend(plan.backend)
+    check_memory(backend, memory=plan.memory, quantized=plan.quantized)
+    if gpu is None and not can_predict(plan.device):
+        return None
+    return predict([plan], modes=memory_modes(backend), gpu=gpu)
+
+
+def _predicted_warnings(plan: RunPlan, prediction: Prediction | None) -> list[str]:
+    if prediction is None:
+        return []
+    problem = [] if prediction.choice.is_fitting else [prediction.problem()]
+    return [*problem, *prediction.warnings(device=plan.device)]
 
 
 def attention_share(layout: SceneLayout) -> float:

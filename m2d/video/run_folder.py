@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,18 @@ def check_run_folder(film: Path, *, force: bool) -> None:
 
 
 def finish_run(
-    film: Path, *, provenance: Provenance, files: Mapping[str, bytes], timings_s: Mapping[str, float]
+    film: Path,
+    *,
+    provenance: Provenance,
+    files: Mapping[str, bytes],
+    timings_s: Mapping[str, float],
+    costs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Write and return the run folder of `film`, the record last; existing files are replaced.
 
     Args:
         files: Name to bytes: `latents_bytes`, and the contact sheet.
+        costs: What was predicted, and the peak memory of every stage, as JSON values.
     """
     folder = run_folder_of(film)
     make_folder(folder)
@@ -84,6 +91,7 @@ def finish_run(
         "m2d_run": SCHEMA_VERSION,
         "provenance": json.loads(seal_provenance(provenance)),
         "timings_s": dict(timings_s),
+        **costs,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     write_json(folder / RECORD, record)

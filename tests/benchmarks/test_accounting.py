@@ -9,7 +9,7 @@ from benchmarks.accounting import (
     count_block,
 )
 from benchmarks.cases import BLOCK_5B
-from benchmarks.counting import count
+from m2d.placement.counting import count
 
 
 def test_a_5b_block_moves_and_holds_at_most_half_of_the_official_scheme() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from m2d.backend import BackendOptions, DTypeName
 from m2d.errors import InputError
-from m2d.recipe.schema import DtypeName
+from m2d.recipe.backend_choice import DtypeName
 
 
 def test_an_unknown_dtype_is_refused_with_the_known_ones():

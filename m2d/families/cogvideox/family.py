@@ -13,7 +13,7 @@ from m2d.errors import LIBRARY_ERRORS, CheckpointError, first_line
 from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.families.cogvideox.sampling import default_sampling
 from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
-from m2d.families.family import KnownModel, ModelFamily
+from m2d.families.family import KnownModel, ModelFamily, VaeCosts
 from m2d.garbage import no_collection
 from m2d.model.checkpoint import build_model, check_weights, load_weights
 from m2d.model.components import check_components, read_config
@@ -22,6 +22,7 @@ from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKLCogVideoX
+    from torch import nn
     from transformers import T5EncoderModel
 
     from m2d.families.cogvideox.text import T5TextEncoder
@@ -151,6 +152,19 @@ def _write_random_folder(folder: Path, known: KnownModel, **options: Any) -> Non
     write_random_folder(folder, known, **options)
 
 
+def _empty_part(name: str, config: Mapping[str, Any]) -> nn.Module:
+    from m2d.families.cogvideox.costs import empty_part
+
+    known = {key: value for key, value in config.items() if name != "text_encoder" or key in _T5_KEYS}
+    return empty_part(name, known)
+
+
+def _vae_costs(config: Mapping[str, Any], latent_shape: tuple[int, int, int], **options: Any) -> VaeCosts:
+    from m2d.families.cogvideox.costs import vae_costs
+
+    return vae_costs(config, latent_shape, **options)
+
+
 COGVIDEOX = ModelFamily(
     name="CogVideoX",
     classes=CLASSES,
@@ -166,6 +180,8 @@ COGVIDEOX = ModelFamily(
     load_tokenizer=_load_tokenizer,
     scheduler=_scheduler,
     check_parts=_check_parts,
+    empty_part=_empty_part,
+    vae_costs=_vae_costs,
     # As diffusers and transformers call them, so that these open a folder of ours without m2d.
     saved_classes={
         "transformer": ("diffusers", "CogVideoXTransformer3DModel"),

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from m2d.model.tokenizer import PromptTokenizer
+from m2d.placement.modes import MemoryMode
+from m2d.placement.offload import empty, offload, waits_on_cpu
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -25,6 +27,7 @@ class T5TextEncoder:
     def __init__(self, model: T5EncoderModel, tokenizer: PromptTokenizer) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self._is_apart = False
 
     def count_tokens(self, prompt: str) -> int:
         return self.tokenizer.count_tokens(prompt)
@@ -45,6 +48,15 @@ class T5TextEncoder:
         embeds_SLD: Tensor = self.model(ids_SL).last_hidden_state
         return embeds_SLD
 
+    def offload(self, mode: MemoryMode, device: str) -> None:
+        self._is_apart = waits_on_cpu(mode)
+        # The blocks are those of the encoder; around it, the model has no weights of its own.
+        offload(self.model.encoder, mode, device)
+
+    def move(self, device: str) -> None:
+        if not self._is_apart:
+            self.model.to(device)
+
     def release(self) -> None:
         # transformers' models refer to themselves in cycles: emptied, they free their memory now.
-        self.model.to("meta")
+        empty(self.model)

@@ -83,7 +83,7 @@ def _with_parked(_module: nn.Module, inputs: Any, keywords: dict[str, Any]) -> t
 def _tiled(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> Iterator[None]:
     """Decode quarters of the picture, sliced too; encoding afterwards is as it was."""
     was_tiled = bool(vae.use_tiling)
-    height, width = (_tile_length(length) for length in latents_FCHW.shape[-2:])
+    height, width = (tile_length(length) for length in latents_FCHW.shape[-2:])
     # Every level but the last halves height and width.
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
     vae.enable_tiling(
@@ -99,8 +99,8 @@ def _tiled(vae: AutoencoderKLCogVideoX, latents_FCHW: Tensor) -> Iterator[None]:
         vae.use_tiling = was_tiled
 
 
-def _tile_length(length: int) -> int:
-    """About half of `length`, in latents."""
+def tile_length(length: int) -> int:
+    """Return the side of a tile: about half of `length`, in latents."""
     return -(-length // (2 * _TILE_STEP)) * _TILE_STEP
 
 

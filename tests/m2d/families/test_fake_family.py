@@ -75,7 +75,7 @@ FAKE = ModelFamily(
     # What reads model folders and what trains; a model that is at hand needs neither.
     **dict.fromkeys(("classes", "default_settings", "default_sampling", "read_geometry")),
     check_parts=lambda path: None,
-    **dict.fromkeys(("build_transformer", "geometry_of", "compression")),
+    **dict.fromkeys(("build_transformer", "geometry_of", "compression", "empty_part", "vae_costs")),
 )
 # The end of the family.
 

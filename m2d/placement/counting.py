@@ -1,7 +1,8 @@
 """Counts the bytes, memory and operations of a computation by observing its operations.
 
 Owns the cost of an operation: every operation that is no view reads its tensors and writes its results. On
-the meta device a model of any size is counted in seconds, with the same figures every time.
+the meta device a model of any size is counted in seconds, with the same figures every time. There, what a
+computation moves to the CPU counts as outside the device's memory.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 # They allocate memory but read and write none.
 _FREE = {
@@ -37,7 +39,8 @@ class Counts:
         moved_bytes: Bytes read and written by operations that are no views.
         peak_bytes: Peak memory above the memory held before.
         attention_flops: Operations of attention's two products; a multiply-add counts as two.
-        matmul_flops: Operations of all other products.
+        matmul_flops: Operations of all other matrix products.
+        convolution_flops: Operations of convolutions.
         moved_by: Bytes by operation, most first.
     """
 
@@ -46,6 +49,12 @@ class Counts:
     attention_flops: int
     matmul_flops: int
     moved_by: Mapping[str, int]
+    convolution_flops: int = 0
+
+    @property
+    def flops(self) -> int:
+        """All operations."""
+        return self.attention_flops + self.matmul_flops + self.convolution_flops
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
@@ -54,8 +63,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     def __init__(self, held: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.moved: dict[str, int] = {}
-        self.attention_flops = self.matmul_flops = self.live = self.peak = 0
+        self.attention_flops = self.matmul_flops = self.convolution_flops = self.live = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in held}
+        self._on_host: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -63,8 +73,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         out = func(*args, **(kwargs or {}))
         read = list(_tensors([args, {k: v for k, v in (kwargs or {}).items() if k != "out"}]))
         written = list(_tensors(out))
+        is_on_host = bool(read) and all(_address(tensor) in self._on_host for tensor in read)
         for tensor in written:
-            self._hold(tensor)
+            self._hold(tensor, is_on_host=is_on_host)
         name = func._schema.name
         if not func.is_view and name not in _FREE:
             size = sum(map(_size, read)) + sum(map(_size, written)) - self._overwritten(func, args)
@@ -72,7 +83,21 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
                 size += sum(2 * _size(tensor) for tensor in read if not tensor.is_contiguous())
             self.moved[name] = self.moved.get(name, 0) + size
             self._count_products(name, read, written)
+            if name == "aten::convolution":
+                self.convolution_flops += flop_registry[func._overloadpacket](*args, out_val=out)
         return out
+
+    def move(self, tensor: Tensor, *, to_host: bool) -> Tensor:
+        """Return the copy of a tensor on the other side of the bus."""
+        if to_host == (_address(tensor) in self._on_host):
+            return tensor
+        if not to_host:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        # Outside this mode, which would count it as on the device.
+        with _disable_current_modes():
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        self._hold(copy, is_on_host=True)
+        return copy
 
     @staticmethod
     def _overwritten(func: Any, args: tuple[Any, ...]) -> int:
@@ -88,19 +113,39 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
             left = read[1] if name in ("aten::addmm", "aten::baddbmm") else read[0]
             self.matmul_flops += 2 * written[0].numel() * left.shape[-1]
 
-    def _hold(self, tensor: Tensor) -> None:
+    def _hold(self, tensor: Tensor, *, is_on_host: bool) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata in self._known:
             return
-        key, size = storage._cdata, storage.nbytes()
+        key, size = storage._cdata, 0 if is_on_host else storage.nbytes()
         self._known.add(key)
+        if is_on_host:
+            self._on_host.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
+        self._on_host.discard(key)
         self.live -= size
+
+
+class _HostMoves(TorchFunctionMode):
+    """Lets meta tensors move to the CPU and back, which torch refuses because they hold no values."""
+
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.to and len(args) == 2 and not kwargs and args[0].is_meta:
+            device = args[1]
+            if isinstance(device, str | torch.device):
+                return self._counter.move(args[0], to_host=torch.device(device).type == "cpu")
+        return func(*args, **(kwargs or {}))
 
 
 class _FusedAttention(TorchFunctionMode):
@@ -124,7 +169,7 @@ def count(run: Callable[[], object], *, held: Sequence[Tensor] = ()) -> Counts:
         held: Weights and inputs, which exist before the call and are not part of the peak.
     """
     counter = _Counter(held)
-    with torch.no_grad(), counter, _FusedAttention():
+    with torch.no_grad(), counter, _FusedAttention(), _HostMoves(counter):
         run()
     moved = dict(sorted(counter.moved.items(), key=lambda item: -item[1]))
     return Counts(
@@ -133,11 +178,17 @@ def count(run: Callable[[], object], *, held: Sequence[Tensor] = ()) -> Counts:
         attention_flops=counter.attention_flops,
         matmul_flops=counter.matmul_flops,
         moved_by=moved,
+        convolution_flops=counter.convolution_flops,
     )
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+def _address(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
 
 
 def _size(tensor: Tensor) -> int:
