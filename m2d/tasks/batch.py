@@ -30,6 +30,13 @@ Story = Callable[[], Loaded[Recipe]]
 """Loads a story, so that the mistakes of all stories are reported together."""
 
 
+@dataclass(frozen=True, slots=True)
+class NumSeeds:
+    """As many seeds for every story, from its own on."""
+
+    count: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedFilm:
     """A film of a batch.
@@ -62,11 +69,17 @@ class PlannedStory:
         """Title of the story."""
         return self.films[0].plan.title
 
+    @property
+    def scores(self) -> Path:
+        """The file that keeps the seeds' scores, if they are judged."""
+        assert self.sheet is not None
+        return self.sheet.with_name(self.sheet.name.removesuffix("-seeds.png") + "-candidates.json")
+
 
 def plan_batch(
     stories: Sequence[Story],
     *,
-    seeds: Sequence[int] = (),
+    seeds: Sequence[int] | NumSeeds = (),
     model: ModelChoice | str | None = None,
     overrides: Overrides,
     force: bool = False,
@@ -74,8 +87,9 @@ def plan_batch(
 ) -> list[PlannedStory]:
     """Plan the films of every story, and check all outputs.
 
-    Several films are `NAME.mp4` for every story, or `NAME-seed-3.mp4` for every seed. `overrides.out` is then
-    a folder, or with one story the name that seeds are added to. With `resume`, films of the batch that are
+    A number of seeds counts up from each story's own. Several films are `NAME.mp4` for every story, or
+    `NAME-seed-3.mp4` for every seed. `overrides.out` is then a folder, or with one story the name that seeds
+    are added to. With `resume`, films of the batch that are
     complete are kept, an unfinished one is resumed, and missing ones are made.
 
     Raises:
@@ -110,7 +124,7 @@ def plan_stories(
 
 def _loaded(
     stories: Sequence[Story],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | NumSeeds,
     *,
     model: ModelChoice | str | None,
     overrides: Overrides,
@@ -131,13 +145,16 @@ def _loaded(
 
 def _plan(
     loaded: Loaded[Recipe],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | NumSeeds,
     *,
     model: ModelChoice | str | None,
     overrides: Overrides,
 ) -> PlannedStory:
     if not seeds:
         return PlannedStory(films=(PlannedFilm(plan=plan_loaded(loaded, model=model, overrides=overrides)),))
+    if isinstance(seeds, NumSeeds):
+        first = loaded.value.sampling.seed if overrides.seed is None else overrides.seed
+        seeds = range(first, first + seeds.count)
     if all(scene.seed is not None for scene in loaded.value.scenes):
         raise InputError(
             f"every scene of {loaded.value.title!r} has a seed of its own, so all films would be equal",

@@ -147,11 +147,12 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
         return load_puppet_embedder(height=height, width=width)
     has_prompts = any(story.prompts for story in stories)
     has_reference = plan.reference is not None
-    _check_networks(has_prompts=has_prompts, has_reference=has_reference)
+    check_networks(has_prompts=has_prompts, has_reference=has_reference)
     return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
 
 
-def _check_networks(*, has_prompts: bool, has_reference: bool) -> None:
+def check_networks(*, has_prompts: bool, has_reference: bool) -> None:
+    """Check that the networks of real videos are there; raise CheckpointError that names those missing."""
     needed = [
         *VISUAL_NETWORKS,
         *(PROMPT_NETWORKS if has_prompts else ()),

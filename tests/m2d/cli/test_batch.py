@@ -54,6 +54,38 @@ def test_seeds_make_one_film_each_and_one_picture_and_resume_completes_them(m2d:
     assert m2d(*words, "--resume", "--set", "title=Other", "--out", "first-snow.mp4").exit_code == 2
 
 
+def test_candidates_are_ranked_on_one_sheet_and_their_scores_are_kept(m2d: Run, folder: Path) -> None:
+    words = ["generate", "story.yaml", "--seed", "5", "--candidates", "2", *QUICK]
+    # The best film is no use to someone who learns after an hour that nothing can score it.
+    result = m2d(*words)
+    assert result.exit_code == 2
+    assert "need efficientnet i3d minilm" in result.stderr
+    assert films(folder) == []
+    result = m2d(*words, "--judge", "smoothness", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert films(folder) == ["first-snow-seed-5.mp4", "first-snow-seed-6.mp4"]
+    kept = json.loads((folder / "first-snow-candidates.json").read_text())
+    scores = [each["scores"]["smoothness"] for each in kept["candidates"]]
+    assert (kept["judge"], scores) == ("smoothness", sorted(scores, reverse=True))
+    document = json.loads(result.stdout)
+    assert document["best"][0]["film"] == kept["candidates"][0]["film"]
+    assert undocumented(document) == undocumented(document["best"][0]) == []
+    with Image.open(folder / "first-snow-seeds.png") as sheet:
+        assert sheet.height > 200
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--judge", "visual"], "--judge: ranks candidates; give --candidates, too"),
+        (["--candidates", "2", "--seeds", "1-2"], "--candidates, --seeds: both given; give one"),
+    ],
+)
+def test_candidates_and_their_judge_go_together(m2d: Run, words: list[str], message: str) -> None:
+    result = m2d("generate", "story.yaml", *words)
+    assert (result.exit_code, message in result.stderr) == (2, True)
+
+
 def test_stories_of_a_folder_and_of_stdin_go_to_one_folder(folder: Path, tiny_folder: Path) -> None:
     text = STORY.format(model=tiny_folder)
     (folder / "more").mkdir()
