@@ -179,6 +179,7 @@ def _document(needs: TrainingNeeds, summary: DataSummary | None) -> dict[str, An
         **pick(needs, "num_devices", "strategy", "microbatch", "tokens_per_step", "flops_per_step"),
         **pick(needs.model, "num_parameters", "num_trained"),
         "batch_size": needs.recipe.batch_size,
+        **pick(needs, "text_encoder_bytes", "vae_bytes", "encoding_bytes", "export_bytes"),
         "memory_bytes": {name: getattr(needs.memory, name) for name in (*_MEMORY, "total")},
     }
 
@@ -204,6 +205,20 @@ def _show_plan(needs: TrainingNeeds, summary: DataSummary | None) -> None:
     show_heading("Memory on each device")
     rows = {name: getattr(memory, name) for name in _MEMORY} | {"together": memory.total}
     show_fields([(name, f"{size_bytes / 2**30:8.2f} GiB") for name, size_bytes in rows.items()])
+    show_heading("Before and after")
+    text, vae, export = (
+        f"{size_bytes / 2**30:.2f} GiB"
+        for size_bytes in (needs.text_encoder_bytes, needs.vae_bytes, needs.export_bytes)
+    )
+    show_fields(
+        [
+            (
+                "encoding",
+                f"text encoder {text} in {recipe.precision}, VAE {vae}, before the transformer loads",
+            ),
+            ("export", f"{export} of the CPU's memory, nothing on the device"),
+        ]
+    )
 
 
 def _data_in_words(recipe: TrainingRecipe, summary: DataSummary | None) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from m2d.families.registry import NEW_MODELS
 from m2d.families.saving import save_model_folder
@@ -26,7 +27,6 @@ from m2d.training.start import model_settings, sampling_of
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 
-_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 ADAPTERS = "lora"
 
 
@@ -58,14 +58,25 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
             model = average
             if recipe.lora is not None:
                 save_lora(average, part / ADAPTERS)
-                model = copy.deepcopy(average)
+                model = _on_cpu(average)
                 merge_lora(model)
-            dtype = _DTYPES[recipe.export_dtype]
+            dtype: torch.dtype = getattr(torch, recipe.export_dtype)
             settings = replace(model_settings(recipe), sampling=sampling_of(frozen))
             save_model_folder(part, base=frozen, transformer=model, settings=settings, dtype=dtype)
             return write_card(part, card) or ""
 
     return use_average(setup, state, write)
+
+
+def _on_cpu(model: SceneModel) -> SceneModel:
+    """Return a copy in the CPU's memory: the device has room for one model of the training's size."""
+    # Copies that are known already are not made on the device first.
+    copies: dict[int, object] = {
+        id(weight): nn.Parameter(weight.detach().to("cpu", copy=True), requires_grad=weight.requires_grad)
+        for weight in model.parameters()
+    }
+    copies |= {id(values): values.to("cpu", copy=True) for values in model.buffers()}
+    return copy.deepcopy(model, copies)
 
 
 def use_average(setup: TrainingSetup, state: TrainState, use: Callable[[SceneModel], str]) -> str:

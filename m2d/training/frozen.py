@@ -47,9 +47,9 @@ class LateTextEncoder:
     CogVideoX's text encoder has 4.8 billion weights and is idle once every prompt is encoded.
     """
 
-    def __init__(self, folder: Path, *, max_tokens: int, device: torch.device) -> None:
+    def __init__(self, folder: Path, *, max_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
         """Read tokenizer and config. Raises: as `load_tokenizer` and `read_config`."""
-        self._folder, self._max_tokens, self._device = folder, max_tokens, device
+        self._folder, self._max_tokens, self._device, self._dtype = folder, max_tokens, device, dtype
         self._tokenizer = load_tokenizer(folder, max_tokens=max_tokens)
         self._loaded: TextEncoder | None = None
         self.width = int(read_config(folder, "text_encoder")["d_model"])
@@ -71,9 +71,9 @@ class LateTextEncoder:
         """Embed prompts: embeds_SLD, float32. Raises: as `load_text` and `TextEncoder.encode`."""
         if self._loaded is None:
             self._loaded = load_text(
-                self._folder, device=self._device, dtype=torch.float32, max_tokens=self._max_tokens
+                self._folder, device=self._device, dtype=self._dtype, max_tokens=self._max_tokens
             )
-        return self._loaded.encode(prompts)
+        return self._loaded.encode(prompts).float()
 
     def release(self) -> None:
         """Free the weights; the next prompt loads them again."""
@@ -93,7 +93,8 @@ class FrozenParts:
         max_text_tokens: Tokens that prompts are padded to.
         digest: Digest of VAE, text encoder and tokenizer.
         vae_digest: Digest of the VAE alone: everything that latents depend on.
-        text_digest: Digest of text encoder, tokenizer and `max_text_tokens`, on which embeddings depend.
+        text_digest: Digest of what embeddings depend on: text encoder, its data type, tokenizer and
+            `max_text_tokens`.
     """
 
     vae: SceneVae
@@ -126,8 +127,17 @@ class FrozenParts:
         return check_finite(embeds_BLD, what="the text encoder's output")
 
 
-def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> FrozenParts:
+def load_frozen(
+    folder: Path,
+    *,
+    max_text_tokens: int,
+    device: torch.device,
+    text_dtype: torch.dtype = torch.float32,
+) -> FrozenParts:
     """Load VAE, tokenizer and noise schedule of a model folder, which may lack a transformer.
+
+    Args:
+        text_dtype: What the text encoder computes in.
 
     Raises:
         CheckpointError: A part cannot be read, or parts are missing; all missing parts are named.
@@ -136,14 +146,16 @@ def load_frozen(folder: Path, *, max_text_tokens: int, device: torch.device) -> 
     check_components(folder, _PARTS)
     vae = load_vae(folder, device=device, dtype=torch.float32)
     vae.module.requires_grad_(False)
+    # Caches of earlier versions, whose text encoder computed in float32, keep their names.
+    settings = str(max_text_tokens) + ("" if text_dtype == torch.float32 else f" {text_dtype}")
     return FrozenParts(
         vae=vae,
-        text=LateTextEncoder(folder, max_tokens=max_text_tokens, device=device),
+        text=LateTextEncoder(folder, max_tokens=max_text_tokens, device=device, dtype=text_dtype),
         schedule=VelocitySchedule.from_scheduler(load_scheduler(folder)),
         max_text_tokens=max_text_tokens,
-        digest=_digest(folder, _KEYED_PARTS, max_text_tokens=max_text_tokens),
-        vae_digest=_digest(folder, _VAE_PARTS, max_text_tokens=0),
-        text_digest=_digest(folder, _TEXT_PARTS, max_text_tokens=max_text_tokens),
+        digest=_digest(folder, _KEYED_PARTS, settings=settings),
+        vae_digest=_digest(folder, _VAE_PARTS, settings="0"),
+        text_digest=_digest(folder, _TEXT_PARTS, settings=settings),
     )
 
 
@@ -156,8 +168,8 @@ def noise_config(folder: Path) -> dict[str, Any]:
     return {key: config[key] for key in _NOISE_KEYS if key in config}
 
 
-def _digest(folder: Path, parts: Sequence[str], *, max_text_tokens: int) -> str:
-    digest = hashlib.sha256(f"{max_text_tokens}\n".encode())
+def _digest(folder: Path, parts: Sequence[str], *, settings: str) -> str:
+    digest = hashlib.sha256(f"{settings}\n".encode())
     for part in parts:
         for path in sorted(file for file in (folder / part).rglob("*") if file.is_file()):
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())

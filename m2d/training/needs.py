@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from m2d.families.opening import BUILTIN_MODELS
-from m2d.families.registry import known_model
+from m2d.families.registry import NEW_MODELS, known_model
 from m2d.families.source import resolve_model
 from m2d.model.components import read_config
 from m2d.training.launcher import Sharing, refuse_for_deepspeed
@@ -40,6 +40,8 @@ class TrainingNeeds:
     Attributes:
         origin: Where the sizes come from.
         microbatch: Samples that one device computes at once.
+        text_encoder_bytes: Weights of the text encoder, in the recipe's precision.
+        vae_bytes: Weights of the VAE, in float32.
     """
 
     recipe: TrainingRecipe
@@ -49,6 +51,21 @@ class TrainingNeeds:
     microbatch: int
     model: ModelNeeds
     memory: DeviceMemory
+    text_encoder_bytes: int
+    vae_bytes: int
+
+    @property
+    def encoding_bytes(self) -> int:
+        """Weights on each device while clips and prompts are encoded, before the transformer is there."""
+        return self.text_encoder_bytes + self.vae_bytes
+
+    @property
+    def export_bytes(self) -> int:
+        """The CPU's memory for the export at the end: weights as stored, and those with merged adapters."""
+        stored = self.model.num_parameters * dtype_bytes(self.recipe.export_dtype)
+        if self.recipe.lora is None:
+            return stored
+        return stored + self.model.num_parameters * dtype_bytes(self.recipe.precision)
 
     @property
     def microbatches_per_step(self) -> int:
@@ -69,6 +86,8 @@ class TrainingNeeds:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sizes:
     config: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+    vae: Mapping[str, Any]
     compression: tuple[int, int]
     origin: str
 
@@ -105,6 +124,8 @@ def training_needs(
         strategy=strategy,
         microbatch=microbatch,
         model=needs,
+        text_encoder_bytes=_weights(sizes.text_encoder, "text_encoder", dtype_bytes(recipe.precision)),
+        vae_bytes=_weights(sizes.vae, "vae", FLOAT32_BYTES),
         memory=memory_per_device(
             needs,
             optimizer=recipe.optimizer.name,
@@ -114,6 +135,16 @@ def training_needs(
             frozen_bytes_per_weight=BFLOAT16_BYTES if is_half else FLOAT32_BYTES,
         ),
     )
+
+
+def dtype_bytes(name: str) -> int:
+    """Return the size of a number of a data type."""
+    return FLOAT32_BYTES if name == "float32" else BFLOAT16_BYTES
+
+
+def _weights(config: Mapping[str, Any], part: str, bytes_per_weight: int) -> int:
+    module = NEW_MODELS.empty_part(part, config)
+    return bytes_per_weight * sum(weight.numel() for weight in module.parameters())
 
 
 def _sizes(recipe: TrainingRecipe) -> _Sizes:
@@ -140,6 +171,8 @@ def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
     if name not in BUILTIN_MODELS and not Path(name).is_dir() and published is not None:
         return _Sizes(
             config=published.transformer,
+            text_encoder=published.text_encoder,
+            vae=published.vae,
             compression=(published.spatial_compression, published.temporal_compression),
             origin=f"published sizes of {name}, which is not on this machine",
         )
@@ -155,4 +188,11 @@ def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
             text_width=int(config["text_embed_dim"]),
             compression=compression,
         )
-    return _Sizes(config=config, compression=compression, origin=f"model folder {name}")
+    text_encoder, vae = (read_config(source.path, part) for part in ("text_encoder", "vae"))
+    return _Sizes(
+        config=config,
+        text_encoder=text_encoder,
+        vae=vae,
+        compression=compression,
+        origin=f"model folder {name}",
+    )

@@ -238,9 +238,9 @@ class TrainingRecipe(_Part):
         model: Model folder whose VAE, text encoder, tokenizer and scheduler are used, frozen.
         init: `random`, or the run folder or model folder whose transformer the training starts from.
         num_scenes: Scenes per sample, the paper's n; 1 in the base stage.
-        precision: Dtype of matrix products and attention, forward and backward; weights, optimizer state and
-            losses are always float32. bfloat16 is fast on hardware that multiplies bfloat16 matrices (GPUs,
-            CPUs with AMX) and slower than float32 elsewhere.
+        precision: Dtype of matrix products and attention, forward and backward, and of the text encoder;
+            trained weights, optimizer state and losses are always float32. bfloat16 is fast on hardware that
+            multiplies bfloat16 matrices (GPUs, CPUs with AMX) and slower than float32 elsewhere.
         compile: Compile each block with torch.compile; takes a minute at the start.
         batch_size: Samples of a step, over all processes and microbatches: a recipe trains on the same
             samples with any number of devices.
@@ -279,7 +279,7 @@ class TrainingRecipe(_Part):
     log_every_steps: int = Field(default=50, ge=1)
     validation: ValidationRecipe | None = None
     trackers: tuple[TrackerName, ...] = ()
-    export_dtype: Literal["float16", "float32"] = "float16"
+    export_dtype: Literal["float16", "bfloat16", "float32"] = "float16"
 
     def microbatch(self, num_processes: int) -> int:
         """Return the samples that each of some processes (one per device) computes at once.

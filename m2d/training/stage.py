@@ -183,11 +183,15 @@ def _model_folder(model: str) -> Path:
 
 
 def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:
+    text_dtype: torch.dtype = getattr(torch, recipe.precision)
     if recipe.transformer is None:
         start = read_start(_model_folder(recipe.init))
         max_text_tokens = int(start.config["max_text_seq_length"])
-        return start, load_frozen(folder, max_text_tokens=max_text_tokens, device=device)
-    frozen = load_frozen(folder, max_text_tokens=recipe.transformer.max_text_tokens, device=device)
+        return start, load_frozen(
+            folder, max_text_tokens=max_text_tokens, device=device, text_dtype=text_dtype
+        )
+    max_text_tokens = recipe.transformer.max_text_tokens
+    frozen = load_frozen(folder, max_text_tokens=max_text_tokens, device=device, text_dtype=text_dtype)
     config = transformer_config(
         recipe.transformer,
         video=recipe.video,

@@ -49,6 +49,16 @@ def test_a_published_model_is_planned_without_its_weights(tmp_path: Path, name: 
     assert needs.origin == f"published sizes of models/{name}, which is not on this machine"
 
 
+def test_text_encoder_and_export_are_planned_in_their_own_data_types(tmp_path: Path) -> None:
+    lora = {"rank": 8}
+    needs = needs_of(cogvideox(tmp_path, lora=lora, export_dtype="bfloat16"))
+    # T5-XXL's encoder has 4.76 billion weights, CogVideoX's VAE 0.2 billion, in float32 always.
+    assert needs.text_encoder_bytes == 2 * 4_762_310_656
+    assert round(needs.vae_bytes / 1e9, 1) == 0.9
+    # Adapters are merged into a copy in the precision, and stored in two bytes.
+    assert needs.export_bytes == 4 * needs.model.num_parameters
+
+
 def test_the_embedded_model_is_planned_from_its_folder(tmp_path: Path) -> None:
     video = {"num_frames": 9, "height": 64, "width": 64}
     path = recipe_file(tmp_path, model="builtin:puppet", init="builtin:puppet", transformer=None, video=video)

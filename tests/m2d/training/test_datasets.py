@@ -315,3 +315,15 @@ def test_more_scenes_than_any_group_has_names_the_largest(
         _opened(_recipe(rendered / "pretrain.csv", "sft"), frozen, cache, tmp_path),
     ):
         pass
+
+
+def test_the_text_encoder_follows_the_precision_and_names_other_caches(frozen: FrozenParts) -> None:
+    folder = frozen.text._folder
+    half = load_frozen(folder, max_text_tokens=40, device=torch.device("cpu"), text_dtype=torch.bfloat16)
+    expected, found = frozen.encode_prompts(["a red hat"]), half.encode_prompts(["a red hat"])
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    # bfloat16 keeps 8 bits; the encoder has two layers.
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    assert half.text_digest != frozen.text_digest
+    assert half.vae_digest == frozen.vae_digest
