@@ -97,6 +97,7 @@ def _show(report: CheckReport) -> None:
 
 def _show_prediction(prediction: Prediction) -> None:
     from m2d.cli.console import format_seconds, show_columns, show_heading
+    from m2d.placement.prediction import gib
 
     choice = prediction.choice
     fits = "fits" if choice.is_fitting else "does not fit"
@@ -109,7 +110,7 @@ def _show_prediction(prediction: Prediction) -> None:
             (
                 f"{stage.flops / 1e12:,.4g} TFLOP",
                 format_seconds(stage.seconds),
-                f"{stage.peak_bytes / 2**30:.1f} GiB",
+                gib(stage.peak_bytes),
             ),
         )
         for stage in prediction.stages

@@ -315,5 +315,5 @@ def least_memory(needs: FilmNeeds, choice: Choice) -> int:
 
 
 def gib(num_bytes: int) -> str:
-    """Write a size in GiB."""
-    return f"{num_bytes / 2**30:.1f} GiB"
+    """Write a size in GiB, or in MiB if it is less than one."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

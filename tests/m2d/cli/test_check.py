@@ -240,3 +240,31 @@ def drop(part: Path, name: str) -> None:
 
 def edit(path: Path, **entries: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def test_a_card_is_predicted_for_and_an_unknown_one_is_named(m2d: Run) -> None:
+    found = json.loads(m2d("check", "story.yaml", "--gpu", "rtx 4090", "--json").stdout)
+    assert found["prediction"]["device"] == "RTX 4090"
+    assert found["backend"]["device"] == "cuda"
+    assert set(found["prediction"]["stages"]) == {"encode prompts", "denoise", "decode"}
+    assert "Predicted on RTX 4090: memory full, decode plain, fits" in m2d(
+        "check", "story.yaml", "--gpu", "NVIDIA GeForce RTX 4090"
+    ).stdout.replace("\n", " ")
+    refused = m2d("check", "story.yaml", "--gpu", "RTX 9")
+    assert refused.exit_code == 2
+    assert "--gpu: 'RTX 9' is not in the table; known: RTX 4060, " in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("backend.memory=half", "use one of 'auto', 'full', 'model-offload', 'group-offload', 'sequential'"),
+        ("backend.quantize=int4", "'int4' is not known; use none, fp8, int8 or a local .gguf file"),
+        ("backend.quantize=https://host/a.gguf", "is not known; use none, fp8, int8 or a local .gguf file"),
+        ("backend.decode=fast", "use one of 'auto', 'plain', 'sliced', 'tiled'"),
+    ],
+)
+def test_nonsense_is_answered_by_what_is_allowed(m2d: Run, setting: str, message: str) -> None:
+    result = m2d("check", "story.yaml", "--set", setting)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
