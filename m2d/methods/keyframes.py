@@ -1,90 +1,90 @@
-"""The pictures that scenes of StoryDiffusion and VideoStudio start from, made by the story's own model.
+"""The runs of StoryDiffusion and VideoStudio: keyframes first, then each is animated by itself.
 
-Both methods draw pictures first and animate each by itself. CogVideoX draws a picture as a clip of one frame.
-The embedded models draw single frames badly, so theirs is the first frame of a clip of their own length.
+All runs are the story's own model's. CogVideoX draws a keyframe as a clip of one frame; the embedded models
+draw single frames badly, so theirs are clips of their own length. A text-to-video model animates a keyframe
+that is its clean context: the reference latent that VideoStudio prepends in time, through the conditional
+mask. Tensors and files are made elsewhere.
 """
-
-# P pixel frames, F latent frames, C latent channels, H W height and width
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
-from m2d.backend import Backend
 from m2d.families.source import ModelSource
+from m2d.layout import SceneLayout
 from m2d.methods.methods import Keyframes, varied
 from m2d.pipeline.planning import plan_for_model
-from m2d.pipeline.scenes import GivenScene, ScenePipeline
-from m2d.progress import Clock
+from m2d.pipeline.scenes import ScenePipeline
 from m2d.recipe.cast import find_mentions
-from m2d.recipe.plan import ExistingFilm, RunPlan
+from m2d.recipe.plan import ExistingFilm, RunPlan, WindowPlan
 from m2d.recipe.schema import Recipe, Scene
-
-# Keeps the noise of keyframes apart from that of references and films, whose numbers are smaller.
-_FIRST_NUMBER = 1000
+from m2d.windows import Window
 
 
-class KeyframeMaker:
-    """Draws the keyframes of stories with one model, which stays loaded."""
+def keyframe_plans(kind: Keyframes, story: Recipe, source: ModelSource) -> tuple[RunPlan, ...]:
+    """Plan the runs up to the keyframes, which are the scenes of the last one.
 
-    def __init__(self, source: ModelSource, backend: Backend, *, device: str, clock: Clock) -> None:
-        """Load nothing yet."""
-        self._source = source
-        self._scenes = ScenePipeline(source, backend, device=device, clock=clock, stays_loaded=True)
+    `consistent` makes all jointly, their video tokens shared by sampling (StoryDiffusion, Section 3.1).
+    `references` first makes a picture of every actor and background; each keyframe has those of its scene as
+    clean context (VideoStudio, Section 3.2 and 3.3).
 
-    def draw(self, kind: Keyframes, story: Recipe) -> list[np.ndarray]:
-        """Return a picture for each scene, uint8 RGB HWC.
-
-        Raises:
-            RecipeError: The model cannot make such pictures.
-            BackendError: It predicts values that are not finite.
-        """
-        num_frames = self._source.geometry.default_num_frames if self._source.is_puppet else 1
-        scenes = tuple(
-            scene.model_copy(update={"join": None, "frames": None, "image": None}) for scene in story.scenes
-        )
-        video = story.video.model_copy(update={"num_frames": num_frames})
-        story = story.model_copy(update={"video": video, "scenes": scenes, "image": None})
-        latents = self._consistent(story) if kind == "consistent" else self._from_references(story)
-        decoder = self._scenes.decoder()
-        self._scenes.release_transformer()
-        return [decoder.decode(each_FCHW, scene=number)[0] for number, each_FCHW in enumerate(latents)]
-
-    def _consistent(self, story: Recipe) -> list[Tensor]:
-        """Make all keyframes jointly, their video tokens shared by sampling (StoryDiffusion, Section 3.1)."""
+    Raises:
+        RecipeError: The model cannot make such pictures.
+    """
+    num_frames = source.geometry.default_num_frames if source.is_puppet else 1
+    scenes = tuple(
+        scene.model_copy(update={"join": None, "frames": None, "image": None}) for scene in story.scenes
+    )
+    video = story.video.model_copy(update={"num_frames": num_frames})
+    story = story.model_copy(update={"video": video, "scenes": scenes, "image": None})
+    if kind == "consistent":
         story = varied(story, mask="isolated", attention="consistent")
-        plan = self._plan(story.model_copy(update={"jointly": len(story.scenes)}))
-        latents_FCHW = self._scenes.denoise([plan]).latents_FCHW
-        return [latents_FCHW[number] for number in range(len(story.scenes))]
+        return (plan_for_model(story.model_copy(update={"jointly": len(scenes)}), source),)
+    wanted = [_references(scene, story) for scene in scenes]
+    texts = list(dict.fromkeys(each for scene in wanted for each in scene))
+    alone = varied(story, mask="isolated").model_copy(update={"scenes": tuple(texts), "jointly": len(texts)})
+    references = plan_for_model(alone, source)
+    own = [tuple(sorted(texts.index(each) for each in scene)) for scene in wanted]
+    return references, _continued(story, references, own)
 
-    def _from_references(self, story: Recipe) -> list[Tensor]:
-        """Draw every actor and background, then each keyframe with its own ones as clean context."""
-        wanted = [_references(scene, story) for scene in story.scenes]
-        texts = list(dict.fromkeys(each for scene in wanted for each in scene))
-        alone = varied(story, mask="isolated")
-        plan = self._plan(alone.model_copy(update={"scenes": tuple(texts), "jointly": len(texts)}))
-        known_FCHW = self._scenes.denoise([plan]).latents_FCHW
-        keyframes = []
-        for number, (scene, own) in enumerate(zip(story.scenes, wanted, strict=True)):
-            places = [texts.index(each) for each in own]
-            film = ExistingFilm(
-                scenes=tuple(plan.scenes[place] for place in places),
-                first_scene=_FIRST_NUMBER * (number + 1),
-            )
-            one = varied(story, mask="mask2dit")
-            one = one.model_copy(update={"scenes": (scene,), "jointly": len(places) + 1})
-            given = {
-                at: GivenScene(latents_FCHW=known_FCHW[place].numpy()) for at, place in enumerate(places)
-            }
-            made = self._scenes.denoise([self._plan(one, film=film)], given=given)
-            keyframes.append(made.latents_FCHW[len(places)])
-        return keyframes
 
-    def _plan(self, story: Recipe, *, film: ExistingFilm | None = None) -> RunPlan:
-        return plan_for_model(story, self._source, film=film)
+def animated_plans(kind: Keyframes, story: Recipe, source: ModelSource) -> tuple[RunPlan, ...]:
+    """Plan all runs of a text-to-video model; the scenes of the last one are the film."""
+    plans = keyframe_plans(kind, story, source)
+    scenes = tuple(scene.model_copy(update={"join": None}) for scene in story.scenes)
+    return *plans, _continued(
+        story.model_copy(update={"scenes": scenes}), plans[-1], [(number,) for number in plans[-1].targets]
+    )
+
+
+def draw_keyframes(plans: Sequence[RunPlan], pipeline: ScenePipeline) -> list[np.ndarray]:
+    """Run `keyframe_plans`, and return the first frame of each keyframe, uint8 RGB HWC."""
+    latents_FCHW = pipeline.denoise(plans).latents_FCHW
+    decoder = pipeline.decoder()
+    pipeline.release_transformer()
+    return [decoder.decode(latents_FCHW[number], scene=number)[0] for number in plans[-1].targets]
+
+
+def _continued(story: Recipe, before: RunPlan, context: Sequence[tuple[int, ...]]) -> RunPlan:
+    """Plan scenes after those of another run, each alone with some of them as clean context."""
+    source = before.source
+    story = varied(story, mask="mask2dit")
+    plan = plan_for_model(story, source, film=ExistingFilm(scenes=before.scenes))
+    windows = []
+    for number, own in zip(plan.targets, context, strict=True):
+        window = Window(scenes=(*own, number), targets=(number,))
+        layout = SceneLayout.build(
+            story.mask,
+            text_tokens=[source.geometry.max_text_tokens] * len(window.scenes),
+            latent_frames=[plan.scenes[scene].geometry.num_latent_frames for scene in window.scenes],
+            tokens_per_frame=plan.scene_geometry.tokens_per_frame,
+            frames_per_token=source.geometry.temporal_patch_size,
+        )
+        windows.append(WindowPlan(window=window, layout=layout))
+    return replace(plan, windows=tuple(windows))
 
 
 def _references(scene: Scene, story: Recipe) -> Sequence[Scene]:
@@ -93,7 +93,7 @@ def _references(scene: Scene, story: Recipe) -> Sequence[Scene]:
     A scene without either is its own reference.
     """
     setting = scene.setting or story.setting
-    actors = dict.fromkeys(mention.name for mention in find_mentions(scene.prompt, story.cast))
+    actors = sorted({mention.name for mention in find_mentions(scene.prompt, story.cast)})
     # An actor looks the same before every background, so the story's own serves for all.
     found = [Scene(setting=story.setting, prompt=f"{name} stands still.") for name in actors]
     return ([Scene(prompt=setting)] if setting else []) + found or [scene]

@@ -44,7 +44,7 @@ METHODS = {
     "prompt-relay": Method(title="Prompt Relay", mask="full", attention="prompt-relay"),
     "plain": Method(title="All prompts, no mask", mask="full"),
     "talc": Method(title="TALC", mask="talc", needs_training=True),
-    "storydiffusion": Method(title="StoryDiffusion + first frame", mask="isolated", keyframes="consistent"),
+    "storydiffusion": Method(title="StoryDiffusion", mask="isolated", keyframes="consistent"),
     "videostudio": Method(title="VideoStudio", mask="isolated", keyframes="references", needs_training=True),
 }
 """The methods by name, in the order of the table."""

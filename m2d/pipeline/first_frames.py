@@ -49,18 +49,17 @@ class FirstFrames:
     def kept(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
         """Return the first latent frames that the result keeps, by the scene's place in the window.
 
-        These are the scenes that continue the one before them, and those that start from a picture; an
-        image-to-video model gets the frame as an image instead.
+        These are the scenes that continue the one before them; an image-to-video model gets the frame as an
+        image instead.
         """
         if plan.source.geometry.image_channels:
             return {}
         return {
             part.window.scenes.index(scene): check_finite(
-                self.vae().encode(self._first(plan, scene, is_made=True)).cpu(),
-                what="the VAE's encoding of frames",
+                self.vae().encode(self._last(scene - 1)).cpu(), what="the VAE's encoding of frames"
             )
             for scene in part.window.targets
-            if plan.scenes[scene].join.kind == "continue" or plan.scenes[scene].image is not None
+            if plan.scenes[scene].join.kind == "continue"
         }
 
     def images(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:

@@ -23,7 +23,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.video.open_film import FilmError
-from m2d.video.provenance import Provenance, ProvenanceError
+from m2d.video.provenance import Provenance, ProvenanceError, RunRecord
 from m2d.video.read import probe
 
 Story = Callable[[], Loaded[Recipe]]
@@ -111,7 +111,7 @@ def plan_batch(
     for story in planned:
         if story.sheet is not None:
             check_writable(story.sheet, force=force or resume)
-    check = partial(checked_film, force=force, resume=resume, is_batch=is_batch)
+    check = partial(_checked, force=force, resume=resume, is_batch=is_batch)
     return [replace(story, films=tuple(check(film) for film in story.films)) for story in planned]
 
 
@@ -194,11 +194,10 @@ def _check_names(stories: Sequence[PlannedStory]) -> None:
             first[film.plan.output] = story.title
 
 
-def checked_film(film: PlannedFilm, *, force: bool, resume: bool, is_batch: bool) -> PlannedFilm:
-    """Find out what is there of a film: it is complete, resumed, or made; raises as `plan_batch`."""
+def _checked(film: PlannedFilm, *, force: bool, resume: bool, is_batch: bool) -> PlannedFilm:
     output = film.plan.output
     if resume and is_batch and not has_journal(output):
-        complete = _record_if_made_by(film.plan)
+        complete = record_if_made_by([film.plan])
         if complete is not None:
             return replace(film, complete=complete)
         resume = False
@@ -206,17 +205,26 @@ def checked_film(film: PlannedFilm, *, force: bool, resume: bool, is_batch: bool
     return replace(film, resumes=resume)
 
 
-def _record_if_made_by(plan: RunPlan) -> Provenance | None:
-    """Return the record of a plan's film if it is there and was made by this recipe and model."""
+def record_if_made_by(plans: Sequence[RunPlan]) -> Provenance | None:
+    """Return the record of a film if it is there and was made by these runs, with their recipes and models.
+
+    Args:
+        plans: The film's runs; all name its path.
+    """
+    output = plans[-1].output
     try:
-        found = probe(plan.output).provenance if plan.output.is_file() else None
+        found = probe(output).provenance if output.is_file() else None
     except (FilmError, ProvenanceError):
         return None
-    if found is None or len(found.runs) != 1:
+    if found is None or len(found.runs) != len(plans):
         return None
-    run = found.last_run
+    is_same = all(_is_made_by(run, plan) for run, plan in zip(found.runs, plans, strict=True))
+    return found if is_same else None
+
+
+def _is_made_by(run: RunRecord, plan: RunPlan) -> bool:
     is_same_model = run.model is not None and run.model.digest == plan.source.digest
     # A record names a model without its folder; the digest is compared above.
     recipes = (recipe_record(plan.recipe), run.recipe)
     ours, theirs = ({key: recipe[key] for key in recipe.keys() - {*MODEL_FIELDS}} for recipe in recipes)
-    return found if is_same_model and ours == theirs else None
+    return is_same_model and ours == theirs

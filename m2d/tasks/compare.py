@@ -22,20 +22,21 @@ from m2d.evaluation.comparison import (
 )
 from m2d.families.source import ModelSource, resolve_model
 from m2d.files import write_bytes, write_json
-from m2d.film.make import RunOptions
+from m2d.film.job import FilmJob, PlannedRun
+from m2d.film.journal_folder import has_journal
+from m2d.film.make import RunOptions, make_film
 from m2d.folders import make_folder
-from m2d.methods.keyframes import KeyframeMaker
-from m2d.methods.methods import Method, chosen_methods
+from m2d.methods.keyframes import animated_plans, draw_keyframes, keyframe_plans
+from m2d.methods.methods import Keyframes, Method, chosen_methods
 from m2d.pipeline.planning import plan_for_model
+from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
-from m2d.recipe.images import SceneImage
 from m2d.recipe.model_choice import ModelChoice, with_choice
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
-from m2d.tasks import generate
-from m2d.tasks.batch import PlannedFilm, Story, checked_film, plan_stories
+from m2d.tasks.batch import Story, plan_stories, record_if_made_by
 from m2d.tasks.eval import EmbedderChoice, EvalPlan, evaluate
 from m2d.video.digests import canonical_json
 
@@ -51,7 +52,7 @@ class ComparePlan:
         methods: Names of `m2d.methods.methods.METHODS`.
         out: Folder of the report, with a folder of films per method.
         model: Model of all methods, instead of the recipes' own.
-        image_model: Image-to-video model that animates keyframes; None fixes the first frame of `model`.
+        image_model: Image-to-video model that animates keyframes; None gives them to `model` as context.
         overrides: Steps, device and other values for all methods.
         reference: Videos that the films of every method are compared with.
         force: Replace films of other settings, and the report.
@@ -126,7 +127,6 @@ class _Films:
         first = stories[0]
         self._plan, self._reporter = plan, reporter
         self._backend = get_backend(first.backend)
-        self._clock = Clock(reporter)
         self._image_source = (
             resolve_model(plan.image_model, downloads=plan.overrides.downloads) if plan.image_model else None
         )
@@ -135,41 +135,53 @@ class _Films:
         """Make a film, unless it is complete, and return its path."""
         output = self._plan.out / name / story.output.name
         make_folder(output.parent)
-        planned = replace(self._planned(method, story, output), output=output, warnings=())
-        film = checked_film(PlannedFilm(plan=planned), force=self._plan.force, resume=True, is_batch=True)
-        if film.complete is None:
-            began_s = time.monotonic()
-            options = RunOptions(force=self._plan.force, resume=film.resumes)
-            generate.run(film.plan, self._backend, reporter=self._reporter, options=options)
-            self._reporter.note(f"{name}: {output.name}, {time.monotonic() - began_s:.0f} s")
+        plans = [replace(plan, output=output, warnings=()) for plan in self._planned(method, story, output)]
+        resume = has_journal(output)
+        if not resume and record_if_made_by(plans) is not None:
+            return output
+        began_s = time.monotonic()
+        targets = plans[-1].targets
+        job = FilmJob(
+            runs=(
+                PlannedRun(kind="generate", plan=plans[0]),
+                *(PlannedRun(kind="extend", plan=plan) for plan in plans[1:]),
+            ),
+            keeps=range(targets[0], targets[-1] + 1) if plans[1:] else None,
+        )
+        options = RunOptions(force=self._plan.force, resume=resume)
+        make_film(job, self._backend, reporter=self._reporter, options=options)
+        self._reporter.note(f"{name}: {output.name}, {time.monotonic() - began_s:.0f} s")
         return output
 
-    def _planned(self, method: Method, story: RunPlan, output: Path) -> RunPlan:
-        recipe = method.recipe(story.recipe)
+    def _planned(self, method: Method, story: RunPlan, output: Path) -> Sequence[RunPlan]:
+        """Return the runs of a method's film; the last one makes the scenes that are shown."""
+        recipe, source = method.recipe(story.recipe), self._image_source
         if method.keyframes is None:
-            return plan_for_model(recipe, story.source)
-        pictures = self._keyframes(method, recipe, story, output)
-        if self._image_source is None:
-            return _starting_from(plan_for_model(recipe, story.source), pictures)
+            return [plan_for_model(recipe, story.source)]
+        if source is None:
+            return animated_plans(method.keyframes, recipe, story.source)
+        pictures = self._pictures(method.keyframes, recipe, story, output)
         scenes = tuple(
             scene.model_copy(update={"image": str(path), "join": None})
             for scene, path in zip(recipe.scenes, pictures, strict=True)
         )
-        recipe = with_choice(recipe.model_copy(update={"scenes": scenes}), self._image_source.choice)
-        return plan_for_model(recipe, self._image_source)
+        recipe = with_choice(recipe.model_copy(update={"scenes": scenes}), source.choice)
+        return [plan_for_model(recipe, source)]
 
-    def _keyframes(self, method: Method, recipe: Recipe, story: RunPlan, output: Path) -> list[Path]:
-        assert method.keyframes is not None
-        identity = canonical_json([recipe.model_dump(mode="json"), story.source.digest, method.keyframes])
+    def _pictures(self, kind: Keyframes, recipe: Recipe, story: RunPlan, output: Path) -> list[Path]:
+        """Draw the keyframes, unless they are there, and return their files."""
+        identity = canonical_json([recipe.model_dump(mode="json"), story.source.digest, kind])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         folder = output.parent / "keyframes"
         paths = [folder / f"{output.stem}-{digest}-{number + 1}.png" for number in range(len(recipe.scenes))]
-        if all(path.is_file() for path in paths):
-            return paths
-        make_folder(folder)
-        maker = KeyframeMaker(story.source, self._backend, device=story.device, clock=self._clock)
-        for path, picture_HWC in zip(paths, maker.draw(method.keyframes, recipe), strict=True):
-            write_bytes(path, _png(picture_HWC))
+        if not all(path.is_file() for path in paths):
+            make_folder(folder)
+            pipeline = ScenePipeline(
+                story.source, self._backend, device=story.device, clock=Clock(self._reporter)
+            )
+            plans = keyframe_plans(kind, recipe, story.source)
+            for path, picture_HWC in zip(paths, draw_keyframes(plans, pipeline), strict=True):
+                write_bytes(path, _png(picture_HWC))
         return paths
 
 
@@ -177,22 +189,6 @@ def _png(picture_HWC: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture_HWC).save(file, "PNG")
     return file.getvalue()
-
-
-def _starting_from(plan: RunPlan, pictures: Sequence[Path]) -> RunPlan:
-    """Return a text-to-video plan whose scenes keep pictures as first frames; no recipe can say so."""
-    images = [
-        SceneImage(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()) for path in pictures
-    ]
-    recorded = tuple(
-        scene.model_copy(update={"image": image.path.name, "image_sha256": image.sha256})
-        for scene, image in zip(plan.recipe.scenes, images, strict=True)
-    )
-    return replace(
-        plan,
-        scenes=tuple(replace(scene, image=image) for scene, image in zip(plan.scenes, images, strict=True)),
-        recipe=plan.recipe.model_copy(update={"scenes": recorded}),
-    )
 
 
 def _check_stories(stories: Sequence[RunPlan]) -> None:
@@ -211,7 +207,8 @@ def _settings(method: Method, story: RunPlan, plan: ComparePlan) -> dict[str, An
         "model": story.source.name,
         "model_digest": story.source.digest,
         "image_model": plan.image_model if method.keyframes else None,
-        "mask": method.mask,
+        # Without an image-to-video model, keyframes are context.
+        "mask": "mask2dit" if method.keyframes and plan.image_model is None else method.mask,
         "attention": method.attention,
         "keyframes": method.keyframes,
         "num_inference_steps": sampling.num_inference_steps,
@@ -224,7 +221,7 @@ def _notes(method: Method, source: ModelSource, plan: ComparePlan) -> list[str]:
     if method.needs_training:
         notes.append(f"its own training is left out: it runs on the weights of {Path(source.name).name}")
     if method.keyframes and plan.image_model is None:
-        notes.append("without an image-to-video model, keyframes are kept as the scenes' first frames")
+        notes.append("without an image-to-video model, each keyframe is clean context of its scene")
     return notes
 
 
