@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from m2d.backend import BackendOptions
-from m2d.backend_checks import require_available
+from m2d.backend_checks import check_memory, require_available
 from m2d.cache_root import cache_root
 from m2d.errors import BackendError
 from m2d.layout import SceneLayout
@@ -144,6 +144,7 @@ class CompileBackend:
         """Load the transformer; the first prediction compiles it."""
         scope = parse_extra(self.name, CompileOptions, options.extra).scope
         require_available(self, options.device)
+        check_memory(self, memory=options.memory, quantized=options.quantized)
         options = replace(options, extra={name: of for name, of in options.extra.items() if name != "scope"})
         denoiser = self._eager.prepare(source, layout, options)
         transformer = self._eager.load(source, options)

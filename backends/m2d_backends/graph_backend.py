@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
 from m2d.backend import BackendOptions, StoredArtifact
-from m2d.backend_checks import refuse_differences, require_available
+from m2d.backend_checks import check_memory, refuse_differences, require_available
 from m2d.errors import BackendError, LayoutMismatch
 from m2d.layout import SceneLayout
 from m2d_backends.artifact import (
@@ -204,6 +204,7 @@ class GraphBackend(ABC):
         return stored_artifacts(self.name, folder)
 
     def _request(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphRequest:
+        check_memory(self, memory=options.memory, quantized=options.quantized)
         # A LoRA of scenes outside the layout is not part of the graph.
         options = replace(options, loras=tuple(use for use in options.loras if use.scenes != ()))
         key = self._key(source, layout, options)

@@ -147,7 +147,8 @@ def make_film(
         previews = PreviewSaver(plan, pipeline.vae) if options.save_previews else None
         observer = _observer(journal, stop, previews)
         if options.draft and not draft_path(plan.output).exists():
-            _draw_draft(job, pipeline, journal, observer)
+            with keeping_state(job, journal, observer, prediction):
+                _draw_draft(job, pipeline, journal, observer)
         if job.film is not None:
             film = transcode_scenes(
                 job.film, scratch, output=plan.output, clock=clock, check_stop=observer.check_stop

@@ -40,6 +40,11 @@ def offload(module: nn.Module, mode: MemoryMode, device: str | torch.device) -> 
         num_blocks_per_group=1 if is_grouped else None,
         use_stream=is_grouped and target.type == "cuda",
     )
+    if not is_grouped:
+        for part in module.modules():
+            # Read by the module around it, whose hook does not know it: small, and always on the device.
+            if isinstance(part, nn.ParameterDict):
+                nn.Module.to(part, target)
 
 
 def empty(module: nn.Module) -> None:

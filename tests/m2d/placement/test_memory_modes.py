@@ -151,3 +151,17 @@ def test_of_two_large_parts_one_at_most_has_weights(
         *("T5EncoderModel", "SceneTransformer", "AutoencoderKLCogVideoX")
     ]
     assert all(weight.is_meta for part in held[:2] for weight in part.parameters())
+
+
+@pytest.mark.parametrize("name", ["compile", "aot", "onnx"])
+def test_a_backend_without_quantization_refuses_it(models: Path, name: str) -> None:
+    from m2d.backend import BackendOptions
+    from m2d.families.source import resolve_model
+    from m2d.layout import SceneLayout
+    from m2d.placement.modes import Quantized
+    from m2d.registry import get_backend
+
+    layout = SceneLayout.build("mask2dit", text_tokens=[226], latent_frames=[3], tokens_per_frame=15)
+    options = BackendOptions(latent_size=(6, 10), quantized=Quantized(kind="int8"))
+    with pytest.raises(InputError, match=f"quantize: {name} cannot run quantized weights; eager can"):
+        get_backend(name).prepare(resolve_model(str(models / "cogvideox-5b")), layout, options)
