@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2d.errors import InputError, OutputError, Remedy
+from m2d.errors import InputError, Interrupted, OutputError, Remedy
 from m2d.evaluation.comparison import (
     MethodReport,
     comparison_html,
@@ -87,6 +87,7 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
         InputError: An unknown method, or a backend other than `eager`.
         RecipeError: Everything that is wrong with any story.
         OutputError: A film of other settings is there, or a report.
+        Interrupted: A signal came; finished work is kept.
         M2DError: As `make_film` and `evaluate`.
     """
     methods = chosen_methods(plan.methods)
@@ -149,7 +150,10 @@ class _Films:
             keeps=range(targets[0], targets[-1] + 1) if plans[1:] else None,
         )
         options = RunOptions(force=self._plan.force, resume=resume)
-        make_film(job, self._backend, reporter=self._reporter, options=options)
+        try:
+            make_film(job, self._backend, reporter=self._reporter, options=options)
+        except Interrupted as error:
+            raise Interrupted(f"{error}; the same call continues") from error
         self._reporter.note(f"{name}: {output.name}, {time.monotonic() - began_s:.0f} s")
         return output
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from m2d.errors import InputError, OutputError
+from m2d.errors import InputError, Interrupted, OutputError, Remedy
 from m2d.methods.keyframes import _references
 from m2d.methods.methods import METHODS
 from m2d.progress import SilentReporter
@@ -140,6 +140,18 @@ def test_a_repeated_comparison_keeps_films_and_adds_methods(
             plan(tmp_path, tiny_folder, ["cogvideox"], overrides=Overrides(num_inference_steps=3)),
             SilentReporter(),
         )
+
+
+def test_an_interrupted_comparison_says_how_it_continues(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise Interrupted("SIGTERM: finished work is kept", remedy=Remedy.RESUME)
+
+    monkeypatch.setattr(task, "make_film", stopped)
+    with pytest.raises(Interrupted, match=r"work is kept; the same call continues") as raised:
+        compare(plan(tmp_path, tiny_folder), SilentReporter())
+    assert raised.value.remedy is None
 
 
 def test_references_are_the_background_and_the_actors_of_a_scene() -> None:
