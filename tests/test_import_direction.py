@@ -66,9 +66,11 @@ ROWS = {
     "m2d.data": 7,
     "m2d.training": 8,
     "m2d.evaluation": 8,
+    "m2d.curation": 8,
     "m2d.puppet.training": 8,
     "m2d.puppet.story_scores": 8,
     "m2d.puppet.dataset_files": 8,
+    "m2d.puppet.film_files": 8,
     "m2d.tasks": 9,
     "m2d.library": 10,
     "m2d.cli": 10,
@@ -83,6 +85,7 @@ SIDEWAYS = {
     ("m2d.puppet", "m2d.model"),
     ("m2d.puppet", "m2d.training"),
     ("m2d.puppet", "m2d.evaluation"),
+    ("m2d.curation", "m2d.evaluation"),
 }
 """Packages that may import another package of the same row: the puppet model is built from the model's parts;
 its trainings and scores use the general trainer and the bootstrap intervals. Run folders hold tensors."""

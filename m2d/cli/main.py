@@ -19,6 +19,7 @@ from m2d.cli.bench import bench
 from m2d.cli.board import board
 from m2d.cli.check import check
 from m2d.cli.compare import compare
+from m2d.cli.data import app as data
 from m2d.cli.doctor import doctor
 from m2d.cli.eval import evaluate
 from m2d.cli.export import export
@@ -126,6 +127,7 @@ app.command("eval", short_help="Measure videos and write a report.")(evaluate)
 app.command(short_help="Make stories with several methods, and measure them.")(compare)
 app.command(short_help="Export the graphs of a story.")(export)
 app.add_typer(backends, name="backends", short_help="List backends and exported graphs.")
+app.add_typer(data, name="data", short_help="Build data sets from films.")
 app.add_typer(models, name="models", short_help="Show the rules of models.")
 app.add_typer(puppet, name="puppet", short_help="Train and pack the embedded model.")
 

@@ -122,6 +122,34 @@ def render(
     _write("dataset", render(plan, make_reporter(quiet=quiet)), as_json=as_json)
 
 
+@app.command()
+def film(
+    out: Annotated[Path, typer.Option(help="Folder of the films.")],
+    films: Annotated[int, typer.Option(min=1, help="Number of films.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Length of each film.")] = 3.0,
+    fps: Annotated[int, typer.Option(min=2, help="Frames per second.")] = 12,
+    varying: Annotated[bool, typer.Option("--varying", help="Vary the frame rate.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the films.")] = 1,
+    as_json: ResultJsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Render long films with known cuts, dissolves, flashes and returning actors, and their captions.
+
+    `m2d data build` makes a data set of them; the truth lies beside each film.
+    """
+    from m2d.cli.console import make_reporter, write_json, write_result
+    from m2d.puppet.film_files import FilmPlan
+    from m2d.tasks.render import render_long_films
+
+    plan = FilmPlan(out=out, num_films=films, minutes=minutes, fps=fps, varying=varying, seed=seed)
+    paths = render_long_films(plan, make_reporter(quiet=quiet))
+    if as_json:
+        write_json({"films": paths})
+        return
+    for path in paths:
+        write_result(path)
+
+
 def _write(name: str, path: Path, *, as_json: bool) -> None:
     from m2d.cli.console import write_json, write_result
 

@@ -25,7 +25,7 @@ class WrittenClip:
     video: str
     caption: str
     sha256: str
-    fps: int
+    fps: float
     width: int
     height: int
     num_frames: int

@@ -8,6 +8,7 @@ from m2d.errors import OutputError, Remedy
 from m2d.lock import hold
 from m2d.progress import Reporter
 from m2d.puppet.dataset_files import RenderPlan, check_plan, write_dataset
+from m2d.puppet.film_files import FilmPlan, render_films
 from m2d.stop import StopRequest
 
 
@@ -23,3 +24,9 @@ def render(plan: RenderPlan, reporter: Reporter) -> Path:
         raise OutputError(f"{plan.description}: exists already", remedy=Remedy.CHOOSE_OUTPUT)
     with StopRequest() as stop, hold(plan.out, what="rendering there"):
         return write_dataset(plan, reporter, stop)
+
+
+def render_long_films(plan: FilmPlan, reporter: Reporter) -> list[Path]:
+    """Write long films with their truth; raises as `render_films`."""
+    with StopRequest() as stop, hold(plan.out, what="rendering there"):
+        return render_films(plan, reporter, stop)

@@ -31,6 +31,9 @@ _PICTURE_PER_PACKET = frozenset(
     {"h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "mpeg1video", "mpeg2video"}
 )
 
+# Of times in containers.
+_ROUNDING_S = 5e-4
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmFrame:
@@ -61,13 +64,14 @@ class FilmFrame:
             return picture.to_ndarray(format="bgr24", width=width, height=height, interpolation="AREA")
 
 
-def film_frames(path: Path, *, is_strict: bool = False) -> Generator[FilmFrame]:
+def film_frames(path: Path, *, is_strict: bool = False, start_s: float | None = None) -> Generator[FilmFrame]:
     """Decode a film frame by frame in display order, without keeping any.
 
     Packets that an edit list leaves out give no frame.
 
     Args:
         is_strict: Whether a frame with an error is refused; otherwise the decoder conceals the error.
+        start_s: Time of the first frame, as the file counts it; decoding begins at the key frame before it.
 
     Raises:
         FilmError: As `opened_film`; or the film ends early, a packet is corrupt, or its size changes.
@@ -75,10 +79,14 @@ def film_frames(path: Path, *, is_strict: bool = False) -> Generator[FilmFrame]:
     with opened_film(path) as (container, stream):
         if is_strict:
             stream.codec_context.options = _STRICT
+        if start_s is not None and stream.time_base:
+            container.seek(int(start_s / stream.time_base), stream=stream)
         reading = _Reading(path, container, stream, is_strict=is_strict)
         last: FilmFrame | None = None
         shortest_s = math.inf
         for frame in reading.frames():
+            if start_s is not None and frame.time_s < start_s - _ROUNDING_S:
+                continue
             if last is not None:
                 shortest_s = min(shortest_s, frame.time_s - last.time_s)
                 yield replace(last, end_s=frame.time_s)

@@ -33,37 +33,44 @@ def render_page(films: Sequence[FilmView], unread: Sequence[Unread], *, is_index
     Args:
         is_index: Whether the page lists several films; otherwise it shows one.
     """
-    style, script = (_own_text(name) for name in (STYLE, SCRIPT))
+    return render_template(
+        __package__,
+        "",
+        media="data: 'self' file:" if any(_is_linked(film) for film in films) else "data:",
+        films=films,
+        unread=unread,
+        is_index=is_index,
+    )
+
+
+def render_template(package: str, folder: str, *, media: str = "'none'", **values: object) -> str:
+    """Render `page.html` of a folder in a package with its `page.css` and `page.js`, ASCII only.
+
+    Args:
+        media: Where videos may come from, as in a content security policy.
+        values: The names of the template; `data` is for the script, which finds it as JSON.
+    """
+    place = resources.files(package).joinpath(folder) if folder else resources.files(package)
+    style, script = (place.joinpath(name).read_text("ascii") for name in (STYLE, SCRIPT))
     environment = Environment(
-        loader=PackageLoader(__package__, package_path=""),
+        loader=PackageLoader(package, package_path=folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template(TEMPLATE).render(
-        films=films,
-        unread=unread,
-        is_index=is_index,
-        policy=_policy(style, script, has_links=any(_is_linked(film) for film in films)),
-        style=style,
-        script=script,
-    )
+    policy = _policy(style, script, media=media)
+    html = environment.get_template(TEMPLATE).render(policy=policy, style=style, script=script, **values)
     # Character references instead of UTF-8: the page reads the same however it is served.
     return html.lstrip().encode("ascii", "xmlcharrefreplace").decode("ascii")
-
-
-def _own_text(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("ascii")
 
 
 def _is_linked(film: FilmView) -> bool:
     return bool(film.surroundings.video) and not film.surroundings.is_embedded
 
 
-def _policy(style: str, script: str, *, has_links: bool) -> str:
+def _policy(style: str, script: str, *, media: str) -> str:
     # A page opened from disk has no origin, so `'self'` does not cover the film beside it.
-    media = "data: 'self' file:" if has_links else "data:"
     return (
         f"default-src 'none'; img-src data:; media-src {media}; style-src '{_hash(style)}'; "
         f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"

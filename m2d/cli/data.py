@@ -1,0 +1,95 @@
+"""`m2d data`: build a data set from films, stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2d.cli.options import QuietFlag, ResultJsonFlag, SetOption
+
+app = typer.Typer(help="Build data sets from films.", no_args_is_help=True, rich_markup_mode=None)
+
+Films = Annotated[Path | None, typer.Argument(metavar="[FILMS]", help="A folder of films, or one film.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder of the data set.")]
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with settings.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+_STAGES = {
+    "scan": "Find films: probe every file, list what cannot be read.",
+    "clips": "Divide films into ranges of ten minutes.",
+    "shots": "Decode every range once and divide it at its cuts.",
+    "filter": "Drop short, black, still, bordered, blurred and repeated shots.",
+    "relate": "Find shots that follow each other and belong together.",
+    "caption": "Write a caption for every shot of a group.",
+    "pack": "Write the data set for `m2d train`.",
+    "report": "Write the HTML page.",
+}
+
+
+@app.command()
+def build(
+    films: Films = None,
+    out: Out = Path("set"),
+    config: Config = None,
+    settings: SetOption = None,
+    workers: Workers = 1,
+    as_json: ResultJsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Build a data set: scan, clips, shots, filter, relate, caption, pack, report.
+
+    What an interrupted run has finished is not repeated. Settings of earlier runs are kept.
+    """
+    _run(tuple(_STAGES), films, out, config, settings, workers, as_json=as_json, quiet=quiet)
+
+
+def _add_stage(name: str, summary: str) -> None:
+    def run_stage(
+        films: Films = None,
+        out: Out = Path("set"),
+        config: Config = None,
+        settings: SetOption = None,
+        workers: Workers = 1,
+        as_json: ResultJsonFlag = False,
+        quiet: QuietFlag = False,
+    ) -> None:
+        _run((name,), films, out, config, settings, workers, as_json=as_json, quiet=quiet)
+
+    app.command(name, help=f"{summary} One stage of `m2d data build`.")(run_stage)
+
+
+for stage_name, stage_summary in _STAGES.items():
+    _add_stage(stage_name, stage_summary)
+
+
+def _run(
+    stages: tuple[str, ...],
+    films: Path | None,
+    out: Path,
+    config: Path | None,
+    settings: list[str] | None,
+    workers: int,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
+
+    reporter = make_reporter(quiet=quiet)
+    with loading_libraries(reporter):
+        from m2d.recipe.settings import parse_settings
+        from m2d.tasks.data import BuildPlan, build
+    plan = BuildPlan(
+        folder=out,
+        films=films,
+        config=config,
+        settings=parse_settings(settings or []),
+        stages=stages,
+        workers=workers,
+    )
+    result = build(plan, reporter)
+    if as_json:
+        write_json(result)
+    else:
+        write_result(result.page or result.folder)

@@ -1,0 +1,92 @@
+"""The folder of a data set: what it was made from and with, in `data.json`.
+
+Owns the file; stages own theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2d.curation.settings import DataSettings
+from m2d.errors import DatasetError
+from m2d.files import write_json
+from m2d.reading import read_text
+from m2d.recipe.loader import fit_document, load_document
+from m2d.recipe.places import Places
+from m2d.recipe.settings import Setting
+
+FILE = "data.json"
+_VERSION = 1
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """A data set that is being built: `films` is a folder of films, or one film."""
+
+    folder: Path
+    films: Path
+    settings: DataSettings
+
+    def film(self, name: str) -> Path:
+        """Return the file of a film."""
+        return self.films if self.films.is_file() else self.films / name
+
+    @property
+    def films_folder(self) -> Path:
+        """The folder that names of films start from."""
+        return self.films.parent if self.films.is_file() else self.films
+
+
+def open_data_set(
+    folder: Path,
+    *,
+    films: Path | None = None,
+    config: Path | None = None,
+    settings: Sequence[Setting] = (),
+) -> DataSet:
+    """Open a data set, or describe a new one; nothing is written.
+
+    Args:
+        films: Needed for a new one; later ones replace it.
+        config: YAML file with settings; None takes those of an earlier run, or the defaults.
+        settings: Fields that replace them.
+
+    Raises:
+        DatasetError: There is none and no films are given, or its file was damaged.
+        RecipeError: A setting is wrong.
+    """
+    path = folder / FILE
+    found: dict[str, object] = {}
+    if path.is_file():
+        try:
+            found = json.loads(read_text(path, limit_bytes=_MOST_BYTES))
+            if found["m2d"] != _VERSION:
+                raise ValueError(f"version {found['m2d']!r}")
+            earlier = folder / str(found["films"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{path}: cannot be read ({error}); remove it, and build again") from error
+        films = films or earlier
+    if films is None:
+        raise DatasetError(f"{folder}: holds no data set; build one from a folder of films")
+    if config is not None:
+        chosen = load_document(config, DataSettings, settings=settings)
+    else:
+        # Lists of JSON are the tuples of the settings.
+        kept = DataSettings.model_validate(found.get("settings", {})).model_dump()
+        chosen = fit_document(kept, DataSettings, places=Places(path="settings"), settings=settings).value
+    return DataSet(folder=folder, films=films, settings=chosen)
+
+
+def save_data_set(data: DataSet) -> None:
+    """Write `data.json`; it holds no absolute path and no key."""
+    document = {
+        "m2d": _VERSION,
+        "films": os.path.relpath(data.films, data.folder).replace(os.sep, "/"),
+        "settings": data.settings.model_dump(mode="json"),
+    }
+    write_json(data.folder / FILE, document)

@@ -1,0 +1,136 @@
+"""Stage `embed`: a vector for every kept shot, from its stills, by a named network.
+
+Owns names and the default choice; the networks are those of the evaluation.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from m2d.curation.filter import shot_id, shot_name
+from m2d.curation.settings import RelateSettings
+from m2d.curation.shots import Shot
+from m2d.curation.stage_file import Outcome, key_of
+from m2d.curation.stills import opened_stills, stills_path
+from m2d.errors import DatasetError, InputError, Remedy
+from m2d.evaluation.consistency import Scores
+from m2d.evaluation.embedder import Embedder, Features
+from m2d.evaluation.natural_embedder import NaturalEmbedder
+from m2d.evaluation.networks import missing_networks
+from m2d.evaluation.puppet_embedder import load_puppet_embedder
+
+_VERSION = "embed/1"
+# Ranges of the similarity of neighbours that belong together, measured by `benchmarks.data_set`.
+RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.62, 0.999)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedderChoice:
+    """Which network embeds shots; it is loaded where it is used.
+
+    Attributes:
+        name: `efficientnet` or `puppet`.
+        width, height: Of the stills, which decide the classifier of puppets.
+    """
+
+    name: str
+    path: str | None
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vectors:
+    """The vectors of one shot per network, float32 in base64."""
+
+    values: dict[str, str]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the vectors, (D,)."""
+        return {
+            name: np.frombuffer(base64.b64decode(text), dtype="<f4") for name, text in self.values.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedTask:
+    """One shot to embed."""
+
+    shot: Shot
+    data_set: Path
+    choice: EmbedderChoice
+    key: str
+
+    @property
+    def place(self) -> str:
+        """Names the shot for people."""
+        return shot_name(self.shot)
+
+
+def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppet: bool) -> EmbedderChoice:
+    """Choose the network of a data set.
+
+    Args:
+        is_puppet: Whether all films say that they show the puppet world.
+
+    Raises:
+        InputError: An unknown name.
+    """
+    name = settings.embedder
+    if name in ("auto", "vit"):
+        name = "puppet" if is_puppet else "efficientnet"
+    if name not in RANGES:
+        raise InputError(f"relate.embedder: {name!r} is unknown; there are auto, {', '.join(RANGES)}")
+    if name == "efficientnet" and missing_networks([name]):
+        raise InputError("relate.embedder: the network efficientnet is not here", remedy=Remedy.GET_NETWORKS)
+    first = shots[0] if shots else None
+    return EmbedderChoice(
+        name=name, path=settings.path, width=first.width if first else 0, height=first.height if first else 0
+    )
+
+
+@cache
+def load_embedder(choice: EmbedderChoice) -> Embedder:
+    """Load a network once per process; raises as the evaluation's loaders."""
+    if choice.name == "puppet":
+        return load_puppet_embedder(height=choice.height, width=choice.width)
+    return NaturalEmbedder(device="cpu", has_prompts=False, has_reference=False)
+
+
+def embed_key(shot: Shot, choice: EmbedderChoice) -> str:
+    """Return the key of a shot's vectors: its content and the network's."""
+    networks = {name: (each.protocol, each.digest) for name, each in load_embedder(choice).extractors.items()}
+    return key_of(_VERSION, shot_id(shot), shot.stills, sorted(networks.items()))
+
+
+def embed_shot(task: EmbedTask) -> Outcome[Vectors]:
+    """Embed one shot; a missing stills file rejects it."""
+    values = {}
+    try:
+        with opened_stills(stills_path(task.data_set, task.shot.stills)) as stills:
+            times_s = stills.times_s(task.shot.start_s, task.shot.end_s)
+            for name, extractor in load_embedder(task.choice).extractors.items():
+                pictures = {
+                    place: extractor.prepare(stills.picture(times_s[place]))
+                    for place in dict.fromkeys(extractor.picks(len(times_s)))
+                }
+                vector = extractor.extract([pictures[place] for place in extractor.picks(len(times_s))])
+                values[name] = base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
+    except DatasetError as error:
+        return Outcome(key=task.key, place=task.place, reason=str(error))
+    return Outcome(key=task.key, place=task.place, outputs=(Vectors(values=values),))
+
+
+def similarities(choice: EmbedderChoice, vectors: Sequence[Vectors]) -> Scores:
+    """Return how similar every pair of shots is, (N, N)."""
+    arrays = [each.arrays() for each in vectors]
+    features: Features = {
+        name: np.stack([each[name] for each in arrays]).astype(np.float64) for name in arrays[0]
+    }
+    return load_embedder(choice).similarity(features)

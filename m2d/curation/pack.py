@@ -1,0 +1,155 @@
+"""Stage `pack`: a data set that `m2d train` reads, and the official files beside it on request.
+
+`stories.jsonl` names spans of the films, so no picture is encoded again. The official formats have no spans:
+for them every shot becomes a video file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from m2d import disk
+from m2d.curation.filter import shot_id
+from m2d.curation.relate import Group
+from m2d.curation.scan import ClipRange, Film
+from m2d.curation.shots import Shot, range_frames
+from m2d.curation.stage_file import Outcome, key_of
+from m2d.data.csv_format import WrittenClip
+from m2d.data.jsonl_format import VERSION
+from m2d.files import publish, sha256_file
+from m2d.folders import make_folder
+from m2d.video.crop_resize import Turn, turn_of
+from m2d.video.film_frames import FilmFrame
+from m2d.video.open_film import FilmError
+from m2d.video.pixels import display_matrix, rgb_of
+from m2d.video.tone_mapping import is_high_dynamic_range
+
+DESCRIPTION, OFFICIAL, VIDEOS = "stories.jsonl", "official", "videos"
+_VERSION = "pack/1"
+_ENCODER = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "48"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Story:
+    """One story of the data set.
+
+    Attributes:
+        number: Its line in the description, from 0.
+        captions: One per shot.
+        caption_by: Where the captions come from: `sidecar`, the name of a model, or empty.
+    """
+
+    number: int
+    group: Group
+    captions: tuple[str, ...]
+    caption_by: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoTask:
+    """One shot to write as a video file; `place` is its path below the folder of official files."""
+
+    path: Path
+    film: Film
+    shot: Shot
+    caption: str
+    folder: Path
+    place: str
+    key: str
+
+
+def story_line(story: Story, *, films: Path, data_set: Path) -> str:
+    """Return a story's line of `stories.jsonl`; paths start from the data set."""
+    sims = ("", *map(str, story.group.similarities))
+    scenes = [
+        {
+            "video": os.path.relpath(films / shot.film, data_set).replace(os.sep, "/"),
+            "start_s": shot.start_s,
+            "end_s": shot.end_s,
+            "caption": caption,
+            "caption_by": story.caption_by,
+            "sha256": shot.sha256,
+            "fps": shot.fps,
+            "width": shot.width,
+            "height": shot.height,
+            "num_frames": shot.num_frames,
+            "relevance": float(similarity) if similarity else None,
+        }
+        for shot, caption, similarity in zip(story.group.shots, story.captions, sims, strict=True)
+    ]
+    document = {"m2d": VERSION, "story": f"story-{story.number:06d}", "scenes": scenes}
+    return f"{json.dumps(document, ensure_ascii=False)}\n"
+
+
+def video_key(shot: Shot, caption: str, name: str) -> str:
+    """Return the key of a written shot."""
+    return key_of(_VERSION, shot_id(shot), caption, name, sorted(_ENCODER.items()))
+
+
+def write_video(task: VideoTask) -> Outcome[WrittenClip]:
+    """Write one shot as H.264; equal shots give equal bytes."""
+    path = task.folder / task.place
+    shot = task.shot
+    clip = ClipRange(film=task.film, start_s=shot.start_s, end_s=shot.end_s)
+    make_folder(path.parent)
+    try:
+        with publish(path, force=True) as part, disk.output_errors(path):
+            width, height, count = _encode(part, task.path, clip)
+    except FilmError as error:
+        reason = str(error).removeprefix(f"{task.path}: ")
+        return Outcome(key=task.key, place=task.place, reason=reason)
+    fps = round(shot.fps) if abs(shot.fps - round(shot.fps)) < 1e-3 else round(shot.fps, 3)
+    written = WrittenClip(
+        video=task.place,
+        caption=task.caption,
+        sha256=sha256_file(path),
+        fps=fps,
+        width=width,
+        height=height,
+        num_frames=count,
+    )
+    return Outcome(key=task.key, place=task.place, outputs=(written,))
+
+
+def _encode(part: Path, source: Path, clip: ClipRange) -> tuple[int, int, int]:
+    """Encode a range; return width, height and number of frames."""
+    rate = Fraction(clip.film.fps).limit_denominator(1001)
+    count = 0
+    with (
+        av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+        contextlib.closing(range_frames(source, clip)) as frames,
+    ):
+        stream = container.add_stream("libx264", rate=rate, options=_ENCODER)
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 90000)
+        for time_s, frame in frames:
+            picture = _picture(frame, clip.film)
+            if not count:
+                stream.width, stream.height, first_s = picture.width, picture.height, time_s
+            picture.pts, picture.time_base = round((time_s - first_s) * 90000), Fraction(1, 90000)
+            container.mux(stream.encode(picture))
+            count += 1
+        container.mux(stream.encode())
+        size = (stream.width, stream.height)
+    return *size, count
+
+
+def _picture(frame: FilmFrame, film: Film) -> av.VideoFrame:
+    """Return the upright picture with square pixels and even sides, in the encoder's format."""
+    width, height = film.width // 2 * 2, film.height // 2 * 2
+    source, turn = frame.picture, turn_of(display_matrix(frame.picture)) or Turn()
+    if turn != Turn() or is_high_dynamic_range(source):
+        upright_HWC = np.ascontiguousarray(turn.apply(rgb_of(source, upscale=1)))
+        source = av.VideoFrame.from_ndarray(upright_HWC, format="rgb24")
+    picture = source.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
+    # The source's kind of picture would be forced on the encoder.
+    picture.pict_type = 0
+    return picture
