@@ -78,6 +78,7 @@ class Prediction:
             "memory": self.choice.memory,
             "decode": self.choice.decode,
             "device": self.target.name,
+            "tokens": self.tokens,
             "stages": {
                 stage.name: {
                     "operations": stage.flops,

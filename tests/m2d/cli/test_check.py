@@ -246,6 +246,7 @@ def test_a_card_is_predicted_for_and_an_unknown_one_is_named(m2d: Run) -> None:
     found = json.loads(m2d("check", "story.yaml", "--gpu", "rtx 4090", "--json").stdout)
     assert found["prediction"]["device"] == "RTX 4090"
     assert found["backend"]["device"] == "cuda"
+    assert found["prediction"]["tokens"] == 120 + 144
     assert set(found["prediction"]["stages"]) == {"encode prompts", "denoise", "decode"}
     assert "Predicted on RTX 4090: memory full, decode plain, fits" in m2d(
         "check", "story.yaml", "--gpu", "NVIDIA GeForce RTX 4090"
