@@ -6,6 +6,7 @@ Owns finding it and its digest. Imports no torch: `m2d check` uses it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +51,7 @@ class ModelSource:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over weights, configs and tokenizer: equal for models that compute the same."""
-        entries = [
-            f"{path.relative_to(self.path).as_posix()} {sha256_file(path)}"
-            for path in self._computing_files()
-        ]
-        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+        return _combined(self._file_digests)
 
     @property
     def is_embedded(self) -> bool:
@@ -70,13 +67,33 @@ class ModelSource:
         found = {tensor.dtype for tensor in stored.values()}
         return "bfloat16" if "BF16" in found else "float16" if found == {"F16"} else "float32"
 
-    def _computing_files(self) -> list[Path]:
+    def denoising_digest(self, *, with_vae: bool) -> str:
+        """SHA-256 (hex) over what takes part in denoising: equal for models that denoise alike.
+
+        Args:
+            with_vae: Whether frames are encoded or decoded before denoising ends.
+        """
+        scheduler = f"scheduler/{COMPONENTS['scheduler'].config}"
+        files = {
+            name: digest
+            for name, digest in self._file_digests.items()
+            if with_vae or not name.startswith("vae/")
+        }
+        return _combined(files | {scheduler: sha256_file(find_file(self.path, scheduler))})
+
+    @cached_property
+    def _file_digests(self) -> dict[str, str]:
         files = {tokenizer_file(self.path)}
         for name in ("transformer", "vae", "text_encoder"):
             component = COMPONENTS[name]
             files.add(find_file(self.path, f"{name}/{component.config}"))
             files |= {tensor.file for tensor in find_weights(self.path, name, component.stem).values()}
-        return sorted(files)
+        return {path.relative_to(self.path).as_posix(): sha256_file(path) for path in sorted(files)}
+
+
+def _combined(digests: Mapping[str, str]) -> str:
+    entries = [f"{name} {digest}" for name, digest in digests.items()]
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
 def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None) -> ModelSource:

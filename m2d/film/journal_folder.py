@@ -28,6 +28,8 @@ FOLDER = "journal"
 HEADER, STEP, MADE = "journal.json", "step.safetensors", "made.json"
 # The entry of a request that may differ in a resumed run.
 MACHINES = "machines"
+# The entry of a run that holds the digest of what takes part in its denoising.
+DENOISER = "denoiser_sha256"
 LONGEST_DOCUMENT_BYTES = 32 << 20
 _OURS = re.compile(r"(journal|made)\.json|(step|window-\d{3,})\.safetensors|made-[0-9a-f]{64}")
 _NO_DIGEST = "0" * 64

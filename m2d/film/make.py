@@ -124,7 +124,7 @@ def make_film(
         stop,
         open_journal(
             plan.output,
-            request=request_of(records, job.film, only_new=job.keeps is not None),
+            request=request_of(records, job.plans, job.film, only_new=job.keeps is not None),
             versions=records[-1].versions,
             window_steps=job.window_steps,
             resume=options.resume,

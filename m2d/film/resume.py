@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import remove_file
 from m2d.film.journal_contents import JournalContents, scan_journal
 from m2d.film.journal_folder import (
+    DENOISER,
     MACHINES,
     CorruptFileError,
     Header,
@@ -26,6 +27,7 @@ from m2d.film.journal_folder import (
 )
 from m2d.film.outputs import check_replaceable
 from m2d.progress import Reporter
+from m2d.recipe.model_choice import MODEL_FIELDS
 from m2d.video.run_folder import RECORD, run_folder_of
 
 # `_differences` names a difference by its path in the journal's header.
@@ -105,13 +107,35 @@ def _unfinished_header(film: Path, folder: Path) -> Header:
 
 def _check_same(film: Path, header: Header, wanted: Header) -> None:
     steps = [{"window_steps": list(run.window_steps)} for run in (header, wanted)]
-    requests = [{**run.request, MACHINES: None} for run in (header, wanted)]
+    requests = _without_models(*({**run.request, MACHINES: None} for run in (header, wanted)))
     differing = _differences(*requests) or _differences(*steps)
     if differing:
         raise InputError(
             f"{film}: the unfinished run has another request: {_listed(_without_consequences(differing))}",
             remedy=Remedy.REPEAT_OR_DISCARD,
         )
+
+
+def _without_models(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Leave out the models of runs that denoise alike: the name of a folder, or a VAE that was repaired."""
+    pairs = [_alike(*pair) for pair in zip(old.get("runs", ()), new.get("runs", ()), strict=False)]
+    rests = [request.get("runs", [])[len(pairs) :] for request in (old, new)]
+    return [
+        {**request, "runs": [*(pair[side] for pair in pairs), *rests[side]]}
+        for side, request in enumerate((old, new))
+    ]
+
+
+def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    if DENOISER in old and old[DENOISER] == new.get(DENOISER):
+        return _without_model(old), _without_model(new)
+    # Runs of earlier versions have the digest of the whole model alone.
+    return dict(old), dict(new) | ({} if DENOISER in old else {DENOISER: _ABSENT})
+
+
+def _without_model(run: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = {name: value for name, value in run.get("recipe", {}).items() if name not in MODEL_FIELDS}
+    return {**run, "model": None, "recipe": recipe}
 
 
 def _without_consequences(differing: Sequence[str]) -> list[str]:

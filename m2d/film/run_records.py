@@ -16,7 +16,7 @@ import torch
 from m2d.diffusion.step_cache import StepCacheReport
 from m2d.enlarging import Enlarging
 from m2d.film.context_frames import FRAMES, kept_frames_bytes
-from m2d.film.journal_folder import MACHINES
+from m2d.film.journal_folder import DENOISER, MACHINES
 from m2d.film.loaded_film import LoadedFilm, LoadedScene
 from m2d.film.output_scenes import OutputScene
 from m2d.film.recipe_record import recipe_record
@@ -64,17 +64,30 @@ def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
     )
 
 
-def request_of(records: Sequence[RunRecord], film: LoadedFilm | None, *, only_new: bool) -> dict[str, Any]:
+def request_of(
+    records: Sequence[RunRecord], plans: Sequence[RunPlan], film: LoadedFilm | None, *, only_new: bool
+) -> dict[str, Any]:
     """Return everything a film depends on except package versions.
 
     A run that is resumed on another processor is warned about, and keeps its number of threads.
     """
     return {
-        "runs": [record.model_dump(mode="json", exclude={"versions", "machine"}) for record in records],
+        "runs": [
+            record.model_dump(mode="json", exclude={"versions", "machine"})
+            | {DENOISER: plan.source.denoising_digest(with_vae=_denoises_with_vae(plan, film))}
+            for record, plan in zip(records, plans, strict=True)
+        ],
         MACHINES: [record.machine.model_dump(mode="json") for record in records if record.machine],
         "film": None if film is None else _film_request(film),
         "only_new": only_new,
     }
+
+
+def _denoises_with_vae(plan: RunPlan, film: LoadedFilm | None) -> bool:
+    """Whether frames are encoded, or latents decoded, before all scenes are denoised."""
+    is_given_frames = film is not None and any(scene.latents_FCHW is None for scene in film.scenes)
+    starts = [plan.scenes[number] for number in plan.targets]
+    return is_given_frames or any(scene.image or scene.join.kind == "continue" for scene in starts)
 
 
 def with_speeds(
