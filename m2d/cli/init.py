@@ -17,10 +17,13 @@ def init(
     title: Annotated[
         str, typer.Option("--title", metavar="TEXT", help="Title of the story.")
     ] = "My first story",
-    figure5: Annotated[
+    source: Annotated[
         Path | None,
         typer.Option(
-            "--from-figure5", metavar="JSON", help="Import stories in the format of the paper's Figure 5."
+            "--from",
+            "--from-figure5",
+            metavar="FILE",
+            help="Import stories: HoloCine, StoryMem, TTT-Video, TALC, Prompt Relay, Kling, Wan, Figure 5.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing recipes.")] = False,
@@ -28,13 +31,14 @@ def init(
 ) -> None:
     """Write a recipe to start from.
 
-    With --from-figure5, PATH is the folder for the recipes, one per story; by default the current folder.
+    With --from, PATH is the folder for the recipes, one per story; by default the current folder.
+    The layout is recognized by its fields; Figure 5 is that of the paper.
     """
     from m2d.cli.console import show_hint, write_json, write_result
-    from m2d.tasks.init import import_figure5, write_template
+    from m2d.tasks.init import write_imported, write_template
 
-    if figure5 is not None:
-        paths = import_figure5(figure5, path or Path(), force=force)
+    if source is not None:
+        paths = write_imported(source, path or Path(), force=force)
     else:
         paths = [write_template(path or Path("story.yaml"), title=title, force=force)]
     if as_json:

@@ -1,4 +1,4 @@
-"""Init: write new recipes, from a commented template or from a JSON file in the paper's Figure 5 form."""
+"""Init: write new recipes, from a commented template or from stories that other systems wrote."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from m2d.errors import InputError
 from m2d.files import check_writable, write_bytes
 from m2d.recipe.fields import default_output
-from m2d.recipe.figure5 import load_figure5
 from m2d.recipe.schema import Recipe
+from m2d.recipe.story_import import import_stories
 from m2d.recipe.template import story_template
 from m2d.recipe.writer import to_yaml
 
@@ -23,11 +23,11 @@ def write_template(path: Path, *, title: str, force: bool) -> Path:
     return path
 
 
-def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
+def write_imported(source: Path, target: Path, *, force: bool) -> list[Path]:
     """Write one recipe per story of `source`.
 
     Args:
-        source: JSON in the form of the paper's Figure 5.
+        source: Stories in a layout of `m2d.recipe.story_import`.
         target: A recipe file if there is one story; otherwise the folder of the recipes.
         force: Whether existing recipes are replaced.
 
@@ -39,7 +39,8 @@ def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
         InputError: `target` is one file, but there are several stories.
         OutputError: A recipe exists and `force` is not set, or it cannot be written; no recipe was written.
     """
-    stories = load_figure5(source)
+    imported = import_stories(source)
+    stories = [story.recipe for story in imported]
     if target.suffix.lower() in RECIPE_SUFFIXES and not target.is_dir():
         if len(stories) > 1:
             raise InputError(
@@ -50,9 +51,12 @@ def import_figure5(source: Path, target: Path, *, force: bool) -> list[Path]:
         paths = [target / _file_name(story) for story in stories]
     for path in paths:
         check_writable(path, force=force)
-    for path, story in zip(paths, stories, strict=True):
-        header = f"{story.title}, a story of {len(story.scenes)} scenes from {source.name}."
-        text = to_yaml(story, header=f"{header}\nm2d generate {path.name}")
+    for path, each in zip(paths, imported, strict=True):
+        story = each.recipe
+        lines = [f"{story.title}, a story of {len(story.scenes)} scenes from {source.name} ({each.layout})."]
+        if each.dropped:
+            lines.append(f"Not taken over: {', '.join(each.dropped)}.")
+        text = to_yaml(story, header="\n".join([*lines, f"m2d generate {path.name}"]))
         write_bytes(path, text.encode("utf-8"), force=force)
     return paths
 

@@ -65,3 +65,18 @@ def test_one_recipe_in_the_way_stops_the_whole_import(m2d: Run, folder: Path) ->
     assert result.exit_code == 2
     assert not (folder / "scene-001-park-at-noon.yaml").exists()
     assert (folder / "scene-002-park-at-noon.yaml").read_text() == "mine"
+
+
+def test_a_story_of_another_system_becomes_a_recipe_that_says_what_was_left_out(
+    m2d: Run, folder: Path
+) -> None:
+    shots = [{"prompt": "A red ball rolls.", "duration": "5"}, {"prompt": "It stops.", "duration": "5"}]
+    (folder / "ball.json").write_text(json.dumps({"multi_prompt": shots}))
+    result = m2d("init", "ball.yaml", "--from", "ball.json")
+    assert (result.exit_code, result.stdout) == (0, "ball.yaml\n")
+    text = (folder / "ball.yaml").read_text()
+    assert "# ball, a story of 2 scenes from ball.json (Kling).\n# Not taken over: duration.\n" in text
+    assert [scene.prompt for scene in load_recipe(folder / "ball.yaml").scenes] == [
+        "A red ball rolls.",
+        "It stops.",
+    ]
