@@ -15,6 +15,22 @@ LONGEST_RECORD_BYTES = 16 << 20
 # hours is repeated every few seconds.
 _FEWEST_BYTES_PER_FRAME = 1
 _FEWEST_BYTES_PER_SECOND = 1
+# A still 4K screen takes a byte of H.264 for 100,000 pixels; animations are rarely that still.
+_MOST_PIXELS_PER_BYTE = 1 << 17
+_MOST_PIXELS_PER_BYTE_OF_ANIMATION = 1 << 9
+# Seconds of work, however small the file.
+_SPARE_PIXELS = 1 << 29
+
+
+def most_pixels(size_bytes: int, *, is_animation: bool) -> int:
+    """Return how many pixels all frames of a video file may have together.
+
+    Args:
+        size_bytes: Of the whole file.
+        is_animation: Whether it is a GIF or a WebP, in which a few bytes announce a frame of any size.
+    """
+    per_byte = _MOST_PIXELS_PER_BYTE_OF_ANIMATION if is_animation else _MOST_PIXELS_PER_BYTE
+    return _SPARE_PIXELS + size_bytes * per_byte
 
 
 def announced_problem(*, size_bytes: int, num_frames: int, duration_s: float) -> str:

@@ -20,7 +20,7 @@ from m2d.reading import UnreadableFile, read_text
 
 Format = Literal["csv", "json", "jsonl"]
 DESCRIPTIONS = ("sft.json", "pretrain.csv", "stories.jsonl")
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 28
 _READERS: dict[str, Callable[[DatasetText], list[ShotGroup]]] = {
     "csv": read_csv,
     "json": read_json,

@@ -16,7 +16,7 @@ from m2d.reading import read_text
 
 FILE = "rejected.jsonl"
 MOST_NAMED = 10
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

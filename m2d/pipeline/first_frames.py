@@ -8,7 +8,6 @@ Owns which frame a scene of a window starts from and how a model is given it.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from m2d.errors import InputError
 from m2d.model.finite import check_finite
-from m2d.reading import memory_limit_bytes, read_bytes
-from m2d.recipe.images import SceneImage
+from m2d.reading import read_bytes
+from m2d.recipe.images import LARGEST_BYTES, SceneImage, open_image
 from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.video.crop_resize import Turn, cover
 
@@ -104,15 +103,15 @@ def read_picture(image: SceneImage, *, height: int, width: int) -> np.ndarray:
     Raises:
         InputError: It cannot be decoded, or is no longer the file that was planned.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        data = read_bytes(image.path, limit_bytes=memory_limit_bytes())
+        data = read_bytes(image.path, limit_bytes=LARGEST_BYTES)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise InputError(f"{image.path}: changed since the run was planned; start again")
-        with Image.open(io.BytesIO(data)) as opened:
+        with open_image(data, image.path.name) as opened:
             picture_HWC = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{image.path}: the picture cannot be decoded ({error})") from error
     covering = cover(
         width=picture_HWC.shape[1],

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m2d.errors import Problem, RecipeError
+from m2d.limits import LARGEST_SIDE
 from m2d.reading import read_bytes
 from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import Recipe, Scene
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_LARGEST_BYTES = 100_000_000
+LARGEST_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +69,7 @@ def find_images(recipe: Recipe, places: Places) -> tuple[Recipe, tuple[SceneImag
     return recipe.model_copy(update={"scenes": tuple(scenes), "image": None}), tuple(images)
 
 
-def open_image(data: bytes, name: str) -> object:
+def open_image(data: bytes, name: str) -> Image.Image:
     """Open a picture of an allowed format as Pillow does: its header alone.
 
     Raises:
@@ -72,14 +78,21 @@ def open_image(data: bytes, name: str) -> object:
     from PIL import Image
 
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         kinds = ", ".join(_FORMATS)
         raise ValueError(f"{name} is no picture that m2d reads ({kinds}): {error}") from error
+    if max(picture.size) > LARGEST_SIDE:
+        size = f"{picture.width}x{picture.height}"
+        raise ValueError(
+            f"{name} has {size} pixels; at most {LARGEST_SIDE} a side are allowed, scale it down"
+        )
+    return picture
 
 
 def _read(path: Path, expected: str | None) -> SceneImage:
-    data = read_bytes(path, limit_bytes=_LARGEST_BYTES)
+    data = read_bytes(path, limit_bytes=LARGEST_BYTES)
     open_image(data, path.name)
     found = hashlib.sha256(data).hexdigest()
     if expected not in (None, found):

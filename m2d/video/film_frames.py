@@ -18,6 +18,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from m2d.limits import most_pixels
 from m2d.video.open_film import FilmError, cut_off, frame_rate, opened_film, reason_of, refusing_corrupt
 from m2d.video.pixels import rgb_of
 from m2d.video.tone_mapping import is_high_dynamic_range, tone_mapped
@@ -113,6 +114,8 @@ class _Reading:
         self._path, self._container, self._stream, self._is_strict = path, container, stream, is_strict
         self._treatment = Treatment()
         self._num_packets = self._num_pictures = self._num_frames = 0
+        is_animation = container.format.name == "gif"
+        self._pixels_left = most_pixels(path.stat().st_size, is_animation=is_animation)
         self._end_s = 0.0
         self._first_key: int | None = None
         # Timestamps of packets that have to give a picture, and that have given none yet.
@@ -188,6 +191,12 @@ class _Reading:
             size = f"{picture.width}x{picture.height}"
             raise FilmError(
                 f"{self._path}: its size changes to {size} at frame {number}; use a video of one size"
+            )
+        self._pixels_left -= picture.width * picture.height
+        if self._pixels_left < 0:
+            raise FilmError(
+                f"{self._path}: has {self._path.stat().st_size:,} bytes for more than {number:,} frames of"
+                f" {picture.width}x{picture.height} pixels; give a shorter or a smaller video"
             )
         if self._is_strict and picture.is_corrupt:
             raise self._corrupt(number, picture.time or 0.0)

@@ -13,11 +13,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from m2d.limits import LARGEST_SIDE
+from m2d.limits import LARGEST_SIDE, most_pixels
 from m2d.reading import open_regular
 
-# Pixels of all frames together: some minutes at the size of web pages, and seconds of work.
-MOST_PIXELS = 1 << 30
+# Pixels of all frames together: a minute at the size of web pages. Noise takes 3 bytes a pixel in memory.
+MOST_PIXELS = 1 << 28
 _TICK = Fraction(1, 1000)
 
 
@@ -41,18 +41,19 @@ def webp_film(path: Path) -> io.BytesIO:
             open_regular(path, limit_bytes=None) as file,
             Image.open(file, formats=["WEBP"]) as animation,
         ):
-            return _film(animation)
+            limit = min(MOST_PIXELS, most_pixels(path.stat().st_size, is_animation=True))
+            return _film(animation, limit=limit)
     except (EOFError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or "it is corrupt") from error
 
 
-def _film(animation: Image.Image) -> io.BytesIO:
+def _film(animation: Image.Image, *, limit: int) -> io.BytesIO:
     film = io.BytesIO()
     with av.open(film, "w", format="matroska") as container:
         num_frames, (width, height) = getattr(animation, "n_frames", 1), animation.size
         if num_frames < 2:
             raise ValueError("a still picture, not an animation")
-        if max(width, height) > LARGEST_SIDE or num_frames * width * height > MOST_PIXELS:
+        if max(width, height) > LARGEST_SIDE or num_frames * width * height > limit:
             raise ValueError(f"{num_frames} frames of {width}x{height} pixels are too many for WebP")
         animation.load()
         stream = container.add_stream("ffv1", rate=Fraction(1000, _duration_ms(animation)))

@@ -41,6 +41,7 @@ def write(folder: Path, model: Path, *, head: str = "", first: str = "", second:
     (folder / "pictures").mkdir(exist_ok=True)
     for name, level in (("red", 200), ("blue", 50)):
         Image.fromarray(np.full((100, 90, 3), level, np.uint8)).save(folder / "pictures" / f"{name}.png")
+    Image.new("1", (8193, 1)).save(folder / "pictures" / "wide.png")
     path = folder / "story.yaml"
     path.write_text(STORY.format(model=model, head=head, first=first, second=second))
     return str(path)
@@ -86,6 +87,7 @@ def test_every_scene_starts_from_its_picture_and_the_record_names_no_folder(
         ),
         ("cogvideox-5b-i2v", {"head": "image: red.png"}, "image: 'red.png': No such file"),
         ("cogvideox-5b-i2v", {"head": "image: story.yaml"}, "is no picture that m2d reads (PNG, JPEG, WEBP)"),
+        ("cogvideox-5b-i2v", {"head": "image: pictures/wide.png"}, "8193x1 pixels; at most 8192 a side"),
         (
             "cogvideox-5b-i2v",
             {"head": "image: pictures/red.png", "second": ", join: continue, image: pictures/blue.png"},
