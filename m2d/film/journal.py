@@ -151,6 +151,7 @@ class Journal:
         for name, digest in digests.items():
             write_bytes(made_path(self._folder, digest), files[name])
         record = {"journal": self._header.journal, "document": document, "files": digests}
+        record["sizes"] = {name: len(data) for name, data in files.items()}
         write_document(self._folder / MADE, record)
         for path in files_of(self._folder):
             if path.name.startswith("made-") and path.name.removeprefix("made-") not in digests.values():

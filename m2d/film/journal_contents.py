@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -35,6 +36,7 @@ from m2d.film.journal_folder import (
     window_path,
 )
 from m2d.pipeline.observer import FinishedWindow
+from m2d.video.run_folder import LARGEST_SHEET_BYTES
 
 _SCENE = "scene_"
 _Read = TypeVar("_Read")
@@ -51,6 +53,20 @@ class PendingOutput:
 
     document: Mapping[str, Any]
     files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Made:
+    """The content of `made.json`: the output, and the digest and size of its files by name."""
+
+    journal: str
+    document: Mapping[str, Any]
+    files: Mapping[str, str]
+    # Missing in journals of earlier versions.
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+_MADE = TypeAdapter(_Made)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -147,8 +163,11 @@ def _read_window(path: Path, header: Header, *, index: int) -> FinishedWindow:
     facts, tensors = _read_tensors(path, header)
     if facts.get("window") != str(index):
         raise CorruptFileError(f"{path}: belongs to window {facts.get('window')}")
-    latents = {int(name.removeprefix(_SCENE)): each for name, each in sorted(tensors.items())}
-    speed = StepCacheReport.from_json(facts["told"]) if facts.get("told") else None
+    try:
+        latents = {int(name.removeprefix(_SCENE)): each for name, each in sorted(tensors.items())}
+        speed = StepCacheReport.from_json(facts["told"]) if facts.get("told") else None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CorruptFileError(f"{path}: does not hold the scenes of a window") from error
     return FinishedWindow(index=index, latents_FCHW=latents, speed=speed)
 
 
@@ -172,12 +191,18 @@ def _read_tensors(path: Path, header: Header) -> tuple[Mapping[str, str], dict[s
 
 def _read_output(path: Path, header: Header, num_finished: int) -> PendingOutput | None:
     """Read the output; None if a window that it was made of is missing."""
-    record = read_document(path)
-    if record.get("journal") != header.journal:
+    try:
+        made = _MADE.validate_python(read_document(path))
+    except ValidationError as error:
+        raise CorruptFileError(f"{path}: is not the record of an output") from error
+    if made.journal != header.journal:
         raise CorruptFileError(f"{path}: was written by another run")
-    files = {name: read_made(path.parent, digest) for name, digest in record["files"].items()}
+    files = {
+        name: read_made(path.parent, digest, limit_bytes=made.sizes.get(name, LARGEST_SHEET_BYTES))
+        for name, digest in made.files.items()
+    }
     is_complete = num_finished == header.num_windows
-    return PendingOutput(document=record["document"], files=files) if is_complete else None
+    return PendingOutput(document=made.document, files=files) if is_complete else None
 
 
 def on_cpu(tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:

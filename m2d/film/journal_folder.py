@@ -9,7 +9,6 @@ import errno
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from m2d.errors import InputError, OutputError
 from m2d.files import remove_file, write_bytes, write_json
 from m2d.folders import remove_empty_folder
 from m2d.reading import memory_limit_bytes, read_bytes
+from m2d.tensor_files import read_header as read_tensor_header
 from m2d.video.run_folder import run_folder_of
 
 SCHEMA_VERSION = 1
@@ -33,7 +33,6 @@ DENOISER = "denoiser_sha256"
 LONGEST_DOCUMENT_BYTES = 32 << 20
 _OURS = re.compile(r"(journal|made)\.json|(step|window-\d{3,})\.safetensors|made-[0-9a-f]{64}")
 _NO_DIGEST = "0" * 64
-_HEADER_SIZE = struct.Struct("<Q")
 
 
 class CorruptFileError(InputError):
@@ -64,7 +63,15 @@ class Header:
         return len(self.window_steps)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Machine:
+    """The part of a `MachineRecord` that a resumed run needs."""
+
+    num_threads: int | None
+
+
 _HEADER = TypeAdapter(Header)
+_MACHINES = TypeAdapter(list[_Machine])
 
 
 def journal_folder_of(film: Path) -> Path:
@@ -161,6 +168,7 @@ def read_header(folder: Path) -> Header | None:
     document = read_document(path)
     try:
         header = _HEADER.validate_python(document)
+        _MACHINES.validate_python(header.request.get(MACHINES, []))
     except ValidationError as error:
         raise CorruptFileError(f"{path}: is not the header of a run") from error
     return header
@@ -206,45 +214,41 @@ def unsealed_facts(header: Header, **facts: int | str) -> dict[str, str]:
     return {**texts, "journal": header.journal, "sha256": _NO_DIGEST}
 
 
-def read_tensors(path: Path, header: Header) -> tuple[bytes, dict[str, str]]:
+def read_tensors(path: Path, header: Header) -> tuple[bytes, Mapping[str, str]]:
     """Return a verified safetensors file of this journal, and the facts in its metadata.
 
     Raises:
         CorruptFileError: It differs from what was written, or another run wrote it.
     """
-    data = _read(path)
-    facts = _facts(path, data)
+    try:
+        # Before anything is read: a file that grew has bytes that belong to no tensor.
+        facts = read_tensor_header(path, limit_bytes=memory_limit_bytes()).metadata
+    except OSError as error:
+        raise CorruptFileError(f"{path}: cannot be read: {error.strerror}") from error
+    if facts.get("journal") != header.journal:
+        raise CorruptFileError(f"{path}: was written by another run")
+    data = _read(path, limit=memory_limit_bytes())
     digest = facts.get("sha256", "")
     unsealed = data.replace(_digest_field(digest), _digest_field(_NO_DIGEST), 1)
     if hashlib.sha256(unsealed).hexdigest() != digest:
         raise CorruptFileError(f"{path}: was changed since it was written")
-    if facts.get("journal") != header.journal:
-        raise CorruptFileError(f"{path}: was written by another run")
     return data, facts
 
 
-def read_made(folder: Path, digest: str) -> bytes:
+def read_made(folder: Path, digest: str, *, limit_bytes: int) -> bytes:
     """Read the file at `made_path`.
+
+    Args:
+        limit_bytes: Largest size that it can have.
 
     Raises:
         CorruptFileError: It differs from what was written.
     """
     path = made_path(folder, digest)
-    data = _read(path)
+    data = _read(path, limit=limit_bytes)
     if hashlib.sha256(data).hexdigest() != digest:
         raise CorruptFileError(f"{path}: was changed since it was written")
     return data
-
-
-def _facts(path: Path, data: bytes) -> dict[str, str]:
-    try:
-        (size_bytes,) = _HEADER_SIZE.unpack_from(data)
-        facts = json.loads(data[_HEADER_SIZE.size : _HEADER_SIZE.size + size_bytes])["__metadata__"]
-    except (struct.error, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CorruptFileError(f"{path}: is not a safetensors file with a digest") from error
-    if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
-        raise CorruptFileError(f"{path}: is not a safetensors file with a digest")
-    return facts
 
 
 def _digest_field(digest: str) -> bytes:
@@ -256,8 +260,8 @@ def _document_digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _read(path: Path, *, limit: int | None = None) -> bytes:
+def _read(path: Path, *, limit: int) -> bytes:
     try:
-        return read_bytes(path, limit_bytes=limit or memory_limit_bytes())
+        return read_bytes(path, limit_bytes=limit)
     except OSError as error:
         raise CorruptFileError(f"{path}: cannot be read: {error.strerror}") from error

@@ -68,6 +68,15 @@ def _finish_published(
         InputError: The run had another request.
         OutputError: Another process holds the film, or the disk refused.
     """
+    try:
+        return _completed(film, kind=kind, prompts=prompts, reporter=reporter)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{film}: the unfinished run was not written by m2d", remedy=Remedy.DISCARD_RUN
+        ) from error
+
+
+def _completed(film: Path, *, kind: RunKind, prompts: Sequence[str], reporter: Reporter) -> FilmResult | None:
     folder = journal_folder_of(film)
     try:
         header = read_header(folder)
