@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from m2d.cli.main import main
 
 LIMIT_S = 10.0
 """Processor time of one trial: wall time would depend on what else the machine does."""
+KILLED_AFTER_S = 180.0
+"""Wall time after which a command that waits is ended: long, because a busy machine delays every start."""
 LIMIT_BYTES = 3 << 29
 """Memory of one trial: 1.5 GiB."""
 # Address space: torch alone maps several GiB without using them. Stops a runaway before the machine suffers.
@@ -55,7 +57,7 @@ class Ending:
         seconds: Processor time.
         peak_bytes: Largest resident memory, with what the parent had loaded.
         breaches: Forbidden opens, sockets and child processes, one line each.
-        is_late: Whether it used more than `LIMIT_S`, or waited until it was killed.
+        is_late: Whether it used more than its limit, or waited until it was killed.
     """
 
     code: int
@@ -74,19 +76,28 @@ class Rooms:
     Attributes:
         case: Folder of the trial: its current folder, readable and writable.
         readable: Further folders that it may read.
+        writable: Further folders that it may also write.
     """
 
     case: Path
     readable: tuple[Path, ...]
+    writable: tuple[Path, ...] = ()
 
 
 class Guarded:
     """An `m2d` command in a forked process; `wait` ends it."""
 
     def __init__(
-        self, words: list[str], rooms: Rooms, environment: dict[str, str], *, killed_after_s: float = 60.0
+        self,
+        words: list[str],
+        rooms: Rooms,
+        environment: dict[str, str],
+        *,
+        killed_after_s: float = KILLED_AFTER_S,
+        state: Callable[[], object] = lambda: None,
+        limit_s: float = LIMIT_S,
     ) -> None:
-        self._killed_after_s = killed_after_s
+        self._killed_after_s, self._limit_s = killed_after_s, limit_s
         self._streams = {
             name: rooms.case.parent / f"{rooms.case.name}.{name}"
             for name in ("stdin", "stdout", "stderr", "breaches")
@@ -97,7 +108,7 @@ class Guarded:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _be_the_command(words, rooms, environment, self._streams)
+            _be_the_command(words, rooms, environment, self._streams, state)
 
     def wait(self) -> Ending:
         """Wait for the end, at most `killed_after_s`."""
@@ -119,12 +130,16 @@ class Guarded:
             seconds=seconds,
             peak_bytes=usage.ru_maxrss * 1024,
             breaches=tuple(dict.fromkeys(texts["breaches"].splitlines())),
-            is_late=is_killed or seconds > LIMIT_S,
+            is_late=is_killed or seconds > self._limit_s,
         )
 
 
 def _be_the_command(
-    words: list[str], rooms: Rooms, environment: dict[str, str], streams: dict[str, Path]
+    words: list[str],
+    rooms: Rooms,
+    environment: dict[str, str],
+    streams: dict[str, Path],
+    state: Callable[[], object],
 ) -> None:
     """Turn this forked process into the command; never returns."""
     code = 1
@@ -148,6 +163,7 @@ def _be_the_command(
         sys.argv = ["m2d", *words]
         # Read TMPDIR again.
         tempfile.tempdir = None
+        state()
         sys.addaudithook(_Audit(rooms, report, streams.values()))
         main()
         code = 0
@@ -166,7 +182,7 @@ class _Audit:
     """An audit hook that writes a line for everything a command must not do."""
 
     def __init__(self, rooms: Rooms, report: int, streams: Iterable[Path]) -> None:
-        self._writable = (str(rooms.case), "/dev/null", "/dev/tty")
+        self._writable = (str(rooms.case), *map(str, rooms.writable), "/dev/null", "/dev/tty")
         libraries = (sys.prefix, sys.base_prefix, *(path for path in sys.path if path))
         self._readable = (*self._writable, *_SYSTEM, *map(str, (*rooms.readable, *streams)), *libraries)
         self._report = report

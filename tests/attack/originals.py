@@ -42,17 +42,22 @@ optimizer: {{name: adamw, lr: 1.0e-4}}
 schedule: {{name: cosine, warmup_steps: 1}}
 checkpoint: {{every_s: 1, keep: 2}}
 """
+_KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "MPLCONFIGDIR")
 # Long enough to be interrupted.
 _MANY_STEPS = 400
 _LONGEST_S = 600.0
 
 
 def prepare(folder: Path) -> Path:
-    """Make all originals in `folder`; takes about half a minute.
+    """Make all originals in `folder`, unless they are there; takes about a minute.
 
     Raises:
         RuntimeError: A command failed on sound input.
     """
+    # Fonts are listed once, not by every trial that trains.
+    os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
+    if (folder / "unfinished").is_dir():
+        return folder
     model = build_tiny_model(folder / "model")
     (folder / "story.yaml").write_text(STORY.format(model=model))
     (folder / "training.yaml").write_text(TRAINING.format(model=model, steps=2))
@@ -68,7 +73,7 @@ def prepare(folder: Path) -> Path:
 
 def environment(cache: Path) -> dict[str, str]:
     """Return the environment of a command, with a cache of its own."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {**kept, "HOME": str(cache), "M2D_CACHE": str(cache), "TMPDIR": str(cache), "OMP_NUM_THREADS": "1"}
 
 

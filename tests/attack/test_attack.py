@@ -8,7 +8,8 @@ import pytest
 
 from tests.attack.guard import LIMIT_BYTES, Ending
 from tests.attack.originals import CANARY, prepare
-from tests.attack.trials import CLASSES, judge, run_trial
+from tests.attack.trials import CLASSES, run_trial
+from tests.attack.verdict import judge
 
 SEEDS = (11,)
 
@@ -43,8 +44,8 @@ def ending(**changes: object) -> Ending:
     ("changes", "wrong"),
     [
         ({"code": -11}, "exit code -11"),
-        ({"stderr": "Traceback (most recent call last):\n"}, "a traceback"),
-        ({"stderr": ""}, "refused without a word"),
+        ({"stderr": "error: x\nTraceback (most recent call last):\n"}, "a traceback"),
+        ({"stderr": ""}, "refused without a line that says why"),
         ({"is_late": True}, "more than 10 s of work, or no end"),
         ({"peak_bytes": LIMIT_BYTES + (1 << 20)}, "1537 MiB of memory"),
         ({"breaches": ("write /etc/x",)}, "forbidden: write /etc/x"),

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.attack.guard import LIMIT_BYTES, LIMIT_S, Ending, Guarded, Rooms
-from tests.attack.mutations import MARKER, change_file, change_text
+from tests.attack.bombs import BOMBS
+from tests.attack.environments import ENVIRONMENTS
+from tests.attack.guard import LIMIT_S, Ending, Guarded, Rooms
+from tests.attack.mutations import change_file, change_text
+from tests.attack.odd_paths import ARGUMENTS, odd_path
 from tests.attack.originals import CANARY, copy, environment
+from tests.attack.states import SILENT, STATES, obey_permissions
+from tests.attack.verdict import judge
 
 _WORDS = (
     "generate",
@@ -41,18 +47,6 @@ _ARGUMENTS = (
     "1-99999999999", "-1", "1e999", "nan", "0x10", "eager", "tensorrt", "builtin:nothing",
     "../../etc/passwd", "\x1b[31m", "\u202e",
 )  # fmt: skip
-_ENVIRONMENTS: dict[str, tuple[str, ...]] = {
-    "LANG": ("C", "xx_YY", ""), "LC_ALL": ("C", "de_DE.ISO-8859-1"),
-    "PYTHONIOENCODING": ("ascii", "utf-16", "latin-1:strict"),
-    "M2D_CACHE": ("", "/dev/null", "story.yaml", "/proc", "a/" * 2000, "\u00e9 space'", "loop"),
-    "HOME": ("", "/nonexistent", "story.yaml"),
-    "TMPDIR": ("/nonexistent", "story.yaml", ""), "COLUMNS": ("0", "-5", "x", "99999999"),
-    "TERM": ("dumb", "", "x" * 4000),
-    "NO_COLOR": ("1",), "FORCE_COLOR": ("1",), "OMP_NUM_THREADS": ("0", "x"), "HF_HOME": ("/dev/null",),
-    "XDG_CACHE_HOME": ("\x01",),
-    "IMAGEIO_FFMPEG_EXE": ("/bin/false", "/nonexistent"), "LOCAL_RANK": ("x", "1"),
-    "WORLD_SIZE": ("2", "x"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,11 +57,15 @@ class Trial:
         words: Arguments of `m2d`.
         what: What was changed.
         environment: Variables that differ.
+        state: What the command's process does first.
+        is_silent: Whether it may end without a word.
     """
 
     words: list[str]
     what: str
     environment: dict[str, str] = field(default_factory=dict)
+    state: Callable[[], object] = obey_permissions
+    is_silent: bool = False
 
 
 Attack = Callable[[Path, Path, random.Random], Trial]
@@ -82,9 +80,14 @@ def _recipe(originals: Path, case: Path, draw: random.Random) -> Trial:
     if draw.random() < 0.2:
         change_file(story, draw)
     return Trial(
-        words=draw.choice([["check", "story.yaml"], ["generate", "story.yaml", "--out", "o.mp4"]]),
+        words=_checked_or_made(draw),
         what="recipe",
     )
+
+
+def _checked_or_made(draw: random.Random) -> list[str]:
+    """`check` refuses what `generate` refuses, and is quicker."""
+    return ["check", "story.yaml"] if draw.random() < 0.8 else ["generate", "story.yaml", "--out", "o.mp4"]
 
 
 def _words(originals: Path, case: Path, draw: random.Random) -> Trial:
@@ -130,6 +133,9 @@ def _on_film(draw: random.Random, film: str) -> list[str]:
     return draw.choice(
         [
             ["inspect", film],
+            ["inspect", film],
+            ["inspect", film],
+            ["board", film],
             ["board", film],
             ["reroll", film, "--scene", "1", "--out", "o.mp4"],
             ["extend", film, "--prompt", "Actor1 waves.", "--out", "o.mp4"],
@@ -155,9 +161,7 @@ def _model(originals: Path, case: Path, draw: random.Random) -> Trial:
     what = _change_one(copy(originals / "model", case / "model"), draw)
     text = (originals / "story.yaml").read_text().replace(str(originals / "model"), "./model")
     (case / "story.yaml").write_text(text)
-    return Trial(
-        what=what, words=draw.choice([["check", "story.yaml"], ["generate", "story.yaml", "--out", "o.mp4"]])
-    )
+    return Trial(what=what, words=_checked_or_made(draw))
 
 
 def _data(originals: Path, case: Path, draw: random.Random) -> Trial:
@@ -173,7 +177,10 @@ def _data(originals: Path, case: Path, draw: random.Random) -> Trial:
             text.replace("source: clips", f"source: clips/clips.{kind}"), "utf-8", errors="surrogatepass"
         )
     what = _change_one(clips, draw)
-    return Trial(what=what, words=["train", "training.yaml", "--out", "run", *draw.choice(([], ["--plan"]))])
+    return Trial(
+        what=what,
+        words=["train", "training.yaml", "--out", "run", *draw.choice(([], ["--plan"], ["--plan"]))],
+    )
 
 
 def _describe(clips: Path, kind: str) -> None:
@@ -226,8 +233,8 @@ def _checkpoint(originals: Path, case: Path, draw: random.Random) -> Trial:
 def _environment(originals: Path, case: Path, draw: random.Random) -> Trial:
     copy(originals / "story.yaml", case / "story.yaml")
     copy(originals / "film.mp4", case / "film.mp4")
-    names = draw.sample(sorted(_ENVIRONMENTS), draw.choice((1, 1, 2, 3)))
-    changed = {name: draw.choice(_ENVIRONMENTS[name]) for name in names}
+    names = draw.sample(sorted(ENVIRONMENTS), draw.choice((1, 1, 2, 3)))
+    changed = {name: draw.choice(ENVIRONMENTS[name]) for name in names}
     words = draw.choice(
         [
             ["check", "story.yaml"],
@@ -241,6 +248,40 @@ def _environment(originals: Path, case: Path, draw: random.Random) -> Trial:
         what=" ".join(f"{name}={value[:40]!r}" for name, value in changed.items()),
         environment=changed,
     )
+
+
+def _path(originals: Path, case: Path, draw: random.Random) -> Trial:
+    for name in ("story.yaml", "training.yaml", "film.mp4", "film.m2d", "clips", "model"):
+        copy(originals / name, case / name)
+    path, what = odd_path(case, draw)
+    words = [word.replace("{}", path) for word in draw.choice(ARGUMENTS).split()]
+    return Trial(words=words, what=what)
+
+
+def _state(originals: Path, case: Path, draw: random.Random) -> Trial:
+    for name in ("story.yaml", "training.yaml", "film.mp4", "film.m2d", "clips"):
+        copy(originals / name, case / name)
+    name = draw.choice(sorted(STATES))
+    # By their whole names: the current folder may be gone.
+    words = draw.choice(
+        [
+            ["check", f"{case}/story.yaml"],
+            ["inspect", f"{case}/film.mp4"],
+            ["generate", f"{case}/story.yaml", "--out", draw.choice(("o.mp4", f"{case}/o.mp4"))],
+            ["reroll", f"{case}/film.mp4", "--scene", "1"],
+            ["board", f"{case}/film.mp4"],
+            ["train", f"{case}/training.yaml", "--out", draw.choice(("r", f"{case}/r"))],
+            ["eval", f"{case}/film.mp4", "--out", "report", "--embedder", "none"],
+            ["doctor"],
+            ["init", "new.yaml"],
+        ]
+    )
+    return Trial(words=words, what=name, state=STATES[name], is_silent=name in SILENT)
+
+
+def _bomb(originals: Path, case: Path, draw: random.Random) -> Trial:
+    kind = draw.choice(sorted(BOMBS))
+    return Trial(words=BOMBS[kind](originals, case, draw), what=kind)
 
 
 def _change_one(folder: Path, draw: random.Random) -> str:
@@ -263,6 +304,9 @@ CLASSES: dict[str, Attack] = {
     "journal": _journal,
     "checkpoint": _checkpoint,
     "environment": _environment,
+    "path": _path,
+    "state": _state,
+    "bomb": _bomb,
 }
 
 
@@ -283,32 +327,11 @@ def run_trial(name: str, *, originals: Path, case: Path, seed: int) -> Result:
     canary = case.parent / "canary"
     canary.write_text(CANARY)
     trial = CLASSES[name](originals, case, random.Random(f"{name} {seed}"))
-    rooms = Rooms(case=case, readable=(originals, canary))
-    ending = Guarded(trial.words, rooms, environment(cache) | trial.environment).wait()
-    return Result(trial=trial, ending=ending, wrong=judge(ending, case))
-
-
-def judge(ending: Ending, case: Path) -> list[str]:
-    """Return what must not happen and did."""
-    said = ending.stdout + ending.stderr
-    wrong = []
-    if ending.is_late:
-        wrong.append(f"more than {LIMIT_S:.0f} s of work, or no end")
-    elif ending.code not in (0, 1, 2, 3):
-        wrong.append(f"exit code {ending.code}")
-    if "Traceback (most recent call last)" in said:
-        wrong.append("a traceback")
-    if ending.code in (1, 2, 3) and not ending.stderr.strip():
-        wrong.append("refused without a word")
-    if ending.peak_bytes > LIMIT_BYTES:
-        wrong.append(f"{ending.peak_bytes >> 20} MiB of memory")
-    wrong += [f"forbidden: {breach}" for breach in ending.breaches]
-    if any(case.parent.rglob(MARKER)):
-        wrong.append("code was run")
-    if CANARY in said:
-        wrong.append("a foreign file was shown")
-    if not ending.is_late and any(path.name.endswith(".part") for path in case.rglob("*")):
-        wrong.append("a half-written file is left")
-    if "\x1b[31m" in said or "\u202e" in said:
-        wrong.append("control characters of the input were printed")
-    return wrong
+    # Without a usable TMPDIR, Python chooses the system's.
+    spare = (Path(tempfile.gettempdir()),) if "TMPDIR" in trial.environment else ()
+    rooms = Rooms(case=case, readable=(originals, canary), writable=spare)
+    # The exporter of torch alone takes half a minute, whatever it is given.
+    limit_s = LIMIT_S * (6 if trial.words[0] == "export" else 1)
+    around = environment(cache) | trial.environment
+    ending = Guarded(trial.words, rooms, around, state=trial.state, limit_s=limit_s).wait()
+    return Result(trial=trial, ending=ending, wrong=judge(ending, case, is_silent=trial.is_silent))

@@ -1,0 +1,40 @@
+"""The verdict on a command that was attacked: what must not happen and did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.attack.guard import LIMIT_BYTES, LIMIT_S, Ending
+from tests.attack.mutations import MARKER
+from tests.attack.originals import CANARY
+
+
+def judge(ending: Ending, case: Path, *, is_silent: bool = False) -> list[str]:
+    """Return what must not happen and did."""
+    said = ending.stdout + ending.stderr
+    wrong = []
+    if ending.is_late:
+        wrong.append(f"more than {LIMIT_S:.0f} s of work, or no end")
+    elif ending.code not in (0, 1, 2, 3):
+        wrong.append(f"exit code {ending.code}")
+    if "Traceback (most recent call last)" in said:
+        wrong.append("a traceback")
+    if ending.code in (1, 2, 3) and not is_silent and not _is_refusal(ending.stderr):
+        wrong.append("refused without a line that says why")
+    if ending.peak_bytes > LIMIT_BYTES:
+        wrong.append(f"{ending.peak_bytes >> 20} MiB of memory")
+    wrong += [f"forbidden: {breach}" for breach in ending.breaches]
+    if any(case.parent.rglob(MARKER)):
+        wrong.append("code was run")
+    if CANARY in said:
+        wrong.append("a foreign file was shown")
+    if not ending.is_late and any(path.name.endswith(".part") for path in case.rglob("*")):
+        wrong.append("a half-written file is left")
+    if "\x1b[31m" in said or "\u202e" in said:
+        wrong.append("control characters of the input were printed")
+    return wrong
+
+
+def _is_refusal(stderr: str) -> bool:
+    """Whether one line says what is wrong."""
+    return any(line.startswith(("error: ", "Error: ", "Usage: ")) for line in stderr.splitlines())
