@@ -29,14 +29,14 @@ from typing import Any
 import torch
 
 from benchmarks.film_kills import Kill, kill_often, report_of
-from benchmarks.small_films import CASES, prepare
+from benchmarks.small_films import CASES, Case, prepare
 from benchmarks.stops import Stop, prepare_stops, report_of_stops, stop_often
 from m2d.errors import EXIT_RESUMABLE
 from m2d.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 MODEL = "builtin:puppet"
-TASKS = ("generate", "extend")
+TASKS = ("generate", "extend", "reroll")
 NUM_KILLS, NUM_STOPS = 100, 60
 STOP = "stop"
 SEED = 1109
@@ -96,6 +96,11 @@ class Tried:
         return sum(map(len, self.kills.values())) + len(self.stops)
 
 
+def cases_of(tasks: Sequence[str]) -> tuple[Case, ...]:
+    """Return the films of these tasks."""
+    return tuple(case for case in CASES if case.task in tasks)
+
+
 def try_all(
     tried: Tried, scratch: Path, *, words: argparse.Namespace, on_trial: Callable[[Mapping[str, Any]], object]
 ) -> None:
@@ -107,15 +112,16 @@ def try_all(
         words: The parsed command line.
         on_trial: Called after each trial with the seconds of undisturbed runs.
     """
-    left = words.count if words.count is not None else words.kills * len(TASKS) + words.stops
+    left = words.count if words.count is not None else words.kills * len(words.tasks) + words.stops
     missing = {
-        task: [number for number in range(words.kills) if number not in tried.kills[task]] for task in TASKS
+        task: [number for number in range(words.kills) if number not in tried.kills[task]]
+        for task in words.tasks
     }
     undisturbed: dict[str, Any] = {}
     if any(missing.values()):
-        prepared = prepare(CASES, scratch, model=words.model)
+        prepared = prepare(cases_of(words.tasks), scratch, model=words.model)
         undisturbed |= {name: each.spans_s for name, each in prepared.items()}
-        for task in TASKS:
+        for task in words.tasks:
             cases = [each for each in prepared.values() if each.case.task == task]
             numbers = missing[task][:left]
             left -= len(numbers)
@@ -138,11 +144,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = _words(arguments)
     # Before any computation, because threads do not survive a fork.
     torch.set_num_threads(1)
-    asked = {"kills": words.kills, "stops": words.stops, "seed": SEED, "model": words.model}
+    asked = {
+        "kills": words.kills,
+        "tasks": list(words.tasks),
+        "stops": words.stops,
+        "seed": SEED,
+        "model": words.model,
+    }
     versions = {name: version(name) for name in ("m2d", "torch", "diffusers")}
     tried = Tried(path=words.out.with_suffix(".part.jsonl"), asked={**asked, "versions": versions})
     tried.read()
-    total = words.kills * len(TASKS) + words.stops
+    total = words.kills * len(words.tasks) + words.stops
     began_s = time.monotonic()
 
     def write(undisturbed: Mapping[str, Any]) -> None:
@@ -151,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "undisturbed runs",
             "nothing_lost": not tried.wrong,
             "is_complete": tried.num_tried == total,
-            "tasks": {task: report_of(_in_order(each)) for task, each in tried.kills.items()},
+            "tasks": {task: report_of(_in_order(each)) for task, each in tried.kills.items() if each},
             "signals": report_of_stops(_in_order(tried.stops)),
             "undisturbed_s": dict(undisturbed),
             "seed": SEED,
@@ -178,12 +190,15 @@ def _words(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=NUM_KILLS, help="for each of generate and extend")
+    parser.add_argument("--kills", type=int, default=NUM_KILLS, help="for each task")
+    parser.add_argument("--task", dest="tasks", action="append", choices=TASKS, help="only this; repeatable")
     parser.add_argument("--stops", type=int, default=NUM_STOPS, help="signals to the real commands")
     parser.add_argument("--count", type=int, help="at most this many trials; the next run continues")
     parser.add_argument("--model", default=MODEL, help="folder or name of the model")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args(arguments)
+    words = parser.parse_args(arguments)
+    words.tasks = tuple(words.tasks or TASKS)
+    return words
 
 
 def _in_order(found: Mapping[int, Any]) -> list[Any]:

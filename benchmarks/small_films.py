@@ -26,7 +26,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import plan_story
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
-from m2d.tasks import extend, generate
+from m2d.tasks import extend, generate, reroll
 from m2d.video.run_folder import RECORD, run_folder_of
 
 STORY: Mapping[str, Any] = {
@@ -42,7 +42,7 @@ STORY: Mapping[str, Any] = {
     "video": {"num_frames": 5},
 }
 NEW_PROMPTS = ("a fish", "a bird")
-FILM, LONGER_FILM = "film.mp4", "longer.mp4"
+FILM, LONGER_FILM, OTHER_FILM = "film.mp4", "longer.mp4", "rerolled.mp4"
 OLDER_SEED = 99
 STAGES = (
     BEGIN,
@@ -73,7 +73,7 @@ class Case:
     """
 
     name: str
-    task: Literal["generate", "extend"]
+    task: Literal["generate", "extend", "reroll"]
     output: str = FILM
     begins_empty: bool = False
 
@@ -88,6 +88,8 @@ CASES = (
     Case(name="generate over a film", task="generate"),
     Case(name="extend", task="extend", output=LONGER_FILM),
     Case(name="extend in place", task="extend"),
+    Case(name="reroll", task="reroll", output=OTHER_FILM),
+    Case(name="reroll in place", task="reroll"),
 )
 
 
@@ -113,6 +115,10 @@ def make(
         extend.run(
             extension, find_backend=get_backend, reporter=reporter, overrides=overrides, options=options
         )
+        return
+    if case.task == "reroll":
+        request = reroll.Reroll(film=folder / FILM, scenes=(1,), model=model)
+        reroll.run(request, find_backend=get_backend, reporter=reporter, overrides=overrides, options=options)
         return
     recipe = Recipe.model_validate({**STORY, "model": model})
     plan = plan_story(recipe, resolve_model(model), overrides=overrides)

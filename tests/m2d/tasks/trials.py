@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.races import race
 from benchmarks.small_films import CASES, Prepared, prepare
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.disk_trials import try_all
-from tests.m2d.tasks.race_trials import race
 from tests.m2d.tasks.signal_trials import stop_often
 
 TRIED = ("generate", "extend in place")
