@@ -26,7 +26,6 @@ from m2d.files import write_json
 from tests.attack.originals import prepare
 from tests.attack.trials import CLASSES, Result, run_trial
 
-
 # Classes whose trials are quick are tried more often.
 _OFTEN = ("path", "recipe", "path", "arguments", "environment", "path", "model", "film", "path", "recipe")
 
