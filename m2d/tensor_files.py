@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # The format: eight bytes of header length, the header, the data.
 _LENGTH_BYTES = 8
-_LONGEST_HEADER_BYTES = 64 << 20
+# A hundred times the header of the largest model; a parser takes seconds for more.
+_LONGEST_HEADER_BYTES = 8 << 20
 _MOST_DIMENSIONS = 16
 _ITEM_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),

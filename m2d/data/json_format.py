@@ -26,6 +26,8 @@ def read_json(dataset: DatasetText) -> list[ShotGroup]:
             groups += _group(item, place=place, dataset=dataset)
     except json.JSONDecodeError as error:
         dataset.problems.add(f"{dataset.name}:{error.lineno}", f"not valid JSON: {error.msg.lower()}")
+    except (ValueError, RecursionError) as error:
+        dataset.problems.add(dataset.name, f"cannot be read as JSON: {error}")
     return groups
 
 

@@ -36,6 +36,9 @@ def read_jsonl(dataset: DatasetText) -> list[ShotGroup]:
             reason = f"not valid JSON: {error.msg.lower()} at column {error.colno}"
             dataset.problems.add(place, reason)
             continue
+        except (ValueError, RecursionError) as error:
+            dataset.problems.add(place, f"cannot be read as JSON: {error}")
+            continue
         groups += _group(story, place=place, dataset=dataset)
     return groups
 

@@ -75,7 +75,7 @@ def read_broken(run: Path) -> dict[Path, str]:
             entry = json.loads(line)
             if entry["kind"] == "broken":
                 broken[Path(entry["video"])] = str(entry["reason"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DatasetError(
                 f"{path}:{number}: is corrupt; remove the file to scan all videos again"
             ) from error

@@ -43,8 +43,8 @@ _SYSTEM = (
     "/dev/urandom",
     "/var/cache/fontconfig",
 )
-# /bin/false is what some trials name as the encoder.
-_CHILDREN = ("ffmpeg", "fc-list", "python", "false")
+# The last two are what some trials name as the encoder.
+_CHILDREN = ("ffmpeg", "fc-list", "python", "false", "nonexistent")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -77,12 +77,8 @@ def _recipe(originals: Path, case: Path, draw: random.Random) -> Trial:
     for _ in range(draw.choice((1, 1, 3))):
         text = change_text(text, draw)
     story.write_text(text, "utf-8", errors="surrogatepass")
-    if draw.random() < 0.2:
-        change_file(story, draw)
-    return Trial(
-        words=_checked_or_made(draw),
-        what="recipe",
-    )
+    what = change_file(story, draw) if draw.random() < 0.2 else "recipe"
+    return Trial(words=_checked_or_made(draw), what=what)
 
 
 def _checked_or_made(draw: random.Random) -> list[str]:
@@ -334,4 +330,7 @@ def run_trial(name: str, *, originals: Path, case: Path, seed: int) -> Result:
     limit_s = LIMIT_S * (6 if trial.words[0] == "export" else 1)
     around = environment(cache) | trial.environment
     ending = Guarded(trial.words, rooms, around, state=trial.state, limit_s=limit_s).wait()
-    return Result(trial=trial, ending=ending, wrong=judge(ending, case, is_silent=trial.is_silent))
+    # A message quotes the recipe that the command names, wherever that leads.
+    may_show = name in ("path", "recipe") and "link to a foreign file" in trial.what
+    wrong = judge(ending, case, is_silent=trial.is_silent, may_show=may_show)
+    return Result(trial=trial, ending=ending, wrong=wrong)

@@ -9,7 +9,7 @@ from tests.attack.mutations import MARKER
 from tests.attack.originals import CANARY
 
 
-def judge(ending: Ending, case: Path, *, is_silent: bool = False) -> list[str]:
+def judge(ending: Ending, case: Path, *, is_silent: bool = False, may_show: bool = False) -> list[str]:
     """Return what must not happen and did."""
     said = ending.stdout + ending.stderr
     wrong = []
@@ -26,7 +26,7 @@ def judge(ending: Ending, case: Path, *, is_silent: bool = False) -> list[str]:
     wrong += [f"forbidden: {breach}" for breach in ending.breaches]
     if any(case.parent.rglob(MARKER)):
         wrong.append("code was run")
-    if CANARY in said:
+    if CANARY in said and not may_show:
         wrong.append("a foreign file was shown")
     if not ending.is_late and any(path.name.endswith(".part") for path in case.rglob("*")):
         wrong.append("a half-written file is left")

@@ -86,6 +86,8 @@ def test_addresses_are_refused(address: str, folder: Path) -> None:
             r"d.json:3: values\[0\].url: c.mp4: no such",
         ),
         ('[\n{"values": 3\n]', r"d.json:3: not valid JSON"),
+        ("[" * 100_000, r"d.json: cannot be read as JSON: maximum recursion depth"),
+        (f"[{'9' * 5000}]", r"d.json: cannot be read as JSON: Exceeds the limit"),
         ("[]", r"d.json: holds no shot"),
     ],
 )
