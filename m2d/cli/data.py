@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m2d.cli.options import QuietFlag, ResultJsonFlag, SetOption
+from m2d.cli.options import QuietFlag, ReportJsonFlag, ResultJsonFlag, SetOption
 
 app = typer.Typer(help="Build data sets from films.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -61,6 +61,58 @@ def _add_stage(name: str, summary: str) -> None:
 
 for stage_name, stage_summary in _STAGES.items():
     _add_stage(stage_name, stage_summary)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="SET", help="A built data set.")],
+    number: Annotated[int, typer.Argument(metavar="GROUP", min=0, help="Number of the group on the page.")],
+    as_json: ReportJsonFlag = False,
+) -> None:
+    """Show the shots and captions of one group; the page plays it at #group-GROUP."""
+    from m2d.cli.console import plain_text, show_fields, show_heading, write_json
+    from m2d.tasks.data import show_group
+
+    group = show_group(folder, number)
+    if as_json:
+        write_json(group)
+        return
+    show_heading(f"group {group.number}")
+    for shot in group.shots:
+        similar = f" (similarity {shot.relevance})" if shot.relevance else ""
+        show_fields([(f"{plain_text(shot.name)}{similar}", plain_text(shot.caption))])
+
+
+@app.command()
+def check(
+    source: Annotated[Path, typer.Argument(metavar="DATA", help="Any data set that `m2d train` reads.")],
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a training clip.")] = 9,
+    fps: Annotated[int, typer.Option(min=1, help="Frames per second of a training clip.")] = 8,
+    workers: Workers = 1,
+    as_json: ReportJsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Check a data set before training: decode its videos, and count what each rule would leave out."""
+    from m2d.cli.console import (
+        loading_libraries,
+        make_reporter,
+        plain_text,
+        show_fields,
+        show_hint,
+        write_json,
+    )
+
+    reporter = make_reporter(quiet=quiet)
+    with loading_libraries(reporter):
+        from m2d.tasks.data import check_data
+    counts = check_data(source, num_frames=frames, fps=fps, workers=workers, reporter=reporter)
+    if as_json:
+        write_json({"rules": counts})
+        return
+    show_fields([(each.rule, f"{each.num_dropped} of {each.num_shots} left out") for each in counts])
+    for each in counts:
+        for example in each.examples:
+            show_hint(plain_text(example))
 
 
 def _run(

@@ -6,16 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2d.cache_root import cache_root
 from m2d.curation.data_set import DataSet, open_data_set, save_data_set
 from m2d.curation.pipeline import STAGES, Pipeline
-from m2d.curation.report import write_report
+from m2d.curation.report import GroupView, group_at, write_report
 from m2d.curation.stage_file import StageCount
-from m2d.errors import DatasetError, InputError
+from m2d.data.dataset_file import read_groups, shots_of
+from m2d.data.dataset_text import Shot
+from m2d.data.decode import Broken, VideoFacts
+from m2d.data.decoder_pool import DecoderPool
+from m2d.data.frame_sampling import FpsRule, OfficialRule, span_of
+from m2d.data.scan import scan_videos
+from m2d.errors import InputError
 from m2d.folders import make_folder
 from m2d.lock import hold
-from m2d.progress import Reporter
+from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.settings import Setting
 from m2d.stop import StopRequest
+
+_CHECK_LIMIT_S = 600.0
+_MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +99,68 @@ def _report(count: StageCount, reporter: Reporter) -> None:
     reporter.note(f"{words} ({rejected})" if rejected else words)
 
 
-def check_stage(name: str) -> None:
-    """Refuse an unknown stage.
+def show_group(folder: Path, number: int) -> GroupView:
+    """Return one group of a built data set, counted from 0; raises as `group_at`."""
+    data = open_data_set(folder)
+    with StopRequest() as stop:
+        return group_at(Pipeline(data, workers=0, reporter=SilentReporter(), stop=stop), number)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleCount:
+    """What one rule of training would leave out; `examples` are the first places with reasons."""
+
+    rule: str
+    num_shots: int
+    num_dropped: int
+    examples: tuple[str, ...]
+
+
+def check_data(
+    source: Path, *, num_frames: int, fps: int, workers: int, reporter: Reporter
+) -> list[RuleCount]:
+    """Decode the videos of any data set, and count what each rule of training would leave out.
+
+    Args:
+        num_frames, fps: Of a training clip.
 
     Raises:
-        DatasetError: It is unknown.
+        DatasetError: The description is wrong.
+        Interrupted: A stop was requested; the scans so far are cached.
     """
-    if name not in STAGES:
-        raise DatasetError(f"stage {name!r} is unknown; there are {', '.join(STAGES)}")
+    groups = read_groups(source, file_format=None, root=None, caption_field="caption", warn=reporter.warn)
+    shots = shots_of(groups)
+    with StopRequest() as stop, DecoderPool(num_workers=workers, time_limit_s=_CHECK_LIMIT_S) as pool:
+        scanned = scan_videos(
+            [shot.video for shot in shots],
+            pool=pool,
+            memory=cache_root() / "latents" / "scans",
+            reporter=reporter,
+            stop=stop,
+        )
+    found = [scanned[shot.video].found for shot in shots]
+    rules = {
+        f"fps: {num_frames} frames at {fps} per second": FpsRule(fps=fps, num_frames=num_frames),
+        "official SFT": OfficialRule(num_frames=num_frames, is_trimmed=False),
+        "official pretraining": OfficialRule(num_frames=num_frames, is_trimmed=True),
+    }
+    broken = [each.reason if isinstance(each, Broken) else "" for each in found]
+    counts = [_counted("can be decoded", shots, broken), _counted("has a caption", shots, _empty(shots))]
+    for name, rule in rules.items():
+        reasons = [
+            rule.unsuitable(each, span_of(shot, each)) if isinstance(each, VideoFacts) else ""
+            for shot, each in zip(shots, found, strict=True)
+        ]
+        counts.append(_counted(name, shots, reasons))
+    return counts
+
+
+def _empty(shots: Sequence[Shot]) -> list[str]:
+    return ["" if shot.caption.strip() else "has no caption" for shot in shots]
+
+
+def _counted(rule: str, shots: Sequence[Shot], reasons: Sequence[str]) -> RuleCount:
+    dropped = [f"{shot.place}: {reason}" for shot, reason in zip(shots, reasons, strict=True) if reason]
+    return RuleCount(
+        rule=rule, num_shots=len(shots), num_dropped=len(dropped), examples=tuple(dropped[:_MOST_EXAMPLES])
+    )
