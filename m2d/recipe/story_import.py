@@ -45,7 +45,7 @@ def import_stories(path: Path) -> list[ImportedStory]:
         RecipeError: The file cannot be read, is in another layout, or its texts are none that a recipe may
             have.
     """
-    found = []
+    found: list[ImportedStory] = []
     for parsed in _documents(path):
         if _is_figure5(parsed.value):
             return [ImportedStory(recipe=recipe, layout="Figure 5") for recipe in load_figure5(path)]
