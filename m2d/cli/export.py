@@ -40,8 +40,7 @@ def export(
         int | None, typer.Option("--scenes", metavar="N", help="Number of scenes, without a recipe.")
     ] = None,
     frames: Annotated[
-        str | None,
-        typer.Option("--frames", metavar="N", help="Frames per scene: 49, or one number each: 49,25."),
+        str | None, typer.Option("--frames", metavar="N", help="Frames per scene: 49, or one each: 49,25.")
     ] = None,
     size: Annotated[
         str | None, typer.Option("--size", metavar="HxW", help="Height and width in pixels, such as 480x720.")
@@ -86,17 +85,10 @@ def export(
     extra = parse_options(backend_option)
     flags = _Flags(scenes=scenes, frames=frames, size=size, mask=mask, context=context, targets=targets)
     flags.check(recipe)
-    writer = get_backend(backend)
-    reporter = make_reporter(quiet=quiet)
+    writer, reporter = get_backend(backend), make_reporter(quiet=quiet)
     loras = parse_loras(lora)
-    given = {
-        "downloads": reporter,
-        "backend": backend,
-        "device": device,
-        "dtype": dtype,
-        "backend_options": extra,
-        "loras": loras,
-    }
+    given = {"downloads": reporter, "backend": backend, "device": device, "dtype": dtype}
+    given |= {"backend_options": extra, "loras": loras}
     # A recipe is checked before the imports below, which take seconds.
     planned = None if recipe is None else _plan(recipe, model=options.choice, given=given)
     with loading_libraries(reporter):

@@ -38,7 +38,7 @@ def caption_groups(
     settings = data.settings.caption
     films = dict.fromkeys(shot.film for group in groups for shot in group.shots)
     spans = {film: read_sidecar(data.film(film)) for film in films}
-    source = settings.source
+    source: str = settings.source
     if source == "auto":
         source = "endpoint" if settings.url else SIDECAR if any(spans.values()) else "none"
     if source == "endpoint":

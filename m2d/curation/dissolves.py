@@ -95,7 +95,7 @@ def _mix(window_PD: Pictures, first_D: Floats, change_D: Floats) -> tuple[Floats
     """Return the share of the last picture in each one, and what the mix does not explain, of the change."""
     offsets_PD = window_PD.astype(np.float32) - first_D
     square = float(change_D @ change_D)
-    shares: Floats = offsets_PD @ change_D / square
+    shares: Floats = np.asarray(offsets_PD @ change_D / square, dtype=np.float32)
     left: Floats = np.sqrt(np.sum((offsets_PD - shares[:, None] * change_D) ** 2, axis=1) / square)
     return shares, left
 

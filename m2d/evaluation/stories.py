@@ -16,7 +16,6 @@ import numpy as np
 
 from m2d.errors import InputError
 from m2d.folders import is_folder
-from m2d.recipe.cast import scene_prompt
 from m2d.recipe.fields import default_output
 from m2d.recipe.figure5 import load_figure5
 from m2d.recipe.loader import load_recipe
@@ -121,10 +120,7 @@ def load_prompts(path: Path) -> Prompts:
             raise InputError(
                 f"{path}: two stories are named {name!r}; give them different titles", argument="prompts"
             )
-        found[name] = tuple(
-            scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
-            for scene in recipe.scenes
-        )
+        found[name] = tuple(recipe.full_prompts())
     return found
 
 

@@ -84,6 +84,9 @@ def plan_for_model(
     Raises:
         RecipeError: Everything that is wrong with the recipe or the overrides.
     """
+    if recipe.backend.device is None:
+        backend = recipe.backend.model_copy(update={"device": best_device()})
+        recipe = recipe.model_copy(update={"backend": backend})
     plan = plan_story(
         recipe,
         source,
@@ -93,7 +96,6 @@ def plan_for_model(
         count_tokens=load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
         find_lora=partial(find_lora, source),
-        best_device=best_device(),
     )
     places = places or Places(path="recipe")
     return replace(

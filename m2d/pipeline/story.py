@@ -115,10 +115,8 @@ class StoryPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        model: str | Path | ModelChoice,
         *,
-        revision: str | None = None,
-        variant: str | None = None,
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
         backend: str = "eager",
@@ -130,9 +128,8 @@ class StoryPipeline:
 
         Args:
             model: `builtin:puppet`, `builtin:puppet-large`, a model folder in diffusers' layout, or the id
-                of a model on a hub, which is downloaded unless it is in Hugging Face's cache.
-            revision: Branch, tag or commit of a model on a hub.
-            variant: Weights such as `fp16`.
+                of a model on a hub, which is downloaded unless it is in Hugging Face's cache. A `ModelChoice`
+                also names its revision, its variant, and parts from elsewhere.
             device: `cpu`, `cuda` or `cuda:1`; None is the best one here.
             dtype: What text encoder and transformer compute in; the VAE computes in float32. None is float32
                 on a CPU, and elsewhere the data type of the model's weights.
@@ -150,7 +147,7 @@ class StoryPipeline:
         require_available(runner, device)
         name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
         reporter = reporter or SilentReporter()
-        choice = ModelChoice(model=str(model), revision=revision, variant=variant)
+        choice = model if isinstance(model, ModelChoice) else ModelChoice(model=str(model))
         source = resolve_model(choice, downloads=reporter)
         return cls(
             source, runner, device=device, dtype=name, reporter=reporter, memory=memory, quantize=quantize

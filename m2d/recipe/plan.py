@@ -20,7 +20,6 @@ from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
 from m2d.placement.modes import DecodeName, MemoryName, Quantized
 from m2d.recipe.backend_choice import DtypeName
-from m2d.recipe.cast import scene_prompt
 from m2d.recipe.checks import (
     TokenCounter,
     image_problems,
@@ -35,7 +34,7 @@ from m2d.recipe.overrides import COMMAND_LINE, Overrides, apply_overrides
 from m2d.recipe.places import Places
 from m2d.recipe.plan_defaults import dtype_of, resolved_sampling
 from m2d.recipe.plan_loras import LoraFinder, find_loras
-from m2d.recipe.schema import LoraChoice, Recipe, ResolvedSampling, Scene
+from m2d.recipe.schema import LoraChoice, Recipe, ResolvedSampling
 from m2d.recipe.words import World
 from m2d.windows import Window, extension_windows, reroll_windows, story_windows
 
@@ -194,7 +193,6 @@ def plan_story(
     count_tokens: TokenCounter | None = None,
     world: World | None = None,
     find_lora: LoraFinder | None = None,
-    best_device: str = "cpu",
 ) -> RunPlan:
     """Resolve a recipe for a model.
 
@@ -204,7 +202,6 @@ def plan_story(
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         world: What the model draws; None for a model with an open vocabulary.
         find_lora: Finds the file of a LoRA; a recipe with LoRAs needs it.
-        best_device: Device of a recipe that names none.
 
     Raises:
         RecipeError: Sizes that the model cannot make, joins, prompts, LoRAs or overrides that do not fit.
@@ -213,16 +210,11 @@ def plan_story(
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = resolved_sampling(recipe.sampling, source.sampling)
     loras = find_loras(recipe, find_lora, places=places if overrides.loras is None else COMMAND_LINE)
-    device, dtype = recipe.backend.device or best_device, dtype_of(recipe.backend, source, best_device)
+    dtype = dtype_of(recipe.backend, source, device := recipe.backend.device or "cpu")
     backend = recipe.backend.model_copy(update={"device": device, "dtype": dtype})
-    recipe = recipe.model_copy(
-        update={"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
-    )
-    geometry = source.geometry
-    prompts = [
-        scene_prompt(scene.prompt, cast=recipe.cast, setting=scene.setting or recipe.setting)
-        for scene in recipe.scenes
-    ]
+    update = {"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
+    recipe, geometry = recipe.model_copy(update=update), source.geometry
+    prompts = recipe.full_prompts()
     problems = [
         *loras.problems,
         *size_problems(recipe, geometry, places=places),
@@ -231,13 +223,10 @@ def plan_story(
     ]
     if problems:
         raise RecipeError(problems, remedy=loras.remedy)
+    plain = _scene_plans(recipe, prompts, sampling, geometry, count_tokens=count_tokens)
     made = [
-        replace(
-            _scene_plan(scene, prompt, recipe, sampling, geometry, count_tokens=count_tokens),
-            image=image,
-            loras=loras.of_scene(index),
-        )
-        for index, (scene, prompt, image) in enumerate(zip(recipe.scenes, prompts, images, strict=True))
+        replace(scene, image=image, loras=loras.of_scene(index))
+        for index, (scene, image) in enumerate(zip(plain, images, strict=True))
     ]
     scenes, targets = _placed(made, film)
     joins = [(scene.join, scene.num_frames) for scene in scenes]
@@ -247,8 +236,8 @@ def plan_story(
     warnings = story_warnings(
         recipe, geometry, places=places, world=world, num_scenes=len(scenes), trained_mask=source.mask
     )
-    num_frames = sum(scene.num_frames for scene in scenes)
-    fit, upscale = film.fit if film is not None else None, recipe.video.upscale.factor
+    num_frames, upscale = sum(scene.num_frames for scene in scenes), recipe.video.upscale.factor
+    fit = film.fit if film is not None else None
     return RunPlan(
         title=recipe.title,
         recipe=recipe,
@@ -276,30 +265,32 @@ def plan_story(
     )
 
 
-def _scene_plan(
-    scene: Scene,
-    prompt: str,
+def _scene_plans(
     recipe: Recipe,
+    prompts: Sequence[str],
     story: ResolvedSampling,
     geometry: ModelGeometry,
     *,
     count_tokens: TokenCounter | None,
-) -> ScenePlan:
+) -> list[ScenePlan]:
     video = recipe.video
-    return ScenePlan(
-        prompt=prompt,
-        negative_prompt=story.negative_prompt if scene.negative_prompt is None else scene.negative_prompt,
-        guidance_scale=story.guidance_scale if scene.guidance_scale is None else scene.guidance_scale,
-        seed=story.seed if scene.seed is None else scene.seed,
-        geometry=geometry.scene(
-            num_frames=scene.frames or video.num_frames or geometry.default_num_frames,
-            height=video.height or geometry.default_height,
-            width=video.width or geometry.default_width,
-        ),
-        join=scene.joined,
-        match_colour=video.match_colour if scene.match_colour is None else scene.match_colour,
-        num_prompt_tokens=count_tokens(prompt) if count_tokens else None,
-    )
+    return [
+        ScenePlan(
+            prompt=prompt,
+            negative_prompt=story.negative_prompt if scene.negative_prompt is None else scene.negative_prompt,
+            guidance_scale=story.guidance_scale if scene.guidance_scale is None else scene.guidance_scale,
+            seed=story.seed if scene.seed is None else scene.seed,
+            geometry=geometry.scene(
+                num_frames=scene.frames or video.num_frames or geometry.default_num_frames,
+                height=video.height or geometry.default_height,
+                width=video.width or geometry.default_width,
+            ),
+            join=scene.joined,
+            match_colour=video.match_colour if scene.match_colour is None else scene.match_colour,
+            num_prompt_tokens=count_tokens(prompt) if count_tokens else None,
+        )
+        for scene, prompt in zip(recipe.scenes, prompts, strict=True)
+    ]
 
 
 def _placed(

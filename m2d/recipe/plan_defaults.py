@@ -27,9 +27,8 @@ def resolved_sampling(sampling: Sampling, defaults: SamplingDefaults) -> Resolve
     )
 
 
-def dtype_of(backend: BackendChoice, source: ModelSource, best_device: str) -> DtypeName:
+def dtype_of(backend: BackendChoice, source: ModelSource, device: str) -> DtypeName:
     """Return what the run computes in: on a GPU the type of the weights, as few hold the double of them."""
     if backend.dtype is not None:
         return backend.dtype
-    is_on_cpu = (backend.device or best_device) == "cpu"
-    return "float32" if is_on_cpu else source.stored_dtype
+    return "float32" if device == "cpu" else source.stored_dtype

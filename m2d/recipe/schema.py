@@ -16,7 +16,7 @@ from m2d.enlarging import LARGEST_UPSCALE, UpscaleFilter
 from m2d.joins import CUT, Join
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 from m2d.recipe.backend_choice import BackendChoice
-from m2d.recipe.cast import unknown_actors
+from m2d.recipe.cast import scene_prompt, unknown_actors
 from m2d.recipe.fields import (
     MAX_SEED,
     ActorName,
@@ -272,6 +272,13 @@ class Recipe(ModelChoice, _Titled):
     output: OutputName | None = None
     image: Annotated[ImagePath | None, _UNRECORDED_IF_NONE] = None
     jointly: Annotated[int | None, Field(ge=1, le=MAX_JOINT_SCENES), _UNRECORDED_IF_NONE] = None
+
+    def full_prompts(self) -> list[str]:
+        """Return the prompts of all scenes as the model is given them, with cast and setting."""
+        return [
+            scene_prompt(scene.prompt, cast=self.cast, setting=scene.setting or self.setting)
+            for scene in self.scenes
+        ]
 
     @classmethod
     def cross_field_problems(cls, data: object) -> list[FieldProblem]:
