@@ -33,6 +33,7 @@ from m2d.curation.pipeline import Pipeline, outputs_of
 from m2d.curation.scan import ScanTask, divide, scan_film
 from m2d.curation.settings import ShotSettings
 from m2d.curation.shots import Shot, ShotsTask, divide_range
+from m2d.curation.stage_file import Outcome
 from m2d.files import write_json
 from m2d.progress import SilentReporter
 from m2d.puppet.film_files import FilmPlan, render_films
@@ -70,7 +71,7 @@ def shots_of(path: Path, folder: Path, detector: str, *, dissolves: bool = True)
     """Return the shots of a film, all of its ranges."""
     line = scan_film(ScanTask(path=path, place=path.name, key="scan"))
     settings = ShotSettings(detector=detector, dissolves=dissolves)  # type: ignore[arg-type]  # checked there
-    shots = []
+    shots: list[Shot] = []
     for number, clip in enumerate(outputs_of(divide([line], clip_s=settings.clip_s))):
         stills = folder / f"{path.stem}-{number}.zip"
         task = ShotsTask(path=path, clip=clip, settings=settings, stills=stills, key="shots")
@@ -123,7 +124,7 @@ def measure_relate(folder: Path, minutes: float) -> dict[str, Any]:
     build(plan, SilentReporter())
     pipeline = pipeline_of(folder / "set")
     shots = pipeline.kept_shots()
-    choice = EmbedderChoice(name="puppet", path=None, width=shots[0].width, height=shots[0].height)
+    choice = EmbedderChoice(name="puppet", width=shots[0].width, height=shots[0].height)
     sims = similarities(choice, outputs_of(pipeline.embed.read()))
     least, largest = pipeline.related().sim_range
     stories = [story_of(shot, films) for shot in shots]
@@ -203,7 +204,7 @@ def sequences(pipeline: Pipeline) -> dict[str, Any]:
     shots = pipeline.kept_shots()
     related = pipeline.related()
     near = np.array([each for _, _, each in related.pairs])
-    choice = EmbedderChoice(name=related.embedder, path=None, width=shots[0].width, height=shots[0].height)
+    choice = EmbedderChoice(name=related.embedder, width=shots[0].width, height=shots[0].height)
     sims = similarities(choice, outputs_of(pipeline.embed.read()))
     far = np.array(
         [
@@ -291,7 +292,7 @@ def measure_broken(folder: Path, num_videos: int, num_broken: int) -> dict[str, 
     )
     counts = build(plan, SilentReporter()).counts
     pipeline = pipeline_of(folder / "set")
-    lines = [*pipeline.scan.read(), *pipeline.clips.read(), *pipeline.shots.read()]
+    lines: list[Outcome[Any]] = [*pipeline.scan.read(), *pipeline.clips.read(), *pipeline.shots.read()]
     listed = {line.place.split(" ")[0] for line in lines if not line.is_kept}
     return {
         "videos": num_videos,

@@ -26,7 +26,7 @@ from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
 
 _VERSION = "embed/1"
-# Ranges of the similarity of neighbours that belong together, measured by `benchmarks.data_set`.
+# Similarity of neighbours that belong together: estimates; the histogram of the report helps to correct them.
 RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.62, 0.999)}
 
 
@@ -40,7 +40,6 @@ class EmbedderChoice:
     """
 
     name: str
-    path: str | None
     width: int
     height: int
 
@@ -90,9 +89,7 @@ def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppe
     if name == "efficientnet" and missing_networks([name]):
         raise InputError("relate.embedder: the network efficientnet is not here", remedy=Remedy.GET_NETWORKS)
     first = shots[0] if shots else None
-    return EmbedderChoice(
-        name=name, path=settings.path, width=first.width if first else 0, height=first.height if first else 0
-    )
+    return EmbedderChoice(name=name, width=first.width if first else 0, height=first.height if first else 0)
 
 
 @cache

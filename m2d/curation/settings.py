@@ -19,17 +19,15 @@ class ShotSettings(_Part):
 
     Attributes:
         clip_s: Longest range of a film that is read as one piece, in seconds; the paper's 10 minutes.
-        detector: `m2d` compensates motion; `adaptive` is PySceneDetect's AdaptiveDetector; `transnetv2` needs
-            `weights`. All compare distinct pictures only.
+        detector: `m2d` compensates motion; `adaptive` is PySceneDetect's AdaptiveDetector. Both compare
+            distinct pictures only.
         dissolves: Whether gradual transitions are detected, too.
-        weights: Safetensors file of TransNetV2.
         time_limit_s: A range that takes longer to decode is rejected.
     """
 
     clip_s: float = Field(default=600.0, ge=1)
-    detector: Literal["m2d", "adaptive", "transnetv2"] = "m2d"
+    detector: Literal["m2d", "adaptive"] = "m2d"
     dissolves: bool = True
-    weights: str | None = None
     time_limit_s: float = Field(default=1800.0, gt=0)
 
 
@@ -62,7 +60,6 @@ class RelateSettings(_Part):
     Attributes:
         embedder: Name of the network; `auto` takes the attribute classifier for puppet films and
             EfficientNet-Lite0 otherwise.
-        path: Weights of embedders that m2d does not carry: `viclip`, `clip`, `dino`.
         num_shots: Shots of a window: the scenes of a training sample.
         max_shots: Most shots of a group; windows that overlap are joined up to it.
         min_sim, max_sim: Range of the similarity of neighbours; None takes the embedder's.
@@ -71,7 +68,6 @@ class RelateSettings(_Part):
     """
 
     embedder: str = "auto"
-    path: str | None = None
     num_shots: int = Field(default=3, ge=1)
     max_shots: int = Field(default=6, ge=1)
     min_sim: float | None = Field(default=None, ge=-1, le=1)

@@ -94,7 +94,7 @@ class ShotsTask:
 def shots_key(clip: ClipRange, settings: ShotSettings) -> str:
     """Return the key of a range: its film's content, its span, and how it is divided."""
     film = clip.film
-    how = (settings.detector, settings.dissolves, settings.weights)
+    how = (settings.detector, settings.dissolves)
     return key_of(_VERSION, film.name, film.sha256, clip.start_s, clip.end_s, *how)
 
 

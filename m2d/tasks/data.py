@@ -139,7 +139,7 @@ def check_data(
             stop=stop,
         )
     found = [scanned[shot.video].found for shot in shots]
-    rules = {
+    rules: dict[str, FpsRule | OfficialRule] = {
         f"fps: {num_frames} frames at {fps} per second": FpsRule(fps=fps, num_frames=num_frames),
         "official SFT": OfficialRule(num_frames=num_frames, is_trimmed=False),
         "official pretraining": OfficialRule(num_frames=num_frames, is_trimmed=True),
