@@ -233,7 +233,7 @@ def _compared(found: str | None, wanted: str | None) -> str:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return a digest of every file below `folder`, hidden ones included; timings in records are ignored."""
+    """Return a digest of every file below `folder`, hidden ones included, without what records measured."""
     paths = sorted(path for path in folder.rglob("*"))
     return {str(path.relative_to(folder)): _digest(path) for path in paths}
 
@@ -244,7 +244,8 @@ def _digest(path: Path) -> str:
     if path.name != RECORD:
         return sha256_file(path)
     record = json.loads(path.read_bytes())
-    record.pop("timings_s", None)
+    for measured in ("timings_s", "peaks_bytes"):
+        record.pop(measured, None)
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

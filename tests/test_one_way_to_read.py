@@ -45,7 +45,8 @@ MAY_OPEN = {
     ("m2d.video.faces", "ImageFont.truetype"): "after the file was checked",
     ("m2d.video.webp", "Image.open"): "a file that m2d.reading opened",
     ("m2d.evaluation.natural_embedder", "resources.files.joinpath.read_text"): "a part of the package",
-    ("m2d.video.board.page", "resources.files.joinpath.read_text"): "a part of the package",
+    ("m2d.video.board.page", "place.joinpath.read_text"): "a part of the package",
+    ("m2d.curation.stills", "zipfile.ZipFile"): "a file that m2d.reading opened",
 }
 """Calls by module and name, and why each may open a file by itself; all others use `m2d.reading`."""
 

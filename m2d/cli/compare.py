@@ -117,6 +117,9 @@ def compare(
     if options.as_json:
         import json
 
-        write_json({"report": result.out} | json.loads((result.out / RESULTS).read_text("ascii")))
+        from m2d.reading import memory_limit_bytes, read_text
+
+        figures = read_text(result.out / RESULTS, limit_bytes=memory_limit_bytes())
+        write_json({"report": result.out} | json.loads(figures))
     else:
         write_result(result.out)

@@ -94,7 +94,8 @@ def assemble(
             if before is not None and before.frames_PHWC is not None:
                 jump = _jump(before.frames_PHWC, shown.frames_PHWC, scene.join, film)
                 new = replace(new, colour_jump=jump)
-                if number not in given:
+                # A scene without a seed was not generated: the model may not know such pictures.
+                if number not in given and scenes[number - 1].seed is None:
                     _warn_if_not_continued(scene.join, jump, number, clock)
             is_kept = number in copies or _is_known_by_record(given.get(number))
             made.append(_as_copied(new, given[number], number, copies) if is_kept else new)

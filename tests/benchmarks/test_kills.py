@@ -32,6 +32,7 @@ def kill(out: Path, *asked: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kills", [1, pytest.param(100, marks=pytest.mark.long)])
 def test_films_are_the_same_after_kills_at_random_moments(kills: int, tmp_path: Path) -> None:
     """Few with a tiny model, many with the embedded one, whose denoising takes most of a trial's time."""

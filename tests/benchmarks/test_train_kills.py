@@ -8,6 +8,7 @@ from benchmarks.train_kills import NUM_KILLS, kill_often, prepare
 from tests.m2d.model.tiny_model import build_tiny_model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, pytest.param(NUM_KILLS, marks=pytest.mark.long)])
 def test_a_training_killed_at_any_moment_resume_arguments_to_the_same_bits(
     tmp_path: Path, count: int

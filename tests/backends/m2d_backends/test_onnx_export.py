@@ -13,7 +13,11 @@ from tests.backends.m2d_backends.tiny_graphs import LAYOUT, SMALL_BYTES, UNEQUAL
 MAX_ABSOLUTE_ERROR = 1e-5
 
 
-@pytest.fixture(params=[(23, False), (23, True), (18, False)], scope="module", ids=str)
+@pytest.fixture(
+    params=[(23, False), (23, True), pytest.param((18, False), marks=pytest.mark.long)],
+    scope="module",
+    ids=str,
+)
 def graph(request: pytest.FixtureRequest) -> TinyGraph:
     # The spelled-out one with its weights beside it, as for a model beyond a protobuf message's 2 GiB.
     opset, has_rotary_operator = request.param
@@ -44,6 +48,7 @@ def test_each_layer_has_one_attention_node_per_call_of_the_plan():
     assert "Softmax" not in graph.facts.operators
 
 
+@pytest.mark.long
 def test_before_the_operator_existed_each_call_is_spelled_out():
     graph = tiny_graph(18)
     assert graph.facts.operators["Softmax"] == len(UNEQUAL.plan()) + len(UNEQUAL.plan_for((1, 2)))
@@ -60,6 +65,7 @@ def test_queries_and_keys_are_rotated_by_one_node_each_where_it_is_asked_for():
         assert torch.equal(graph.baked(*inputs), tiny_graph(23).baked(*inputs))
 
 
+@pytest.mark.long
 def test_an_operator_that_the_opset_does_not_have_is_refused(tmp_path):
     with pytest.raises(ValueError, match="opset 18"):
         export_graph(tiny_graph(18).baked, tmp_path, opset=18, has_rotary_operator=True)
@@ -99,6 +105,7 @@ def test_only_the_batch_is_free(graph):
     }
 
 
+@pytest.mark.long
 def test_weights_of_a_large_model_lie_beside_its_graph():
     inside, beside = tiny_graph(23), tiny_graph(18)
     assert {path.name for path in inside.folder.iterdir()} == {GRAPH_FILE}

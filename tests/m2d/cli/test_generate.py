@@ -246,6 +246,7 @@ def interrupted(process: subprocess.Popen[str]) -> str:
     return stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_ctrl_c_while_denoising_leaves_a_run_that_resume_finishes_as_if_nothing_had_been(
     m2d: Run, folder: Path

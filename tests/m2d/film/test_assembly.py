@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -66,8 +67,14 @@ def assembled(
 ) -> AssembledFilm:
     film = LoadedFilm(title="A", scenes=tuple(old), runs=(), digest=None, first_scene=0, fps=8, upscale=1)
     plans = [
-        ScenePlan(prompt="a day", geometry=SHAPE, seed=1, match_colour=number in matched, join=join)
-        for number, join in zip(range(len(levels)), joins or [CUT] * len(levels), strict=True)
+        ScenePlan(
+            prompt="a day",
+            geometry=SHAPE,
+            seed=old[number].plan.seed if number < len(old) else 1,
+            match_colour=number in matched,
+            join=join,
+        )
+        for number, join in enumerate(joins or [CUT] * len(levels))
     ]
     return assemble(
         plans,
@@ -155,10 +162,13 @@ def test_a_stop_is_obeyed_between_scenes() -> None:
     assert decoder.decoded == [0]
 
 
-def test_a_new_scene_that_leaves_the_frame_that_it_continues_is_reported_with_its_jump() -> None:
+def test_a_new_scene_that_leaves_the_frame_of_a_video_that_it_continues_is_reported() -> None:
     told = RecordingReporter()
-    joins = [CUT, Join(kind="continue"), Join(kind="continue"), CUT]
-    assembled([100, 110, 140, 200], joins=joins, told=told)
+    joins = [CUT, Join(kind="continue"), Join(kind="continue")]
+    video = given(100, frames_PHWC=grey(100))
+    video = replace(video, plan=replace(video.plan, seed=None))
+    assembled([100, 130, 200], old=[video], joins=joins, told=told)
+    # The third scene continues one that the model made.
     assert len(told.warnings) == 1
-    assert "scene 3 does not continue the picture before it" in told.warnings[0]
+    assert "scene 2 does not continue the picture before it" in told.warnings[0]
     assert "by 30 levels" in told.warnings[0]

@@ -134,6 +134,7 @@ def test_what_is_in_the_way_is_told_before_a_draft_is_drawn(studio: Studio, two:
     assert reporter.done == {}
 
 
+@pytest.mark.long
 def test_previews_are_drawn_of_every_window_about_ten_times(studio: Studio) -> None:
     result = studio.generate(
         4,

@@ -82,6 +82,7 @@ def test_a_re_roll_changes_what_is_shown_of_that_scene_alone(
         assert np.array_equal(old[span], new[span]) is (number not in changed)
 
 
+@pytest.mark.long
 def test_no_more_is_decoded_however_long_the_film_is(studio: Studio, five: FilmResult) -> None:
     film, decoded = five.film, []
     for number in range(3):
@@ -132,6 +133,7 @@ def encoded_otherwise(film: Path, made: FilmResult) -> None:
     record.write_text(json.dumps(document), "utf-8")
 
 
+@pytest.mark.long
 def test_the_sheet_of_a_longer_film_draws_no_more_than_that_of_a_shorter_one(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def run_through(trainings: Trainings, name: str, ahead: list[Stop], *, workers: 
     trainings.run(name, workers=workers[-1])
 
 
+@pytest.mark.long
 def test_a_training_on_videos_with_workers_dies_within_a_step_and_ends_as_if_it_had_not(
     trainings: Trainings, straight: dict[str, str], stop_at: Callable[[Sequence[Stop]], list[Stop]]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_start_that_was_trained_has_its_own_sizes(tmp_path: Path) -> None:
     assert (needs.model.num_blocks, needs.origin) == (3, f"run folder {tmp_path / 'run'}")
 
 
+@pytest.mark.long
 def test_more_devices_share_the_batch_and_what_their_strategy_shares(tmp_path: Path) -> None:
     path = cogvideox(tmp_path)
     one, eight = (
@@ -98,6 +99,7 @@ def test_more_devices_share_the_batch_and_what_their_strategy_shares(tmp_path: P
     assert eight.memory.activations < one.memory.activations / 7
 
 
+@pytest.mark.long
 def test_adapters_keep_the_frozen_weights_in_half_the_bytes(tmp_path: Path) -> None:
     full, adapted = (needs_of(cogvideox(tmp_path, lora=lora)).memory.weights for lora in (None, {"rank": 16}))
     assert adapted == pytest.approx(full / 2, rel=0.01)

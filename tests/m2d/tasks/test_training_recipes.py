@@ -76,7 +76,14 @@ def test_there_are_recipes_for_every_card() -> None:
     }
 
 
-@pytest.mark.parametrize("recipe", ON_GPUS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(path, marks=[] if path.stem.endswith(("24gb", "large")) else pytest.mark.long)
+        for path in ON_GPUS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_recipe_needs_what_its_header_says_and_fits_the_card_it_names(recipe: Path) -> None:
     promise = promise_of(recipe)
     needs = needs_of(recipe, promise)

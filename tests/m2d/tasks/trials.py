@@ -1,8 +1,8 @@
 """Trials of whole productions, each in a process of its own that something happens to.
 
-A program, `python -m tests.m2d.tasks.trials FOLDER WHAT=NUMBER [WHAT=NUMBER ...]`, because it forks, which a
-process with threads must not. WHAT is a fault of the disk, `signal` or `race`; what was found is written to
-stdout as JSON.
+A program, `python -m tests.m2d.tasks.trials FOLDER FILM,FILM WHAT=NUMBER [WHAT=NUMBER ...]`,
+because it forks, which a process with threads must not. WHAT is a fault of the disk, `signal` or `race`; what was found is
+written to stdout as JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from benchmarks.small_films import CASES, Prepared, prepare
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.disk_trials import try_all
 from tests.m2d.tasks.signal_trials import stop_often
-
-TRIED = ("generate", "extend in place")
 
 
 def found(prepared: Prepared, folder: Path, what: str, number: int) -> dict[str, Any]:
@@ -43,10 +41,10 @@ def main(words: Sequence[str]) -> None:
     model = build_tiny_model(folder / "tiny")
     films = folder / "films"
     films.mkdir()
-    cases = tuple(case for case in CASES if case.name in TRIED)
+    cases = tuple(case for case in CASES if case.name in words[1].split(","))
     prepared = prepare(cases, films, model=str(model))
     report: dict[str, dict[str, Any]] = {}
-    for index, word in enumerate(words[1:]):
+    for index, word in enumerate(words[2:]):
         what, _, number = word.partition("=")
         report[word] = {}
         for name, each in prepared.items():

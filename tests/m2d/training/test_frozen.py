@@ -18,7 +18,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_in_memory_only_while_prompts_are_encoded(model: Path) -> None:
-    text = LateTextEncoder(model, max_tokens=MAX_TEXT_TOKENS, device=CPU)
+    text = LateTextEncoder(model, max_tokens=MAX_TEXT_TOKENS, device=CPU, dtype=torch.float32)
     plain = load_text(model, device=CPU, dtype=torch.float32, max_tokens=MAX_TEXT_TOKENS)
     assert (text.width, text.count_tokens("park")) == (TEXT_WIDTH, plain.count_tokens("park"))
     assert not text.is_loaded
@@ -30,7 +30,7 @@ def test_it_is_in_memory_only_while_prompts_are_encoded(model: Path) -> None:
 
 
 def test_a_released_encoder_frees_its_weights(model: Path) -> None:
-    text = LateTextEncoder(model, max_tokens=MAX_TEXT_TOKENS, device=CPU)
+    text = LateTextEncoder(model, max_tokens=MAX_TEXT_TOKENS, device=CPU, dtype=torch.float32)
     text.encode(["park"])
     assert text._loaded is not None
     encoder = text._loaded.model
