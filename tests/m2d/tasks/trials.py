@@ -1,7 +1,7 @@
 """Trials of whole productions, each in a process of its own that something happens to.
 
-A program, `python -m tests.m2d.tasks.trials FOLDER FILM,FILM WHAT=NUMBER [WHAT=NUMBER ...]`,
-because it forks, which a process with threads must not. WHAT is a fault of the disk, `signal` or `race`; what was found is
+A program, `python -m tests.m2d.tasks.trials FOLDER FILM,FILM WHAT=NUMBER [WHAT=NUMBER ...]`, as it forks,
+which a process with threads must not. WHAT is a fault of the disk, `signal` or `race`; what was found is
 written to stdout as JSON.
 """
 
