@@ -27,25 +27,8 @@ _STAGES = {
 }
 
 
-@app.command()
-def build(
-    films: Films = None,
-    out: Out = Path("set"),
-    config: Config = None,
-    settings: SetOption = None,
-    workers: Workers = 1,
-    as_json: ResultJsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Build a data set: scan, clips, shots, filter, relate, caption, pack, report.
-
-    What an interrupted run has finished is not repeated. Settings of earlier runs are kept.
-    """
-    _run(tuple(_STAGES), films, out, config, settings, workers, as_json=as_json, quiet=quiet)
-
-
-def _add_stage(name: str, summary: str) -> None:
-    def run_stage(
+def _add(name: str, stages: tuple[str, ...], summary: str) -> None:
+    def run(
         films: Films = None,
         out: Out = Path("set"),
         config: Config = None,
@@ -54,13 +37,19 @@ def _add_stage(name: str, summary: str) -> None:
         as_json: ResultJsonFlag = False,
         quiet: QuietFlag = False,
     ) -> None:
-        _run((name,), films, out, config, settings, workers, as_json=as_json, quiet=quiet)
+        _run(stages, films, out, config, settings, workers, as_json=as_json, quiet=quiet)
 
-    app.command(name, help=f"{summary} One stage of `m2d data build`.")(run_stage)
+    app.command(name, help=summary)(run)
 
 
+_add(
+    "build",
+    tuple(_STAGES),
+    f"Build a data set: {', '.join(_STAGES)}.\n\n"
+    "What an interrupted run has finished is not repeated. Settings of earlier runs are kept.",
+)
 for stage_name, stage_summary in _STAGES.items():
-    _add_stage(stage_name, stage_summary)
+    _add(stage_name, (stage_name,), f"{stage_summary} One stage of `m2d data build`.")
 
 
 @app.command()

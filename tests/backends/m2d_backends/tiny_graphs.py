@@ -35,7 +35,7 @@ _FOLDERS: list[TemporaryDirectory[str]] = []
 
 def tiny_graph(opset: Opset, *, has_rotary_operator: bool = False) -> TinyGraph:
     """Export once per process. Opset 23: every scene a target; 18: two of unequal scenes, weights beside."""
-    # Named and left out, one argument would be two keys of a cache.
+    # A cache holds a default apart from the same value given by name, and would export twice.
     return _exported(opset, has_rotary_operator)
 
 
