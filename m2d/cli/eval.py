@@ -39,6 +39,10 @@ def evaluate(
         Literal["auto", "puppet", "natural", "none"],
         typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
     ] = "auto",
+    export: Annotated[
+        str,
+        typer.Option(metavar="NAME,NAME", help="Also write the scenes for vbench, entitybench or msvbench."),
+    ] = "",
     device: Annotated[
         str, typer.Option(help="Device of the networks of real videos: cpu, cuda or cuda:1.")
     ] = "cpu",
@@ -64,6 +68,7 @@ def evaluate(
         prompts=prompts,
         out=out,
         embedder=embedder,
+        exports=tuple(name.strip() for name in export.split(",") if name.strip()),
         device=device,
         force=force,
     )

@@ -10,11 +10,7 @@ import contextlib
 import json
 import os
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-
-import av
-import numpy as np
 
 from m2d import disk
 from m2d.curation.filter import shot_id
@@ -26,15 +22,12 @@ from m2d.data.csv_format import WrittenClip
 from m2d.data.jsonl_format import VERSION
 from m2d.files import publish, sha256_file
 from m2d.folders import make_folder
-from m2d.video.crop_resize import Turn, turn_of
-from m2d.video.film_frames import FilmFrame
+from m2d.video.clip_writer import ENCODER, ClipWriter
 from m2d.video.open_film import FilmError
-from m2d.video.pixels import display_matrix, rgb_of
-from m2d.video.tone_mapping import is_high_dynamic_range
 
 DESCRIPTION, OFFICIAL, VIDEOS = "stories.jsonl", "official", "videos"
-_VERSION = "pack/1"
-_ENCODER = {"crf": "18", "preset": "veryfast", "threads": "1", "g": "48"}
+_VERSION = "pack/2"
+_CRF = 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +84,7 @@ def story_line(story: Story, *, films: Path, data_set: Path) -> str:
 
 def video_key(shot: Shot, caption: str, name: str) -> str:
     """Return the key of a written shot."""
-    return key_of(_VERSION, shot_id(shot), caption, name, sorted(_ENCODER.items()))
+    return key_of(_VERSION, shot_id(shot), caption, name, sorted(ENCODER.items()), _CRF)
 
 
 def write_video(task: VideoTask) -> Outcome[WrittenClip]:
@@ -121,35 +114,11 @@ def write_video(task: VideoTask) -> Outcome[WrittenClip]:
 
 def _encode(part: Path, source: Path, clip: ClipRange) -> tuple[int, int, int]:
     """Encode a range; return width, height and number of frames."""
-    rate = Fraction(clip.film.fps).limit_denominator(1001)
-    count = 0
+    film = clip.film
     with (
-        av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container,
         contextlib.closing(range_frames(source, clip)) as frames,
+        ClipWriter(part, width=film.width, height=film.height, fps=film.fps, crf=_CRF) as writer,
     ):
-        stream = container.add_stream("libx264", rate=rate, options=_ENCODER)
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 90000)
         for time_s, frame in frames:
-            picture = _picture(frame, clip.film)
-            if not count:
-                stream.width, stream.height, first_s = picture.width, picture.height, time_s
-            picture.pts, picture.time_base = round((time_s - first_s) * 90000), Fraction(1, 90000)
-            container.mux(stream.encode(picture))
-            count += 1
-        container.mux(stream.encode())
-        size = (stream.width, stream.height)
-    return *size, count
-
-
-def _picture(frame: FilmFrame, film: Film) -> av.VideoFrame:
-    """Return the upright picture with square pixels and even sides, in the encoder's format."""
-    width, height = film.width // 2 * 2, film.height // 2 * 2
-    source, turn = frame.picture, turn_of(display_matrix(frame.picture)) or Turn()
-    if turn != Turn() or is_high_dynamic_range(source):
-        upright_HWC = np.ascontiguousarray(turn.apply(rgb_of(source, upscale=1)))
-        source = av.VideoFrame.from_ndarray(upright_HWC, format="rgb24")
-    picture = source.reformat(width=width, height=height, format="yuv420p", interpolation="AREA")
-    # The source's kind of picture would be forced on the encoder.
-    picture.pict_type = 0
-    return picture
+            writer.add(time_s, frame)
+    return writer.width, writer.height, writer.num_frames

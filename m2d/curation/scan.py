@@ -17,7 +17,7 @@ import numpy as np
 from m2d.curation.stage_file import Outcome, key_of
 from m2d.errors import DatasetError
 from m2d.files import sha256_file
-from m2d.video.crop_resize import Turn, turn_of
+from m2d.video.crop_resize import shown_size, turn_of
 from m2d.video.film_frames import film_frames
 from m2d.video.formats import FORMATS_IN_WORDS, VIDEO_SUFFIXES
 from m2d.video.frame_times import is_steady, shown_times_s
@@ -182,7 +182,7 @@ def _scan(task: ScanTask) -> Film:
         shown_s = np.arange(len(times)) / float(fps)
     last_s = float(shown_s[-1])
     rate = (len(shown_s) - 1) / last_s if last_s > 0 else float(fps)
-    width, height = _shown_size(first.picture.width, first.picture.height, float(aspect), turn)
+    width, height = shown_size(first.picture.width, first.picture.height, float(aspect), turn)
     return Film(
         name=task.place,
         sha256=sha256_file(path),
@@ -197,8 +197,3 @@ def _scan(task: ScanTask) -> Film:
         can_seek=can_seek,
         is_puppet=title.startswith(PUPPET_TITLE),
     )
-
-
-def _shown_size(width: int, height: int, aspect: float, turn: Turn) -> tuple[int, int]:
-    width = round(width * aspect)
-    return (height, width) if turn.is_transposed else (width, height)

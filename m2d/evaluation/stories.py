@@ -53,6 +53,7 @@ class VideoStory:
     Attributes:
         prompts: Of every scene; None if nothing holds them.
         cuts: Numbers of scenes, from 1 on, that begin with a cut inside one file.
+        continued: Numbers of scenes that continue the take of the scene before.
         upscale: Side, in pixels of the file, of the block that becomes one pixel.
         width, height: Size of the frames in pixels after that.
         is_puppet: Whether an embedded model made the film.
@@ -62,6 +63,7 @@ class VideoStory:
     scenes: tuple[SceneSpan, ...]
     prompts: tuple[str, ...] | None
     cuts: tuple[int, ...]
+    continued: tuple[int, ...]
     upscale: int
     width: int
     height: int
@@ -196,12 +198,15 @@ def _story(name: str, files: Sequence[Path], prompts: tuple[str, ...] | None) ->
                 f"{scene.film}: a scene has {count} frame; at least {_FEWEST_FRAMES} are measured"
             )
     upscale = provenance.video.upscale if provenance else 1
-    joins = [scene.join for scene in provenance.scenes] if provenance else ["cut"] * len(scenes)
+    joins = ["cut"] * len(scenes)
+    if provenance and len(files) == 1:
+        joins = [scene.join for scene in provenance.scenes]
     return VideoStory(
         name=printable(name),
         scenes=scenes,
         prompts=own if prompts is None else prompts,
         cuts=tuple(n for n in range(1, len(scenes)) if joins[n] == "cut") if len(files) == 1 else (),
+        continued=tuple(n for n in range(1, len(scenes)) if joins[n] == "continue"),
         upscale=upscale,
         width=first.width // upscale,
         height=first.height // upscale,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from m2d.errors import BackendUnavailable, CheckpointError, InputError, OutputEr
 from m2d.evaluation.cache import measured
 from m2d.evaluation.embedder import Embedder
 from m2d.evaluation.frechet import SetDistance, set_distance
+from m2d.evaluation.layouts import check_layouts, export_layout
 from m2d.evaluation.lpips import Lpips
 from m2d.evaluation.measure import Instruments, StoryMeasures, has_cut_detection
 from m2d.evaluation.natural_embedder import (
@@ -49,6 +50,7 @@ class EvalPlan:
         prompts: A recipe, a folder of recipes or a JSON file of stories; None takes the films' own prompts.
         out: Folder of the report.
         embedder: `auto` is `puppet` for films of the embedded models, else `natural`.
+        exports: Layouts of other benchmarks to write the scenes in, each into a folder of its name in `out`.
     """
 
     paths: tuple[Path, ...]
@@ -56,6 +58,7 @@ class EvalPlan:
     prompts: Path | None = None
     out: Path
     embedder: EmbedderChoice = "auto"
+    exports: tuple[str, ...] = ()
     device: str = "cpu"
     force: bool = False
 
@@ -68,6 +71,15 @@ class EvalResult:
     out: Path
 
 
+class _Found(NamedTuple):
+    """The stories to measure, those of the reference, and the videos of both that cannot be read."""
+
+    stories: list[VideoStory]
+    unread: list[LeftOut]
+    reference: list[VideoStory]
+    unread_reference: list[LeftOut]
+
+
 def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     """Measure all videos and write the report.
 
@@ -75,7 +87,8 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     stopped.
 
     Raises:
-        InputError: No video can be read, a scene has no prompt, or the sets cannot be compared.
+        InputError: No video can be read, a scene has no prompt, a layout is unknown, or the sets cannot be
+            compared.
         BackendUnavailable: The device is not here.
         CheckpointError: Weights of the networks are missing or of another network.
         OutputError: A report is there already, or the disk refused.
@@ -83,17 +96,34 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
     _check_device(plan.device)
     if not plan.force and (plan.out / RESULTS).exists():
         raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
-    report = evaluate(plan, reporter)
+    check_layouts(plan.exports)
+    found = _find(plan)
+    if plan.exports and not all(story.prompts for story in found.stories):
+        raise InputError("other benchmarks need the scenes' prompts; give them", argument="prompts")
+    report = _evaluate(plan, found, reporter)
+    measured_names = {row.story for row in report.rows}
+    whole = [story for story in found.stories if story.name in measured_names]
+    for layout in plan.exports:
+        export_layout(layout, whole, plan.out / layout, reporter)
     _write(report, plan)
     return EvalResult(report=report, out=plan.out)
 
 
 def evaluate(plan: EvalPlan, reporter: Reporter) -> Report:
     """Measure all videos as `evaluate_videos` does, and write nothing; `plan.out` is not read."""
+    return _evaluate(plan, _find(plan), reporter)
+
+
+def _find(plan: EvalPlan) -> _Found:
     prompts = None if plan.prompts is None else load_prompts(plan.prompts)
     stories, unread = find_stories(plan.paths, prompts)
     reference, unread_reference = find_stories([plan.reference], None) if plan.reference else ([], [])
     _check_found(stories, unread)
+    return _Found(stories, unread, reference, unread_reference)
+
+
+def _evaluate(plan: EvalPlan, found: _Found, reporter: Reporter) -> Report:
+    stories, unread, reference, unread_reference = found
     embedder = _embedder(plan, stories)
     if plan.reference and embedder is None:
         raise InputError("a reference is compared by features, so it needs an embedder", argument="reference")

@@ -75,6 +75,12 @@ class Cover:
         return notes
 
 
+def shown_size(width: int, height: int, pixel_aspect: float, turn: Turn) -> tuple[int, int]:
+    """Return width and height of an encoded picture as it is shown: upright, with square pixels."""
+    width = round(width * pixel_aspect)
+    return (height, width) if turn.is_transposed else (width, height)
+
+
 def turn_of(display_matrix: tuple[int, ...]) -> Turn | None:
     """Return the turn of a display matrix (ISO 14496-12, 8.3.2); None when it is not by right angles.
 

@@ -12,6 +12,7 @@ from m2d.errors import BackendUnavailable, InputError, OutputError
 from m2d.evaluation import cache
 from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, EvalPlan, evaluate_videos
+from m2d.video.film_frames import film_frames
 from m2d.video.write import write_film
 from tests.m2d.evaluation.puppet_films import write_films
 
@@ -151,3 +152,57 @@ def test_a_report_is_replaced_only_when_asked_for(films: Path, tmp_path: Path) -
     with pytest.raises(OutputError, match="holds a report"):
         evaluated(films, tmp_path / "report", embedder="none")
     evaluated(films, tmp_path / "report", embedder="none", force=True)
+
+
+def test_scenes_are_written_as_other_benchmarks_read_them(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    evaluated(films, out, embedder="none", exports=("vbench", "entitybench", "msvbench"))
+
+    prompts = json.loads((out / "vbench/prompts.json").read_text())
+    videos = sorted(path.name for path in (out / "vbench/videos").iterdir())
+    assert videos == sorted(prompts)
+    assert len(videos) == 12
+    source, clip = (
+        [frame.rgb(upscale=1) for frame in film_frames(path)]
+        for path in (films / "films/story-0.mp4", out / "vbench/videos/story-0-scene-2.mp4")
+    )
+    errors = [np.abs(a.astype(int) - b).mean() for a, b in zip(source[9:18], clip, strict=True)]
+    others = [np.abs(a.astype(int) - b).mean() for a, b in zip(source[:9], clip, strict=True)]
+    assert max(errors) < 2
+    assert min(others) > 4
+
+    bench = out / "entitybench"
+    script = json.loads((bench / "scripts/story-0.json").read_text())
+    (scene,) = script["scenes"]
+    assert scene["video_prompts"] == [prompts[f"story-0-scene-{number}.mp4"] for number in (1, 2, 3)]
+    assert scene["cut"] == [True, True, True]
+    scheduled = [script["entity_schedule"][f"1:{shot}"]["characters"] for shot in (1, 2, 3)]
+    described = {each["name"]: each["description"] for each in script["entity_descriptions"].values()}
+    for shot, names in enumerate(scheduled, start=1):
+        assert names
+        for name in names:
+            assert f"{name} ({described[name]})" in scene["video_prompts"][shot - 1]
+        assert (bench / f"videos/story-0/001_{shot:03d}.mp4").is_file()
+    assert json.loads((bench / "split.json").read_text())["easy"] == [f"story-{n}" for n in range(4)]
+
+    data = out / "msvbench/Dataset"
+    assert (data / "prompt/story-0.txt").read_text().splitlines() == scene["video_prompts"]
+    script = json.loads((data / "script/story-0.json").read_text())
+    names = {each["id"]: each["name"] for each in script["characters"]}
+    shown = [[names[number] for number in each["clips"][0]["characters"]] for each in script["script"]]
+    assert shown == [
+        schedule["characters"]
+        for _, schedule in sorted(
+            json.loads((bench / "scripts/story-0.json").read_text())["entity_schedule"].items()
+        )
+    ]
+    found = sorted((out / "msvbench/Evaluation/data/videos/story-0").iterdir())
+    assert [path.name for path in found] == ["01.mp4", "02.mp4", "03.mp4"]
+
+
+def test_a_layout_of_another_benchmark_needs_prompts(films: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="prompts"):
+        evaluated(films, tmp_path / "report", prompts=None, embedder="none", exports=("vbench",))
+    with pytest.raises(InputError, match="'vbnch' is no layout"):
+        evaluated(films, tmp_path / "report", embedder="none", exports=("vbnch",))
+    assert not (tmp_path / "report").exists()
