@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2d.cli.batch import Batch, CandidateOptions, FilmToMake, SheetPlan
 from m2d.cli.completion import film_files, recipe_files
-from m2d.cli.failures import error_document
 from m2d.cli.model_options import with_options
 from m2d.cli.options import FilmOptions
 from m2d.cli.reproduce import run_reproduction
-from m2d.cli.results import film_document, report_film, show_film, show_headline
-from m2d.errors import InputError, Interrupted, M2DError
+from m2d.cli.results import report_film, show_headline
+from m2d.errors import InputError
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
     from m2d.progress import Reporter
     from m2d.recipe.overrides import Overrides
     from m2d.tasks.batch import NumSeeds, PlannedFilm, PlannedStory
-    from m2d.video.provenance import Provenance
-
-_JUDGE: Literal["sequence"] = "sequence"
 
 
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions(FilmOptions):
-    """The shared options, and those that choose among several films of a story."""
-
-    candidates: Annotated[
-        int | None,
-        typer.Option(
-            "--candidates", min=2, max=1000, metavar="N", help="Make N films from the seed on; score each."
-        ),
-    ] = None
-    judge: Annotated[
-        Literal["sequence", "visual", "semantic", "cross_talk", "smoothness"] | None,
-        typer.Option("--judge", help="Score of `m2d eval` that ranks the candidates.", show_default=False),
-    ] = None
-
-
-@with_options(GenerateOptions)
+@with_options(CandidateOptions)
 def generate(
     recipes: Annotated[
         list[Path] | None,
@@ -76,7 +58,7 @@ def generate(
         ),
     ] = None,
     *,
-    options: GenerateOptions,
+    options: CandidateOptions,
 ) -> None:
     """Turn stories into films.
 
@@ -110,7 +92,7 @@ def _generate(
     prompts: Sequence[str],
     *,
     seeds: str | None,
-    options: GenerateOptions,
+    options: CandidateOptions,
     overrides: Overrides,
 ) -> None:
     from m2d.cli.console import make_reporter
@@ -132,21 +114,30 @@ def _generate(
     if options.candidates:
         from m2d.tasks.candidates import check_judge
 
-        check_judge(options.judge or _JUDGE, [story.films[0].plan for story in planned])
+        is_puppet = all(story.films[0].plan.source.is_puppet for story in planned)
+        check_judge(options.score, is_puppet=is_puppet)
     if len(planned) == 1 and seeds is None and not options.candidates:
         began_s = time.monotonic()
         made = _make(planned[0].films[0], reporter=reporter, options=options)
         report_film(made, began_s=began_s, quiet=options.quiet, as_json=options.as_json)
         return
-    batch = _Batch(reporter=reporter, options=options)
+    batch = Batch(reporter=reporter, options=options)
     for story in planned:
-        batch.make(story)
+        films = [
+            FilmToMake(
+                output=film.plan.output,
+                seed=film.seed,
+                make=partial(_make, film, reporter=reporter, options=options),
+                complete=film.complete,
+            )
+            for film in story.films
+        ]
+        batch.make(films, _sheet(story))
     batch.report()
 
 
-def _check_candidates(options: GenerateOptions, *, seeds: str | None, source: Path | None) -> None:
-    if options.judge is not None and options.candidates is None:
-        raise InputError("--judge: ranks candidates; give --candidates, too")
+def _check_candidates(options: CandidateOptions, *, seeds: str | None, source: Path | None) -> None:
+    options.check_judge()
     if options.candidates is not None and (seeds is not None or source is not None):
         raise InputError(
             f"--candidates, {'--seeds' if seeds is not None else '--from'}: both given; give one"
@@ -180,104 +171,16 @@ def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> Fil
     return task.run(plan, backend, reporter=reporter, options=run_options)
 
 
-class _Batch:
-    """Makes several films one after the other; a film that fails does not stop the others."""
-
-    def __init__(self, *, reporter: Reporter, options: GenerateOptions) -> None:
-        self._reporter, self._options = reporter, options
-        self._made: list[FilmResult] = []
-        self._sheets: list[Path] = []
-        self._failed: list[tuple[Path, M2DError]] = []
-        self._best: list[dict[str, object]] = []
-
-    def make(self, story: PlannedStory) -> None:
-        """Make the films of a story, and the sheet of its seeds."""
-        made = {film.seed: result for film in story.films if (result := self._film(film)) is not None}
-        if story.sheet is None or not made:
-            return
-        from m2d.film.seed_sheet import draw_seed_sheet
-
-        films = {seed: (each.film, each.provenance) for seed, each in made.items() if seed is not None}
-        plan = story.films[0].plan
-        sampling = plan.sampling
-        steps = f"{sampling.num_inference_steps} steps"
-        facts = [Path(plan.source.name).name, steps, f"speed {sampling.speed}"]
-        notes = self._judged(story, films) if self._options.candidates else {}
-        films = {seed: films[seed] for seed in notes} or films
-        draw_seed_sheet(story.sheet, films, title=story.title, facts=facts, notes=notes)
-        self._sheets.append(story.sheet)
-        self._reporter.note(f"all seeds: {story.sheet}")
-
-    def _judged(self, story: PlannedStory, films: Mapping[int, tuple[Path, Provenance]]) -> dict[int, str]:
-        """Score a story's films, keep the scores, and return a note for each seed, the best one first."""
-        from m2d.tasks.candidates import ranked_candidates, write_candidates
-
-        judge = self._options.judge or _JUDGE
-        found, report = ranked_candidates(
-            {seed: film for seed, (film, _) in films.items()},
-            judge,
-            device=story.films[0].plan.device,
-            reporter=self._reporter,
-        )
-        write_candidates(story.scores, found, judge, report)
-        best = found[0]
-        self._reporter.note(f"best by {judge}: {best.film}, {best.scores[judge]:.4g}")
-        self._best.append({"judge": judge, "film": best.film, "seed": best.seed, "scores": story.scores})
-        return {each.seed: f", {judge} {each.scores[judge]:.4g}" for each in found}
-
-    def _film(self, film: PlannedFilm) -> FilmResult | None:
-        from m2d.cli.console import show_error, write_result
-
-        began_s = time.monotonic()
-        try:
-            result = _kept(film) or _make(film, reporter=self._reporter, options=self._options)
-        except Interrupted:
-            raise
-        except M2DError as error:
-            show_error(error)
-            self._failed.append((film.plan.output, error))
-            return None
-        self._made.append(result)
-        if film.complete is not None:
-            self._reporter.note(f"{result.film}: is complete already")
-        elif not self._options.quiet:
-            show_film(result, spent_s=time.monotonic() - began_s)
-        if not self._options.as_json:
-            write_result(result.film)
-        return result
-
-    def report(self) -> None:
-        """Write the JSON document if asked for, and end with the exit code of the first failure."""
-        from m2d.cli.console import show_error, write_json
-
-        if self._options.as_json:
-            write_json(
-                {
-                    "films": [film_document(result) for result in self._made],
-                    "sheets": self._sheets,
-                    "failed": [{"film": film} | error_document(error) for film, error in self._failed],
-                }
-                | ({"best": self._best} if self._options.candidates else {})
-            )
-        if self._failed:
-            total = len(self._failed) + len(self._made)
-            show_error(f"{len(self._failed)} of {total} films were not made")
-            raise typer.Exit(self._failed[0][1].exit_code)
-
-
-def _kept(film: PlannedFilm) -> FilmResult | None:
-    """Return the result of a film that an earlier run completed."""
-    if film.complete is None:
+def _sheet(story: PlannedStory) -> SheetPlan | None:
+    if story.sheet is None:
         return None
-    from m2d.film.make import FilmResult
-    from m2d.video.run_folder import run_folder_of
-
-    output = film.plan.output
-    return FilmResult(
-        film=output,
-        run_folder=run_folder_of(output),
-        provenance=film.complete,
-        made=(),
-        size_bytes=output.stat().st_size,
-        timings_s={},
+    plan = story.films[0].plan
+    sampling = plan.sampling
+    facts = [
+        Path(plan.source.name).name,
+        f"{sampling.num_inference_steps} steps",
+        f"speed {sampling.speed}",
+    ]
+    return SheetPlan(
+        path=story.sheet, scores=story.scores, title=story.title, facts=facts, device=plan.device
     )

@@ -205,20 +205,22 @@ def _checked(film: PlannedFilm, *, force: bool, resume: bool, is_batch: bool) ->
     return replace(film, resumes=resume)
 
 
-def record_if_made_by(plans: Sequence[RunPlan]) -> Provenance | None:
+def record_if_made_by(plans: Sequence[RunPlan], *, after: Sequence[RunRecord] = ()) -> Provenance | None:
     """Return the record of a film if it is there and was made by these runs, with their recipes and models.
 
     Args:
         plans: The film's runs; all name its path.
+        after: Runs of the film that they changed.
     """
     output = plans[-1].output
     try:
         found = probe(output).provenance if output.is_file() else None
     except (FilmError, ProvenanceError):
         return None
-    if found is None or len(found.runs) != len(plans):
+    if found is None or len(found.runs) != len(after) + len(plans):
         return None
-    is_same = all(_is_made_by(run, plan) for run, plan in zip(found.runs, plans, strict=True))
+    earlier, made = found.runs[: len(after)], found.runs[len(after) :]
+    is_same = tuple(earlier) == tuple(after) and all(map(_is_made_by, made, plans))
     return found if is_same else None
 
 

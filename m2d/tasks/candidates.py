@@ -11,7 +11,6 @@ from typing import Literal
 from m2d.evaluation.report import Report
 from m2d.files import write_json
 from m2d.progress import Reporter
-from m2d.recipe.plan import RunPlan
 from m2d.tasks.eval import EvalPlan, check_networks, evaluate
 from m2d.video.printable import printable
 
@@ -32,9 +31,13 @@ class Candidate:
     scores: Mapping[Judge, float]
 
 
-def check_judge(judge: Judge, plans: Sequence[RunPlan]) -> None:
-    """Check, before films are made, that they can be scored; raises CheckpointError for missing networks."""
-    if judge != "smoothness" and not all(plan.source.is_puppet for plan in plans):
+def check_judge(judge: Judge, *, is_puppet: bool) -> None:
+    """Check, before films are made, that they can be scored; raises CheckpointError for missing networks.
+
+    Args:
+        is_puppet: Whether the embedded models make all of them.
+    """
+    if judge != "smoothness" and not is_puppet:
         check_networks(has_prompts=True, has_reference=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,34 @@ def test_help_says_what_stays(m2d: Run) -> None:
     assert "FILM itself is never changed, unless --out names it and --force is given." in told
     assert "Scene to regenerate, counted from 1; repeatable." in told
     assert "New seed; by default the scene's seed plus 1." in told
+
+
+@pytest.mark.usefixtures("film")
+def test_candidates_of_a_scene_are_ranked_and_resume_keeps_what_is_complete(m2d: Run, folder: Path) -> None:
+    words = ["reroll", FILM, "--scene", "2", "--model", "tiny", "--candidates", "2"]
+    # The model is none of the embedded ones: networks would have to judge it.
+    result = m2d(*words)
+    assert result.exit_code == 2
+    assert "need efficientnet i3d minilm" in result.stderr
+    assert not list(folder.glob("*-rerolled-*"))
+
+    words += ["--judge", "smoothness", "--json"]
+    result = m2d(*words)
+    assert result.exit_code == 0, result.stderr
+    kept = json.loads((folder / "first-snow-rerolled-candidates.json").read_text())
+    assert sorted(each["seed"] for each in kept["candidates"]) == [9, 10]
+    scores = [each["scores"]["smoothness"] for each in kept["candidates"]]
+    assert scores == sorted(scores, reverse=True)
+    document = json.loads(result.stdout)
+    assert document["best"][0]["film"] == kept["candidates"][0]["film"]
+    assert document["sheets"] == ["first-snow-rerolled-seeds.png"]
+    new = provenance_of(folder / "first-snow-rerolled-seed-10.mp4")
+    assert [scene.seed for scene in new.scenes] == [7, 10, 7]
+
+    assert m2d(*words).exit_code == 2
+    (folder / "first-snow-rerolled-seed-10.mp4").unlink()
+    shutil.rmtree(folder / "first-snow-rerolled-seed-10.m2d")
+    result = m2d(*words, "--resume")
+    assert result.exit_code == 0, result.stderr
+    made = {film["film"]: film["made_scenes"] for film in json.loads(result.stdout)["films"]}
+    assert made == {"first-snow-rerolled-seed-9.mp4": [], "first-snow-rerolled-seed-10.mp4": [2]}
