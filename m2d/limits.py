@@ -7,6 +7,12 @@ fit the disk and the memory (`m2d.film.limits`), and what is read must have byte
 from __future__ import annotations
 
 LARGEST_SIDE = 8192
+# H.264 has no level with larger pictures: 139,264 macroblocks, such as 8192 x 4352 pixels.
+LARGEST_PICTURE_PIXELS = 139_264 * 256
+# Animations of pages are much smaller, and decoders hold several of their pictures without compression.
+LARGEST_ANIMATED_PIXELS = 1 << 24
+# A minute at the rate of the fastest GIF.
+MOST_ANIMATED_FRAMES = 3000
 FASTEST_FPS = 240
 MOST_THREADS = 1024
 # A film's record is read into memory as text; ten thousand scenes need about this much.
@@ -20,6 +26,22 @@ _MOST_PIXELS_PER_BYTE = 1 << 17
 _MOST_PIXELS_PER_BYTE_OF_ANIMATION = 1 << 9
 # Seconds of work, however small the file.
 _SPARE_PIXELS = 1 << 29
+_SPARE_PIXELS_OF_ANIMATION = 1 << 26
+
+
+def picture_problem(width: int, height: int, *, is_animation: bool = False) -> str:
+    """Return why pictures of a video may not have this size; empty if they may.
+
+    Args:
+        is_animation: Whether it is a GIF or a WebP.
+    """
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+        return f"{width}x{height} pixels; at most {LARGEST_SIDE} a side are allowed"
+    most = LARGEST_ANIMATED_PIXELS if is_animation else LARGEST_PICTURE_PIXELS
+    if width * height > most:
+        kind = "an animation" if is_animation else "a picture"
+        return f"{width}x{height} pixels; at most {most:,} are allowed in {kind}"
+    return ""
 
 
 def most_pixels(size_bytes: int, *, is_animation: bool) -> int:
@@ -29,8 +51,24 @@ def most_pixels(size_bytes: int, *, is_animation: bool) -> int:
         size_bytes: Of the whole file.
         is_animation: Whether it is a GIF or a WebP, in which a few bytes announce a frame of any size.
     """
-    per_byte = _MOST_PIXELS_PER_BYTE_OF_ANIMATION if is_animation else _MOST_PIXELS_PER_BYTE
-    return _SPARE_PIXELS + size_bytes * per_byte
+    if is_animation:
+        return _SPARE_PIXELS_OF_ANIMATION + size_bytes * _MOST_PIXELS_PER_BYTE_OF_ANIMATION
+    return _SPARE_PIXELS + size_bytes * _MOST_PIXELS_PER_BYTE
+
+
+def animation_problem(*, size_bytes: int, num_frames: int, width: int, height: int) -> str:
+    """Return why a GIF or a WebP is not decoded; empty if it is.
+
+    Args:
+        size_bytes: Of the whole file.
+        num_frames: Counted in the file before anything is decoded.
+    """
+    if num_frames > MOST_ANIMATED_FRAMES:
+        return f"has more than {MOST_ANIMATED_FRAMES:,} frames, too many for an animation"
+    if num_frames * width * height > most_pixels(size_bytes, is_animation=True):
+        size = f"{num_frames:,} frames of {width}x{height} pixels"
+        return f"has {size_bytes:,} bytes for {size}, too few for an animation"
+    return ""
 
 
 def announced_problem(*, size_bytes: int, num_frames: int, duration_s: float) -> str:

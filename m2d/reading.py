@@ -23,6 +23,10 @@ _KINDS = (
 # A pipe with O_NONBLOCK opens at once, and a terminal with O_NOCTTY does not become the controlling one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _SHARE_OF_MEMORY = 0.5
+# Smaller files cost little even if nothing of them was written.
+_FEWEST_WITH_HOLES = 64 << 20
+_MOST_HOLE_SHARE = 8
+_MOST_PARTS = 10_000
 
 
 class UnreadableFile(OSError):
@@ -52,7 +56,9 @@ def open_regular(path: Path, *, limit_bytes: int | None, follow: bool = True) ->
     descriptor = os.open(path, _FLAGS | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
     try:
         # Another file may have taken the name since.
-        _check(path, os.fstat(descriptor), limit_bytes)
+        found = os.fstat(descriptor)
+        _check(path, found, limit_bytes)
+        _check_holes(path, descriptor, found.st_size)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -100,6 +106,30 @@ def _check(path: Path, found: os.stat_result, limit_bytes: int | None) -> None:
         raise UnreadableFile(path, f"it is {kind}, not a regular file")
     if limit_bytes is not None and found.st_size > limit_bytes:
         raise _too_large(path, found.st_size, limit_bytes)
+
+
+def _check_holes(path: Path, descriptor: int, size_bytes: int) -> None:
+    """Reject a file that is large by its length alone: a hole takes no disk, and memory once it is read.
+
+    File systems without holes report one part that is as long as the file.
+    """
+    if size_bytes < _FEWEST_WITH_HOLES or not hasattr(os, "SEEK_DATA"):
+        return
+    written = position = 0
+    for _ in range(_MOST_PARTS):
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            position = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return
+            break
+        written += position - start
+        if written * _MOST_HOLE_SHARE >= size_bytes:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return
+    reason = f"only {written:,} of its {size_bytes:,} bytes were ever written; copy or download it again"
+    raise UnreadableFile(path, reason)
 
 
 def _too_large(path: Path, size_bytes: int, limit_bytes: int) -> UnreadableFile:

@@ -45,8 +45,11 @@ def caption_warnings(shots: Sequence[Shot], *, unknown_words: Callable[[str], li
             "clips are trained on without a prompt; write captions, or leave the clips out"
         )
     places: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
     for shot in shots:
-        for word in unknown_words(shot.caption):
+        if shot.caption not in unknown:
+            unknown[shot.caption] = unknown_words(shot.caption)
+        for word in unknown[shot.caption]:
             places.setdefault(word, []).append(shot.place)
     if not places:
         return warnings

@@ -64,6 +64,8 @@ class StoryLibrary:
         self._least_scenes = least_scenes
         self._seed = seed
         self._unsuitable: list[Reject] = []
+        # Why each part of a video is unsuitable, or an empty text.
+        self._reasons: dict[tuple[Path, float, float | None], str] = {}
         self._stories = [story for group in groups for story in self._suitable_runs(group)]
         # Broken videos with their reasons.
         self.broken: dict[Path, str] = {}
@@ -188,7 +190,10 @@ class StoryLibrary:
         if isinstance(found, Broken):
             # Kept, so that its story has the same index once the file is repaired.
             return True
-        reason = self._rule.unsuitable(found, span_of(shot, found))
+        part = (shot.video, shot.start_s, shot.end_s)
+        if part not in self._reasons:
+            self._reasons[part] = self._rule.unsuitable(found, span_of(shot, found))
+        reason = self._reasons[part]
         if reason:
             reject = Reject(video=shot.video, place=shot.place, reason=reason, is_broken=False)
             self._unsuitable.append(reject)

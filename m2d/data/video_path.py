@@ -26,13 +26,19 @@ class VideoPaths:
 
     root: Path
     _names: dict[Path, list[str]] = field(default_factory=dict)
+    _found: dict[str, Path | None] = field(default_factory=dict)
 
     def find(self, value: str) -> Path | None:
-        """Return the file that `value` names, or None.
+        """Return the file that `value` names, or None; a name is looked for once.
 
         Names that differ only in their Unicode form (NFC, NFD) are the same, and a backslash separates
         folders if no name holds one.
         """
+        if value not in self._found:
+            self._found[value] = self._find(value)
+        return self._found[value]
+
+    def _find(self, value: str) -> Path | None:
         for spelling in _spellings(value):
             path = self.root / spelling
             if path.is_file():

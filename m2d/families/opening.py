@@ -139,6 +139,12 @@ def _hub_place(
             f"{field} {str(hub)!r}: there is no such folder, and the model of the hub {state}",
             remedy=Remedy.GET_MODEL,
         )
+    owner = hub.repository.partition("/")[0]
+    if os.path.lexists(owner):
+        raise CheckpointError(
+            f"{field} {str(hub)!r}: there is no such folder, though {owner} is here; a model of the hub is "
+            "downloaded in a working folder without that name"
+        )
     folder = download(hub, partial(_chosen, wanted=wanted, variant=variant), downloads)
     return _Place(folder=folder, files=_files(folder, wanted, variant))
 

@@ -16,12 +16,12 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from m2d.errors import InputError
-from m2d.limits import LARGEST_SIDE, announced_problem
+from m2d.limits import MOST_ANIMATED_FRAMES, animation_problem, announced_problem, picture_problem
 from m2d.reading import open_regular
 from m2d.video.formats import CODECS, DEMUXERS, FORMATS_IN_WORDS
 from m2d.video.printable import printable
 from m2d.video.webp import is_webp, webp_film
-from m2d.video.whole import is_whole
+from m2d.video.whole import count_gif_pictures, is_whole
 
 _HEADER_BYTES = 8
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
@@ -86,6 +86,9 @@ def _check_file(path: Path) -> None:
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
+    is_gif = container.format.name == "gif"
+    if is_gif:
+        _check_gif(path, container)
     # Checked first: a file whose end is missing may also lack its codec, its size or its video track.
     if is_whole(path, demuxer=container.format.name) is False:
         raise cut_off(path)
@@ -99,12 +102,23 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     if codec not in CODECS:
         allowed = ", ".join(sorted(CODECS))
         raise FilmError(f"{path}: the codec {codec} is not read; convert it to one of {allowed}")
-    if not (0 < stream.width <= LARGEST_SIDE and 0 < stream.height <= LARGEST_SIDE):
-        raise FilmError(
-            f"{path}: {stream.width}x{stream.height} pixels; at most {LARGEST_SIDE} a side are allowed"
-        )
+    problem = picture_problem(stream.width, stream.height, is_animation=is_gif)
+    if problem:
+        raise FilmError(f"{path}: {problem}; give a smaller video")
     check_announced(path, num_frames=stream.frames, duration_s=(container.duration or 0) / av.time_base)
     return stream
+
+
+def _check_gif(path: Path, container: InputContainer) -> None:
+    """Count its pictures before any is decoded: a few bytes announce one of any size."""
+    problem = animation_problem(
+        size_bytes=path.stat().st_size,
+        num_frames=count_gif_pictures(path, most=MOST_ANIMATED_FRAMES + 1),
+        width=container.streams.video[0].width,
+        height=container.streams.video[0].height,
+    )
+    if problem:
+        raise FilmError(f"{path}: {problem}; convert it to MP4")
 
 
 def cut_off(path: Path, detail: str = "its last part is missing") -> FilmError:

@@ -7,6 +7,7 @@ header announces against the time that was read. Decoders show what is left of a
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -36,7 +37,7 @@ _MPEG_STREAMS = frozenset({0xBD, 0xBE, 0xBF, *range(0xC0, 0xF0)})
 _SYNC = 0x47
 # Lengths of transport packets, and where their first byte stands: cameras put a time before it.
 _TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
-_GIF_END = b";"
+_GIF_PICTURE, _GIF_END = b",", b";"
 _MXF_HEAD, _MXF_KEY = 64, bytes.fromhex("060e2b34")
 _RIFF_UNKNOWN = (0, 0xFFFFFFFF)
 # Recorders that are stopped in the middle round what they announce.
@@ -74,6 +75,13 @@ def announced_end_s(container: InputContainer, stream: VideoStream) -> float | N
     if container.format.name.startswith("matroska") and container.duration and len(container.streams) == 1:
         return container.duration / av.time_base
     return None
+
+
+def count_gif_pictures(path: Path, *, most: int) -> int:
+    """Count the pictures of a GIF without decoding any; the count ends at `most`."""
+    with open_regular(path, limit_bytes=None) as file:
+        parts = _parts(file, path.stat().st_size, read=_gif_block)
+        return sum(1 for _ in itertools.islice((part for part in parts if part.kind == _GIF_PICTURE), most))
 
 
 def reaches(*, announced_s: float, read_s: float) -> bool:
@@ -194,10 +202,10 @@ def _gif_block(file: IO[bytes], position: int) -> _Part | None:
     if kind == _GIF_END:
         return _Part(kind, None)
     # A picture has nine bytes of its own, colours, and the size of its codes; an extension has a label.
-    head = file.read({b",": 9, b"!": 1}.get(kind, 0))
+    head = file.read({_GIF_PICTURE: 9, b"!": 1}.get(kind, 0))
     if not head:
         return None
-    if kind == b",":
+    if kind == _GIF_PICTURE:
         file.seek(_colours(head[-1]) + 1, io.SEEK_CUR)
     while length := file.read(1):
         if length == b"\0":

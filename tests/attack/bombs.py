@@ -185,7 +185,11 @@ def _sparse(originals: Path, case: Path, draw: random.Random) -> list[str]:
     copy(originals / "story.yaml", case / "story.yaml")
     source, name, words = {
         "journal": ("unfinished", "run", ["generate", "run/story.yaml", "--out", "run/film.mp4", "--resume"]),
-        "run folder": ("film.m2d", "film.m2d", ["extend", "film.mp4", "--prompt", "x", "--out", "o.mp4"]),
+        "run folder": (
+            "film.m2d",
+            "film.m2d",
+            ["extend", "film.mp4", "--prompt", "x", "--out", "o.mp4", "--model", str(originals / "model")],
+        ),
         "checkpoint": ("run", "run", ["train", "training.yaml", "--out", "run", "--resume"]),
         "graphs": (
             "graphs",

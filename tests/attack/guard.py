@@ -161,6 +161,8 @@ def _be_the_command(
         resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["m2d", *words]
+        # Python caches what it imports; that is no doing of the command.
+        sys.dont_write_bytecode = True
         # Read TMPDIR again.
         tempfile.tempdir = None
         state()

@@ -125,7 +125,9 @@ def _video(originals: Path, case: Path, draw: random.Random) -> Trial:
     return Trial(words=words, what=what)
 
 
-def _on_film(draw: random.Random, film: str) -> list[str]:
+def _on_film(draw: random.Random, film: str, originals: Path) -> list[str]:
+    # Without it, the commands end before they read the run folder.
+    model = ["--model", str(originals / "model")]
     return draw.choice(
         [
             ["inspect", film],
@@ -133,9 +135,10 @@ def _on_film(draw: random.Random, film: str) -> list[str]:
             ["inspect", film],
             ["board", film],
             ["board", film],
-            ["reroll", film, "--scene", "1", "--out", "o.mp4"],
-            ["extend", film, "--prompt", "Actor1 waves.", "--out", "o.mp4"],
-            ["reproduce", film, "--out", "o.mp4"],
+            ["reroll", film, "--scene", "1", "--out", "o.mp4", *model],
+            ["extend", film, "--prompt", "Actor1 waves.", "--out", "o.mp4", *model],
+            ["reproduce", film, "--out", "o.mp4", *model],
+            ["eval", film, "--out", "report", "--embedder", "none"],
         ]
     )
 
@@ -144,13 +147,13 @@ def _film(originals: Path, case: Path, draw: random.Random) -> Trial:
     film = copy(originals / "film.mp4", case / "film.mp4")
     if draw.random() < 0.5:
         copy(originals / "film.m2d", case / "film.m2d")
-    return Trial(what=change_file(film, draw), words=_on_film(draw, "film.mp4"))
+    return Trial(what=change_file(film, draw), words=_on_film(draw, "film.mp4", originals))
 
 
 def _run_folder(originals: Path, case: Path, draw: random.Random) -> Trial:
     copy(originals / "film.mp4", case / "film.mp4")
     folder = copy(originals / "film.m2d", case / "film.m2d")
-    return Trial(what=_change_one(folder, draw), words=_on_film(draw, "film.mp4"))
+    return Trial(what=_change_one(folder, draw), words=_on_film(draw, "film.mp4", originals))
 
 
 def _model(originals: Path, case: Path, draw: random.Random) -> Trial:
@@ -264,7 +267,7 @@ def _state(originals: Path, case: Path, draw: random.Random) -> Trial:
             ["check", f"{case}/story.yaml"],
             ["inspect", f"{case}/film.mp4"],
             ["generate", f"{case}/story.yaml", "--out", draw.choice(("o.mp4", f"{case}/o.mp4"))],
-            ["reroll", f"{case}/film.mp4", "--scene", "1"],
+            ["reroll", f"{case}/film.mp4", "--scene", "1", "--model", str(originals / "model")],
             ["board", f"{case}/film.mp4"],
             ["train", f"{case}/training.yaml", "--out", draw.choice(("r", f"{case}/r"))],
             ["eval", f"{case}/film.mp4", "--out", "report", "--embedder", "none"],

@@ -33,6 +33,22 @@ def test_a_file_that_becomes_a_pipe_before_it_is_opened_is_rejected(
         open_regular(path, limit_bytes=None)
 
 
+def test_a_file_that_is_a_hole_is_not_read(tmp_path: Path) -> None:
+    """Its length alone would fill the memory; a large file that was written is read."""
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.write(b"head")
+        file.truncate(1 << 40)
+    with pytest.raises(UnreadableFile, match=r"only 4,096 of its 1,099,511,627,776 bytes were ever written"):
+        open_regular(path, limit_bytes=None)
+    with path.open("wb") as file:
+        file.truncate(65 << 20)
+        file.seek(0)
+        file.write(bytes(9 << 20))
+    with open_regular(path, limit_bytes=None) as file:
+        assert file.tell() == 0
+
+
 def test_a_file_over_its_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with path.open("wb") as file:

@@ -97,12 +97,22 @@ def test_no_format_that_names_other_files_is_read() -> None:
     assert not {"concat", "hls", "dash", "sdp", "rtsp", "image2", "imf", "lavfi", "mpl2"} & set(DEMUXERS)
 
 
-def test_an_animation_of_a_few_bytes_is_not_decoded_without_end(tmp_path: Path) -> None:
-    """Pictures of one pixel on a canvas of 16 million: 23 bytes for each frame."""
+@pytest.mark.parametrize(
+    ("side", "num_frames", "message"),
+    [
+        (4096, 100, "has 2,320 bytes for 100 frames of 4096x4096 pixels, too few for an animation"),
+        (8, 3001, "has more than 3,000 frames, too many for an animation"),
+        (4097, 1, r"4097x4097 pixels; at most 16,777,216 are allowed in an animation"),
+    ],
+    ids=["pixels", "frames", "size"],
+)
+def test_an_animation_of_a_few_bytes_is_refused_before_it_is_decoded(
+    side: int, num_frames: int, message: str, tmp_path: Path
+) -> None:
+    """Pictures of one pixel on a large canvas: 23 bytes for each frame."""
     path = tmp_path / "bomb.gif"
     picture = b"!\xf9\x04\x04\x05\0\0\0,\0\0\0\0\1\0\1\0\0\2\2\x44\1\0"
-    canvas = b"GIF89a\0\x10\0\x10\xf0\0\0\0\0\0\xff\xff\xff"
-    path.write_bytes(canvas + picture * 100 + b";")
-    with pytest.raises(FilmError, match=r"2,320 bytes for more than 32 frames of 4096x4096 pixels"):
-        for _ in film_frames(path):
-            pass
+    canvas = b"GIF89a" + side.to_bytes(2, "little") * 2 + b"\xf0\0\0\0\0\0\xff\xff\xff"
+    path.write_bytes(canvas + picture * num_frames + b";")
+    with pytest.raises(FilmError, match=message):
+        probe(path)
