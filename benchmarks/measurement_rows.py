@@ -78,6 +78,22 @@ def _library_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     yield Row("same_frames", "Its frames and those of `m2d generate`", shown, "identical", same)
 
 
+def _opening_rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    figures, limits, kept = report["figures"], report["limits"], report["kept"]
+    rows: dict[str, tuple[str, Callable[[float], str]]] = {
+        "peak_share": (
+            f"Memory to open a part, worst of {len(report['openings'])}, its size in memory = 100 %",
+            lambda share: f"{share:.0%}",
+        ),
+        "refusal_s": (
+            f"Processor time until a command refuses a 5B folder, worst of {len(report['refusals'])}",
+            lambda seconds: f"{seconds:.1f} s",
+        ),
+    }
+    for key, (what, shown) in rows.items():
+        yield Row(key, what, shown(figures[key]), f"at most {shown(limits[key])}", kept[key])
+
+
 def quality_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     """Yield the figures of `benchmarks.quality`."""
     checks = {check["name"]: check for check in report["checks"]}
@@ -336,6 +352,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Row]]]] = 
     "masks": ("Are the masks right?", _mask_rows),
     "startup": ("Start-up and first film", _startup_rows),
     "library": ("The library", _library_rows),
+    "opening": ("Opening a checkpoint of CogVideoX-5B's layout", _opening_rows),
     "quality": ("The embedded model on stories it never saw", quality_rows),
     "quality-changing": ("The embedded model on stories that change place or time", quality_rows),
     "quality-large": ("The larger embedded model on stories it never saw", quality_rows),

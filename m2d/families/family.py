@@ -10,7 +10,7 @@ scene, the layout and its attention plan, windows, the denoising loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,7 +184,9 @@ class ModelFamily:
         load_tokenizer: Loads the tokenizer, for a number of tokens per prompt.
         scheduler: A folder and the scheduler's name in a recipe, None for the folder's own, to a diffusers
             scheduler.
-        check_parts: Compares every tensor of a folder with the configs, reading headers alone.
+        check_shapes: Compares the tensors of some of a folder's components with their configs, reading
+            headers alone and loading no large library; it leaves out configs that it does not know.
+        check_parts: Does so with the libraries' own networks, whatever the configs.
         compression: A folder to its VAE's pixels per latent along height and width, and frames per latent
             frame after the first.
         build_transformer: A transformer's config, as keywords, to a `SceneModel` with random weights.
@@ -208,7 +210,8 @@ class ModelFamily:
     load_text: Callable[..., TextEncoder]
     load_tokenizer: Callable[[Path, int], PromptTokenizer]
     scheduler: Callable[[Path, str | None], Any]
-    check_parts: Callable[[Path], None]
+    check_shapes: Callable[[Path, Iterable[str]], None]
+    check_parts: Callable[[Path, Iterable[str]], None]
     compression: Callable[[Path], tuple[int, int]]
     build_transformer: Callable[..., SceneModel]
     geometry_of: Callable[..., ModelGeometry]

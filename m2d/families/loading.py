@@ -11,6 +11,7 @@ from m2d.families.family import ModelFamily
 from m2d.families.registry import family_of
 from m2d.families.source import ModelSource, resolve_model
 from m2d.model import components
+from m2d.model.components import COMPONENTS
 from m2d.model.lora_file import LoraUse
 from m2d.model.tokenizer import PromptTokenizer
 
@@ -105,19 +106,28 @@ def load_scheduler(source: ModelSource | Path, name: str | None = None) -> Any:
     return family.scheduler(path, name)
 
 
-def check_parts(source: ModelSource) -> None:
-    """Compare every tensor of a model with the configs, from headers alone, before a part is loaded.
+def check_parts(source: ModelSource | Path, names: Iterable[str] = COMPONENTS) -> None:
+    """Compare every tensor of a model's parts with the configs, from headers alone, before one is loaded.
 
     Raises:
         CheckpointError: A tensor is missing, of the wrong shape or not of this model, or a config is wrong.
     """
+    family, path = (
+        (source.family, source.path) if isinstance(source, ModelSource) else (family_of(source), source)
+    )
     with _BUILDING:
-        source.family.check_parts(source.path)
+        family.check_parts(path, names)
 
 
 def check_components(path: Path, names: Iterable[str]) -> None:
-    """Check parts of a model folder; see `m2d.model.components.check_components`."""
-    components.check_components(path, names, family_of(path).classes)
+    """Check parts of a model folder and compare their tensors with their configs, from headers alone.
+
+    Raises:
+        CheckpointError: As `m2d.model.components.check_components` and `ModelFamily.check_shapes`.
+    """
+    family, names = family_of(path), tuple(names)
+    components.check_components(path, names, family.classes)
+    family.check_shapes(path, names)
 
 
 def _found(source: ModelSource | Path, name: str) -> tuple[ModelFamily, Path]:

@@ -107,8 +107,8 @@ def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None
         downloads: Receives the progress of downloads; None downloads nothing.
 
     Raises:
-        CheckpointError: There is no such model, or its folder is not complete; every missing or bad file is
-            named.
+        CheckpointError: There is no such model, or its folder is not complete, or a tensor is missing or of
+            another model; every missing or bad file is named.
         HubUnavailable: The hub does not answer.
     """
     choice = ModelChoice.model_construct(model=model) if isinstance(model, str) else model
@@ -116,7 +116,7 @@ def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None
     family = family_of(path)
     check_components(path, COMPONENTS, family.classes)
     settings = settings_of(path)
-    return ModelSource(
+    source = ModelSource(
         choice=choice,
         path=path,
         geometry=family.read_geometry(path, settings),
@@ -125,6 +125,9 @@ def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None
         sampling=settings.sampling or family.default_sampling(read_config(path, "transformer")),
         mask=settings.mask,
     )
+    # What contradicts itself says more than the tensors that do not fit it.
+    family.check_shapes(path, COMPONENTS)
+    return source
 
 
 def settings_of(path: Path) -> ModelSettings:

@@ -7,7 +7,8 @@ this module imports no torch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# Values that are converted at once.
+_PORTION = 32 << 20
 # What torch.compile puts before the names of a module's parameters.
 _COMPILED = "_orig_mod."
 ModelT = TypeVar("ModelT", bound="nn.Module")
@@ -64,22 +67,51 @@ def load_weights(
 
     stored = find_weights(path, name, COMPONENTS[name].stem)
     tied: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
-    _check_fit(model, stored, tied, place=path / name)
-    for file in sorted({tensor.file for tensor in stored.values()}):
-        wanted = {key: tensor for key, tensor in load_tensors(file).items() if key not in tied}
-        model.load_state_dict(wanted, strict=False, assign=True)
+    _check_fit(_shapes_of(model), stored, tied, place=path / name)
+    # T5's feed-forward outputs overflow half precision; transformers names the layers to keep.
+    kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    for names in _portions({key: tensor for key, tensor in stored.items() if key not in tied}):
+        with opened_tensors(stored[names[0]].file, "pt") as file:
+            weights = {
+                key: file.get_tensor(key).to(
+                    device=device, dtype=torch.float32 if _is_of(key, kept) else dtype
+                )
+                for key in names
+            }
+        model.load_state_dict(weights, strict=False, assign=True)
     for copy, original in tied.items():
         owner, _, attribute = copy.rpartition(".")
         setattr(model.get_submodule(owner), attribute, model.get_parameter(original))
-    # Not the model's own method: diffusers 0.42 warns on every cast, about an empty list of layers.
-    torch.nn.Module.to(model, device=device, dtype=dtype)
-    if dtype == torch.float16:
-        # T5's feed-forward outputs overflow half precision; transformers names the layers to keep.
-        for layer in getattr(model, "_keep_in_fp32_modules", None) or ():
-            for module_name, module in model.named_modules():
-                if module_name.rpartition(".")[2] == layer:
-                    module.float()
+    for key, buffer in model.named_buffers():
+        if key not in stored:
+            owner, _, attribute = key.rpartition(".")
+            moved = buffer.to(device=device, dtype=dtype if buffer.is_floating_point() else None)
+            setattr(model.get_submodule(owner), attribute, moved)
     return model.eval()
+
+
+def _portions(stored: Mapping[str, StoredTensor]) -> Iterator[list[str]]:
+    """Yield the names of tensors of one file each, whose values are read into memory at once.
+
+    A file stays mapped as long as it is open, so what was converted of it takes memory twice.
+    """
+    names: list[str] = []
+    num_values = 0
+    # A file's tensors follow each other as in its header.
+    for name, tensor in sorted(stored.items(), key=lambda item: str(item[1].file)):
+        values = prod(tensor.shape)
+        if names and (tensor.file != stored[names[0]].file or num_values + values > _PORTION):
+            yield names
+            names, num_values = [], 0
+        names.append(name)
+        num_values += values
+    if names:
+        yield names
+
+
+def _is_of(key: str, layers: tuple[str, ...]) -> bool:
+    """Whether a tensor belongs to a layer of one of these names."""
+    return any(part in layers for part in key.split(".")[:-1])
 
 
 def check_weights(model: nn.Module, path: Path, name: str) -> None:
@@ -88,8 +120,21 @@ def check_weights(model: nn.Module, path: Path, name: str) -> None:
     Raises:
         CheckpointError: They are not, or their files are missing or corrupt.
     """
-    stored = find_weights(path, name, COMPONENTS[name].stem)
-    _check_fit(model, stored, getattr(model, "_tied_weights_keys", None) or {}, place=path / name)
+    check_shapes(_shapes_of(model), path, name, tied=getattr(model, "_tied_weights_keys", None) or {})
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]], path: Path, name: str, *, tied: Collection[str] = ()
+) -> None:
+    """Make sure that a component's weights have these names and shapes, from their headers alone.
+
+    Args:
+        tied: Copies of other tensors, which may be missing or there.
+
+    Raises:
+        CheckpointError: They have not, or their files are missing or corrupt.
+    """
+    _check_fit(expected, find_weights(path, name, COMPONENTS[name].stem), tied, place=path / name)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -98,12 +143,19 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
 
 
+def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 def _check_fit(
-    model: nn.Module, stored: Mapping[str, StoredTensor], tied: Mapping[str, str], *, place: Path
+    expected: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, StoredTensor],
+    tied: Collection[str],
+    *,
+    place: Path,
 ) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    missing = expected.keys() - stored.keys() - tied.keys()
-    foreign = stored.keys() - expected.keys()
+    missing = expected.keys() - stored.keys() - set(tied)
+    foreign = stored.keys() - expected.keys() - set(tied)
     if foreign and all(name.startswith(_COMPILED) for name in foreign):
         raise CheckpointError(
             f"{place}: the names of the weights begin with {_COMPILED}, as those of a compiled model; "

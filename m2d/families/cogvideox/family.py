@@ -5,18 +5,19 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2d.errors import LIBRARY_ERRORS, CheckpointError, first_line
 from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.families.cogvideox.sampling import default_sampling
+from m2d.families.cogvideox.shapes import tensor_shapes
 from m2d.families.cogvideox.sizes import compression_of, default_settings, geometry_of, read_geometry
 from m2d.families.family import KnownModel, ModelFamily, VaeCosts
 from m2d.garbage import no_collection
-from m2d.model.checkpoint import build_model, check_weights, load_weights
-from m2d.model.components import check_components, read_config
+from m2d.model.checkpoint import build_model, check_shapes, check_weights, load_weights
+from m2d.model.components import COMPONENTS, check_components, read_config
 from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _T5_KEYS = (
     *("relative_attention_num_buckets", "relative_attention_max_distance"),
     *("dropout_rate", "layer_norm_epsilon", "pad_token_id", "eos_token_id"),
 )
+# Files of T5 may hold its vocabulary twice.
+_T5_COPIES = ("encoder.embed_tokens.weight",)
 # A key of the official Mask2DiT configs that diffusers' class does not know: the mask is the layout's.
 _OFFICIAL_KEYS = frozenset({"attn_msk_version"})
 CLASSES: Mapping[str, tuple[str, ...]] = {
@@ -128,10 +131,22 @@ def _empty_text_encoder(path: Path) -> T5EncoderModel:
         ) from error
 
 
-def _check_parts(path: Path) -> None:
-    check_weights(_empty_transformer(path), path, "transformer")
-    check_weights(_empty_vae(path), path, "vae")
-    check_weights(_empty_text_encoder(path), path, "text_encoder")
+def _check_shapes(path: Path, names: Iterable[str]) -> None:
+    for name in names:
+        expected = tensor_shapes(name, read_config(path, name)) if COMPONENTS[name].stem else None
+        if expected is not None:
+            check_shapes(expected, path, name, tied=_T5_COPIES if name == "text_encoder" else ())
+
+
+def _check_parts(path: Path, names: Iterable[str]) -> None:
+    empty: Mapping[str, Callable[[Path], nn.Module]] = {
+        "transformer": _empty_transformer,
+        "vae": _empty_vae,
+        "text_encoder": _empty_text_encoder,
+    }
+    for name in names:
+        if name in empty:
+            check_weights(empty[name](path), path, name)
 
 
 def _load_tokenizer(path: Path, max_tokens: int) -> PromptTokenizer:
@@ -179,6 +194,7 @@ COGVIDEOX = ModelFamily(
     load_text=_load_text,
     load_tokenizer=_load_tokenizer,
     scheduler=_scheduler,
+    check_shapes=_check_shapes,
     check_parts=_check_parts,
     empty_part=_empty_part,
     vae_costs=_vae_costs,

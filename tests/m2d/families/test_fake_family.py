@@ -74,8 +74,10 @@ FAKE = ModelFamily(
     scheduler=lambda path, name: SCHEDULER,
     # What reads model folders and what trains; a model that is at hand needs neither.
     **dict.fromkeys(("classes", "default_settings", "default_sampling", "read_geometry")),
-    check_parts=lambda path: None,
-    **dict.fromkeys(("build_transformer", "geometry_of", "compression", "empty_part", "vae_costs")),
+    check_parts=lambda path, names: None,
+    **dict.fromkeys(
+        ("check_shapes", "build_transformer", "geometry_of", "compression", "empty_part", "vae_costs")
+    ),
 )
 # The end of the family.
 

@@ -123,8 +123,27 @@ def test_half_precision_weights_load_into_any_dtype_without_a_warning(
     assert not caplog.records
 
 
+def test_weights_that_are_read_in_portions_are_the_same(
+    folder: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(folder)
+    # Less than the largest tensor, which is read alone.
+    monkeypatch.setattr("m2d.model.checkpoint._PORTION", 500)
+    found = load_transformer(resolve_model(str(folder)), device="cpu", dtype=torch.bfloat16).state_dict()
+    expected = {
+        name: value.to(torch.bfloat16) for name, value in load_file(tiny_folder / TRANSFORMER).items()
+    }
+    torch.testing.assert_close(dict(found), expected, rtol=0, atol=0)
+
+
 def test_half_precision_text_encoders_keep_what_overflows_in_float32(tiny_folder: Path) -> None:
     text = load_text(resolve_model(str(tiny_folder)), device="cpu", dtype=torch.float16)
+    stored = load_file(tiny_folder / "text_encoder" / "model.safetensors")
+    kept = [name for name in stored if name.endswith(".wo.weight")]
+    assert kept
+    for name in kept:
+        # Unrounded: what overflows half precision would be lost on the way.
+        assert torch.equal(text.model.state_dict()[name], stored[name])
     dtypes = {name.split(".")[-2]: parameter.dtype for name, parameter in text.model.named_parameters()}
     assert dtypes["wo"] == torch.float32
     assert dtypes["wi_0"] == dtypes["shared"] == torch.float16
@@ -402,10 +421,6 @@ MISFITS: list[tuple[Callable[[Path], object], str]] = [
         lambda f: edit_json(f / "transformer" / "config.json", num_layers=3),
         r"missing: transformer_blocks.2.* and \d+ more",
     ),
-    (
-        lambda f: edit_json(f / "transformer" / "config.json", sparse_attention=True),
-        r"unknown sparse_attention; this is a variant that m2d does not know",
-    ),
 ]
 
 
@@ -414,15 +429,28 @@ def test_weights_that_are_not_the_config_s_are_never_loaded_in_part(
     folder: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(folder)
-    source = resolve_model(str(folder))
     with pytest.raises(CheckpointError, match=message):
+        resolve_model(str(folder))
+    # Training loads single parts of a folder.
+    with pytest.raises(CheckpointError, match=message):
+        load_transformer(folder, device="cpu", dtype=torch.float32)
+
+
+def test_a_variant_of_the_transformer_is_never_loaded(folder: Path) -> None:
+    edit_json(folder / "transformer" / "config.json", sparse_attention=True)
+    source = resolve_model(str(folder))
+    with pytest.raises(
+        CheckpointError, match="unknown sparse_attention; this is a variant that m2d does not"
+    ):
         load_transformer(source, device="cpu", dtype=torch.float32)
 
 
 def test_a_text_encoder_that_does_not_fit_its_config_is_refused(folder: Path) -> None:
     edit_json(folder / "text_encoder" / "config.json", vocab_size=70)
     with pytest.raises(CheckpointError, match=r"shared.weight \[\d+, 16\] instead of \[70, 16\]"):
-        load_text(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
+        resolve_model(str(folder))
+    with pytest.raises(CheckpointError, match=r"shared.weight \[\d+, 16\] instead of \[70, 16\]"):
+        load_text(folder, device="cpu", dtype=torch.float32, max_tokens=40)
     edit_json(folder / "text_encoder" / "config.json", vocab_size="many")
     with pytest.raises(CheckpointError, match="vocab_size: 'many' must be a whole number"):
         load_text(resolve_model(str(folder)), device="cpu", dtype=torch.float32)
