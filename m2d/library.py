@@ -82,7 +82,7 @@ def extend(
         extend_task.Extension(film=Path(film), prompts=tuple(prompts), model=model),
         find_backend=get_backend,
         reporter=reporter or SilentReporter(),
-        overrides=_overrides(out, seed, num_inference_steps),
+        overrides=_overrides(out, seed, num_inference_steps, downloads=reporter or SilentReporter()),
         options=options,
     )
 
@@ -126,7 +126,7 @@ def _overrides(
     seed: int | None,
     num_inference_steps: int | None = None,
     *,
-    downloads: Reporter | None = None,
+    downloads: Reporter,
 ) -> Overrides:
     return Overrides(
         out=None if out is None else Path(out),

@@ -19,6 +19,7 @@ from m2d.cli.options import (
     settings_beside,
 )
 from m2d.cli.results import pick
+from m2d.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from m2d.pipeline.placing import Prediction
@@ -48,7 +49,8 @@ def check(
 
     Lists the scenes of each window, transitions, expanded prompts with their token counts, the mask, the
     length and the file size. For a model folder, and with --gpu, predicts operations, time and peak memory of
-    every stage, and the memory mode. With --json, several stories are a list named `stories`.
+    every stage, and the memory mode; exits with 3 if none fits this machine. With --json, several stories are
+    a list named `stories`.
     """
     from m2d.cli.console import make_reporter, show_gap, write_json
     from m2d.cli.stories import stories_of
@@ -68,13 +70,16 @@ def check(
     if as_json:
         documents = [_document(report) for report in reports]
         write_json(documents[0] if len(documents) == 1 else {"stories": documents})
-        return
-    reporter = make_reporter(quiet=True)
-    for report in reports:
-        _show(report)
-        show_gap()
-        for warning in report.warnings:
-            reporter.warn(warning)
+    else:
+        reporter = make_reporter(quiet=True)
+        for report in reports:
+            _show(report)
+            show_gap()
+            for warning in report.warnings:
+                reporter.warn(warning)
+    refusals = dict.fromkeys(report.refusal for report in reports if report.refusal)
+    if refusals:
+        raise BackendUnavailable("\n".join(refusals))
 
 
 def _show(report: CheckReport) -> None:

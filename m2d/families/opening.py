@@ -94,11 +94,13 @@ def builtin_folder(name: str) -> Path | None:
     return Path(__file__).parents[1] / "puppet" / folder if folder else None
 
 
-def folder_here(model: str) -> Path:
-    """Return the folder of a model that is on this machine, complete or not: training needs single parts."""
+def part_folder(model: str, downloads: Reporter | None = None) -> Path:
+    """Return a folder that is on this machine, complete or not, or open a model as `open_folder` does.
+
+    Training needs single parts, and starts from its own run folders, too.
+    """
     path = builtin_folder(model) or Path(model).expanduser()
-    hub = None if is_folder(path) else hub_model(model)
-    return (cached_snapshot(hub) if hub is not None else None) or path
+    return path if is_folder(path) else open_folder(ModelChoice.model_construct(model=model), downloads)
 
 
 def _place(

@@ -9,7 +9,6 @@ from pathlib import Path
 from m2d.errors import CheckpointError, RecipeError
 from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
 from m2d.families.loras import find_lora
-from m2d.families.opening import builtin_folder
 from m2d.families.source import ModelSource, resolve_model
 from m2d.model.components import COMPONENTS
 from m2d.model.folder import find_weights
@@ -147,21 +146,24 @@ def _lettering_warnings(recipe: Recipe, places: Places) -> list[str]:
     return [str(places.problem(first, message))]
 
 
-def check_model(plan: RunPlan) -> None:
+def check_model(source: ModelSource, *, scheduler: str | None = None) -> None:
     """Refuse a model folder that could not be loaded or sampled later, before any part of it is loaded.
 
     Reads configs and headers. Imports torch, except for an embedded model, which is taken as it is.
+
+    Args:
+        scheduler: The scheduler that samples; None for the folder's own.
 
     Raises:
         CheckpointError: A tensor is missing, of the wrong shape or not of this model, or a config is wrong.
         SchedulerError: The scheduler would sample wrongly.
     """
-    if plan.source.path == builtin_folder(plan.source.name):
+    if source.is_embedded:
         return
     from m2d.diffusion.schedulers import check_scheduler
 
-    check_parts(plan.source)
-    check_scheduler(load_scheduler(plan.source, plan.sampling.scheduler))
+    check_parts(source)
+    check_scheduler(load_scheduler(source, scheduler))
 
 
 def _find_model(choice: ModelChoice, *, places: Places, downloads: Reporter | None) -> ModelSource:

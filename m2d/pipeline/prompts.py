@@ -48,7 +48,7 @@ class PromptEncoder:
         for dtype in dict.fromkeys(dtype for dtype, _, _ in missing):
             prompts = [(num_threads, text) for each, num_threads, text in missing if each == dtype]
             if dtype not in self._encoders:
-                check_model(windows[0][0])
+                check_model(source, scheduler=windows[0][0].sampling.scheduler)
                 with self._clock.stage("load text encoder"):
                     first = "cpu" if waits_on_cpu(memory) else device
                     self._encoders[dtype] = load_text(source, device=first, dtype=dtype)

@@ -43,12 +43,14 @@ class CheckReport:
     Attributes:
         prediction: Operations, time and memory; None for an embedded model, which fits everywhere, unless a
             card was named.
+        refusal: Why a run on this machine would end before any work: no memory mode fits.
     """
 
     plan: RunPlan
     windows: tuple[WindowReport, ...]
     warnings: tuple[str, ...]
     prediction: Prediction | None = None
+    refusal: str = ""
 
 
 def check(
@@ -69,11 +71,17 @@ def report_on(plan: RunPlan, *, gpu: str | None = None) -> CheckReport:
         CheckpointError: The tensors of the model folder do not fit its configs.
         SchedulerError: The scheduler of the model folder would sample wrongly.
     """
-    check_model(plan)
+    check_model(plan.source, scheduler=plan.sampling.scheduler)
     prediction = _prediction(plan, gpu)
+    problem = "" if prediction is None or prediction.choice.is_fitting else prediction.problem()
+    # A mode that was asked for is tried all the same, and a card is no more than asked about.
+    is_refused = bool(problem) and plan.memory == "auto" and gpu is None
+    slow = [] if prediction is None else prediction.warnings(device=plan.device)
+    predicted = [*([problem] if problem and not is_refused else []), *slow]
     return CheckReport(
         plan=plan,
         prediction=prediction,
+        refusal=problem if is_refused else "",
         windows=tuple(
             WindowReport(
                 part=part,
@@ -82,7 +90,7 @@ def report_on(plan: RunPlan, *, gpu: str | None = None) -> CheckReport:
             )
             for part in plan.windows
         ),
-        warnings=(*plan.warnings, *_run_warnings(plan), *_predicted_warnings(plan, prediction)),
+        warnings=(*plan.warnings, *_run_warnings(plan), *predicted),
     )
 
 
@@ -97,13 +105,6 @@ def _prediction(plan: RunPlan, gpu: str | None) -> Prediction | None:
     if gpu is None and not can_predict(plan.device):
         return None
     return predict([plan], modes=memory_modes(backend), gpu=gpu)
-
-
-def _predicted_warnings(plan: RunPlan, prediction: Prediction | None) -> list[str]:
-    if prediction is None:
-        return []
-    problem = [] if prediction.choice.is_fitting else [prediction.problem()]
-    return [*problem, *prediction.warnings(device=plan.device)]
 
 
 def attention_share(layout: SceneLayout) -> float:

@@ -18,6 +18,7 @@ from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
 from m2d.model.lora_file import LoraUse
 from m2d.pipeline.graphs import GraphRequest, MissingGraphs, RejectedGraphs
+from m2d.pipeline.planning import check_model
 from m2d.progress import Reporter
 from m2d.recipe.schema import LoraChoice
 
@@ -103,11 +104,15 @@ def run(
     Raises:
         InputError: The backend exports no graphs.
         BackendUnavailable: The backend cannot run here.
+        CheckpointError: The model folder could not be loaded; nothing is written.
+        SchedulerError: Its scheduler could not sample.
         ExportError: A graph cannot be exported, or computes other values than eager.
     """
     if not isinstance(backend, ExportingBackend):
         raise InputError(f"{backend.name} runs the model itself and exports nothing", argument="backend")
     require_available(backend, requests[0].options.device)
+    for source in {id(request.source): request.source for request in requests}.values():
+        check_model(source)
     exported = []
     for request in requests:
         request = replace(request, options=replace(request.options, artifacts=out))

@@ -53,8 +53,17 @@ class OwnClips:
     settings: tuple[Setting, ...] = ()
 
 
-def choose(clips: OwnClips, reporter: Reporter, *, machine: Machine | None = None) -> ChosenRecipe:
+def choose(
+    clips: OwnClips,
+    reporter: Reporter,
+    *,
+    machine: Machine | None = None,
+    downloads: Reporter | None = None,
+) -> ChosenRecipe:
     """Scan the clips and choose a recipe for them.
+
+    Args:
+        downloads: Receives the progress of downloads; None downloads nothing.
 
     Raises:
         InputError: An unknown stage.
@@ -65,7 +74,7 @@ def choose(clips: OwnClips, reporter: Reporter, *, machine: Machine | None = Non
     stage = next((name for name in _STAGES if name == clips.stage), None)
     if clips.stage is not None and stage is None:
         raise InputError(f"allowed: {', '.join(_STAGES)}", argument=f"stage {clips.stage}")
-    model = resolve_model(clips.model or BUILTIN_PUPPET)
+    model = resolve_model(clips.model or BUILTIN_PUPPET, downloads=downloads)
     machine = machine or this_machine()
     data = DataRecipe(
         source=str(clips.data), workers=min(machine.num_cores, 8), time_limit_s=DECODING_LIMIT_S
@@ -111,7 +120,8 @@ def train_on(
     def text() -> str:
         if resume and (run / RECIPE).is_file():
             return recipe_text(load_document(run / RECIPE, TrainingRecipe, settings=clips.settings))
-        chosen = choose(clips, main_reporter, machine=this_machine(num_processes=processes.count))
+        machine = this_machine(num_processes=processes.count)
+        chosen = choose(clips, main_reporter, machine=machine, downloads=main_reporter)
         for reason in chosen.reasons:
             main_reporter.note(reason)
         return text_of(chosen)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _VAE_PARTS = ("vae",)
 _TEXT_PARTS = ("text_encoder", "tokenizer")
 _KEYED_PARTS = (*_VAE_PARTS, *_TEXT_PARTS)
-_PARTS = (*_KEYED_PARTS, "scheduler")
+FROZEN_PARTS = (*_KEYED_PARTS, "scheduler")
 # On a CPU, larger batches overflow the caches: 25 ms per clip of 9 x 64 x 64 at 8, 35 ms at 16 (one thread).
 # A GPU would idle with 8 clips; its limit is memory, so its batch is counted in pixels.
 _CLIPS_AT_ONCE = 8
@@ -143,7 +143,7 @@ def load_frozen(
         CheckpointError: A part cannot be read, or parts are missing; all missing parts are named.
         SchedulerError: The scheduler does not predict velocity.
     """
-    check_components(folder, _PARTS)
+    check_components(folder, FROZEN_PARTS)
     vae = load_vae(folder, device=device, dtype=torch.float32)
     vae.module.requires_grad_(False)
     # Caches of earlier versions, whose text encoder computed in float32, keep their names.

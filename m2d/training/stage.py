@@ -13,7 +13,7 @@ import torch
 
 from m2d.cache_root import cache_root
 from m2d.errors import OutputError, Remedy
-from m2d.families.opening import folder_here
+from m2d.families.opening import part_folder
 from m2d.files import write_bytes
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
@@ -24,6 +24,7 @@ from m2d.training.datasets import open_stories
 from m2d.training.export import publish_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen, noise_config
+from m2d.training.model_folders import check_models
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.recipe_text import recipe_text
@@ -92,12 +93,20 @@ def run_stage(
 
     Raises:
         CheckpointError: A model folder, run or checkpoint that does not fit.
+        HubUnavailable: A hub does not answer.
         OutputError: The run folder holds another training.
         OutputBusy: Another process is training there.
         DatasetError: There are too few stories.
         Interrupted: A signal came; a checkpoint or complete cache shards were saved.
         DivergedError: The loss or the gradient was not finite.
     """
+
+    def check() -> str:
+        check_models(plan.recipe, reporter)
+        return ""
+
+    # Before anything is written.
+    processes.on_main(check)
     with ExitStack() as stack:
 
         def lock() -> str:
@@ -119,7 +128,8 @@ def _run(
     plan: TrainingPlan, processes: Processes, reporter: Reporter, stop: StopRequest, *, stack: ExitStack
 ) -> TrainingReport:
     recipe = plan.recipe
-    folder = _model_folder(recipe.model)
+    # Not `resolve_model`: training from random weights needs a folder without a transformer only.
+    folder = part_folder(recipe.model)
     start, frozen = _load_parts(recipe, folder, processes.device)
     geometry = scene_geometry(recipe, start.config, compression=frozen.vae.compression)
     stories = _encoded(plan, frozen, geometry, stack, processes=processes, reporter=reporter, stop=stop)
@@ -177,15 +187,10 @@ def _train_and_export(
     )
 
 
-def _model_folder(model: str) -> Path:
-    # Not `resolve_model`: training from random weights needs a folder without a transformer only.
-    return folder_here(model)
-
-
 def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> tuple[Start, FrozenParts]:
     text_dtype: torch.dtype = getattr(torch, recipe.precision)
     if recipe.transformer is None:
-        start = read_start(_model_folder(recipe.init))
+        start = read_start(part_folder(recipe.init))
         max_text_tokens = int(start.config["max_text_seq_length"])
         return start, load_frozen(
             folder, max_text_tokens=max_text_tokens, device=device, text_dtype=text_dtype
