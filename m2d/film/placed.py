@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import torch
@@ -20,18 +19,12 @@ from m2d.diffusion.denoise import DenoiseState
 from m2d.errors import BackendError, Remedy
 from m2d.film.job import FilmJob
 from m2d.film.journal import Journal
-from m2d.model.components import COMPONENTS
-from m2d.model.folder import find_weights
 from m2d.pipeline.decoding import is_out_of_memory
 from m2d.pipeline.observer import Observer, WindowStep
-from m2d.pipeline.placing import Prediction, TooLittleMemory, can_predict, predict
+from m2d.pipeline.placing import Prediction, place
 from m2d.pipeline.window import memory_of
-from m2d.placement.modes import MODE_MEANS
 from m2d.progress import Clock, Reporter, StageProgress
 from m2d.video.provenance import RunRecord
-
-# A transformer of fewer weights fits every device that computes; counting would take longer than it helps.
-_FEW_WEIGHTS = 100_000_000
 
 
 class OutOfMemory(BackendError):
@@ -47,31 +40,16 @@ def placed(job: FilmJob, backend: Backend, reporter: Reporter) -> tuple[FilmJob,
     """
     plan, modes = job.plan, memory_modes(backend)
     check_memory(backend, memory=plan.memory, quantized=plan.quantized)
-    if _is_small(job) or len(modes) == 1 or not can_predict(plan.device):
+    prediction = place(job.plans, modes=modes, reporter=reporter, num_given=_num_given(job))
+    if prediction is None:
         return _with(job, memory=memory_of(plan)), None
-    prediction = predict(job.plans, modes=modes, num_given=_num_given(job))
     choice = prediction.choice
-    if not choice.is_fitting:
-        if plan.memory == "auto":
-            raise TooLittleMemory(prediction.problem())
-        reporter.warn(prediction.problem())
-    reporter.note(f"memory {choice.memory}, {MODE_MEANS[choice.memory]}: {choice.reason}")
-    for warning in prediction.warnings(device=plan.device):
-        reporter.warn(warning)
     return _with(job, memory=choice.memory, decode=choice.decode), prediction
 
 
 def _with(job: FilmJob, **modes: Any) -> FilmJob:
     runs = tuple(replace(run, plan=replace(run.plan, **modes)) for run in job.runs)
     return replace(job, runs=runs)
-
-
-def _is_small(job: FilmJob) -> bool:
-    source = job.plan.source
-    if source.is_embedded:
-        return True
-    stored = find_weights(source.path, "transformer", COMPONENTS["transformer"].stem)
-    return sum(prod(tensor.shape) for tensor in stored.values()) < _FEW_WEIGHTS
 
 
 def _num_given(job: FilmJob) -> int:

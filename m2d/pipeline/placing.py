@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import psutil
 import torch
 
 from m2d.errors import BackendUnavailable, InputError
+from m2d.families.source import ModelSource
 from m2d.model.components import COMPONENTS, read_config
+from m2d.model.folder import find_weights
 from m2d.pipeline.window import is_guided, run_dtype, window_options
 from m2d.placement.cards import CARDS, find_card
 from m2d.placement.modes import MODE_MEANS, SLOW_MODES, MemoryMode
@@ -34,9 +37,12 @@ from m2d.placement.prediction import (
     least_memory,
     measured_target,
 )
+from m2d.progress import Reporter
 from m2d.reading import read_text
 from m2d.recipe.plan import RunPlan, WindowPlan
 
+# A transformer of fewer weights fits every device that computes; counting would take longer than it helps.
+_FEW_WEIGHTS = 100_000_000
 # Below it, a CPU's hours are worth a warning.
 _LONG_S = 3600.0
 _HALF = ("bfloat16", "float16")
@@ -108,19 +114,62 @@ class Prediction:
         return found
 
 
+def place(
+    plans: Sequence[RunPlan],
+    *,
+    modes: Sequence[MemoryMode],
+    reporter: Reporter,
+    num_given: int = 0,
+    stays_loaded: bool = False,
+) -> Prediction | None:
+    """Choose the memory mode of runs that follow each other, and report it.
+
+    Args:
+        modes: Memory modes of the backend.
+        num_given: Scenes before the first run that the VAE encodes.
+        stays_loaded: Whether all parts stay on the device when they are kept there as a whole.
+
+    Returns:
+        What was predicted; None for a small model, or where there is nothing to choose.
+
+    Raises:
+        TooLittleMemory: The mode is to be chosen, and none fits.
+    """
+    plan = plans[0]
+    if _is_small(plan.source) or len(modes) == 1 or not can_predict(plan.device):
+        return None
+    prediction = predict(plans, modes=modes, num_given=num_given, stays_loaded=stays_loaded)
+    choice = prediction.choice
+    if not choice.is_fitting:
+        if plan.memory == "auto":
+            raise TooLittleMemory(prediction.problem())
+        reporter.warn(prediction.problem())
+    reporter.note(f"memory {choice.memory}, {MODE_MEANS[choice.memory]}: {choice.reason}")
+    for warning in prediction.warnings(device=plan.device):
+        reporter.warn(warning)
+    return prediction
+
+
+def _is_small(source: ModelSource) -> bool:
+    if source.is_embedded:
+        return True
+    stored = find_weights(source.path, "transformer", COMPONENTS["transformer"].stem)
+    return sum(prod(tensor.shape) for tensor in stored.values()) < _FEW_WEIGHTS
+
+
 def predict(
     plans: Sequence[RunPlan],
     *,
     modes: Sequence[MemoryMode],
     gpu: str | None = None,
     num_given: int = 0,
+    stays_loaded: bool = False,
 ) -> Prediction:
     """Predict runs that follow each other.
 
     Args:
-        modes: Memory modes of the backend.
+        modes, num_given, stays_loaded: As in `place`.
         gpu: A card of the table; None is the plan's device on this machine.
-        num_given: Scenes before the first run that the VAE encodes.
 
     Raises:
         InputError: The table has no such card.
@@ -129,7 +178,7 @@ def predict(
     target = target_of(plan, gpu=gpu)
     # On a CPU all weights are in the CPU's memory in every mode.
     usable = modes if gpu is not None or plan.device != "cpu" else modes[:1]
-    needs = needs_of(plans, num_given=num_given)
+    needs = needs_of(plans, num_given=num_given, stays_loaded=stays_loaded)
     choice = choose(needs, target, memory=plan.memory, decode=plan.decode, modes=usable)
     return Prediction(
         target=target,
@@ -140,12 +189,8 @@ def predict(
     )
 
 
-def needs_of(plans: Sequence[RunPlan], *, num_given: int = 0) -> FilmNeeds:
-    """Count what runs that follow each other take.
-
-    Args:
-        num_given: Scenes before the first run that the VAE encodes.
-    """
+def needs_of(plans: Sequence[RunPlan], *, num_given: int = 0, stays_loaded: bool = False) -> FilmNeeds:
+    """Count what runs that follow each other take; arguments are those of `place`."""
     plan = plans[0]
     geometry, shape = plan.source.geometry, plan.scene_geometry
     windows = [(each, part) for each in plans for part in each.windows]
@@ -171,6 +216,7 @@ def needs_of(plans: Sequence[RunPlan], *, num_given: int = 0) -> FilmNeeds:
         num_given=num_given,
         num_images=len(made) if has_images else 0,
         num_continued=len(continued),
+        stays_loaded=stays_loaded,
     )
     return film_needs(work)
 

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from m2d.backend import Backend
-from m2d.backend_checks import check_memory, require_available
+from m2d.backend_checks import check_memory, memory_modes, require_available
 from m2d.families.source import ModelSource, resolve_model
 from m2d.pipeline.best_device import best_device
 from m2d.pipeline.decoding import decode_matched
 from m2d.pipeline.observer import Observer, WindowStep
 from m2d.pipeline.pipeline_vae import VaeUse
+from m2d.pipeline.placing import place
 from m2d.pipeline.planning import plan_for_model
 from m2d.pipeline.scenes import ScenePipeline
-from m2d.placement.modes import MemoryMode
+from m2d.pipeline.window import memory_of
+from m2d.placement.modes import MemoryName
 from m2d.progress import Clock, Reporter, SilentReporter
 from m2d.recipe.loader import load_with_places
 from m2d.recipe.model_choice import ModelChoice, with_choice
@@ -95,7 +97,7 @@ class StoryPipeline:
         device: str,
         dtype: str | None,
         reporter: Reporter,
-        memory: MemoryMode = "full",
+        memory: MemoryName = "full",
         quantize: str = "none",
     ) -> None:
         """Take a model and a backend; `from_pretrained` finds both by name."""
@@ -103,14 +105,8 @@ class StoryPipeline:
         self._overrides = Overrides(
             backend=backend.name, device=device, dtype=dtype, memory=memory, quantize=quantize
         )
-        self._scenes = ScenePipeline(
-            source,
-            backend,
-            device=device,
-            clock=Clock(reporter),
-            stays_loaded=True,
-            vae=VaeUse(is_alone=memory != "full"),
-        )
+        self._backend, self._device, self._reporter = backend, device, reporter
+        self._scenes: ScenePipeline | None = None
 
     @classmethod
     def from_pretrained(
@@ -120,7 +116,7 @@ class StoryPipeline:
         device: str | None = None,
         dtype: torch.dtype | str | None = None,
         backend: str = "eager",
-        memory: MemoryMode = "full",
+        memory: MemoryName = "auto",
         quantize: str = "none",
         reporter: Reporter | None = None,
     ) -> Self:
@@ -135,7 +131,8 @@ class StoryPipeline:
                 on a CPU, and elsewhere the data type of the model's weights.
             backend: What runs the transformer.
             memory: Where weights wait while they are not used: `full`, `model-offload`, `group-offload` or
-                `sequential`, each slower and smaller.
+                `sequential`, each slower and smaller. `auto` is the fastest that fits the free memory with
+                the first story; with `full`, all parts stay on the device.
             quantize: How the transformer's weights are stored: `none`, `fp8`, `int8` or a GGUF file.
             reporter: Receives stages, progress and warnings; None drops them.
 
@@ -174,17 +171,42 @@ class StoryPipeline:
 
         Raises:
             RecipeError: The story is not one that this model can make.
+            TooLittleMemory: The memory mode is to be chosen, and none fits.
             BackendError: The backend cannot run it, or predicts values that are not finite.
             DecodingError: There is too little memory to decode the frames.
         """
         plan = self._plan(story, seed=seed, num_inference_steps=num_inference_steps)
-        check_memory(self._scenes.backend, memory=plan.memory, quantized=plan.quantized)
+        check_memory(self._backend, memory=plan.memory, quantized=plan.quantized)
+        if self._scenes is None:
+            self._scenes, plan = self._open(plan)
         denoised = self._scenes.denoise([plan], observer=Observer(on_step=callback))
-        return self._decoded(plan, denoised.latents_FCHW)
+        return self._decoded(self._scenes, plan, denoised.latents_FCHW)
 
     def release(self) -> None:
         """Free the transformer; the next call loads it again."""
-        self._scenes.release_transformer()
+        if self._scenes is not None:
+            self._scenes.release_transformer()
+
+    def _open(self, plan: RunPlan) -> tuple[ScenePipeline, RunPlan]:
+        """Choose the memory mode that holds from now on; return the pipeline, and the plan in that mode."""
+        memory, vae = memory_of(plan), VaeUse()
+        if plan.memory == "auto":
+            # The recipe's own settings of the VAE are not used.
+            asked = replace(plan, decode=vae.decode, vae_dtype="float32")
+            modes = memory_modes(self._backend)
+            found = place([asked], modes=modes, reporter=self._reporter, stays_loaded=True)
+            if found is not None and found.choice.decode != "cpu":
+                memory, vae = found.choice.memory, replace(vae, decode=found.choice.decode)
+        self._overrides = replace(self._overrides, memory=memory)
+        scenes = ScenePipeline(
+            self.source,
+            self._backend,
+            device=self._device,
+            clock=Clock(self._reporter),
+            stays_loaded=True,
+            vae=replace(vae, is_alone=memory != "full"),
+        )
+        return scenes, replace(plan, memory=memory)
 
     def _plan(
         self,
@@ -203,10 +225,12 @@ class StoryPipeline:
         recipe = with_choice(recipe, self.source.choice)
         return plan_for_model(recipe, self.source, overrides=overrides, places=places)
 
-    def _decoded(self, plan: RunPlan, latents_FCHW: Mapping[int, Tensor]) -> StoryOutput:
-        decoder = self._scenes.decoder()
+    def _decoded(
+        self, pipeline: ScenePipeline, plan: RunPlan, latents_FCHW: Mapping[int, Tensor]
+    ) -> StoryOutput:
+        decoder = pipeline.decoder()
         frames: list[np.ndarray] = []
-        with self._scenes.clock.stage("decode", total=len(plan.scenes)) as progress:
+        with pipeline.clock.stage("decode", total=len(plan.scenes)) as progress:
             for number, scene in enumerate(plan.scenes):
                 before_PHWC = frames[-1] if frames and scene.match_colour else None
                 look = decode_matched(decoder, latents_FCHW[number], scene=number, before_PHWC=before_PHWC)

@@ -115,6 +115,7 @@ class FilmWork:
         num_given: Scenes that the VAE encodes before anything else.
         num_images: Images that it encodes while the transformer is loaded.
         num_continued: Scenes that it decodes then, because the next one starts from their last frame.
+        stays_loaded: Whether all parts stay on the device when they are kept there as a whole.
     """
 
     family: ModelFamily
@@ -129,6 +130,7 @@ class FilmWork:
     num_given: int = 0
     num_images: int = 0
     num_continued: int = 0
+    stays_loaded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,11 +186,14 @@ class FilmNeeds:
             decoding = self.vae.decode_bytes["tiled" if decode == "tiled" else "sliced"]
             vae_work = max(self.vae.image_bytes, decoding if self.work.num_continued else 0)
             denoise = max(denoise, beside + self.vae_bytes + vae_work)
-        encode = {"encode frames": self.vae_bytes + self.vae.encode_bytes} if self.work.num_given else {}
+        stays = self.work.stays_loaded and mode == "full"
+        text, transformer = self.text.weights_bytes, self.windows[0][1].weights_bytes
+        vae = self.vae_bytes + (text + transformer if stays else 0)
+        encode = {"encode frames": vae + self.vae.encode_bytes} if self.work.num_given else {}
         return encode | {
-            "encode prompts": self.text.peak_bytes(mode),
-            "denoise": denoise,
-            "decode": self.vae_bytes + self.vae.decode_bytes[decode],
+            "encode prompts": self.text.peak_bytes(mode) + (transformer + self.vae_bytes if stays else 0),
+            "denoise": denoise + (text + self.vae_bytes if stays else 0),
+            "decode": vae + self.vae.decode_bytes[decode],
         }
 
     def stages(self, choice: Choice, rates: Rates) -> tuple[StageNeeds, ...]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from m2d_backends.eager import EagerBackend, EagerDenoiser
 
+from m2d import StoryPipeline
 from m2d.errors import InputError, Remedy
-from m2d.film import placed
 from m2d.film.make import FilmResult, RunOptions
-from m2d.film.placed import OutOfMemory, TooLittleMemory
+from m2d.film.placed import OutOfMemory
 from m2d.pipeline import placing
+from m2d.pipeline.placing import TooLittleMemory
 from m2d.progress import Reporter, SilentReporter
 from m2d.recipe.plan import RunPlan
 from m2d.tasks import generate
@@ -38,7 +39,7 @@ def plain(studio: Studio) -> FilmResult:
 @pytest.fixture
 def predicted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Predict small models, too."""
-    monkeypatch.setattr(placed, "_FEW_WEIGHTS", 0)
+    monkeypatch.setattr(placing, "_FEW_WEIGHTS", 0)
     placing._this_device.cache_clear()
     yield
     placing._this_device.cache_clear()
@@ -139,6 +140,22 @@ def test_too_little_memory_for_every_mode_ends_the_run_before_any_work(
     reporter = RecordingReporter()
     make(plan_of(studio, "tried", memory="full"), reporter=reporter)
     assert any("would do" in warning for warning in reporter.warnings)
+
+
+@pytest.mark.usefixtures("predicted")
+def test_a_pipeline_in_python_chooses_its_mode_with_the_first_story(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = RecordingReporter()
+    recipe = plan_of(studio, "library").recipe
+    pipe = StoryPipeline.from_pretrained(recipe.model, reporter=reporter)
+    for _ in range(2):
+        assert len(pipe(recipe).scenes) == len(recipe.scenes)
+    assert [note.partition(",")[0] for note in reporter.notes if note.startswith("memory")] == ["memory full"]
+    monkeypatch.setattr(placing, "free_host_bytes", lambda: 1000)
+    placing._this_device.cache_clear()
+    with pytest.raises(TooLittleMemory, match=r"has 0.0 MiB free; at least [0-9.]+ MiB would do"):
+        StoryPipeline.from_pretrained(recipe.model)(recipe)
 
 
 @pytest.mark.usefixtures("predicted")

@@ -93,6 +93,19 @@ def test_of_two_large_parts_one_at_most_counts_in_any_stage(needs: FilmNeeds) ->
     assert needs.stage_bytes("full", "sliced")["denoise"] >= transformer.weights_bytes + beside
 
 
+def test_a_pipeline_that_stays_loaded_holds_all_parts_or_offloads_them(needs: FilmNeeds) -> None:
+    stays = replace(needs, work=replace(needs.work, stays_loaded=True))
+    parts = needs.text.weights_bytes + needs.windows[0][1].weights_bytes + needs.vae_bytes
+    alone, together = (each.stage_bytes("full", "sliced") for each in (needs, stays))
+    assert {name: together[name] - alone[name] for name in alone} == {
+        "encode prompts": parts - needs.text.weights_bytes,
+        "denoise": parts - needs.windows[0][1].weights_bytes,
+        "decode": parts - needs.vae_bytes,
+    }
+    assert stays.stage_bytes("model-offload", "tiled") == needs.stage_bytes("model-offload", "tiled")
+    assert [choose(each, target(20)).memory for each in (needs, stays)] == ["full", "model-offload"]
+
+
 def target(free_gib: float) -> Target:
     rates = Rates(transformer_flops=1e14, vae_flops=1e13, bus_bytes=1e10)
     return Target(name="a card", free_bytes=int(free_gib * GIB), rates=rates, is_measured=False)
