@@ -16,7 +16,8 @@ def get(
         list[str],
         typer.Argument(
             metavar="NAME...",
-            help="Models of a hub, such as zai-org/CogVideoX-5b; networks: i3d, lpips, efficientnet, minilm.",
+            help="Models of a hub, such as zai-org/CogVideoX-5b; networks: i3d, lpips, efficientnet, minilm, "
+            "transnetv2.",
         ),
     ],
     source: Annotated[

