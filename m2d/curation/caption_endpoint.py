@@ -1,4 +1,4 @@
-"""Captions from an OpenAI-compatible endpoint: all shots of a group in one request.
+"""The connection to an OpenAI-compatible endpoint.
 
 Owns the connection and what is recorded of it. Every paid answer is journaled before it is judged, so that no
 request is paid twice; the key is in the environment and in one header only, and no redirect is followed.
@@ -6,49 +6,27 @@ request is paid twice; the key is in the environment and in one header only, and
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import email.utils
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2 as httpx
 
-from m2d.curation.caption_rules import (
-    MOST_WORDS,
-    PROMPT,
-    Captions,
-    answer_schema,
-    problems_of,
-    read_answer,
-)
-from m2d.curation.data_set import DataSet
-from m2d.curation.relate import Group
+from m2d.curation.caption_requests import PaidAnswer
+from m2d.curation.caption_rules import answer_schema
 from m2d.curation.settings import CaptionSettings
-from m2d.curation.stage_file import Outcome, StageFile, key_of, run_stage
-from m2d.curation.stills import opened_stills, stills_path
+from m2d.curation.stage_file import Outcome, StageFile, key_of
 from m2d.errors import DatasetError, InputError
-from m2d.progress import Reporter
-from m2d.stop import StopRequest
-from m2d.video.printable import printable
 
 _VERSION = "endpoint/1"
 _LARGEST_ANSWER_BYTES = 1 << 20
 _LONGEST_PAUSE_S, _FIRST_PAUSE_S = 60.0, 1.0
 _BUSY = frozenset({408, 409, 425, 429, *range(500, 600)})
 _MASK = "[key]"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PaidAnswer:
-    """One answer of the endpoint, and what it cost."""
-
-    text: str
-    cost: float
 
 
 class _Refused(Exception):
@@ -76,6 +54,16 @@ class Endpoint:
         self._client = httpx.Client(follow_redirects=False, trust_env=False, timeout=settings.timeout_s)
 
     @property
+    def name(self) -> str:
+        """Name of the model there."""
+        return self._settings.model
+
+    @property
+    def identity(self) -> Sequence[str | None]:
+        """Address and model."""
+        return (self._settings.url, self._settings.model)
+
+    @property
     def spent(self) -> float:
         """Cost of all recorded answers."""
         return sum(answer.cost for line in self._known.values() for answer in line.outputs)
@@ -99,7 +87,7 @@ class Endpoint:
         key = key_of(_VERSION, self._url, body)
         if key not in self._known:
             self._check_cost()
-            answer = self._repeated(body)
+            answer = self._repeated(body, key)
             line = Outcome(key=key, place=self._host, outputs=(answer,))
             self._journal.append(line)
             self._known[key] = line
@@ -113,17 +101,20 @@ class Endpoint:
                 f"caption.max_cost: {self.spent:.4f} of {limit:g} are spent; raise the limit to continue"
             )
 
-    def _repeated(self, body: dict[str, Any]) -> PaidAnswer:
+    def _repeated(self, body: dict[str, Any], key: str) -> PaidAnswer:
         reason = ""
         for attempt in range(self._settings.attempts):
             try:
-                return self._send(body, attempt=attempt)
+                return self._send(body, key, attempt=attempt)
             except _Refused as error:
                 reason = str(error)
         raise DatasetError(f"caption.url: {self._host}: {reason}, {self._settings.attempts} times")
 
-    def _send(self, body: dict[str, Any], *, attempt: int) -> PaidAnswer:
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+    def _send(self, body: dict[str, Any], key: str, *, attempt: int) -> PaidAnswer:
+        # An answer that was on its way when a process died is asked again: some servers then charge once.
+        headers = {"Idempotency-Key": key}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         until_s = time.monotonic() + self._settings.timeout_s
         try:
             with self._client.stream("POST", self._url, json=body, headers=headers) as response:
@@ -169,97 +160,6 @@ class Endpoint:
         # A server may send back what it received.
         text = str(text).replace(self._key, _MASK) if self._key else str(text)
         return PaidAnswer(text=text, cost=round(cost, 8))
-
-
-def caption_by_endpoint(
-    data: DataSet,
-    groups: Sequence[Group],
-    file: StageFile[Captions],
-    *,
-    reporter: Reporter,
-    stop: StopRequest,
-) -> list[Outcome[Captions]]:
-    """Ask for the captions of every group; a group that breaks the rules too often is rejected.
-
-    Raises:
-        InputError: No endpoint is given.
-        DatasetError: The endpoint fails, or the limit of the cost is reached; paid answers are kept.
-        Interrupted: A stop was requested.
-    """
-    settings = data.settings.caption
-    tokens = _token_counter(settings)
-    endpoint = Endpoint(settings, StageFile(data.folder, "answers", PaidAnswer))
-    how = (settings.url, settings.model, settings.frames, settings.attempts, settings.max_tokens)
-    keys = [key_of(_VERSION, PROMPT, group.name, how) for group in groups]
-
-    def work(places: Sequence[int]) -> Iterator[tuple[int, Outcome[Captions]]]:
-        with reporter.stage("caption groups", total=len(places)) as progress:
-            for place in places:
-                yield place, _caption(data, groups[place], endpoint, tokens, key=keys[place])
-                progress.advance(detail=f"cost {endpoint.spent:.4f}")
-                stop.check("while captioning: run the same command again")
-
-    try:
-        return run_stage(file, keys, work)
-    finally:
-        endpoint.close()
-
-
-def _caption(
-    data: DataSet, group: Group, endpoint: Endpoint, tokens: Callable[[str], int] | None, *, key: str
-) -> Outcome[Captions]:
-    settings, count = data.settings.caption, len(group.shots)
-    messages = _first_messages(data, group)
-    reason, cost = "", 0.0
-    for _ in range(settings.attempts):
-        answer = endpoint.ask(messages, count)
-        cost += answer.cost
-        try:
-            texts = read_answer(answer.text)
-            problems = problems_of(texts, count=count, tokens=tokens, max_tokens=settings.max_tokens)
-        except ValueError as error:
-            problems = [str(error)]
-        if not problems:
-            captions = Captions(group=group.name, texts=tuple(texts), by=settings.model, cost=cost)
-            return Outcome(key=key, place=group.name, outputs=(captions,))
-        reason = "; ".join(problems)
-        messages += [
-            {"role": "assistant", "content": answer.text},
-            {"role": "user", "content": f"Repair this and answer with all captions again: {reason}"},
-        ]
-    return Outcome(
-        key=key,
-        place=group.name,
-        reason=f"captions break the rules: after {settings.attempts} answers: {printable(reason, limit=400)}",
-    )
-
-
-def _first_messages(data: DataSet, group: Group) -> list[dict[str, Any]]:
-    """Return the request for a group: the rules, then the pictures of every shot in order."""
-    content: list[dict[str, Any]] = []
-    for number, shot in enumerate(group.shots, start=1):
-        content.append({"type": "text", "text": f"Shot {number} of {len(group.shots)}:"})
-        with opened_stills(stills_path(data.folder, shot.stills)) as stills:
-            times_s = stills.times_s(shot.start_s, shot.end_s)
-            step = max(len(times_s) / data.settings.caption.frames, 1.0)
-            for place in range(min(len(times_s), data.settings.caption.frames)):
-                encoded = base64.b64encode(stills.jpeg(times_s[int(place * step)])).decode("ascii")
-                content.append(
-                    {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded}"}}
-                )
-    prompt = PROMPT.format(most_words=MOST_WORDS, count=len(group.shots))
-    return [{"role": "system", "content": prompt}, {"role": "user", "content": content}]
-
-
-def _token_counter(settings: CaptionSettings) -> Callable[[str], int] | None:
-    if settings.tokenizer is None:
-        if settings.max_tokens is not None:
-            raise InputError("caption.max_tokens: needs caption.tokenizer, the model that is to be trained")
-        return None
-    from m2d.families.loading import load_tokenizer
-    from m2d.families.source import resolve_model
-
-    return load_tokenizer(resolve_model(settings.tokenizer)).count_tokens
 
 
 def _pause(retry_after: str, attempt: int, *, longest_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Stage `caption`: a text for every shot of a group, from files beside the films or from an endpoint.
+"""Stage `caption`: a text for every shot of a group, from files beside the films or from a model.
 
 Owns which source is used and what a valid group of captions is.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from m2d.curation.caption_requests import ask_captions
 from m2d.curation.caption_rules import Captions
 from m2d.curation.data_set import DataSet
 from m2d.curation.filter import shot_name
@@ -32,8 +33,8 @@ def caption_groups(
     """Caption every group and write the stage.
 
     Raises:
-        InputError: The source is an endpoint without an address, or files that are not there.
-        DatasetError: A file beside a film is wrong.
+        InputError: The source is an endpoint without an address, a model or files that are not there.
+        DatasetError: A file beside a film is wrong, or the model fails.
     """
     settings = data.settings.caption
     films = dict.fromkeys(shot.film for group in groups for shot in group.shots)
@@ -42,9 +43,13 @@ def caption_groups(
     if source == "auto":
         source = "endpoint" if settings.url else SIDECAR if any(spans.values()) else "none"
     if source == "endpoint":
-        from m2d.curation.caption_endpoint import caption_by_endpoint
+        from m2d.curation.caption_endpoint import Endpoint
 
-        return caption_by_endpoint(data, groups, file, reporter=reporter, stop=stop)
+        return ask_captions(data, groups, file, Endpoint, reporter=reporter, stop=stop)
+    if source == "local":
+        from m2d.curation.local_captioner import LocalCaptioner
+
+        return ask_captions(data, groups, file, LocalCaptioner, reporter=reporter, stop=stop)
     if source == SIDECAR and groups and not any(spans.values()):
         raise InputError("caption.source: sidecar, but no film has a file with captions beside it")
     if source == "none" and groups:
