@@ -24,7 +24,7 @@ from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier
 from m2d.puppet.labels import NUM_SLOTS, PROMPTED_CLASSES, UNPROMPTED_CLASSES, UNPROMPTED_RANGES
 from m2d.puppet.prompt_labels import prompt_labels
 
-_READER = "attributes"
+READER = "attributes"
 _SIZES = PROMPTED_CLASSES | UNPROMPTED_CLASSES
 _NUM_ANSWERS = sum(_SIZES.values()) + len(UNPROMPTED_RANGES)
 _LOOKS = ("shape", "colour", "hat")
@@ -69,7 +69,7 @@ class PuppetEmbedder:
         """Score with this classifier."""
         self.name = "puppet-attributes"
         self.distance_name = "attribute classifier"
-        self.extractors: Mapping[str, Extractor] = {_READER: extractor}
+        self.extractors: Mapping[str, Extractor] = {READER: extractor}
 
     def similarity(self, features: Features) -> Scores:
         """Return the mean agreement of place, time, unprompted properties and looks of every pair of scenes.
@@ -78,26 +78,26 @@ class PuppetEmbedder:
         cosine of its distance, from 1 (equal) to -1 (opposite ends of its range). An actor off stage agrees
         with none on stage. Actions do not count.
         """
-        answers = features[_READER][:, -_NUM_ANSWERS:]
-        parts = [np.sqrt(_share(answers, name)) for name in ("setting", "time", *UNPROMPTED_CLASSES)]
+        answers = answers_of(features[READER])
+        parts = [np.sqrt(share_of(answers, name)) for name in ("setting", "time", *UNPROMPTED_CLASSES)]
         angles = np.pi * answers[:, -len(UNPROMPTED_RANGES) :].clip(0, 1)
         parts += [np.stack([np.cos(angle), np.sin(angle)], axis=-1) for angle in angles.T]
         for slot in range(NUM_SLOTS):
-            is_on_N1 = _share(answers, f"actor{slot + 1}.on_stage")[:, 1:]
+            is_on_N1 = share_of(answers, f"actor{slot + 1}.on_stage")[:, 1:]
             for look in _LOOKS:
-                shown = is_on_N1 * _share(answers, f"actor{slot + 1}.{look}")
+                shown = is_on_N1 * share_of(answers, f"actor{slot + 1}.{look}")
                 parts.append(np.sqrt(np.concatenate([1 - is_on_N1, shown], axis=1)))
         return cosines(np.concatenate(parts, axis=1))
 
     def match(self, features: Features, prompts: Sequence[str]) -> Scores:
         """Return the mean probability of the properties that each prompt names; NaN if it names none."""
-        answers = features[_READER][:, -_NUM_ANSWERS:]
+        answers = answers_of(features[READER])
         columns = [_probability(answers, prompt_labels(prompt)) for prompt in prompts]
         return np.stack(columns, axis=1)
 
     def distance_features(self, features: Features) -> Scores:
         """Return the classifier's features before its heads."""
-        return features[_READER][:, :-_NUM_ANSWERS]
+        return features[READER][:, :-_NUM_ANSWERS]
 
     def truth(self, stories: Sequence[tuple[Features, Sequence[str] | None]]) -> dict[str, Tally]:
         """Return, per kind of property, the share of prompted properties that scenes show.
@@ -106,10 +106,7 @@ class PuppetEmbedder:
         numbers, as a share of their range, between scenes whose prompts name one place and time.
         """
         kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in PROMPTED_CLASSES))
-        rows = [
-            _counts(features[_READER][:, -_NUM_ANSWERS:], prompts or (), kinds)
-            for features, prompts in stories
-        ]
+        rows = [_counts(answers_of(features[READER]), prompts or (), kinds) for features, prompts in stories]
         tallies = {
             f"shown.{kind}": Tally(
                 amounts_S=np.array([row[kind][0] for row in rows]),
@@ -117,7 +114,7 @@ class PuppetEmbedder:
             )
             for kind in kinds
         }
-        gaps = [_gaps(features[_READER][:, -_NUM_ANSWERS:], prompts or ()) for features, prompts in stories]
+        gaps = [_gaps(answers_of(features[READER]), prompts or ()) for features, prompts in stories]
         tallies["unprompted_difference"] = Tally(
             amounts_S=np.array([sum(gap) for gap in gaps], dtype=np.float64),
             counts_S=np.array([len(gap) for gap in gaps], dtype=np.float64),
@@ -148,7 +145,13 @@ def load_puppet_embedder(*, height: int, width: int) -> PuppetEmbedder:
     )
 
 
-def _share(answers_ND: Scores, name: str) -> Scores:
+def answers_of(vectors_ND: Scores) -> Scores:
+    """Return the part of the classifier's vectors that holds its answers."""
+    return vectors_ND[:, -_NUM_ANSWERS:]
+
+
+def share_of(answers_ND: Scores, name: str) -> Scores:
+    """Return the probabilities of the classes of a property, (N, K)."""
     start = _STARTS[name]
     return answers_ND[:, start : start + _SIZES[name]]
 
@@ -159,10 +162,10 @@ def _probability(answers_ND: Scores, labels: Mapping[str, int]) -> npt.NDArray[n
         return np.full(len(answers_ND), np.nan)
     shares = []
     for name, label in labels.items():
-        share_N = _share(answers_ND, name)[:, label]
+        share_N = share_of(answers_ND, name)[:, label]
         actor, _, kind = name.rpartition(".")
         is_on_stage = actor and kind != "on_stage"
-        shares.append(share_N * _share(answers_ND, f"{actor}.on_stage")[:, 1] if is_on_stage else share_N)
+        shares.append(share_N * share_of(answers_ND, f"{actor}.on_stage")[:, 1] if is_on_stage else share_N)
     mean_N: npt.NDArray[np.float64] = np.mean(shares, axis=0)
     return mean_N
 
@@ -175,7 +178,7 @@ def _counts(
     for scene, prompt in enumerate(prompts):
         for name, label in prompt_labels(prompt).items():
             kind = name.rpartition(".")[2]
-            is_right = int(_share(answers_ND, name)[scene].argmax()) == label
+            is_right = int(share_of(answers_ND, name)[scene].argmax()) == label
             found[kind] = (found[kind][0] + is_right, found[kind][1] + 1)
     return found
 
