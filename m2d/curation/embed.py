@@ -1,6 +1,6 @@
 """Stage `embed`: a vector for every kept shot, from its stills, by a named network.
 
-Owns names and the default choice; the networks are those of the evaluation.
+Owns names and the default choice; the networks are those of the evaluation, or of a folder that is given.
 """
 
 from __future__ import annotations
@@ -10,24 +10,63 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from m2d.curation.filter import shot_id, shot_name
+from m2d.curation.puppet_likeness import PuppetLikeness
 from m2d.curation.settings import RelateSettings
 from m2d.curation.shots import Shot
 from m2d.curation.stage_file import Outcome, key_of
 from m2d.curation.stills import opened_stills, stills_path
 from m2d.errors import DatasetError, InputError, Remedy
-from m2d.evaluation.consistency import Scores
-from m2d.evaluation.embedder import Embedder, Features
+from m2d.evaluation.consistency import Scores, cosines
+from m2d.evaluation.embedder import Extractor, Features
 from m2d.evaluation.natural_embedder import NaturalEmbedder
 from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
+from m2d.families.hub import cached_snapshot, hub_model
 
 _VERSION = "embed/1"
-# Similarity of neighbours that belong together: estimates; the histogram of the report helps to correct them.
-RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.62, 0.999)}
+# Similarity of neighbours that belong together. `benchmarks.data_set fit` measured that of puppets; the other
+# is an estimate, which the histogram of the report helps to correct.
+RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.45, 1.0)}
+
+
+# Networks that are read from `relate.model`; their ranges depend on the weights.
+GIVEN = ("viclip", "clip", "dino")
+
+
+class ShotEmbedder(Protocol):
+    """Networks, and how similar shots are by their vectors."""
+
+    @property
+    def extractors(self) -> Mapping[str, Extractor]:
+        """The networks, by a short name."""
+
+    def similarity(self, features: Features) -> Scores:
+        """Return how similar every pair of shots is, (N, N), at most 1."""
+
+
+class GivenEmbedder:
+    """One network of a folder; shots are compared by the cosine of their vectors."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Load the network. Raises: as `ViCLIP` and `HubPictures`."""
+        if name == "viclip":
+            from m2d.curation.viclip import ViCLIP
+
+            self.extractors: Mapping[str, Extractor] = {name: ViCLIP(folder)}
+        else:
+            from m2d.curation.hub_embedders import HubPictures
+
+            self.extractors = {name: HubPictures(name, folder)}
+        self._name = name
+
+    def similarity(self, features: Features) -> Scores:
+        """Return the cosines of the shots' vectors."""
+        return cosines(features[self._name])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +74,15 @@ class EmbedderChoice:
     """Which network embeds shots; it is loaded where it is used.
 
     Attributes:
-        name: `efficientnet` or `puppet`.
+        name: `efficientnet`, `puppet`, or one of `GIVEN`.
         width, height: Of the stills, which decide the classifier of puppets.
+        folder: Of the weights, for one of `GIVEN`.
     """
 
     name: str
     width: int
     height: int
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,19 +125,56 @@ def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppe
     name = settings.embedder
     if name in ("auto", "vit"):
         name = "puppet" if is_puppet else "efficientnet"
-    if name not in RANGES:
-        raise InputError(f"relate.embedder: {name!r} is unknown; there are auto, {', '.join(RANGES)}")
+    if name not in (*RANGES, *GIVEN):
+        known = ", ".join(("auto", *RANGES, *GIVEN))
+        raise InputError(f"relate.embedder: {name!r} is unknown; there are {known}")
     if name == "efficientnet" and missing_networks([name]):
         raise InputError("relate.embedder: the network efficientnet is not here", remedy=Remedy.GET_NETWORKS)
     first = shots[0] if shots else None
-    return EmbedderChoice(name=name, width=first.width if first else 0, height=first.height if first else 0)
+    return EmbedderChoice(
+        name=name,
+        width=first.width if first else 0,
+        height=first.height if first else 0,
+        folder=_given_folder(name, settings.model) if name in GIVEN else None,
+    )
+
+
+def _given_folder(name: str, model: str | None) -> Path:
+    if model is None:
+        raise InputError(f"relate.model: {name} needs a folder with its weights, or the hub name of one")
+    hub = hub_model(model) if not Path(model).is_dir() else None
+    folder = Path(model) if hub is None else cached_snapshot(hub)
+    if folder is None or not folder.is_dir():
+        raise InputError(
+            f"relate.model: {model!r} is no folder and not in Hugging Face's cache; `hf download {model}` "
+            "gets it, if it is a name of the hub"
+        )
+    return folder.resolve()
+
+
+def sim_range(settings: RelateSettings, choice: EmbedderChoice) -> tuple[float, float]:
+    """Return the smallest and largest similarity of neighbours that belong together.
+
+    Raises:
+        InputError: The embedder has no default range, and none is set.
+    """
+    least, largest = RANGES.get(choice.name, (None, 1.0))
+    least = least if settings.min_sim is None else settings.min_sim
+    if least is None:
+        raise InputError(
+            f"relate.min_sim: {choice.name} has no default, because it depends on the weights; "
+            "build with -1, choose by the histogram on the page, and build again"
+        )
+    return least, largest if settings.max_sim is None else settings.max_sim
 
 
 @cache
-def load_embedder(choice: EmbedderChoice) -> Embedder:
-    """Load a network once per process; raises as the evaluation's loaders."""
+def load_embedder(choice: EmbedderChoice) -> ShotEmbedder:
+    """Load a network once per process; raises as its loader."""
+    if choice.folder is not None:
+        return GivenEmbedder(choice.name, choice.folder)
     if choice.name == "puppet":
-        return load_puppet_embedder(height=choice.height, width=choice.width)
+        return PuppetLikeness(load_puppet_embedder(height=choice.height, width=choice.width))
     return NaturalEmbedder(device="cpu", has_prompts=False, has_reference=False)
 
 

@@ -13,15 +13,16 @@ from typing import Protocol, TypeVar
 
 from m2d.curation.caption_rules import Captions
 from m2d.curation.captions import caption_groups
+from m2d.curation.cut_detectors import check_detector
 from m2d.curation.data_set import DataSet
 from m2d.curation.embed import (
-    RANGES,
     EmbedderChoice,
     EmbedTask,
     Vectors,
     choose_embedder,
     embed_key,
     embed_shot,
+    sim_range,
     similarities,
 )
 from m2d.curation.filter import filter_shots
@@ -152,6 +153,7 @@ class Pipeline:
 
     def _run_shots(self) -> list[StageCount]:
         settings = self.data.settings.shots
+        check_detector(settings.detector)
         tasks = []
         for clip in outputs_of(self.clips.read()):
             key = shots_key(clip, settings)
@@ -173,8 +175,9 @@ class Pipeline:
         return [self._write_whole(self.filter, lines)]
 
     def _run_relate(self) -> list[StageCount]:
-        shots = self.kept_shots()
+        shots, settings = self.kept_shots(), self.data.settings.relate
         choice = self._choice(shots)
+        allowed = sim_range(settings, choice)
         tasks = [
             EmbedTask(shot=shot, data_set=self.data.folder, choice=choice, key=embed_key(shot, choice))
             for shot in shots
@@ -187,8 +190,7 @@ class Pipeline:
         if lost is not None:
             raise DatasetError(f"{lost.place}: {lost.reason}")
         sims = self._similarities(choice, shots, outputs_of(embedded))
-        settings = self.data.settings.relate
-        windows = judge_windows(shots, settings, sim_range=self._sim_range(choice), similarity=sims)
+        windows = judge_windows(shots, settings, sim_range=allowed, similarity=sims)
         return [self.embed.count(embedded), self._write_whole(self.relate, windows)]
 
     def _run_caption(self) -> list[StageCount]:
@@ -283,13 +285,6 @@ class Pipeline:
         is_puppet = bool(films) and all(film.is_puppet for film in films)
         return choose_embedder(self.data.settings.relate, shots, is_puppet=is_puppet)
 
-    def _sim_range(self, choice: EmbedderChoice) -> tuple[float, float]:
-        settings, (least, largest) = self.data.settings.relate, RANGES[choice.name]
-        return (
-            least if settings.min_sim is None else settings.min_sim,
-            largest if settings.max_sim is None else settings.max_sim,
-        )
-
     def _similarities(
         self, choice: EmbedderChoice, shots: Sequence[Shot], vectors: Sequence[Vectors]
     ) -> Callable[[int, int], float]:
@@ -321,7 +316,7 @@ class Pipeline:
         )
         groups = join_windows(windows, shots, settings, similarity=sims)
         return Related(
-            groups=tuple(groups), pairs=pairs, sim_range=self._sim_range(choice), embedder=choice.name
+            groups=tuple(groups), pairs=pairs, sim_range=sim_range(settings, choice), embedder=choice.name
         )
 
 

@@ -20,13 +20,13 @@ class ShotSettings(_Part):
     Attributes:
         clip_s: Longest range of a film that is read as one piece, in seconds; the paper's 10 minutes.
         detector: `m2d` compensates motion; `adaptive` is PySceneDetect's AdaptiveDetector. Both compare
-            distinct pictures only.
+            distinct pictures only. `transnetv2` is a network that sees every frame.
         dissolves: Whether gradual transitions are detected, too.
         time_limit_s: A range that takes longer to decode is rejected.
     """
 
     clip_s: float = Field(default=600.0, ge=1)
-    detector: Literal["m2d", "adaptive"] = "m2d"
+    detector: Literal["m2d", "adaptive", "transnetv2"] = "m2d"
     dissolves: bool = True
     time_limit_s: float = Field(default=1800.0, gt=0)
 
@@ -58,8 +58,9 @@ class RelateSettings(_Part):
     """Which shots belong together.
 
     Attributes:
-        embedder: Name of the network; `auto` takes the attribute classifier for puppet films and
-            EfficientNet-Lite0 otherwise.
+        embedder: Name of the network: `puppet`, `efficientnet`, `viclip`, `clip` or `dino`; `auto` takes the
+            attribute classifier for puppet films and EfficientNet-Lite0 otherwise.
+        model: Folder or hub name of the weights of `viclip`, `clip` or `dino`.
         num_shots: Shots of a window: the scenes of a training sample.
         max_shots: Most shots of a group; windows that overlap are joined up to it.
         min_sim, max_sim: Range of the similarity of neighbours; None takes the embedder's.
@@ -68,6 +69,7 @@ class RelateSettings(_Part):
     """
 
     embedder: str = "auto"
+    model: str | None = None
     num_shots: int = Field(default=3, ge=1)
     max_shots: int = Field(default=6, ge=1)
     min_sim: float | None = Field(default=None, ge=-1, le=1)
@@ -88,10 +90,10 @@ class CaptionSettings(_Part):
     """Where captions come from.
 
     Attributes:
-        source: `sidecar` reads files beside the films, `endpoint` asks `url`, `none` leaves captions empty;
-            `auto` takes the first of these that is there.
+        source: `sidecar` reads files beside the films, `endpoint` asks `url`, `local` runs the model of a
+            folder here, `none` leaves captions empty; `auto` takes the endpoint if `url` is set, then files.
         url: Address of an OpenAI-compatible endpoint, up to `/v1`.
-        model: Name of the model there.
+        model: Name of the model there, or the folder of a local vision-language model.
         key_variable: Environment variable that holds the key; the key itself is never stored.
         frames: Pictures of each shot in a request.
         max_tokens: Longest caption in tokens of `tokenizer`.
@@ -102,7 +104,7 @@ class CaptionSettings(_Part):
         cost_per_million: Price of a million input and of a million output tokens.
     """
 
-    source: Literal["auto", "sidecar", "endpoint", "none"] = "auto"
+    source: Literal["auto", "sidecar", "endpoint", "local", "none"] = "auto"
     url: str | None = None
     model: str = "gemini-2.5-flash"
     key_variable: str = "M2D_CAPTION_KEY"
