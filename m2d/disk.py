@@ -12,7 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from m2d.errors import OutputError
+from m2d.errors import OutputError, OutputRefused
+
+_MORE_SPACE = "free some space or choose another disk"
+_MORE_FILES = "raise the limit of open files (`ulimit -n`)"
+# What the machine refuses, whatever the path.
+_OF_THE_MACHINE = {
+    errno.ENOSPC: _MORE_SPACE,
+    errno.EDQUOT: _MORE_SPACE,
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`) or choose another disk",
+    errno.EIO: "check the disk",
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: _MORE_FILES,
+    errno.ENOMEM: "end other programs",
+}
 
 
 @contextlib.contextmanager
@@ -21,15 +34,14 @@ def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = {
-            errno.ENOSPC: "free some space or choose another disk",
-            errno.EDQUOT: "free some space or choose another disk",
+        advice = _OF_THE_MACHINE | {
             errno.ENAMETOOLONG: "choose a shorter name",
             errno.EACCES: "choose a folder you may write to",
             errno.EROFS: "choose a folder you may write to",
-        }.get(error.errno or 0, "check the disk or choose another output")
-        message = f"{path}: could not be {deed}: {error.strerror or error}; {advice}"
-        raise OutputError(message) from error
+        }
+        reason = advice.get(error.errno or 0, "check the disk or choose another output")
+        kind = OutputRefused if error.errno in _OF_THE_MACHINE else OutputError
+        raise kind(f"{path}: could not be {deed}: {error.strerror or error}; {reason}") from error
 
 
 fsync, replace, unlink, mkdir, rmdir = os.fsync, os.replace, os.unlink, os.mkdir, os.rmdir

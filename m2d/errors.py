@@ -115,6 +115,12 @@ class OutputError(InputError):
     """The output exists already, cannot be written, or failed its verification."""
 
 
+class OutputRefused(OutputError):
+    """The machine cannot write, as with a full disk or a limit of the process; the path is not at fault."""
+
+    exit_code = EXIT_FAILED
+
+
 class OutputBusy(OutputError):
     """Another process is writing there now."""
 

@@ -15,6 +15,8 @@ LARGEST_ANIMATED_PIXELS = 1 << 24
 MOST_ANIMATED_FRAMES = 3000
 FASTEST_FPS = 240
 MOST_THREADS = 1024
+MOST_SCENES = 10_000
+LARGEST_SEED = 2**63 - 1
 # A film's record is read into memory as text; ten thousand scenes need about this much.
 LONGEST_RECORD_BYTES = 16 << 20
 # The smallest packet with its entry in a container takes more than either: a still picture that is shown for

@@ -7,10 +7,12 @@ is checked before it is opened, and again on the open file. Owns no format and n
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -89,6 +91,18 @@ def read_text(path: Path, *, limit_bytes: int, encoding: str = "utf-8") -> str:
         OSError: As `open_regular`.
     """
     return read_bytes(path, limit_bytes=limit_bytes).decode(encoding)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that others may have written.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def memory_limit_bytes() -> int:

@@ -16,7 +16,7 @@ from m2d.errors import InputError
 class ExtraOptions(BaseModel):
     """Base of a backend's own options: frozen, and unknown names are rejected."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Parsed = TypeVar("Parsed", bound=ExtraOptions)

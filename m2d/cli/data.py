@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from m2d.cli.options import QuietFlag, ReportJsonFlag, ResultJsonFlag, SetOption
+from m2d.limits import FASTEST_FPS, MOST_THREADS
 
 app = typer.Typer(help="Build data sets from films.", no_args_is_help=True, rich_markup_mode=None)
 
 Films = Annotated[Path | None, typer.Argument(metavar="[FILMS]", help="A folder of films, or one film.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder of the data set.")]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with settings.")]
-Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+Workers = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Number of processes.")]
 _STAGES = {
     "scan": "Find films: probe every file, list what cannot be read.",
     "clips": "Divide films into ranges of ten minutes.",
@@ -55,7 +56,10 @@ for stage_name, stage_summary in _STAGES.items():
 @app.command()
 def show(
     folder: Annotated[Path, typer.Argument(metavar="SET", help="A built data set.")],
-    number: Annotated[int, typer.Argument(metavar="GROUP", min=0, help="Number of the group on the page.")],
+    number: Annotated[
+        int,
+        typer.Argument(metavar="GROUP", min=0, max=1_000_000_000, help="Number of the group on the page."),
+    ],
     as_json: ReportJsonFlag = False,
 ) -> None:
     """Show the shots and captions of one group; the page plays it at #group-GROUP."""
@@ -75,8 +79,10 @@ def show(
 @app.command()
 def check(
     source: Annotated[Path, typer.Argument(metavar="DATA", help="Any data set that `m2d train` reads.")],
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a training clip.")] = 9,
-    fps: Annotated[int, typer.Option(min=1, help="Frames per second of a training clip.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, max=100_000, help="Frames of a training clip.")] = 9,
+    fps: Annotated[
+        int, typer.Option(min=1, max=FASTEST_FPS, help="Frames per second of a training clip.")
+    ] = 8,
     workers: Workers = 1,
     as_json: ReportJsonFlag = False,
     quiet: QuietFlag = False,

@@ -21,6 +21,7 @@ from m2d.cli.options import (
     parse_options,
 )
 from m2d.errors import InputError
+from m2d.limits import MOST_SCENES
 
 if TYPE_CHECKING:
     from m2d.recipe.model_choice import ModelChoice
@@ -37,7 +38,8 @@ def export(
         Path | None, typer.Option("--recipe", metavar="STORY", help="Story whose graphs are exported.")
     ] = None,
     scenes: Annotated[
-        int | None, typer.Option("--scenes", metavar="N", help="Number of scenes, without a recipe.")
+        int | None,
+        typer.Option("--scenes", max=MOST_SCENES, metavar="N", help="Number of scenes, without a recipe."),
     ] = None,
     frames: Annotated[
         str | None, typer.Option("--frames", metavar="N", help="Frames per scene: 49, or one each: 49,25.")
@@ -47,13 +49,17 @@ def export(
     ] = None,
     mask: Annotated[str, typer.Option("--mask", metavar="NAME", help="Attention mask.")] = "mask2dit",
     context: Annotated[
-        int, typer.Option("--context", metavar="N", help="Number of leading scenes that are clean context.")
+        int,
+        typer.Option(
+            "--context", max=MOST_SCENES, metavar="N", help="Number of leading scenes that are clean context."
+        ),
     ] = 0,
     targets: Annotated[
         str | None, typer.Option("--targets", metavar="N,N", help="Scenes to generate, counted from 1.")
     ] = None,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", help="Batch size: 2 with batched guidance, else 1.")
+        int,
+        typer.Option("--batch", max=1024, metavar="N", help="Batch size: 2 with batched guidance, else 1."),
     ] = 2,
     lora: LoraOption = None,
     device: Annotated[

@@ -10,6 +10,7 @@ import typer
 from m2d.cli.completion import models as complete_models
 from m2d.cli.networks import get
 from m2d.cli.options import ReportJsonFlag, ResultJsonFlag
+from m2d.limits import LARGEST_SEED
 
 if TYPE_CHECKING:
     from m2d.tasks.models import ModelFacts
@@ -61,10 +62,12 @@ def make_random(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A published model, such as cogvideox-5b.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
     layers: Annotated[
-        int | None, typer.Option("--layers", min=1, metavar="N", help="Layers of each transformer.")
+        int | None, typer.Option("--layers", min=1, max=1000, metavar="N", help="Layers of each transformer.")
     ] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="A few channels and pixels, for tests.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Seed of the weights.")
+    ] = 0,
     as_json: ResultJsonFlag = False,
 ) -> None:
     """Write a folder with the exact layout of a published model and random weights, for dry runs."""

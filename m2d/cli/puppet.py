@@ -9,6 +9,7 @@ import typer
 
 from m2d.cli.options import QuietFlag, ResultJsonFlag
 from m2d.errors import InputError
+from m2d.limits import FASTEST_FPS, LARGEST_SEED, LARGEST_SIDE, MOST_THREADS
 
 app = typer.Typer(
     help="Make the embedded model: codec, text encoder, reader, and the world they know.",
@@ -19,7 +20,7 @@ app = typer.Typer(
 Recipe = Annotated[Path, typer.Argument(help="A recipe from recipes/training/.")]
 Out = Annotated[Path, typer.Option(help="Run folder; a run with checkpoints is resumed.")]
 Minutes = Annotated[float | None, typer.Option(min=0, help="Save and stop after this many minutes.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=MOST_THREADS, help="Number of CPU threads.")]
 
 
 @app.command()
@@ -85,17 +86,19 @@ def pack(
 
 @app.command()
 def render(
-    stories: Annotated[int, typer.Option(min=1, help="Number of stories.")],
+    stories: Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of stories.")],
     out: Annotated[Path, typer.Option(help="Folder of the dataset.")],
     format: Annotated[  # noqa: A002
         Literal["csv", "json", "jsonl"], typer.Option(help="Format of the description.")
     ] = "jsonl",
-    scenes: Annotated[int, typer.Option(min=1, help="Scenes per story.")] = 3,
-    frames: Annotated[int, typer.Option(min=2, help="Frames per scene.")] = 9,
-    side: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
-    upscale: Annotated[int, typer.Option(min=1, help="Integer factor that enlarges the written frames.")] = 4,
-    fps: Annotated[int, typer.Option(min=1, help="Frames per second.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the stories.")] = 1,
+    scenes: Annotated[int, typer.Option(min=1, max=10_000, help="Scenes per story.")] = 3,
+    frames: Annotated[int, typer.Option(min=2, max=100_000, help="Frames per scene.")] = 9,
+    side: Annotated[int, typer.Option(min=16, max=LARGEST_SIDE, help="Height and width in pixels.")] = 64,
+    upscale: Annotated[
+        int, typer.Option(min=1, max=512, help="Integer factor that enlarges the written frames.")
+    ] = 4,
+    fps: Annotated[int, typer.Option(min=1, max=FASTEST_FPS, help="Frames per second.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the stories.")] = 1,
     hat: Annotated[
         list[str] | None, typer.Option(metavar="HAT=OTHER", help="Draw a hat as another one; repeatable.")
     ] = None,
@@ -125,11 +128,11 @@ def render(
 @app.command()
 def film(
     out: Annotated[Path, typer.Option(help="Folder of the films.")],
-    films: Annotated[int, typer.Option(min=1, help="Number of films.")] = 1,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Length of each film.")] = 3.0,
-    fps: Annotated[int, typer.Option(min=2, help="Frames per second.")] = 12,
+    films: Annotated[int, typer.Option(min=1, max=100_000, help="Number of films.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="Length of each film.")] = 3.0,
+    fps: Annotated[int, typer.Option(min=2, max=FASTEST_FPS, help="Frames per second.")] = 12,
     varying: Annotated[bool, typer.Option("--varying", help="Vary the frame rate.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the films.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the films.")] = 1,
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

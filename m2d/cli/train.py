@@ -13,6 +13,7 @@ from m2d.cli.completion import recipe_files
 from m2d.cli.options import FieldsAndValue, QuietFlag, ResultJsonFlag, SetOption, settings_beside
 from m2d.cli.results import pick
 from m2d.errors import InputError
+from m2d.limits import MOST_THREADS
 from m2d.progress import SilentReporter
 
 if TYPE_CHECKING:
@@ -72,14 +73,16 @@ def train(
     max_minutes: Annotated[
         float | None, typer.Option(min=0, help="Save and stop after this many minutes.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="Number of CPU threads.")
+    ] = None,
     print_recipe: Annotated[
         bool, typer.Option("--print-recipe", help="Print the recipe, with every choice; do not train.")
     ] = False,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Check the data, show memory, tokens and operations; do not train.")
     ] = False,
-    devices: Annotated[int, typer.Option(min=1, help="With --plan: number of devices.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="With --plan: number of devices.")] = 1,
     strategy: Annotated[str, typer.Option(help="With --plan: ddp, zero2, zero3 or fsdp2.")] = "ddp",
     as_json: ResultJsonFlag = False,
     quiet: QuietFlag = False,

@@ -5,16 +5,17 @@ Owns the file; stages own theirs.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from m2d.curation.settings import DataSettings
 from m2d.errors import DatasetError
 from m2d.files import write_json
-from m2d.reading import read_text
+from m2d.reading import parse_json, read_text
 from m2d.recipe.loader import fit_document, load_document
 from m2d.recipe.places import Places
 from m2d.recipe.settings import Setting
@@ -61,13 +62,19 @@ def open_data_set(
         RecipeError: A setting is wrong.
     """
     path = folder / FILE
-    found: dict[str, object] = {}
+    kept: dict[str, object] = {}
     if path.is_file():
         try:
-            found = json.loads(read_text(path, limit_bytes=_MOST_BYTES))
+            found = parse_json(read_text(path, limit_bytes=_MOST_BYTES))
             if found["m2d"] != _VERSION:
                 raise ValueError(f"version {found['m2d']!r}")
             earlier = folder / str(found["films"])
+            # Lists of JSON are the tuples of the settings.
+            kept = DataSettings.model_validate(found.get("settings", {})).model_dump()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(("settings", *map(str, first["loc"])))
+            raise DatasetError(f"{path}: {place}: {first['msg']}; remove it, and build again") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"{path}: cannot be read ({error}); remove it, and build again") from error
         films = films or earlier
@@ -76,8 +83,6 @@ def open_data_set(
     if config is not None:
         chosen = load_document(config, DataSettings, settings=settings)
     else:
-        # Lists of JSON are the tuples of the settings.
-        kept = DataSettings.model_validate(found.get("settings", {})).model_dump()
         chosen = fit_document(kept, DataSettings, places=Places(path="settings"), settings=settings).value
     return DataSet(folder=folder, films=films, settings=chosen)
 

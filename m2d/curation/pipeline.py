@@ -47,7 +47,7 @@ from m2d.data.decoder_pool import DecoderPool
 from m2d.data.json_format import write_json_groups
 from m2d.errors import DatasetError
 from m2d.evaluation.consistency import Scores
-from m2d.files import write_bytes
+from m2d.files import remove_strays, write_bytes
 from m2d.folders import make_folder
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
@@ -271,6 +271,9 @@ class Pipeline:
                 for place, (task, found) in zip(places, results, strict=True):
                     if isinstance(found, Broken):
                         found = Outcome(key=task.key, place=task.place, reason=found.reason)
+                        if isinstance(task, ShotsTask) and task.stills.parent.is_dir():
+                            # Its process was ended while it wrote.
+                            remove_strays(task.stills.parent)
                     yield place, found
                     progress.advance()
                     self._stop.check("while building a data set: run the same command again")

@@ -6,7 +6,6 @@ written in the order of the inputs when all are done. So an interrupted run ends
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from m2d import disk
 from m2d.errors import DatasetError
 from m2d.files import remove_file, write_bytes
 from m2d.folders import make_folder
-from m2d.reading import read_bytes
+from m2d.reading import parse_json, read_bytes
 from m2d.video.digests import canonical_json, text_digest
 
 FOLDER = "stages"
@@ -150,7 +149,7 @@ class StageFile(Generic[Output]):
             raise self._changed(path, len(lines) + 1, "its end is missing")
         for number, line in enumerate(lines, start=1):
             try:
-                document: dict[str, Any] = json.loads(line)
+                document: dict[str, Any] = parse_json(line)
                 digest = document.pop("digest")
                 outcome = self._lines.validate_python(document)
             except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:

@@ -6,7 +6,6 @@ Owns the cache of earlier scans: a video that has not been written to since is n
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from m2d.data.decoder_pool import DecoderPool
 from m2d.files import write_json
 from m2d.folders import make_folder
 from m2d.progress import Reporter
-from m2d.reading import read_bytes
+from m2d.reading import parse_json, read_bytes
 from m2d.stop import StopRequest
 from m2d.video.treatment import READING
 
@@ -89,7 +88,7 @@ def _remembered(memory: Path, identity: str) -> VideoFacts | Broken | None:
     if not identity or not path.is_file():
         return None
     try:
-        cached: dict[str, Any] = json.loads(read_bytes(path, limit_bytes=_LONGEST_FACTS_BYTES))
+        cached: dict[str, Any] = parse_json(read_bytes(path, limit_bytes=_LONGEST_FACTS_BYTES))
         if cached["identity"] != identity:
             return None
         return (

@@ -30,7 +30,7 @@ class BackendChoice(BaseModel):
         options: Options of this backend by name; the backend rejects those that it does not have.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     name: BackendName = "eager"
     device: DeviceName | None = None

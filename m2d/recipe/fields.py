@@ -12,10 +12,11 @@ from typing import Annotated
 from pydantic import AfterValidator, StringConstraints
 
 from m2d.devices import DEVICE_NAMES, is_device_name
+from m2d.limits import LARGEST_SEED
 from m2d.masks import MASKS, LayoutError, rule_of
 from m2d.recipe.places import forbidden_character, name_character, show
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = LARGEST_SEED
 DEFAULT_MODEL = "builtin:puppet-large"
 """The model of a story that names none."""
 

@@ -24,7 +24,7 @@ from m2d.recipe.yaml_text import parse_json
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Character(_Part):
@@ -42,7 +42,7 @@ class _Entry(_Part):
 class Figure5(RootModel[Annotated[tuple[_Entry, ...], Field(min_length=1)]]):
     """The whole file."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def cross_field_problems(cls, data: object) -> list[FieldProblem]:

@@ -32,7 +32,7 @@ class ModelChoice(BaseModel):
             `text_encoder`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     model: ModelName = DEFAULT_MODEL
     revision: _Revision = None

@@ -45,7 +45,7 @@ class SharedStory:
 
 
 class _Layout(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
     def stories(self) -> list[SharedStory]:
         """Return the stories of the file, in order."""
@@ -139,7 +139,7 @@ class _TttScene(_Layout):
 class TttVideo(RootModel[Annotated[tuple[tuple[_TttScene, ...], ...], Field(min_length=1)]]):
     """Stories, each a list of segments with a transition or without one before each."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -163,7 +163,7 @@ class TttVideo(RootModel[Annotated[tuple[tuple[_TttScene, ...], ...], Field(min_
 class Talc(RootModel[Mapping[str, _Prompts]]):
     """Captions of scenes: of one story, or of several stories by name."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from typing import Any
 from m2d.errors import CheckpointError, OutputError
 from m2d.files import sha256_file, write_part
 from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
-from m2d.reading import read_text
+from m2d.reading import parse_json, read_text
 
 MANIFEST = "manifest.json"
 _PART = ".part"
@@ -107,7 +107,7 @@ def _read_manifest(path: Path) -> dict[str, str]:
     manifest = path / MANIFEST
     try:
         text = read_text(manifest, limit_bytes=_LONGEST_MANIFEST_BYTES, encoding="ascii")
-        document = json.loads(text)
+        document = parse_json(text)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest}: cannot be read ({error}); the folder is incomplete") from error
     if not isinstance(document, dict) or not isinstance(document.get("files"), dict):

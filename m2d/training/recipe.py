@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from m2d.errors import InputError
+from m2d.limits import FASTEST_FPS, LARGEST_SEED, LARGEST_SIDE, MOST_SCENES
 from m2d.model.lora_parts import LoraPart
 
 Stage = Literal["base", "pretrain", "sft"]
@@ -21,7 +22,7 @@ _PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats",
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataRecipe(_Part):
@@ -51,9 +52,9 @@ class DataRecipe(_Part):
     """
 
     source: str = Field(min_length=1)
-    num_stories: int | None = Field(default=None, ge=2)
-    seed: int = Field(default=1, ge=0)
-    held_out: int = Field(default=64, ge=0)
+    num_stories: int | None = Field(default=None, ge=2, le=1_000_000_000)
+    seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
+    held_out: int = Field(default=64, ge=0, le=1_000_000_000)
     hats: dict[str, str] = Field(default_factory=dict)
     changing: float = Field(default=0.0, ge=0, le=1)
     format: Literal["csv", "json", "jsonl"] | None = None
@@ -61,7 +62,7 @@ class DataRecipe(_Part):
     caption_field: str = Field(default="caption", min_length=1)
     sampling: Literal["fps", "official"] = "fps"
     fit: Literal["cover", "official"] = "cover"
-    variants: int = Field(default=1, ge=0)
+    variants: int = Field(default=1, ge=0, le=1_000_000)
     workers: int = Field(default=0, ge=0, le=64)
     time_limit_s: float = Field(default=20.0, gt=0)
     max_rejected: float = Field(default=1.0, ge=0, le=1)
@@ -104,10 +105,10 @@ class DataRecipe(_Part):
 class VideoRecipe(_Part):
     """Size of one scene in pixels."""
 
-    num_frames: int = Field(ge=1)
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
-    fps: int = Field(default=8, ge=1)
+    num_frames: int = Field(ge=1, le=1_000_000)
+    height: int = Field(ge=1, le=LARGEST_SIDE)
+    width: int = Field(ge=1, le=LARGEST_SIDE)
+    fps: int = Field(default=8, ge=1, le=FASTEST_FPS)
 
 
 class TransformerRecipe(_Part):
@@ -116,12 +117,12 @@ class TransformerRecipe(_Part):
     VAE, text encoder and `video` decide channels, text width and latent sizes.
     """
 
-    num_layers: int = Field(ge=1)
-    num_attention_heads: int = Field(ge=1)
-    attention_head_dim: int = Field(ge=16, multiple_of=16)
-    patch_size: int = Field(ge=1)
-    time_embed_dim: int = Field(ge=2)
-    max_text_tokens: int = Field(ge=1)
+    num_layers: int = Field(ge=1, le=1000)
+    num_attention_heads: int = Field(ge=1, le=1000)
+    attention_head_dim: int = Field(ge=16, le=4096, multiple_of=16)
+    patch_size: int = Field(ge=1, le=64)
+    time_embed_dim: int = Field(ge=2, le=65_536)
+    max_text_tokens: int = Field(ge=1, le=65_536)
 
 
 class ObjectiveRecipe(_Part):
@@ -188,7 +189,7 @@ class LoraRecipe(_Part):
         dropout: Dropout rate of the adapters' input.
     """
 
-    rank: int = Field(default=16, ge=1)
+    rank: int = Field(default=16, ge=1, le=65_536)
     alpha: float | None = Field(default=None, gt=0)
     parts: tuple[LoraPart, ...] = Field(default=("attention",), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -204,7 +205,7 @@ class ScheduleRecipe(_Part):
     """
 
     name: Literal["constant", "cosine", "wsd"] = "wsd"
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0, le=1_000_000_000)
     decay_fraction: float = Field(default=0.25, gt=0, le=1)
     final_fraction: float = Field(default=0.02, ge=0, le=1)
 
@@ -213,22 +214,22 @@ class CheckpointRecipe(_Part):
     """When to save checkpoints, and how many to keep. `every_steps: 0` saves by time alone."""
 
     every_s: float = Field(default=300.0, gt=0)
-    every_steps: int = Field(default=0, ge=0)
-    keep: int = Field(default=3, ge=1)
+    every_steps: int = Field(default=0, ge=0, le=1_000_000_000)
+    keep: int = Field(default=3, ge=1, le=1_000_000)
 
 
 class EvaluationRecipe(_Part):
     """How often, and on how many samples, the held-out loss of the averaged weights is measured."""
 
-    every_steps: int = Field(default=500, ge=1)
-    num_samples: int = Field(default=128, ge=1)
+    every_steps: int = Field(default=500, ge=1, le=1_000_000_000)
+    num_samples: int = Field(default=128, ge=1, le=1_000_000)
 
 
 class ValidationRecipe(_Part):
     """Films of some story recipes, made with the averaged weights during the training, for viewing."""
 
     stories: tuple[str, ...] = Field(min_length=1)
-    every_steps: int = Field(default=1000, ge=1)
+    every_steps: int = Field(default=1000, ge=1, le=1_000_000_000)
 
 
 class TrainingRecipe(_Part):
@@ -259,24 +260,24 @@ class TrainingRecipe(_Part):
     transformer: TransformerRecipe | None = None
     data: DataRecipe
     video: VideoRecipe
-    num_scenes: int = Field(ge=1)
+    num_scenes: int = Field(ge=1, le=MOST_SCENES)
     mask: str = "mask2dit"
     objective: ObjectiveRecipe = ObjectiveRecipe()
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    accumulate: int = Field(default=1, ge=1)
+    steps: int = Field(ge=1, le=1_000_000_000)
+    batch_size: int = Field(ge=1, le=65_536)
+    accumulate: int = Field(default=1, ge=1, le=65_536)
     optimizer: OptimizerRecipe
     lora: LoraRecipe | None = None
     schedule: ScheduleRecipe = ScheduleRecipe()
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     device: Device = "cpu"
     precision: Precision = "float32"
     compile: bool = False
     gradient_checkpointing: bool = False
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
-    log_every_steps: int = Field(default=50, ge=1)
+    log_every_steps: int = Field(default=50, ge=1, le=1_000_000_000)
     validation: ValidationRecipe | None = None
     trackers: tuple[TrackerName, ...] = ()
     export_dtype: Literal["float16", "bfloat16", "float32"] = "float16"

@@ -5,7 +5,6 @@ Owns the contents of a checkpoint and the choice of the one to resume. safetenso
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from m2d.errors import CheckpointError
 from m2d.files import write_part
 from m2d.folders import make_folder
 from m2d.model.checkpoint import load_tensors
-from m2d.reading import read_text
+from m2d.reading import parse_json, read_text
 from m2d.tensor_files import opened_tensors
 from m2d.training.folder import canonical_json, publish_folder, remove_folder, verify_folder
 from m2d.training.optim import AveragedModel, Optimizer
@@ -137,9 +136,12 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: They are not those of a training.
     """
-    facts: dict[str, Any] = json.loads(
-        read_text(path / _STATE, limit_bytes=_LONGEST_STATE_BYTES, encoding="ascii")
-    )
+    try:
+        facts = parse_json(read_text(path / _STATE, limit_bytes=_LONGEST_STATE_BYTES, encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / _STATE}: cannot be read: {error}") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path / _STATE}: is no table of facts")
     # Parts of the embedded model are trained without a recipe of the transformer's kind.
     wanted = {"step": int, **({"recipe": dict} if "recipe" in facts else {})}
     wrong = [name for name, kind in wanted.items() if type(facts.get(name)) is not kind]

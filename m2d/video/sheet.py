@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from m2d.reading import parse_json
 from m2d.video.lettering import (
     Colour,
     clusters,
@@ -199,9 +200,10 @@ def _read_rows(png: bytes, *, width: int) -> dict[str, Callable[[], Image.Image]
     try:
         # `Image.open` refuses pictures as tall as the sheet of a long film.
         sheet = PngImageFile(io.BytesIO(png))
-        rows = json.loads(sheet.text[_ROWS])
         if sheet.width != width or sheet.width * sheet.height > _MOST_PIXELS:
             return {}
+        # The texts may stand behind the pixels: asking for them decodes all.
+        rows = parse_json(sheet.text[_ROWS])
         sheet.load()
         ends = itertools.accumulate(height for _, height in rows)
         return {

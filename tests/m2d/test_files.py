@@ -285,3 +285,21 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     (tmp_path / "weights").write_bytes(data)
     assert files.sha256_file(tmp_path / "weights") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "advice"),
+    [
+        (errno.ENOSPC, 1, "free some space"),
+        (errno.EMFILE, 1, "ulimit -n"),
+        (errno.EFBIG, 1, "ulimit -f"),
+        (errno.EACCES, 2, "a folder you may write to"),
+        (errno.ENAMETOOLONG, 2, "choose a shorter name"),
+    ],
+)
+def test_the_exit_code_says_whether_the_machine_or_the_path_is_at_fault(
+    code: int, exit_code: int, advice: str
+) -> None:
+    with pytest.raises(OutputError, match=advice) as caught, disk.output_errors(Path("film.mp4")):
+        raise OSError(code, "refused")
+    assert caught.value.exit_code == exit_code

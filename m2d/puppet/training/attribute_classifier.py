@@ -30,7 +30,7 @@ _NUMBER_WEIGHT = 20.0
 class ClipSize(BaseModel):
     """Frames P of H x W pixels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     num_frames: int = Field(ge=1)
     height: int = Field(ge=1)

@@ -29,7 +29,7 @@ from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, sav
 class FitRecipe(BaseModel):
     """The settings that the trainings of all parts share; the schedule has `steps` steps."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     title: str
     steps: int = Field(ge=1)

@@ -36,6 +36,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--scenes 3 --frames 9 --size 32x32 --batch 0", "batch_size: got"),
         ("--scenes 3 --frames 9 --size 32x32 --backend-option fast", "use NAME=VALUE"),
         ("--scenes 3 --frames 9 --size 32x32 --backend-option warp=9", "warp"),
+        (
+            f"--scenes {'9' * 30} --frames 9 --size 32x32",
+            "'--scenes': Input should be less than or equal to 10000",
+        ),
         ("--recipe nowhere.yaml", "nowhere.yaml"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from m2d.curation.data_set import open_data_set
 from m2d.curation.stage_file import StageFile
 from m2d.data.dataset_file import read_groups, shots_of
 from m2d.errors import DatasetError, InputError, OutputBusy, RecipeError
@@ -105,6 +106,18 @@ def test_a_changed_line_is_reported_with_its_place(straight: Path, films: Path, 
     path.write_text(path.read_text().replace('"motion":', '"motion":1'))
     with pytest.raises(DatasetError, match=r"filter\.jsonl:1: was changed .* its digest does not match"):
         build_set(data_set, films, stages=("filter",))
+
+
+def test_lines_and_settings_of_other_forms_are_reported_with_their_place(tmp_path: Path) -> None:
+    stages = tmp_path / "stages"
+    stages.mkdir()
+    (stages / "scan.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(DatasetError, match=r"scan.jsonl:1: was changed after it was written"):
+        StageFile(tmp_path, "scan", dict).read()
+    for settings in ("7", '{"filter": {"max_s": Infinity}}'):
+        (tmp_path / "data.json").write_text(f'{{"m2d": 1, "films": ".", "settings": {settings}}}')
+        with pytest.raises(DatasetError, match=r"data.json: settings\S*: Input should be a"):
+            open_data_set(tmp_path)
 
 
 def test_a_stage_needs_the_one_before_it(films: Path, tmp_path: Path) -> None:
