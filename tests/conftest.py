@@ -9,11 +9,21 @@ import pytest
 import torch
 from hypothesis import settings
 
+from m2d import disk
+
 # No time limit per example: a busy machine would fail tests that are right. The same examples in every run.
 settings.register_profile("m2d", deadline=None, derandomize=True)
 settings.load_profile("m2d")
 
 NUM_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_synced() -> Iterator[None]:
+    """Tests read files back while the machine runs, and a disk takes milliseconds for each sync."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
