@@ -34,26 +34,41 @@ class Window:
         return tuple(scene for scene in self.scenes if scene not in self.targets)
 
 
-def story_windows(num_scenes: int, *, capacity: int, alone: Set[int] = frozenset()) -> tuple[Window, ...]:
+def story_windows(
+    num_scenes: int, *, capacity: int, alone: Set[int] = frozenset(), anchor: int | None = None
+) -> tuple[Window, ...]:
     """Cut a story into windows: the first scenes jointly, every later one after those before it.
 
     Args:
         capacity: Scenes that the model sees at once.
         alone: Scenes that start from the finished previous scene, and so cannot share its window.
+        anchor: As in `extension_windows`.
     """
     _check(num_scenes, capacity)
     joint = min([num_scenes, capacity, *(scene for scene in alone if scene > 0)])
     first = Window(scenes=tuple(range(joint)), targets=tuple(range(joint)))
-    return (first, *extension_windows(joint, num_scenes - joint, capacity=capacity))
+    return (first, *extension_windows(joint, num_scenes - joint, capacity=capacity, anchor=anchor))
 
 
-def extension_windows(num_scenes: int, num_new: int, *, capacity: int) -> tuple[Window, ...]:
-    """Append scenes to a film, one window each: the last `capacity - 1` scenes are its context."""
+def extension_windows(
+    num_scenes: int, num_new: int, *, capacity: int, anchor: int | None = None
+) -> tuple[Window, ...]:
+    """Append scenes to a film, one window each, with `capacity - 1` scenes of the film as its context.
+
+    Args:
+        anchor: A scene that stands in for the earliest of the last scenes, where two or more of them fit, so
+            that a long film does not drift away from it; None gives the last scenes alone.
+    """
     _check(num_scenes, capacity)
     return tuple(
-        Window(scenes=tuple(range(max(0, scene - capacity + 1), scene + 1)), targets=(scene,))
+        Window(scenes=_seen(scene, capacity, anchor), targets=(scene,))
         for scene in range(num_scenes, num_scenes + num_new)
     )
+
+
+def _seen(scene: int, capacity: int, anchor: int | None) -> tuple[int, ...]:
+    recent = tuple(range(max(0, scene - capacity + 1), scene + 1))
+    return recent if anchor is None or anchor >= recent[0] or len(recent) < 3 else (anchor, *recent[1:])
 
 
 def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> tuple[Window, ...]:

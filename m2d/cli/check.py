@@ -193,16 +193,22 @@ def _window_cells(group: Sequence[WindowReport]) -> tuple[str, str, str]:
     first = group[0]
     layout = first.part.layout
     return (
-        _made(first.part.window, is_repeated=len(group) > 1),
+        # The first of them may follow scenes 1 and 2, which says nothing of the others.
+        _made(group[-1].part.window, is_repeated=len(group) > 1),
         f"{layout.num_text_tokens} text, {layout.num_video_tokens} video",
         f"{_counted(first.num_attention_calls, 'call')}, {first.attention_share:.1%} of full",
     )
 
 
 def _made(window: Window, *, is_repeated: bool) -> str:
-    num_context = len(window.context)
-    if not num_context:
+    if not window.context:
         return "jointly" if len(window.targets) > 1 else "each alone" if is_repeated else "alone"
+    first, *last = window.context
+    if last and last[0] > first + 1:
+        if is_repeated:
+            return f"after first and last{f' {len(last)}' if len(last) > 1 else ''}"
+        return f"after scenes {first + 1} and {_span(last)}"
+    num_context = len(window.context)
     if is_repeated:
         return f"each after the last {num_context if num_context > 1 else 'one'}"
     return f"after scene{'s' * (num_context > 1)} {_span(window.context)}"

@@ -125,6 +125,12 @@ class LoadedFilm:
         """The plans of the scenes."""
         return tuple(scene.plan for scene in self.scenes)
 
+    @property
+    def first_given(self) -> int:
+        """The first scene that a model can be given as it is; the last one if there is none."""
+        given = (number for number, scene in enumerate(self.scenes) if not scene.is_film_only)
+        return next(given, len(self.scenes) - 1)
+
     def given_scenes(self) -> dict[int, GivenScene]:
         """Return scene numbers and their latents or frames, as the pipeline takes them."""
         return {

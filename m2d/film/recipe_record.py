@@ -38,7 +38,11 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
 
 
 def as_recipe(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a stored recipe in the form of a recipe file; it may be invalid."""
+    """Return a stored recipe in the form of a recipe file; it may be invalid.
+
+    Older versions of m2d gave a model the last scenes alone, and recorded no choice.
+    """
+    document = {"context": "recent", **document}
     video = document.get("video")
     if not isinstance(video, Mapping) or type(video.get("upscale")) is not int:
         return document

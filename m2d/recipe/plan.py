@@ -90,12 +90,14 @@ class ExistingFilm:
 
     Attributes:
         chosen: Scenes to regenerate, from 0, ascending; if empty, the recipe's scenes are appended.
+        first_given: The first scene that a model can be given.
         fit: How the model's scenes fit a film of another size and rate.
     """
 
     scenes: tuple[ScenePlan, ...]
     chosen: tuple[int, ...] = ()
     first_scene: int = 0
+    first_given: int = 0
     fit: FilmFit | None = None
 
 
@@ -317,13 +319,14 @@ def _windows(
     film: ExistingFilm | None,
 ) -> tuple[WindowPlan, ...]:
     capacity = recipe.jointly or geometry.num_scenes
+    anchor = None if recipe.context == "recent" else film.first_given if film is not None else 0
     if film is None:
         alone = {number for number, scene in enumerate(scenes) if scene.join.kind == "continue"}
-        windows = story_windows(len(scenes), capacity=capacity, alone=alone)
+        windows = story_windows(len(scenes), capacity=capacity, alone=alone, anchor=anchor)
     elif film.chosen:
         windows = reroll_windows(len(scenes), film.chosen, capacity=capacity)
     else:
-        windows = extension_windows(len(film.scenes), len(targets), capacity=capacity)
+        windows = extension_windows(len(film.scenes), len(targets), capacity=capacity, anchor=anchor)
     return tuple(
         WindowPlan(
             window=window,

@@ -258,6 +258,8 @@ class Recipe(ModelChoice, _Titled):
         setting: First sentence of every prompt whose scene has no setting of its own.
         output: File name of the film; None derives it from the title.
         jointly: Scenes that are made together; None is the number that the model was trained on.
+        context: What a scene made after the joint ones follows: the first scene and the last ones, or the
+            last ones alone.
         image: Picture that every scene without an image of its own starts from, unless it continues another.
     """
 
@@ -272,6 +274,7 @@ class Recipe(ModelChoice, _Titled):
     output: OutputName | None = None
     image: Annotated[ImagePath | None, _UNRECORDED_IF_NONE] = None
     jointly: Annotated[int | None, Field(ge=1, le=MAX_JOINT_SCENES), _UNRECORDED_IF_NONE] = None
+    context: Literal["first", "recent"] = "first"
 
     def full_prompts(self) -> list[str]:
         """Return the prompts of all scenes as the model is given them, with cast and setting."""

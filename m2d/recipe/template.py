@@ -45,6 +45,8 @@ setting: park at noon
 
 # How many scenes are made together; by default as many as the model was trained on.
 # jointly: 3
+# What each later scene follows: the first scene and the last ones, or the last ones alone (recent).
+# context: first
 
 # One prompt per scene, and any number of scenes. The first scenes are generated jointly, as many as the model
 # was trained on (three for the puppet models); each later scene follows from those before it. `m2d check`

@@ -135,7 +135,9 @@ def plan_extension(
         recipe = inherited_recipe(
             film, source, scenes=scenes, like=[len(film.scenes) - 1], settings=overrides.settings
         )
-    existing = ExistingFilm(scenes=film.plans, first_scene=film.first_scene, fit=film.fit)
+    existing = ExistingFilm(
+        scenes=film.plans, first_scene=film.first_scene, first_given=film.first_given, fit=film.fit
+    )
     plan = plan_on(recipe, source, existing, overrides=overrides)
     plan = replace(plan, num_threads=recorded_threads(film.runs))
     keeps = range(len(film.scenes), len(plan.scenes)) if extension.only_new else None

@@ -204,22 +204,39 @@ def _describe_windows(provenance: Provenance, windows: Sequence[WindowRecord]) -
             parts.append(_describe_window(provenance, rest.pop(0)))
             continue
         made = name_scenes(provenance, (scene for window in rest[:num_steps] for scene in window.targets))
-        num_given = len(_context(rest[0]))
+        anchor, num_given = _anchor(rest[num_steps - 1]), len(_context(rest[0]))
+        first = "" if anchor is None else f"{name_scenes(provenance, [anchor])} and "
+        num_given -= anchor is not None
         given = f"the {num_given} scenes" if num_given > 1 else "the scene"
-        parts.append(f"{made} one by one, each from {given} before it")
+        parts.append(f"{made} one by one, each from {first}{given} before it")
         rest = rest[num_steps:]
     return parts
 
 
 def _num_steps(windows: Sequence[WindowRecord]) -> int:
-    """Count the first windows that each make the next scene from the same number of scenes before it."""
+    """Count the first windows that each make the next scene from the same number of scenes before it.
+
+    The first of these scenes may be the same for all, the anchor.
+    """
     first = windows[0]
     size = len(set(first.scenes))
+    if size < 2:
+        return 0
+    # The first window may show the anchor among the scenes just before its own.
+    is_anchored = any(_anchor(window) is not None for window in windows[:2])
     for place, window in enumerate(windows):
         scene = first.targets[0] + place
-        if window.targets != (scene,) or window.scenes != tuple(range(scene - size + 1, scene + 1)):
-            return place if size > 1 else 0
-    return len(windows) if size > 1 else 0
+        recent = tuple(range(scene - size + 1, scene + 1))
+        seen = (first.scenes[0], *recent[1:]) if is_anchored else recent
+        if window.targets != (scene,) or window.scenes != seen:
+            return place
+    return len(windows)
+
+
+def _anchor(window: WindowRecord) -> int | None:
+    """Return the scene that a window sees besides those just before its target; None if there is none."""
+    context = _context(window)
+    return context[0] if len(context) > 1 and context[1] > context[0] + 1 else None
 
 
 def _describe_window(provenance: Provenance, window: WindowRecord) -> str:

@@ -34,13 +34,31 @@ def test_a_scene_that_continues_another_is_never_made_jointly_with_it(
         assert all(scene - 1 not in window.targets for scene in alone if scene in window.targets)
 
 
-@given(sizes, st.integers(0, 10), capacities)
-def test_a_story_is_its_beginning_extended(num_scenes: int, num_new: int, capacity: int) -> None:
-    whole = story_windows(num_scenes + num_new, capacity=capacity)
+@given(sizes, st.integers(0, 10), capacities, st.sampled_from([None, 0]))
+def test_a_story_is_its_beginning_extended(
+    num_scenes: int, num_new: int, capacity: int, anchor: int | None
+) -> None:
+    whole = story_windows(num_scenes + num_new, capacity=capacity, anchor=anchor)
     if num_scenes < capacity:
         return
-    grown = story_windows(num_scenes, capacity=capacity)
-    assert whole == (*grown, *extension_windows(num_scenes, num_new, capacity=capacity))
+    grown = story_windows(num_scenes, capacity=capacity, anchor=anchor)
+    assert whole == (*grown, *extension_windows(num_scenes, num_new, capacity=capacity, anchor=anchor))
+
+
+@given(sizes, capacities, st.integers(0, 19))
+def test_an_anchor_takes_the_place_of_one_scene_and_never_of_the_last(
+    num_scenes: int, capacity: int, anchor: int
+) -> None:
+    plain = extension_windows(num_scenes, 3, capacity=capacity)
+    for recent, window in zip(
+        plain, extension_windows(num_scenes, 3, capacity=capacity, anchor=anchor), strict=True
+    ):
+        assert window.targets == recent.targets
+        assert len(window.scenes) == len(recent.scenes)
+        assert window.scenes[1:] == recent.scenes[1:]
+        is_possible = anchor < recent.scenes[0] and capacity > 2
+        assert window.scenes[0] == (anchor if is_possible else recent.scenes[0])
+        assert capacity == 1 or recent.targets[0] - 1 in window.scenes
 
 
 def test_an_appended_scene_sees_the_last_ones_as_context() -> None:

@@ -49,6 +49,12 @@ def test_a_number_in_a_record_is_what_older_versions_made_with_it() -> None:
     assert validated_recipe(old).video.upscale == Upscale(factor=3, filter="nearest")
 
 
+def test_films_of_older_versions_grow_from_the_last_scenes_alone() -> None:
+    old = {"title": "a", "scenes": ["b"]}
+    assert validated_recipe(old).context == "recent"
+    assert validated_recipe(recipe_record(recipe(1))).context == "first"
+
+
 @pytest.mark.parametrize("name", ["lanczos", "nearest"])
 def test_films_that_grow_keep_their_filter_and_are_reproduced(studio: Studio, name: str) -> None:
     upscale = {"factor": 4, "filter": name}

@@ -233,9 +233,11 @@ def test_a_story_longer_than_the_model_sees_is_made_in_windows() -> None:
     assert planned.targets == (0, 1, 2, 3, 4)
     assert [(part.window.scenes, part.window.targets) for part in planned.windows] == [
         ((0, 1, 2), (0, 1, 2)),
-        ((1, 2, 3), (3,)),
-        ((2, 3, 4), (4,)),
+        ((0, 2, 3), (3,)),
+        ((0, 3, 4), (4,)),
     ]
+    recent = plan(f"{many}context: recent\n")
+    assert [part.window.scenes for part in recent.windows[1:]] == [(1, 2, 3), (2, 3, 4)]
 
 
 def test_another_number_of_scenes_can_be_made_together_with_a_warning() -> None:
@@ -303,7 +305,9 @@ def test_scenes_are_appended_to_a_film() -> None:
     added = plan(film=ExistingFilm(scenes=before.scenes))
     assert added.targets == (3, 4, 5)
     assert added.scenes[:3] == before.scenes
-    assert [part.window.scenes for part in added.windows] == [(1, 2, 3), (2, 3, 4), (3, 4, 5)]
+    assert [part.window.scenes for part in added.windows] == [(0, 2, 3), (0, 3, 4), (0, 4, 5)]
+    lost = plan(film=ExistingFilm(scenes=before.scenes, first_given=1))
+    assert [part.window.scenes for part in lost.windows] == [(1, 2, 3), (1, 3, 4), (1, 4, 5)]
 
 
 def test_chosen_scenes_are_made_anew_and_keep_their_joins() -> None:

@@ -19,6 +19,7 @@ from m2d.film.make import FilmResult
 from m2d.progress import SilentReporter
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm, RunPlan
+from m2d.recipe.settings import parse_settings
 from m2d.tasks.extend import Extension, plan_extension
 from m2d.video.digests import array_digest
 from m2d.video.provenance import Provenance
@@ -80,8 +81,8 @@ def test_the_film_tells_its_lineage_and_what_is_in_it(three: Path, five: FilmRes
     ]
     assert [run.kind for run in provenance.runs] == ["generate", "extend"]
     assert [(window.scenes, window.targets) for window in provenance.last_run.windows] == [
-        ((1, 2, 3), (3,)),
-        ((2, 3, 4), (4,)),
+        ((0, 2, 3), (3,)),
+        ((0, 3, 4), (4,)),
     ]
     assert provenance.parents == (provenance_of(three).digest(),)
     assert frames_of(provenance)[:3] == frames_of(provenance_of(three))
@@ -155,9 +156,10 @@ def test_only_new_scenes_are_a_film_of_their_own_that_can_go_on(
     assert [chapter.title for chapter in film.chapters] == [f"1. {PROMPTS[3]}", f"2. {PROMPTS[4]}"]
     assert (provenance.first_scene, new.made) == (3, (0, 1))
     assert frames_of(provenance) == frames_of(five.provenance)[3:]
-    further = studio.extend(new.film, "a fish")
-    # It sees what it would see in the whole film, and its noise has the same name.
-    whole = studio.extend(five.film, "a fish", out=studio.path("six"))
+    recent = {"overrides": {"settings": tuple(parse_settings(["context=recent"]))}}
+    further = studio.extend(new.film, "a fish", **recent)
+    # It sees what it would see in the whole film without the first scene, and its noise has the same name.
+    whole = studio.extend(five.film, "a fish", out=studio.path("six"), **recent)
     assert frames_of(further.provenance)[2] == frames_of(whole.provenance)[5]
     assert further.provenance.first_scene == 3
     assert further.provenance.last_run.windows[0].targets == (5,)

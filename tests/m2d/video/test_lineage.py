@@ -41,6 +41,14 @@ def test_every_run_is_told_with_what_it_made_and_what_is_left_of_it() -> None:
             "scenes 1-3 together; scenes 4-6 one by one, each from the 2 scenes before it",
         ),
         (
+            [((0, 1, 2), (0, 1, 2)), ((0, 2, 3), (3,)), ((0, 3, 4), (4,)), ((0, 4, 5), (5,))],
+            "scenes 1-3 together; scenes 4-6 one by one, each from scene 1 and the scene before it",
+        ),
+        (
+            [((0, 1), (0, 1)), ((0, 1, 2), (2,)), ((0, 2, 3), (3,)), ((0, 3, 4), (4,)), ((0, 4, 5), (5,))],
+            "scenes 1-2 together; scenes 3-6 one by one, each from scene 1 and the scene before it",
+        ),
+        (
             [((0,), (0,)), ((0, 1), (1,)), ((1, 2), (2,)), ((2, 3), (3,)), ((3, 4, 5), (4, 5))],
             "scene 1; scenes 2-4 one by one, each from the scene before it; scenes 5-6 together from scene 4",
         ),
