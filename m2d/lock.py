@@ -75,6 +75,18 @@ def hold(folder: Path, *, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds `folder`, on this machine."""
+    try:
+        descriptor = os.open(folder / FILE, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, *, what: str) -> int:
     until_s = time.monotonic() + LEAST_TRYING_S
     num_tries = 0

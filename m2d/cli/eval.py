@@ -43,6 +43,10 @@ def evaluate(
         str,
         typer.Option(metavar="NAME,NAME", help="Also write the scenes for vbench, entitybench or msvbench."),
     ] = "",
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="VIDEO_OR_FOLDER is a training: evaluate its validation films."),
+    ] = False,
     device: Annotated[
         str, typer.Option(help="Device of the networks of real videos: cpu, cuda or cuda:1.")
     ] = "cpu",
@@ -53,7 +57,8 @@ def evaluate(
     """Measure videos: consistency, prompts, cuts, drift, and distance from a reference.
 
     Writes results.json, report.md and index.html. Videos that cannot be read are listed and the others are
-    measured; the exit code is then 1.
+    measured; the exit code is then 1. With --watch, the validation films of a training are evaluated step by
+    step until it ends, for metrics.jsonl and TensorBoard.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
 
@@ -72,6 +77,15 @@ def evaluate(
         device=device,
         force=force,
     )
+    if watch:
+        from m2d.tasks.eval_watch import METRICS, watch_training
+
+        rows = watch_training(plan, reporter)
+        if as_json:
+            write_json({"steps": rows})
+        else:
+            write_result(plan.out / METRICS)
+        return
     result = evaluate_videos(plan, reporter)
     if not quiet:
         _show(result.report)
