@@ -30,8 +30,9 @@ _COLUMNS = (
 )
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
+  overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 td, th { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #8884; }
 td:first-child, th:first-child, td.text { text-align: left; }
 figure { margin: 0 0 1.5rem; }

@@ -22,6 +22,9 @@ from m2d.tasks.compare import PAGE, RESULTS, TABLE, ComparePlan, compare
 from m2d.tasks.models import make_random
 from m2d.video.read import probe
 from tests.m2d.tasks.journals import RecordingReporter
+from tests.m2d.video.board.chromium import Chromium, find_chromium
+
+PROGRAM = find_chromium()
 
 STORY = Recipe(
     title="Ball",
@@ -56,6 +59,22 @@ def compared(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("comparison")
     compare(plan(out, tiny_folder), SilentReporter())
     return out
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
+def test_the_page_shows_all_methods_in_a_browser_without_a_network(compared: Path, tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    with Chromium(PROGRAM, tmp_path / "profile") as browser:
+        browser.open(compared / PAGE)
+        assert browser.requests() == [(compared / PAGE).as_uri()]
+        assert browser.problems() == []
+        shown = browser.evaluate("document.body.innerText")
+        assert [each.title for each in METHODS.values() if each.title not in shown] == []
+        drawn = "[...document.images].filter(image => image.complete && image.naturalWidth > 20).length"
+        assert browser.evaluate(drawn) >= len(METHODS)
+        for width in (320, 1200):
+            browser.resize(width)
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def recorded(folder: Path, method: str) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from m2d.tasks.eval import PAGE, RESULTS, TABLE, EvalPlan, evaluate_videos
 from m2d.video.film_frames import film_frames
 from m2d.video.write import write_film
 from tests.m2d.evaluation.puppet_films import write_films
+from tests.m2d.video.board.chromium import Chromium, find_chromium
+
+PROGRAM = find_chromium()
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,22 @@ def test_drawn_films_follow_their_prompts_and_have_no_distance_from_themselves(
     assert page.count("data:image/webp") == 12
     assert not re.search(r'src="(?!data:)', page)
     assert "| story-3 | 3 |" in table
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
+def test_the_page_shows_the_scenes_in_a_browser_without_a_network(films: Path, tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    evaluated(films, tmp_path / "report")
+    page = tmp_path / "report" / PAGE
+    with Chromium(PROGRAM, tmp_path / "profile") as browser:
+        browser.open(page)
+        assert browser.requests() == [page.as_uri()]
+        assert browser.problems() == []
+        drawn = "[...document.images].filter(image => image.complete && image.naturalWidth > 100).length"
+        assert browser.evaluate(drawn) == 12
+        for width in (320, 1200):
+            browser.resize(width)
+            assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_second_call_reads_the_cache(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
