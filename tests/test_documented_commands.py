@@ -23,7 +23,8 @@ PAGES = [
 # What cannot run here, and why. A command that is not listed must run.
 NOT_RUN = {
     r"^make ": "sets up an environment of its own; CI runs it",
-    r"^hf download ": "downloads tens of gigabytes",
+    r"^(hf download|m2d models get zai-org/)": "downloads tens of gigabytes",
+    r"--watch ": "follows another training",
     r"\bRECIPE\b": "a placeholder",
     r"--size 480x720": "compiles a graph of CogVideoX's size for many minutes",
 }
