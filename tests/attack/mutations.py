@@ -205,3 +205,11 @@ def change_file(path: Path, draw: random.Random) -> str:
     else:
         path.write_bytes(change_bytes(data, draw))
     return f"{path.name}: changed"
+
+
+def change_one(folder: Path, draw: random.Random) -> str:
+    """Change a file somewhere in a folder; small files are as likely as large ones."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return "; ".join(
+        change_file(path, draw) for path in draw.sample(files, draw.choice((1, 1, 1, min(2, len(files)))))
+    )

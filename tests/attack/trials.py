@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.attack.bombs import BOMBS
+from tests.attack.data_sets import data_set, training_data
 from tests.attack.environments import ENVIRONMENTS
 from tests.attack.guard import LIMIT_S, Ending, Guarded, Rooms
-from tests.attack.mutations import change_file, change_text
+from tests.attack.mutations import change_file, change_one, change_text
+from tests.attack.numbers import number
 from tests.attack.odd_paths import ARGUMENTS, odd_path
 from tests.attack.originals import CANARY, copy, environment
-from tests.attack.states import SILENT, STATES, obey_permissions
+from tests.attack.states import SILENT, STATES
+from tests.attack.trial import Attack, Trial
 from tests.attack.verdict import judge
 
 _WORDS = (
@@ -47,28 +48,6 @@ _ARGUMENTS = (
     "1-99999999999", "-1", "1e999", "nan", "0x10", "eager", "tensorrt", "builtin:nothing",
     "../../etc/passwd", "\x1b[31m", "\u202e",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """One command on changed input.
-
-    Attributes:
-        words: Arguments of `m2d`.
-        what: What was changed.
-        environment: Variables that differ.
-        state: What the command's process does first.
-        is_silent: Whether it may end without a word.
-    """
-
-    words: list[str]
-    what: str
-    environment: dict[str, str] = field(default_factory=dict)
-    state: Callable[[], object] = obey_permissions
-    is_silent: bool = False
-
-
-Attack = Callable[[Path, Path, random.Random], Trial]
 
 
 def _recipe(originals: Path, case: Path, draw: random.Random) -> Trial:
@@ -153,60 +132,26 @@ def _film(originals: Path, case: Path, draw: random.Random) -> Trial:
 def _run_folder(originals: Path, case: Path, draw: random.Random) -> Trial:
     copy(originals / "film.mp4", case / "film.mp4")
     folder = copy(originals / "film.m2d", case / "film.m2d")
-    return Trial(what=_change_one(folder, draw), words=_on_film(draw, "film.mp4", originals))
+    return Trial(what=change_one(folder, draw), words=_on_film(draw, "film.mp4", originals))
 
 
 def _model(originals: Path, case: Path, draw: random.Random) -> Trial:
-    what = _change_one(copy(originals / "model", case / "model"), draw)
+    what = change_one(copy(originals / "model", case / "model"), draw)
     text = (originals / "story.yaml").read_text().replace(str(originals / "model"), "./model")
     (case / "story.yaml").write_text(text)
     return Trial(what=what, words=_checked_or_made(draw))
 
 
-def _data(originals: Path, case: Path, draw: random.Random) -> Trial:
-    clips = copy(originals / "clips", case / "clips")
-    text = (originals / "training.yaml").read_text()
-    if draw.random() < 0.3:
-        text = change_text(text, draw)
-    (case / "training.yaml").write_text(text, "utf-8", errors="surrogatepass")
-    kind = draw.choice(("folder", "csv", "jsonl", "json"))
-    if kind != "folder":
-        _describe(clips, kind)
-        (case / "training.yaml").write_text(
-            text.replace("source: clips", f"source: clips/clips.{kind}"), "utf-8", errors="surrogatepass"
-        )
-    what = _change_one(clips, draw)
-    return Trial(
-        what=what,
-        words=["train", "training.yaml", "--out", "run", *draw.choice(([], ["--plan"], ["--plan"]))],
-    )
-
-
-def _describe(clips: Path, kind: str) -> None:
-    names = [f"{number}.mp4" for number in range(4)]
-    if kind == "csv":
-        rows = [
-            "fps,width,height,caption,path,num_frame",
-            *(f"8,64,64,Actor1 walks.,{name},9" for name in names),
-        ]
-    elif kind == "jsonl":
-        scenes = [[{"video": name, "caption": "Actor1 walks."}] for name in names]
-        rows = [json.dumps({"m2d": 1, "scenes": each}) for each in scenes]
-    else:
-        rows = [json.dumps([{"values": [{"url": name, "caption": "Actor1 walks."}]} for name in names])]
-    (clips / f"clips.{kind}").write_text("\n".join(rows) + "\n")
-
-
 def _artifact(originals: Path, case: Path, draw: random.Random) -> Trial:
     copy(originals / "story.yaml", case / "story.yaml")
-    what = _change_one(copy(originals / "graphs", case / "graphs"), draw)
+    what = change_one(copy(originals / "graphs", case / "graphs"), draw)
     words = ["generate", "story.yaml", "--backend", "onnx", "--artifacts", "graphs", "--out", "o.mp4"]
     return Trial(what=what, words=words)
 
 
 def _journal(originals: Path, case: Path, draw: random.Random) -> Trial:
     folder = copy(originals / "unfinished", case / "run")
-    what = _change_one(folder / "film.m2d", draw)
+    what = change_one(folder / "film.m2d", draw)
     words = [
         "generate",
         "run/story.yaml",
@@ -225,7 +170,7 @@ def _checkpoint(originals: Path, case: Path, draw: random.Random) -> Trial:
     copy(originals / "clips", case / "clips")
     text = (originals / "training.yaml").read_text()
     (case / "training.yaml").write_text(text)
-    what = _change_one(copy(originals / "run", case / "run"), draw)
+    what = change_one(copy(originals / "run", case / "run"), draw)
     return Trial(what=what, words=["train", "training.yaml", "--out", "run", "--resume"])
 
 
@@ -283,22 +228,16 @@ def _bomb(originals: Path, case: Path, draw: random.Random) -> Trial:
     return Trial(words=BOMBS[kind](originals, case, draw), what=kind)
 
 
-def _change_one(folder: Path, draw: random.Random) -> str:
-    """Change a file somewhere in a folder; small files are as likely as large ones."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return "; ".join(
-        change_file(path, draw) for path in draw.sample(files, draw.choice((1, 1, 1, min(2, len(files)))))
-    )
-
-
 CLASSES: dict[str, Attack] = {
     "recipe": _recipe,
     "arguments": _words,
+    "number": number,
     "video": _video,
     "film": _film,
     "run folder": _run_folder,
     "model": _model,
-    "data": _data,
+    "data": training_data,
+    "data set": data_set,
     "artifact": _artifact,
     "journal": _journal,
     "checkpoint": _checkpoint,
@@ -335,5 +274,11 @@ def run_trial(name: str, *, originals: Path, case: Path, seed: int) -> Result:
     ending = Guarded(trial.words, rooms, around, state=trial.state, limit_s=limit_s).wait()
     # A message quotes the recipe that the command names, wherever that leads.
     may_show = name in ("path", "recipe") and "link to a foreign file" in trial.what
-    wrong = judge(ending, case, is_silent=trial.is_silent, may_show=may_show)
+    wrong = judge(
+        ending,
+        case,
+        is_silent=trial.is_silent,
+        may_show=may_show,
+        is_coloured="FORCE_COLOR" in trial.environment,
+    )
     return Result(trial=trial, ending=ending, wrong=wrong)

@@ -9,8 +9,21 @@ from tests.attack.mutations import MARKER
 from tests.attack.originals import CANARY
 
 
-def judge(ending: Ending, case: Path, *, is_silent: bool = False, may_show: bool = False) -> list[str]:
-    """Return what must not happen and did."""
+def judge(
+    ending: Ending,
+    case: Path,
+    *,
+    is_silent: bool = False,
+    may_show: bool = False,
+    is_coloured: bool = False,
+) -> list[str]:
+    """Return what must not happen and did.
+
+    Args:
+        is_silent: Whether the command may end without a word.
+        may_show: Whether it may quote the foreign file.
+        is_coloured: Whether it was asked for colours, which are control characters, too.
+    """
     said = ending.stdout + ending.stderr
     wrong = []
     if ending.is_late:
@@ -30,7 +43,7 @@ def judge(ending: Ending, case: Path, *, is_silent: bool = False, may_show: bool
         wrong.append("a foreign file was shown")
     if not ending.is_late and any(path.name.endswith(".part") for path in case.rglob("*")):
         wrong.append("a half-written file is left")
-    if "\x1b[31m" in said or "\u202e" in said:
+    if ("\x1b[31m" in said and not is_coloured) or "\u202e" in said:
         wrong.append("control characters of the input were printed")
     return wrong
 
