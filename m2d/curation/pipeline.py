@@ -5,6 +5,7 @@ Owns the order, the worker processes and what is recorded; the stages are functi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -264,6 +265,7 @@ class Pipeline:
                 return
             chosen = [tasks[place] for place in places]
             with (
+                _without_strays(chosen),
                 DecoderPool(num_workers=min(self._workers, len(chosen)), time_limit_s=limit_s) as pool,
                 self._reporter.stage(name, total=len(chosen)) as progress,
             ):
@@ -271,9 +273,6 @@ class Pipeline:
                 for place, (task, found) in zip(places, results, strict=True):
                     if isinstance(found, Broken):
                         found = Outcome(key=task.key, place=task.place, reason=found.reason)
-                        if isinstance(task, ShotsTask) and task.stills.parent.is_dir():
-                            # Its process was ended while it wrote.
-                            remove_strays(task.stills.parent)
                     yield place, found
                     progress.advance()
                     self._stop.check("while building a data set: run the same command again")
@@ -330,3 +329,14 @@ def outputs_of(lines: Sequence[Outcome[Output]]) -> list[Output]:
 
 def _has_videos(folder: Path, line: Outcome[WrittenClip]) -> bool:
     return all((folder / clip.video).is_file() for clip in line.outputs)
+
+
+@contextlib.contextmanager
+def _without_strays(tasks: Sequence[object]) -> Iterator[None]:
+    """Remove the files that processes were writing when they were ended."""
+    try:
+        yield
+    finally:
+        folders = {task.stills.parent for task in tasks if isinstance(task, ShotsTask)}
+        for folder in sorted(folder for folder in folders if folder.is_dir()):
+            remove_strays(folder)
