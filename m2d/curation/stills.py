@@ -86,6 +86,11 @@ class Stills:
         inside = [time_s for time_s in self._names if start_s - 5e-4 <= time_s < end_s]
         return inside or [min(self._names, key=lambda time_s: abs(time_s - start_s))]
 
+    def around(self, start_s: float, end_s: float) -> tuple[float, float]:
+        """Return the times of the last picture up to `start_s` and of the first one from `end_s` on."""
+        before = max((each for each in self._names if each <= start_s + 5e-4), default=min(self._names))
+        return before, min((each for each in self._names if each >= end_s - 5e-4), default=max(self._names))
+
     def jpeg(self, time_s: float) -> bytes:
         """Return one picture as a JPEG file."""
         try:
