@@ -128,7 +128,7 @@ class Endpoint:
                 return self._read(response, until_s)
         except httpx.HTTPError as error:
             _pause("", attempt, longest_s=self._longest_pause_s())
-            raise _Refused(f"cannot be reached ({type(error).__name__})") from error
+            raise _Refused(f"does not answer ({type(error).__name__})") from error
 
     def _longest_pause_s(self) -> float:
         return min(_LONGEST_PAUSE_S, self._settings.timeout_s)

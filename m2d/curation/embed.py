@@ -120,14 +120,11 @@ def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppe
         is_puppet: Whether all films say that they show the puppet world.
 
     Raises:
-        InputError: An unknown name.
+        InputError: Its weights are not here, or it needs a folder of them.
     """
-    name = settings.embedder
+    name: str = settings.embedder
     if name in ("auto", "vit"):
         name = "puppet" if is_puppet else "efficientnet"
-    if name not in (*RANGES, *GIVEN):
-        known = ", ".join(("auto", *RANGES, *GIVEN))
-        raise InputError(f"relate.embedder: {name!r} is unknown; there are {known}")
     if name == "efficientnet" and missing_networks([name]):
         raise InputError("relate.embedder: the network efficientnet is not here", remedy=Remedy.GET_NETWORKS)
     first = shots[0] if shots else None
@@ -137,6 +134,16 @@ def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppe
         height=first.height if first else 0,
         folder=_given_folder(name, settings.model) if name in GIVEN else None,
     )
+
+
+def check_embedder(settings: RelateSettings) -> None:
+    """Make sure that an embedder chosen by name can run, before films are read.
+
+    Raises:
+        InputError: As `choose_embedder` and `sim_range`.
+    """
+    if settings.embedder not in ("auto", "vit"):
+        sim_range(settings, choose_embedder(settings, (), is_puppet=False))
 
 
 def _given_folder(name: str, model: str | None) -> Path:

@@ -14,7 +14,6 @@ from typing import Protocol, TypeVar
 
 from m2d.curation.caption_rules import Captions
 from m2d.curation.captions import caption_groups
-from m2d.curation.cut_detectors import check_detector
 from m2d.curation.data_set import DataSet
 from m2d.curation.embed import (
     EmbedderChoice,
@@ -154,7 +153,6 @@ class Pipeline:
 
     def _run_shots(self) -> list[StageCount]:
         settings = self.data.settings.shots
-        check_detector(settings.detector)
         tasks = []
         for clip in outputs_of(self.clips.read()):
             key = shots_key(clip, settings)

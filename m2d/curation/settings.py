@@ -68,7 +68,7 @@ class RelateSettings(_Part):
         all_pairs: Whether every pair of a window must lie in the range, not only neighbours.
     """
 
-    embedder: str = "auto"
+    embedder: Literal["auto", "vit", "efficientnet", "puppet", "viclip", "clip", "dino"] = "auto"
     model: str | None = None
     num_shots: int = Field(default=3, ge=1)
     max_shots: int = Field(default=6, ge=1)

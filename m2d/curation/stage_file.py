@@ -7,6 +7,7 @@ written in the order of the inputs when all are done. So an interrupted run ends
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ class StageFile(Generic[Output]):
             self._descriptor = None
 
     def count(self, outcomes: Iterable[Outcome[Output]]) -> StageCount:
-        """Return the stage's accounting; a reason's words up to the first digit or colon are its kind."""
+        """Return the stage's accounting; rejected inputs by the kind of their reason."""
         lines = list(outcomes)
         rejected: dict[str, int] = {}
         for line in lines:
@@ -181,9 +182,8 @@ class StageFile(Generic[Output]):
 
 def kind_of(reason: str) -> str:
     """Return the part of a reason that is the same for all inputs of its kind."""
-    words = reason.split(":", maxsplit=1)[0]
-    cut = next((place for place, sign in enumerate(words) if sign.isdigit()), len(words))
-    return words[:cut].strip(" (,") or words
+    words = re.split(r"[:;(]", reason, maxsplit=1)[0].strip()
+    return re.sub(r"\d[\d.]*", "N", words) or reason
 
 
 def run_stage(

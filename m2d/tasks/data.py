@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.cache_root import cache_root
+from m2d.curation.cut_detectors import check_detector
 from m2d.curation.data_set import DataSet, open_data_set, save_data_set
+from m2d.curation.embed import check_embedder
 from m2d.curation.pipeline import STAGES, Pipeline
 from m2d.curation.report import GroupView, group_at, write_report
-from m2d.curation.stage_file import StageCount
+from m2d.curation.stage_file import FOLDER, StageCount
 from m2d.data.dataset_file import read_groups, shots_of
 from m2d.data.dataset_text import Shot
 from m2d.data.decode import Broken, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import FpsRule, OfficialRule, span_of
 from m2d.data.scan import scan_videos
-from m2d.errors import InputError
+from m2d.errors import DatasetError, InputError
 from m2d.folders import make_folder
 from m2d.lock import hold
 from m2d.progress import Reporter, SilentReporter
@@ -61,13 +63,18 @@ def build(plan: BuildPlan, reporter: Reporter) -> BuildResult:
     """Run the stages of a data set; finished inputs of earlier runs are not repeated.
 
     Raises:
-        DatasetError: There are no films, a stage's file was changed, or the stage before it is missing.
+        DatasetError: There are no films, a stage's file was changed, the stage before it is missing, or a
+            stage rejected all of its inputs; its file and the page are written then, too.
         OutputBusy: Another process builds it.
         OutputError: The disk refused; finished inputs are kept.
         Interrupted: A stop was requested; finished inputs are kept.
     """
     data = open_data_set(plan.folder, films=plan.films, config=plan.config, settings=plan.settings)
     _check_apart(data)
+    if "shots" in plan.stages:
+        check_detector(data.settings.shots.detector)
+    if "relate" in plan.stages:
+        check_embedder(data.settings.relate)
     make_folder(plan.folder)
     counts: list[StageCount] = []
     page = None
@@ -81,7 +88,19 @@ def build(plan: BuildPlan, reporter: Reporter) -> BuildResult:
             for count in pipeline.run(stage):
                 counts.append(count)
                 _report(count, reporter)
+    _check_kept(counts, plan.folder, page)
     return BuildResult(folder=plan.folder, counts=tuple(counts), page=page)
+
+
+def _check_kept(counts: Sequence[StageCount], folder: Path, page: Path | None) -> None:
+    """Report a stage that rejected all of its inputs: nothing after it is of use."""
+    for count in counts:
+        if count.inputs and not count.kept:
+            reason = max(count.rejected, key=lambda name: count.rejected[name])
+            raise DatasetError(
+                f"stage {count.stage} rejected all of its {count.inputs} inputs, most with: {reason}; "
+                f"see {page or folder / FOLDER / f'{count.stage}.jsonl'}"
+            )
 
 
 def _check_apart(data: DataSet) -> None:

@@ -133,8 +133,12 @@ def test_one_bad_answer_is_asked_again(
 
 
 def test_a_group_whose_captions_break_the_rules_three_times_is_rejected(data_set: Path, films: Path) -> None:
-    with server(lambda handler, _number, count: send(handler, completion([""] * count))) as (url, requests):
-        lines = caption(data_set, films, url)
+    with (
+        server(lambda handler, _number, count: send(handler, completion([""] * count))) as (url, requests),
+        pytest.raises(DatasetError, match=r"stage caption rejected all of its \d+ inputs"),
+    ):
+        caption(data_set, films, url)
+    lines = [json.loads(line) for line in (data_set / "stages" / "caption.jsonl").read_text().splitlines()]
     assert {line["reason"][:40] for line in lines} == {"captions break the rules: after 3 answers"[:40]}
     assert len(requests) == 3 * len(lines)
 
@@ -179,5 +183,5 @@ def test_an_address_that_is_not_http_is_refused(url: str, data_set: Path, films:
 
 
 def test_an_endpoint_that_is_down_is_named(data_set: Path, films: Path) -> None:
-    with pytest.raises(DatasetError, match=r"caption\.url: 127\.0\.0\.1: cannot be reached"):
+    with pytest.raises(DatasetError, match=r"caption\.url: 127\.0\.0\.1: does not answer"):
         caption(data_set, films, "http://127.0.0.1:1/v1", "caption.attempts=2")

@@ -24,7 +24,7 @@ from m2d.curation.local_captioner import LocalCaptioner
 from m2d.curation.settings import CaptionSettings, RelateSettings
 from m2d.curation.stage_file import StageFile
 from m2d.curation.viclip import ViCLIP, viclip_features
-from m2d.errors import CheckpointError, InputError
+from m2d.errors import CheckpointError, DatasetError, InputError
 from m2d.video.cuts import ShownPicture
 from tests.m2d.curation.conftest import build_set
 
@@ -234,7 +234,10 @@ def test_a_local_model_is_asked_once_and_must_follow_the_rules(
     monkeypatch.setattr(local_captioner, "_MOST_NEW_TOKENS", 4)
     shutil.copytree(straight, tmp_path / "set")
     settings = ("caption.source=local", f"caption.model={folder}", "caption.frames=1", "caption.attempts=2")
-    build_set(tmp_path / "set", films, *settings, stages=("caption",))
+    with pytest.raises(
+        DatasetError, match=r"stage caption rejected all of its \d+ inputs, most with: captions"
+    ):
+        build_set(tmp_path / "set", films, *settings, stages=("caption",))
     lines = [json.loads(line) for line in (tmp_path / "set/stages/caption.jsonl").read_text().splitlines()]
     assert lines
     # Random weights write no JSON.

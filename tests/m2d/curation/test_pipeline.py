@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from m2d.curation.data_set import open_data_set
-from m2d.curation.stage_file import StageFile
+from m2d.curation.stage_file import StageFile, kind_of
 from m2d.data.dataset_file import read_groups, shots_of
 from m2d.errors import DatasetError, InputError, OutputBusy, RecipeError
 from m2d.lock import hold
@@ -151,6 +151,12 @@ def test_files_that_are_no_films_and_copies_are_rejected_with_reasons(films: Pat
     assert clips == {"a.mp4": "", "copy.mp4": "is a copy: of a.mp4"}
 
 
+def test_reasons_of_one_kind_are_counted_together() -> None:
+    assert kind_of("frame 0, at 0.0 s, is corrupt (Invalid data)") == "frame N, at N s, is corrupt"
+    assert kind_of("is too short: 0.50 s of 2 s") == kind_of("is too short: 1.2 s of 2 s") == "is too short"
+    assert kind_of("has 0 bytes; copy it again") == "has N bytes"
+
+
 def test_bad_inputs_are_named(films: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DatasetError, match="none: holds no video"):
@@ -163,6 +169,11 @@ def test_bad_inputs_are_named(films: Path, tmp_path: Path) -> None:
         build_set(films / "set", films)
     with pytest.raises(RecipeError, match=r"filter\.min_s"):
         build_set(tmp_path / "other", films, "filter.min_s=-1")
+    with pytest.raises(RecipeError, match=r"relate\.embedder"):
+        build_set(tmp_path / "other", films, "relate.embedder=foo")
+    with pytest.raises(InputError, match=r"relate\.model: viclip needs a folder"):
+        build_set(tmp_path / "other", films, "relate.embedder=viclip")
+    assert not (tmp_path / "other").exists()
 
 
 def test_official_files_hold_a_video_for_every_shot(straight: Path, films: Path, tmp_path: Path) -> None:
