@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.data_set_faults import measure_broken, measure_kills
 from benchmarks.data_set_films import measure_baselines, measure_film
 from benchmarks.data_set_puppets import measure_cuts, measure_fit, measure_relate, measure_train
+from m2d.curation.cut_detectors import DETECTORS
 from m2d.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "data_set.json"
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="+")
     parser.add_argument("--film", type=Path)
+    parser.add_argument("--detectors", nargs="+", default=["shots", *DETECTORS, "scenedetect"])
     parser.add_argument("--minutes", type=float, default=2.0, help="length of a puppet film")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--videos", type=int, default=1000)
@@ -41,7 +43,7 @@ def main() -> None:
         "fit": lambda folder: measure_fit(folder, given.minutes),
         "relate": lambda folder: measure_relate(folder, given.minutes),
         "film": lambda folder: measure_film(folder, given.film),
-        "baselines": lambda _: measure_baselines(given.film),
+        "baselines": lambda _: measure_baselines(given.film, given.detectors),
         "kills": lambda folder: measure_kills(folder, given.kills),
         "broken": lambda folder: measure_broken(folder, given.videos, given.broken),
         "train": lambda folder: measure_train(folder, given.steps),
@@ -50,7 +52,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result = parts[name](given.folder or Path(folder))
         found = json.loads(given.results.read_text()) if given.results.is_file() else {}
-        write_json(given.results, found | {name: result})
+        # Detectors may be measured one by one.
+        earlier = found.get(name, {}) if name == "baselines" else {}
+        write_json(given.results, found | {name: earlier | result})
 
 
 if __name__ == "__main__":

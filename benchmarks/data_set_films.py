@@ -7,8 +7,9 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -144,22 +145,41 @@ def auc(near: np.ndarray, far: np.ndarray) -> float:
     return float((near[:, None] > far[None]).mean() + 0.5 * (near[:, None] == far[None]).mean())
 
 
-def measure_baselines(film: Path) -> dict[str, Any]:
-    """Detect the changes of the checked part of a real film with all detectors and PySceneDetect itself."""
-    from scenedetect import AdaptiveDetector, detect
+def measure_baselines(film: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Detect the changes of the checked part of a real film by detectors alone, and by all of stage `shots`.
 
+    Args:
+        names: Detectors; `shots` is the whole stage, with dissolves; `scenedetect` is that package by itself.
+    """
     listed = json.loads(_HAND_CHECKED.read_text())
     line = scan_film(ScanTask(path=film, place=film.name, key="scan"))
     clip = ClipRange(film=line.outputs[0], start_s=0.0, end_s=listed["to_s"] + 2)
-    frames = [
-        ShownPicture(time_s, frame.thumbnail(side=THUMBNAIL_SIDE), bool(frame.picture.key_frame))
-        for time_s, frame in range_frames(film, clip)
-    ]
-    found, cpu_s = {}, {}
-    for name, detector in DETECTORS.items():
+    results = {}
+    for name in names:
         before_s = time.process_time()
-        found[f"{name}, cuts alone"] = [frames[cut].time_s for cut in detector(frames)]
-        cpu_s[name] = round(time.process_time() - before_s, 1)
-    scenes = detect(str(film), AdaptiveDetector(), end_time=clip.end_s, backend="pyav")
-    found["PySceneDetect AdaptiveDetector"] = [start.seconds for start, _ in scenes[1:]]
-    return hand_checked(found) | {"cpu_s_without_decoding": cpu_s, "frames": len(frames)}
+        found = {name: _changes_in(film, clip, name)}
+        results[name] = hand_checked(found)["detectors"][name]
+        results[name]["cpu_s"] = round(time.process_time() - before_s, 1)
+    return results
+
+
+def _changes_in(film: Path, clip: ClipRange, name: str) -> list[float]:
+    if name == "scenedetect":
+        from scenedetect import AdaptiveDetector, detect
+
+        scenes = detect(str(film), AdaptiveDetector(), end_time=clip.end_s, backend="pyav")
+        return [start.seconds for start, _ in scenes[1:]]
+    if name == "shots":
+        with tempfile.TemporaryDirectory() as folder:
+            stills = Path(folder) / "stills.zip"
+            task = ShotsTask(path=film, clip=clip, settings=ShotSettings(), stills=stills, key="shots")
+            return changes_of(divide_range(task).outputs)
+    times_s: list[float] = []
+
+    def shown() -> Iterator[ShownPicture]:
+        for time_s, frame in range_frames(film, clip):
+            times_s.append(time_s)
+            picture_HWC = frame.thumbnail(side=THUMBNAIL_SIDE)
+            yield ShownPicture(time_s, picture_HWC, bool(frame.picture.key_frame))
+
+    return [times_s[cut] for cut in DETECTORS[name](shown())]
