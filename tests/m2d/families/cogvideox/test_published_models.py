@@ -1,7 +1,12 @@
-"""One scene of every published model against the stock diffusers pipeline of the same folder and noise."""
+"""One scene of every published model against the stock diffusers pipeline of the same folder and noise.
+
+In the suite with a few channels; with `-m long` two layers of the published width, T5-XXL and VAE too.
+"""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from m2d import Story, StoryPipeline
 from m2d.families.registry import known_model
-from m2d.tasks.models import make_random
-from tests.m2d.families.cogvideox.stock import relative_rms, stock_latents
+from tests.m2d.families.cogvideox.stock import (
+    FULL_WIDTH,
+    both_widths,
+    relative_rms,
+    stock_latents,
+    write_model,
+)
 
 # float32, two layers, four steps: measured 0.7e-6 to 1.2e-6.
 TOLERANCE = 1e-5
@@ -29,17 +39,21 @@ FRAMES = {
 PROMPT, NEGATIVE = "a red hat jumps over the wall", "blue"
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for name in FRAMES:
-        make_random(name, folder / name, is_tiny=True)
-        if name.endswith("-i2v"):
-            sharpen(folder / name)
+@pytest.fixture(scope="module", params=both_widths(FRAMES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = write_model(tmp_path_factory.mktemp("models") / request.param)
+    if takes_image(path):
+        sharpen(path)
     ramp_HW = np.linspace(0, 255, SIZES["height"] * SIZES["width"]).reshape(SIZES["height"], SIZES["width"])
     picture_HWC = np.stack([ramp_HW, ramp_HW[::-1], ramp_HW[:, ::-1]], axis=-1).astype(np.uint8)
-    Image.fromarray(picture_HWC).save(folder / "first.png")
-    return folder
+    Image.fromarray(picture_HWC).save(path.parent / "first.png")
+    yield path
+    # Gigabytes, at full width.
+    shutil.rmtree(path)
+
+
+def takes_image(folder: Path) -> bool:
+    return folder.name.removesuffix(FULL_WIDTH).endswith("-i2v")
 
 
 def sharpen(folder: Path) -> None:
@@ -64,13 +78,12 @@ def m2d_latents(folder: Path, scheduler: str, video: dict[str, int], **scene: An
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm"])
-@pytest.mark.parametrize("name", FRAMES)
-def test_one_scene_equals_the_stock_pipeline(models: Path, name: str, scheduler: str) -> None:
-    sizes = {**SIZES, "num_frames": FRAMES[name]}
-    picture = models / "first.png" if name.endswith("-i2v") else None
-    found = m2d_latents(models / name, scheduler, sizes, **({"image": str(picture)} if picture else {}))
+def test_one_scene_equals_the_stock_pipeline(folder: Path, scheduler: str) -> None:
+    sizes = {**SIZES, "num_frames": FRAMES[folder.name.removesuffix(FULL_WIDTH)]}
+    picture = folder.parent / "first.png" if takes_image(folder) else None
+    found = m2d_latents(folder, scheduler, sizes, **({"image": str(picture)} if picture else {}))
     expected = stock_latents(
-        models / name,
+        folder,
         scheduler,
         tuple(found.shape),
         prompt=PROMPT,
