@@ -1,9 +1,9 @@
 """What a checkpoint costs to open: memory while a part is loaded, seconds until a bad folder is refused.
 
 Run: `python -m benchmarks.opening`. Writes `benchmarks/results/opening.json` and fails if a limit is missed.
-The folders have the layout of CogVideoX-5B, at full width; their weights are zeros in files that take no
-space on the disk. Memory is the largest resident size, mapped files included, above that of a process that
-has loaded a small model, with every weight read once; each part is opened in a new process. The refusals are
+The folders have the layout of CogVideoX-5B, at full width; their weights are zeros, in files of 3 GB on the disk
+at most. Memory is the largest resident size, mapped files included, above that of a process that has
+loaded a small model, with every weight read once; each part is opened in a new process. The refusals are
 whole commands, by their processor time, which is their time on an idle machine. Needs Linux.
 """
 
@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ LIMITS = {"peak_share": 1.1, "refusal_s": 2.0}
 NUM_LAYERS = 12
 # The least counts: other programs slow each other down.
 NUM_REFUSALS = 5
+_WRITTEN_SHARE, _ZEROS = 7, bytes(1 << 20)
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _LOADERS: Mapping[str, Callable[..., Any]] = {
     "transformer": load_transformer,
@@ -81,7 +83,7 @@ OPENINGS = (
 def write_folder(
     folder: Path, *, num_layers: int, dtype: str = "BF16", num_files: int = 1, parts: tuple[str, ...] = ()
 ) -> None:
-    """Write a folder of the published layout whose weights are holes.
+    """Write a folder of the published layout whose weights are zeros.
 
     Args:
         num_layers: Layers of transformer and text encoder.
@@ -125,7 +127,7 @@ def write_weights(
 
 
 def write_zeros(path: Path, shapes: Mapping[str, list[int]], *, dtype: str) -> None:
-    """Write a safetensors file that is a header and a hole."""
+    """Write a safetensors file of zeros, most of which take no space on the disk."""
     item_bytes = 1 if dtype.startswith("F8") else _DTYPES[dtype].itemsize
     header, position = {}, 0
     for name, shape in shapes.items():
@@ -135,6 +137,9 @@ def write_zeros(path: Path, shapes: Mapping[str, list[int]], *, dtype: str) -> N
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
+        # A file with larger holes is refused as what was never downloaded.
+        for _ in range(position // _WRITTEN_SHARE // len(_ZEROS) + 1):
+            file.write(_ZEROS)
         file.truncate(8 + len(text) + position)
 
 
@@ -182,6 +187,7 @@ def open_all(root: Path) -> dict[str, dict[str, Any]]:
         )
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[str(opening)] = pool.apply(measure_opening, (opening, folder, root / "small"))
+        shutil.rmtree(folder)
         sys.stdout.write(f"{opening}: {found[str(opening)]['peak_share']:.3f} of its size\n")
     return found
 
@@ -281,6 +287,7 @@ def refuse_all(root: Path) -> dict[str, dict[str, Any]]:
                 "message": message.replace(f"{root}/", ""),
             }
             sys.stdout.write(f"{name}, m2d {task}: {cpu_s:.2f} s, {wall_s:.2f} s with waiting\n")
+        shutil.rmtree(folder)
     return found
 
 
