@@ -224,6 +224,7 @@ def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
     parts = [
         f"from {_first_frame(plan, number) / plan.fps:.1f} s",
         _joined(scene, number),
+        f"starts from {scene.image.path.name}" if scene.image is not None else "",
         *own.values(),
         f"{scene.num_prompt_tokens} of {plan.source.geometry.max_text_tokens} tokens",
     ]

@@ -195,6 +195,7 @@ class ModelFamily:
         empty_part: A network's name and config to the network on the meta device, to count what it takes.
         vae_costs: The VAE's config, a scene's latent (F, H, W) and `dtype=` to what decoding and encoding
             take.
+        joint_classes: Classes of transformers that were trained on several scenes together.
         saved_classes: Component to the library and class that `model_index.json` names for it.
         known_models: The published models, by their names in lower case.
         write_random_folder: Writes a folder of a published model's layout with random weights.
@@ -217,6 +218,7 @@ class ModelFamily:
     geometry_of: Callable[..., ModelGeometry]
     empty_part: Callable[[str, Mapping[str, Any]], nn.Module]
     vae_costs: Callable[..., VaeCosts]
+    joint_classes: tuple[str, ...] = ()
     saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     known_models: Mapping[str, KnownModel] = field(default_factory=dict)
     write_random_folder: Callable[..., None] | None = None

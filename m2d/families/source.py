@@ -17,9 +17,9 @@ from m2d.families.opening import builtin_folder, open_folder
 from m2d.families.registry import family_of
 from m2d.files import sha256_file
 from m2d.geometry import ModelGeometry
-from m2d.model.components import COMPONENTS, check_components, read_config, tokenizer_file
+from m2d.model.components import COMPONENTS, check_components, class_of, read_config, tokenizer_file
 from m2d.model.folder import find_file, find_weights
-from m2d.model.settings import ModelSettings, SamplingDefaults, read_settings
+from m2d.model.settings import SETTINGS_FILE, ModelSettings, SamplingDefaults, read_settings
 from m2d.progress import Reporter
 from m2d.recipe.model_choice import ModelChoice
 
@@ -33,6 +33,7 @@ class ModelSource:
         is_puppet: Whether it knows the puppet theatre's world, and only that.
         sampling: How it samples where a recipe does not say.
         mask: The attention mask it was trained with.
+        is_joint: Whether it is known to be trained on several scenes together.
     """
 
     choice: ModelChoice
@@ -42,6 +43,7 @@ class ModelSource:
     is_puppet: bool
     sampling: SamplingDefaults
     mask: str = "mask2dit"
+    is_joint: bool = True
 
     @property
     def name(self) -> str:
@@ -124,6 +126,7 @@ def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None
         is_puppet=settings.world == "puppet",
         sampling=settings.sampling or family.default_sampling(read_config(path, "transformer")),
         mask=settings.mask,
+        is_joint=(path / SETTINGS_FILE).exists() or class_of(path, "transformer") in family.joint_classes,
     )
     # What contradicts itself says more than the tensors that do not fit it.
     family.check_shapes(path, COMPONENTS)

@@ -64,13 +64,20 @@ def image_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -
         field, message = "image", ""
         if not geometry.image_channels and scene.image is not None:
             message = "the model takes no images; image-to-video models do, such as CogVideoX-5b-I2V"
+            if ("scenes", index, "image") not in places.values and ("image",) in places.values:
+                # The story's own, which all scenes have.
+                problems.append(places.problem(("image",), message))
+                continue
         elif scene.image is not None and scene.join == "continue":
             message = "the scene starts from the last frame of the one before it; remove image or join"
         elif geometry.image_channels and scene.image is None and scene.join != "continue":
-            field, message = "prompt", "the model needs a picture to start from; add image: first.png"
+            field, message = (
+                "prompt",
+                "the model needs a picture to start from; give image: first.png, or join: continue",
+            )
         if message:
             problems.append(places.problem(("scenes", index, field), message))
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def length_problems(
@@ -141,6 +148,7 @@ def story_warnings(
     places: Places,
     world: World | None,
     num_scenes: int,
+    is_joint: bool,
     trained_mask: str | None = None,
 ) -> tuple[str, ...]:
     """Return the warnings; each starts with its place in the recipe.
@@ -149,11 +157,11 @@ def story_warnings(
         recipe: A recipe that the model can run.
         geometry: Sizes and counts that the model was trained with.
         world: What the model draws; None for a model with an open vocabulary.
+        is_joint: Whether the model is known to be trained on several scenes together.
         trained_mask: The mask the model was trained with; None skips the comparison.
     """
     found = [
-        *_count_warnings(num_scenes, geometry),
-        *_jointly_warnings(recipe.jointly, geometry),
+        *(_joint_warnings(recipe.jointly, num_scenes, geometry) if is_joint else _single_warnings(recipe)),
         *_size_warnings(recipe, geometry),
         *(_mask_warnings(recipe.mask, trained_mask) if num_scenes > 1 else []),
         *_cast_warnings(recipe),
@@ -162,20 +170,28 @@ def story_warnings(
     return tuple(str(places.problem(key_path, message)) for key_path, message in found)
 
 
-def _count_warnings(num_scenes: int, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
-    if num_scenes >= geometry.num_scenes:
-        return []
-    message = f"{num_scenes} of the {geometry.num_scenes} scenes the model was trained on; all look best"
-    return [(("scenes",), message)]
+def _joint_warnings(
+    jointly: int | None, num_scenes: int, geometry: ModelGeometry
+) -> list[tuple[KeyPath, str]]:
+    found: list[tuple[KeyPath, str]] = []
+    trained = geometry.num_scenes
+    if num_scenes < trained:
+        message = f"{num_scenes} of the {trained} scenes the model was trained on; all look best"
+        found.append((("scenes",), message))
+    if jointly not in (None, trained):
+        message = f"{jointly}, but the model was trained on {trained} scenes together; others look worse"
+        found.append((("jointly",), message))
+    return found
 
 
-def _jointly_warnings(jointly: int | None, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:
-    if jointly in (None, geometry.num_scenes):
+def _single_warnings(recipe: Recipe) -> list[tuple[KeyPath, str]]:
+    if len(recipe.scenes) == 1:
         return []
     message = (
-        f"{jointly}, but the model was trained on {geometry.num_scenes} scenes together; others look worse"
+        "CogVideoX was trained on single scenes, so several may not fit each other; use weights that were "
+        "fine-tuned on several"
     )
-    return [(("jointly",), message)]
+    return [(("scenes",), message)]
 
 
 def _size_warnings(recipe: Recipe, geometry: ModelGeometry) -> list[tuple[KeyPath, str]]:

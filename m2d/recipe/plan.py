@@ -236,7 +236,13 @@ def plan_story(
         raise RecipeError(problems)
     windows = _windows(scenes, targets, recipe, geometry, film=film)
     warnings = story_warnings(
-        recipe, geometry, places=places, world=world, num_scenes=len(scenes), trained_mask=source.mask
+        recipe,
+        geometry,
+        places=places,
+        world=world,
+        num_scenes=len(scenes),
+        is_joint=source.is_joint,
+        trained_mask=source.mask if source.is_joint else None,
     )
     num_frames, upscale = sum(scene.num_frames for scene in scenes), recipe.video.upscale.factor
     fit = film.fit if film is not None else None

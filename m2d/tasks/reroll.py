@@ -35,6 +35,7 @@ _FIELD_FOR_ALL: dict[str, KeyPath] = {
     "guidance_scale": ("sampling", "guidance_scale"),
     "negative_prompt": ("sampling", "negative_prompt"),
     "match_colour": ("video", "match_colour"),
+    **dict.fromkeys(("image", "image_sha256"), ("image",)),
 }
 
 
@@ -163,12 +164,14 @@ def _scene(reroll: Reroll, film: LoadedFilm, number: int) -> dict[str, Any]:
     seed_before = record.seed if record is not None and record.seed is not None else -1
     return {
         **kept,
+        "image": recorded.get("image"),
+        "image_sha256": recorded.get("image_sha256"),
         "setting": recorded["setting"],
         "prompt": prompt,
         "seed": (seed_before + 1) % (MAX_SEED + 1) if reroll.seed is None else reroll.seed,
         "frames": loaded.plan.geometry.num_frames,
-        # The transition of the film stays.
-        "join": None,
+        # The transition of the film stays; a scene that continues another needs no picture.
+        "join": "continue" if loaded.plan.join.kind == "continue" else None,
     }
 
 

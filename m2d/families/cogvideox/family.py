@@ -40,10 +40,9 @@ _T5_KEYS = (
 _T5_COPIES = ("encoder.embed_tokens.weight",)
 # A key of the official Mask2DiT configs that diffusers' class does not know: the mask is the layout's.
 _OFFICIAL_KEYS = frozenset({"attn_msk_version"})
+_OFFICIAL_CLASS = "MultiPromptCogVideoXTransformer3DModel"
 CLASSES: Mapping[str, tuple[str, ...]] = {
-    "transformer": (
-        *("CogVideoXTransformer3DModel", "MultiPromptCogVideoXTransformer3DModel", "SceneTransformer"),
-    ),
+    "transformer": (*("CogVideoXTransformer3DModel", _OFFICIAL_CLASS, "SceneTransformer"),),
     "vae": ("AutoencoderKLCogVideoX",),
     "text_encoder": ("T5EncoderModel",),
     "tokenizer": ("T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
@@ -183,6 +182,7 @@ def _vae_costs(config: Mapping[str, Any], latent_shape: tuple[int, int, int], **
 COGVIDEOX = ModelFamily(
     name="CogVideoX",
     classes=CLASSES,
+    joint_classes=(_OFFICIAL_CLASS,),
     default_settings=default_settings,
     default_sampling=default_sampling,
     read_geometry=read_geometry,

@@ -60,3 +60,39 @@ def test_another_familys_frames_are_refused_with_the_rule(m2d: Run) -> None:
     result = m2d("check", "story.yaml", "--model", "random", "--set", "video.num_frames=41")
     assert result.exit_code == 2
     assert "41 is not 16k+1; use 33 or 49" in " ".join(result.stderr.split())
+
+
+def test_a_story_is_warned_about_only_where_the_weights_were_trained_on_single_scenes(
+    m2d: Run, folder: Path
+) -> None:
+    m2d("models", "make-random", "cogvideox-2b", "--tiny", "--out", "random")
+
+    def warnings(*words: str) -> str:
+        result = m2d("check", "story.yaml", "--model", "random", *words)
+        assert result.exit_code == 0, result.stderr
+        return " ".join(result.stderr.split())
+
+    assert "scenes: CogVideoX was trained on single scenes, so several may not fit" in warnings()
+    config = folder / "random" / "transformer" / "config.json"
+    config.write_text(
+        config.read_text().replace(
+            '"CogVideoXTransformer3DModel"', '"MultiPromptCogVideoXTransformer3DModel"'
+        )
+    )
+    assert "single scenes" not in warnings()
+    assert "jointly: 2, but the model was trained on 3 scenes together" in warnings("--set", "jointly=2")
+
+
+def test_check_shows_the_picture_of_every_scene_and_points_at_a_story_s_own(m2d: Run, folder: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (80, 48)).save(folder / "a.png")
+    text = (folder / "story.yaml").read_text().replace("video: {upscale: 2}", "video: {num_frames: 9}")
+    (folder / "story.yaml").write_text(f"{text}image: a.png\n")
+    refused = m2d("check", "story.yaml")
+    assert refused.exit_code == 2
+    assert refused.stderr.count("the model takes no images") == 1
+    assert "image: the model takes no images" in refused.stderr
+    m2d("models", "make-random", "cogvideox-5b-i2v", "--tiny", "--out", "random")
+    shown = m2d("check", "story.yaml", "--model", "random")
+    assert shown.stdout.count("starts from a.png") == 3

@@ -50,6 +50,7 @@ class FakeSource:
     name: str = "builtin:puppet"
     geometry: ModelGeometry = GEOMETRY
     mask: str = "mask2dit"
+    is_joint: bool = True
     sampling: SamplingDefaults = PUPPET_SAMPLING
 
 

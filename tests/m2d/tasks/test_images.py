@@ -76,6 +76,35 @@ def test_every_scene_starts_from_its_picture_and_the_record_names_no_folder(
     assert "another picture than the recorded one" in said(other)
 
 
+def test_extended_and_rerolled_scenes_start_from_pictures_too(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    i2v = str(models / "cogvideox-5b-i2v")
+    story = write(tmp_path, Path(i2v), head="image: pictures/red.png", second=", join: continue")
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", story, "--out", "film.mp4", "--quiet").exit_code == 0
+    given = ("--model", i2v, "--quiet", "--out")
+    bare = run("extend", "film.mp4", "--prompt", "a sea", *given, "longer.mp4")
+    assert (bare.exit_code, "give image: first.png, or join: continue" in said(bare)) == (2, True)
+    for name, how in (("a.mp4", ("--set", "image=pictures/blue.png")), ("b.mp4", ("--join", "continue"))):
+        assert run("extend", "film.mp4", "--prompt", "a sea", *how, *given, name).exit_code == 0
+    # A re-rolled scene keeps its picture, which has to be in the working folder.
+    gone = run("reroll", "film.mp4", "--scene", "1", *given, "c.mp4")
+    assert (gone.exit_code, "'red.png': No such file" in said(gone)) == (2, True)
+    (tmp_path / "pictures" / "red.png").replace(tmp_path / "red.png")
+    # The second scene has none: it continues the first.
+    made = run("reroll", "film.mp4", "--scene", "1", "--scene", "2", *given, "c.mp4")
+    assert made.exit_code == 0, made.stderr
+    record = json.loads(run("inspect", "c.mp4", "--json").stdout)["provenance"]["runs"][-2]["recipe"]
+    assert record["scenes"][0]["image"] == "red.png"
+    assert (
+        run(
+            "reroll", "film.mp4", "--scene", "1", "--set", "image=pictures/blue.png", *given, "d.mp4"
+        ).exit_code
+        == 0
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "fields", "message"),
     [
