@@ -1,8 +1,8 @@
 """What a checkpoint costs to open: memory while a part is loaded, seconds until a bad folder is refused.
 
 Run: `python -m benchmarks.opening`. Writes `benchmarks/results/opening.json` and fails if a limit is missed.
-The folders have the layout of CogVideoX-5B, at full width; their weights are zeros, in files of 3 GB on the disk
-at most. Memory is the largest resident size, mapped files included, above that of a process that has
+The folders have the layout of CogVideoX-5B, at full width; their weights are zeros, in files of 3 GB on the
+disk at most. Memory is the largest resident size, mapped files included, above that of a process that has
 loaded a small model, with every weight read once; each part is opened in a new process. The refusals are
 whole commands, by their processor time, which is their time on an idle machine. Needs Linux.
 """
