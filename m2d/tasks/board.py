@@ -141,10 +141,18 @@ def _surroundings(
         if is_played
         else "",
         is_embedded=is_embedded,
-        written=datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d"),
+        written=_day_of(path),
         timings_s=run_folder.timings_s,
         run_folder=_describe(run_folder, path),
     )
+
+
+def _day_of(path: Path) -> str:
+    """Day on which the film was written; empty where the file's time lies outside the calendar."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _place(path: Path, page: Path) -> Path:

@@ -144,6 +144,10 @@ def _model(originals: Path, case: Path, draw: random.Random) -> Trial:
 
 def _artifact(originals: Path, case: Path, draw: random.Random) -> Trial:
     copy(originals / "story.yaml", case / "story.yaml")
+    # Without the key of whoever exported them, all graphs are rejected before they are read.
+    key = copy(originals / "cache/signing.key", case / "cache/signing.key")
+    key.chmod(0o600)
+    (case / "cache").chmod(0o700)
     what = change_one(copy(originals / "graphs", case / "graphs"), draw)
     words = ["generate", "story.yaml", "--backend", "onnx", "--artifacts", "graphs", "--out", "o.mp4"]
     return Trial(what=what, words=words)

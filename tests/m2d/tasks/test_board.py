@@ -162,3 +162,14 @@ def test_a_film_of_very_many_scenes_is_refused(film: Path, monkeypatch: pytest.M
     monkeypatch.setattr(board, "MOST_SCENES", 2)
     with pytest.raises(InputError, match="3 scenes of 1 runs; a board shows at most 2"):
         draw(film)
+
+
+def test_a_film_with_a_time_outside_the_calendar_has_no_day(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = film.stat()
+    monkeypatch.setattr(type(film), "stat", lambda *_, **__: found)
+    assert board._day_of(film).startswith("20")
+    beyond = os.stat_result([*found[:7], 10**15, 10**15, 10**15])
+    monkeypatch.setattr(type(film), "stat", lambda *_, **__: beyond)
+    assert board._day_of(film) == ""
