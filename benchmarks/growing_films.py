@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,11 +44,15 @@ class Films:
     vae: SceneVae
     steps: int
     guidance: float
+    context: Literal["first", "recent"] = "first"
 
     def generate(self, story: Story, *, num_scenes: int, name: str) -> FilmResult:
         """Generate the first scenes of a story."""
+        recipe = recipe_of(
+            story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance
+        )
         plan = plan_on(
-            recipe_of(story, self.source, scenes=range(num_scenes), steps=self.steps, guidance=self.guidance),
+            recipe.model_copy(update={"context": self.context}),
             self.source,
             None,
             overrides=Overrides(out=self.folder / f"{name}.mp4"),

@@ -4,11 +4,13 @@ Run: `python -m benchmarks.growth [--model builtin:puppet|FOLDER] [--stories 20]
 `benchmarks/results/growth.json` and fails when a target is missed.
 
 Every film is made by the tasks behind `m2d generate`, `m2d extend` and `m2d reroll`, in a temporary folder:
-- chain: held-out stories of eleven scenes. Three are generated, then eight appended one by one, each from the
-  two before it. The attribute classifier reads what the last scene shows, and how far its unprompted
-  properties are from those of scene 1, where 1 is their distance from scene 1 of other stories.
-- background: the difference of scenes 1 and 11, in levels of 255, at pixels that no actor of either covers
-  (`pixels`: pixel by pixel; `colours`: of histograms, which ignore motion).
+- chain: held-out stories of 23 scenes. Three are generated, then twenty appended, each from its context,
+  which `--context` chooses. The attribute classifier reads what the last scene shows, and how far its
+  unprompted properties are from those of scene 1; 1 is their distance from scene 1 of other stories.
+- background: the difference of the first and the last scene, in levels of 255, at pixels that no actor of
+  either covers (`pixels`: pixel by pixel; `colours`: of histograms, which ignore motion).
+- contrast, colour: the change from the first to the last scene, each as a share of its drawing's, because
+  scenes show different actors.
 - re-roll: the middle scene of held-out stories regenerated. The other scenes must keep their frames bit for
   bit. Unprompted properties of the new scene are compared with those of its neighbours, where 1 is the
   distance in joint generation.
@@ -38,41 +40,46 @@ from benchmarks.puppet_films import default_scene, read_films
 from benchmarks.quality_targets import Check, check_report, summary
 from m2d.cli.console import make_reporter
 from m2d.errors import CheckpointError, M2DError
+from m2d.evaluation.consistency import tally_means
+from m2d.evaluation.frame_measures import FrameMeter, FrameStatistics
 from m2d.evaluation.intervals import Tally, figure_of, ratio_of
 from m2d.families.loading import load_vae
 from m2d.families.opening import BUILTIN_PUPPET
 from m2d.families.source import resolve_model
 from m2d.files import write_json
+from m2d.model.pixels import to_pixels
 from m2d.progress import Clock
 from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, AttributeClassifier, Reading, load_classifier
 from m2d.puppet.clips import render_batch
 from m2d.puppet.labels import UNPROMPTED_RANGES
-from m2d.puppet.render import Clip
+from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import Story, sample_story
 from m2d.puppet.story_scores import tally_prompted
 from m2d.video.joining import colour_jump
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
-NUM_ADDED = 8
+NUM_ADDED = 20
 CHAIN_TARGETS = {"on_stage": 0.95, "colour": 0.90, "setting": 0.90}
-DRIFT_TARGET, BACKGROUND_TARGET = 0.60, 6.0
+DRIFT_TARGET, BACKGROUND_TARGET = 0.40, 6.0
+LOOKS = ("contrast", "colour")
+LOOKS_TARGET = 0.03
 REROLL_TARGET, TIME_TARGET = 1.10, 1.10
 
 
 def measure_chain(
     films: Films, stories: Sequence[Story], reader: AttributeClassifier, clock: Clock
 ) -> dict[str, Any]:
-    """Extend every story to eleven scenes, and compare the last scene with its prompt and with the first."""
-    first, last, jumps, pixels = [], [], [], []
+    """Extend every story, and compare the last scene with its prompt and with the first."""
+    first, last, jumps, pixels, looks = [], [], [], [], []
     with clock.stage("chain", total=len(stories)) as progress:
         for number, story in enumerate(stories):
             film = films.generate(story, num_scenes=NUM_JOINT, name=f"chain-{number}").film
-            for added in range(NUM_JOINT, NUM_JOINT + NUM_ADDED):
-                films.extend(film, prompt_of(story, added))
+            films.extend(film, *(prompt_of(story, NUM_JOINT + added) for added in range(NUM_ADDED)))
             frames_NPCHW = frames_of(film, films.vae)
             first.append(frames_NPCHW[0])
             last.append(frames_NPCHW[-1])
             found = background(story, frames_NPCHW[0], frames_NPCHW[-1])
+            looks.append(changes(story, frames_NPCHW[0], frames_NPCHW[-1]))
             pixels.append(found["pixels"])
             jumps.append(found["colours"])
             progress.advance()
@@ -83,6 +90,8 @@ def measure_chain(
     return {
         "num_stories": len(stories),
         "num_scenes": NUM_JOINT + NUM_ADDED,
+        "context": films.context,
+        "changes": {name: figure_of(tally_means([each[name] for each in looks])).as_json() for name in LOOKS},
         "last_scene": {name: figure_of(tally).as_json() for name, tally in tallies.items()},
         "drift": drift(read_first, read_last),
         "background_levels": {
@@ -94,7 +103,7 @@ def measure_chain(
 
 
 def drift(first: Reading, last: Reading) -> dict[str, float]:
-    """Return unprompted differences of scenes 11 and 1, as a share of those from scene 1 of other stories."""
+    """Return unprompted differences of two scenes, as a share of those from the first of other stories."""
     ours_SV = (last.numbers - first.numbers).abs().double()
     num_stories = len(ours_SV)
     others_SSV = (last.numbers[:, None] - first.numbers[None]).abs().double()
@@ -104,6 +113,25 @@ def drift(first: Reading, last: Reading) -> dict[str, float]:
     names = list(UNPROMPTED_RANGES)
     figures = {name: round(float(share), 4) for name, share in zip(names, shares_V, strict=True)}
     return {**figures, "all": round(float(ours_SV.mean() / theirs_V.mean()), 4)}
+
+
+def changes(story: Story, first_PCHW: Tensor, last_PCHW: Tensor) -> dict[str, float]:
+    """Return by how much contrast and colour change between scenes, each relative to its drawing."""
+    num_frames, _, height, width = first_PCHW.shape
+    clips = [Clip(story, story.scenes[0]), Clip(story, story.scenes[-1])]
+    drawn = render_clips(clips, num_frames=num_frames, height=height, width=width)
+    shares = []
+    for made_PCHW, drawn_PCHW in ((first_PCHW, drawn[0]), (last_PCHW, drawn[1])):
+        made, true = _statistics(made_PCHW), _statistics(drawn_PCHW)
+        shares.append({name: getattr(made, name) / getattr(true, name) for name in LOOKS})
+    return {name: shares[1][name] / shares[0][name] - 1 for name in LOOKS}
+
+
+def _statistics(frames_PCHW: Tensor) -> FrameStatistics:
+    meter = FrameMeter()
+    for frame_HWC in to_pixels(2 * frames_PCHW - 1):
+        meter.add(frame_HWC)
+    return meter.finish()
 
 
 def background(story: Story, first_PCHW: Tensor, last_PCHW: Tensor) -> dict[str, float]:
@@ -175,6 +203,15 @@ def checks_of(report: Mapping[str, Any]) -> list[Check]:
             value=chain["background_levels"]["colours"],
             bound="at most",
             target=BACKGROUND_TARGET,
+        ),
+        *(
+            Check(
+                name=f"change of {name}",
+                value=abs(chain["changes"][name]["value"]),
+                bound="at most",
+                target=LOOKS_TARGET,
+            )
+            for name in LOOKS
         ),
         Check(name="re-roll keeps others", value=rerolls["others_identical"], bound="at least", target=1.0),
         Check(
@@ -255,6 +292,7 @@ def main() -> int:
     parser.add_argument("--rerolls", type=int, default=60, help="stories with a re-rolled scene")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--context", default="first", choices=["first", "recent"], help="of added scenes")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument(
         "--time-only", action="store_true", help="measure only the times again, and update OUT"
@@ -269,6 +307,7 @@ def main() -> int:
                 vae=load_vae(source, device="cpu", dtype=torch.float32),
                 steps=given.steps,
                 guidance=given.guidance,
+                context=given.context,
             )
             clock = Clock(make_reporter())
             if given.time_only:

@@ -121,13 +121,18 @@ def quality_rows(report: Mapping[str, Any]) -> Iterator[Row]:
 
 def _growth_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     checks = {check["name"]: check for check in report["checks"]}
-    last = report["chain"]["last_scene"]
+    last, end = report["chain"]["last_scene"], report["chain"]["num_scenes"]
+    added = end - 3
     for name, what in _LAST_SCENE.items():
-        yield _share_row(f"{what}, eight added scenes later", checks[f"last scene.{name}"], last[name])
-    what = "Unprompted properties: distance of scene 11 from scene 1, other stories = 100 %"
+        yield _share_row(f"{what}, {added} added scenes later", checks[f"last scene.{name}"], last[name])
+    what = f"Unprompted properties: distance of scene {end} from scene 1, other stories = 100 %"
     yield _share_row(what, checks["drift over the chain"], {})
     background = checks["background"]
-    what = "Background colours: distance of scene 11 from scene 1"
+    for name in ("contrast", "colour"):
+        check = checks[f"change of {name}"]
+        what = f"Change of {name} from scene 1 to scene {end}, beyond that of the drawn scenes"
+        yield _share_row(what, check, {})
+    what = f"Background colours: distance of scene {end} from scene 1"
     value, limit = f"{background['value']:.1f} levels of 255", f"at most {background['target']:g}"
     yield Row(background["name"], what, value, limit, background["holds"])
     what = (

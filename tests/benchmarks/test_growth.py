@@ -57,6 +57,17 @@ def test_background_ignores_actors_and_sees_a_tint() -> None:
     assert tinted["colours"] == pytest.approx(10, abs=1.5)
 
 
+def test_contrast_and_colour_are_compared_with_the_drawing() -> None:
+    drawn = render_clips(
+        [Clip(STORY, STORY.scenes[0]), Clip(STORY, STORY.scenes[-1])], num_frames=9, height=64, width=64
+    )
+    same = growth.changes(STORY, *drawn)
+    assert all(abs(change) < 1e-6 for change in same.values())
+    grey_PCHW = drawn[1].mean((1, 2, 3), keepdim=True)
+    faded = growth.changes(STORY, drawn[0], (drawn[1] + grey_PCHW) / 2)
+    assert faded["contrast"] == pytest.approx(-0.5, abs=0.02)
+
+
 def test_the_middle_scene_is_compared_with_both_neighbours() -> None:
     gaps = middle_gaps(reading((0.0,), (0.3,), (0.1,), (0.5,), (0.5,), (0.4,)))
     assert gaps.amounts_S.tolist() == pytest.approx([0.3 + 0.2, 0.1])
@@ -94,6 +105,8 @@ def report(**changes: float) -> dict[str, object]:
         "setting": 1.0,
         "all": 0.1,
         "colours": 1.0,
+        "change_contrast": 0.0,
+        "change_colour": 0.0,
         "kept": 1.0,
         "relative": 1.0,
         "time": 1.0,
@@ -105,6 +118,7 @@ def report(**changes: float) -> dict[str, object]:
             "last_scene": shown,
             "drift": {"all": figures["all"]},
             "background_levels": {"colours": figures["colours"]},
+            "changes": {name: {"value": figures[f"change_{name}"]} for name in ("contrast", "colour")},
         },
         "reroll": {"others_identical": figures["kept"], "relative": {"value": figures["relative"]}},
         "time": {
@@ -120,7 +134,9 @@ def report(**changes: float) -> dict[str, object]:
         ("on_stage", 0.94, "last scene.on_stage"),
         ("colour", 0.89, "last scene.colour"),
         ("setting", 0.89, "last scene.setting"),
-        ("all", 0.61, "drift over the chain"),
+        ("all", 0.41, "drift over the chain"),
+        ("change_contrast", -0.04, "change of contrast"),
+        ("change_colour", 0.04, "change of colour"),
         ("colours", 6.1, "background"),
         ("kept", 0.99, "re-roll keeps others"),
         ("relative", 1.11, "re-roll drift"),
