@@ -127,6 +127,12 @@ def _without_models(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict
 
 
 def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    recipe = old.get("recipe", {})
+    if recipe and "context" not in recipe:
+        # Earlier versions gave a model the last scenes alone; in short films the first is among them.
+        is_same = old.get("windows") == new.get("windows")
+        context = new.get("recipe", {}).get("context") if is_same else "recent"
+        old = {**old, "recipe": {**recipe, "context": context}}
     if DENOISER in old and old[DENOISER] == new.get(DENOISER):
         return _without_model(old), _without_model(new)
     # Runs of earlier versions have the digest of the whole model alone.

@@ -79,3 +79,25 @@ def test_a_run_of_an_earlier_version_is_resumed_with_the_same_model_only(studio:
     with pytest.raises(InputError, match="another request: model was"):
         replace(studio, source=changed(studio, "vae")).generate(2, name="earlier", options=RESUME)
     assert studio.generate(2, name="earlier", options=RESUME).film.is_file()
+
+
+@pytest.mark.parametrize("num_scenes", [2, 4])
+def test_a_run_of_a_version_that_knew_no_context_is_resumed_if_it_sees_the_same(
+    studio: Studio, num_scenes: int
+) -> None:
+    name = f"older {num_scenes}"
+    with pytest.raises(Interrupted):
+        studio.generate(num_scenes, name=name, reporter=Stopping(stage_to_stop="decode", after=1))
+    folder = journal_folder_of(studio.path(name))
+    document = read_document(folder / HEADER)
+    run = document["request"]["runs"][0]
+    del run["recipe"]["context"]
+    if num_scenes == 4:
+        # Its fourth scene saw the two before it.
+        run["windows"][1]["scenes"] = [1, 2, 3]
+    write_document(folder / HEADER, document)
+    if num_scenes == 2:
+        studio.generate(num_scenes, name=name, options=RESUME)
+        return
+    with pytest.raises(InputError, match=r'another request: context was "recent" and is "first"'):
+        studio.generate(num_scenes, name=name, options=RESUME)
