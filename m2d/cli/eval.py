@@ -65,7 +65,8 @@ def evaluate(
     reporter = make_reporter(quiet=quiet)
     with loading_libraries(reporter):
         from m2d.evaluation import report as reports
-        from m2d.tasks.eval import EvalPlan, evaluate_videos
+        from m2d.evaluation.evaluate import EvalPlan
+        from m2d.tasks.eval import evaluate_videos
 
     plan = EvalPlan(
         paths=tuple(videos),

@@ -24,6 +24,8 @@ from m2d.errors import InputError
 from m2d.limits import MOST_SCENES
 
 if TYPE_CHECKING:
+    from m2d.backend import BackendOptions
+    from m2d.families.source import ModelSource
     from m2d.recipe.model_choice import ModelChoice
     from m2d.recipe.plan import RunPlan
     from m2d.tasks.export import ExportedGraph, StoryShape
@@ -82,7 +84,6 @@ def export(
     Give a recipe, or --scenes, --frames and --size. Every graph is compared with the eager model before it is
     stored. The folders of the graphs go to stdout.
     """
-    from m2d.backend import BackendOptions
     from m2d.cli.console import loading_libraries, make_reporter
     from m2d.families.source import resolve_model
     from m2d.recipe.fields import DEFAULT_MODEL
@@ -105,16 +106,22 @@ def export(
         requests = graphs_of([planned])
     else:
         source = resolve_model(options.choice or DEFAULT_MODEL, downloads=reporter)
-        backend_options = BackendOptions(
-            device=device or "cpu",
-            # BackendOptions checks the name.
-            dtype=dtype or "float32",  # type: ignore[arg-type]
-            batch_size=batch,
-            extra=extra,
-            loras=task.loras_of(source, loras or ()),
-        )
-        requests = (task.graph_of(source, flags.shape(), backend_options),)
+        requests = (task.graph_of(source, flags.shape(), _graph_options(given, batch, source)),)
     _show(task.run(requests, writer, reporter=reporter, out=out, force=force), as_json=as_json)
+
+
+def _graph_options(given: Mapping[str, Any], batch: int, source: ModelSource) -> BackendOptions:
+    from m2d.backend import BackendOptions
+    from m2d.tasks.export import loras_of
+
+    return BackendOptions(
+        device=given["device"] or "cpu",
+        # BackendOptions checks the name.
+        dtype=given["dtype"] or "float32",
+        batch_size=batch,
+        extra=given["backend_options"],
+        loras=loras_of(source, given["loras"] or ()),
+    )
 
 
 def _plan(recipe: Path, *, model: ModelChoice | None, given: Mapping[str, Any]) -> RunPlan:

@@ -35,6 +35,18 @@ def _asked_sizes(recipe: Recipe) -> Iterator[tuple[KeyPath, str, int]]:
             yield ("scenes", index, "frames"), "num_frames", scene.frames
 
 
+def recipe_problems(
+    recipe: Recipe, geometry: ModelGeometry, *, places: Places, count_tokens: TokenCounter | None
+) -> list[Problem]:
+    """Return everything in a recipe that a model cannot make, except its joins and LoRAs."""
+    prompts = recipe.full_prompts()
+    return [
+        *size_problems(recipe, geometry, places=places),
+        *image_problems(recipe, geometry, places=places),
+        *length_problems(recipe, prompts, geometry, places=places, count_tokens=count_tokens),
+    ]
+
+
 def size_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -> list[Problem]:
     """Return the sizes that the model cannot generate.
 

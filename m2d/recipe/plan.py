@@ -22,10 +22,8 @@ from m2d.placement.modes import DecodeName, MemoryName, Quantized
 from m2d.recipe.backend_choice import DtypeName
 from m2d.recipe.checks import (
     TokenCounter,
-    image_problems,
     join_problems,
-    length_problems,
-    size_problems,
+    recipe_problems,
     story_warnings,
 )
 from m2d.recipe.fields import default_output
@@ -216,16 +214,10 @@ def plan_story(
     backend = recipe.backend.model_copy(update={"device": device, "dtype": dtype})
     update = {"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
     recipe, geometry = recipe.model_copy(update=update), source.geometry
-    prompts = recipe.full_prompts()
-    problems = [
-        *loras.problems,
-        *size_problems(recipe, geometry, places=places),
-        *image_problems(recipe, geometry, places=places),
-        *length_problems(recipe, prompts, geometry, places=places, count_tokens=count_tokens),
-    ]
-    if problems:
+    problems = recipe_problems(recipe, geometry, places=places, count_tokens=count_tokens)
+    if problems := [*loras.problems, *problems]:
         raise RecipeError(problems, remedy=loras.remedy)
-    plain = _scene_plans(recipe, prompts, sampling, geometry, count_tokens=count_tokens)
+    plain = _scene_plans(recipe, sampling, geometry, count_tokens=count_tokens)
     made = [
         replace(scene, image=image, loras=loras.of_scene(index))
         for index, (scene, image) in enumerate(zip(plain, images, strict=True))
@@ -275,7 +267,6 @@ def plan_story(
 
 def _scene_plans(
     recipe: Recipe,
-    prompts: Sequence[str],
     story: ResolvedSampling,
     geometry: ModelGeometry,
     *,
@@ -297,7 +288,7 @@ def _scene_plans(
             match_colour=video.match_colour if scene.match_colour is None else scene.match_colour,
             num_prompt_tokens=count_tokens(prompt) if count_tokens else None,
         )
-        for scene, prompt in zip(recipe.scenes, prompts, strict=True)
+        for scene, prompt in zip(recipe.scenes, recipe.full_prompts(), strict=True)
     ]
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from m2d.evaluation.evaluate import EvalPlan, check_networks, evaluate
 from m2d.evaluation.report import Report
 from m2d.files import write_json
 from m2d.progress import Reporter
-from m2d.tasks.eval import EvalPlan, check_networks, evaluate
 from m2d.video.printable import printable
 
 Judge = Literal["sequence", "visual", "semantic", "cross_talk", "smoothness"]

@@ -20,6 +20,7 @@ from m2d.evaluation.comparison import (
     comparison_json,
     comparison_markdown,
 )
+from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, evaluate
 from m2d.families.source import ModelSource, resolve_model
 from m2d.files import write_bytes, write_json
 from m2d.film.job import FilmJob, PlannedRun
@@ -37,7 +38,6 @@ from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 from m2d.tasks.batch import Story, plan_stories, record_if_made_by
-from m2d.tasks.eval import EmbedderChoice, EvalPlan, evaluate
 from m2d.video.digests import canonical_json
 
 RESULTS, TABLE, PAGE = "comparison.json", "comparison.md", "index.html"

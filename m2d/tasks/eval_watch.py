@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2d.errors import InputError
+from m2d.evaluation.evaluate import EvalPlan
 from m2d.evaluation.report import Report
 from m2d.files import write_bytes
 from m2d.film.journal_folder import has_journal
@@ -22,7 +23,7 @@ from m2d.folders import make_folder
 from m2d.lock import is_held
 from m2d.progress import Reporter
 from m2d.reading import parse_json, read_text
-from m2d.tasks.eval import EvalPlan, evaluate_videos
+from m2d.tasks.eval import evaluate_videos
 from m2d.tasks.training_recipe import load_training_recipe
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.stage import RECIPE

@@ -10,8 +10,9 @@ import pytest
 
 from m2d.errors import BackendUnavailable, InputError, OutputError
 from m2d.evaluation import cache
+from m2d.evaluation.evaluate import EvalPlan
 from m2d.progress import SilentReporter
-from m2d.tasks.eval import PAGE, RESULTS, TABLE, EvalPlan, evaluate_videos
+from m2d.tasks.eval import PAGE, RESULTS, TABLE, evaluate_videos
 from m2d.video.film_frames import film_frames
 from m2d.video.write import write_film
 from tests.m2d.evaluation.puppet_films import write_films

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from m2d.errors import InputError
+from m2d.evaluation.evaluate import EvalPlan
 from m2d.lock import hold, is_held
 from m2d.progress import SilentReporter
-from m2d.tasks.eval import EvalPlan
 from m2d.tasks.eval_watch import METRICS, watch_training
 from tests.m2d.evaluation.puppet_films import write_films
 
