@@ -27,11 +27,10 @@ from m2d.video.run_folder import SHEET, run_folder_of
 ROOT = Path(__file__).parents[1]
 STORIES = ROOT / "recipes" / "stories"
 DOCS = ROOT / "docs"
-LARGEST_BYTES = 200_000
+LARGEST_BYTES = 300_000
 """Size limit of a picture of up to eight scenes; each further scene may add its share."""
 PER_ROW = 4
 
-_LARGEST_PIXELS = 6_000_000
 _SIDE, _SMALL_SIDE = 432, 288
 _MARGIN, _GAP, _RADIUS, _LINE, _TEXT = 28, 16, 12, 24, 17
 _SMOOTHING = 4
@@ -104,13 +103,11 @@ def largest_bytes(num_scenes: int) -> int:
 
 
 def small_png(picture: Image.Image, *, limit_bytes: int = LARGEST_BYTES) -> bytes:
-    """Encode a picture with as many colours as the size limit allows; a very large one at two thirds.
+    """Encode a picture with as many colours as the size limit allows.
 
     Raises:
         ValueError: It is too large even with 32 colours.
     """
-    if picture.width * picture.height > _LARGEST_PIXELS:
-        picture = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3), Image.Resampling.LANCZOS)
     for colours in (None, 256, 128, 64, 32):
         # No dithering: noise on enlarged pixels looks bad and compresses badly.
         reduced = picture if colours is None else picture.quantize(colours, dither=Image.Dither.NONE)
