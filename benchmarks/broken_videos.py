@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from fractions import Fraction
 from pathlib import Path
 
@@ -118,11 +118,15 @@ KINDS: dict[str, Callable[[Path, int], None]] = {
 }
 
 
-def break_videos(videos: list[Path], *, count: int) -> dict[Path, str]:
-    """Replace `count` of `videos`, spread evenly, by broken ones of all kinds; return the kind of each."""
+def break_videos(videos: list[Path], *, count: int, without: Container[str] = ()) -> dict[Path, str]:
+    """Replace `count` of `videos`, spread evenly, by broken ones of all kinds; return the kind of each.
+
+    Args:
+        without: Kinds to leave out.
+    """
     step = len(videos) / count
     chosen = [videos[int(number * step)] for number in range(count)]
-    kinds = list(KINDS)
+    kinds = [kind for kind in KINDS if kind not in without]
     broken = {video: kinds[number % len(kinds)] for number, video in enumerate(chosen)}
     for number, (video, kind) in enumerate(broken.items()):
         KINDS[kind](video, number)

@@ -208,7 +208,7 @@ def measure_train(folder: Path, steps: int) -> dict[str, Any]:
     run = [sys.executable, "-m", "m2d"]
     data_set = folder / "set"
     subprocess.run([*run, "data", "build", str(films), "--out", str(data_set), "-q"], check=True)
-    command = [*run, "train", "--data", str(data_set), "--stage", "sft", "--init", "builtin:puppet", "-q"]
+    command = [*run, "train", "--data", str(data_set), "--stage", "sft", "--model", "builtin:puppet", "-q"]
     command += ["--out", str(folder / "run"), "--cache", str(folder / "cache"), "--set", f"steps={steps}"]
     trained = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True)
     stories = (data_set / "stories.jsonl").read_text().splitlines()

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 _ONE = 1 << 16
+_TURN_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,10 @@ def turn_of(display_matrix: tuple[int, ...]) -> Turn | None:
     a, b, c, d = (display_matrix[index] / _ONE for index in (0, 1, 3, 4))
     # Rounded, because some cameras write a quarter turn as 65535 / 65536.
     corners = tuple(round(number) for number in (a, b, c, d))
+    if any(
+        abs(number - corner) > _TURN_ROUNDING for number, corner in zip((a, b, c, d), corners, strict=True)
+    ):
+        return None
     if corners[1:3] == (0, 0) and abs(corners[0]) == abs(corners[3]) == 1:
         return Turn(is_mirrored_x=corners[0] < 0, is_mirrored_y=corners[3] < 0)
     if corners[::3] == (0, 0) and abs(corners[1]) == abs(corners[2]) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -123,3 +124,9 @@ def test_no_matrix_is_no_turn_and_slanted_ones_are_none() -> None:
     assert turn_of(()) == Turn()
     assert turn_of((46340, -46340, 0, 46340, 46340, 0, 0, 0, 1 << 30)) is None
     assert turn_of((2 * ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30)) is None
+
+
+@pytest.mark.parametrize("degrees", [1, 5, 25, 29, 44, 61, 89, 91, 155, 181])
+def test_a_turn_by_other_angles_is_none(degrees: int) -> None:
+    sine, cosine = (round(f(math.radians(degrees)) * ONE) for f in (math.sin, math.cos))
+    assert turn_of((cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 30)) is None
