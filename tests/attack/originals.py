@@ -67,7 +67,7 @@ def prepare(folder: Path) -> Path:
     _m2d(folder, "generate", "story.yaml", "--out", "film.mp4")
     _m2d(folder, "train", "training.yaml", "--out", "run")
     _m2d(folder, "puppet", "film", "--out", "films", "--minutes", "0.1", "--fps", "8")
-    _m2d(folder, "data", "build", "films", "--out", "set")
+    _m2d(folder, "data", "build", "films", "--out", "set", "--set", "relate.min_sim=-1")
     _m2d(folder, "export", "--backend", "onnx", "--recipe", "story.yaml", "--out", "graphs")
     _interrupt(folder)
     return folder
