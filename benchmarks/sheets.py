@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,10 +28,12 @@ from m2d.video.run_folder import SHEET, run_folder_of
 ROOT = Path(__file__).parents[1]
 STORIES = ROOT / "recipes" / "stories"
 DOCS = ROOT / "docs"
-LARGEST_BYTES = 300_000
+LARGEST_BYTES = 400_000
 """Size limit of a picture of up to eight scenes; each further scene may add its share."""
 PER_ROW = 4
 
+# Fewer than 128 give actors in large pictures other colours.
+_PALETTES = (None, 256, 128, 64)
 _SIDE, _SMALL_SIDE = 432, 288
 _MARGIN, _GAP, _RADIUS, _LINE, _TEXT = 28, 16, 12, 24, 17
 _SMOOTHING = 4
@@ -103,14 +106,18 @@ def largest_bytes(num_scenes: int) -> int:
 
 
 def small_png(picture: Image.Image, *, limit_bytes: int = LARGEST_BYTES) -> bytes:
-    """Encode a picture with as many colours as the size limit allows.
+    """Encode a picture with as many colours as the size limit allows; at half its size if these are too few.
 
     Raises:
-        ValueError: It is too large even with 32 colours.
+        ValueError: Half of it is too large even with 64 colours.
     """
-    for colours in (None, 256, 128, 64, 32):
+    half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    for sized, colours in [
+        *itertools.product([picture], _PALETTES[:3]),
+        *itertools.product([half], _PALETTES),
+    ]:
         # No dithering: noise on enlarged pixels looks bad and compresses badly.
-        reduced = picture if colours is None else picture.quantize(colours, dither=Image.Dither.NONE)
+        reduced = sized if colours is None else sized.quantize(colours, dither=Image.Dither.NONE)
         file = io.BytesIO()
         reduced.save(file, "PNG", optimize=True)
         if file.tell() <= limit_bytes:

@@ -110,9 +110,9 @@ def _read_manifest(path: Path) -> dict[str, str]:
         document = parse_json(text)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest}: cannot be read ({error}); the folder is incomplete") from error
-    if not isinstance(document, dict) or not isinstance(document.get("files"), dict):
+    files = document.get("files") if isinstance(document, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
         raise CheckpointError(f"{manifest}: is not a manifest")
-    files: dict[str, str] = document["files"]
     # The digest over the list and the canonical form reveal any altered byte of the manifest itself.
     if text != canonical_json(_manifest_of(files)):
         raise CheckpointError(f"{manifest}: its bytes do not match their own digest; the file was altered")

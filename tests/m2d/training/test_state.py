@@ -181,3 +181,12 @@ def test_what_is_no_regular_file_is_rejected_and_the_checkpoint_before_is_used(
     found = find_checkpoint(tmp_path)
     assert found.path == before
     assert str(newest) in found.rejected[0]
+
+
+@pytest.mark.parametrize("files", ['{"weights.safetensors": NaN}', '{"weights.safetensors": 1}', "[]"])
+def test_a_manifest_of_other_values_is_no_manifest(tmp_path: Path, files: str) -> None:
+    before, newest = _save(tmp_path, 1), _save(tmp_path, 2)
+    (newest / "manifest.json").write_text(f'{{"files":{files},"sha256":"00"}}')
+    found = find_checkpoint(tmp_path)
+    assert found.path == before
+    assert "is not a manifest" in found.rejected[0]
