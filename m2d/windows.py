@@ -71,11 +71,16 @@ def _seen(scene: int, capacity: int, anchor: int | None) -> tuple[int, ...]:
     return recent if anchor is None or anchor >= recent[0] or len(recent) < 3 else (anchor, *recent[1:])
 
 
-def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> tuple[Window, ...]:
+def reroll_windows(
+    num_scenes: int, chosen: Sequence[int], *, capacity: int, anchor: int | None = None
+) -> tuple[Window, ...]:
     """Regenerate chosen scenes, with the film's other scenes as context.
 
     Chosen scenes that fit into one window are denoised jointly. Otherwise each gets its own window, in the
     film's order, and sees the new version of earlier ones.
+
+    Args:
+        anchor: As in `extension_windows`, for the film's last scene: it sees what it was appended to.
 
     Raises:
         ValueError: No scene chosen, or one that the film does not have.
@@ -84,10 +89,16 @@ def reroll_windows(num_scenes: int, chosen: Sequence[int], *, capacity: int) -> 
     targets = tuple(sorted(set(chosen)))
     if not targets or targets[0] < 0 or targets[-1] >= num_scenes:
         raise ValueError(f"chosen: {list(chosen)}; give some of the scenes 0 to {num_scenes - 1}")
-    if targets[-1] - targets[0] < capacity:
+    if targets[0] < targets[-1] < targets[0] + capacity:
         return (Window(scenes=_around(targets[0], targets[-1], num_scenes, capacity), targets=targets),)
     return tuple(
-        Window(scenes=_around(scene, scene, num_scenes, capacity), targets=(scene,)) for scene in targets
+        Window(
+            scenes=_seen(scene, capacity, anchor)
+            if scene == num_scenes - 1
+            else _around(scene, scene, num_scenes, capacity),
+            targets=(scene,),
+        )
+        for scene in targets
     )
 
 

@@ -321,7 +321,7 @@ def _windows(
         alone = {number for number, scene in enumerate(scenes) if scene.join.kind == "continue"}
         windows = story_windows(len(scenes), capacity=capacity, alone=alone, anchor=anchor)
     elif film.chosen:
-        windows = reroll_windows(len(scenes), film.chosen, capacity=capacity)
+        windows = reroll_windows(len(scenes), film.chosen, capacity=capacity, anchor=anchor)
     else:
         windows = extension_windows(len(film.scenes), len(targets), capacity=capacity, anchor=anchor)
     return tuple(

@@ -99,7 +99,13 @@ def plan_reroll(reroll: Reroll, *, overrides: Overrides) -> FilmJob:
         recipe = inherited_recipe(
             film, source, scenes=made, like=chosen, settings=overrides.settings, keeps_loras=True
         )
-        existing = ExistingFilm(scenes=scenes, chosen=chosen, first_scene=film.first_scene, fit=film.fit)
+        existing = ExistingFilm(
+            scenes=scenes,
+            chosen=chosen,
+            first_scene=film.first_scene,
+            first_given=film.first_given,
+            fit=film.fit,
+        )
         plan = plan_on(recipe, source, existing, overrides=overrides)
         plan = replace(plan, num_threads=recorded_threads(film.runs))
         runs.append(PlannedRun(kind="reroll", plan=plan))

@@ -25,7 +25,7 @@ from PIL import Image
 
 from m2d.disk import output_errors
 from m2d.enlarging import UpscaleFilter
-from m2d.errors import InputError, M2DError, OutputError
+from m2d.errors import InputError, M2DError, OutputError, OutputRefused
 from m2d.files import nameless_file
 from m2d.fit import FilmFit
 from m2d.limits import FASTEST_FPS, LARGEST_SIDE
@@ -57,7 +57,7 @@ _CODEC = (
 _EXACT = ("-flags:v", "+bitexact", "-fflags", "+bitexact", "-map_metadata", "-1")
 
 
-class EncoderFailed(OutputError):
+class EncoderFailed(OutputRefused):
     """The encoder ended before it had encoded all frames."""
 
 

@@ -86,6 +86,15 @@ def test_a_scene_is_made_anew_among_its_neighbours(
     assert [(window.scenes, window.targets) for window in windows] == expected
 
 
+def test_the_last_scene_is_made_anew_from_what_it_was_appended_to() -> None:
+    (appended,) = extension_windows(8, 1, capacity=3, anchor=0)
+    assert reroll_windows(9, [8], capacity=3, anchor=0) == (appended,)
+    assert [window.scenes for window in reroll_windows(9, [4, 8], capacity=3, anchor=0)] == [
+        (3, 4, 5),
+        (0, 7, 8),
+    ]
+
+
 @pytest.mark.parametrize("chosen", [[], [3], [-1]])
 def test_only_scenes_of_the_film_can_be_made_anew(chosen: list[int]) -> None:
     with pytest.raises(ValueError, match=r"chosen: .* scenes 0 to 2"):

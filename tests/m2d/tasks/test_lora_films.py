@@ -162,12 +162,12 @@ def test_context_is_computed_with_the_loras_of_its_own(
     studio: Studio, one: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    loras = ({"path": str(one), "scenes": (2,)}, {"path": str(two), "scenes": (3,)})
+    loras = ({"path": str(one), "scenes": (1,)}, {"path": str(two), "scenes": (3,)})
     scenes = ("a red ball", "a blue ball", "a green ball", "a fish")
     start = studio.generate(name="start", loras=loras).film
     whole = studio.generate(name="four", scenes=scenes, loras=loras)
     with pytest.raises(
-        RecipeError, match=r"scene 2 of the film, which is context here: one\.safetensors: missing"
+        RecipeError, match=r"scene 1 of the film, which is context here: one\.safetensors: missing"
     ):
         studio.extend(start, "a fish", out=studio.path("four by extension"))
     longer = studio.extend(start, "a fish", out=studio.path("four by extension"), **choices(one, two))

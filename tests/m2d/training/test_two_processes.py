@@ -87,9 +87,9 @@ def test_a_sharded_training_goes_on_to_the_same_bits(runs: Path) -> None:
 
 def test_a_full_disk_of_one_process_ends_all_of_them_in_the_same_words(runs: Path) -> None:
     first, second = ((runs / f"complaint-{index}.txt").read_text() for index in (0, 1))
-    assert first.startswith("2: ")
+    assert first.startswith("1: ")
     assert "No space left on device" in first
-    assert second == first.replace("2: ", "2: process 0 failed: ", 1)
+    assert second == first.replace("1: ", "1: process 0 failed: ", 1)
     assert find_checkpoint(runs / "refused").path is None
 
 
