@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import stat
 from pathlib import Path
 
 from m2d import disk
 from m2d.errors import OutputError
+
+
+def with_home(path: str | Path) -> Path:
+    """Replace `~` or `~user` at the start of a path; a name whose user is unknown stays as it is."""
+    # Path.expanduser raises RuntimeError for an unknown user, and for a process without a home.
+    return Path(path) if "\0" in str(path) else Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def make_folder(path: Path) -> None:

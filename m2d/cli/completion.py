@@ -7,8 +7,8 @@ are offered, too, so that the shell does not close the word.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
+from m2d.folders import with_home
 from m2d.video.formats import VIDEO_SUFFIXES
 
 STORIES = (".yaml", ".yml")
@@ -67,7 +67,7 @@ def _files(incomplete: str, suffixes: Sequence[str]) -> list[str]:
 def _matching(incomplete: str, suffixes: Sequence[str]) -> Iterator[str]:
     before, slash, start = incomplete.rpartition("/")
     try:
-        entries = sorted(Path(f"{before}{slash}" or ".").expanduser().iterdir())[:_MOST_ENTRIES]
+        entries = sorted(with_home(f"{before}{slash}" or ".").iterdir())[:_MOST_ENTRIES]
     except OSError:
         return
     for entry in entries:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from m2d.errors import CheckpointError, Remedy
 from m2d.families.source import ModelSource
+from m2d.folders import with_home
 from m2d.model.components import COMPONENTS
 from m2d.model.folder import find_weights
 from m2d.model.lora_file import LoraFile, lora_digest, read_lora
@@ -18,7 +19,7 @@ def find_lora(source: ModelSource, choice: LoraChoice) -> LoraFile:
     Raises:
         CheckpointError: It is missing, no LoRA for this model, or another file than the recorded one.
     """
-    path = Path(choice.path).expanduser()
+    path = with_home(choice.path)
     if choice.sha256 is not None:
         _check_recorded(path, choice.sha256)
     return read_lora(path, layer_shapes(source))

@@ -19,7 +19,7 @@ from m2d import disk
 from m2d.errors import CheckpointError, Remedy
 from m2d.families.hub import HubModel, cached_snapshot, download, hub_model
 from m2d.families.part_files import Wanted, refuse_pickles, standard_files
-from m2d.folders import is_folder, make_folder
+from m2d.folders import is_folder, make_folder, with_home
 from m2d.model.components import COMPONENTS, INDEX_FILE
 from m2d.model.folder import find_file, linked_models, read_header, read_json
 from m2d.model.settings import SETTINGS_FILE
@@ -99,7 +99,7 @@ def part_folder(model: str, downloads: Reporter | None = None) -> Path:
 
     Training needs single parts, and starts from its own run folders, too.
     """
-    path = builtin_folder(model) or Path(model).expanduser()
+    path = builtin_folder(model) or with_home(model)
     return path if is_folder(path) else open_folder(ModelChoice.model_construct(model=model), downloads)
 
 
@@ -208,7 +208,7 @@ def _local(text: str, *, is_model: bool) -> Path | None:
             f"model {text!r} is unknown; the built-in models are {', '.join(BUILTIN_MODELS)}"
         )
     # pathlib's own functions raise on names that the system rejects.
-    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    path = with_home(text)
     if "\0" in text:
         return None
     if os.path.isfile(path):  # noqa: PTH113
@@ -229,7 +229,7 @@ def _local(text: str, *, is_model: bool) -> Path | None:
 
 def _safetensors(text: str) -> Path | None:
     """Return a single file of weights, whose config is that of the model; None for anything else."""
-    path = Path(text).expanduser()
+    path = with_home(text)
     if "\0" in text or not text.endswith(".safetensors") or is_folder(path):
         return None
     # Its form is checked here, where the message can name the file and not the link to it.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from m2d.errors import CheckpointError
+from m2d.folders import with_home
 from m2d.model.lora_file import lora_digest
 from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import ExistingFilm
@@ -29,7 +29,7 @@ def located(
     others = []
     for choice in given:
         try:
-            sha256 = lora_digest(Path(choice.path).expanduser())
+            sha256 = lora_digest(with_home(choice.path))
         except (OSError, CheckpointError):
             # Planning reports it.
             sha256 = ""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from m2d.errors import CheckpointError
 from m2d.files import sha256_file
+from m2d.folders import with_home
 from m2d.model.folder import first_few, read_json
 from m2d.tensor_files import TensorEntry, TensorHeader, read_header
 
@@ -108,7 +109,7 @@ def read_lora(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> LoraFile:
         CheckpointError: The file is missing, no safetensors file or too large, has keys of another kind, or
             belongs to another model.
     """
-    path = path.expanduser()
+    path = with_home(path)
     header = _header(path)
     stored = header.tensors
     pairs, unknown = _sorted_keys(stored)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2d.errors import BackendUnavailable, CheckpointError, first_line
 from m2d.files import sha256_file
+from m2d.folders import with_home
 from m2d.model.folder import first_few
 from m2d.placement.modes import Quantized, QuantizeKind
 from m2d.reading import check_regular
@@ -43,7 +44,7 @@ def find_quantized(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Quantize
         _require("torchao", name)
         return Quantized(kind=kinds[name])
     _require("gguf", "a GGUF file")
-    path = Path(name).expanduser()
+    path = with_home(name)
     try:
         check_regular(path)
     except OSError as error:

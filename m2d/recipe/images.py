@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2d.errors import Problem, RecipeError
+from m2d.folders import with_home
 from m2d.limits import LARGEST_SIDE
 from m2d.reading import read_bytes
 from m2d.recipe.places import KeyPath, Places, show
@@ -56,7 +57,7 @@ def find_images(recipe: Recipe, places: Places) -> tuple[Recipe, tuple[SceneImag
         if name is not None:
             folder = Path() if places.is_replaced(key_path) else Path(places.path).parent
             try:
-                found = _read(folder / Path(name).expanduser(), scene.image_sha256)
+                found = _read(folder / with_home(name), scene.image_sha256)
             except (OSError, ValueError, SyntaxError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 problems.append(places.problem(key_path, f"{show(name)}: {reason}"))

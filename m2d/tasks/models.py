@@ -11,6 +11,7 @@ from m2d.families.family import KnownModel
 from m2d.families.opening import BUILTIN_MODELS
 from m2d.families.registry import FAMILIES, known_model
 from m2d.families.source import ModelSource, resolve_model
+from m2d.folders import with_home
 from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import find_weights
 from m2d.progress import Reporter
@@ -68,7 +69,7 @@ def show_model(name: str) -> ModelFacts:
     Raises:
         CheckpointError: There is no such model, or its folder is not complete.
     """
-    if not Path(name).expanduser().is_dir():
+    if not with_home(name).is_dir():
         for family in FAMILIES:
             known = known_model(name)
             if known is not None and known in family.known_models.values():

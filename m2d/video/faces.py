@@ -19,6 +19,7 @@ from pathlib import Path
 from fontTools.ttLib import TTFont, TTLibError
 from PIL import ImageFont
 
+from m2d.folders import with_home
 from m2d.reading import check_regular
 
 OWN_FONT = Path(__file__).with_name("fonts") / "DejaVuSansCondensed.ttf"
@@ -134,7 +135,7 @@ def _faces_in_folders() -> tuple[Face, ...]:
 
 def _font_files(folder: str) -> Iterator[Path]:
     try:
-        root = Path(folder).expanduser()
+        root = with_home(folder)
         yield from (path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
     except (OSError, RuntimeError):
         # No such folder, or no home.

@@ -17,6 +17,7 @@ import pytest
 
 from m2d import disk, files, folders
 from m2d.errors import OutputError, Remedy
+from m2d.folders import with_home
 from tests.m2d.faults import FaultyDisk
 
 
@@ -303,3 +304,10 @@ def test_the_exit_code_says_whether_the_machine_or_the_path_is_at_fault(
     with pytest.raises(OutputError, match=advice) as caught, disk.output_errors(Path("film.mp4")):
         raise OSError(code, "refused")
     assert caught.value.exit_code == exit_code
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/x", "~.gif", "~\0", "plain", "a/~"])
+def test_a_home_that_is_unknown_leaves_the_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(with_home(name)) == name
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert with_home("~/x") == Path("/somewhere/x")
