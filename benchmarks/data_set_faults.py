@@ -171,7 +171,7 @@ def measure_broken(folder: Path, num_videos: int, num_broken: int) -> dict[str, 
         folder=folder / "set",
         films=films,
         settings=parse_settings(["shots.time_limit_s=60"]),
-        stages=("scan", "clips", "shots", "filter"),
+        stages=("scan", "clips", "shots"),
         workers=2,
     )
     counts = build(plan, SilentReporter()).counts
