@@ -43,7 +43,7 @@ def build_model(model_class: Any, path: Path, name: str, *, ignored: frozenset[s
     config = {key: value for key, value in read_config(path, name).items() if not key.startswith("_")}
     known = inspect.signature(model_class.__init__).parameters.keys() - {"self"}
     # A key that is unset cannot change anything; any other may make it a different model.
-    unknown = {key for key in config.keys() - known - ignored if config[key] not in (None, False)}
+    unknown = {key or '""' for key in config.keys() - known - ignored if config[key] not in (None, False)}
     if unknown:
         raise CheckpointError(
             f"{place}: unknown {first_few(unknown)}; this is a variant that m2d does not know"

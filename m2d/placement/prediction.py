@@ -235,8 +235,8 @@ def film_needs(work: FilmWork) -> FilmNeeds:
     """Count what a film takes."""
     build = work.family.empty_part
     config = dict(work.configs["transformer"])
-    text = {key: value for key, value in work.configs["text_encoder"].items() if key[0] != "_"}
-    vae = {key: value for key, value in work.configs["vae"].items() if key[0] != "_"}
+    text = {key: value for key, value in work.configs["text_encoder"].items() if not key.startswith("_")}
+    vae = {key: value for key, value in work.configs["vae"].items() if not key.startswith("_")}
     height, width = work.latent_size
     windows = [
         (

@@ -38,5 +38,7 @@ def check_models(recipe: TrainingRecipe, downloads: Reporter) -> None:
         return
     check_components(start, ["transformer"])
     check_parts(start, ["transformer"])
-    config = {key: value for key, value in read_config(start, "transformer").items() if key[0] != "_"}
+    config = {
+        key: value for key, value in read_config(start, "transformer").items() if not key.startswith("_")
+    }
     scene_geometry(recipe, config, compression=family_of(folder).compression(folder))

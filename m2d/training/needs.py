@@ -179,7 +179,11 @@ def _sizes_of(name: str, recipe: TrainingRecipe) -> _Sizes:
     source = resolve_model(name)
     geometry = source.geometry
     compression = (geometry.spatial_compression, geometry.temporal_compression)
-    config = {key: value for key, value in read_config(source.path, "transformer").items() if key[0] != "_"}
+    config = {
+        key: value
+        for key, value in read_config(source.path, "transformer").items()
+        if not key.startswith("_")
+    }
     if recipe.transformer is not None:
         config = transformer_config(
             recipe.transformer,
