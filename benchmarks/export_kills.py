@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import shutil
 import sys
@@ -22,9 +21,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.child import BEGIN, END, Child
+from benchmarks.train_kills import write_kills
 from m2d.backend import BackendOptions
 from m2d.families.source import resolve_model
-from m2d.files import sha256_file, write_json
+from m2d.files import sha256_file
 from m2d.progress import Reporter, SilentReporter
 from m2d.registry import get_backend
 from m2d.tasks.export import StoryShape, graph_of, run
@@ -138,23 +138,15 @@ def main() -> int:
         os.environ["M2D_CACHE"] = name
         prepared = prepare(Path(name), model=words.model)
         kills = list(kill_often(prepared, Path(name), count=words.kills))
-    wrong = [kill for kill in kills if kill.wrong]
-    report = {
+    facts = {
         "what": "kill -9 of exports at random moments, then the same export again",
         "backend": BACKEND,
         "model": Path(words.model).name,
-        "kills": len(kills),
         "before_the_graph_was_there": sum(not kill.was_there for kill in kills),
-        "with_losses": len(wrong),
         "seed": SEED,
         "export_s": round(prepared.export_s, 2),
-        "each": [asdict(kill) for kill in kills],
-        "machine": f"{platform.system()} {platform.machine()}",
-        "torch": torch.__version__,
     }
-    write_json(words.out, report)
-    sys.stdout.write(f"{words.out}: {len(kills)} kills, {len(wrong)} with losses\n")
-    return 1 if wrong else 0
+    return write_kills(words.out, [asdict(kill) for kill in kills], facts)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def write_folder(
 
     Args:
         num_layers: Layers of transformer and text encoder.
-        parts: Parts of full size; the others are tiny. None: all.
+        parts: Parts of full size; the others are tiny. Empty: all.
     """
     known = known_model(MODEL)
     assert known is not None

@@ -15,9 +15,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -156,6 +157,26 @@ def _digests(folder: Path) -> dict[str, str]:
     return {part: sha256_file(path / f"{part}.safetensors") if path else "" for part in PARTS}
 
 
+def write_kills(out: Path, kills: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> int:
+    """Write what became of killed runs, and return the exit code: 1 if any lost something.
+
+    Args:
+        kills: One record for each; `wrong` lists its faults.
+    """
+    with_losses = sum(bool(kill["wrong"]) for kill in kills)
+    report = {
+        **facts,
+        "kills": len(kills),
+        "with_losses": with_losses,
+        "each": list(kills),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+    }
+    write_json(out, report)
+    sys.stdout.write(f"{out}: {len(kills)} kills, {with_losses} with losses\n")
+    return 1 if with_losses else 0
+
+
 def main() -> int:
     """Kill, resume, compare and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -165,20 +186,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         prepared = prepare(Path(name))
         kills = list(kill_often(prepared, Path(name), count=words.kills))
-    wrong = [kill for kill in kills if kill.wrong]
-    report = {
-        "kills": len(kills),
+    facts = {
         "kills_of_runs_that_went_on": sum(len(kill.steps) - 1 for kill in kills if kill.steps),
-        "with_losses": len(wrong),
         "seed": SEED,
         "train_s": round(prepared.train_s, 2),
-        "each": [asdict(kill) for kill in kills],
-        "machine": f"{platform.system()} {platform.machine()}",
-        "torch": torch.__version__,
     }
-    write_json(words.out, report)
-    sys.stdout.write(f"{words.out}: {len(kills)} kills, {len(wrong)} with losses\n")
-    return 1 if wrong else 0
+    return write_kills(words.out, [asdict(kill) for kill in kills], facts)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from m2d.evaluation.intervals import Figure
-from m2d.evaluation.report import Report, as_json, html_page, interval_text, meaning
+from m2d.evaluation.report import Report, as_json, count_stories, html_page, interval_text, meaning
 from m2d.evaluation.scores import SceneRow
 from m2d.video.board.pictures import data_uri
 
@@ -130,4 +130,4 @@ def _cell(figure: Figure | None) -> str:
 def _summary(methods: Mapping[str, MethodReport], num_stories: int) -> str:
     report = next(iter(methods.values())).report
     embedder = f"scores by {report.embedder}" if report.embedder else "frames alone, without an embedder"
-    return f"{num_stories} stories, {len(methods)} methods; {embedder}; 95 % intervals in brackets."
+    return f"{count_stories(num_stories)}, {len(methods)} methods; {embedder}; 95 % intervals in brackets."

@@ -25,7 +25,7 @@ from m2d.video.film_frames import FilmFrame, film_frames
 from m2d.video.pixels import display_matrix
 from m2d.video.read import FilmInfo, probe
 
-# Other tools measure the pictures.
+# Other tools measure the pictures: of higher quality than those of a data set.
 _CRF = 8
 _SPLITS: tuple[str, ...] = ("easy", "medium", "hard")
 

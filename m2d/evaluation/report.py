@@ -150,7 +150,9 @@ def interval_text(figure: Figure) -> str:
 
 def _summary(report: Report) -> str:
     embedder = f"scores by {report.embedder}" if report.embedder else "frames alone, without an embedder"
-    return f"{report.num_stories} stories, {len(report.rows)} scenes; {embedder}; m2d {report.version}."
+    return (
+        f"{count_stories(report.num_stories)}, {len(report.rows)} scenes; {embedder}; m2d {report.version}."
+    )
 
 
 def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
@@ -169,6 +171,11 @@ def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
             halves = f"{kind} distance of two halves of the reference"
             rows.append((halves, _text(floor.value), interval_text(floor)))
     return rows
+
+
+def count_stories(count: int) -> str:
+    """Return `1 story`, or `3 stories`."""
+    return f"{count} {'story' if count == 1 else 'stories'}"
 
 
 def meaning(name: str) -> str:

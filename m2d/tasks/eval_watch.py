@@ -135,11 +135,14 @@ def _is_complete(folder: Path, num_stories: int, *, is_running: bool) -> bool:
 
 
 def _known(out: Path) -> list[dict[str, Any]]:
-    """Return the lines of an earlier call."""
+    """Return the lines of an earlier call; raise InputError for a file of another form."""
     path = out / METRICS
     if not path.exists():
         return []
-    rows = [parse_json(line) for line in read_text(path, limit_bytes=_LARGEST_BYTES).splitlines()]
+    try:
+        rows = [parse_json(line) for line in read_text(path, limit_bytes=_LARGEST_BYTES).splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; choose another folder", argument="out") from error
     if not all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
         raise InputError(f"{path}: is not what m2d wrote; choose another folder", argument="out")
     return rows

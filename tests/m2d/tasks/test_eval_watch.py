@@ -90,3 +90,12 @@ def test_a_folder_without_validation_films_is_refused(run: Path, tmp_path: Path)
     with pytest.raises(InputError, match="makes no validation films"):
         watch_training(EvalPlan(paths=(run,), out=out), SilentReporter())
     assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["no JSON\n", '{"step": "two"}\n', "\udcff"])
+def test_figures_of_another_form_are_refused(run: Path, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "scores"
+    out.mkdir()
+    (out / METRICS).write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(InputError, match="choose another folder"):
+        watch_training(EvalPlan(paths=(run,), out=out), SilentReporter())
