@@ -12,7 +12,7 @@ from typing import Self
 
 from m2d.errors import InputError
 
-_MAY_BE_ZERO = ("image_channels", "is_fixed_size")
+_MAY_BE_ZERO = ("image_channels", "is_fixed_size", "starts_from_images")
 
 
 class GeometryError(InputError):
@@ -74,6 +74,8 @@ class ModelGeometry:
         image_channels: Channels of the latents of a first frame, which the transformer takes beside those it
             denoises; 0 for a model that takes no image.
         is_fixed_size: Whether only pictures of the default size are possible.
+        starts_from_images: Whether a model without image channels starts a scene from a picture, kept as the
+            scene's first latent frame.
 
     Raises:
         GeometryError: A value is not a positive integer.
@@ -93,6 +95,7 @@ class ModelGeometry:
     frame_step: int = 1
     image_channels: int = 0
     is_fixed_size: bool = False
+    starts_from_images: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -116,6 +119,11 @@ class ModelGeometry:
     def input_channels(self) -> int:
         """Channels that the transformer takes."""
         return self.latent_channels + self.image_channels
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a scene may start from a picture."""
+        return self.image_channels > 0 or self.starts_from_images
 
     def num_latent_frames(self, num_frames: int) -> int:
         """Count the latent frames of `num_frames` pixel frames: `(P - 1) / T + 1`, in whole tokens.

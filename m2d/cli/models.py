@@ -98,10 +98,16 @@ def _cells(facts: ModelFacts) -> tuple[str, ...]:
         _frames(facts),
         str(facts.fps),
         str(facts.max_text_tokens),
-        "needed" if facts.needs_image else "no",
+        "needed" if facts.needs_image else "yes" if facts.takes_image else "no",
         _weights(facts),
         facts.licence or "",
     )
+
+
+def _image(facts: ModelFacts) -> str:
+    if facts.needs_image:
+        return "every scene needs one as its first frame"
+    return "a scene may start from one" if facts.takes_image else "takes none"
 
 
 def _rows(facts: ModelFacts) -> list[tuple[str, str]]:
@@ -111,7 +117,7 @@ def _rows(facts: ModelFacts) -> list[tuple[str, str]]:
         ("picture", f"{facts.width}x{facts.height}; {others}"),
         ("frames", f"{facts.num_frames} a scene at {facts.fps} fps; {facts.frame_step}k+1"),
         ("prompt", f"at most {facts.max_text_tokens} tokens"),
-        ("image", "every scene needs one as its first frame" if facts.needs_image else "takes none"),
+        ("image", _image(facts)),
         ("transformer", _weights(facts)),
         ("licence", facts.licence or "not known"),
     ]

@@ -206,6 +206,8 @@ class _Run:
             for target in self._targets:
                 unscaled_BFCHW = input_BFCHW[:, target.frames]
                 input_BFCHW[:, target.frames] = target.stepper.model_input(unscaled_BFCHW, index=index)
+            if request.first_frames_are_clean:
+                self._keep_first_frames(input_BFCHW, index=total)
 
             predict = partial(self._predict, input_BFCHW, timestep)
             if self._step_cache is None:

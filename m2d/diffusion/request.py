@@ -33,7 +33,8 @@ class DenoiseRequest:
         first_frames: Target scene (its index in the layout) -> clean latents (K, C, H, W) of its first latent
             frame, or of all those of its first token, which the result keeps. Before every step they are
             noised to the step's level, as RePaint does with known regions (arXiv 2201.09865, Eq. 8a), but
-            always with the scene's initial noise.
+            always with the scene's initial noise. A model that was trained for it gets them clean instead.
+        first_frames_are_clean: Whether the model was trained to be given clean first frames.
         images: Scene (its index in the layout) -> latents (1, I, H, W) of its first frame, as image-to-video
             models take them; for every scene of such a model, and empty for others.
         keep_context: Whether the denoiser computes clean context once if no step changes it and the denoiser
@@ -54,6 +55,7 @@ class DenoiseRequest:
     conditioning: Conditioning
     context_latents_BFCHW: Tensor | None = None
     first_frames: Mapping[int, Tensor] = field(default_factory=dict)
+    first_frames_are_clean: bool = False
     images: Mapping[int, Tensor] = field(default_factory=dict)
     guidance: GuidanceRule
     num_inference_steps: int

@@ -51,6 +51,7 @@ class ModelSettings:
         sampling: None selects the defaults of the model's family.
         world: `puppet` for a model of the puppet theatre; None for any other.
         mask: The attention mask it was trained with.
+        starts_from_images: Whether a text-to-video model starts a scene from a picture.
     """
 
     num_scenes: int
@@ -61,6 +62,7 @@ class ModelSettings:
     world: str | None = None
     mask: str = DEFAULT_MASK
     sampling: SamplingDefaults | None = None
+    starts_from_images: bool = False
 
 
 def read_settings(path: Path) -> ModelSettings | None:
@@ -77,10 +79,7 @@ def read_settings(path: Path) -> ModelSettings | None:
         raise CheckpointError(
             f"{place}: unknown {first_few(entries.keys() - known)}; allowed: {first_few(known, limit=9)}"
         )
-    numbers = {
-        name: whole_number(entries, name, place=place, most=_MOST[name])
-        for name in known - {"world", "mask", "sampling"}
-    }
+    numbers = {name: whole_number(entries, name, place=place, most=_MOST[name]) for name in _MOST}
     if entries.get("world") not in (None, "puppet"):
         raise CheckpointError(f"{place}: world: {entries['world']!r} is unknown; allowed: 'puppet' or null")
     mask = entries.get("mask", DEFAULT_MASK)
@@ -88,12 +87,15 @@ def read_settings(path: Path) -> ModelSettings | None:
         rule_of(str(mask))
     except LayoutError as error:
         raise CheckpointError(f"{place}: {error}") from error
+    starts = entries.get("starts_from_images", False)
+    if not isinstance(starts, bool):
+        raise CheckpointError(f"{place}: starts_from_images: {starts!r} is neither true nor false")
     world = entries.get("world")
     sampling = _sampling_of(entries, place=place)
     if sampling is None and world == "puppet":
         # Folders written before this entry existed.
         sampling = PUPPET_SAMPLING
-    return ModelSettings(world=world, mask=mask, sampling=sampling, **numbers)
+    return ModelSettings(world=world, mask=str(mask), sampling=sampling, starts_from_images=starts, **numbers)
 
 
 def _sampling_of(entries: Mapping[str, Any], *, place: Path) -> SamplingDefaults | None:

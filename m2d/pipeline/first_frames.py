@@ -42,23 +42,24 @@ class FirstFrames:
 
     def needs_vae(self, plan: RunPlan, part: WindowPlan) -> bool:
         """Whether scenes of a window start from frames."""
-        continued = any(plan.scenes[scene].join.kind == "continue" for scene in part.window.targets)
-        return continued or plan.source.geometry.image_channels > 0
+        geometry = plan.source.geometry
+        return geometry.image_channels > 0 or any(_starts(plan, scene) for scene in part.window.targets)
 
     def kept(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
         """Return the first latent frames that the result keeps, by the scene's place in the window.
 
-        These are the scenes that continue the one before them; an image-to-video model gets the frame as an
-        image instead.
+        These are the scenes that start from a picture or continue the one before them; an image-to-video
+        model gets the frame as an image instead.
         """
         if plan.source.geometry.image_channels:
             return {}
         return {
             part.window.scenes.index(scene): check_finite(
-                self.vae().encode(self._last(scene - 1)).cpu(), what="the VAE's encoding of frames"
+                self.vae().encode(self._first(plan, scene, is_made=True)).cpu(),
+                what="the VAE's encoding of frames",
             )
             for scene in part.window.targets
-            if plan.scenes[scene].join.kind == "continue"
+            if _starts(plan, scene)
         }
 
     def images(self, plan: RunPlan, part: WindowPlan) -> dict[int, Tensor]:
@@ -95,6 +96,11 @@ class FirstFrames:
         # In slices at least: the transformer may be in memory, too.
         with vae.decoding(self.vae.first_frame_strategy, latents_FCHW):
             return vae.decode(latents_FCHW)[part]
+
+
+def _starts(plan: RunPlan, scene: int) -> bool:
+    """Whether a scene starts from a frame of its own picture, or of the scene before it."""
+    return plan.scenes[scene].image is not None or plan.scenes[scene].join.kind == "continue"
 
 
 def read_picture(image: SceneImage, *, height: int, width: int) -> np.ndarray:

@@ -194,13 +194,13 @@ def needs_of(plans: Sequence[RunPlan], *, num_given: int = 0, stays_loaded: bool
     plan = plans[0]
     geometry, shape = plan.source.geometry, plan.scene_geometry
     windows = [(each, part) for each in plans for part in each.windows]
-    has_images = geometry.image_channels > 0
     continued = [
         scene
         for each, part in windows
         for scene in part.window.targets
         if each.scenes[scene].join.kind == "continue"
     ]
+    starts = [scene for each, part in windows for scene in part.window.targets if each.scenes[scene].image]
     prompts = {text for each, part in windows for text in _texts(each, part)}
     made = sorted({scene for _, part in windows for scene in part.window.targets})
     work = FilmWork(
@@ -214,7 +214,7 @@ def needs_of(plans: Sequence[RunPlan], *, num_given: int = 0, stays_loaded: bool
         scenes=[plans[-1].scenes[scene].geometry.num_latent_frames for scene in made],
         num_prompts=len(prompts),
         num_given=num_given,
-        num_images=len(made) if has_images else 0,
+        num_images=len(made) if geometry.image_channels else len(starts),
         num_continued=len(continued),
         stays_loaded=stays_loaded,
     )

@@ -337,6 +337,7 @@ class _Run:
             ),
             context_latents_BFCHW=context_latents(plan, part, self._latents) if window.context else None,
             first_frames=kept,
+            first_frames_are_clean=plan.source.geometry.starts_from_images,
             images=images,
             guidance=window_guidance(plan, part),
             num_inference_steps=plan.sampling.num_inference_steps,

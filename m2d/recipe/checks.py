@@ -74,7 +74,7 @@ def image_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -
     problems = []
     for index, scene in enumerate(recipe.scenes):
         field, message = "image", ""
-        if not geometry.image_channels and scene.image is not None:
+        if not geometry.takes_images and scene.image is not None:
             message = "the model takes no images; image-to-video models do, such as CogVideoX-5b-I2V"
             if ("scenes", index, "image") not in places.values and ("image",) in places.values:
                 # The story's own, which all scenes have.

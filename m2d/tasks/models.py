@@ -33,6 +33,7 @@ class ModelFacts:
         frame_step: Frames of a scene are a multiple of it, plus 1.
         num_scenes: Scenes that it makes jointly; None for a published model, which its folder decides.
         needs_image: Whether every scene starts from an image.
+        takes_image: Whether a scene may start from an image.
         dtype: Data type that its weights are stored in, and in which it is best run.
         transformer_bytes: Memory of the transformer's weights in that type; other parts come and go.
         licence: None where it is not known.
@@ -50,6 +51,7 @@ class ModelFacts:
     max_text_tokens: int
     num_scenes: int | None
     needs_image: bool
+    takes_image: bool
     dtype: str
     transformer_bytes: int
     licence: str | None
@@ -130,6 +132,7 @@ def _of_known(known: KnownModel, family: str) -> ModelFacts:
         max_text_tokens=int(known.transformer["max_text_seq_length"]),
         num_scenes=None,
         needs_image=known.takes_image,
+        takes_image=known.takes_image,
         dtype=known.dtype,
         transformer_bytes=2 * known.num_parameters,
         licence=known.licence,
@@ -153,6 +156,7 @@ def _of_folder(source: ModelSource) -> ModelFacts:
         max_text_tokens=geometry.max_text_tokens,
         num_scenes=geometry.num_scenes,
         needs_image=geometry.image_channels > 0,
+        takes_image=geometry.takes_images,
         dtype=", ".join(sorted({_DTYPES[tensor.dtype] for tensor in stored})),
         transformer_bytes=sum(sizes),
         licence=_licence(source),

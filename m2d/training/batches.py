@@ -68,6 +68,7 @@ class BatchMaker:
             prompt_embeds_BLD=embeds_BLD,
             timesteps_BN=draw.timesteps_BN,
             is_target_BN=draw.is_target_BN,
+            has_image_BN=draw.has_image_BN,
         )
 
 

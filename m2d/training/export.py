@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from m2d.training.card import CardFacts, write_card
 from m2d.training.folder import publish_folder
 from m2d.training.log import read_log
 from m2d.training.sharding import stored, wholes
-from m2d.training.start import model_settings, sampling_of
+from m2d.training.start import settings_after
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 
@@ -61,7 +60,7 @@ def publish_model(setup: TrainingSetup, state: TrainState, *, frozen: Path, path
                 model = _on_cpu(average)
                 merge_lora(model)
             dtype: torch.dtype = getattr(torch, recipe.export_dtype)
-            settings = replace(model_settings(recipe), sampling=sampling_of(frozen))
+            settings = settings_after(recipe, frozen)
             save_model_folder(part, base=frozen, transformer=model, settings=settings, dtype=dtype)
             return write_card(part, card) or ""
 

@@ -24,6 +24,7 @@ class TrainingBatch(NamedTuple):
     Attributes:
         timesteps_BN: Timestep per scene, int64; 0 for context.
         is_target_BN: Scenes that are noised and count in the loss.
+        has_image_BN: Target scenes whose first token's latent frames are clean and do not count.
     """
 
     latents_BFCHW: Tensor
@@ -31,6 +32,7 @@ class TrainingBatch(NamedTuple):
     prompt_embeds_BLD: Tensor
     timesteps_BN: Tensor
     is_target_BN: Tensor
+    has_image_BN: Tensor
 
 
 def velocity_errors(
@@ -46,13 +48,18 @@ def velocity_errors(
     num_scenes = layout.num_scenes
     frames_per_scene = layout.latent_frames[0]
     timesteps_BF = batch.timesteps_BN.repeat_interleave(frames_per_scene, dim=1)
-    is_target_BF = batch.is_target_BN.repeat_interleave(frames_per_scene, dim=1)
+    is_noised_BNF = batch.is_target_BN[..., None].repeat(1, 1, frames_per_scene)
+    is_noised_BNF[..., : layout.frames_per_token] &= ~batch.has_image_BN[..., None]
+    is_noised_BF = is_noised_BNF.flatten(1)
     noisy_BFCHW = schedule.add_noise(batch.latents_BFCHW, batch.noise_BFCHW, timesteps_BF)
-    noisy_BFCHW = torch.where(is_target_BF[:, :, None, None, None], noisy_BFCHW, batch.latents_BFCHW)
+    noisy_BFCHW = torch.where(is_noised_BF[:, :, None, None, None], noisy_BFCHW, batch.latents_BFCHW)
     velocity_BFCHW = schedule.velocity(batch.latents_BFCHW, batch.noise_BFCHW, timesteps_BF)
     predicted_BFCHW = model(noisy_BFCHW, batch.prompt_embeds_BLD, batch.timesteps_BN, layout=layout)
     squared_BFCHW = (predicted_BFCHW.float() - velocity_BFCHW).square()
-    return squared_BFCHW.reshape(len(squared_BFCHW), num_scenes, -1).mean(dim=2)
+    errors_BNF = squared_BFCHW.mean(dim=(2, 3, 4)).reshape(-1, num_scenes, frames_per_scene)
+    # Errors of context scenes are measured whole, and not used.
+    counts_BNF = is_noised_BNF | ~batch.is_target_BN[..., None]
+    return (errors_BNF * counts_BNF).sum(dim=2) / counts_BNF.sum(dim=2).clamp(min=1)
 
 
 def masked_loss(errors_BN: Tensor, is_target_BN: Tensor, *, num_targets: Tensor | None = None) -> Tensor:

@@ -135,6 +135,8 @@ class ObjectiveRecipe(_Part):
         caption_dropout: Probability that all captions of a sample are replaced by the empty prompt.
         conditional_probability: Probability that a sample has clean context (Eq. 2); SFT only.
         targets: The target scene of such a sample: the `last` (as in the paper) or a `random` one.
+        image_probability: Probability that a target scene's first latent frame is clean and does not count in
+            the loss: the model learns to start from a picture.
     """
 
     timesteps: Literal["uniform", "logit_normal"] = "uniform"
@@ -142,6 +144,7 @@ class ObjectiveRecipe(_Part):
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     conditional_probability: float = Field(default=0.0, ge=0, le=1)
     targets: Literal["last", "random"] = "last"
+    image_probability: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _mixes_two_distributions(self) -> Self:

@@ -30,6 +30,7 @@ class BatchDraw(NamedTuple):
         timesteps_BN: Timestep per scene, int64; 0 for clean context.
         is_target_BN: Scenes that are noised and count in the loss.
         drops_caption_B: Samples whose captions are replaced by the empty prompt.
+        has_image_BN: Target scenes whose first latent frame is clean.
         epoch: Number of finished passes over the samples; selects the clip of a shot.
     """
 
@@ -38,6 +39,7 @@ class BatchDraw(NamedTuple):
     timesteps_BN: Tensor
     is_target_BN: Tensor
     drops_caption_B: Tensor
+    has_image_BN: Tensor
     epoch: int = 0
 
     def part(self, places: slice) -> BatchDraw:
@@ -48,6 +50,7 @@ class BatchDraw(NamedTuple):
             timesteps_BN=self.timesteps_BN[places],
             is_target_BN=self.is_target_BN[places],
             drops_caption_B=self.drops_caption_B[places],
+            has_image_BN=self.has_image_BN[places],
             epoch=self.epoch,
         )
 
@@ -110,6 +113,7 @@ class StageSampler:
             timesteps_BN=torch.where(is_target_BN, timesteps_B[:, None], 0),
             is_target_BN=is_target_BN,
             drops_caption_B=drops_caption_B,
+            has_image_BN=is_target_BN & self._draw_images(draws),
             epoch=epoch,
         )
 
@@ -155,6 +159,10 @@ class StageSampler:
             target_B = torch.full_like(target_B, self.num_scenes - 1)
         is_chosen_BN = torch.arange(self.num_scenes) == target_B[:, None]
         return is_chosen_BN | ~is_conditional_B[:, None]
+
+    def _draw_images(self, draws: torch.Generator) -> Tensor:
+        share = self.objective.image_probability
+        return torch.rand(self.batch_size, self.num_scenes, generator=draws) < share
 
     def _check(self) -> None:
         needed = self.num_scenes if self.stage == "sft" else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
-from m2d.model.settings import ModelSettings, SamplingDefaults, read_settings
+from m2d.model.settings import ModelSettings, read_settings
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
@@ -81,13 +82,17 @@ def model_settings(recipe: TrainingRecipe) -> ModelSettings:
         default_fps=recipe.video.fps,
         world=recipe.data.world,
         mask=recipe.mask,
+        starts_from_images=recipe.objective.image_probability > 0,
     )
 
 
-def sampling_of(base: Path) -> SamplingDefaults | None:
-    """Return the sampling defaults of the folder that a training starts from; None if it has none."""
-    settings = read_settings(base)
-    return None if settings is None else settings.sampling
+def settings_after(recipe: TrainingRecipe, base: Path) -> ModelSettings:
+    """Return `model_settings` with what a training keeps of the folder that it starts from."""
+    settings, kept = model_settings(recipe), read_settings(base)
+    if kept is None:
+        return settings
+    starts = settings.starts_from_images or kept.starts_from_images
+    return replace(settings, sampling=kept.sampling, starts_from_images=starts)
 
 
 def model_geometry(

@@ -34,7 +34,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.training.export import use_average
 from m2d.training.recipe import ValidationRecipe
-from m2d.training.start import model_geometry, sampling_of
+from m2d.training.start import model_geometry, settings_after
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 from m2d.training.trackers import Trackers
@@ -216,6 +216,7 @@ def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
         geometry=model_geometry(recipe, setup.facts["transformer"], compression=family.compression(folder)),
         family=family,
         is_puppet=recipe.data.is_puppet,
-        sampling=sampling_of(folder) or family.default_sampling(setup.facts["transformer"]),
+        sampling=settings_after(recipe, folder).sampling
+        or family.default_sampling(setup.facts["transformer"]),
         mask=recipe.mask,
     )

@@ -74,6 +74,7 @@ def geometry_of(
         default_num_frames=settings.default_num_frames,
         default_fps=settings.default_fps,
         num_scenes=settings.num_scenes,
+        starts_from_images=settings.starts_from_images,
     )
 
 

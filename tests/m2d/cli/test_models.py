@@ -33,6 +33,7 @@ def test_a_folder_and_the_published_name_of_its_layout_have_the_same_rules(m2d: 
         "fps",
         "max_text_tokens",
         "needs_image",
+        "takes_image",
     )
     assert {key: ours[key] for key in same} == {key: published[key] for key in same}
     assert "81 a scene at 16 fps; 16k+1" in m2d("models", "show", "random").stdout

@@ -107,6 +107,14 @@ def test_the_model_finds_a_given_first_frame_at_every_steps_level(scheduler):
         torch.testing.assert_close(latents[:, 2:3], expected, rtol=0, atol=atol)
 
 
+def test_a_model_that_was_trained_for_it_finds_the_first_frame_clean(scheduler):
+    denoiser = denoiser_for(scheduler)
+    request = request_for(first_frames={1: GIVEN}, first_frames_are_clean=True)
+    latents = denoise(denoiser, scheduler, request)
+    assert all(torch.equal(seen[:, 2], GIVEN) for seen, _, _ in denoiser.calls)
+    assert torch.equal(latents[:, 2], GIVEN)
+
+
 def test_the_estimate_of_the_clean_film_shows_a_given_first_frame_as_given(scheduler):
     shown: list[Tensor] = []
     request = request_for(first_frames={1: GIVEN})

@@ -91,6 +91,17 @@ def test_sampling_defaults_come_from_m2d_json_and_survive_saving(folder: Path, t
     assert json.loads((tmp_path / "m2d.json").read_text())["sampling"] == own
 
 
+def test_m2d_json_says_whether_scenes_start_from_images(folder: Path, tmp_path: Path) -> None:
+    assert not resolve_model(str(folder)).geometry.starts_from_images
+    edit_json(folder / "m2d.json", starts_from_images=True)
+    assert resolve_model(str(folder)).geometry.starts_from_images
+    write_settings(tmp_path, settings_of(folder))
+    assert json.loads((tmp_path / "m2d.json").read_text())["starts_from_images"] is True
+    edit_json(folder / "m2d.json", starts_from_images="yes")
+    with pytest.raises(CheckpointError, match="starts_from_images: 'yes' is neither true nor false"):
+        resolve_model(str(folder))
+
+
 def test_a_puppet_model_without_sampling_defaults_samples_like_the_embedded_ones(folder: Path) -> None:
     edit_json(folder / "m2d.json", world="puppet")
     assert resolve_model(str(folder)).sampling == resolve_model("builtin:puppet").sampling

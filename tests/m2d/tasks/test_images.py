@@ -1,8 +1,9 @@
-"""`image` in recipes: the picture that a scene of an image-to-video model starts from."""
+"""`image` in recipes: the picture that a scene starts from."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from m2d.cli.main import app
 from m2d.tasks.models import make_random
+from tests.m2d.tasks.studio import latents_of
 
 STORY = """\
 title: Two shores
@@ -74,6 +76,27 @@ def test_every_scene_starts_from_its_picture_and_the_record_names_no_folder(
     other = run(*again, str(tmp_path / "other.mp4"))
     assert other.exit_code == 2
     assert "another picture than the recorded one" in said(other)
+
+
+def test_a_text_to_video_model_that_was_trained_for_it_starts_from_pictures_too(
+    models: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models / "cogvideox-5b", folder)
+    settings = {"num_scenes": 2, "default_num_frames": 9, "default_height": 48, "default_width": 80}
+    (folder / "m2d.json").write_text(json.dumps({**settings, "default_fps": 8, "starts_from_images": True}))
+    latents = []
+    for name, first in (("a", ", image: pictures/red.png"), ("b", ", image: pictures/blue.png"), ("c", "")):
+        story = write(tmp_path, folder, head="mask: isolated", first=first)
+        made = run("generate", story, "--out", str(tmp_path / f"{name}.mp4"), "--quiet")
+        assert made.exit_code == 0, made.stderr
+        latents.append(latents_of(tmp_path / f"{name}.mp4"))
+    # The first scene is another one with every picture, the second the same without.
+    assert not np.array_equal(latents[0][0], latents[1][0])
+    assert not np.array_equal(latents[0][0], latents[2][0])
+    assert np.array_equal(latents[0][1], latents[1][1])
+    checked = run("check", write(tmp_path, folder, first=", image: pictures/red.png")).stdout
+    assert "starts from red.png" in checked
 
 
 def test_extended_and_rerolled_scenes_start_from_pictures_too(

@@ -35,6 +35,7 @@ def batch() -> TrainingBatch:
         prompt_embeds_BLD=torch.randn(2, 12, 8, generator=draw),
         timesteps_BN=torch.tensor([[0, 0, 700], [300, 300, 300]]),
         is_target_BN=torch.tensor([[False, False, True], [True, True, True]]),
+        has_image_BN=torch.zeros(2, 3, dtype=torch.bool),
     )
 
 
@@ -53,6 +54,22 @@ def test_an_error_is_the_mean_square_of_its_scenes_velocity(batch: TrainingBatch
     alpha, sigma = float(SCHEDULE.alpha_T[300]), float(SCHEDULE.sigma_T[300])
     velocity = alpha * batch.noise_BFCHW[1, 2:4] - sigma * batch.latents_BFCHW[1, 2:4]
     torch.testing.assert_close(errors_BN[1, 1], velocity.square().mean())
+
+
+def test_a_given_first_frame_enters_clean_and_does_not_count(batch: TrainingBatch) -> None:
+    model = Recorder()
+    without_BN = velocity_errors(Recorder(), batch, schedule=SCHEDULE, layout=LAYOUT)
+    has_image_BN = torch.tensor([[False, False, True], [False, True, False]])
+    batch = batch._replace(has_image_BN=has_image_BN)
+    errors_BN = velocity_errors(model, batch, schedule=SCHEDULE, layout=LAYOUT)
+    assert torch.equal(model.latents[1, 2], batch.latents_BFCHW[1, 2])
+    alpha, sigma = float(SCHEDULE.alpha_T[300]), float(SCHEDULE.sigma_T[300])
+    torch.testing.assert_close(
+        model.latents[1, 3], alpha * batch.latents_BFCHW[1, 3] + sigma * batch.noise_BFCHW[1, 3]
+    )
+    velocity = alpha * batch.noise_BFCHW[1, 3] - sigma * batch.latents_BFCHW[1, 3]
+    torch.testing.assert_close(errors_BN[1, 1], velocity.square().mean())
+    assert torch.equal(errors_BN[~has_image_BN], without_BN[~has_image_BN])
 
 
 def test_the_loss_ignores_context_scenes(batch: TrainingBatch) -> None:

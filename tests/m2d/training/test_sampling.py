@@ -84,6 +84,21 @@ def test_random_targets_visit_every_scene() -> None:
     assert bool(targets.any(dim=0).all())
 
 
+def test_targets_alone_start_from_pictures() -> None:
+    objective = {"conditional_probability": 0.5, "targets": "random"}
+    sampler = _sampler("sft", objective=ObjectiveRecipe(**objective, image_probability=0.4))
+    draws = [sampler.draw(step) for step in range(200)]
+    targets, images = (
+        torch.cat([getattr(draw, name) for draw in draws]) for name in ("is_target_BN", "has_image_BN")
+    )
+    assert not bool((images & ~targets).any())
+    # Some 3,200 coins: four standard deviations are 0.035.
+    assert abs(float(images[targets].float().mean()) - 0.4) < 0.035
+    without = _sampler("sft", objective=ObjectiveRecipe(**objective)).draw(3)
+    assert torch.equal(without.timesteps_BN, draws[3].timesteps_BN)
+    assert not bool(without.has_image_BN.any())
+
+
 def test_half_of_the_samples_are_conditional_at_probability_one_half() -> None:
     sampler = _sampler("sft", objective=ObjectiveRecipe(conditional_probability=0.5))
     is_full = torch.cat([sampler.draw(step).is_target_BN.all(dim=1) for step in range(250)])
