@@ -36,9 +36,13 @@ def evaluate(
         typer.Option(help="A recipe, a folder of recipes, or JSON as in Figure 5; default: the films' own."),
     ] = None,
     embedder: Annotated[
-        Literal["auto", "puppet", "natural", "none"],
+        Literal["auto", "puppet", "natural", "viclip", "clip", "dino", "videomae", "none"],
         typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
     ] = "auto",
+    embedder_model: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Weights of viclip, clip, dino or videomae, or their hub name."),
+    ] = None,
     export: Annotated[
         str,
         typer.Option(metavar="NAME,NAME", help="Also write the scenes for vbench, entitybench or msvbench."),
@@ -74,6 +78,7 @@ def evaluate(
         prompts=prompts,
         out=out,
         embedder=embedder,
+        embedder_model=embedder_model,
         exports=tuple(name.strip() for name in export.split(",") if name.strip()),
         device=device,
         force=force,

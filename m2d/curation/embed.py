@@ -21,21 +21,17 @@ from m2d.curation.shots import Shot
 from m2d.curation.stage_file import Outcome, key_of
 from m2d.curation.stills import opened_stills, stills_path
 from m2d.errors import DatasetError, InputError, Remedy
-from m2d.evaluation.consistency import Scores, cosines
+from m2d.evaluation.consistency import Scores
 from m2d.evaluation.embedder import Extractor, Features
+from m2d.evaluation.given_embedder import GIVEN, GivenEmbedder, given_folder
 from m2d.evaluation.natural_embedder import NaturalEmbedder
 from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
-from m2d.families.hub import cached_snapshot, hub_model
 
 _VERSION = "embed/1"
 # Similarity of neighbours that belong together. `benchmarks.data_set fit` measured that of puppets; the other
 # is an estimate, which the histogram of the report helps to correct.
 RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.45, 1.0)}
-
-
-# Networks that are read from `relate.model`; their ranges depend on the weights.
-GIVEN = ("viclip", "clip", "dino")
 
 
 class ShotEmbedder(Protocol):
@@ -47,26 +43,6 @@ class ShotEmbedder(Protocol):
 
     def similarity(self, features: Features) -> Scores:
         """Return how similar every pair of shots is, (N, N), at most 1."""
-
-
-class GivenEmbedder:
-    """One network of a folder; shots are compared by the cosine of their vectors."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        """Load the network. Raises: as `ViCLIP` and `HubPictures`."""
-        if name == "viclip":
-            from m2d.curation.viclip import ViCLIP
-
-            self.extractors: Mapping[str, Extractor] = {name: ViCLIP(folder)}
-        else:
-            from m2d.curation.hub_embedders import HubPictures
-
-            self.extractors = {name: HubPictures(name, folder)}
-        self._name = name
-
-    def similarity(self, features: Features) -> Scores:
-        """Return the cosines of the shots' vectors."""
-        return cosines(features[self._name])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +108,7 @@ def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppe
         name=name,
         width=first.width if first else 0,
         height=first.height if first else 0,
-        folder=_given_folder(name, settings.model) if name in GIVEN else None,
+        folder=given_folder(name, settings.model, field="relate.model") if name in GIVEN else None,
     )
 
 
@@ -144,19 +120,6 @@ def check_embedder(settings: RelateSettings) -> None:
     """
     if settings.embedder not in ("auto", "vit"):
         sim_range(settings, choose_embedder(settings, (), is_puppet=False))
-
-
-def _given_folder(name: str, model: str | None) -> Path:
-    if model is None:
-        raise InputError(f"relate.model: {name} needs a folder with its weights, or the hub name of one")
-    hub = hub_model(model) if not Path(model).is_dir() else None
-    folder = Path(model) if hub is None else cached_snapshot(hub)
-    if folder is None or not folder.is_dir():
-        raise InputError(
-            f"relate.model: {model!r} is no folder and not in Hugging Face's cache; `hf download {model}` "
-            "gets it, if it is a name of the hub"
-        )
-    return folder.resolve()
 
 
 def sim_range(settings: RelateSettings, choice: EmbedderChoice) -> tuple[float, float]:

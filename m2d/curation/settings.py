@@ -58,9 +58,9 @@ class RelateSettings(_Part):
     """Which shots belong together.
 
     Attributes:
-        embedder: Name of the network: `puppet`, `efficientnet`, `viclip`, `clip` or `dino`; `auto` takes the
-            attribute classifier for puppet films and EfficientNet-Lite0 otherwise.
-        model: Folder or hub name of the weights of `viclip`, `clip` or `dino`.
+        embedder: Name of the network: `puppet`, `efficientnet`, `viclip`, `clip`, `dino`, `videomae`;
+            `auto` takes the attribute classifier for puppet films and EfficientNet-Lite0 otherwise.
+        model: Folder or hub name of the weights of `viclip`, `clip`, `dino` or `videomae`.
         num_shots: Shots of a window: the scenes of a training sample.
         max_shots: Most shots of a group; windows that overlap are joined up to it.
         min_sim, max_sim: Range of the similarity of neighbours; None takes the embedder's.
@@ -68,7 +68,7 @@ class RelateSettings(_Part):
         all_pairs: Whether every pair of a window must lie in the range, not only neighbours.
     """
 
-    embedder: Literal["auto", "vit", "efficientnet", "puppet", "viclip", "clip", "dino"] = "auto"
+    embedder: Literal["auto", "vit", "efficientnet", "puppet", "viclip", "clip", "dino", "videomae"] = "auto"
     model: str | None = None
     num_shots: int = Field(default=3, ge=1)
     max_shots: int = Field(default=6, ge=1)

@@ -19,6 +19,7 @@ from m2d.errors import BackendUnavailable, CheckpointError, InputError, Remedy
 from m2d.evaluation.cache import measured
 from m2d.evaluation.embedder import Embedder
 from m2d.evaluation.frechet import SetDistance, set_distance
+from m2d.evaluation.given_embedder import GIVEN, WITH_TEXTS, GivenEmbedder, given_folder
 from m2d.evaluation.lpips import Lpips
 from m2d.evaluation.measure import Instruments, StoryMeasures, has_cut_detection
 from m2d.evaluation.natural_embedder import (
@@ -35,7 +36,7 @@ from m2d.evaluation.stories import LeftOut, VideoStory, find_stories, left_out, 
 from m2d.progress import Reporter
 from m2d.video.open_film import FilmError
 
-EmbedderChoice = Literal["auto", "puppet", "natural", "none"]
+EmbedderChoice = Literal["auto", "puppet", "natural", "viclip", "clip", "dino", "videomae", "none"]
 _Measured = list[tuple[VideoStory, StoryMeasures]]
 
 
@@ -49,6 +50,7 @@ class EvalPlan:
         prompts: A recipe, a folder of recipes or a JSON file of stories; None takes the films' own prompts.
         out: Folder of the report.
         embedder: `auto` is `puppet` for films of the embedded models, else `natural`.
+        embedder_model: Folder or hub name of the weights of `viclip`, `clip`, `dino` or `videomae`.
         exports: Layouts of other benchmarks to write the scenes in, each into a folder of its name in `out`.
     """
 
@@ -57,6 +59,7 @@ class EvalPlan:
     prompts: Path | None = None
     out: Path
     embedder: EmbedderChoice = "auto"
+    embedder_model: str | None = None
     exports: tuple[str, ...] = ()
     device: str = "cpu"
     force: bool = False
@@ -151,6 +154,9 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
         height, width = sizes.pop()
         return load_puppet_embedder(height=height, width=width)
     has_prompts = any(story.prompts for story in stories)
+    if choice in GIVEN:
+        folder = given_folder(choice, plan.embedder_model, field="--embedder-model")
+        return GivenEmbedder(choice, folder, device=plan.device, has_prompts=has_prompts)
     has_reference = plan.reference is not None
     check_networks(has_prompts=has_prompts, has_reference=has_reference)
     return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
@@ -183,6 +189,8 @@ def _instruments(
         notes.append("cut accuracy: it needs the package opencv-python-headless")
     if embedder and not any(story.prompts for story in stories):
         notes.append("semantic consistency and cross-talk: the videos hold no prompts, and none were given")
+    elif embedder and plan.embedder in GIVEN and plan.embedder not in WITH_TEXTS:
+        notes.append(f"semantic consistency and cross-talk: {plan.embedder} has no text encoder")
     instruments = Instruments(
         extractors=embedder.extractors if embedder else {},
         pair=Lpips(device=plan.device) if has_lpips else None,

@@ -19,14 +19,15 @@ from m2d.curation import local_captioner, transnet
 from m2d.curation.caption_requests import PaidAnswer
 from m2d.curation.cut_detectors import check_detector
 from m2d.curation.embed import EmbedderChoice, choose_embedder, load_embedder, sim_range
-from m2d.curation.hub_embedders import HubPictures
 from m2d.curation.local_captioner import LocalCaptioner
 from m2d.curation.settings import CaptionSettings, RelateSettings
 from m2d.curation.stage_file import StageFile
-from m2d.curation.viclip import ViCLIP, viclip_features
 from m2d.errors import CheckpointError, DatasetError, InputError
+from m2d.evaluation.hub_networks import HubNetwork
+from m2d.evaluation.viclip import ViCLIP, viclip_features
 from m2d.video.cuts import ShownPicture
 from tests.m2d.curation.conftest import build_set
+from tests.m2d.evaluation.hub_folders import hub_folder
 
 REFERENCE = json.loads(
     (Path(__file__).parents[2] / "fixtures" / "networks" / "curation.json").read_text("ascii")
@@ -122,35 +123,6 @@ def test_viclip_embeds_a_shot_from_a_folder(tmp_path: Path) -> None:
     assert not np.allclose(network.extract(prepared), network.extract(prepared[::-1]))
 
 
-def hub_folder(kind: str, folder: Path) -> Path:
-    """Write a tiny random model in the layout of transformers."""
-    from transformers import (
-        BitImageProcessorPil,
-        CLIPConfig,
-        CLIPImageProcessorPil,
-        CLIPModel,
-        Dinov2Config,
-        Dinov2Model,
-    )
-
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
-    torch.manual_seed(0)
-    crop = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
-    if kind == "clip":
-        text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
-        config = CLIPConfig(
-            vision_config=size | {"intermediate_size": 16, "patch_size": 14},
-            text_config=text | {"intermediate_size": 8},
-            projection_dim=8,
-        )
-        CLIPModel(config).save_pretrained(folder)
-        CLIPImageProcessorPil(**crop).save_pretrained(folder)
-    else:
-        Dinov2Model(Dinov2Config(**size, patch_size=14)).save_pretrained(folder)
-        BitImageProcessorPil(**crop).save_pretrained(folder)
-    return folder
-
-
 def test_dino_groups_shots_and_its_range_has_to_be_chosen(
     straight: Path, films: Path, tmp_path: Path
 ) -> None:
@@ -172,14 +144,14 @@ def test_dino_groups_shots_and_its_range_has_to_be_chosen(
 def test_folders_of_other_models_are_refused(tmp_path: Path) -> None:
     folder = hub_folder("clip", tmp_path / "clip")
     frames = [np.full((30, 40, 3), level, np.uint8) for level in (0, 90, 255)]
-    network = HubPictures("clip", folder)
+    network = HubNetwork("clip", folder)
     vector = network.extract([network.prepare(frame) for frame in frames])
     assert vector.shape == (8,)
     assert 0 < np.linalg.norm(vector) <= 1.0001
     with pytest.raises(CheckpointError, match="is a 'clip'; dino reads dinov2"):
-        HubPictures("dino", folder)
+        HubNetwork("dino", folder)
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
-        HubPictures("clip", tmp_path / "none")
+        HubNetwork("clip", tmp_path / "none")
     settings = RelateSettings(embedder="clip")
     with pytest.raises(InputError, match=r"relate\.model: clip needs a folder"):
         choose_embedder(settings, [], is_puppet=False)
@@ -187,7 +159,7 @@ def test_folders_of_other_models_are_refused(tmp_path: Path) -> None:
         choose_embedder(settings.model_copy(update={"model": "no/where"}), [], is_puppet=False)
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"cannot be loaded as clip: .*truncated"):
-        HubPictures("clip", folder)
+        HubNetwork("clip", folder)
 
 
 def language_model(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, evaluate_videos
 from m2d.video.film_frames import film_frames
 from m2d.video.write import write_film
+from tests.m2d.evaluation.hub_folders import hub_folder, write_words
 from tests.m2d.evaluation.puppet_films import write_films
 from tests.m2d.video.board.chromium import Chromium, find_chromium
 
@@ -60,6 +61,22 @@ def test_drawn_films_follow_their_prompts_and_have_no_distance_from_themselves(
     assert page.count("data:image/webp") == 12
     assert not re.search(r'src="(?!data:)', page)
     assert "| story-3 | 3 |" in table
+
+
+def test_networks_of_a_folder_score_scenes_and_prompts(films: Path, tmp_path: Path) -> None:
+    clip = hub_folder("clip", tmp_path / "clip")
+    write_words(clip)
+    found = evaluated(films, tmp_path / "report", embedder="clip", embedder_model=str(clip))
+    assert found["embedder"] == "clip"
+    assert {"visual", "semantic", "cross_talk"} <= found["figures"].keys()
+    assert "clip-8/1" in found["networks"]
+    dino = hub_folder("dino", tmp_path / "dino")
+    found = evaluated(films, tmp_path / "dino-report", embedder="dino", embedder_model=str(dino))
+    assert found["figures"]["visual"]["value"] > 0
+    assert "semantic" not in found["figures"]
+    assert "semantic consistency and cross-talk: dino has no text encoder" in found["notes"]
+    with pytest.raises(InputError, match=r"--embedder-model: clip needs a folder"):
+        evaluated(films, tmp_path / "none", embedder="clip")
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
