@@ -49,6 +49,12 @@ def _choose(
     return choose_recipe(Path("clips"), groups, scanned, model=model, machine=machine, **options)
 
 
+def test_products_are_in_bfloat16_where_the_processor_has_them(model: ModelSource) -> None:
+    assert _choose(model, [3] * 5).recipe.precision == "float32"
+    quick = replace(LAPTOP, has_bfloat16=True)
+    assert _choose(model, [3] * 5, machine=quick).recipe.precision == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("counts", "stage", "num_scenes", "held_out"),
     [
