@@ -7,7 +7,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "LC_ALL": ("C", "de_DE.ISO-8859-1"),
     "PYTHONIOENCODING": ("ascii", "utf-16", "latin-1:strict"),
     "M2D_CACHE": ("", "/dev/null", "story.yaml", "/proc", "a/" * 2000, "\xe9 space'", "loop"),
-    "HOME": ("", "/nonexistent", "story.yaml"),
+    "HOME": ("../nonexistent", "story.yaml"),
     "TMPDIR": ("/nonexistent", "story.yaml", ""),
     "COLUMNS": ("0", "-5", "x", "99999999"),
     "TERM": ("dumb", "", "x" * 4000),

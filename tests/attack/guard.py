@@ -7,6 +7,7 @@ audited; what libraries open by themselves is found by canaries (see `trials.py`
 from __future__ import annotations
 
 import os
+import re
 import resource
 import select
 import signal
@@ -75,13 +76,16 @@ class Rooms:
 
     Attributes:
         case: Folder of the trial: its current folder, readable and writable.
-        readable: Further folders that it may read.
+        readable: Further files and folders that it may read.
         writable: Further folders that it may also write.
+        outputs: Files and folders that it was told to make: these names, their temporary names beside them,
+            and their parents, which are opened to sync them, but whose other files are not.
     """
 
     case: Path
     readable: tuple[Path, ...]
     writable: tuple[Path, ...] = ()
+    outputs: tuple[Path, ...] = ()
 
 
 class Guarded:
@@ -166,7 +170,7 @@ def _be_the_command(
         # Read TMPDIR again.
         tempfile.tempdir = None
         state()
-        sys.addaudithook(_Audit(rooms, report, streams.values()))
+        sys.addaudithook(Audit(rooms, report, streams.values()))
         main()
         code = 0
     except SystemExit as ending:
@@ -180,13 +184,19 @@ def _be_the_command(
         os._exit(code)
 
 
-class _Audit:
+class Audit:
     """An audit hook that writes a line for everything a command must not do."""
 
     def __init__(self, rooms: Rooms, report: int, streams: Iterable[Path]) -> None:
-        self._writable = (str(rooms.case), *map(str, rooms.writable), "/dev/null", "/dev/tty")
+        outputs = [os.path.realpath(path) for path in rooms.outputs]
+        self._made = [
+            re.compile(rf"{re.escape(path.rstrip('/'))}(/.*)?|{_temporary(path)}(/.*)?") for path in outputs
+        ]
+        self._synced = {str(parent) for path in outputs for parent in Path(path).parents}
+        self._writable = (str(rooms.case), *map(os.path.realpath, rooms.writable), "/dev/null", "/dev/tty")
         libraries = (sys.prefix, sys.base_prefix, *(path for path in sys.path if path))
-        self._readable = (*self._writable, *_SYSTEM, *map(str, (*rooms.readable, *streams)), *libraries)
+        readable = map(os.path.realpath, (*rooms.readable, *streams))
+        self._readable = (*self._writable, *_SYSTEM, *readable, *libraries)
         self._report = report
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -200,7 +210,7 @@ class _Audit:
             line = "" if any(name.startswith(each) for each in _CHILDREN) else f"{event} {arguments[0]!r}"
         elif event in ("os.system", "pty.spawn"):
             line = f"{event} {arguments!r}"
-        if line:
+        if line and not _is_search_for_a_temporary_folder():
             os.write(self._report, f"{line[:400]}\n".encode(errors="replace"))
 
     def _open(self, path: Any, mode: Any, flags: Any) -> str:
@@ -213,7 +223,21 @@ class _Audit:
         rooms = self._writable if is_writing else self._readable
         if any(name == room or name.startswith(room.rstrip("/") + "/") for room in rooms):
             return ""
+        if any(made.fullmatch(name) for made in self._made) or (not is_writing and name in self._synced):
+            return ""
         return f"{'write' if is_writing else 'read'} {name} {mode or ''}".rstrip()
+
+
+def _temporary(path: str) -> str:
+    """The pattern of an output's temporary name: `.NAME.PID.part` beside it."""
+    folder, name = os.path.split(path)
+    return rf"{re.escape(folder.rstrip('/'))}/\.{re.escape(name)}\.\d+\.part"
+
+
+def _is_search_for_a_temporary_folder() -> bool:
+    """Whether Python tries the folders for temporary files in turn, as it does if one cannot be opened."""
+    # This function, the hook, and what opens the file.
+    return sys._getframe(2).f_code is tempfile._get_default_tempdir.__code__  # type: ignore[attr-defined]
 
 
 def _is_outward(event: str, arguments: tuple[Any, ...]) -> bool:

@@ -154,3 +154,13 @@ def odd_path(case: Path, draw: random.Random) -> tuple[str, str]:
     if draw.random() < 0.25:
         return f"{name}/inside", f"in {kind}"
     return name, kind
+
+
+def is_output(command: str) -> bool:
+    """Whether a command of `ARGUMENTS` writes to its path."""
+    return "--out {}" in command or "--cache {}" in command or command == "init {}"
+
+
+def harmless(path: str, case: Path) -> str:
+    """Keep what a command makes by its whole name within the trial's folder, outside the case."""
+    return str(case.parent / path.lstrip("/")) if path in ("/", "/nonexistent/x") else path

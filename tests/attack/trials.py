@@ -13,10 +13,10 @@ from tests.attack.environments import ENVIRONMENTS
 from tests.attack.guard import LIMIT_S, Ending, Guarded, Rooms
 from tests.attack.mutations import change_file, change_one, change_text
 from tests.attack.numbers import number
-from tests.attack.odd_paths import ARGUMENTS, odd_path
+from tests.attack.odd_paths import ARGUMENTS, harmless, is_output, odd_path
 from tests.attack.originals import CANARY, copy, environment
 from tests.attack.states import SILENT, STATES
-from tests.attack.trial import Attack, Trial
+from tests.attack.trial import Attack, Trial, named_paths
 from tests.attack.verdict import judge
 
 _WORDS = (
@@ -202,7 +202,10 @@ def _path(originals: Path, case: Path, draw: random.Random) -> Trial:
     for name in ("story.yaml", "training.yaml", "film.mp4", "film.m2d", "clips", "model"):
         copy(originals / name, case / name)
     path, what = odd_path(case, draw)
-    words = [word.replace("{}", path) for word in draw.choice(ARGUMENTS).split()]
+    command = draw.choice(ARGUMENTS)
+    if is_output(command):
+        path = harmless(path, case)
+    words = [word.replace("{}", path) for word in command.split()]
     return Trial(words=words, what=what)
 
 
@@ -271,7 +274,8 @@ def run_trial(name: str, *, originals: Path, case: Path, seed: int) -> Result:
     trial = CLASSES[name](originals, case, random.Random(f"{name} {seed}"))
     # Without a usable TMPDIR, Python chooses the system's.
     spare = (Path(tempfile.gettempdir()),) if "TMPDIR" in trial.environment else ()
-    rooms = Rooms(case=case, readable=(originals, canary), writable=spare)
+    read, made = named_paths(trial, case)
+    rooms = Rooms(case=case, readable=(originals, canary, *read), writable=spare, outputs=made)
     # The exporter of torch alone takes half a minute, whatever it is given.
     limit_s = LIMIT_S * (6 if trial.words[0] == "export" else 1)
     around = environment(cache) | trial.environment

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.attack.guard import LIMIT_BYTES, LIMIT_S, Ending
 from tests.attack.mutations import MARKER
 from tests.attack.originals import CANARY
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def judge(
@@ -22,9 +25,12 @@ def judge(
     Args:
         is_silent: Whether the command may end without a word.
         may_show: Whether it may quote the foreign file.
-        is_coloured: Whether it was asked for colours, which are control characters, too.
+        is_coloured: Whether it was asked for colours; no input of such a trial has any.
     """
-    said = ending.stdout + ending.stderr
+    stdout, stderr = (
+        _COLOURS.sub("", text) if is_coloured else text for text in (ending.stdout, ending.stderr)
+    )
+    said = stdout + stderr
     wrong = []
     if ending.is_late:
         wrong.append(f"more than {LIMIT_S:.0f} s of work, or no end")
@@ -32,7 +38,7 @@ def judge(
         wrong.append(f"exit code {ending.code}")
     if "Traceback (most recent call last)" in said:
         wrong.append("a traceback")
-    if ending.code in (1, 2, 3) and not is_silent and not _is_refusal(ending.stderr):
+    if ending.code in (1, 2, 3) and not is_silent and not _is_refusal(stderr):
         wrong.append("refused without a line that says why")
     if ending.peak_bytes > LIMIT_BYTES:
         wrong.append(f"{ending.peak_bytes >> 20} MiB of memory")
@@ -41,9 +47,9 @@ def judge(
         wrong.append("code was run")
     if CANARY in said and not may_show:
         wrong.append("a foreign file was shown")
-    if not ending.is_late and any(path.name.endswith(".part") for path in case.rglob("*")):
+    if not ending.is_late and any(path.name.endswith(".part") for path in case.parent.rglob("*")):
         wrong.append("a half-written file is left")
-    if ("\x1b[31m" in said and not is_coloured) or "\u202e" in said:
+    if "\x1b[31m" in said or "\u202e" in said:
         wrong.append("control characters of the input were printed")
     return wrong
 
