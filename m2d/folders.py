@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from m2d import disk
@@ -95,6 +97,28 @@ def remove_tree(folder: Path) -> None:
             disk.rmdir(path) if path.is_dir() and not path.is_symlink() else disk.unlink(path)
         if folder.is_dir():
             disk.rmdir(folder)
+
+
+@contextmanager
+def removed_on_error(folder: Path) -> Iterator[None]:
+    """Make `folder` empty for the block; if the block raises, Ctrl-C included, remove it with its content.
+
+    Listing a folder takes a descriptor, so one is held for the removal: the error may be that no more files
+    can be opened.
+    """
+    with disk.output_errors(folder):
+        spare = disk.open_file(Path(os.devnull), os.O_RDONLY)
+    try:
+        remove_tree(folder)
+        make_folder(folder)
+        yield
+    except BaseException:
+        os.close(spare)
+        # The first error is the one to report.
+        with suppress(OutputError):
+            remove_tree(folder)
+        raise
+    os.close(spare)
 
 
 def check_free_space(folder: Path, needed_bytes: int) -> None:

@@ -23,7 +23,7 @@ from m2d.cache_root import cache_root
 from m2d.disk import output_errors
 from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
 from m2d.files import is_running, sha256_file
-from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
+from m2d.folders import make_folder, remove_tree, removed_on_error, rename_folder, sync_tree
 from m2d.reading import read_bytes
 from m2d_backends.artifact_key import ArtifactKey, default_folder, different_fields, key_digest
 from m2d_backends.trust import check_file, check_folder, is_signed, private_folder, sign
@@ -72,10 +72,8 @@ def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], flo
     _private_parents(folder)
     _remove_strays(folder)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    remove_tree(part)
-    make_folder(part)
-    part.chmod(0o700)
-    try:
+    with removed_on_error(part):
+        part.chmod(0o700)
         relative_error = write(part)
         files = _described(part)
         document = _document(key, files, relative_error)
@@ -85,9 +83,6 @@ def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], flo
                 path.chmod(0o600)
         sync_tree(part)
         _swap(part, folder)
-    finally:
-        if part.is_dir():
-            remove_tree(part)
     logger.info("artifact: %s", folder)
     return _stored(folder, _parse(folder, document))
 

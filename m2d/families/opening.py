@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from m2d import disk
-from m2d.errors import CheckpointError, Remedy
+from m2d.errors import CheckpointError, OutputError, Remedy
 from m2d.families.hub import HubModel, cached_snapshot, download, hub_model
 from m2d.families.part_files import Wanted, refuse_pickles, standard_files
-from m2d.folders import is_folder, make_folder, with_home
+from m2d.files import part_name
+from m2d.folders import is_folder, make_folder, removed_on_error, with_home
 from m2d.model.components import COMPONENTS, INDEX_FILE
 from m2d.model.folder import find_file, linked_models, read_header, read_json
 from m2d.model.settings import SETTINGS_FILE
@@ -245,16 +244,15 @@ def _linked(links: Mapping[str, Path], *, label: str) -> Path:
     if folder.is_dir():
         return folder
     make_folder(folder.parent)
-    with disk.output_errors(folder):
-        part = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
+    part = part_name(folder)
+    try:
+        with removed_on_error(part), disk.output_errors(folder):
             for name, target in targets.items():
                 (part / name).parent.mkdir(exist_ok=True)
                 (part / name).symlink_to(target)
             part.rename(folder)
-        except OSError:
-            shutil.rmtree(part)
-            # Another process may have been faster.
-            if not folder.is_dir():
-                raise
+    except OutputError:
+        # Another process may have been faster.
+        if not folder.is_dir():
+            raise
     return folder

@@ -9,13 +9,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from m2d.errors import CheckpointError, OutputError
+from m2d.errors import CheckpointError
 from m2d.files import sha256_file, write_part
-from m2d.folders import make_folder, remove_tree, rename_folder, sync_tree
+from m2d.folders import make_folder, remove_tree, removed_on_error, rename_folder, sync_tree
 from m2d.reading import parse_json, read_text
 
 MANIFEST = "manifest.json"
@@ -43,9 +43,7 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
         raise FileExistsError(f"{path} exists already")
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     make_folder(path.parent)
-    try:
-        remove_tree(part)
-        make_folder(part)
+    with removed_on_error(part):
         yield part
         if with_manifest:
             _write_manifest(part)
@@ -54,11 +52,6 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
         rename_folder(part, path)
         if old is not None:
             remove_tree(old)
-    except BaseException:
-        # Report the first error; `remove_leftovers` removes the temporary folder later.
-        with suppress(OutputError):
-            remove_tree(part)
-        raise
 
 
 def remove_folder(path: Path) -> None:

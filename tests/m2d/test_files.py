@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from m2d import disk, files, folders
 from m2d.errors import OutputError, Remedy
-from m2d.folders import with_home
+from m2d.folders import removed_on_error, with_home
 from tests.m2d.faults import FaultyDisk
 
 
@@ -190,6 +191,28 @@ def test_a_folder_that_another_process_makes_first_is_no_error(
     monkeypatch.setattr(disk, "mkdir", outrun_once)
     folders.make_folder(folder)
     assert folder.is_dir()
+
+
+def test_a_temporary_folder_is_removed_although_no_file_can_be_opened(tmp_path: Path) -> None:
+    part, opened = tmp_path / ".model.1.part", []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+
+    def fill_and_open_all() -> None:
+        with removed_on_error(part):
+            (part / "below").mkdir()
+            (part / "below" / "file").write_bytes(b"x")
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            fill_and_open_all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in opened:
+            os.close(descriptor)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
