@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Disable garbage collection within the block; for imports, whose objects stay alive."""
+    """Disable garbage collection within the block, for imports and large tables: their objects stay alive."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -17,6 +17,7 @@ from m2d.limits import MOST_THREADS
 from m2d.progress import SilentReporter
 
 if TYPE_CHECKING:
+    from m2d.data.scan import ScannedData
     from m2d.progress import Reporter
     from m2d.training.data_check import DataSummary
     from m2d.training.defaults import ChosenRecipe
@@ -118,7 +119,8 @@ def train(
         else:
             # The choice has warned about the data.
             silent = SilentReporter() if chosen else reporter
-            found = _plan(shown, silent, devices=devices, strategy=strategy, cache=cache)
+            scanned = chosen.found if chosen else None
+            found = _plan(shown, silent, devices=devices, strategy=strategy, cache=cache, scanned=scanned)
             write_json(_document(*found)) if as_json else _show_plan(*found)
         return
     folder = out if out is not None else run_folder_for(recipe or clips.data)
@@ -163,13 +165,19 @@ def _print_recipe(recipe: TrainingRecipe, chosen: ChosenRecipe | None, *, as_jso
 
 
 def _plan(
-    recipe: TrainingRecipe, reporter: Reporter, *, devices: int, strategy: str, cache: Path | None
+    recipe: TrainingRecipe,
+    reporter: Reporter,
+    *,
+    devices: int,
+    strategy: str,
+    cache: Path | None,
+    scanned: ScannedData | None,
 ) -> tuple[TrainingNeeds, DataSummary | None]:
     from m2d.tasks.own_clips import check_data
     from m2d.tasks.train import plan_needs
 
     needs = plan_needs(recipe, num_devices=devices, strategy=strategy)
-    return needs, check_data(recipe, reporter, cache=cache)
+    return needs, check_data(recipe, reporter, cache=cache, found=scanned)
 
 
 def _document(needs: TrainingNeeds, summary: DataSummary | None) -> dict[str, Any]:

@@ -47,11 +47,21 @@ def read_csv(dataset: DatasetText) -> list[ShotGroup]:
                 f"the columns are {','.join(COLUMNS)}",
             )
             return []
+        # The last column of a name, as a dictionary of the row would have it.
+        columns = {name: column for column, name in enumerate(header)}
+        path, caption = columns["path"], columns[dataset.caption_field]
         first_line = rows.line_num + 1
         for row in rows:
             place, first_line = f"{dataset.name}:{first_line}", rows.line_num + 1
-            if row:
-                groups += _group(row, header, place=place, dataset=dataset)
+            if not row:
+                continue
+            if len(row) != len(header):
+                dataset.problems.add(place, f"{len(row)} cells, but the table has {len(header)} columns")
+                continue
+            video = dataset.video(place, "path", row[path])
+            if video is not None:
+                shot = Shot(video=video, caption=row[caption], place=place)
+                groups.append(ShotGroup(shots=(shot,), place=place))
     except csv.Error as error:
         reason = f"not a CSV table ({error}); put cells with commas in quotes"
         dataset.problems.add(f"{dataset.name}:{rows.line_num}", reason)
@@ -66,15 +76,3 @@ def write_csv(clips: Sequence[WrittenClip]) -> str:
     for clip in clips:
         table.writerow([clip.fps, clip.width, clip.height, clip.caption, clip.video, clip.num_frames])
     return text.getvalue()
-
-
-def _group(row: list[str], header: list[str], *, place: str, dataset: DatasetText) -> list[ShotGroup]:
-    if len(row) != len(header):
-        dataset.problems.add(place, f"{len(row)} cells, but the table has {len(header)} columns")
-        return []
-    cells = dict(zip(header, row, strict=True))
-    video = dataset.video(place, "path", cells["path"])
-    if video is None:
-        return []
-    shot = Shot(video=video, caption=cells[dataset.caption_field], place=place)
-    return [ShotGroup(shots=(shot,), place=place)]

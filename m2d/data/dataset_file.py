@@ -16,6 +16,7 @@ from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
 from m2d.data.video_path import VideoPaths
 from m2d.errors import DatasetError
+from m2d.garbage import no_collection
 from m2d.reading import UnreadableFile, read_text
 
 Format = Literal["csv", "json", "jsonl"]
@@ -28,6 +29,7 @@ _READERS: dict[str, Callable[[DatasetText], list[ShotGroup]]] = {
 }
 
 
+@no_collection()
 def read_groups(
     path: Path,
     *,

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from m2d.data.dataset_text import ShotGroup
 from m2d.data.decode import Broken, VideoFacts, file_identity, scan_video
 from m2d.data.decoder_pool import DecoderPool
 from m2d.files import write_json
@@ -44,6 +45,14 @@ class Scanned:
 
     identity: str
     found: VideoFacts | Broken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScannedData:
+    """A dataset's description, and its videos after the scan."""
+
+    groups: list[ShotGroup]
+    scanned: dict[Path, Scanned]
 
 
 def scan_videos(

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from m2d.errors import CheckpointError, InputError, first_line
@@ -42,6 +42,8 @@ class PromptTokenizer:
     pad_id: int
     max_tokens: int
     unknown_id: int | None = None
+    # Whether the vocabulary can spell a word: the captions of a dataset repeat theirs.
+    _is_known: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def count_tokens(self, prompt: str) -> int:
         """Count a prompt's tokens, end token included, padding not."""
@@ -50,7 +52,10 @@ class PromptTokenizer:
     def unknown_words(self, prompt: str) -> list[str]:
         """Return the words that the vocabulary cannot spell, each once, in lower case."""
         words = dict.fromkeys(_WORD.findall(prompt.lower()))
-        return [word for word in words if self.unknown_id in self.ids_of(word)]
+        for word in words:
+            if word not in self._is_known:
+                self._is_known[word] = self.unknown_id not in self.ids_of(word)
+        return [word for word in words if not self._is_known[word]]
 
     def check_length(self, prompt: str) -> int:
         """Count a prompt's tokens and make sure that the model takes so many.

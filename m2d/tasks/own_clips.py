@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from m2d.cache_root import cache_root
+from m2d.data.scan import ScannedData
 from m2d.errors import CheckpointError, InputError
 from m2d.families.loading import load_tokenizer
 from m2d.families.opening import BUILTIN_PUPPET
@@ -17,7 +18,7 @@ from m2d.recipe.loader import load_document, parse_document
 from m2d.recipe.settings import Setting
 from m2d.stop import StopRequest
 from m2d.tasks.train import run_in
-from m2d.training.data_check import DataSummary, ScannedData, scan_data, summarize
+from m2d.training.data_check import DataSummary, scan_data, summarize
 from m2d.training.defaults import (
     DECODING_LIMIT_S,
     ChosenRecipe,
@@ -90,7 +91,13 @@ def choose(
     chosen = choose_recipe(clips.data, found.groups, found.scanned, model=model, stage=stage, machine=machine)
     text = recipe_text(fit_to_memory(chosen.recipe, machine))
     recipe = parse_document(text, TrainingRecipe, name="the chosen recipe", settings=clips.settings).value
-    return replace(chosen, recipe=recipe)
+    is_same = recipe.model == model.name and _description(recipe.data) == _description(data)
+    return replace(chosen, recipe=recipe, found=found if is_same else None)
+
+
+def _description(data: DataRecipe) -> tuple[str | int | None, ...]:
+    """Return the fields that determine which shots a dataset has."""
+    return data.source, data.format, data.root, data.caption_field, data.num_stories
 
 
 def text_of(chosen: ChosenRecipe) -> str:
@@ -116,6 +123,7 @@ def train_on(
         torch.set_num_threads(num_threads)
     processes = start_processes(this_machine().device)
     main_reporter = reporter if processes.is_main else SilentReporter()
+    found: list[ScannedData] = []
 
     def text() -> str:
         if resume and (run / RECIPE).is_file():
@@ -124,6 +132,7 @@ def train_on(
         chosen = choose(clips, main_reporter, machine=machine, downloads=main_reporter)
         for reason in chosen.reasons:
             main_reporter.note(reason)
+        found.extend([chosen.found] if chosen.found else [])
         return text_of(chosen)
 
     # The first process chooses for all: the others may see another machine.
@@ -136,14 +145,17 @@ def train_on(
         num_threads=num_threads,
         cache=clips.cache,
         header="\n".join(line[2:] for line in written.splitlines() if line.startswith("# ")),
+        found=found[0] if found else None,
     )
     return run_in(processes, plan, reporter)
 
 
 def check_data(
-    recipe: TrainingRecipe, reporter: Reporter, *, cache: Path | None = None
+    recipe: TrainingRecipe, reporter: Reporter, *, cache: Path | None = None, found: ScannedData | None = None
 ) -> DataSummary | None:
     """Read and scan the dataset of a recipe as its training would; None if there is nothing to check.
+
+    `found` is the dataset if that is done already.
 
     Rendered stories need no check, and a recipe may be planned before its data or its model are here.
 
@@ -152,6 +164,8 @@ def check_data(
         Interrupted: A stop was requested; the scans so far are cached.
     """
     data = recipe.data
+    if found is not None:
+        return summarize(recipe, found)
     if data.is_puppet or not Path(data.source).exists():
         return None
     try:
@@ -160,10 +174,10 @@ def check_data(
         reporter.note(f"the captions are not checked: {error}")
         return None
     with StopRequest() as stop:
-        found: ScannedData = scan_data(
+        scanned = scan_data(
             data, tokenizer, root=cache or cache_root() / "latents", reporter=reporter, stop=stop
         )
-    return summarize(recipe, found)
+    return summarize(recipe, scanned)
 
 
 def _header(chosen: ChosenRecipe) -> str:

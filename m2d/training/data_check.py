@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.data.dataset_file import shots_of
-from m2d.data.dataset_text import ShotGroup
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.rejects import Reject
-from m2d.data.scan import Scanned, scan_videos
+from m2d.data.scan import ScannedData, scan_videos
+from m2d.garbage import no_collection
 from m2d.geometry import SceneGeometry
 from m2d.model.tokenizer import PromptTokenizer
 from m2d.progress import Reporter
@@ -20,14 +20,6 @@ from m2d.stop import StopRequest
 from m2d.training.datasets import check_held_out, read_stories, story_library
 from m2d.training.recipe import DataRecipe, TrainingRecipe
 from m2d.training.sampling import StageSampler
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScannedData:
-    """A dataset's description, and its videos after the scan."""
-
-    groups: list[ShotGroup]
-    scanned: dict[Path, Scanned]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +57,7 @@ def scan_data(
     return ScannedData(groups=groups, scanned=scanned)
 
 
+@no_collection()
 def summarize(recipe: TrainingRecipe, found: ScannedData) -> DataSummary:
     """Count what suits a recipe.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import ClipRule, FpsRule, OfficialRule
 from m2d.data.rejects import FILE, read_broken
-from m2d.data.scan import Scanned, scan_videos
+from m2d.data.scan import Scanned, ScannedData, scan_videos
 from m2d.data.story_library import StoryLibrary
 from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
@@ -42,24 +43,34 @@ class CaptionTokenizer(Protocol):
     def unknown_words(self, prompt: str, /) -> list[str]: ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOfRun:
+    """Where a run keeps what it knows of its dataset.
+
+    Attributes:
+        caches: Folder of all caches.
+        folder: Run folder; receives the list of rejected videos.
+        keeps_rejects: Whether the existing list of rejected videos applies, as in a resumed training.
+        found: The dataset, if it was read and scanned already.
+    """
+
+    caches: Path
+    folder: Path
+    keeps_rejects: bool
+    found: ScannedData | None = None
+
+
 @contextmanager
 def open_stories(
     recipe: TrainingRecipe,
     frozen: FrozenParts,
     geometry: SceneGeometry,
     *,
-    root: Path,
-    run: Path,
-    keeps_rejects: bool,
+    of_run: DataOfRun,
     reporter: Reporter,
     stop: StopRequest,
 ) -> Iterator[StoryLatents]:
     """Encode the stories that are not encoded yet, and keep them open while the block runs.
-
-    Args:
-        root: Folder of all caches.
-        run: Run folder; receives the list of rejected videos.
-        keeps_rejects: Whether the existing list of rejected videos applies, as in a resumed training.
 
     Raises:
         DatasetError: The dataset is wrong, too much of it is broken, or it is too small.
@@ -67,15 +78,29 @@ def open_stories(
     """
     if recipe.data.is_puppet:
         source = rendered_stories(recipe.data, geometry)
-        yield encode_stories(source, frozen, root=root, reporter=reporter, stop=stop)
+        yield encode_stories(source, frozen, root=of_run.caches, reporter=reporter, stop=stop)
         return
-    data = recipe.data
-    groups = read_stories(data, frozen.text, max_tokens=frozen.max_text_tokens, reporter=reporter)
+    data, run, found = recipe.data, of_run.folder, of_run.found
+    groups = (
+        found.groups
+        if found
+        else read_stories(data, frozen.text, max_tokens=frozen.max_text_tokens, reporter=reporter)
+    )
     with DecoderPool(num_workers=data.workers, time_limit_s=data.time_limit_s) as pool:
-        videos = [shot.video for shot in shots_of(groups)]
-        scanned = scan_videos(videos, pool=pool, memory=root / "scans", reporter=reporter, stop=stop)
-        library = story_library(recipe, groups, _sound(scanned, run, keeps_rejects), geometry)
-        store = ContentStore(root / "content", memory_bytes=_MEMORY_BYTES)
+        scanned = (
+            found.scanned
+            if found
+            else scan_videos(
+                [shot.video for shot in shots_of(groups)],
+                pool=pool,
+                memory=of_run.caches / "scans",
+                reporter=reporter,
+                stop=stop,
+            )
+        )
+        sound = _sound(scanned, run) if of_run.keeps_rejects else scanned
+        library = story_library(recipe, groups, sound, geometry)
+        store = ContentStore(of_run.caches / "content", memory_bytes=_MEMORY_BYTES)
         stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
         stories.check()
         check_held_out(recipe, library)
@@ -126,10 +151,8 @@ def read_stories(
     return groups
 
 
-def _sound(scanned: dict[Path, Scanned], run: Path, keeps_rejects: bool) -> dict[Path, Scanned]:
+def _sound(scanned: dict[Path, Scanned], run: Path) -> dict[Path, Scanned]:
     """Mark the videos in the scan that this run has rejected before."""
-    if not keeps_rejects:
-        return scanned
     earlier = {
         video: Scanned(identity=scanned[video].identity, found=Broken(reason=reason))
         for video, reason in read_broken(run).items()

@@ -6,6 +6,7 @@ Owns every choice that a user without a recipe leaves open. Reads no video: the 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from m2d.data.dataset_file import shots_of
 from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.frame_sampling import FpsRule, span_of
-from m2d.data.scan import Scanned
+from m2d.data.scan import Scanned, ScannedData
 from m2d.data.story_library import StoryLibrary
 from m2d.errors import DatasetError
 from m2d.families.source import ModelSource
+from m2d.garbage import no_collection
 from m2d.geometry import ModelGeometry
 from m2d.training.needs import training_needs
 from m2d.training.recipe import Device, Stage, TrainingRecipe
@@ -59,10 +61,15 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChosenRecipe:
-    """A recipe and the reasons for its values, one sentence each."""
+    """A recipe and the reasons for its values, one sentence each.
+
+    Attributes:
+        found: The recipe's dataset, as it was read and scanned for the choice; None if settings replaced it.
+    """
 
     recipe: TrainingRecipe
     reasons: tuple[str, ...]
+    found: ScannedData | None = None
 
 
 class _Shape(NamedTuple):
@@ -96,6 +103,7 @@ def _cpu_has_bfloat16() -> bool:
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
 
+@no_collection()
 def choose_recipe(
     source: Path,
     groups: Sequence[ShotGroup],
@@ -178,8 +186,10 @@ def _readable(groups: Sequence[ShotGroup], scanned: Mapping[Path, Scanned]) -> l
     return [(shot, facts) for shot, facts in found if isinstance(facts, VideoFacts)]
 
 
-def _without_broken(groups: Sequence[ShotGroup], scanned: Mapping[Path, Scanned]) -> list[ShotGroup]:
+def _without_broken(groups: Sequence[ShotGroup], scanned: Mapping[Path, Scanned]) -> Sequence[ShotGroup]:
     """Divide groups where a video cannot be read: the shots of a story follow each other."""
+    if not any(isinstance(each.found, Broken) for each in scanned.values()):
+        return groups
     runs: list[list[Shot]] = []
     for group in groups:
         runs.append([])
@@ -201,9 +211,16 @@ def _rate(clips: Sequence[tuple[Shot, VideoFacts]], geometry: ModelGeometry) -> 
 def _length(clips: Sequence[tuple[Shot, VideoFacts]], geometry: ModelGeometry, *, fps: int) -> int:
     """The model's number of frames, or the most that the clips have."""
     most = geometry.num_latent_frames(geometry.default_num_frames)
+    # A video may be named in very many rows.
+    parts = Counter((shot.video, shot.start_s, shot.end_s) for shot, _ in clips)
+    firsts = {(shot.video, shot.start_s, shot.end_s): (shot, facts) for shot, facts in clips}
     for num_latent in range(most, _SHORTEST_LATENT_FRAMES, -1):
         rule = FpsRule(fps=fps, num_frames=geometry.num_frames(num_latent))
-        short = sum(bool(rule.unsuitable(facts, span_of(shot, facts))) for shot, facts in clips)
+        short = sum(
+            parts[part]
+            for part, (shot, facts) in firsts.items()
+            if rule.unsuitable(facts, span_of(shot, facts))
+        )
         if short <= _LEFT_OUT * len(clips):
             return rule.num_frames
     return geometry.num_frames(min(_SHORTEST_LATENT_FRAMES, most))

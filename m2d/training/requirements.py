@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from m2d.families.registry import NEW_MODELS
+from m2d.garbage import no_collection
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
@@ -109,6 +110,7 @@ class DeviceMemory:
         return self.weights + self.gradients + self.optimizer + self.average + self.activations
 
 
+@no_collection()
 def measure_needs(work: Workload) -> ModelNeeds:
     """Build the transformer without storage and run it forward and backward.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from m2d.cache_root import cache_root
+from m2d.data.scan import ScannedData
 from m2d.errors import OutputError, Remedy
 from m2d.families.opening import part_folder
 from m2d.files import write_bytes
@@ -20,7 +21,7 @@ from m2d.lock import hold
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.cache import StoryLatents
-from m2d.training.datasets import open_stories
+from m2d.training.datasets import DataOfRun, open_stories
 from m2d.training.export import publish_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen, noise_config
@@ -58,6 +59,7 @@ class TrainingPlan:
         num_threads: CPU threads; None leaves torch's choice.
         cache: Folder of latent caches; None for the user's cache folder.
         header: Comment at the top of the recipe that is written into the run folder.
+        found: The recipe's dataset, if this process has read and scanned it already.
     """
 
     recipe: TrainingRecipe
@@ -67,6 +69,7 @@ class TrainingPlan:
     num_threads: int | None
     cache: Path | None
     header: str = ""
+    found: ScannedData | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,9 +228,12 @@ def _encoded(
             plan.recipe,
             frozen,
             geometry,
-            root=plan.cache or cache_root() / "latents",
-            run=plan.run,
-            keeps_rejects=plan.resume or not processes.is_main,
+            of_run=DataOfRun(
+                caches=plan.cache or cache_root() / "latents",
+                folder=plan.run,
+                keeps_rejects=plan.resume or not processes.is_main,
+                found=plan.found,
+            ),
             reporter=reporter,
             stop=stop,
         )

@@ -6,9 +6,12 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from m2d.data.dataset_file import read_groups
+from m2d.data.dataset_text import ShotGroup
 from m2d.errors import InputError, RecipeError, Remedy
 from m2d.progress import SilentReporter
 from m2d.puppet.dataset_files import RenderPlan
@@ -17,6 +20,7 @@ from m2d.recipe.settings import parse_settings
 from m2d.tasks.own_clips import OwnClips, check_data, choose, text_of, train_on
 from m2d.tasks.render import render
 from m2d.tasks.training_recipe import load_training_recipe
+from m2d.training import datasets
 from m2d.training.recipe import TrainingRecipe
 from tests.m2d.model.tiny_model import build_tiny_model
 
@@ -45,10 +49,23 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_is_trained_on_without_a_recipe_and_the_choice_can_be_edited(
-    clips: Path, model: Path, tmp_path: Path
+    clips: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    reads: list[Path] = []
+
+    def read(path: Path, **how: Any) -> list[ShotGroup]:
+        reads.append(path)
+        return read_groups(path, **how)
+
+    monkeypatch.setattr(datasets, "read_groups", read)
     own = OwnClips(data=clips, model=str(model), cache=tmp_path / "cache")
-    text = text_of(choose(own, SilentReporter()))
+    chosen = choose(own, SilentReporter())
+    assert chosen.found is not None
+    assert check_data(chosen.recipe, SilentReporter(), found=chosen.found) is not None
+    fewer = replace(own, settings=parse_settings(["data.num_stories=4", "data.held_out=0"]))
+    assert choose(fewer, SilentReporter()).found is None
+    assert reads == [clips] * 2
+    text = text_of(chosen)
     assert "# " in text
     edited = tmp_path / "edited.yaml"
     edited.write_text(re.sub(r"\nsteps: \d+\n", "\nsteps: 2\n", text))
@@ -57,7 +74,9 @@ def test_a_folder_is_trained_on_without_a_recipe_and_the_choice_can_be_edited(
     summary = check_data(recipe, SilentReporter(), cache=tmp_path / "cache")
     assert summary is not None
     assert (summary.num_videos, summary.num_readable, summary.rejects) == (5, 5, ())
+    reads.clear()
     report = train_on(own, SilentReporter(), run=tmp_path / "run", num_threads=1, max_minutes=0)
+    assert reads == [clips]
     assert (report.step, report.held_out_loss) == (1, None)
     assert (report.model / "model_index.json").is_file()
     written = load_document(tmp_path / "run" / "recipe.yaml", TrainingRecipe)

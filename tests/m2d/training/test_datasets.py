@@ -20,7 +20,7 @@ from m2d.stop import StopRequest
 from m2d.tasks.render import render
 from m2d.training.batches import BatchMaker, make_sampler
 from m2d.training.cache import StoryLatents, encode_stories
-from m2d.training.datasets import open_stories
+from m2d.training.datasets import DataOfRun, open_stories
 from m2d.training.frozen import FrozenParts, load_frozen
 from m2d.training.recipe import TrainingRecipe
 from tests.m2d.model.tiny_model import build_tiny_model
@@ -98,9 +98,7 @@ def _opened(
         recipe,
         frozen,
         geometry,
-        root=cache,
-        run=run,
-        keeps_rejects=False,
+        of_run=DataOfRun(caches=cache, folder=run, keeps_rejects=False),
         reporter=reporter or SilentReporter(),
         stop=StopRequest(),
     ) as stories:
