@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from m2d_backends.aot import PACKAGE, AotBackend
 from m2d_backends.artifact import publish_artifact
 from m2d_backends.artifact_key import default_folder, label_of
 from m2d_backends.compiled import compiler_problem
+from m2d_backends.graph_backend import GraphBackend, GraphCall, GraphRequest
 from m2d_backends.onnx_runtime import OnnxBackend
 from m2d_backends.onnx_session import provider_problem, runtime_problem
 
+from m2d.errors import ArtifactRefused
 from m2d.pipeline.graphs import graphs_of
 from m2d.pipeline.planning import plan_recipe
 from tests.m2d.cli.conftest import Run
@@ -30,18 +35,35 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def artifact(folder: Path) -> Path:
-    """What an export of the story leaves in `graphs`, but for the graph: no test here gets as far as that."""
+def shelved(folder: Path, backend: GraphBackend, name: str) -> Path:
+    """What an export of the story leaves in `graphs`, but for the graph."""
     (graph,) = graphs_of([plan_recipe(folder / "story.yaml")])
-    key = OnnxBackend()._key(graph.source, graph.layout, graph.options)
+    key = backend._key(graph.source, graph.layout, graph.options)
     shelf = default_folder(key, label=label_of(graph.source, graph.layout), root=SHELF)
 
     def write(part: Path) -> float:
-        (part / "graph.onnx").write_bytes(b"no graph")
+        (part / name).write_bytes(b"no graph")
         return 0.0
 
     return publish_artifact(shelf, key, write).folder
+
+
+@pytest.fixture
+def artifact(folder: Path) -> Path:
+    return shelved(folder, OnnxBackend(), "graph.onnx")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The packages of native code that were opened to be run; none is run."""
+    packages: list[Path] = []
+
+    def load(_: AotBackend, folder: Path, __: GraphRequest) -> GraphCall:
+        packages.append(folder)
+        raise ArtifactRefused("opened")
+
+    monkeypatch.setattr(AotBackend, "_load", load)
+    return packages
 
 
 def told(m2d: Run, words: Sequence[str], *, code: int) -> str:
@@ -100,6 +122,65 @@ def test_a_harmed_graph_makes_no_film(
     if harm is not change:  # Whether bytes are right is found out when they are read, and not before.
         assert "export first: m2d export --backend onnx --model" in error
         assert error.endswith("--batch 2 --out graphs")
+
+
+def flip_a_bit(path: Path) -> None:
+    (path / PACKAGE).write_bytes(b"no grapi")
+
+
+def cut_the_package(path: Path) -> None:
+    (path / PACKAGE).write_bytes(b"no")
+
+
+def swap_the_package_and_its_digest(path: Path) -> None:
+    other = b"evilcode"
+    (path / PACKAGE).write_bytes(other)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][PACKAGE]["sha256"] = hashlib.sha256(other).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_the_manifest(path: Path) -> None:
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"relative_error": 0.0', '"relative_error": 1.0'))
+
+
+def link_the_package(path: Path) -> None:
+    (path / PACKAGE).rename("elsewhere.pt2")
+    (path / PACKAGE).symlink_to(Path("elsewhere.pt2").absolute())
+
+
+def take_the_key_of_another_user(_: Path) -> None:
+    key = Path("cache/signing.key")
+    key.write_bytes(b"x" * len(key.read_bytes()))
+
+
+@needs_modes
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (flip_a_bit, "graph.pt2: is not what was published: its sha256 differs"),
+        (cut_the_package, "graph.pt2: has 2 bytes of the 8 that were published"),
+        (swap_the_package_and_its_digest, "was not exported by you on this machine, or its manifest was"),
+        (change_the_manifest, "was not exported by you on this machine, or its manifest was changed"),
+        (forget_the_manifest, "has no manifest.json: half-written, or no artifact"),
+        (link_the_package, "graph.pt2: is a symbolic link"),
+        (take_the_key_of_another_user, "was not exported by you on this machine"),
+        (link, "is a symbolic link; name the folder itself"),
+    ],
+)
+def test_native_code_of_a_damaged_package_is_refused_before_it_is_opened(
+    m2d: Run, folder: Path, loaded: list[Path], harm: Callable[[Path], None], message: str
+) -> None:
+    package = shelved(folder, AotBackend(), PACKAGE)
+    words = ("generate", "story.yaml", "--backend", "aot", "--artifacts", "graphs", "--quiet")
+    told(m2d, words, code=2)
+    assert [path.name for path in loaded] == [package.name]
+    loaded.clear()
+    harm(package)
+    error = told(m2d, words, code=2)
+    assert (error.startswith("error: "), error.count("error: "), message in error) == (True, 1, True), error
+    assert loaded == []
 
 
 @needs_runtime
