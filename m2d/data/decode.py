@@ -41,6 +41,7 @@ class VideoFacts:
         times_s: When each frame is shown, from 0 on; empty for a steady rate.
         width: Width of the encoded picture in pixels.
         height: Height of the encoded picture in pixels.
+        shape: Width over height of the picture as it is shown, upright.
         notes: Remarks for the user on how it is read.
     """
 
@@ -50,6 +51,7 @@ class VideoFacts:
     times_s: tuple[float, ...]
     width: int
     height: int
+    shape: float
     notes: tuple[str, ...]
 
     @property
@@ -138,10 +140,13 @@ def _scan(path: Path) -> VideoFacts | Broken:
     with opened_film(path) as (_, stream):
         fps = stream.average_rate or stream.guessed_rate
         width, height = stream.width, stream.height
+        shape = float(Fraction(width, height) * pixel_aspect(stream))
     with contextlib.closing(film_frames(path, is_strict=True)) as frames:
         for frame in frames:
             if not timestamps_s:
-                notes = _notes(path, frame.picture)
+                turn = _turn(path, frame.picture)
+                shape = 1 / shape if turn.is_transposed else shape
+                notes = [] if turn == Turn() else [f"{turn}, as its metadata says"]
             treated = frame.notes
             timestamps_s.append(float("nan") if frame.picture.time is None else frame.picture.time)
     if not fps or len(timestamps_s) < 2:
@@ -161,6 +166,7 @@ def _scan(path: Path) -> VideoFacts | Broken:
         times_s=() if has_one_rate else tuple(map(float, times_s)),
         width=width,
         height=height,
+        shape=shape,
         notes=(
             *notes,
             *treated,
@@ -169,12 +175,12 @@ def _scan(path: Path) -> VideoFacts | Broken:
     )
 
 
-def _notes(path: Path, frame: VideoFrame) -> list[str]:
+def _turn(path: Path, frame: VideoFrame) -> Turn:
     matrix = display_matrix(frame)
     turn = turn_of(matrix)
     if turn is None or any(abs(part / _ONE - round(part / _ONE)) > _SAME_PLACE for part in matrix[:2]):
         raise FilmError(f"{path}: its display matrix does not turn by a right angle; write it upright first")
-    return [] if turn == Turn() else [f"{turn}, as its metadata says"]
+    return turn
 
 
 def _pictures(request: ClipRequest) -> dict[int, np.ndarray]:

@@ -25,7 +25,7 @@ from m2d.stop import StopRequest
 from m2d.video.treatment import READING
 
 # Raise it when the scan measures more, or rejects more.
-_FORMAT = f"m2d.scan/2 {READING}"
+_FORMAT = f"m2d.scan/3 {READING}"
 # Two writes within one clock tick of the disk look the same, so the facts of a new file are not cached.
 _SETTLED_NS = 2_000_000_000
 # Broken videos are cached, too, except where a busy machine may be the cause.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from m2d.data.rejects import Reject
 from m2d.data.scan import Scanned
 from m2d.errors import DatasetError
 
+# Logarithms of shapes that differ by rounding to whole tokens are equal.
+_SAME_SHAPE = 0.02
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
@@ -31,23 +35,35 @@ class Clip:
     request: ClipRequest
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipForm:
+    """Which frames the clips of a story have, and their size."""
+
+    rule: ClipRule
+    size: ClipSize
+
+
 class StoryLibrary:
-    """Stories over scanned videos. Videos found broken later can be added; nothing else changes."""
+    """Stories over scanned videos. Videos found broken later can be added; nothing else changes.
+
+    Attributes:
+        buckets: For every story the place of its form.
+    """
 
     def __init__(
         self,
         groups: Sequence[ShotGroup],
         scanned: Mapping[Path, Scanned],
         *,
-        rule: ClipRule,
-        size: ClipSize,
+        forms: Sequence[ClipForm],
         least_scenes: int,
         seed: int,
     ) -> None:
         """Divide groups into stories.
 
         A group is divided where a shot does not suit the rule, so the shots of a story always follow each
-        other; parts of fewer than `least_scenes` shots are left out.
+        other; parts of fewer than `least_scenes` shots are left out. Of several forms a group has the one of
+        the nearest shape with the most frames that all of its shots have.
 
         Raises:
             DatasetError: No group has enough shots.
@@ -59,14 +75,16 @@ class StoryLibrary:
                 f"({largest.place}); use at most {len(largest.shots)}"
             )
         self._scanned = dict(scanned)
-        self._rule = rule
-        self._size = size
+        self._forms = tuple(forms)
         self._least_scenes = least_scenes
         self._seed = seed
         self._unsuitable: list[Reject] = []
-        # Why each part of a video is unsuitable, or an empty text.
-        self._reasons: dict[tuple[Path, float, float | None], str] = {}
-        self._stories = [story for group in groups for story in self._suitable_runs(group)]
+        # Why each part of a video is unsuitable for a form, or an empty text.
+        self._reasons: dict[tuple[Path, float, float | None, int], str] = {}
+        divided = [(self._form_of(group), group) for group in groups]
+        runs = [(form, run) for form, group in divided for run in self._suitable_runs(group, form)]
+        self._stories = [story for _, story in runs]
+        self.buckets = tuple(form for form, _ in runs)
         # Broken videos with their reasons.
         self.broken: dict[Path, str] = {}
         self._shots_of: dict[Path, Shot] = {}
@@ -106,7 +124,10 @@ class StoryLibrary:
             [[shot.caption, self._sha256(shot), shot.start_s, shot.end_s] for shot in story]
             for story in self._stories
         ]
-        text = json.dumps([stories, repr(self._rule), repr(self._size), self._seed], sort_keys=True)
+        forms = [text for form in self._forms for text in (repr(form.rule), repr(form.size))]
+        # Without a choice of forms, the text of earlier versions.
+        chosen = [self.buckets] if len(self._forms) > 1 else []
+        text = json.dumps([stories, *forms, *chosen, self._seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -158,12 +179,12 @@ class StoryLibrary:
         shot = self._stories[story][scene]
         scanned = self._scanned[shot.video]
         assert isinstance(scanned.found, VideoFacts)
-        draw = _draw_unit(self._seed, "clip", epoch, story, scene)
+        draw, form = _draw_unit(self._seed, "clip", epoch, story, scene), self._forms[self.buckets[story]]
         request = ClipRequest(
             video=shot.video,
             identity=scanned.identity,
-            frames=self._rule.pick(scanned.found, span_of(shot, scanned.found), draw=draw),
-            size=self._size,
+            frames=form.rule.pick(scanned.found, span_of(shot, scanned.found), draw=draw),
+            size=form.size,
         )
         return Clip(shot=shot, sha256=scanned.found.sha256, request=request)
 
@@ -176,28 +197,46 @@ class StoryLibrary:
                 shot.video, f"is not the file that the dataset describes: its sha256 is {found.sha256}"
             )
 
-    def _suitable_runs(self, group: ShotGroup) -> list[tuple[Shot, ...]]:
+    def _form_of(self, group: ShotGroup) -> int:
+        """Choose the form of a group; the first one while none of its videos can be read."""
+        readable = [shot for shot in group.shots if isinstance(self._scanned[shot.video].found, VideoFacts)]
+        if not readable or len(self._forms) == 1:
+            return 0
+        first = self._scanned[readable[0].video].found
+        assert isinstance(first, VideoFacts)
+        distances = [abs(math.log(form.size.width / form.size.height / first.shape)) for form in self._forms]
+        nearest = [form for form, each in enumerate(distances) if each - min(distances) < _SAME_SHAPE]
+        by_length = sorted(nearest, key=lambda form: -self._forms[form].rule.num_frames)
+        fitting = [
+            form for form in by_length if not any(self._unsuitable_for(shot, form) for shot in readable)
+        ]
+        return fitting[0] if fitting else by_length[-1]
+
+    def _suitable_runs(self, group: ShotGroup, form: int) -> list[tuple[Shot, ...]]:
         runs: list[list[Shot]] = [[]]
         for shot in group.shots:
-            if self._suits(shot):
+            if self._suits(shot, form):
                 runs[-1].append(shot)
             else:
                 runs.append([])
         return [tuple(run) for run in runs if len(run) >= self._least_scenes]
 
-    def _suits(self, shot: Shot) -> bool:
-        found = self._scanned[shot.video].found
-        if isinstance(found, Broken):
-            # Kept, so that its story has the same index once the file is repaired.
-            return True
-        part = (shot.video, shot.start_s, shot.end_s)
-        if part not in self._reasons:
-            self._reasons[part] = self._rule.unsuitable(found, span_of(shot, found))
-        reason = self._reasons[part]
+    def _suits(self, shot: Shot, form: int) -> bool:
+        # Broken ones are kept, so that their story has the same index once the file is repaired.
+        reason = self._unsuitable_for(shot, form)
         if reason:
             reject = Reject(video=shot.video, place=shot.place, reason=reason, is_broken=False)
             self._unsuitable.append(reject)
         return not reason
+
+    def _unsuitable_for(self, shot: Shot, form: int) -> str:
+        found = self._scanned[shot.video].found
+        if isinstance(found, Broken):
+            return ""
+        part = (shot.video, shot.start_s, shot.end_s, form)
+        if part not in self._reasons:
+            self._reasons[part] = self._forms[form].rule.unsuitable(found, span_of(shot, found))
+        return self._reasons[part]
 
     def _sha256(self, shot: Shot) -> str:
         found = self._scanned[shot.video].found
@@ -210,7 +249,10 @@ class StoryLibrary:
         story, scene = slots[0]
         length = len(slots)
         windows = self._sound_windows(story, length) or [
-            window for other in range(*story_range) for window in self._sound_windows(other, length)
+            window
+            for other in range(*story_range)
+            if self.buckets[other] == self.buckets[story]
+            for window in self._sound_windows(other, length)
         ]
         if not windows:
             raise DatasetError(

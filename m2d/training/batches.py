@@ -8,6 +8,7 @@ Owns caption dropout and the seeds of the noise; `sampling` draws the indices.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def make_sampler(
     objective = recipe.objective.model_copy(update={"caption_dropout": 0.0}) if held_out else recipe.objective
     counts = stories.scene_counts
     num_held_out = sum(counts[boundary:]) if recipe.stage == "base" else stories.num_stories - boundary
-    held_out_batch = min(recipe.batch_size, recipe.evaluation.num_samples, num_held_out)
+    fewest = min(Counter(stories.buckets[boundary:]).values(), default=num_held_out)
+    held_out_batch = min(recipe.batch_size, recipe.evaluation.num_samples, num_held_out, fewest)
     return StageSampler(
         stage=recipe.stage,
         objective=objective,
@@ -130,6 +132,7 @@ def make_sampler(
         num_timesteps=num_timesteps,
         batch_size=held_out_batch if held_out else recipe.batch_size,
         seed=recipe.seed,
+        buckets=stories.buckets,
     )
 
 

@@ -46,6 +46,10 @@ class StoryLatents(Protocol):
         """Scenes of every story."""
 
     @property
+    def buckets(self) -> Sequence[int]:
+        """Size of every story, by its place among the recipe's sizes."""
+
+    @property
     def empty_embeds_LD(self) -> Tensor:
         """Embedding of the empty prompt, float32."""
 
@@ -76,6 +80,11 @@ class EncodedStories:
     def scene_counts(self) -> tuple[int, ...]:
         """Scenes of every story."""
         return (self.num_scenes,) * self.num_stories
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Size of every story: all have one."""
+        return (0,) * self.num_stories
 
     def first_held_out(self, count: int) -> int:
         """Index of the first of the last `count` stories."""

@@ -64,7 +64,7 @@ class EncodedClips:
         self._expected: Future[object] | None = None
         self.num_stories = library.num_stories
         self._boundary = library.num_stories
-        self.scene_counts = library.scene_counts
+        self.scene_counts, self.buckets = library.scene_counts, library.buckets
         self.empty_embeds_LD = self._embeds("").float()
         self.digest = ""
 

@@ -64,15 +64,18 @@ def summarize(recipe: TrainingRecipe, found: ScannedData) -> DataSummary:
     Raises:
         DatasetError: The training would end before its first step: too few stories, or too short ones.
     """
-    video = recipe.video
-    geometry = SceneGeometry.of_pixels(num_frames=video.num_frames, height=video.height, width=video.width)
-    library = story_library(recipe, found.groups, found.scanned, geometry)
+    geometries = [
+        SceneGeometry.of_pixels(num_frames=size.num_frames, height=size.height, width=size.width)
+        for size in recipe.video.sizes
+    ]
+    library = story_library(recipe, found.groups, found.scanned, geometries)
     check_held_out(recipe, library)
     StageSampler(
         stage=recipe.stage,
         objective=recipe.objective,
         story_range=(0, library.first_held_out(recipe.data.held_out)),
         scene_counts=library.scene_counts,
+        buckets=library.buckets,
         num_scenes=recipe.num_scenes,
         # Decides nothing about the stories.
         num_timesteps=1,

@@ -6,7 +6,8 @@ a video is opened, and errors of the videos before the first training step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import ClipRule, FpsRule, OfficialRule
 from m2d.data.rejects import FILE, read_broken
 from m2d.data.scan import Scanned, ScannedData, scan_videos
-from m2d.data.story_library import StoryLibrary
+from m2d.data.story_library import ClipForm, StoryLibrary
 from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
 from m2d.progress import Reporter
@@ -64,7 +65,7 @@ class DataOfRun:
 def open_stories(
     recipe: TrainingRecipe,
     frozen: FrozenParts,
-    geometry: SceneGeometry,
+    geometries: Sequence[SceneGeometry],
     *,
     of_run: DataOfRun,
     reporter: Reporter,
@@ -72,12 +73,15 @@ def open_stories(
 ) -> Iterator[StoryLatents]:
     """Encode the stories that are not encoded yet, and keep them open while the block runs.
 
+    Args:
+        geometries: Those of the recipe's sizes.
+
     Raises:
         DatasetError: The dataset is wrong, too much of it is broken, or it is too small.
         Interrupted: A stop was requested; encoded stories stay.
     """
     if recipe.data.is_puppet:
-        source = rendered_stories(recipe.data, geometry)
+        source = rendered_stories(recipe.data, geometries[0])
         yield encode_stories(source, frozen, root=of_run.caches, reporter=reporter, stop=stop)
         return
     data, run, found = recipe.data, of_run.folder, of_run.found
@@ -99,7 +103,7 @@ def open_stories(
             )
         )
         sound = _sound(scanned, run) if of_run.keeps_rejects else scanned
-        library = story_library(recipe, groups, sound, geometry)
+        library = story_library(recipe, groups, sound, geometries)
         store = ContentStore(of_run.caches / "content", memory_bytes=_MEMORY_BYTES)
         stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
         stories.check()
@@ -165,17 +169,25 @@ def story_library(
     recipe: TrainingRecipe,
     groups: list[ShotGroup],
     scanned: dict[Path, Scanned],
-    geometry: SceneGeometry,
+    geometries: Sequence[SceneGeometry],
 ) -> StoryLibrary:
     """Divide the groups into the stories that suit a recipe. Raises: as `StoryLibrary`."""
-    rule: ClipRule = FpsRule(fps=recipe.video.fps, num_frames=geometry.num_frames)
-    if recipe.data.sampling == "official":
-        rule = OfficialRule(num_frames=geometry.num_frames, is_trimmed=recipe.stage != "sft")
+
+    def rule(num_frames: int) -> ClipRule:
+        if recipe.data.sampling == "official":
+            return OfficialRule(num_frames=num_frames, is_trimmed=recipe.stage != "sft")
+        return FpsRule(fps=recipe.video.fps, num_frames=num_frames)
+
     return StoryLibrary(
         groups,
         scanned,
-        rule=rule,
-        size=ClipSize(height=geometry.height, width=geometry.width, fit=recipe.data.fit),
+        forms=[
+            ClipForm(
+                rule=rule(each.num_frames),
+                size=ClipSize(height=each.height, width=each.width, fit=recipe.data.fit),
+            )
+            for each in geometries
+        ],
         least_scenes=recipe.num_scenes if recipe.stage == "sft" else 1,
         seed=recipe.data.seed,
     )
@@ -194,6 +206,14 @@ def check_held_out(recipe: TrainingRecipe, library: StoryLibrary) -> None:
             f"{recipe.data.source}: {reason}{num_readable} stories can be read and suit the recipe; "
             f"{'use less, or ' if num_readable else ''}see {FILE} in the run folder"
         )
+    held_out_buckets = Counter(library.buckets[library.first_held_out(held_out) :])
+    if recipe.stage == "pretrain" and len(held_out_buckets) > 1:
+        fewest = min(held_out_buckets.values())
+        if fewest < recipe.num_scenes:
+            raise DatasetError(
+                f"data.held_out: of one size of video.buckets, {fewest} stories are held out and cannot give "
+                f"{recipe.num_scenes} different ones per sample; hold out more, or none with 0"
+            )
     if recipe.stage == "pretrain" and 0 < held_out < recipe.num_scenes:
         raise DatasetError(
             f"data.held_out: {held_out} stories cannot give {recipe.num_scenes} different ones per sample; "

@@ -19,7 +19,7 @@ from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.frame_sampling import FpsRule, span_of
 from m2d.data.scan import Scanned, ScannedData
-from m2d.data.story_library import StoryLibrary
+from m2d.data.story_library import ClipForm, StoryLibrary
 from m2d.errors import DatasetError
 from m2d.families.source import ModelSource
 from m2d.garbage import no_collection
@@ -135,10 +135,10 @@ def choose_recipe(
     fps = _rate(clips, geometry)
     num_frames = _length(clips, geometry, fps=fps)
     size = ClipSize(height=geometry.default_height, width=geometry.default_width, fit="cover")
-    rule = FpsRule(fps=fps, num_frames=num_frames)
+    form = ClipForm(rule=FpsRule(fps=fps, num_frames=num_frames), size=size)
 
     def library(least_scenes: int) -> StoryLibrary:
-        return StoryLibrary(groups, scanned, rule=rule, size=size, least_scenes=least_scenes, seed=1)
+        return StoryLibrary(groups, scanned, forms=[form], least_scenes=least_scenes, seed=1)
 
     shape = _shape(library(1), geometry.num_scenes, stage=stage, source=source)
     held_out = _held_out(shape)

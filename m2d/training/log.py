@@ -117,27 +117,41 @@ class SpeedMeter:
 
     Attributes:
         batch_size: Samples of a step, over all processes.
-        tokens_per_sample: Text and video tokens.
-        flops_per_sample: Operations, forward and backward.
         matrix_rate: Measured operations per second of matrix products in one process.
     """
 
     batch_size: int
-    tokens_per_sample: int
-    flops_per_sample: int
     matrix_rate: float
     num_processes: int = 1
     _num_steps: int = 0
     _data_s: float = 0.0
     _step_s: float = 0.0
     _grad_norm: float = 0.0
+    _tokens: int = 0
+    _flops: int = 0
 
-    def add(self, *, data_s: float, step_s: float, grad_norm: float) -> None:
-        """Add one step: seconds spent on the batch, total seconds, and the gradient's norm."""
+    def add(
+        self,
+        *,
+        data_s: float,
+        step_s: float,
+        grad_norm: float,
+        tokens_per_sample: int,
+        flops_per_sample: int,
+    ) -> None:
+        """Add one step.
+
+        Args:
+            data_s, step_s: Seconds spent on the batch, and all seconds.
+            tokens_per_sample: Text and video tokens.
+            flops_per_sample: Operations, forward and backward.
+        """
         self._num_steps += 1
         self._data_s += data_s
         self._step_s += step_s
         self._grad_norm += grad_norm
+        self._tokens += self.batch_size * tokens_per_sample
+        self._flops += self.batch_size * flops_per_sample
 
     def read(self) -> dict[str, Any]:
         """Return the means and start over.
@@ -147,13 +161,13 @@ class SpeedMeter:
         """
         seconds = max(self._step_s, 1e-9)
         samples_per_s = self._num_steps * self.batch_size / seconds
-        flops_per_s = samples_per_s * self.flops_per_sample
         values = {
             "grad_norm": self._grad_norm / max(self._num_steps, 1),
             "samples_per_s": round(samples_per_s, 3),
-            "tokens_per_s": round(samples_per_s * self.tokens_per_sample, 1),
-            "mfu": round(flops_per_s / (self.matrix_rate * self.num_processes), 4),
+            "tokens_per_s": round(self._tokens / seconds, 1),
+            "mfu": round(self._flops / seconds / (self.matrix_rate * self.num_processes), 4),
             "data_share": round(self._data_s / seconds, 4),
         }
         self._num_steps, self._data_s, self._step_s, self._grad_norm = 0, 0.0, 0.0, 0.0
+        self._tokens, self._flops = 0, 0
         return values

@@ -13,7 +13,7 @@ from m2d.model.components import read_config
 from m2d.progress import Reporter
 from m2d.training.frozen import FROZEN_PARTS
 from m2d.training.recipe import TrainingRecipe
-from m2d.training.start import scene_geometry
+from m2d.training.start import scene_geometries
 from m2d.training.state import FOLDER as CHECKPOINTS
 
 
@@ -41,4 +41,4 @@ def check_models(recipe: TrainingRecipe, downloads: Reporter) -> None:
     config = {
         key: value for key, value in read_config(start, "transformer").items() if not key.startswith("_")
     }
-    scene_geometry(recipe, config, compression=family_of(folder).compression(folder))
+    scene_geometries(recipe, config, compression=family_of(folder).compression(folder))

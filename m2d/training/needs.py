@@ -26,7 +26,7 @@ from m2d.training.requirements import (
     measure_needs,
     memory_per_device,
 )
-from m2d.training.start import scene_geometry, training_layout, transformer_config
+from m2d.training.start import scene_geometries, training_layout, transformer_config
 from m2d.training.state import FOLDER as CHECKPOINTS
 from m2d.training.state import read_facts
 
@@ -36,6 +36,8 @@ STRATEGIES: tuple[Sharing, ...] = ("ddp", "zero2", "zero3", "fsdp2")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingNeeds:
     """Requirements of a training: those of the model for one micro-batch, and the memory of each device.
+
+    Of several sizes of scenes they are those of the largest.
 
     Attributes:
         origin: Where the sizes come from.
@@ -106,7 +108,8 @@ def training_needs(
         refuse_for_deepspeed(recipe, strategy)
     microbatch = recipe.microbatch(num_devices)
     sizes = _sizes(recipe)
-    scene = scene_geometry(recipe, sizes.config, compression=sizes.compression)
+    scenes = scene_geometries(recipe, sizes.config, compression=sizes.compression)
+    scene = max(scenes, key=lambda each: each.num_video_tokens)
     work = Workload(
         config=sizes.config,
         layout=training_layout(recipe, sizes.config, scene),

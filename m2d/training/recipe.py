@@ -102,13 +102,29 @@ class DataRecipe(_Part):
         return self
 
 
-class VideoRecipe(_Part):
-    """Size of one scene in pixels."""
+class SizeRecipe(_Part):
+    """Size of one scene: frames, and pixels."""
 
     num_frames: int = Field(ge=1, le=1_000_000)
     height: int = Field(ge=1, le=LARGEST_SIDE)
     width: int = Field(ge=1, le=LARGEST_SIDE)
+
+
+class VideoRecipe(SizeRecipe):
+    """Size of one scene, the one that the model makes by default.
+
+    Attributes:
+        buckets: Further sizes. A story of a dataset is trained at the size whose shape is nearest to that of
+            its videos, with as many frames as its shots have; all samples of a batch have one size.
+    """
+
     fps: int = Field(default=8, ge=1, le=FASTEST_FPS)
+    buckets: tuple[SizeRecipe, ...] = Field(default=(), max_length=64)
+
+    @property
+    def sizes(self) -> tuple[SizeRecipe, ...]:
+        """All sizes, the default one first."""
+        return (self, *self.buckets)
 
 
 class TransformerRecipe(_Part):
@@ -306,6 +322,8 @@ class TrainingRecipe(_Part):
                 f"num_scenes: {self.num_scenes} in stage {self.stage!r}; base trains single scenes (1), "
                 "pretrain and sft at least 2"
             )
+        if self.video.buckets and self.data.is_puppet:
+            raise ValueError(f"video.buckets: are for datasets of videos; remove them from {BUILTIN_PUPPET}")
         if self.stage != "sft" and self.objective.conditional_probability > 0:
             raise ValueError(
                 f"objective.conditional_probability: {self.objective.conditional_probability} in stage "

@@ -70,6 +70,8 @@ class StageSampler:
         story_range: First story to draw from and one past the last.
         scene_counts: Scenes of every story, those outside the range included.
         num_scenes: Scenes per sample.
+        buckets: A number for every story, as `scene_counts`; all samples of a batch have one. None if there
+            is one for all.
 
     Raises:
         DatasetError: The stories are too few or too short for one batch.
@@ -83,14 +85,18 @@ class StageSampler:
     num_timesteps: int
     batch_size: int
     seed: int
+    buckets: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         self._first_story, stop = self.story_range
         self._num_stories = stop - self._first_story
         self._counts_S = torch.tensor(self.scene_counts[self._first_story : stop], dtype=torch.int64)
+        buckets = [0] * stop if self.buckets is None else self.buckets
+        self._buckets_S = torch.tensor(buckets[self._first_story : stop], dtype=torch.int64)
         self._epoch = -1
         self._clips_EN2 = torch.empty(0, self.num_scenes, 2, dtype=torch.int64)
         self._check()
+        self._num_batches = sum(count // self.batch_size for count in self._bucket_sizes())
 
     @property
     def num_samples(self) -> int:
@@ -99,7 +105,7 @@ class StageSampler:
 
     def draw(self, step: int) -> BatchDraw:
         """Return the batch of `step`, independent of earlier calls."""
-        epoch, place = divmod(step, self.num_samples // self.batch_size)
+        epoch, place = divmod(step, self._num_batches)
         if epoch != self._epoch:
             self._clips_EN2, self._epoch = self._draw_epoch(epoch), epoch
         clips_BN2 = self._clips_EN2[place * self.batch_size : (place + 1) * self.batch_size]
@@ -121,6 +127,28 @@ class StageSampler:
         """Return (samples, N, 2) story and scene indices of one epoch, shuffled."""
         order = generator(self.seed, purpose="order", step=epoch)
         samples_E = torch.randperm(self.num_samples, generator=order)
+        buckets_E = self._buckets_of(samples_E)
+        every = [samples_E[buckets_E == bucket] for bucket in range(len(self._bucket_sizes()))]
+        parts = [part for part in every if len(part)]
+        if len(parts) == 1:
+            return self._joined(samples_E, order)
+        joined = [self._joined(part, order) for part in parts]
+        whole = [part[: len(part) // self.batch_size * self.batch_size] for part in joined]
+        batches = torch.cat(whole).view(-1, self.batch_size, self.num_scenes, 2)
+        return batches[torch.randperm(len(batches), generator=order)].flatten(0, 1)
+
+    def _bucket_sizes(self) -> list[int]:
+        """Return the samples of each bucket."""
+        sizes: list[int] = torch.bincount(self._buckets_of(torch.arange(self.num_samples))).tolist()
+        return sizes
+
+    def _buckets_of(self, samples_E: Tensor) -> Tensor:
+        if self.stage == "base":
+            return self._buckets_S.repeat_interleave(self._counts_S)[samples_E]
+        return self._buckets_S[samples_E]
+
+    def _joined(self, samples_E: Tensor, order: torch.Generator) -> Tensor:
+        """Return (samples, N, 2) story and scene indices of samples, which share scenes in stage pretrain."""
         slots_N = torch.arange(self.num_scenes)
         if self.stage == "base":
             ends_S = self._counts_S.cumsum(0)
@@ -128,8 +156,9 @@ class StageSampler:
             scenes_EN = samples_E[:, None] - (ends_S - self._counts_S)[stories_EN]
         elif self.stage == "pretrain":
             # Distinct offsets into one shuffled order give every sample n different stories.
-            offsets_N = torch.randperm(self._num_stories, generator=order)[: self.num_scenes]
-            places_EN = (torch.arange(self._num_stories)[:, None] + offsets_N) % self._num_stories
+            count = len(samples_E)
+            offsets_N = torch.randperm(count, generator=order)[: self.num_scenes]
+            places_EN = (torch.arange(count)[:, None] + offsets_N) % count
             stories_EN = samples_E[places_EN]
             scenes_EN = _draw_below(self._counts_S[stories_EN], order)
         else:
@@ -181,6 +210,13 @@ class StageSampler:
                 f"batch_size: {self.batch_size} is more than the {self.num_samples} samples there are; "
                 "use a smaller batch or more stories"
             )
+        needed = max(self.batch_size, self.num_scenes if self.stage == "pretrain" else 1)
+        for bucket, count in enumerate(self._bucket_sizes()):
+            if 0 < count < needed:
+                raise DatasetError(
+                    f"video.buckets: size {bucket} (0 is that of `video` itself) has {count} samples, and a "
+                    f"batch takes {needed} of one size; remove it, or use a smaller batch or more stories"
+                )
 
 
 def _draw_below(limits: Tensor, draws: torch.Generator) -> Tensor:

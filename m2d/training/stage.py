@@ -5,6 +5,7 @@ Owns the order of these steps and the checks before the first step; `trainer` ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,10 @@ from m2d.training.resume import resume_latest, versions
 from m2d.training.start import (
     Start,
     frozen_digest,
+    latent_size,
     new_state,
     read_start,
-    scene_geometry,
+    scene_geometries,
     training_layout,
     transformer_config,
 )
@@ -134,19 +136,19 @@ def _run(
     # Not `resolve_model`: training from random weights needs a folder without a transformer only.
     folder = part_folder(recipe.model)
     start, frozen = _load_parts(recipe, folder, processes.device)
-    geometry = scene_geometry(recipe, start.config, compression=frozen.vae.compression)
-    stories = _encoded(plan, frozen, geometry, stack, processes=processes, reporter=reporter, stop=stop)
+    geometries = scene_geometries(recipe, start.config, compression=frozen.vae.compression)
+    stories = _encoded(plan, frozen, geometries, stack, processes=processes, reporter=reporter, stop=stop)
     # All prompts are encoded; the transformer needs the memory.
     frozen.text.release()
     if not recipe.data.held_out:
         reporter.note("data.held_out: 0: no held-out loss is measured")
-    layout = training_layout(recipe, start.config, geometry)
+    layouts = {latent_size(each): training_layout(recipe, start.config, each) for each in geometries}
     state = new_state(recipe, start, processes)
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "transformer": start.config,
         "stories": stories.digest,
-        "layout": layout.digest(),
+        "layout": " ".join(layout.digest() for layout in layouts.values()),
         "scheduler": noise_config(folder),
         "versions": versions(processes),
     }
@@ -158,7 +160,7 @@ def _run(
         recipe=recipe,
         stories=stories,
         schedule=frozen.schedule,
-        layout=layout,
+        layouts=layouts,
         run=plan.run,
         facts=facts,
         processes=processes,
@@ -213,7 +215,7 @@ def _load_parts(recipe: TrainingRecipe, folder: Path, device: torch.device) -> t
 def _encoded(
     plan: TrainingPlan,
     frozen: FrozenParts,
-    geometry: SceneGeometry,
+    geometries: Sequence[SceneGeometry],
     stack: ExitStack,
     *,
     processes: Processes,
@@ -227,7 +229,7 @@ def _encoded(
         stories = open_stories(
             plan.recipe,
             frozen,
-            geometry,
+            geometries,
             of_run=DataOfRun(
                 caches=plan.cache or cache_root() / "latents",
                 folder=plan.run,

@@ -107,19 +107,29 @@ def model_geometry(
     return NEW_MODELS.geometry_of(config, model_settings(recipe), compression=compression)
 
 
-def scene_geometry(
+def scene_geometries(
     recipe: TrainingRecipe, config: Mapping[str, Any], *, compression: tuple[int, int]
-) -> SceneGeometry:
-    """Return the sizes of one scene of the recipe; arguments as in `model_geometry`.
+) -> tuple[SceneGeometry, ...]:
+    """Return the sizes of one scene for each of the recipe's sizes; arguments as in `model_geometry`.
 
     Raises:
-        InputError: The model cannot make scenes of this size.
+        InputError: The model cannot make scenes of a size, or two sizes have the same latents.
     """
-    video = recipe.video
     geometry = model_geometry(recipe, config, compression=compression)
     if geometry.image_channels:
         raise InputError("init: image-to-video models cannot be trained; use a text-to-video model")
-    return geometry.scene(num_frames=video.num_frames, height=video.height, width=video.width)
+    scenes = tuple(
+        geometry.scene(num_frames=size.num_frames, height=size.height, width=size.width)
+        for size in recipe.video.sizes
+    )
+    if len({latent_size(scene) for scene in scenes}) < len(scenes):
+        raise InputError("video.buckets: two sizes are the same for the model; remove one of them")
+    return scenes
+
+
+def latent_size(scene: SceneGeometry) -> tuple[int, int, int]:
+    """Return latent frames, rows and columns of one scene."""
+    return scene.num_latent_frames, scene.latent_height, scene.latent_width
 
 
 def training_layout(recipe: TrainingRecipe, config: Mapping[str, Any], scene: SceneGeometry) -> SceneLayout:

@@ -48,7 +48,7 @@ class TrainingSetup:
     Attributes:
         stories: Encoded stories, held-out ones included.
         schedule: Noise levels of the model folder's scheduler.
-        layout: The layout of every sample.
+        layouts: The layout of samples by the latent frames, rows and columns of a scene.
         run: The run folder.
         facts: Facts stored in checkpoints, for a resume to compare.
     """
@@ -56,18 +56,32 @@ class TrainingSetup:
     recipe: TrainingRecipe
     stories: StoryLatents
     schedule: VelocitySchedule
-    layout: SceneLayout
+    layouts: Mapping[tuple[int, int, int], SceneLayout]
     run: Path
     facts: Mapping[str, Any]
     processes: Processes = ALONE
 
+    def layout_of(self, batch: TrainingBatch) -> SceneLayout:
+        """Return the layout of a batch's samples."""
+        _, num_frames, _, height, width = batch.latents_BFCHW.shape
+        return self.layouts[num_frames // self.recipe.num_scenes, height, width]
+
 
 class StepFigures(NamedTuple):
-    """The loss of a step, the gradient's norm, and the seconds spent on its batch."""
+    """The loss of a step, the gradient's norm, the seconds spent on its batch, and its samples' layout."""
 
     loss: float
     grad_norm: float
     data_s: float
+    layout: SceneLayout
+
+
+class _Gradients(NamedTuple):
+    """The loss of the whole batch, the seconds spent on data, and the layout of the samples."""
+
+    loss: float
+    data_s: float
+    layout: SceneLayout
 
 
 class Stepper:
@@ -115,22 +129,23 @@ class Stepper:
         """
         state, recipe = self._state, self._setup.recipe
         draw = self._sampler.draw(state.step)
-        loss, data_s = self._add_gradients(draw, meter)
+        loss, data_s, layout = self._add_gradients(draw, meter)
         scale = learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
         grad_norm = state.optimizer.step(rate_scale=scale) if math.isfinite(loss) else math.nan
         self._refuse_non_finite(loss, grad_norm, draw)
         state.average.update(step=state.step)
         state.step += 1
-        return StepFigures(loss, grad_norm, data_s)
+        return StepFigures(loss, grad_norm, data_s, layout)
 
     def errors_of(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
         """Return the errors (B, N) of a model in the recipe's precision."""
         is_mixed = self._setup.recipe.precision == "bfloat16"
         with torch.autocast(self._setup.processes.device.type, torch.bfloat16, enabled=is_mixed):
-            return velocity_errors(model, batch, schedule=self._schedule, layout=self._setup.layout)
+            layout = self._setup.layout_of(batch)
+            return velocity_errors(model, batch, schedule=self._schedule, layout=layout)
 
-    def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> tuple[float, float]:
-        """Compute this process's microbatches; return the loss of the whole batch and the seconds on data."""
+    def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> _Gradients:
+        """Compute this process's microbatches."""
         processes = self._setup.processes
         num_targets = draw.is_target_BN.sum()
         data_s, losses = 0.0, []
@@ -151,7 +166,8 @@ class Stepper:
                 self._state.optimizer.backward(loss * processes.count)
             meter.add(errors_BN, batch)
             losses.append(loss.detach())
-        return float(processes.sum(torch.stack(losses).sum())), data_s
+        whole = float(processes.sum(torch.stack(losses).sum()))
+        return _Gradients(whole, data_s, self._setup.layout_of(batch))
 
     @contextmanager
     def _seeded_dropout(self, places: slice) -> Iterator[None]:

@@ -64,11 +64,10 @@ class Trainer:
         self._losses = LossMeter(num_timesteps=self._num_timesteps, processes=setup.processes)
         self._speed = SpeedMeter(
             batch_size=setup.recipe.batch_size,
-            tokens_per_sample=setup.layout.num_tokens,
-            flops_per_sample=flops_per_sample(state.model, setup.layout),
             matrix_rate=matrix_rate(setup.processes.device, getattr(torch, setup.recipe.precision)),
             num_processes=setup.processes.count,
         )
+        self._flops = {layout: flops_per_sample(state.model, layout) for layout in setup.layouts.values()}
         self._saved_at_s = time.monotonic()
         self._saved_step = -1
         self._shown_step = 0
@@ -139,7 +138,13 @@ class Trainer:
         started_s = time.perf_counter()
         figures = self._stepper.step(self._losses)
         step_s = time.perf_counter() - started_s
-        self._speed.add(data_s=figures.data_s, step_s=step_s, grad_norm=figures.grad_norm)
+        self._speed.add(
+            data_s=figures.data_s,
+            step_s=step_s,
+            grad_norm=figures.grad_norm,
+            tokens_per_sample=figures.layout.num_tokens,
+            flops_per_sample=self._flops[figures.layout],
+        )
         for watcher in self._watchers.of_steps:
             watcher(self.state)
 

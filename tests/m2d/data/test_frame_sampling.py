@@ -12,7 +12,14 @@ NEARLY_ONE = 1 - 2**-53
 
 def _facts(num_frames: int, *, fps: float = 24.0, times_s: tuple[float, ...] = ()) -> VideoFacts:
     return VideoFacts(
-        sha256="0" * 64, num_frames=num_frames, fps=fps, times_s=times_s, width=64, height=64, notes=()
+        sha256="0" * 64,
+        num_frames=num_frames,
+        fps=fps,
+        times_s=times_s,
+        width=64,
+        height=64,
+        shape=1.0,
+        notes=(),
     )
 
 

@@ -147,12 +147,14 @@ def tiny_setup(
         schedule=VelocitySchedule.from_scheduler(
             CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
         ),
-        layout=SceneLayout.build(
-            recipe.mask,
-            text_tokens=[TEXT_TOKENS] * recipe.num_scenes,
-            latent_frames=[FRAMES] * recipe.num_scenes,
-            tokens_per_frame=4,
-        ),
+        layouts={
+            (FRAMES, SIDE, SIDE): SceneLayout.build(
+                recipe.mask,
+                text_tokens=[TEXT_TOKENS] * recipe.num_scenes,
+                latent_frames=[FRAMES] * recipe.num_scenes,
+                tokens_per_frame=4,
+            )
+        },
         run=run,
         facts={"recipe": recipe.model_dump(mode="json")},
         processes=processes,

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.broken_videos import KINDS
+from benchmarks.broken_videos import KINDS, turn_video, write_video
 from m2d.errors import DatasetError, Remedy
 from m2d.geometry import SceneGeometry
 from m2d.progress import Reporter, SilentReporter
@@ -90,14 +90,14 @@ def _opened(
     frozen: FrozenParts,
     cache: Path,
     run: Path,
-    geometry: SceneGeometry = GEOMETRY,
+    geometries: Sequence[SceneGeometry] = (GEOMETRY,),
     *,
     reporter: Reporter | None = None,
 ) -> Iterator[StoryLatents]:
     with open_stories(
         recipe,
         frozen,
-        geometry,
+        geometries,
         of_run=DataOfRun(caches=cache, folder=run, keeps_rejects=False),
         reporter=reporter or SilentReporter(),
         stop=StopRequest(),
@@ -143,7 +143,7 @@ def test_two_workers_give_the_batches_of_none_to_the_bit(
     for workers in (0, 2):
         stage = "base" if name.endswith("csv") else "sft"
         recipe = _recipe(rendered / name, stage, variants=0, workers=workers)
-        with _opened(recipe, frozen, tmp_path / str(workers), tmp_path, geometry) as stories:
+        with _opened(recipe, frozen, tmp_path / str(workers), tmp_path, [geometry]) as stories:
             batches.append(_batches(recipe, stories, steps=3))
     for alone, ahead in zip(*batches, strict=True):
         assert torch.equal(alone, ahead)
@@ -325,3 +325,38 @@ def test_the_text_encoder_follows_the_precision_and_names_other_caches(frozen: F
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
     assert half.text_digest != frozen.text_digest
     assert half.vae_digest == frozen.vae_digest
+
+
+def test_a_story_has_the_size_of_its_shape_and_its_shortest_shot(
+    frozen: FrozenParts, cache: Path, tmp_path: Path
+) -> None:
+    # Shots: width, height and frames. The last group is turned upright, and is wide, too.
+    groups = [[(32, 32, 30)] * 3, [(64, 32, 30)] * 3, [(64, 32, 30), (64, 32, 12), (64, 32, 30)]]
+    groups += [[(32, 64, 30)] * 3]
+    lines = []
+    for number, shots in enumerate(groups):
+        scenes = []
+        for place, (width, height, num_frames) in enumerate(shots):
+            name = f"{number}-{place}.mp4"
+            write_video(tmp_path / name, num_frames=num_frames, width=width, height=height, seed=place)
+            if number == len(groups) - 1:
+                turn_video(tmp_path / name, degrees=90)
+            scenes.append({"video": name, "caption": "Park at noon."})
+        lines.append(json.dumps({"m2d": 1, "story": str(number), "scenes": scenes}))
+    source = tmp_path / "stories.jsonl"
+    source.write_text("\n".join(lines) + "\n")
+    sizes = [(9, 32, 32), (9, 32, 64), (17, 32, 64)]
+    buckets = [dict(zip(("num_frames", "height", "width"), size, strict=True)) for size in sizes[1:]]
+    recipe = _recipe(source, held_out=0)
+    recipe = recipe.model_copy(update={"video": recipe.video.model_copy(update={"buckets": buckets})})
+    geometries = [
+        replace(GEOMETRY, num_frames=frames, num_latent_frames=(frames - 1) // 4 + 1, width=width)
+        for frames, _, width in sizes
+    ]
+    with _opened(recipe, frozen, cache, tmp_path, geometries) as stories:
+        assert stories.buckets == (0, 2, 1, 2)
+        for story, bucket in enumerate(stories.buckets):
+            latents, _ = stories.gather(torch.full((1, 3), story), torch.arange(3)[None])
+            frames, height, width = sizes[bucket]
+            assert latents.shape[1] == 3 * ((frames - 1) // 4 + 1)
+            assert latents.shape[3:] == (height // 4, width // 4)

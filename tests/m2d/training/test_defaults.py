@@ -20,7 +20,9 @@ from m2d.training.recipe_text import recipe_text
 from tests.m2d.model.tiny_model import build_tiny_model
 
 LAPTOP = Machine(device="cpu", memory_bytes=8 << 30, num_cores=4)
-FACTS = VideoFacts(sha256="0", num_frames=48, fps=24.0, times_s=(), width=640, height=480, notes=())
+FACTS = VideoFacts(
+    sha256="0", num_frames=48, fps=24.0, times_s=(), width=640, height=480, shape=4 / 3, notes=()
+)
 
 
 @pytest.fixture(scope="module")

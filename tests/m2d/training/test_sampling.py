@@ -150,3 +150,31 @@ def test_captions_are_dropped_at_the_recipes_rate() -> None:
 def test_too_few_stories_are_refused(stage: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         _sampler(stage, **changes)
+
+
+@pytest.mark.parametrize("stage", ["base", "pretrain", "sft"])
+def test_every_batch_has_one_size_and_an_epoch_repeats_no_sample(stage: str) -> None:
+    buckets = [place % 3 % 2 for place in range(34)]
+    sampler = _sampler(stage, buckets=buckets, batch_size=4)
+    # Stories 10 to 33: 16 of size 0 and 8 of size 1; in base each gives three samples.
+    num_batches = 6 * (3 if stage == "base" else 1)
+    seen = []
+    for step in range(num_batches):
+        draw = sampler.draw(step)
+        assert draw.epoch == 0
+        assert len({buckets[story] for story in draw.stories_BN.flatten().tolist()}) == 1
+        seen += [(row[0], scenes[0]) for row, scenes in zip(*map(torch.Tensor.tolist, draw[:2]), strict=True)]
+    assert sampler.draw(num_batches).epoch == 1
+    assert len({story for story, _ in seen}) == 24
+    assert len(set(seen)) == len(seen)
+    again = _sampler(stage, buckets=buckets, batch_size=4).draw(num_batches - 1)
+    assert torch.equal(again.stories_BN, sampler.draw(num_batches - 1).stories_BN)
+
+
+def test_sizes_take_turns_at_random_and_one_too_rare_for_a_batch_is_named() -> None:
+    sampler = _sampler("sft", buckets=[place % 2 for place in range(34)], batch_size=2)
+    order = [int(sampler.draw(step).stories_BN[0, 0]) % 2 for step in range(12)]
+    assert sorted(order) == [0] * 6 + [1] * 6
+    assert order not in ([0] * 6 + [1] * 6, [1] * 6 + [0] * 6)
+    with pytest.raises(DatasetError, match=r"size 1 .* has 1 samples, and a batch takes 8 of one size"):
+        _sampler("sft", buckets=[int(place == 33) for place in range(34)])

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from m2d.errors import InputError, Interrupted, Remedy
 from m2d.files import sha256_file
+from m2d.layout import SceneLayout
 from m2d.progress import SilentReporter
 from m2d.stop import StopRequest
 from m2d.training.batches import BatchMaker
@@ -23,7 +25,7 @@ from m2d.training.recipe import TrainingRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint
 from m2d.training.step import DivergedError
 from m2d.training.trainer import Trainer, Watchers
-from tests.m2d.training.conftest import tiny_setup, tiny_state
+from tests.m2d.training.conftest import TEXT_TOKENS, tiny_setup, tiny_state
 
 MakeTrainer = Callable[..., Trainer]
 MakeRecipe = Callable[..., TrainingRecipe]
@@ -324,3 +326,55 @@ def test_without_held_out_stories_all_are_trained_on_and_no_held_out_loss_is_mea
     assert trainer.held_out_loss() == {}
     assert trainer._stepper._sampler.num_samples == 24
     assert {event["event"] for event in read_log(tmp_path / "run")} == {"train"}
+
+
+class _TwoSizes:
+    """Stories of which every other one has scenes of half the frames and half the width."""
+
+    def __init__(self, stories: EncodedStories) -> None:
+        self.digest, self.num_stories, self.scene_counts = "two", stories.num_stories, stories.scene_counts
+        self.empty_embeds_LD = stories.empty_embeds_LD
+        self.buckets = tuple(story % 2 for story in range(stories.num_stories))
+        self._stories = stories
+
+    def first_held_out(self, count: int) -> int:
+        return self._stories.first_held_out(count)
+
+    def expect(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def gather(
+        self, stories_BN: torch.Tensor, scenes_BN: torch.Tensor, *, epoch: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        latents, embeds = self._stories.gather(stories_BN, scenes_BN, epoch=epoch)
+        if int(stories_BN[0, 0]) % 2:
+            latents = latents[:, ::2, :, :, :2]
+        return latents, embeds
+
+
+def test_a_training_on_two_sizes_uses_both_and_resumes_with_the_same_bits(
+    encoded: EncodedStories, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe()
+
+    def trainer(run: str) -> Trainer:
+        setup = tiny_setup(recipe, encoded, run=tmp_path / run)
+        small = SceneLayout.build(
+            recipe.mask, text_tokens=[TEXT_TOKENS] * 3, latent_frames=[1] * 3, tokens_per_frame=2
+        )
+        setup = replace(setup, stories=_TwoSizes(encoded), layouts={**setup.layouts, (1, 4, 2): small})
+        return Trainer(setup, tiny_state(recipe), reporter=SilentReporter(), stop=StopRequest())
+
+    trainer("straight").run()
+    for stop in (3, recipe.steps):
+        stopped = trainer("stopped")
+        path = find_checkpoint(tmp_path / "stopped").path
+        if path is not None:
+            load_checkpoint(path, stopped.state)
+        _run_until(stopped, stop)
+    assert _digests(tmp_path / "stopped") == _digests(tmp_path / "straight")
+    # 10 training stories of each size in batches of 4: an epoch has 2 steps of each, and there are 2 epochs.
+    events = [event for event in read_log(tmp_path / "straight") if event["event"] == "train"]
+    tokens = sum(event["tokens_per_s"] / event["samples_per_s"] for event in events) / len(events)
+    sizes = [layout.num_tokens for layout in trainer("sizes").setup.layouts.values()]
+    assert tokens == pytest.approx(sum(sizes) / 2, rel=0.02)
