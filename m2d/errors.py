@@ -6,6 +6,7 @@ words each remedy for the command line.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import ClassVar
@@ -128,7 +129,29 @@ class OutputBusy(OutputError):
 
 
 class CheckpointError(InputError):
-    """A model folder or checkpoint that is missing, incomplete, of another model or of the wrong shape."""
+    """A model folder or checkpoint that is missing, incomplete, of another model or of the wrong shape.
+
+    Args:
+        message: One line for every bad file.
+        fields: For each line, the field that names its place: `model`, or a part such as `vae`; none if all
+            are about one model. A part starts its line.
+
+    Attributes:
+        problems: Field and line, in order.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        argument: str = "",
+        fields: Sequence[str] = (),
+        remedy: Remedy | None = None,
+    ) -> None:
+        lines = message.splitlines()
+        self.problems = tuple(zip(fields or ["model"] * len(lines), lines, strict=True))
+        named = [line if field == "model" else f"{field}: {line}" for field, line in self.problems]
+        super().__init__("\n".join(named) if fields else message, argument=argument, remedy=remedy)
 
 
 class DatasetError(InputError):

@@ -19,7 +19,8 @@ from m2d.progress import Reporter, StageProgress
 from m2d.recipe.model_choice import PARTS
 
 _MAIN = "main"
-_HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# A path that begins with a dot, as `./mine`, is of this disk.
+_HUB_ID = re.compile(r"(?P<repository>(?!\.)[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 # A file of each layout that a repository may have.
 _MARKS = (
     INDEX_FILE,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2d.families.family import ModelFamily
+from m2d.families.places import OpenedFolder
 from m2d.families.registry import family_of
 from m2d.families.source import ModelSource, resolve_model
 from m2d.model import components
@@ -112,11 +113,13 @@ def check_parts(source: ModelSource | Path, names: Iterable[str] = COMPONENTS) -
     Raises:
         CheckpointError: A tensor is missing, of the wrong shape or not of this model, or a config is wrong.
     """
-    family, path = (
-        (source.family, source.path) if isinstance(source, ModelSource) else (family_of(source), source)
+    opened, family = (
+        (source.opened, source.family)
+        if isinstance(source, ModelSource)
+        else (OpenedFolder(path=source), family_of(source))
     )
-    with _BUILDING:
-        family.check_parts(path, names)
+    with _BUILDING, opened.naming_places():
+        family.check_parts(opened.path, names)
 
 
 def check_components(path: Path, names: Iterable[str]) -> None:

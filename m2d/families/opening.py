@@ -6,21 +6,19 @@ any other model folder. Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from m2d import disk
-from m2d.errors import CheckpointError, OutputError, Remedy
+from m2d.errors import CheckpointError, Remedy
 from m2d.families.hub import HubModel, cached_snapshot, download, hub_model
 from m2d.families.part_files import Wanted, refuse_pickles, standard_files
-from m2d.files import part_name
-from m2d.folders import is_folder, make_folder, removed_on_error, with_home
+from m2d.families.places import OpenedFolder, linked_folder, naming_field
+from m2d.folders import is_folder, with_home
 from m2d.model.components import COMPONENTS, INDEX_FILE
-from m2d.model.folder import find_file, linked_models, read_header, read_json
+from m2d.model.folder import explain_missing_weights, find_file, read_header, read_json
 from m2d.model.settings import SETTINGS_FILE
 from m2d.progress import Reporter
 from m2d.recipe.fields import DEFAULT_MODEL
@@ -47,9 +45,14 @@ class _Place:
         """Whether all files have their standard names."""
         return all(target == name for target, name in self.files.items())
 
+    def part(self, name: str) -> Path:
+        """Return the folder of a part: the one of its name, or the place itself where it lies alone."""
+        config = f"{name}/{COMPONENTS[name].config}"
+        return (self.folder / self.files.get(config, config)).parent
 
-def open_folder(choice: ModelChoice, downloads: Reporter | None = None) -> Path:
-    """Return the folder of a model; files that this machine lacks are downloaded.
+
+def open_folder(choice: ModelChoice, downloads: Reporter | None = None) -> OpenedFolder:
+    """Open the folder of a model; files that this machine lacks are downloaded.
 
     Args:
         downloads: Receives the progress of downloads; None downloads nothing.
@@ -60,7 +63,7 @@ def open_folder(choice: ModelChoice, downloads: Reporter | None = None) -> Path:
         OutputError: The disk is too full for a download.
     """
     parts = choice.parts
-    files = {name: path for name, place in parts.items() if (path := _safetensors(place)) is not None}
+    files = _single_files(parts)
     wanted = [
         Wanted(name=name, has_weights=name not in files)
         for name in COMPONENTS
@@ -68,23 +71,32 @@ def open_folder(choice: ModelChoice, downloads: Reporter | None = None) -> Path:
     ]
     base = _place(choice.model, wanted, choice, downloads, revision=choice.revision)
     if not parts and base.is_standard:
-        return base.folder
+        return OpenedFolder(path=base.folder)
+    _explain_missing(base, wanted)
     links = {target: find_file(base.folder, name) for target, name in base.files.items()}
-    for name, place in parts.items():
-        if name in files:
-            links[f"{name}/{COMPONENTS[name].stem}.safetensors"] = files[name]
-            continue
-        part = _place(place, [Wanted(name=name)], choice, downloads, field=name)
-        if name == "transformer":
-            # Says how a transformer was trained.
-            links.pop(SETTINGS_FILE, None)
-        taken = (f"{name}/", SETTINGS_FILE) if name == "transformer" else f"{name}/"
-        links |= {
-            target: find_file(part.folder, source)
-            for target, source in part.files.items()
-            if target.startswith(taken)
-        }
-    return _linked(links, label=Path(choice.model.removeprefix("builtin:")).name)
+    places = {name: base.part(name) for name in COMPONENTS} | files
+    for name, path in files.items():
+        links[f"{name}/{COMPONENTS[name].stem}.safetensors"] = path
+    for name in parts.keys() - files.keys():
+        with naming_field(name):
+            part = _place(parts[name], [Wanted(name=name)], choice, downloads, field=name)
+            config = COMPONENTS[name].config
+            if f"{name}/{config}" not in part.files:
+                raise CheckpointError(f"{part.folder}: neither {name}/{config} nor {config} is there")
+            _explain_missing(part, [Wanted(name=name)])
+            taken = {
+                target: find_file(part.folder, source)
+                for target, source in part.files.items()
+                if target.startswith(f"{name}/")
+            }
+            if name == "transformer":
+                # Says how a transformer was trained.
+                links.pop(SETTINGS_FILE, None)
+                if SETTINGS_FILE in part.files:
+                    taken[SETTINGS_FILE] = find_file(part.folder, SETTINGS_FILE)
+        links |= taken
+        places[name] = part.part(name)
+    return linked_folder(links, name=choice.model, places=places, fields=parts.keys())
 
 
 def builtin_folder(name: str) -> Path | None:
@@ -99,7 +111,9 @@ def part_folder(model: str, downloads: Reporter | None = None) -> Path:
     Training needs single parts, and starts from its own run folders, too.
     """
     path = builtin_folder(model) or with_home(model)
-    return path if is_folder(path) else open_folder(ModelChoice.model_construct(model=model), downloads)
+    if is_folder(path):
+        return path
+    return open_folder(ModelChoice.model_construct(model=model), downloads).path
 
 
 def _place(
@@ -115,16 +129,34 @@ def _place(
     folder = _local(text, is_model=field == "model")
     hub = None if folder else hub_model(text, revision)
     if folder is None and hub is None:
-        raise CheckpointError(
-            f"{field} {text!r}: there is no such folder; give a folder in diffusers' layout, the id of a "
-            f"model on a hub, or {' or '.join(BUILTIN_MODELS)}"
+        is_path = text.startswith((".", "/", "~"))
+        advice = (
+            "a name that begins with '.', '/' or '~' is a folder on this machine, never a model of a hub"
+            if is_path
+            else "give a folder in diffusers' layout, the id of a model on a hub, or "
+            f"{' or '.join(BUILTIN_MODELS)}"
         )
+        raise CheckpointError(f"{_named(field, text)}: there is no such folder; {advice}")
     if hub is not None:
         return _hub_place(hub, wanted, choice.variant, downloads, field=field)
     assert folder is not None
     if revision:
         raise CheckpointError(f"revision {revision!r}: {text} is no model of a hub and has no revisions")
     return _Place(folder=folder, files=_files(folder, wanted, choice.variant))
+
+
+def _named(field: str, text: str) -> str:
+    """Return a place for the start of a message; that of a part has its field before it."""
+    return f"model {text!r}" if field == "model" else repr(text)
+
+
+def _explain_missing(place: _Place, wanted: Sequence[Wanted]) -> None:
+    """Refuse a part whose weights are only pickles or of a variant, of which no link is made."""
+    for part in wanted:
+        stem = COMPONENTS[part.name].stem
+        prefix = f"{part.name}/{stem}"
+        if stem and part.has_weights and not any(name.startswith(prefix) for name in place.files):
+            explain_missing_weights(place.part(part.name), stem)
 
 
 def _hub_place(
@@ -137,14 +169,14 @@ def _hub_place(
     if downloads is None:
         state = "is not here" if folder is None else f"was not downloaded completely: {missing} is missing"
         raise CheckpointError(
-            f"{field} {str(hub)!r}: there is no such folder, and the model of the hub {state}",
+            f"{_named(field, str(hub))}: there is no such folder, and the model of the hub {state}",
             remedy=Remedy.GET_MODEL,
         )
     owner = hub.repository.partition("/")[0]
     if os.path.lexists(owner):
         raise CheckpointError(
-            f"{field} {str(hub)!r}: there is no such folder, though {owner} is here; a model of the hub is "
-            "downloaded in a working folder without that name"
+            f"{_named(field, str(hub))}: there is no such folder, though {owner} is here, so this may be a "
+            f"misspelt path; to download the hub's model of this name, work in a folder without {owner}"
         )
     folder = download(hub, partial(_chosen, wanted=wanted, variant=variant), downloads)
     return _Place(folder=folder, files=_files(folder, wanted, variant))
@@ -226,6 +258,17 @@ def _local(text: str, *, is_model: bool) -> Path | None:
     return path
 
 
+def _single_files(parts: Mapping[str, str]) -> dict[str, Path]:
+    """Return the parts that are single files of weights."""
+    found = {}
+    for name, place in parts.items():
+        with naming_field(name):
+            path = _safetensors(place)
+        if path is not None:
+            found[name] = path
+    return found
+
+
 def _safetensors(text: str) -> Path | None:
     """Return a single file of weights, whose config is that of the model; None for anything else."""
     path = with_home(text)
@@ -233,26 +276,4 @@ def _safetensors(text: str) -> Path | None:
         return None
     # Its form is checked here, where the message can name the file and not the link to it.
     read_header(path)
-    return path.resolve()
-
-
-def _linked(links: Mapping[str, Path], *, label: str) -> Path:
-    """Return a folder in which every file is a link, making it if it is not there."""
-    targets = {name: path.resolve() for name, path in sorted(links.items())}
-    text = "\n".join(f"{name} {path}" for name, path in targets.items())
-    folder = linked_models() / f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if folder.is_dir():
-        return folder
-    make_folder(folder.parent)
-    part = part_name(folder)
-    try:
-        with removed_on_error(part), disk.output_errors(folder):
-            for name, target in targets.items():
-                (part / name).parent.mkdir(exist_ok=True)
-                (part / name).symlink_to(target)
-            part.rename(folder)
-    except OutputError:
-        # Another process may have been faster.
-        if not folder.is_dir():
-            raise
-    return folder
+    return path

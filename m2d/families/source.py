@@ -14,6 +14,7 @@ from typing import Literal
 
 from m2d.families.family import ModelFamily
 from m2d.families.opening import builtin_folder, open_folder
+from m2d.families.places import OpenedFolder
 from m2d.families.registry import family_of
 from m2d.files import sha256_file
 from m2d.geometry import ModelGeometry
@@ -30,6 +31,7 @@ class ModelSource:
 
     Attributes:
         choice: As the user gave it.
+        opened: Its folder, and where the parts come from.
         is_puppet: Whether it knows the puppet theatre's world, and only that.
         sampling: How it samples where a recipe does not say.
         mask: The attention mask it was trained with.
@@ -37,13 +39,18 @@ class ModelSource:
     """
 
     choice: ModelChoice
-    path: Path
+    opened: OpenedFolder
     geometry: ModelGeometry
     family: ModelFamily
     is_puppet: bool
     sampling: SamplingDefaults
     mask: str = "mask2dit"
     is_joint: bool = True
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.opened.path
 
     @property
     def name(self) -> str:
@@ -114,23 +121,25 @@ def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None
         HubUnavailable: The hub does not answer.
     """
     choice = ModelChoice.model_construct(model=model) if isinstance(model, str) else model
-    path = open_folder(choice, downloads)
-    family = family_of(path)
-    check_components(path, COMPONENTS, family.classes)
-    settings = settings_of(path)
-    source = ModelSource(
-        choice=choice,
-        path=path,
-        geometry=family.read_geometry(path, settings),
-        family=family,
-        is_puppet=settings.world == "puppet",
-        sampling=settings.sampling or family.default_sampling(read_config(path, "transformer")),
-        mask=settings.mask,
-        is_joint=(path / SETTINGS_FILE).exists() or class_of(path, "transformer") in family.joint_classes,
-    )
-    # What contradicts itself says more than the tensors that do not fit it.
-    family.check_shapes(path, COMPONENTS)
-    return source
+    opened = open_folder(choice, downloads)
+    path = opened.path
+    with opened.naming_places():
+        family = family_of(path)
+        check_components(path, COMPONENTS, family.classes)
+        settings = settings_of(path)
+        source = ModelSource(
+            choice=choice,
+            opened=opened,
+            geometry=family.read_geometry(path, settings),
+            family=family,
+            is_puppet=settings.world == "puppet",
+            sampling=settings.sampling or family.default_sampling(read_config(path, "transformer")),
+            mask=settings.mask,
+            is_joint=(path / SETTINGS_FILE).exists() or class_of(path, "transformer") in family.joint_classes,
+        )
+        # What contradicts itself says more than the tensors that do not fit it.
+        family.check_shapes(path, COMPONENTS)
+        return source
 
 
 def settings_of(path: Path) -> ModelSettings:

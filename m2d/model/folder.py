@@ -99,7 +99,7 @@ def find_weights(root: Path, component: str, stem: str) -> dict[str, StoredTenso
     if (root / index).exists() and not (root / single).exists():
         return _sharded_weights(root, component, read_json(root, index), index)
     if not (root / single).exists():
-        _explain_missing_weights(root, component, single)
+        explain_missing_weights(root / component, stem)
     return read_header(find_file(root, single))
 
 
@@ -175,20 +175,26 @@ def _sharded_weights(
     return found
 
 
-def _explain_missing_weights(root: Path, component: str, single: str) -> None:
-    folder = root / component
+def explain_missing_weights(folder: Path, stem: str) -> None:
+    """Refuse a component's folder that holds only weights of a variant, or pickles; else do nothing.
+
+    Args:
+        stem: File name of the weights before `.safetensors`.
+
+    Raises:
+        CheckpointError: It names the variant or the pickle.
+    """
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    stem = Path(single).stem
     variants = [name for name in others if name.startswith(f"{stem}.") and name.endswith(".safetensors")]
     if variants:
         kind = variants[0].removeprefix(f"{stem}.").partition(".")[0]
         raise CheckpointError(
-            f"{folder}: holds {variants[0]}, of the variant {kind!r}, and no {Path(single).name}; "
+            f"{folder}: holds {variants[0]}, of the variant {kind!r}, and no {stem}.safetensors; "
             "choose that variant, or get the files without one"
         )
     pickled = [name for name in others if name.endswith(PICKLED)]
     if pickled:
         raise CheckpointError(
             f"{folder}: holds {pickled[0]}, a pickle that m2d never opens because it can run code, and no "
-            f"{Path(single).name}; convert it to safetensors"
+            f"{stem}.safetensors; convert it to safetensors"
         )

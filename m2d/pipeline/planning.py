@@ -14,11 +14,10 @@ from m2d.model.components import COMPONENTS
 from m2d.model.folder import find_weights
 from m2d.pipeline.best_device import best_device
 from m2d.placement.modes import Quantized
-from m2d.progress import Reporter
 from m2d.puppet.vocabulary import WORLD
 from m2d.recipe.loader import Loaded, load_with_places
 from m2d.recipe.model_choice import ModelChoice, choice_of, with_choice, with_given
-from m2d.recipe.overrides import Overrides
+from m2d.recipe.overrides import COMMAND_LINE, Overrides
 from m2d.recipe.places import KeyPath, Places
 from m2d.recipe.plan import ExistingFilm, RunPlan, plan_story
 from m2d.recipe.schema import Recipe
@@ -51,11 +50,16 @@ def plan_loaded(
         model: Replaces the recipe's model, or single fields of it.
     """
     recipe = with_given(loaded.value, model)
-    source = _find_model(
-        choice_of(recipe),
-        places=Places(path="command line") if model else loaded.places,
-        downloads=overrides.downloads if overrides else None,
-    )
+    try:
+        source = resolve_model(choice_of(recipe), downloads=overrides.downloads if overrides else None)
+    except CheckpointError as error:
+        given = {"model"} if isinstance(model, str) else model.model_fields_set if model else set()
+        problems = [
+            # Another model replaces the recipe's parts, too.
+            (COMMAND_LINE if {field, "model"} & given else loaded.places).problem((field,), line)
+            for field, line in error.problems
+        ]
+        raise RecipeError(problems, remedy=error.remedy) from error
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
 
 
@@ -164,13 +168,3 @@ def check_model(source: ModelSource, *, scheduler: str | None = None) -> None:
 
     check_parts(source)
     check_scheduler(load_scheduler(source, scheduler))
-
-
-def _find_model(choice: ModelChoice, *, places: Places, downloads: Reporter | None) -> ModelSource:
-    try:
-        return resolve_model(choice, downloads=downloads)
-    except CheckpointError as error:
-        lines = str(error).splitlines()
-        raise RecipeError(
-            [places.problem(("model",), line) for line in lines], remedy=error.remedy
-        ) from error

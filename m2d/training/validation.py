@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from m2d.backend import BackendOptions
+from m2d.families.places import OpenedFolder
 from m2d.families.registry import family_of
 from m2d.families.source import ModelSource
 from m2d.film.job import FilmJob, PlannedRun, announce
@@ -212,7 +213,7 @@ def _source(setup: TrainingSetup, folder: Path) -> ModelSource:
     family = family_of(folder, "vae")
     return ModelSource(
         choice=ModelChoice.model_construct(model=recipe.title),
-        path=folder,
+        opened=OpenedFolder(path=folder),
         geometry=model_geometry(recipe, setup.facts["transformer"], compression=family.compression(folder)),
         family=family,
         is_puppet=recipe.data.is_puppet,

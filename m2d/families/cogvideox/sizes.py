@@ -38,10 +38,12 @@ def read_geometry(path: Path, settings: ModelSettings) -> ModelGeometry:
     )
     for key, other, name, other_key in pairs:
         ours = whole_number(transformer, key, place=place)
-        theirs = whole_number(other, other_key, place=path / name / "config.json")
+        other_place = path / name / "config.json"
+        theirs = whole_number(other, other_key, place=other_place)
         if ours != theirs:
             raise CheckpointError(
-                f"{place}: {key} is {ours}, but {name} has {other_key} {theirs}; get both from one model"
+                f"{place}: {key} is {ours}, but {other_place} has {other_key} {theirs}; get both from one "
+                "model"
             )
     compression = compression_of(path)
     for key in ("patch_size", "max_text_seq_length"):

@@ -84,3 +84,14 @@ def test_a_wrong_place_is_named_with_its_option(m2d: Run, folder: Path) -> None:
     assert result.exit_code == 2
     assert "--set vae: given twice; give it once, or --vae" in " ".join(result.stderr.split())
     assert not list(folder.glob("*.mp4"))
+
+
+def test_a_part_that_is_not_there_is_named_where_it_was_given(m2d: Run, folder: Path) -> None:
+    result = m2d("check", "story.yaml", "--transformer", "nope")
+    assert result.exit_code == 2
+    assert "--transformer: 'nope': there is no such folder" in " ".join(result.stderr.split())
+    text = (folder / "story.yaml").read_text()
+    (folder / "story.yaml").write_text(f"{text}text_encoder: nope\n")
+    line = len(text.splitlines()) + 1
+    result = m2d("check", "story.yaml", "--vae", "builtin:puppet")
+    assert f"story.yaml:{line}:15: text_encoder: 'nope': there is no such" in " ".join(result.stderr.split())

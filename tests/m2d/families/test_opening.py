@@ -1,7 +1,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from m2d.errors import EXIT_UNAVAILABLE, CheckpointError, OutputError
 from m2d.families.hub import HubUnavailable
 from m2d.families.loading import check_parts, load_transformer
 from m2d.families.source import ModelSource, resolve_model
-from m2d.model.folder import read_header
+from m2d.model.folder import linked_models, read_header
 from m2d.progress import SilentReporter, StageProgress
 from m2d.recipe.model_choice import ModelChoice
 from tests.m2d.families.hub_server import TOKEN, Hub, commit_of, serve_hub
@@ -271,3 +271,62 @@ def test_how_a_transformer_was_trained_comes_with_it(tiny_folder: Path, tmp_path
         ).geometry.num_scenes
         != 7
     )
+
+
+def pickled(folder: Path) -> None:
+    path = folder / "transformer" / SINGLE
+    path.rename(path.with_suffix(".bin"))
+
+
+def of_a_variant(folder: Path) -> None:
+    path = folder / "transformer" / SINGLE
+    path.rename(path.with_suffix(".fp16.safetensors"))
+
+
+def without_a_tensor(folder: Path) -> None:
+    path = folder / "transformer" / SINGLE
+    stored = load_file(path)
+    stored.popitem()
+    save_file(stored, path)
+
+
+def of_other_channels(folder: Path) -> None:
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"out_channels": 8}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (pickled, r"transformer: holds diffusion_pytorch_model\.bin, a pickle"),
+        (of_a_variant, r"transformer: holds .*, of the variant 'fp16'"),
+        (without_a_tensor, r"transformer: the weights do not fit config\.json: missing"),
+        (of_other_channels, r"transformer/config\.json: out_channels is 8, but .*vae/config\.json has"),
+    ],
+)
+def test_a_bad_part_is_named_by_its_field_and_its_own_folder_and_leaves_no_links(
+    damage: Callable[[Path], None], message: str, tiny_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "m2d"))
+    bad = tmp_path / "bad"
+    shutil.copytree(tiny_folder, bad)
+    damage(bad)
+    for place in (bad, bad / "transformer"):
+        with pytest.raises(CheckpointError, match=rf"^transformer: {bad}/{message}") as caught:
+            resolve_model(ModelChoice(model=str(tiny_folder), transformer=str(place)))
+        assert [field for field, _ in caught.value.problems] == ["transformer"]
+    with pytest.raises(CheckpointError, match=rf"{bad}/{message}"):
+        resolve_model(ModelChoice(model=str(bad), text_encoder=str(tiny_folder)))
+    (bad / "transformer" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=rf"{bad}: neither transformer/config.json nor config.json is"):
+        resolve_model(ModelChoice(model=str(tiny_folder), transformer=str(bad)))
+    assert not list(linked_models().glob("*"))
+
+
+def test_a_path_is_never_taken_for_a_model_of_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("./model", "~/model", "/model", "../model"):
+        with pytest.raises(CheckpointError, match=r"no such folder; a name that begins with '\.', '/'"):
+            fetched(model=path)
+    with pytest.raises(CheckpointError, match=r"^vae: './model': there is no such folder"):
+        resolve_model(ModelChoice(vae="./model"))
