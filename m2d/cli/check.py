@@ -102,7 +102,7 @@ def _show(report: CheckReport) -> None:
 
 def _show_prediction(prediction: Prediction) -> None:
     from m2d.cli.console import format_seconds, show_columns, show_heading
-    from m2d.placement.prediction import gib
+    from m2d.placement.prediction import flop_text, gib
 
     choice = prediction.choice
     fits = "fits" if choice.is_fitting else "does not fit"
@@ -113,7 +113,7 @@ def _show_prediction(prediction: Prediction) -> None:
         (
             stage.name,
             (
-                f"{stage.flops / 1e12:,.4g} TFLOP",
+                flop_text(stage.flops),
                 format_seconds(stage.seconds),
                 gib(stage.peak_bytes),
             ),

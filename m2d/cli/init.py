@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from m2d.cli.options import ResultJsonFlag
+
+_MOST_NAMED = 4
 
 
 def init(
@@ -46,4 +49,7 @@ def init(
     else:
         for written in paths:
             write_result(written)
-    show_hint(f"next: m2d check {paths[0]}, then m2d generate {paths[0]}")
+    made = " ".join(shlex.quote(str(each)) for each in paths[:_MOST_NAMED])
+    if len(paths) > _MOST_NAMED:
+        made = shlex.quote(str(paths[0].parent))
+    show_hint(f"next: m2d check {made}, then m2d generate {made}")

@@ -162,6 +162,10 @@ def parse_loras(texts: Sequence[str] | None) -> tuple[LoraChoice, ...] | None:
         path, colon, scale = text.rpartition(":")
         # A colon may be part of the name.
         has_scale = bool(colon and path) and _SCALE.fullmatch(scale) is not None and not Path(text).exists()
+        if not has_scale and colon and not Path(text).exists() and Path(path).is_file():
+            raise InputError(
+                f"{scale!r} is no scale; use a number, such as {path}:0.8", argument=f"lora {text}"
+            )
         try:
             found.append(LoraChoice(path=path, scale=float(scale)) if has_scale else LoraChoice(path=text))
         except ValidationError as error:

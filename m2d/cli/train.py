@@ -197,6 +197,7 @@ def _document(needs: TrainingNeeds, summary: DataSummary | None) -> dict[str, An
 
 def _show_plan(needs: TrainingNeeds, summary: DataSummary | None) -> None:
     from m2d.cli.console import plain_text, show_fields, show_heading, show_hint
+    from m2d.placement.prediction import flop_text
 
     recipe, of_model, memory = needs.recipe, needs.model, needs.memory
     show_heading(plain_text(recipe.title))
@@ -208,7 +209,7 @@ def _show_plan(needs: TrainingNeeds, summary: DataSummary | None) -> None:
             ("parameters", f"{of_model.num_parameters:,}, of which {of_model.num_trained:,} are trained"),
             ("batch", f"{recipe.batch_size} samples: {share}, {needs.microbatch} at once on each"),
             ("tokens", f"{needs.tokens_per_step:,} a step, {of_model.tokens:,} at once on each device"),
-            ("operations", f"{needs.flops_per_step / 1e12:,.3g} TFLOP a step, forward and backward"),
+            ("operations", f"{flop_text(needs.flops_per_step)} a step, forward and backward"),
         ]
     )
     for reject in (summary.rejects if summary else ())[:_MOST_SHOWN]:

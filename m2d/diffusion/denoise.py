@@ -29,6 +29,8 @@ from m2d.errors import BackendError, LayoutMismatch
 __all__ = ["DenoiseReport", "DenoiseRequest", "DenoiseState", "Draft", "StepEvent", "denoise", "draft"]
 
 _STEP_CACHE = "step_cache."
+# Of velocities that are not finite; any other dtype has room for what the weights should give.
+_REMEDIES = {torch.float16: "use bfloat16 or float32, and check the model folder's weights"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,8 +221,8 @@ class _Run:
                 )
             if not torch.isfinite(velocity_BFCHW).all():
                 raise BackendError(
-                    f"step {index + 1} of {total}: the predicted velocity is not finite in "
-                    f"{request.dtype}; use bfloat16 or float32, and check the model folder's weights"
+                    f"step {index + 1} of {total}: the predicted velocity is not finite in {request.dtype}; "
+                    + _REMEDIES.get(request.dtype, "check the model folder's weights")
                 )
 
             # A new tensor: multistep schedulers keep the latents they were given for their next step.

@@ -319,6 +319,12 @@ def least_memory(needs: FilmNeeds, choice: Choice) -> int:
     return int(max(needs.stage_bytes(choice.memory, choice.decode).values()) * _MARGIN)
 
 
+def flop_text(flops: float) -> str:
+    """Spell a number of operations: `3.1 GFLOP` or, from a million million on, `1,307 TFLOP`."""
+    size, unit = (flops / 1e12, "TFLOP") if flops >= 1e12 else (flops / 1e9, "GFLOP")
+    return f"{size:,.4g} {unit}"
+
+
 def gib(num_bytes: int) -> str:
     """Write a size in GiB, or in MiB if it is less than one."""
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

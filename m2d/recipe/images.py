@@ -76,13 +76,15 @@ def open_image(data: bytes, name: str) -> Image.Image:
     Raises:
         ValueError: It is no such picture, or too large.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    kinds = ", ".join(_FORMATS)
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is no picture that m2d reads ({kinds})") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        kinds = ", ".join(_FORMATS)
         raise ValueError(f"{name} is no picture that m2d reads ({kinds}): {error}") from error
     if max(picture.size) > LARGEST_SIDE:
         size = f"{picture.width}x{picture.height}"
@@ -94,7 +96,9 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 def _read(path: Path, expected: str | None) -> SceneImage:
     data = read_bytes(path, limit_bytes=LARGEST_BYTES)
-    open_image(data, path.name)
+    # Decoded whole: a picture that is cut off has a header like any other.
+    with open_image(data, path.name) as picture:
+        picture.load()
     found = hashlib.sha256(data).hexdigest()
     if expected not in (None, found):
         raise ValueError(f"another picture than the recorded one, whose SHA-256 begins with {expected[:12]}")

@@ -11,15 +11,16 @@ from typing import Any, cast
 from m2d.errors import RecipeError
 from m2d.recipe.figure5 import load_figure5
 from m2d.recipe.loader import fit_document
-from m2d.recipe.places import ParsedText, Place, Places, place_problem
+from m2d.recipe.places import ParsedText, Place, Places, place_problem, show
 from m2d.recipe.schema import Recipe
-from m2d.recipe.story_layouts import LAYOUTS, SharedStory
+from m2d.recipe.story_layouts import LAYOUTS, SharedStory, unread_fields
 from m2d.recipe.text_file import read_text
 from m2d.recipe.yaml_text import parse_json
 
 _FIGURE5 = "Figure 5 of the paper (a list with background and descriptions)"
 _LONGEST_SETTING = 500
 _LONGEST_TITLE = 80
+_MOST_NAMED = 12
 # Keys under which requests nest their fields.
 _NESTED = ("input", "parameters")
 
@@ -30,7 +31,7 @@ class ImportedStory:
 
     Attributes:
         layout: Name of the system whose layout it was in.
-        dropped: Its fields that have no counterpart in a recipe.
+        dropped: What was not read, because it has no counterpart in a recipe.
     """
 
     recipe: Recipe
@@ -73,12 +74,15 @@ def _stories(parsed: ParsedText, path: Path, *, first: int) -> list[ImportedStor
         message = f"holds stories in no layout that m2d knows: {known}"
         raise RecipeError([place_problem(str(path), Place(), message)])
     loaded = fit_document(data, layout.model, places=parsed.places).value
+    unread = [show(name).strip("'") for name in unread_fields(loaded) if name not in _NESTED]
+    if len(unread) > _MOST_NAMED:
+        unread[_MOST_NAMED:] = [f"{len(unread) - _MOST_NAMED} more"]
     stories = cast(Any, loaded).stories()
     return [
         ImportedStory(
             recipe=_recipe(story, path, number=first + at, is_alone=len(stories) == 1),
             layout=layout.name,
-            dropped=story.dropped,
+            dropped=(*unread, *story.dropped),
         )
         for at, story in enumerate(stories, start=1)
     ]

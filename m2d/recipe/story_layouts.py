@@ -1,6 +1,6 @@
 """The layouts in which other systems write stories of several scenes, and what m2d takes from each.
 
-Owns their fields; `story_import` reads files and makes recipes. Fields that are not listed are not read.
+Owns their fields; `story_import` reads files and makes recipes. Other fields are named as not read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SharedStory:
         scenes: Fields of each scene, as in a recipe.
         name: Its title, where it has one.
         shared: Text that holds for all scenes.
-        dropped: What has no counterpart in a recipe.
+        dropped: What stands in its texts and has no counterpart in a recipe.
     """
 
     scenes: tuple[Mapping[str, Any], ...]
@@ -45,14 +45,11 @@ class SharedStory:
 
 
 class _Layout(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
     def stories(self) -> list[SharedStory]:
         """Return the stories of the file, in order."""
         raise NotImplementedError
-
-    def _dropped(self, *names: str) -> tuple[str, ...]:
-        return tuple(name for name in names if getattr(self, name) is not None)
 
 
 class HoloCine(_Layout):
@@ -61,8 +58,6 @@ class HoloCine(_Layout):
     global_caption: Prompt
     shot_captions: _Prompts
     negative_prompt: NegativePrompt = ""
-    shot_cut_frames: object = None
-    num_frames: object = None
 
     def stories(self) -> list[SharedStory]:
         """The global caption holds for all scenes; each shot is a scene."""
@@ -73,7 +68,6 @@ class HoloCine(_Layout):
                 scenes=scenes,
                 shared=shared,
                 negative_prompt=self.negative_prompt,
-                dropped=self._dropped("shot_cut_frames", "num_frames"),
             )
         ]
 
@@ -83,24 +77,19 @@ class HoloCineText(_Layout):
 
     prompt: Prompt
     negative_prompt: NegativePrompt = ""
-    shot_cut_frames: object = None
-    num_frames: object = None
 
     def stories(self) -> list[SharedStory]:
         """The same as in separate fields."""
         before, _, shots = self.prompt.partition(_PER_SHOT)
         captions = tuple(text for part in shots.split(_CUT) if (text := part.strip(" |\n\t")))
-        fields = self.model_dump(exclude={"prompt"})
         shared = before.replace(_GLOBAL, "").strip()
-        return HoloCine.model_validate(
-            {"global_caption": shared, "shot_captions": captions, **fields}
-        ).stories()
+        parts = {"global_caption": shared, "shot_captions": captions, "negative_prompt": self.negative_prompt}
+        return HoloCine.model_validate(parts).stories()
 
 
 class _StoryMemScene(_Layout):
     video_prompts: _Prompts
     cut: tuple[bool | Literal["True", "False"], ...] | None = None
-    first_frame_prompt: object = None
 
     @model_validator(mode="after")
     def _has_a_cut_for_each_prompt(self) -> _StoryMemScene:
@@ -125,9 +114,7 @@ class StoryMem(_Layout):
                 scene.video_prompts, scene.cut or (True,) * len(scene.video_prompts), strict=True
             )
         ]
-        dropped = ("first_frame_prompt",) if any(scene.first_frame_prompt for scene in self.scenes) else ()
-        name = self.story_name or self.story_overview or ""
-        return [SharedStory(scenes=_from_cut(scenes), name=name, dropped=dropped)]
+        return [SharedStory(scenes=_from_cut(scenes), name=self.story_name or self.story_overview or "")]
 
 
 class _TttScene(_Layout):
@@ -186,19 +173,15 @@ class PromptRelay(_Layout):
 
     local_prompts: _Prompts
     global_prompt: NegativePrompt = ""
-    time_intervals: object = None
-    segment_intervals: object = None
 
     def stories(self) -> list[SharedStory]:
         """Every span is a scene that continues the one before it."""
         scenes = _from_cut(_joined(text, continues=True) for text in self.local_prompts)
-        dropped = self._dropped("time_intervals", "segment_intervals")
-        return [SharedStory(scenes=scenes, shared=self.global_prompt, dropped=dropped)]
+        return [SharedStory(scenes=scenes, shared=self.global_prompt)]
 
 
 class _KlingShot(_Layout):
     prompt: Prompt
-    duration: object = None
 
 
 class Kling(_Layout):
@@ -210,9 +193,7 @@ class Kling(_Layout):
     def stories(self) -> list[SharedStory]:
         """Every shot is a scene."""
         scenes = tuple({"prompt": shot.prompt} for shot in self.multi_prompt)
-        has_lengths = any(shot.duration is not None for shot in self.multi_prompt)
-        dropped = ("duration",) if has_lengths else ()
-        return [SharedStory(scenes=scenes, negative_prompt=self.negative_prompt, dropped=dropped)]
+        return [SharedStory(scenes=scenes, negative_prompt=self.negative_prompt)]
 
 
 class Wan(_Layout):
@@ -222,7 +203,6 @@ class Wan(_Layout):
     shot_type: Literal["single", "multi"]
     negative_prompt: NegativePrompt = ""
     seed: Annotated[int, Field(ge=0)] | None = None
-    duration: object = None
 
     @model_validator(mode="after")
     def _names_its_shots(self) -> Wan:
@@ -232,14 +212,15 @@ class Wan(_Layout):
 
     def stories(self) -> list[SharedStory]:
         """Every shot is a scene; what stands before the first one holds for all."""
-        shared, *shots = _SHOT.split(self.prompt) if self.shot_type == "multi" else ("", self.prompt)
+        is_multi = self.shot_type == "multi"
+        shared, *shots = _SHOT.split(self.prompt) if is_multi else ("", self.prompt)
         return [
             SharedStory(
                 scenes=tuple({"prompt": text.strip()} for text in shots),
                 shared=shared.strip(),
                 negative_prompt=self.negative_prompt,
                 seed=self.seed,
-                dropped=self._dropped("duration"),
+                dropped=("the times of the shots",) if is_multi else (),
             )
         ]
 
@@ -300,6 +281,23 @@ LAYOUTS = (
     ),
 )
 """All layouts, the first that fits is taken."""
+
+
+def unread_fields(layout: BaseModel) -> list[str]:
+    """Return the names of the fields that a layout does not know, in order, without those that are null."""
+    names = [name for name, value in (layout.model_extra or {}).items() if value is not None]
+    for field in type(layout).model_fields:
+        for item in _models(getattr(layout, field)):
+            names += unread_fields(item)
+    return list(dict.fromkeys(names))
+
+
+def _models(value: object) -> Iterable[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _models(item)
 
 
 def _joined(prompt: str, *, continues: bool) -> dict[str, Any]:

@@ -30,8 +30,9 @@ _TINY_TRANSFORMER = {
     "time_embed_dim": 16,
     "text_embed_dim": 16,
 }
-# Of models whose positions are trained for one size: 48 x 80 pixels, 9 frames.
+# 48 x 80 pixels, in latents; two steps of frames.
 _TINY_SAMPLE = {"sample_height": 6, "sample_width": 10, "sample_frames": 9}
+_TINY_FRAMES_OF_V1_5 = 17
 _TINY_CHANNELS = 4
 _TINY_VAE = {
     "block_out_channels": [8, 8, 8, 8],
@@ -97,8 +98,9 @@ def _configs(known: KnownModel, *, num_layers: int | None, is_tiny: bool) -> dic
         shares = {key: transformer[key] // vae["latent_channels"] for key in ("in_channels", "out_channels")}
         transformer |= _TINY_TRANSFORMER
         transformer |= {key: share * _TINY_CHANNELS for key, share in shares.items()}
-        if not transformer.get("patch_size_t"):
-            transformer |= _TINY_SAMPLE
+        transformer |= _TINY_SAMPLE
+        if transformer.get("patch_size_t"):
+            transformer["sample_frames"] = _TINY_FRAMES_OF_V1_5
         if transformer.get("ofs_embed_dim"):
             transformer["ofs_embed_dim"] = _TINY_TRANSFORMER["text_embed_dim"]
         vae |= _TINY_VAE

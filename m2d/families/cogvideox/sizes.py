@@ -84,21 +84,21 @@ def default_settings(path: Path) -> ModelSettings:
     """Return what a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it."""
     transformer, place = read_config(path, "transformer"), path / "transformer" / "config.json"
     scale, _ = compression_of(path)
+    height, width = (
+        whole_number(transformer, key, place=place) * scale for key in ("sample_height", "sample_width")
+    )
+    fps = _DEFAULT_FPS
     if transformer.get("patch_size_t"):
-        # Its config holds the size of a square that fits all its pictures.
-        return ModelSettings(
-            num_scenes=_DEFAULT_SCENES,
-            default_num_frames=whole_number(transformer, "sample_frames", place=place),
-            default_height=_V1_5.height,
-            default_width=_V1_5.width,
-            default_fps=_V1_5.fps,
-        )
+        fps = _V1_5.fps
+        if height >= _V1_5.width <= width:
+            # The config holds the size of a square that fits all its pictures.
+            height, width = _V1_5.height, _V1_5.width
     return ModelSettings(
         num_scenes=_DEFAULT_SCENES,
         default_num_frames=whole_number(transformer, "sample_frames", place=place),
-        default_height=whole_number(transformer, "sample_height", place=place) * scale,
-        default_width=whole_number(transformer, "sample_width", place=place) * scale,
-        default_fps=_DEFAULT_FPS,
+        default_height=height,
+        default_width=width,
+        default_fps=fps,
     )
 
 

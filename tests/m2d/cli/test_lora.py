@@ -72,6 +72,10 @@ def test_check_shows_loras(m2d: Run, lora: str) -> None:
             ["--lora", "story.yaml"],
             "--lora: story.yaml: cannot be read: it is truncated or not a safetensors file",
         ),
+        (
+            ["--lora", "large.safetensors:abc"],
+            "'abc' is no scale; use a number, such as large.safetensors:0.8",
+        ),
         (["--lora", "style.safetensors:101"], "--lora: 'style.safetensors:101': Input should be less than"),
         (
             ["--lora", "style.safetensors", "--set", "loras[0].scale=2"],

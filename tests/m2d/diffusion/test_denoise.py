@@ -340,9 +340,13 @@ def test_a_prediction_that_is_not_finite_is_refused_at_its_step(scheduler_config
     scheduler = scheduler_from_config(scheduler_config)
     denoiser = denoiser_for(scheduler, mean_BFCHW=torch.full_like(MEAN, float("nan")))
     with pytest.raises(
-        BackendError, match=r"step 1 of 8: the predicted velocity is not finite in torch.float32"
+        BackendError, match=r"step 1 of 8: the predicted velocity is not finite in torch.float32; check the"
     ):
         denoise(denoiser, scheduler, request_for())
+    with pytest.raises(
+        BackendError, match=r"not finite in torch.float16; use bfloat16 or float32, and check"
+    ):
+        denoise(denoiser, scheduler, dataclasses.replace(request_for(), dtype=torch.float16))
 
 
 def test_a_denoiser_for_another_layout_is_refused(scheduler_config):

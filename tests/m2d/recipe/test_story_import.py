@@ -79,7 +79,7 @@ def test_holocine_s_global_caption_is_the_setting(tmp_path: Path, content: objec
     ]
     if name == "a.json":
         assert story.recipe.sampling.negative_prompt == "blurry"
-        assert story.dropped == ("shot_cut_frames", "num_frames")
+        assert set(story.dropped) == {"shot_cut_frames", "num_frames"}
 
 
 def test_a_global_caption_too_long_for_a_setting_begins_every_prompt(tmp_path: Path) -> None:
@@ -91,7 +91,10 @@ def test_a_global_caption_too_long_for_a_setting_begins_every_prompt(tmp_path: P
 
 def test_prompts_of_storymem_without_a_cut_continue(tmp_path: Path) -> None:
     (story,) = imported(tmp_path, STORYMEM)
-    assert (story.recipe.title, story.dropped) == ("The ferry", ("first_frame_prompt",))
+    assert (story.recipe.title, story.dropped) == (
+        "The ferry",
+        ("scene_num", "first_frame_prompt"),
+    )
     assert scenes_of(story.recipe) == [
         ("A boy runs.", None),
         ("The boy waves.", "continue"),
@@ -127,7 +130,14 @@ def test_spans_of_prompt_relay_continue_under_its_global_prompt(tmp_path: Path) 
 def test_shots_of_kling_and_wan_are_scenes(tmp_path: Path) -> None:
     (story,) = imported(tmp_path, KLING)
     assert scenes_of(story.recipe) == [("A rocket starts.", None), ("It climbs.", None)]
-    assert (story.recipe.sampling.negative_prompt, story.dropped) == ("text", ("duration",))
+    assert (story.recipe.sampling.negative_prompt, story.dropped) == (
+        "text",
+        ("model", "multi_shots", "duration"),
+    )
+    options = {"mode": "pro", "\x1b[2J": 1, "cfg": None}
+    assert imported(tmp_path, RELAY | options)[0].dropped[-2:] == ("mode", r"\x1b[2J")
+    many = imported(tmp_path, RELAY | {f"option{n}": n for n in range(20)})[0].dropped
+    assert (len(many), many[-1]) == (13, f"{len(RELAY) + 20 - 2 - 12} more")
     (story,) = imported(tmp_path, WAN)
     assert scenes_of(story.recipe) == [("A man looks at it.", None), ("The dial.", None)]
     assert (story.recipe.setting, story.recipe.sampling.seed) == ("A watch on a desk.", 12)

@@ -44,6 +44,10 @@ def write(folder: Path, model: Path, *, head: str = "", first: str = "", second:
     for name, level in (("red", 200), ("blue", 50)):
         Image.fromarray(np.full((100, 90, 3), level, np.uint8)).save(folder / "pictures" / f"{name}.png")
     Image.new("1", (8193, 1)).save(folder / "pictures" / "wide.png")
+    noise = np.random.Generator(np.random.Philox(key=[1, 0])).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "pictures" / "noise.png")
+    whole = (folder / "pictures" / "noise.png").read_bytes()
+    (folder / "pictures" / "cut-off.png").write_bytes(whole[: len(whole) // 2])
     path = folder / "story.yaml"
     path.write_text(STORY.format(model=model, head=head, first=first, second=second))
     return str(path)
@@ -108,7 +112,10 @@ def test_extended_and_rerolled_scenes_start_from_pictures_too(
     assert run("generate", story, "--out", "film.mp4", "--quiet").exit_code == 0
     given = ("--model", i2v, "--quiet", "--out")
     bare = run("extend", "film.mp4", "--prompt", "a sea", *given, "longer.mp4")
-    assert (bare.exit_code, "give image: first.png, or join: continue" in said(bare)) == (2, True)
+    assert (
+        bare.exit_code,
+        "give image: first.png (--set image=first.png), or join: continue" in said(bare),
+    ) == (2, True)
     for name, how in (("a.mp4", ("--set", "image=pictures/blue.png")), ("b.mp4", ("--join", "continue"))):
         assert run("extend", "film.mp4", "--prompt", "a sea", *how, *given, name).exit_code == 0
     # A re-rolled scene keeps its picture, which has to be in the working folder.
@@ -139,6 +146,11 @@ def test_extended_and_rerolled_scenes_start_from_pictures_too(
         ),
         ("cogvideox-5b-i2v", {"head": "image: red.png"}, "image: 'red.png': No such file"),
         ("cogvideox-5b-i2v", {"head": "image: story.yaml"}, "is no picture that m2d reads (PNG, JPEG, WEBP)"),
+        (
+            "cogvideox-5b-i2v",
+            {"head": "image: pictures/cut-off.png"},
+            "image: 'pictures/cut-off.png': image file is",
+        ),
         ("cogvideox-5b-i2v", {"head": "image: pictures/wide.png"}, "8193x1 pixels; at most 8192 a side"),
         (
             "cogvideox-5b-i2v",
