@@ -40,8 +40,12 @@ def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
             errno.EROFS: "choose a folder you may write to",
         }
         reason = advice.get(error.errno or 0, "check the disk or choose another output")
-        kind = OutputRefused if error.errno in _OF_THE_MACHINE else OutputError
-        raise kind(f"{path}: could not be {deed}: {error.strerror or error}; {reason}") from error
+        raise kind_of(error)(f"{path}: could not be {deed}: {error.strerror or error}; {reason}") from error
+
+
+def kind_of(error: OSError) -> type[OutputError]:
+    """Return the error to raise for a failed system call: the machine refuses, or the path is at fault."""
+    return OutputRefused if error.errno in _OF_THE_MACHINE else OutputError
 
 
 fsync, replace, unlink, mkdir, rmdir = os.fsync, os.replace, os.unlink, os.mkdir, os.rmdir

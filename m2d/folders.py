@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from m2d import disk
-from m2d.errors import OutputError
+from m2d.errors import OutputError, OutputRefused
 
 
 def with_home(path: str | Path) -> Path:
@@ -125,12 +125,12 @@ def check_free_space(folder: Path, needed_bytes: int) -> None:
     """Check that the disk of `folder` has room, before any work is done.
 
     Raises:
-        OutputError: Less than `needed_bytes` is free.
+        OutputRefused: Less than `needed_bytes` is free.
     """
     with disk.output_errors(folder):
         free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
-        raise OutputError(
+        raise OutputRefused(
             f"{folder}: {free_bytes / 1e6:,.1f} MB are free, {needed_bytes / 1e6:,.1f} MB are needed; "
             "free some space or choose another disk"
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from m2d import disk
 from m2d.errors import OutputBusy, OutputError, Remedy
 from m2d.files import is_running, remove_file
 from m2d.folders import make_folder, remove_empty_folder
@@ -98,7 +99,7 @@ def _acquire(path: Path, *, what: str) -> int:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise OutputError(
+            raise disk.kind_of(error)(
                 f"{path}: could not be locked: {error.strerror or error}", remedy=Remedy.CHOOSE_OUTPUT
             ) from error
     raise OutputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import NamedTuple
 
 from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, first_line
@@ -39,8 +40,11 @@ _BY_TEXT = (
     ("failed to map segment", _NO_MEMORY),
     ("std::bad_alloc", _NO_MEMORY),
     ("Too many open files", _NO_FILES),
+    ("No space left on device", _DISK_FULL),
     ("can't start new thread", _NO_PROCESSES),
 )
+# Libraries in Rust, such as safetensors, have exceptions of their own and give the number in words.
+_IN_RUST = re.compile(r"\(os error (\d+)\)")
 _MAY_SAY_SO = (RuntimeError, ImportError, SystemError, ValueError)
 
 
@@ -75,6 +79,9 @@ def _problem_of(error: BaseException) -> SystemProblem | None:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         is_of_a_path = error.errno in _OF_A_PATH and error.filename is not None
         return SystemProblem(f"{place}{reason}", EXIT_BAD_INPUT if is_of_a_path else EXIT_FAILED)
+    in_rust = _IN_RUST.search(str(error))
+    if in_rust and int(in_rust[1]) in _BY_CODE:
+        return SystemProblem(_BY_CODE[int(in_rust[1])], EXIT_FAILED)
     if isinstance(error, _MAY_SAY_SO):
         text = next((message for sign, message in _BY_TEXT if sign in str(error)), None)
         return None if text is None else SystemProblem(text, EXIT_FAILED)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from m2d import disk
 from m2d.errors import EXIT_UNAVAILABLE, CheckpointError, M2DError, OutputError, first_line
 from m2d.model.components import INDEX_FILE
 from m2d.progress import Reporter, StageProgress
@@ -172,7 +173,9 @@ def _hub_errors(model: HubModel) -> Iterator[None]:
         cause = first_line(error.__cause__ or error)
         raise HubUnavailable(f"model {model}: {hub} cannot be reached: {cause}") from error
     except OSError as error:
-        raise OutputError(f"{constants.HF_HUB_CACHE}: {error.strerror or first_line(error)}") from error
+        raise disk.kind_of(error)(
+            f"{constants.HF_HUB_CACHE}: {error.strerror or first_line(error)}"
+        ) from error
 
 
 def _check_space(cache: Path, needed_bytes: int, model: HubModel) -> None:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from m2d import disk, files, folders
-from m2d.errors import OutputError, Remedy
+from m2d.errors import OutputError, OutputRefused, Remedy
 from m2d.folders import removed_on_error, with_home
 from tests.m2d.faults import FaultyDisk
 
@@ -255,7 +255,7 @@ def test_a_disk_that_refuses_folders_or_removal_gives_a_clear_message(
 def test_too_little_space_is_told_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
     folders.check_free_space(tmp_path, 3_000_000)
-    with pytest.raises(OutputError, match=r"3\.0 MB are free, 1,234\.6 MB are needed; free some space"):
+    with pytest.raises(OutputRefused, match=r"3\.0 MB are free, 1,234\.6 MB are needed; free some space"):
         folders.check_free_space(tmp_path, 1_234_567_890)
 
 

@@ -43,6 +43,8 @@ def invoke(error: BaseException, *words: str) -> Result:
         (OSError(errno.ENOSPC, "No space left on device"), 1),
         (OSError(errno.EMFILE, "Too many open files", "a.json"), 1),
         (OSError(errno.EIO, "Input/output error", "a.json"), 1),
+        (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), 1),
+        (RuntimeError("write failed: No space left on device"), 1),
         (PermissionError(errno.EACCES, "Permission denied", "a.json"), 2),
         (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), 2),
         (UnreadableFile(Path("a.json"), "it is a pipe, not a regular file"), 2),

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.child import Child, PipeReporter
 from benchmarks.small_films import Prepared, complete, make
+from m2d.errors import EXIT_FAILED
 from m2d.film.make import RunOptions
 from m2d.progress import SilentReporter
 from tests.m2d.faults import CRASHED, FaultyDisk, crash, refuse
@@ -83,7 +84,7 @@ def complaints_of(child: Child, code: int, *, fault: str, film: str) -> list[str
     if code == 0:
         # Only what is done when the film is complete may fail without the run failing.
         return [] if film == "new" else ["a run that failed says that it did not"]
-    if code != 2 or words not in child.error or "\n" in child.error:
+    if code != EXIT_FAILED or words not in child.error or "\n" in child.error:
         return [f"ended with {code}: {child.error!r}"]
     return []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,11 @@ from m2d.errors import OutputError
 from m2d.film.journal_folder import journal_folder_of
 from m2d.film.make import FilmResult
 from m2d.progress import SilentReporter, StageProgress
+from tests.m2d.small_disk import fill, small_disk
 from tests.m2d.tasks.studio import Studio, contents, open_studio
 
 DISK_BYTES = 8 << 20
 ASKED = ("a fish", "a bird")
-CHUNK = bytes(1 << 16)
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +40,8 @@ def straight(studio: Studio, two: Path) -> FilmResult:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    size = f"size={DISK_BYTES}"
-    try:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        pytest.skip("no program to mount a small disk with")
-    if done.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with small_disk(tmp_path / "disk", DISK_BYTES) as folder:
+        yield folder
 
 
 class Filling(SilentReporter):
@@ -66,17 +53,9 @@ class Filling(SilentReporter):
     @contextmanager
     def stage(self, name: str, *, total: int | None = None) -> Iterator[StageProgress]:
         if name == self._stage and not self._filler.exists():
-            self._fill()
+            fill(self._filler, left_bytes=self._left_bytes)
         with super().stage(name, total=total) as progress:
             yield progress
-
-    def _fill(self) -> None:
-        with self._filler.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(CHUNK)
-            except OSError:
-                file.truncate(max(0, file.tell() - self._left_bytes))
 
 
 MOMENTS = [("denoise", 0), ("denoise", 4 << 12), ("decode", 0), ("write", 4 << 12), ("write", 12 << 12)]
