@@ -29,6 +29,8 @@ _SHARE_OF_MEMORY = 0.5
 _FEWEST_WITH_HOLES = 64 << 20
 _MOST_HOLE_SHARE = 8
 _MOST_PARTS = 10_000
+# What Git LFS leaves in place of a file that it has not downloaded: a few lines, at most this many bytes.
+_POINTER, _MOST_POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 
 
 class UnreadableFile(OSError):
@@ -49,7 +51,8 @@ def open_regular(path: Path, *, limit_bytes: int | None, follow: bool = True) ->
         follow: Whether `path` may be a symbolic link.
 
     Raises:
-        UnreadableFile: It is a folder, pipe, device, socket or forbidden link, or is larger.
+        UnreadableFile: It is a folder, pipe, device, socket or forbidden link, is larger, or is a pointer
+            of Git LFS.
         OSError: The system refused, as for a missing file.
     """
     if "\0" in str(path):
@@ -61,6 +64,7 @@ def open_regular(path: Path, *, limit_bytes: int | None, follow: bool = True) ->
         found = os.fstat(descriptor)
         _check(path, found, limit_bytes)
         _check_holes(path, descriptor, found.st_size)
+        _check_pointer(path, descriptor, found.st_size)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -144,6 +148,18 @@ def _check_holes(path: Path, descriptor: int, size_bytes: int) -> None:
             return
     reason = f"only {written:,} of its {size_bytes:,} bytes were ever written; copy or download it again"
     raise UnreadableFile(path, reason)
+
+
+def _check_pointer(path: Path, descriptor: int, size_bytes: int) -> None:
+    """Reject the pointer that Git LFS leaves in place of a file."""
+    if not len(_POINTER) <= size_bytes <= _MOST_POINTER_BYTES:
+        return
+    start = os.read(descriptor, len(_POINTER))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    if start == _POINTER:
+        raise UnreadableFile(
+            path, "it is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"
+        )
 
 
 def _too_large(path: Path, size_bytes: int, limit_bytes: int) -> UnreadableFile:

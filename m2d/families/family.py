@@ -172,7 +172,7 @@ class ModelFamily:
     and in the family's geometry; a family with two transformers returns one that chooses by the timestep.
 
     Attributes:
-        classes: Component to the class names that its config or `model_index.json` may give.
+        classes: Component, or `PIPELINE`, to the class names that its config or `model_index.json` may give.
         default_settings: What a folder without `m2d.json` is taken for.
         default_sampling: A transformer's config to how it samples where neither `m2d.json` nor the recipe
             says.

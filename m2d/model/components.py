@@ -17,6 +17,8 @@ from m2d.model.config_bounds import config_problems, least_parameters, table_val
 from m2d.model.folder import StoredTensor, find_file, find_weights, first_few, read_json
 
 INDEX_FILE = "model_index.json"
+PIPELINE = "pipeline"
+"""Beside the components, the name for all of a folder, whose class is in `model_index.json`."""
 _SMALL_TABLE, _LARGEST_TABLE_PER_PARAMETER = 1 << 24, 4
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
@@ -47,7 +49,7 @@ def check_components(path: Path, names: Iterable[str], classes: Mapping[str, tup
     """Make sure that sub-folders of a model folder are complete and of a supported class.
 
     Args:
-        classes: Component to the class names that its config or `model_index.json` may give.
+        classes: Component, or `PIPELINE`, to the class names that its config or `model_index.json` may give.
 
     Raises:
         CheckpointError: Every missing or bad file is named, one a line.
@@ -88,8 +90,14 @@ def tokenizer_file(path: Path) -> Path:
 
 
 def _check_index(path: Path, classes: Mapping[str, tuple[str, ...]]) -> None:
-    wrong = []
-    for name, entry in read_json(path, INDEX_FILE).items():
+    index, wrong = read_json(path, INDEX_FILE), []
+    pipeline = index.get("_class_name")
+    if pipeline is not None and pipeline not in classes[PIPELINE]:
+        raise CheckpointError(
+            f"{path / INDEX_FILE}: _class_name: {pipeline!r} is not supported; "
+            f"allowed: {', '.join(classes[PIPELINE])}"
+        )
+    for name, entry in index.items():
         class_name = entry[-1] if isinstance(entry, list) and entry else None
         if name.startswith("_") or class_name is None:
             continue

@@ -75,3 +75,14 @@ def test_a_name_that_no_file_can_have_is_an_operating_system_error() -> None:
     for name in ("a\0b", "x" * 300):
         with pytest.raises(OSError, match=r"NUL|too long"):
             read_bytes(Path(name), limit_bytes=9)
+
+
+def test_a_pointer_of_git_lfs_is_named_and_any_other_small_file_is_read_from_its_start(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(UnreadableFile, match=r"a Git LFS pointer, .*; run `git lfs pull` in its folder"):
+        open_regular(path, limit_bytes=None)
+    path.write_text("version 2 " * 10)
+    assert read_text(path, limit_bytes=1000) == "version 2 " * 10

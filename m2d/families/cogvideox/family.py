@@ -17,7 +17,7 @@ from m2d.families.cogvideox.sizes import compression_of, default_settings, geome
 from m2d.families.family import KnownModel, ModelFamily, VaeCosts
 from m2d.garbage import no_collection
 from m2d.model.checkpoint import build_model, check_shapes, check_weights, load_weights
-from m2d.model.components import COMPONENTS, check_components, read_config
+from m2d.model.components import COMPONENTS, PIPELINE, check_components, read_config
 from m2d.model.tokenizer import PromptTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
@@ -42,6 +42,12 @@ _T5_COPIES = ("encoder.embed_tokens.weight",)
 _OFFICIAL_KEYS = frozenset({"attn_msk_version"})
 _OFFICIAL_CLASS = "MultiPromptCogVideoXTransformer3DModel"
 CLASSES: Mapping[str, tuple[str, ...]] = {
+    # Of diffusers, then of CogVideoX-Fun. Models for control videos have channels that mean something else.
+    PIPELINE: (
+        *("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline"),
+        *("CogVideoXFunPipeline", "CogVideoXFunInpaintPipeline"),
+        *("CogVideoX_Fun_Pipeline", "CogVideoX_Fun_Pipeline_Inpaint"),
+    ),
     "transformer": (*("CogVideoXTransformer3DModel", _OFFICIAL_CLASS, "SceneTransformer"),),
     "vae": ("AutoencoderKLCogVideoX",),
     "text_encoder": ("T5EncoderModel",),
@@ -51,7 +57,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
         *("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"),
     ),
 }
-"""Component to the class names that a folder may give."""
+"""Component, or `PIPELINE`, to the class names that a folder may give."""
 
 
 def _load_transformer(path: Path, *, device: str | torch.device, dtype: torch.dtype) -> SceneTransformer:

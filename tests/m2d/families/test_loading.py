@@ -280,6 +280,7 @@ def index_of_other_weights(folder: Path) -> None:
     edit_json(index, weight_map=dict.fromkeys(weight_map, sorted(set(weight_map.values()))[0]))
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: shutil.rmtree(f / "vae"), r"model/vae: missing; .* get it again"),
     (lambda f: shutil.rmtree(f / "tokenizer"), r"model/tokenizer: missing"),
@@ -301,6 +302,18 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (
         lambda f: (f / TRANSFORMER).write_bytes(b"\x02" + b"\0" * 7 + b"[]"),
         r"not a safetensors file: its header is not a JSON object",
+    ),
+    (
+        lambda f: edit_json(f / "model_index.json", _class_name="WanPipeline"),
+        r"model_index.json: _class_name: 'WanPipeline' is not supported; allowed: CogVideoXPipeline",
+    ),
+    (
+        lambda f: (f / TRANSFORMER).write_text(LFS_POINTER),
+        rf"{TRANSFORMER}: .*a Git LFS pointer, .*run `git lfs pull`",
+    ),
+    (
+        lambda f: (f / "vae" / "config.json").write_text(LFS_POINTER),
+        r"vae/config.json: cannot be read: it is a Git LFS pointer",
     ),
     (truncate, rf"{TRANSFORMER}: .*truncated or not .*: its tensors take .* bytes, the file holds"),
     (truncate_one_shard, r"00002-of-00002.safetensors: .*truncated or not .*: its tensors take"),
