@@ -171,7 +171,9 @@ def _gib(size: float) -> str:
 
 def main() -> int:
     """Count, write the figures and the tables, and report whether the bounds are kept."""
-    models = {model.name: model_rows(model) for model in NEW_MODELS.known_models.values()}
+    # Mask2DiT, trained on several scenes, has the sizes of CogVideoX-5b.
+    published = [model for model in NEW_MODELS.known_models.values() if model.num_scenes is None]
+    models = {model.name: model_rows(model) for model in published}
     above = {name: models[BOUNDED][name]["above_weights_bytes"] for name in MOST_ABOVE_WEIGHTS}
     is_kept = all(above[name] <= most for name, most in MOST_ABOVE_WEIGHTS.items())
     report = {

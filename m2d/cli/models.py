@@ -72,8 +72,10 @@ def make_random(
 ) -> None:
     """Write a folder with the exact layout of a published model and random weights, for dry runs."""
     from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
-    from m2d.tasks.models import make_random
+    from m2d.tasks.models import make_random, random_layout
 
+    # Before libraries are loaded.
+    random_layout(name, out)
     with loading_libraries(make_reporter(quiet=as_json)):
         folder = make_random(name, out, num_layers=layers, is_tiny=tiny, seed=seed)
     if as_json:
@@ -100,7 +102,7 @@ def _cells(facts: ModelFacts) -> tuple[str, ...]:
         str(facts.max_text_tokens),
         "needed" if facts.needs_image else "yes" if facts.takes_image else "no",
         _weights(facts),
-        facts.licence or "",
+        facts.licence or "not known",
     )
 
 

@@ -43,17 +43,20 @@ def get(
     from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
 
     reporter = make_reporter(quiet=quiet)
-    with loading_libraries(reporter):
-        from m2d.tasks.models import get_model
-        from m2d.tasks.networks import get_networks
     of_hub = [name for name in names if "/" in name]
     if of_hub and source is not None:
         raise InputError("a file is one network; name that network alone", argument="from")
     if (revision or variant) and len(names) != len(of_hub):
         raise InputError("--revision, --variant: networks have none; leave them out")
+    from m2d.tasks.models import get_model
+
     folders = [get_model(name, revision=revision, variant=variant, reporter=reporter) for name in of_hub]
-    networks = [name for name in names if name not in of_hub]
-    found = get_networks(networks, source=source, reporter=reporter) if networks else []
+    found = []
+    if networks := [name for name in names if name not in of_hub]:
+        # Only networks take torch.
+        with loading_libraries(reporter):
+            from m2d.tasks.networks import get_networks
+        found = get_networks(networks, source=source, reporter=reporter)
     if as_json:
         models = [{"name": name, "folder": folder} for name, folder in zip(of_hub, folders, strict=True)]
         write_json({"networks": found, "models": models})

@@ -137,6 +137,8 @@ class KnownModel:
         frame_step: A scene has a multiple of this many frames, and one more.
         is_fixed_size: Whether it makes pictures of no other size.
         snr_shift_scale: Shift of the noise schedule.
+        num_scenes: Scenes that it was trained on together; None where that is not published.
+        transformer_class: Class that the transformer's config names.
     """
 
     name: str
@@ -154,6 +156,8 @@ class KnownModel:
     frame_step: int
     is_fixed_size: bool = False
     snr_shift_scale: float = 1.0
+    num_scenes: int | None = None
+    transformer_class: str = "CogVideoXTransformer3DModel"
     spatial_compression: int = 8
     temporal_compression: int = 4
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2d.errors import InputError, OutputError
-from m2d.families.family import KnownModel
+from m2d.families.family import KnownModel, ModelFamily
 from m2d.families.opening import BUILTIN_MODELS
 from m2d.families.registry import FAMILIES, known_model
 from m2d.families.source import ModelSource, resolve_model
-from m2d.folders import with_home
+from m2d.folders import is_folder, with_home
 from m2d.model.components import COMPONENTS, read_config
 from m2d.model.folder import find_weights
 from m2d.progress import Reporter
@@ -69,13 +69,17 @@ def show_model(name: str) -> ModelFacts:
     """Return the facts of a model folder, of an embedded model, or of a published model by its name.
 
     Raises:
-        CheckpointError: There is no such model, or its folder is not complete.
+        InputError: There is no such model.
+        CheckpointError: Its folder is not complete.
     """
-    if not with_home(name).is_dir():
+    if not is_folder(with_home(name)):
+        known = known_model(name)
         for family in FAMILIES:
-            known = known_model(name)
             if known is not None and known in family.known_models.values():
                 return _of_known(known, family.name)
+        if name not in BUILTIN_MODELS and "/" not in name:
+            names = ", ".join([*BUILTIN_MODELS, *_published_names()])
+            raise InputError(f"model {name!r} is not known; give a model folder or one of {names}")
     return _of_folder(resolve_model(name))
 
 
@@ -106,16 +110,27 @@ def make_random(
         InputError: No such model is known.
         OutputError: The folder exists, or the disk refused.
     """
-    known = known_model(name)
-    family = next((each for each in FAMILIES if known in each.known_models.values()), None)
-    if known is None or family is None or family.write_random_folder is None:
-        names = ", ".join(known for family in FAMILIES for known in family.known_models)
-        raise InputError(f"model {name!r} is not known; use one of {names}")
-    if out.exists():
-        raise OutputError(f"{out}: exists already; choose another name")
+    family, known = random_layout(name, out)
+    if family.write_random_folder is None:
+        raise InputError(f"model {name!r}: no folders with random weights are written for {family.name}")
     with publish_folder(out, with_manifest=False) as folder:
         family.write_random_folder(folder, known, num_layers=num_layers, is_tiny=is_tiny, seed=seed)
     return out
+
+
+def random_layout(name: str, out: Path) -> tuple[ModelFamily, KnownModel]:
+    """Return the family and the layout of a folder that `make_random` can write; raises as it does."""
+    known = known_model(name)
+    family = next((each for each in FAMILIES if known in each.known_models.values()), None)
+    if known is None or family is None:
+        raise InputError(f"model {name!r} is not known; use one of {', '.join(_published_names())}")
+    if out.exists():
+        raise OutputError(f"{out}: exists already; choose another name")
+    return family, known
+
+
+def _published_names() -> list[str]:
+    return [known.name for family in FAMILIES for known in family.known_models.values()]
 
 
 def _of_known(known: KnownModel, family: str) -> ModelFacts:
@@ -130,7 +145,7 @@ def _of_known(known: KnownModel, family: str) -> ModelFacts:
         frame_step=known.frame_step,
         fps=known.fps,
         max_text_tokens=int(known.transformer["max_text_seq_length"]),
-        num_scenes=None,
+        num_scenes=known.num_scenes,
         needs_image=known.takes_image,
         takes_image=known.takes_image,
         dtype=known.dtype,

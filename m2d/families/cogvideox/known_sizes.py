@@ -103,10 +103,23 @@ _MODELS = (
         licence=_5B_LICENCE,
         pipeline=_TEXT_TO_VIDEO,
         dtype="bfloat16",
-        # Mask2DiT's own weights have these sizes, too.
         transformer=_COMMON,
         vae=_VAE,
         text_encoder=_T5_XXL,
+        **_V1_RULES,
+    ),
+    # Only its transformer is published; the other parts are those of CogVideoX-5b.
+    KnownModel(
+        name="Mask2DiT",
+        num_parameters=5_570_283_072,
+        licence=_5B_LICENCE,
+        pipeline=_TEXT_TO_VIDEO,
+        dtype="bfloat16",
+        transformer=_COMMON,
+        vae=_VAE,
+        text_encoder=_T5_XXL,
+        num_scenes=3,
+        transformer_class="MultiPromptCogVideoXTransformer3DModel",
         **_V1_RULES,
     ),
     KnownModel(

@@ -21,6 +21,7 @@ from transformers import T5Config, T5EncoderModel
 from m2d.families.family import KnownModel
 from m2d.files import write_bytes, write_json
 from m2d.model.components import COMPONENTS, Component
+from m2d.model.folder import read_json
 
 # A tiny model keeps the structure, and so every rule, of the published one.
 _TINY_TRANSFORMER = {
@@ -67,6 +68,8 @@ def write_random_folder(
         model = nn.Module.to(_build(name, configs[name]), dtype=dtype)
         _randomize(model, stream)
         _save(model, folder / name, COMPONENTS[name])
+    place = folder / "transformer" / COMPONENTS["transformer"].config
+    write_json(place, read_json(folder, "transformer/config.json") | {"_class_name": known.transformer_class})
     CogVideoXDDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -16,7 +16,9 @@ def test_the_list_has_every_published_model_with_its_rules(m2d: Run) -> None:
     assert (newest["needs_image"], newest["is_fixed_size"]) == (True, False)
     assert found["CogVideoX-5b-I2V"]["is_fixed_size"]
     assert found["CogVideoX-2b"]["licence"] == "Apache License 2.0"
-    assert found["builtin:puppet"]["num_scenes"] == 3
+    assert found["builtin:puppet"]["num_scenes"] == found["Mask2DiT"]["num_scenes"] == 3
+    assert json.loads(m2d("models", "show", "qth/Mask2DiT", "--json").stdout) == found["Mask2DiT"]
+    assert m2d("models", "list").stdout.count("not known") == 2
 
 
 def test_a_folder_and_the_published_name_of_its_layout_have_the_same_rules(m2d: Run, folder: Path) -> None:
@@ -50,8 +52,12 @@ def test_a_random_folder_never_replaces_one(m2d: Run, folder: Path) -> None:
 def test_an_unknown_model_is_answered_with_the_known_ones(m2d: Run, folder: Path) -> None:
     result = m2d("models", "make-random", "cogvideox-9b", "--out", "x")
     assert result.exit_code == 2
-    assert "'cogvideox-9b' is not known; use one of cogvideox-2b, cogvideox-5b" in result.stderr
+    assert "'cogvideox-9b' is not known; use one of CogVideoX-2b, CogVideoX-5b" in result.stderr
+    assert "load libraries" not in result.stderr
     assert not (folder / "x").exists()
+    result = m2d("models", "show", "cogvideox-9b")
+    assert result.exit_code == 2
+    assert "give a model folder or one of builtin:puppet-large, builtin:puppet, CogVideoX-2b" in result.stderr
 
 
 def test_another_familys_frames_are_refused_with_the_rule(m2d: Run) -> None:

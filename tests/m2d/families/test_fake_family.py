@@ -15,6 +15,7 @@ from diffusers import CogVideoXDDIMScheduler
 
 from m2d import Story, StoryPipeline
 from m2d.families.family import ModelFamily
+from m2d.families.places import OpenedFolder
 from m2d.families.source import ModelSource
 from m2d.geometry import ModelGeometry
 from m2d.model.scene_model import SceneModel
@@ -93,7 +94,7 @@ def pipe(tmp_path: Path) -> StoryPipeline:
     sampling = SamplingDefaults(num_inference_steps=4, guidance_scale=1.0)
     source = Source(
         choice=ModelChoice(model="fake"),
-        path=tmp_path,
+        opened=OpenedFolder(path=tmp_path),
         geometry=GEOMETRY,
         family=FAKE,
         is_puppet=False,

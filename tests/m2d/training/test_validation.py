@@ -43,7 +43,7 @@ def in_training(source: ModelSource, *, factor: float = 1.0) -> SourceInTraining
         weight.mul_(factor)
     return SourceInTraining(
         choice=source.choice,
-        path=source.path,
+        opened=source.opened,
         geometry=source.geometry,
         family=source.family,
         is_puppet=source.is_puppet,
