@@ -142,6 +142,7 @@ def _summary(plan: RunPlan) -> list[tuple[str, str]]:
     parts += [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
     rows = [
         ("model", plan.source.name),
+        *((name.replace("_", " "), place) for name, place in plan.source.choice.parts.items()),
         *(("LoRA", str(choice)) for choice in plan.recipe.loras),
         ("film", f"{plan.output}, about {format_size(plan.predicted_size_bytes)}"),
         ("length", _length(plan, common)),
@@ -291,6 +292,7 @@ def _document(report: CheckReport) -> dict[str, Any]:
         **pick(plan, "title", "output", "num_frames", "duration_s", "fps", "upscale", "predicted_size_bytes"),
         **pick(plan.scene_geometry, "width", "height"),
         "model": plan.source.name,
+        "parts": plan.source.choice.parts,
         "loras": [choice.model_dump(mode="json") for choice in plan.recipe.loras],
         "sampling": plan.sampling.model_dump(mode="json"),
         "mask": plan.recipe.mask,
@@ -310,6 +312,7 @@ def _scene_document(plan: RunPlan, number: int) -> dict[str, Any]:
         **pick(scene, "num_frames", "match_colour"),
         "max_text_tokens": plan.source.geometry.max_text_tokens,
         "num_latent_frames": scene.geometry.num_latent_frames,
+        "image": None if scene.image is None else scene.image.path,
         "first_frame": _first_frame(plan, number),
         "join": scene.join.kind,
         "overlap": scene.join.num_frames,

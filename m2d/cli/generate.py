@@ -161,7 +161,7 @@ def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> Fil
     backend = get_backend(plan.backend)
     seed = "" if film.seed is None else f", seed {film.seed}"
     show_headline(
-        f"{plan.title}{seed}: {len(plan.scenes)} scenes, {plan.source.name} with {plan.backend} on "
+        f"{plan.title}{seed}: {len(plan.scenes)} scenes, {plan.source.choice} with {plan.backend} on "
         f"{plan.device}",
         quiet=options.quiet,
     )

@@ -226,3 +226,24 @@ class ModelFamily:
     saved_classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     known_models: Mapping[str, KnownModel] = field(default_factory=dict)
     write_random_folder: Callable[..., None] | None = None
+
+    def published(self, transformer: Mapping[str, Any]) -> KnownModel | None:
+        """Return the published model whose transformer has the same sizes as a config."""
+        for known in self.known_models.values():
+            if all(transformer.get(key) == value for key, value in known.transformer.items()):
+                return known
+        return None
+
+    def vae_doubt(self, transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> str:
+        """Say that a VAE is another published model's than the transformer; empty where that is open."""
+        known, scale = self.published(transformer), vae.get("scaling_factor")
+        if known is None or scale == known.vae["scaling_factor"]:
+            return ""
+        owners = [other.name for other in self.known_models.values() if other.vae["scaling_factor"] == scale]
+        if not owners:
+            return ""
+        return (
+            f"vae: scaling_factor {scale} is that of {owners[0]}, but the transformer has the sizes of "
+            f"{known.name}, whose VAE has {known.vae['scaling_factor']}; unless it was trained with this "
+            "VAE, films come out wrong"
+        )

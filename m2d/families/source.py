@@ -36,6 +36,7 @@ class ModelSource:
         sampling: How it samples where a recipe does not say.
         mask: The attention mask it was trained with.
         is_joint: Whether it is known to be trained on several scenes together.
+        vae_doubt: Why its VAE is hardly the one that the transformer was trained with; empty for no reason.
     """
 
     choice: ModelChoice
@@ -46,6 +47,7 @@ class ModelSource:
     sampling: SamplingDefaults
     mask: str = "mask2dit"
     is_joint: bool = True
+    vae_doubt: str = ""
 
     @property
     def path(self) -> Path:
@@ -126,16 +128,17 @@ def resolve_model(model: ModelChoice | str, *, downloads: Reporter | None = None
     with opened.naming_places():
         family = family_of(path)
         check_components(path, COMPONENTS, family.classes)
-        settings = settings_of(path)
+        settings, transformer = settings_of(path), read_config(path, "transformer")
         source = ModelSource(
             choice=choice,
             opened=opened,
             geometry=family.read_geometry(path, settings),
             family=family,
             is_puppet=settings.world == "puppet",
-            sampling=settings.sampling or family.default_sampling(read_config(path, "transformer")),
+            sampling=settings.sampling or family.default_sampling(transformer),
             mask=settings.mask,
             is_joint=(path / SETTINGS_FILE).exists() or class_of(path, "transformer") in family.joint_classes,
+            vae_doubt=family.vae_doubt(transformer, read_config(path, "vae")),
         )
         # What contradicts itself says more than the tensors that do not fit it.
         family.check_shapes(path, COMPONENTS)

@@ -104,7 +104,11 @@ def plan_for_model(
     return replace(
         plan,
         quantized=_find_quantized(plan, places),
-        warnings=(*plan.warnings, *_lettering_warnings(plan.recipe, places)),
+        warnings=(
+            *plan.warnings,
+            *filter(None, [source.vae_doubt]),
+            *_lettering_warnings(plan.recipe, places),
+        ),
     )
 
 

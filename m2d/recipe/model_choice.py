@@ -46,6 +46,11 @@ class ModelChoice(BaseModel):
         """The parts that come from another place."""
         return {name: place for name in PARTS if (place := getattr(self, name)) is not None}
 
+    def __str__(self) -> str:
+        """Name the model and the parts that come from another place."""
+        parts = ", ".join(f"{name.replace('_', ' ')} {place}" for name, place in self.parts.items())
+        return f"{self.model} ({parts})" if parts else self.model
+
 
 MODEL_FIELDS = tuple(ModelChoice.model_fields)
 

@@ -136,6 +136,8 @@ def command_for(request: GraphRequest, backend: str) -> str:
     """Return the command that exports a graph."""
     options = request.options
     words = ["m2d", "export", "--backend", backend, "--model", request.source.name]
+    for name, place in request.source.choice.parts.items():
+        words += [f"--{name.replace('_', '-')}", place]
     if any(use.scenes for use in options.loras):
         # Only a recipe can name the scenes of a LoRA.
         words += ["--recipe", "STORY"]

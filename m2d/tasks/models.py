@@ -180,8 +180,5 @@ def _of_folder(source: ModelSource) -> ModelFacts:
 
 def _licence(source: ModelSource) -> str | None:
     """Return the licence of the published model whose transformer has the same config."""
-    config = read_config(source.path, "transformer")
-    for known in source.family.known_models.values():
-        if all(config.get(key) == value for key, value in known.transformer.items()):
-            return known.licence
-    return None
+    known = source.family.published(read_config(source.path, "transformer"))
+    return None if known is None else known.licence

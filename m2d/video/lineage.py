@@ -166,6 +166,11 @@ def describe_means(run: RunLineage) -> tuple[tuple[str, str], ...]:
     where = [str(parameters.get(name, "?")) for name in ("backend", "device", "dtype")]
     means = {
         "model": f"{model.name}, sha256 {model.digest[:16]}" if model else "",
+        **{
+            name.replace("_", " "): str(place)
+            for name in ("transformer", "vae", "text_encoder")
+            if (place := run.record.recipe.get(name)) is not None
+        },
         "mask": str(parameters.get("mask", "")),
         "sampling": _sampling(run.record),
         "LoRAs": "; ".join(_loras(run.record)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from m2d.families.family import ModelFamily
 from m2d.families.source import resolve_model
 from m2d.recipe.loader import load_recipe
 from m2d.recipe.model_choice import ModelChoice, choice_of, with_given
@@ -52,7 +54,9 @@ def test_a_film_records_the_places_of_its_model_without_folders(
         ).exit_code
         == 0
     )
-    (run,) = json.loads(m2d("inspect", "a.mp4", "--json").stdout)["provenance"]["runs"]
+    inspected = json.loads(m2d("inspect", "a.mp4", "--json").stdout)
+    (run,), (made,) = inspected["provenance"]["runs"], inspected["lineage"]
+    assert made["means"]["vae"] == "other"
     recorded = {name: run["recipe"].get(name) for name in ModelChoice.model_fields}
     nothing = {"variant": None, "transformer": None, "text_encoder": None}
     assert recorded == {"model": NAME, "revision": "main", "vae": "other", **nothing}
@@ -95,3 +99,19 @@ def test_a_part_that_is_not_there_is_named_where_it_was_given(m2d: Run, folder: 
     line = len(text.splitlines()) + 1
     result = m2d("check", "story.yaml", "--vae", "builtin:puppet")
     assert f"story.yaml:{line}:15: text_encoder: 'nope': there is no such" in " ".join(result.stderr.split())
+
+
+def test_check_shows_the_parts_that_come_from_elsewhere_and_what_is_doubted(
+    m2d: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("check", "story.yaml", "--model", "builtin:puppet", "--vae", "builtin:puppet-large")
+    assert re.search(r"model +builtin:puppet\n +vae +builtin:puppet-large\n", m2d(*given).stdout)
+    monkeypatch.setattr(ModelFamily, "vae_doubt", lambda *_: "vae: scaling_factor 1 is another's")
+    result = m2d(*given, "--text-encoder", "builtin:puppet", "--json")
+    shown = json.loads(result.stdout)
+    parts = {"vae": "builtin:puppet-large", "text_encoder": "builtin:puppet"}
+    assert (shown["model"], shown["parts"]) == ("builtin:puppet", parts)
+    assert "vae: scaling_factor 1 is another's" in shown["warnings"]
+    assert str(ModelChoice(**parts)) == (
+        "builtin:puppet-large (vae builtin:puppet-large, text encoder builtin:puppet)"
+    )
