@@ -49,7 +49,8 @@ def check(
 
     Lists the scenes of each window, transitions, expanded prompts with their token counts, the mask, the
     length and the file size. For a model folder, and with --gpu, predicts operations, time and peak memory of
-    every stage, and the memory mode; exits with 3 if none fits this machine. With --json, several stories are
+    every stage, and the memory mode; exits with 3 if none fits this machine. A published model of a hub that
+    is not here is predicted by its sizes. With --json, several stories are
     a list named `stories`.
     """
     from m2d.cli.console import make_reporter, show_gap, write_json
@@ -63,6 +64,7 @@ def check(
         settings=settings_beside(settings, flags),
         loras=parse_loras(lora),
         device=None if gpu is None else "cuda",
+        published=True,
     )
     stories = stories_of(recipes, (), overrides.settings)
     plans = plan_stories(stories, model=options.choice, overrides=overrides)
@@ -217,6 +219,7 @@ def _made(window: Window, *, is_repeated: bool) -> str:
 
 def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
     scene, common = plan.scenes[number], _common_facts(plan.scenes)
+    most = plan.source.geometry.max_text_tokens
     own = {name: text for name, text in _facts(scene).items() if name not in common and text}
     negative = own.pop("negative", "")
     if not number:
@@ -227,7 +230,7 @@ def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
         _joined(scene, number),
         f"starts from {scene.image.path.name}" if scene.image is not None else "",
         *own.values(),
-        f"{scene.num_prompt_tokens} of {plan.source.geometry.max_text_tokens} tokens",
+        "" if scene.num_prompt_tokens is None else f"{scene.num_prompt_tokens} of {most} tokens",
     ]
     rows = [(str(number + 1), scene.prompt)]
     if negative:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from m2d.families.family import ModelFamily
 from m2d.families.opening import builtin_folder, open_folder
@@ -58,6 +58,11 @@ class ModelSource:
     def name(self) -> str:
         """The model's name as the user gave it, without its parts."""
         return self.choice.model
+
+    @property
+    def configs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Configs of the parts that have weights."""
+        return {name: read_config(self.path, name) for name in COMPONENTS if COMPONENTS[name].stem}
 
     @cached_property
     def digest(self) -> str:

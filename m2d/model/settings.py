@@ -43,6 +43,10 @@ PUPPET_SAMPLING = SamplingDefaults(num_inference_steps=25, guidance_scale=2.0)
 """Defaults of the models of the puppet theatre."""
 
 
+DEFAULT_SCENES = 3
+"""Scenes that a model without `m2d.json` makes together: as many as Mask2DiT was trained on."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
     """The content of `m2d.json`: what diffusers' configs do not say.

@@ -18,7 +18,7 @@ import torch
 
 from m2d.errors import BackendUnavailable, InputError
 from m2d.families.source import ModelSource
-from m2d.model.components import COMPONENTS, read_config
+from m2d.model.components import COMPONENTS
 from m2d.model.folder import find_weights
 from m2d.pipeline.window import is_guided, run_dtype, window_options
 from m2d.placement.cards import CARDS, find_card
@@ -205,7 +205,7 @@ def needs_of(plans: Sequence[RunPlan], *, num_given: int = 0, stays_loaded: bool
     made = sorted({scene for _, part in windows for scene in part.window.targets})
     work = FilmWork(
         family=plan.source.family,
-        configs={name: read_config(plan.source.path, name) for name in COMPONENTS if COMPONENTS[name].stem},
+        configs=plan.source.configs,
         dtype=run_dtype(plan),
         vae_dtype=getattr(torch, plan.vae_dtype),
         quantized=plan.quantized,

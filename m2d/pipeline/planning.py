@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from m2d.errors import CheckpointError, RecipeError
+from m2d.errors import CheckpointError, RecipeError, Remedy
 from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
 from m2d.families.loras import find_lora
+from m2d.families.published import PublishedSource, published_source
 from m2d.families.source import ModelSource, resolve_model
 from m2d.model.components import COMPONENTS
 from m2d.model.folder import find_weights
@@ -50,9 +51,13 @@ def plan_loaded(
         model: Replaces the recipe's model, or single fields of it.
     """
     recipe = with_given(loaded.value, model)
+    source: ModelSource | None
     try:
         source = resolve_model(choice_of(recipe), downloads=overrides.downloads if overrides else None)
     except CheckpointError as error:
+        source = _published(recipe, overrides, error)
+        if source is not None:
+            return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
         given = {"model"} if isinstance(model, str) else model.model_fields_set if model else set()
         problems = [
             # Another model replaces the recipe's parts, too.
@@ -61,6 +66,16 @@ def plan_loaded(
         ]
         raise RecipeError(problems, remedy=error.remedy) from error
     return plan_for_model(recipe, source, overrides=overrides, places=loaded.places)
+
+
+def _published(recipe: Recipe, overrides: Overrides | None, error: CheckpointError) -> ModelSource | None:
+    """Return a model of a hub that is not here by its published sizes, where that is asked for and enough."""
+    if overrides is None or not overrides.published or error.remedy is not Remedy.GET_MODEL:
+        return None
+    quantize = overrides.quantize or recipe.backend.quantize
+    # Both need the names of the transformer's tensors.
+    needs_tensors = quantize != "none" or bool(recipe.loras if overrides.loras is None else overrides.loras)
+    return None if needs_tensors else published_source(choice_of(recipe), absence=str(error))
 
 
 def plan_recipe_for(source: ModelSource, path: Path, *, overrides: Overrides) -> RunPlan:
@@ -96,7 +111,7 @@ def plan_for_model(
         film=film,
         overrides=overrides,
         places=places,
-        count_tokens=load_tokenizer(source).count_tokens,
+        count_tokens=None if isinstance(source, PublishedSource) else load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
         find_lora=partial(find_lora, source),
     )

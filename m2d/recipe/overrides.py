@@ -35,6 +35,7 @@ class Overrides:
         settings: Any fields of the recipe. They are part of the document before it is checked, so whatever
             loads it applies them, and `apply_overrides` does not.
         downloads: Receives the progress when a model is downloaded; None downloads nothing.
+        published: Whether a published model that is not here is planned by its sizes, to predict the run.
     """
 
     out: Path | None = None
@@ -51,6 +52,7 @@ class Overrides:
     loras: tuple[LoraChoice, ...] | None = None
     settings: tuple[Setting, ...] = ()
     downloads: Reporter | None = None
+    published: bool = False
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:

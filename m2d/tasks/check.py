@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2d.backend_checks import check_memory, memory_modes
+from m2d.families.published import PublishedSource
 from m2d.film.journal_folder import has_journal
 from m2d.layout import SceneLayout
 from m2d.pipeline.planning import check_model, plan_recipe
@@ -71,7 +72,9 @@ def report_on(plan: RunPlan, *, gpu: str | None = None) -> CheckReport:
         CheckpointError: The tensors of the model folder do not fit its configs.
         SchedulerError: The scheduler of the model folder would sample wrongly.
     """
-    check_model(plan.source, scheduler=plan.sampling.scheduler)
+    absent = [plan.source.warning] if isinstance(plan.source, PublishedSource) else []
+    if not absent:
+        check_model(plan.source, scheduler=plan.sampling.scheduler)
     prediction = _prediction(plan, gpu)
     problem = "" if prediction is None or prediction.choice.is_fitting else prediction.problem()
     # A mode that was asked for is tried all the same, and a card is no more than asked about.
@@ -90,7 +93,7 @@ def report_on(plan: RunPlan, *, gpu: str | None = None) -> CheckReport:
             )
             for part in plan.windows
         ),
-        warnings=(*plan.warnings, *_run_warnings(plan), *predicted),
+        warnings=(*absent, *plan.warnings, *_run_warnings(plan), *predicted),
     )
 
 

@@ -13,10 +13,9 @@ from m2d.errors import CheckpointError
 from m2d.families.cogvideox.known_sizes import KNOWN_MODELS
 from m2d.geometry import GeometryError, ModelGeometry
 from m2d.model.components import read_config
-from m2d.model.settings import ModelSettings, whole_number
+from m2d.model.settings import DEFAULT_SCENES, ModelSettings, whole_number
 
 # What a folder without `m2d.json` is taken for: CogVideoX as Mask2DiT trained it.
-_DEFAULT_SCENES = 3
 _DEFAULT_FPS = 8
 _V1_5 = KNOWN_MODELS["cogvideox1.5-5b"]
 
@@ -94,7 +93,7 @@ def default_settings(path: Path) -> ModelSettings:
             # The config holds the size of a square that fits all its pictures.
             height, width = _V1_5.height, _V1_5.width
     return ModelSettings(
-        num_scenes=_DEFAULT_SCENES,
+        num_scenes=DEFAULT_SCENES,
         default_num_frames=whole_number(transformer, "sample_frames", place=place),
         default_height=height,
         default_width=width,

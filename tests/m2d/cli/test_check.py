@@ -269,3 +269,23 @@ def test_nonsense_is_answered_by_what_is_allowed(m2d: Run, setting: str, message
     result = m2d("check", "story.yaml", "--set", setting)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
+
+
+def test_a_published_model_that_is_not_here_is_predicted_by_its_sizes(
+    m2d: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    given = ("check", "story.yaml", "--model", "zai-org/CogVideoX-5b", "--gpu", "RTX 4090")
+    result = m2d(*given, "--set", "video.upscale=1", "--json")
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert (shown["width"], shown["height"], shown["backend"]["dtype"]) == (720, 480, "bfloat16")
+    assert shown["prediction"]["stages"]["denoise"]["peak_bytes"] > 10 << 30
+    assert {scene["num_prompt_tokens"] for scene in shown["scenes"]} == {None}
+    assert (
+        "model of the hub is not here: time and memory are predicted from the published sizes of"
+        in (shown["warnings"][0])
+    )
+    # Tensors are compared with a LoRA, and there are none.
+    assert "is not here; `m2d generate`" in m2d(*given, "--lora", "a.safetensors").stderr
+    assert m2d("check", "story.yaml", "--model", "zai-org/Other").exit_code == 2
