@@ -250,12 +250,23 @@ def _local(text: str, *, is_model: bool) -> Path | None:
         )
         raise CheckpointError(f"{path}: a file, where a model folder is needed; {advice}")
     if not is_folder(path):
+        _refuse_closed(path)
         return None
     if is_model and not (path / INDEX_FILE).exists():
         raise CheckpointError(
             f"{path}: not a model folder, without {INDEX_FILE}; give the one that holds transformer/ and vae/"
         )
     return path
+
+
+def _refuse_closed(path: Path) -> None:
+    """Reject a path within a folder that this user may not enter: whether it is there cannot be known."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except OSError:
+        return
 
 
 def _single_files(parts: Mapping[str, str]) -> dict[str, Path]:

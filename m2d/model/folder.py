@@ -49,6 +49,8 @@ def find_file(root: Path, relative: str) -> Path:
     path = root / relative
     try:
         target = path.resolve(strict=True)
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: missing; the model folder is incomplete, get it again") from error
     if not _is_linked_by_m2d(root, path, target) and not any(

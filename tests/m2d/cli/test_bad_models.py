@@ -12,6 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from m2d.tasks.models import make_random
+from tests.attack.guard import Guarded, Rooms
+from tests.attack.originals import environment
+from tests.attack.states import obey_permissions
 from tests.m2d.cli.conftest import Run
 from tests.m2d.families.hub_server import Hub, commit_of, serve_hub
 from tests.m2d.families.test_loading import TRANSFORMER, compiled, edit_json, edit_weights
@@ -238,3 +241,27 @@ def test_too_little_memory_is_said_with_what_would_do(
     code, error = refusal(m2d, place, command, str(tiny_folder))
     placing._this_device.cache_clear()
     assert (code, "0.0 MiB free; at least" in error, "would do" in error) == (3, True, True), error
+
+
+@pytest.mark.parametrize(
+    ("closed", "message"),
+    [
+        ("shut", "shut/model: cannot be read: Permission denied"),
+        ("shut/model", "shut/model/model_index.json: Permission denied"),
+        ("shut/model/transformer", "shut/model/transformer/config.json: cannot be read: Permission denied"),
+        ("shut/model/vae/config.json", "shut/model/vae/config.json: cannot be read: Permission denied"),
+    ],
+)
+def test_a_model_without_permission_is_called_so_and_not_missing(
+    folder: Path, tiny_folder: Path, closed: str, message: str
+) -> None:
+    shutil.copytree(tiny_folder, folder / "shut" / "model")
+    (folder / "cache").mkdir()
+    (folder / closed).chmod(0)
+    words = ["check", "story.yaml", "--model", "shut/model"]
+    rooms = Rooms(case=folder, readable=(tiny_folder,))
+    # As root, permissions mean nothing; this process gives that up.
+    ending = Guarded(words, rooms, environment(folder / "cache"), state=obey_permissions).wait()
+    (folder / closed).chmod(0o700)
+    assert (ending.code, message in ending.stderr, "Traceback" in ending.stderr) == (2, True, False), ending
+    assert not ending.breaches

@@ -94,7 +94,6 @@ RESULTS = {
     "train": ("train training.yaml --out trained", "trained/model/model_index.json"),
     "data": ("data build films --out built --set relate.min_sim=-1", "built/data.json"),
     "export": ("export --backend onnx --recipe story.yaml --out exported", "exported"),
-    "compare": ("compare story.yaml --methods plain --out compared --model model", "compared"),
 }
 
 
