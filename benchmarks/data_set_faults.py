@@ -37,7 +37,8 @@ def measure_kills(folder: Path, num_kills: int) -> dict[str, Any]:
     A build is a forked process with one worker, so that most kills fall into the work and not into imports.
     """
     films, started = folder / "films", folder / "started"
-    render_films(FilmPlan(out=films, num_films=3, minutes=0.4, seed=9), SilentReporter(), StopRequest())
+    plan = FilmPlan(out=films, num_films=3, minutes=0.3, seed=9, upscale=2, fps=8)
+    render_films(plan, SilentReporter(), StopRequest())
     with _captions() as (url, asked):
         settings = ["relate.min_sim=-1", "relate.num_shots=2", "relate.max_shots=2", "shots.clip_s=6"]
         settings.append(f"caption.url={url}")

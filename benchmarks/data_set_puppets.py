@@ -14,18 +14,19 @@ import numpy as np
 
 from benchmarks.data_set_films import changes_of, f1, pipeline_of, shots_of
 from m2d.curation.cut_detectors import DETECTORS
-from m2d.curation.embed import EmbedderChoice, Vectors, similarities
+from m2d.curation.embed import EmbedderChoice, Vectors, likeness
 from m2d.curation.pipeline import outputs_of
-from m2d.curation.puppet_likeness import evidence_of
+from m2d.curation.relate import runs_of
+from m2d.curation.settings import RelateSettings
 from m2d.curation.shots import Shot
+from m2d.evaluation.intervals import Tally, figure_of
 from m2d.progress import SilentReporter
 from m2d.puppet.film_files import FilmPlan, render_films
 from m2d.stop import StopRequest
 from m2d.tasks.data import BuildPlan, build
 
-_FIT_SEEDS = (205, 206)
-_FIT_STEPS, _SHRINKAGE = 4000, 0.01
-_SHUFFLED = 8000
+_TEST_SEED = 105
+_SHUFFLED = 2000
 _ACTOR = re.compile(r"Actor\d")
 
 
@@ -59,21 +60,11 @@ def measure_cuts(folder: Path, minutes: float) -> dict[str, Any]:
     return {"films": len(films), "minutes_each": minutes, "target_f1": 0.97, "detectors": found}
 
 
-class _Windows(NamedTuple):
-    """Three successive shots of one story, those of them whose neighbours share an actor, and three shots of
-    different stories; likeness of the neighbours, (W, 2).
-    """
-
-    true: np.ndarray
-    sharing: np.ndarray
-    shuffled: np.ndarray
-
-
 class _Built(NamedTuple):
-    """The shots of a data set of puppet films, with their features and what the truth says."""
+    """The shots of a data set of puppet films, with their vectors and what the truth says."""
 
-    folder: Path
     choice: EmbedderChoice
+    sim_range: tuple[float, float]
     vectors: list[Vectors]
     shots: list[Shot]
     stories: list[tuple[str, int]]
@@ -88,11 +79,11 @@ def _built(folder: Path, *, seed: int, minutes: float) -> _Built:
     stages = ("scan", "clips", "shots", "filter", "relate")
     build(BuildPlan(folder=data_set, films=films, stages=stages), SilentReporter())
     pipeline = pipeline_of(data_set)
-    shots = pipeline.kept_shots()
+    shots, related = pipeline.kept_shots(), pipeline.related()
     truths = [_truth_of_shot(shot, films) for shot in shots]
     return _Built(
-        folder=data_set,
-        choice=EmbedderChoice(name="puppet", width=shots[0].width, height=shots[0].height),
+        choice=related.embedder,
+        sim_range=related.sim_range,
         vectors=outputs_of(pipeline.embed.read()),
         shots=shots,
         stories=[(shot.film, each["story"]) for shot, each in zip(shots, truths, strict=True)],
@@ -106,99 +97,57 @@ def _truth_of_shot(shot: Shot, films: Path) -> dict[str, Any]:
     return min(truth, key=lambda each: abs((each["start_s"] + each["end_s"]) / 2 - middle_s))
 
 
-def _windows(built: _Built, sims: np.ndarray) -> _Windows:
+def _windows(built: _Built) -> dict[str, list[list[int]]]:
+    """Return windows of three shots by kind: successive ones of one story, those of them whose neighbours
+    share an actor, successive ones of two or three stories, and shuffled ones of three stories.
+    """
     count, stories = len(built.shots), built.stories
-    successive = [range(start, start + 3) for start in range(count - 2)]
-    true = [window for window in successive if len({stories[place] for place in window}) == 1]
-    sharing = [
-        window
-        for window in true
-        if all(built.actors[one] & built.actors[two] for one, two in pairwise(window))
-    ]
+    runs = runs_of(built.shots, max_gap_s=RelateSettings().max_gap_s)
+    successive = [run[at : at + 3] for run in runs for at in range(len(run) - 2)]
+    kinds = {window[0]: len({stories[place] for place in window}) for window in successive}
+    true = [window for window in successive if kinds[window[0]] == 1]
     draw = np.random.default_rng(1)
-    drawn = [draw.choice(count, 3, replace=False) for _ in range(_SHUFFLED)]
-    shuffled = [window for window in drawn if len({stories[place] for place in window}) == 3]
-    return _Windows(
-        *(
-            np.array([[sims[one, two] for one, two in pairwise(window)] for window in each])
-            for each in (true, sharing, shuffled)
-        )
-    )
-
-
-def _kept(sims_W2: np.ndarray, least: float, largest: float) -> float:
-    is_kept_W = (sims_W2.min(axis=1) >= least) & (sims_W2.max(axis=1) <= largest)
-    return round(float(is_kept_W.mean()), 4)
-
-
-def measure_relate(folder: Path, minutes: float) -> dict[str, Any]:
-    """Compare windows of one story with windows of shots of different stories, on films of their own."""
-    built = _built(folder, seed=105, minutes=minutes)
-    windows = _windows(built, similarities(built.choice, built.vectors))
-    least, largest = pipeline_of(built.folder).related().sim_range
+    drawn = [list(map(int, draw.choice(count, 3, replace=False))) for _ in range(_SHUFFLED)]
     return {
-        "range": [least, largest],
-        "films": 3,
+        "true": true,
+        "sharing": [
+            window
+            for window in true
+            if all(built.actors[one] & built.actors[two] for one, two in pairwise(window))
+        ],
+        "crossing": [window for window in successive if kinds[window[0]] > 1],
+        "shuffled": [window for window in drawn if len({stories[place] for place in window}) == 3],
+    }
+
+
+def measure_relate(folder: Path, minutes: float, num_films: int) -> dict[str, Any]:
+    """Count kept windows of one story and of different stories, on films that no other part uses."""
+    kept: dict[str, list[bool]] = {}
+    of_story: dict[tuple[str, int], list[bool]] = {}
+    for number in range(num_films // 3):
+        built = _built(folder, seed=_TEST_SEED + 2 * number, minutes=minutes)
+        for kind, windows in _windows(built).items():
+            for window in windows:
+                found = likeness(built.choice, [built.vectors[place] for place in window])
+                is_kept = built.sim_range[0] <= found <= built.sim_range[1]
+                kept.setdefault(kind, []).append(is_kept)
+                if kind == "true":
+                    of_story.setdefault(built.stories[window[0]], []).append(is_kept)
+    result: dict[str, Any] = {
+        "range": built.sim_range,
+        "films": num_films // 3 * 3,
         "minutes_each": minutes,
         "targets": {"kept_of_true": 0.95, "kept_of_shuffled": 0.05},
-    } | {
-        name: value
-        for kind, sims in windows._asdict().items()
-        for name, value in (
-            (f"{kind}_windows", len(sims)),
-            (f"kept_of_{kind}", _kept(sims, least, largest)),
-        )
     }
-
-
-def measure_fit(folder: Path, minutes: float) -> dict[str, Any]:
-    """Fit the weights of the likeness on films that no other part uses; show what each limit would keep."""
-    sets = [_built(folder, seed=seed, minutes=minutes) for seed in _FIT_SEEDS]
-    rows, labels = [], []
-    for built in sets:
-        evidence = evidence_of(_features(built))
-        one, two = np.triu_indices(len(built.shots), 1)
-        rows.append(np.stack([each[one, two] for each in evidence.values()], axis=1))
-        labels += [built.stories[a] == built.stories[b] for a, b in zip(one, two, strict=True)]
-    weights, bias = _regression(np.concatenate(rows), np.array(labels))
-    joined = []
-    for built in sets:
-        evidence = evidence_of(_features(built))
-        score = bias + sum(w * each for w, each in zip(weights, evidence.values(), strict=True))
-        joined.append(_windows(built, 1 / (1 + np.exp(-score))))
-    names = list(evidence_of(_features(sets[0])))
-    windows = _Windows(*(np.concatenate(each) for each in zip(*joined, strict=True)))
-    return {
-        "seeds": _FIT_SEEDS,
-        "pairs": len(labels),
-        "pairs_of_one_story": int(sum(labels)),
-        "weights": {name: round(float(weight), 2) for name, weight in zip(names, weights, strict=True)},
-        "bias": round(bias, 2),
-        "windows": [len(each) for each in windows],
-        "kept_true_sharing_shuffled": {
-            f"{least:.2f}": [_kept(each, least, 1.0) for each in windows]
-            for least in np.arange(0.2, 0.71, 0.05)
-        },
-    }
-
-
-def _features(built: _Built) -> dict[str, np.ndarray]:
-    arrays = [each.arrays() for each in built.vectors]
-    return {name: np.stack([each[name] for each in arrays]).astype(np.float64) for name in arrays[0]}
-
-
-def _regression(rows_RE: np.ndarray, is_true_R: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return weights and bias of a logistic regression that counts both classes equally."""
-    mean_E, spread_E = rows_RE.mean(axis=0), rows_RE.std(axis=0)
-    scaled_RE = (rows_RE - mean_E) / spread_E
-    share_R = np.where(is_true_R, 0.5 / is_true_R.sum(), 0.5 / (~is_true_R).sum())
-    weights_E, bias = np.zeros(rows_RE.shape[1]), 0.0
-    for _ in range(_FIT_STEPS):
-        error_R = share_R * (1 / (1 + np.exp(-(scaled_RE @ weights_E + bias))) - is_true_R)
-        weights_E -= scaled_RE.T @ error_R + _SHRINKAGE * weights_E
-        bias -= float(error_R.sum())
-    weights_E /= spread_E
-    return weights_E, bias - float(weights_E @ mean_E)
+    for kind, each in kept.items():
+        result |= {f"{kind}_windows": len(each), f"kept_of_{kind}": round(float(np.mean(each)), 4)}
+    tally = Tally(
+        amounts_S=np.array([float(sum(each)) for each in of_story.values()]),
+        counts_S=np.array([float(len(each)) for each in of_story.values()]),
+    )
+    figure = figure_of(tally)
+    interval = [round(figure.low, 4), round(figure.high, 4)]
+    return result | {"true_stories": len(of_story), "kept_of_true_interval_95": interval}
 
 
 def measure_train(folder: Path, steps: int) -> dict[str, Any]:

@@ -21,17 +21,16 @@ from m2d.curation.shots import Shot
 from m2d.curation.stage_file import Outcome, key_of
 from m2d.curation.stills import opened_stills, stills_path
 from m2d.errors import DatasetError, InputError, Remedy
-from m2d.evaluation.consistency import Scores
-from m2d.evaluation.embedder import Extractor, Features
+from m2d.evaluation.embedder import Embedder, Extractor, Features
 from m2d.evaluation.given_embedder import GIVEN, GivenEmbedder, given_folder
 from m2d.evaluation.natural_embedder import NaturalEmbedder
 from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
 
 _VERSION = "embed/1"
-# Similarity of neighbours that belong together. `benchmarks.data_set fit` measured that of puppets; the other
-# is an estimate, which the histogram of the report helps to correct.
-RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.45, 1.0)}
+# Similarity of shots that belong together. That of puppets is a probability; the other is an estimate, which
+# the histogram of the report helps to correct.
+RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.5, 1.0)}
 
 
 class ShotEmbedder(Protocol):
@@ -41,8 +40,22 @@ class ShotEmbedder(Protocol):
     def extractors(self) -> Mapping[str, Extractor]:
         """The networks, by a short name."""
 
-    def similarity(self, features: Features) -> Scores:
-        """Return how similar every pair of shots is, (N, N), at most 1."""
+    def likeness(self, features: Features) -> float:
+        """Return how similar the shots of these vectors are, at most 1; see `EmbedderChoice.is_joint`."""
+
+
+class PairEmbedder:
+    """An embedder of the evaluation, which compares two shots."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        """Compare by the similarity of `embedder`."""
+        self.extractors: Mapping[str, Extractor] = embedder.extractors
+        self._embedder = embedder
+
+    def likeness(self, features: Features) -> float:
+        """Return the similarity of two shots."""
+        ((_, found), _) = self._embedder.similarity(features)
+        return float(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +72,11 @@ class EmbedderChoice:
     width: int
     height: int
     folder: Path | None = None
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether all shots of a window are judged at once, and not pair by pair."""
+        return self.name == "puppet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +141,7 @@ def check_embedder(settings: RelateSettings) -> None:
 
 
 def sim_range(settings: RelateSettings, choice: EmbedderChoice) -> tuple[float, float]:
-    """Return the smallest and largest similarity of neighbours that belong together.
+    """Return the smallest and largest similarity of shots that belong together.
 
     Raises:
         InputError: The embedder has no default range, and none is set.
@@ -142,10 +160,10 @@ def sim_range(settings: RelateSettings, choice: EmbedderChoice) -> tuple[float, 
 def load_embedder(choice: EmbedderChoice) -> ShotEmbedder:
     """Load a network once per process; raises as its loader."""
     if choice.folder is not None:
-        return GivenEmbedder(choice.name, choice.folder)
+        return PairEmbedder(GivenEmbedder(choice.name, choice.folder))
     if choice.name == "puppet":
         return PuppetLikeness(load_puppet_embedder(height=choice.height, width=choice.width))
-    return NaturalEmbedder(device="cpu", has_prompts=False, has_reference=False)
+    return PairEmbedder(NaturalEmbedder(device="cpu", has_prompts=False, has_reference=False))
 
 
 def embed_key(shot: Shot, choice: EmbedderChoice) -> str:
@@ -172,10 +190,10 @@ def embed_shot(task: EmbedTask) -> Outcome[Vectors]:
     return Outcome(key=task.key, place=task.place, outputs=(Vectors(values=values),))
 
 
-def similarities(choice: EmbedderChoice, vectors: Sequence[Vectors]) -> Scores:
-    """Return how similar every pair of shots is, (N, N)."""
+def likeness(choice: EmbedderChoice, vectors: Sequence[Vectors]) -> float:
+    """Return how similar shots are: two shots, or any number if the choice is joint."""
     arrays = [each.arrays() for each in vectors]
     features: Features = {
         name: np.stack([each[name] for each in arrays]).astype(np.float64) for name in arrays[0]
     }
-    return load_embedder(choice).similarity(features)
+    return load_embedder(choice).likeness(features)

@@ -22,8 +22,8 @@ from m2d.curation.embed import (
     choose_embedder,
     embed_key,
     embed_shot,
+    likeness,
     sim_range,
-    similarities,
 )
 from m2d.curation.filter import filter_shots
 from m2d.curation.pack import (
@@ -36,7 +36,7 @@ from m2d.curation.pack import (
     video_key,
     write_video,
 )
-from m2d.curation.relate import Group, Window, join_windows, judge_windows
+from m2d.curation.relate import Group, Similarity, Window, join_windows, judge_windows
 from m2d.curation.scan import ClipRange, Film, divide, find_films, scan_film, scan_tasks
 from m2d.curation.shots import Shot, ShotsTask, divide_range, shots_key
 from m2d.curation.stage_file import Outcome, StageCount, StageFile, run_stage
@@ -46,7 +46,6 @@ from m2d.data.decode import Broken
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.json_format import write_json_groups
 from m2d.errors import DatasetError
-from m2d.evaluation.consistency import Scores
 from m2d.files import remove_strays, write_bytes
 from m2d.folders import make_folder
 from m2d.progress import Reporter
@@ -74,13 +73,14 @@ class Related:
     """What stage `relate` found.
 
     Attributes:
-        pairs: Similarity of every two neighbours, kept or not, in the order of the shots.
+        judged: First and last place and similarity of all neighbours, or of all windows if the embedder
+            judges these at once; kept or not, in the order of the shots.
     """
 
     groups: tuple[Group, ...]
-    pairs: tuple[tuple[int, int, float], ...]
+    judged: tuple[tuple[int, int, float], ...]
     sim_range: tuple[float, float]
-    embedder: str
+    embedder: EmbedderChoice
 
 
 class Pipeline:
@@ -188,8 +188,8 @@ class Pipeline:
         lost = next((line for line in embedded if not line.is_kept), None)
         if lost is not None:
             raise DatasetError(f"{lost.place}: {lost.reason}")
-        sims = self._similarities(choice, shots, outputs_of(embedded))
-        windows = judge_windows(shots, settings, sim_range=allowed, similarity=sims)
+        sims = _similarity(choice, outputs_of(embedded))
+        windows = judge_windows(shots, settings, sim_range=allowed, similarity=sims, is_joint=choice.is_joint)
         return [self.embed.count(embedded), self._write_whole(self.relate, windows)]
 
     def _run_caption(self) -> list[StageCount]:
@@ -285,39 +285,25 @@ class Pipeline:
         is_puppet = bool(films) and all(film.is_puppet for film in films)
         return choose_embedder(self.data.settings.relate, shots, is_puppet=is_puppet)
 
-    def _similarities(
-        self, choice: EmbedderChoice, shots: Sequence[Shot], vectors: Sequence[Vectors]
-    ) -> Callable[[int, int], float]:
-        """Return the similarity of two shots of one film, computed film by film."""
-        cached: dict[str, tuple[int, Scores]] = {}
-
-        def similarity(one: int, two: int) -> float:
-            film = shots[one].film
-            if film not in cached:
-                places = [place for place, shot in enumerate(shots) if shot.film == film]
-                cached.clear()
-                cached[film] = (places[0], similarities(choice, vectors[places[0] : places[-1] + 1]))
-            first, sims = cached[film]
-            return float(sims[one - first, two - first])
-
-        return similarity
-
     def _related(self, shots: list[Shot], windows: list[Outcome[Window]]) -> Related:
         choice = self._choice(shots)
-        sims = self._similarities(choice, shots, outputs_of(self.embed.read()))
+        sims = _similarity(choice, outputs_of(self.embed.read()))
         settings = self.data.settings.relate
-        neighbours = judge_windows(
-            shots, settings.model_copy(update={"num_shots": 2}), sim_range=(-1.0, 1.0), similarity=sims
-        )
-        pairs = tuple(
-            (window.places[0], window.places[1], window.similarities[0])
-            for line in neighbours
+        shown = settings if choice.is_joint else settings.model_copy(update={"num_shots": 2})
+        every = judge_windows(shots, shown, sim_range=(-1.0, 1.0), similarity=sims, is_joint=choice.is_joint)
+        judged = tuple(
+            (window.places[0], window.places[-1], window.similarities[0])
+            for line in every
             for window in line.outputs
         )
         groups = join_windows(windows, shots, settings, similarity=sims)
         return Related(
-            groups=tuple(groups), pairs=pairs, sim_range=sim_range(settings, choice), embedder=choice.name
+            groups=tuple(groups), judged=judged, sim_range=sim_range(settings, choice), embedder=choice
         )
+
+
+def _similarity(choice: EmbedderChoice, vectors: Sequence[Vectors]) -> Similarity:
+    return lambda places: likeness(choice, [vectors[place] for place in places])
 
 
 def outputs_of(lines: Sequence[Outcome[Output]]) -> list[Output]:

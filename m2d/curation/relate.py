@@ -1,7 +1,7 @@
 """Stage `relate`: windows of shots that follow each other and belong together, joined to groups.
 
-Pure functions of shots and their similarities. A window is kept if the similarity of its neighbours lies in
-the range: below it the story changes, above it the shots are copies.
+Pure functions of shots and their similarities. A window is kept if the similarities of its neighbours, or the
+one of all its shots, lie in the range: below it the story changes, above it the shots are copies.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from m2d.curation.shots import Shot
 from m2d.curation.stage_file import Outcome, key_of
 
 _VERSION = "relate/1"
+Similarity = Callable[[Sequence[int]], float]
+"""Of shots, by their places."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,20 +54,21 @@ def judge_windows(
     settings: RelateSettings,
     *,
     sim_range: tuple[float, float],
-    similarity: Callable[[int, int], float],
+    similarity: Similarity,
+    is_joint: bool = False,
 ) -> list[Outcome[Window]]:
     """Judge every window of `num_shots` shots that follow each other.
 
     Args:
         sim_range: Smallest and largest similarity.
-        similarity: Of two shots, by their places.
+        is_joint: Whether `similarity` judges a window at once, and not pair by pair.
     """
     found = []
     for run in runs_of(shots, max_gap_s=settings.max_gap_s):
         for start in range(len(run) - settings.num_shots + 1):
             places = tuple(run[start : start + settings.num_shots])
             pairs = combinations(places, 2) if settings.all_pairs else pairwise(places)
-            judged = tuple(round(similarity(one, two), 4) for one, two in pairs)
+            judged = tuple(round(similarity(each), 4) for each in ([places] if is_joint else pairs))
             reason = _out_of_range(judged, sim_range)
             window = Window(places=places, similarities=judged)
             ids = [shot_id(shots[place]) for place in places]
@@ -85,7 +88,7 @@ def join_windows(
     shots: Sequence[Shot],
     settings: RelateSettings,
     *,
-    similarity: Callable[[int, int], float],
+    similarity: Similarity,
 ) -> list[Group]:
     """Join kept windows that overlap to groups of at most `max_shots`; no shot is in two groups."""
     chains: list[list[int]] = []
@@ -100,7 +103,7 @@ def join_windows(
     for chain in chains:
         for places in _pieces(chain, fewest=settings.num_shots, most=settings.max_shots):
             members = tuple(shots[place] for place in places)
-            sims = tuple(round(similarity(one, two), 4) for one, two in pairwise(places))
+            sims = tuple(round(similarity(pair), 4) for pair in pairwise(places))
             name = key_of([shot_id(shot) for shot in members])[:12]
             groups.append(Group(name=name, shots=members, similarities=sims))
     return groups

@@ -68,7 +68,7 @@ class GroupView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """One bar of the histogram: pairs of neighbours by similarity; `examples` are numbers of groups."""
+    """One bar of the histogram: what was judged, by similarity; `examples` are numbers of groups."""
 
     start: float
     count: int
@@ -93,8 +93,9 @@ def write_report(pipeline: Pipeline) -> Path:
         "page",
         counts=pipeline.counts(),
         rejects=_rejects(pipeline),
-        bars=_bars(related, shown),
-        embedder=related.embedder,
+        bars=_bars(related, shown, shots),
+        embedder=related.embedder.name,
+        is_joint=related.embedder.is_joint,
         sim_range=related.sim_range,
         num_groups=len(related.groups),
         groups=[_view(number, group, stories.get(group.name)) for number, group in enumerate(shown)],
@@ -158,20 +159,21 @@ def _rejects(pipeline: Pipeline) -> list[tuple[str, str, str]]:
     return found
 
 
-def _bars(related: Related, shown: Sequence[Group]) -> list[Bar]:
-    sims = np.array([similarity for _, _, similarity in related.pairs])
+def _bars(related: Related, shown: Sequence[Group], shots: Sequence[Shot]) -> list[Bar]:
+    sims = np.array([similarity for _, _, similarity in related.judged])
     if not len(sims):
         return []
     edges = np.arange(np.floor(sims.min() / _BAR), np.floor(sims.max() / _BAR) + 1) * _BAR
     places = np.searchsorted(edges, sims + 1e-9, side="right") - 1
     counts = np.bincount(places, minlength=len(edges))
     least, largest = related.sim_range
+    inside = _judged_inside(related, shown, shots)
     bars = []
     for edge, count in zip(edges, counts, strict=True):
         examples = [
             number
-            for number, group in enumerate(shown)
-            if any(edge <= similarity < edge + _BAR for similarity in group.similarities)
+            for number, found in enumerate(inside)
+            if any(edge <= similarity < edge + _BAR for similarity in found)
         ]
         bars.append(
             Bar(
@@ -183,6 +185,17 @@ def _bars(related: Related, shown: Sequence[Group]) -> list[Bar]:
             )
         )
     return bars
+
+
+def _judged_inside(related: Related, shown: Sequence[Group], shots: Sequence[Shot]) -> list[list[float]]:
+    """Return the similarities of what was judged inside each group."""
+    group_of = {shot: number for number, group in enumerate(shown) for shot in group.shots}
+    inside: list[list[float]] = [[] for _ in shown]
+    for first, last, similarity in related.judged:
+        number = group_of.get(shots[first])
+        if number is not None and number == group_of.get(shots[last]):
+            inside[number].append(similarity)
+    return inside
 
 
 def _strips(data_set: Path, groups: Sequence[Group]) -> dict[str, dict[str, Any]]:

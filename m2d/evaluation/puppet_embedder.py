@@ -25,10 +25,10 @@ from m2d.puppet.labels import NUM_SLOTS, PROMPTED_CLASSES, UNPROMPTED_CLASSES, U
 from m2d.puppet.prompt_labels import prompt_labels
 
 READER = "attributes"
-_SIZES = PROMPTED_CLASSES | UNPROMPTED_CLASSES
-_NUM_ANSWERS = sum(_SIZES.values()) + len(UNPROMPTED_RANGES)
+CLASS_SIZES = PROMPTED_CLASSES | UNPROMPTED_CLASSES
+_NUM_ANSWERS = sum(CLASS_SIZES.values()) + len(UNPROMPTED_RANGES)
 _LOOKS = ("shape", "colour", "hat")
-_STARTS = dict(zip(_SIZES, itertools.accumulate(_SIZES.values(), initial=0), strict=False))
+_STARTS = dict(zip(CLASS_SIZES, itertools.accumulate(CLASS_SIZES.values(), initial=0), strict=False))
 
 
 class AttributeExtractor:
@@ -57,7 +57,7 @@ class AttributeExtractor:
         frames_BPCHW = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2)[None].float() / 255
         features_BD = self._classifier.features(frames_BPCHW)
         scores, numbers = self._classifier.judge(features_BD)
-        shares = [scores[name].softmax(-1) for name in _SIZES]
+        shares = [scores[name].softmax(-1) for name in CLASS_SIZES]
         vector: Vector = torch.cat([features_BD, *shares, numbers], dim=-1)[0].numpy()
         return vector
 
@@ -153,7 +153,7 @@ def answers_of(vectors_ND: Scores) -> Scores:
 def share_of(answers_ND: Scores, name: str) -> Scores:
     """Return the probabilities of the classes of a property, (N, K)."""
     start = _STARTS[name]
-    return answers_ND[:, start : start + _SIZES[name]]
+    return answers_ND[:, start : start + CLASS_SIZES[name]]
 
 
 def _probability(answers_ND: Scores, labels: Mapping[str, int]) -> npt.NDArray[np.float64]:

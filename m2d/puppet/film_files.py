@@ -26,13 +26,13 @@ from m2d.stop import StopRequest
 
 TRUTH_ENDING = ".captions.json"
 _TICKS = 1000
-_SCENES_DRAWN = 16
+SCENES_DRAWN = 16
 _SHOTS_OF_STORY = (3, 5)
 _SHOT_S = (2.5, 5.0)
 # How shots are joined, and how often a story returns, a shot stands still, or has a flash.
 _JOINS, _JOIN_SHARES = ("cut", "dissolve", "fade"), (0.76, 0.16, 0.08)
 _RETURNS, _STANDS, _FLASHES = 0.25, 0.06, 0.12
-_TRANSITION_S = (0.6, 1.2)
+TRANSITION_S = (0.6, 1.2)
 _ENCODER = {"crf": "14", "preset": "veryfast", "threads": "1"}
 
 
@@ -58,12 +58,13 @@ class FilmPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Shot:
+class FilmShot:
     """One shot before it is joined; `story` is that of its cast and places."""
 
     story: int
     caption: str
     join: str
+    scene: Scene
     frames_PHWC: np.ndarray
 
 
@@ -88,10 +89,10 @@ def render_films(plan: FilmPlan, reporter: Reporter, stop: StopRequest) -> list[
 
 def _write(path: Path, plan: FilmPlan, number: int) -> None:
     draw = story_generator(seed=plan.seed, index=number, purpose="film")
-    shots: list[_Shot] = []
+    shots: list[FilmShot] = []
     num_frames, stories = 0, _stories(plan, number, draw)
     while num_frames < plan.minutes * 60 * plan.fps:
-        for shot in _shots(*next(stories), plan, draw):
+        for shot in film_shots(*next(stories), plan, draw):
             shots.append(shot)
             num_frames += len(shot.frames_PHWC)
     frames_PHWC, edges = _joined(shots, draw, fps=plan.fps)
@@ -118,7 +119,7 @@ def _stories(plan: FilmPlan, number: int, draw: np.random.Generator) -> Iterator
     """Yield stories with their numbers; some cast returns in the places where it was before."""
     earlier: list[Story] = []
     for index in itertools.count(number * 100_000):
-        story = sample_story(seed=plan.seed, index=index, num_scenes=_SCENES_DRAWN, changing=1.0)
+        story = sample_story(seed=plan.seed, index=index, num_scenes=SCENES_DRAWN, changing=1.0)
         if len(earlier) > 1 and draw.random() < _RETURNS:
             again = int(draw.integers(len(earlier) - 1))
             yield again, replace(earlier[again], scenes=tuple(reversed(earlier[again].scenes)))
@@ -127,7 +128,8 @@ def _stories(plan: FilmPlan, number: int, draw: np.random.Generator) -> Iterator
             yield len(earlier) - 1, story
 
 
-def _shots(number: int, story: Story, plan: FilmPlan, draw: np.random.Generator) -> Iterator[_Shot]:
+def film_shots(number: int, story: Story, plan: FilmPlan, draw: np.random.Generator) -> Iterator[FilmShot]:
+    """Render some shots of a story, each in another place or at another time than the one before."""
     for scene in _visibly_different(story)[: int(draw.integers(_SHOTS_OF_STORY[0], _SHOTS_OF_STORY[1] + 1))]:
         num_frames = int(draw.uniform(*_SHOT_S) * plan.fps)
         frames = render_clips([Clip(story, scene)], num_frames=num_frames, height=plan.side, width=plan.side)
@@ -139,7 +141,7 @@ def _shots(number: int, story: Story, plan: FilmPlan, draw: np.random.Generator)
             frames_PHWC[at : at + 1] = 255 - (255 - frames_PHWC[at : at + 1]) // 6
         join = str(draw.choice(_JOINS, p=_JOIN_SHARES))
         caption = varied_caption(story, scene, draw=draw)
-        yield _Shot(story=number, caption=caption, join=join, frames_PHWC=frames_PHWC)
+        yield FilmShot(story=number, caption=caption, join=join, scene=scene, frames_PHWC=frames_PHWC)
 
 
 def _visibly_different(story: Story) -> list[Scene]:
@@ -154,14 +156,14 @@ def _visibly_different(story: Story) -> list[Scene]:
 
 
 def _joined(
-    shots: Sequence[_Shot], draw: np.random.Generator, *, fps: int
+    shots: Sequence[FilmShot], draw: np.random.Generator, *, fps: int
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Join shots; return all frames, and the frames of each shot that show it alone."""
     frames = [shots[0].frames_PHWC]
     edges, end = [[0, len(shots[0].frames_PHWC)]], len(shots[0].frames_PHWC)
     for shot in shots[1:]:
         head_PHWC = shot.frames_PHWC
-        length = 0 if shot.join == "cut" else int(draw.uniform(*_TRANSITION_S) * fps)
+        length = 0 if shot.join == "cut" else int(draw.uniform(*TRANSITION_S) * fps)
         if length:
             tail_PHWC = frames[-1][-length:]
             frames[-1] = frames[-1][:-length]

@@ -26,19 +26,32 @@ def test_a_window_is_kept_in_the_range_alone() -> None:
     shots = shots_at(0, 4, 8, 12, 16)
     sims = {(0, 1): 0.8, (1, 2): 0.9, (2, 3): 0.2, (3, 4): 0.999}
     settings = RelateSettings(num_shots=2)
-    lines = judge_windows(shots, settings, sim_range=(0.5, 0.95), similarity=lambda one, two: sims[one, two])
+    lines = judge_windows(shots, settings, sim_range=(0.5, 0.95), similarity=lambda pair: sims[tuple(pair)])
     assert [line.is_kept for line in lines] == [True, True, False, False]
     assert lines[2].reason == "is unrelated: a similarity is 0.200, below 0.5"
     assert lines[3].reason == "repeats itself: a similarity is 0.999, above 0.95"
-    (group,) = join_windows(lines, shots, settings, similarity=lambda one, two: sims[one, two])
+    (group,) = join_windows(lines, shots, settings, similarity=lambda pair: sims[tuple(pair)])
     assert group.shots == tuple(shots[:3])
     assert group.similarities == (0.8, 0.9)
+
+
+def test_a_joint_similarity_judges_a_window_at_once() -> None:
+    shots = shots_at(0, 4, 8, 12)
+    lines = judge_windows(
+        shots,
+        RelateSettings(),
+        sim_range=(0.5, 1.0),
+        similarity=lambda places: {(0, 1, 2): 0.7, (1, 2, 3): 0.3}[tuple(places)],
+        is_joint=True,
+    )
+    assert [line.reason for line in lines] == ["", "is unrelated: a similarity is 0.300, below 0.5"]
+    assert lines[0].outputs[0].similarities == (0.7,)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (6, [6]), (7, [4, 3]), (8, [4, 4]), (13, [5, 4, 4])])
 def test_long_chains_are_divided_evenly(count: int, sizes: list[int]) -> None:
     shots, settings = shots_at(*(4.0 * number for number in range(count))), RelateSettings()
-    lines = judge_windows(shots, settings, sim_range=(0, 1), similarity=lambda *_: 0.5)
-    groups = join_windows(lines, shots, settings, similarity=lambda *_: 0.5)
+    lines = judge_windows(shots, settings, sim_range=(0, 1), similarity=lambda _: 0.5)
+    groups = join_windows(lines, shots, settings, similarity=lambda _: 0.5)
     assert [len(group.shots) for group in groups] == sizes
     assert all(one.shots[-1].end_s <= two.shots[0].start_s for one, two in pairwise(groups))
