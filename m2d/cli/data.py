@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ Films = Annotated[Path | None, typer.Argument(metavar="[FILMS]", help="A folder 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="Folder of the data set.")]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file with settings.")]
 Workers = Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Number of processes.")]
+ClusterOption = Annotated[
+    Literal["ray"] | None,
+    typer.Option("--cluster", help="Work on the Ray cluster of RAY_ADDRESS instead, or on one started here."),
+]
 _STAGES = {
     "scan": "Find films: probe every file, list what cannot be read.",
     "clips": "Divide films into ranges of ten minutes.",
@@ -35,10 +39,30 @@ def _add(name: str, stages: tuple[str, ...], summary: str) -> None:
         config: Config = None,
         settings: SetOption = None,
         workers: Workers = 1,
+        cluster: ClusterOption = None,
         as_json: ResultJsonFlag = False,
         quiet: QuietFlag = False,
     ) -> None:
-        _run(stages, films, out, config, settings, workers, as_json=as_json, quiet=quiet)
+        from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
+
+        reporter = make_reporter(quiet=quiet)
+        with loading_libraries(reporter):
+            from m2d.recipe.settings import parse_settings
+            from m2d.tasks.data import BuildPlan, build
+        plan = BuildPlan(
+            folder=out,
+            films=films,
+            config=config,
+            settings=parse_settings(settings or []),
+            stages=stages,
+            workers=workers,
+            cluster=cluster,
+        )
+        result = build(plan, reporter)
+        if as_json:
+            write_json(result)
+        else:
+            write_result(result.page or result.folder)
 
     app.command(name, help=summary)(run)
 
@@ -108,35 +132,3 @@ def check(
     for each in counts:
         for example in each.examples:
             show_hint(plain_text(example))
-
-
-def _run(
-    stages: tuple[str, ...],
-    films: Path | None,
-    out: Path,
-    config: Path | None,
-    settings: list[str] | None,
-    workers: int,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
-
-    reporter = make_reporter(quiet=quiet)
-    with loading_libraries(reporter):
-        from m2d.recipe.settings import parse_settings
-        from m2d.tasks.data import BuildPlan, build
-    plan = BuildPlan(
-        folder=out,
-        films=films,
-        config=config,
-        settings=parse_settings(settings or []),
-        stages=stages,
-        workers=workers,
-    )
-    result = build(plan, reporter)
-    if as_json:
-        write_json(result)
-    else:
-        write_result(result.page or result.folder)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from m2d.curation.caption_rules import Captions
 from m2d.curation.captions import caption_groups
@@ -36,6 +36,7 @@ from m2d.curation.pack import (
     video_key,
     write_video,
 )
+from m2d.curation.ray_pool import RayPool
 from m2d.curation.relate import Group, Similarity, Window, join_windows, judge_windows
 from m2d.curation.scan import ClipRange, Film, divide, find_films, scan_film, scan_tasks
 from m2d.curation.shots import Shot, ShotsTask, divide_range, shots_key
@@ -51,6 +52,7 @@ from m2d.folders import make_folder
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 
+Cluster = Literal["ray"]
 STAGES = ("scan", "clips", "shots", "filter", "relate", "caption", "pack", "report")
 _SCAN_LIMIT_S = 120.0
 
@@ -86,13 +88,23 @@ class Related:
 class Pipeline:
     """The stages of one data set; results are read from their files when they were not just made."""
 
-    def __init__(self, data: DataSet, *, workers: int, reporter: Reporter, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        data: DataSet,
+        *,
+        workers: int,
+        reporter: Reporter,
+        stop: StopRequest,
+        cluster: Cluster | None = None,
+    ) -> None:
         """Prepare; no process starts and nothing is read yet.
 
         Args:
             workers: Number of processes; 0 works in this process, without time limits.
+            cluster: Works there instead.
         """
         self.data, self._workers, self._reporter, self._stop = data, workers, reporter, stop
+        self._cluster = cluster
         self.scan = StageFile(data.folder, "scan", Film)
         self.clips = StageFile(data.folder, "clips", ClipRange)
         self.shots = StageFile(data.folder, "shots", Shot)
@@ -256,7 +268,7 @@ class Pipeline:
     def _spread(
         self, work: Callable[[Task], Outcome[Output]], tasks: Sequence[Task], *, limit_s: float, name: str
     ) -> Callable[[Sequence[int]], Iterator[tuple[int, Outcome[Output]]]]:
-        """Return work on tasks by their places, in processes of their own."""
+        """Return work on tasks by their places, in processes of their own or on the cluster."""
 
         def run(places: Sequence[int]) -> Iterator[tuple[int, Outcome[Output]]]:
             if not places:
@@ -264,10 +276,11 @@ class Pipeline:
             chosen = [tasks[place] for place in places]
             with (
                 _without_strays(chosen),
-                DecoderPool(num_workers=min(self._workers, len(chosen)), time_limit_s=limit_s) as pool,
+                self._pool(len(chosen), limit_s) as pool,
                 self._reporter.stage(name, total=len(chosen)) as progress,
             ):
-                results = pool.map(work, chosen) if self._workers else ((task, work(task)) for task in chosen)
+                is_here = not self._workers and self._cluster is None
+                results = ((task, work(task)) for task in chosen) if is_here else pool.map(work, chosen)
                 for place, (task, found) in zip(places, results, strict=True):
                     if isinstance(found, Broken):
                         found = Outcome(key=task.key, place=task.place, reason=found.reason)
@@ -276,6 +289,11 @@ class Pipeline:
                     self._stop.check("while building a data set: run the same command again")
 
         return run
+
+    def _pool(self, num_tasks: int, limit_s: float) -> DecoderPool | RayPool:
+        if self._cluster is None:
+            return DecoderPool(num_workers=min(self._workers, num_tasks), time_limit_s=limit_s)
+        return RayPool(time_limit_s=limit_s)
 
     def _has_stills(self, line: Outcome[Shot]) -> bool:
         return not line.is_kept or stills_path(self.data.folder, line.key).is_file()

@@ -10,7 +10,7 @@ from m2d.cache_root import cache_root
 from m2d.curation.cut_detectors import check_detector
 from m2d.curation.data_set import DataSet, open_data_set, save_data_set
 from m2d.curation.embed import check_embedder
-from m2d.curation.pipeline import STAGES, Pipeline
+from m2d.curation.pipeline import STAGES, Cluster, Pipeline
 from m2d.curation.report import GroupView, group_at, write_report
 from m2d.curation.stage_file import FOLDER, StageCount
 from m2d.data.dataset_file import read_groups, shots_of
@@ -40,6 +40,7 @@ class BuildPlan:
         settings: Fields that replace them.
         stages: Which stages run, in their order.
         workers: Number of processes.
+        cluster: Runs the stages' work there instead of in processes of this machine.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class BuildPlan:
     settings: tuple[Setting, ...] = ()
     stages: Sequence[str] = STAGES
     workers: int = 1
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +82,7 @@ def build(plan: BuildPlan, reporter: Reporter) -> BuildResult:
     page = None
     with StopRequest() as stop, hold(plan.folder, what="building this data set"):
         save_data_set(data)
-        pipeline = Pipeline(data, workers=plan.workers, reporter=reporter, stop=stop)
+        pipeline = Pipeline(data, workers=plan.workers, reporter=reporter, stop=stop, cluster=plan.cluster)
         for stage in plan.stages:
             if stage == "report":
                 page = write_report(pipeline)
