@@ -4,7 +4,7 @@ Run: `python -m benchmarks.data_set PART... [--film bbb.mp4]`; parts are `cuts`,
 `baselines`, `memory`, `kills`, `broken` and `train`. Each writes its own entry of
 `benchmarks/results/data_set.json`. `film` and `baselines` need Big Buck Bunny at 720p, and the networks
 efficientnet and transnetv2. Puppet films are rendered as needed; `fit` measures the likeness of puppets on
-stories that no other part uses.
+stories that no other part uses, rendered shot by shot.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Puppet stories rendered shot by shot, without films: what `relate` reads of them, and what it could know.
 
-Measures the constants of `m2d.curation.puppet_likeness`. K shots of a window, D answers, S shots.
+Measures the deviations that `m2d.curation.puppet_likeness` assumes, and what its limit keeps. S shots, D
+answers.
 """
 
 from __future__ import annotations

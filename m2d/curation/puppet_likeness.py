@@ -2,8 +2,8 @@
 
 A story keeps its cast, the cast's size and eyes, and what stands in a place that it returns to; place and
 time change from shot to shot. All shots are judged at once, by Bayes' rule: how likely are these readings if
-the shots show one story, against a story for each shot? `benchmarks.data_set fit` measures the constants on
-stories of its own. Shapes: K shots, C classes, G values of a number.
+the shots show one story, against a story for each shot? `benchmarks.data_set fit` measures what they keep.
+Shapes: K shots, C classes, G values of a number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _LOOKS = ("shape", "colour", "hat")
 # Films show other moments of an action than the classifier was trained on, so its answers are too certain:
 # probabilities are raised to a power, and each class gets a share of the rest.
 _POWER, _FLOOR = 0.5, 0.03
-# Standard deviation of what is read of a number, as a share of its range, and how often it is anything.
+# Standard deviation of what is read of a number, as a share of its range, and how often it is anything: as
+# `fit` measures them, rounded up.
 _NOISE: Mapping[str, tuple[float, float]] = {
     "tree_x": (0.04, 0.02),
     "sun_x": (0.04, 0.02),
@@ -31,7 +32,7 @@ _NOISE: Mapping[str, tuple[float, float]] = {
 }
 _VALUES_G = np.linspace(0, 1, 101)
 # The evidence, in nats, at which shots are as likely to be kept as not.
-LEAST_EVIDENCE = 2.5
+LEAST_EVIDENCE = 1.0
 
 
 class PuppetLikeness:

@@ -63,9 +63,11 @@ class RelateSettings(_Part):
         model: Folder or hub name of the weights of `viclip`, `clip`, `dino` or `videomae`.
         num_shots: Shots of a window: the scenes of a training sample.
         max_shots: Most shots of a group; windows that overlap are joined up to it.
-        min_sim, max_sim: Range of the similarity of neighbours; None takes the embedder's.
+        min_sim, max_sim: Range of the similarity of neighbours, or of all shots of a window by `puppet`; None
+            takes the embedder's.
         max_gap_s: Longest time between neighbours in the film, such as a shot that was not kept.
-        all_pairs: Whether every pair of a window must lie in the range, not only neighbours.
+        all_pairs: Whether every pair of a window must lie in the range, not only neighbours; `puppet` judges
+            all shots at once anyway.
     """
 
     embedder: Literal["auto", "vit", "efficientnet", "puppet", "viclip", "clip", "dino", "videomae"] = "auto"
