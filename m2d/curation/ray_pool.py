@@ -14,6 +14,8 @@ from typing import Any, Self, TypeVar
 from m2d.data.decode import Broken
 from m2d.errors import BackendUnavailable
 
+# A busy machine may take so long to start a process, which is no fault of the input.
+_START_S = 60.0
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -66,7 +68,7 @@ class RayPool:
     def _result(self, reference: Any) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(reference, timeout=self._time_limit_s)
+            return self._ray.get(reference, timeout=_START_S + self._time_limit_s)
         except errors.GetTimeoutError:
             self._ray.cancel(reference, force=True)
             return Broken(reason=f"is not decoded after {self._time_limit_s:g} s; its task was ended")
