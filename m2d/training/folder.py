@@ -47,11 +47,20 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
         yield part
         if with_manifest:
             _write_manifest(part)
+        _give_usual_permissions(part)
         sync_tree(part)
         old = _move_away(path) if path.exists() else None
         rename_folder(part, path)
         if old is not None:
             remove_tree(old)
+
+
+def _give_usual_permissions(folder: Path) -> None:
+    """Let those read the files who can read the folder: libraries write weights for their owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def remove_folder(path: Path) -> None:

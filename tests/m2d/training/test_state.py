@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from m2d.errors import CheckpointError, OutputError
-from m2d.training.folder import remove_leftovers
+from m2d.training.folder import publish_folder, remove_leftovers
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.recipe import OptimizerRecipe
 from m2d.training.state import (
@@ -190,3 +191,13 @@ def test_a_manifest_of_other_values_is_no_manifest(tmp_path: Path, files: str) -
     found = find_checkpoint(tmp_path)
     assert found.path == before
     assert "is not a manifest" in found.rejected[0]
+
+
+def test_whoever_may_read_a_published_folder_may_read_its_weights(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "model") as part:
+        (part / "vae").mkdir()
+        save_file({"weight": torch.zeros(1)}, part / "vae" / "weights.safetensors")
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    usual = (tmp_path / "model").stat().st_mode & 0o666
+    assert len(files) == 2
+    assert {path.stat().st_mode & 0o777 for path in files} == {usual}
