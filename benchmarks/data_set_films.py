@@ -141,8 +141,8 @@ def repeat_film(film: Path, out: Path, *, until_s: float) -> float:
         target.metadata.update(source.metadata)
         copy = target.add_stream_from_template(stream)
         packets = [packet for packet in source.demux(stream) if packet.dts is not None]
-        times = [(packet.pts, packet.dts) for packet in packets]
-        end = max(pts + packet.duration for packet, (pts, _) in zip(packets, times, strict=True))
+        times = [(packet.pts or 0, packet.dts or 0) for packet in packets]
+        end = max(pts + (packet.duration or 0) for packet, (pts, _) in zip(packets, times, strict=True))
         assert stream.time_base is not None
         rounds = math.ceil(until_s / float(end * stream.time_base))
         for number in range(rounds):

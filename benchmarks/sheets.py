@@ -116,13 +116,18 @@ def small_png(picture: Image.Image, *, limit_bytes: int = LARGEST_BYTES) -> byte
         *itertools.product([picture], _PALETTES[:3]),
         *itertools.product([half], _PALETTES),
     ]:
-        # No dithering: noise on enlarged pixels looks bad and compresses badly.
-        reduced = sized if colours is None else sized.quantize(colours, dither=Image.Dither.NONE)
+        reduced = sized if colours is None else _with_colours(sized, colours)
         file = io.BytesIO()
         reduced.save(file, "PNG", optimize=True)
         if file.tell() <= limit_bytes:
             return file.getvalue()
     raise ValueError(f"a picture of {picture.width}x{picture.height} does not fit into {limit_bytes} bytes")
+
+
+def _with_colours(picture: Image.Image, colours: int) -> Image.Image:
+    """Reduce the colours; those of small things, such as actors, are kept beside those of large areas."""
+    # No dithering: noise on enlarged pixels looks bad and compresses badly.
+    return picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
 
 
 def _captioned(picture: Image.Image, prompt: str) -> Image.Image:

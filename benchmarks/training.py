@@ -138,13 +138,13 @@ class Sizes:
 
 def our_step(sizes: Sizes, run: Path, data_s: list[float]) -> Callable[[], object]:
     """Return a function that trains one step as `m2d train` does; it appends the seconds of its batch."""
-    model = sizes.model()
-    recipe = sizes.recipe()
+    model, recipe = sizes.model(), sizes.recipe()
+    frames, _, height, width = sizes.latent_shape
     setup = TrainingSetup(
         recipe=recipe,
         stories=sizes.stories(),
         schedule=_schedule(),
-        layout=sizes.layout(),
+        layouts={(frames, height, width): sizes.layout()},
         run=run,
         facts={},
     )

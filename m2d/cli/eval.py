@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from m2d.evaluation.report import Report
 
 _SHOWN = ("visual", "semantic", "sequence", "cross_talk", "cut_accuracy", "colour_jump", "smoothness")
+EmbedderOption = Annotated[
+    Literal["auto", "puppet", "natural", "viclip", "clip", "dino", "videomae", "none"],
+    typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
+]
+EmbedderModelOption = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Weights of viclip, clip, dino or videomae, or their hub name."),
+]
 
 
 def evaluate(
@@ -35,14 +43,8 @@ def evaluate(
         Path | None,
         typer.Option(help="A recipe, a folder of recipes, or JSON as in Figure 5; default: the films' own."),
     ] = None,
-    embedder: Annotated[
-        Literal["auto", "puppet", "natural", "viclip", "clip", "dino", "videomae", "none"],
-        typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
-    ] = "auto",
-    embedder_model: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Weights of viclip, clip, dino or videomae, or their hub name."),
-    ] = None,
+    embedder: EmbedderOption = "auto",
+    embedder_model: EmbedderModelOption = None,
     export: Annotated[
         str,
         typer.Option(metavar="NAME,NAME", help="Also write the scenes for vbench, entitybench or msvbench."),
@@ -52,7 +54,7 @@ def evaluate(
         typer.Option("--watch", help="VIDEO_OR_FOLDER is a training: evaluate its validation films."),
     ] = False,
     device: Annotated[
-        str, typer.Option(help="Device of the networks of real videos: cpu, cuda or cuda:1.")
+        str, typer.Option(help="Device of networks of real videos: cpu, cuda, cuda:1.")
     ] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
     as_json: ResultJsonFlag = False,

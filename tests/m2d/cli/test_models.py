@@ -19,6 +19,8 @@ def test_the_list_has_every_published_model_with_its_rules(m2d: Run) -> None:
     assert found["builtin:puppet"]["num_scenes"] == found["Mask2DiT"]["num_scenes"] == 3
     assert json.loads(m2d("models", "show", "qth/Mask2DiT", "--json").stdout) == found["Mask2DiT"]
     assert m2d("models", "list").stdout.count("not known") == 2
+    takes_image = {name: found[f"builtin:{name}"]["takes_image"] for name in ("puppet", "puppet-large")}
+    assert takes_image == {"puppet": False, "puppet-large": True}
 
 
 def test_a_folder_and_the_published_name_of_its_layout_have_the_same_rules(m2d: Run, folder: Path) -> None:
@@ -26,19 +28,10 @@ def test_a_folder_and_the_published_name_of_its_layout_have_the_same_rules(m2d: 
     ours, published = (
         json.loads(m2d("models", "show", name, "--json").stdout) for name in ("random", "cogvideox1.5-5b")
     )
-    same = (
-        "width",
-        "height",
-        "size_step",
-        "num_frames",
-        "frame_step",
-        "fps",
-        "max_text_tokens",
-        "needs_image",
-        "takes_image",
-    )
+    same = ("size_step", "frame_step", "fps", "max_text_tokens", "needs_image", "takes_image")
     assert {key: ours[key] for key in same} == {key: published[key] for key in same}
-    assert "81 a scene at 16 fps; 16k+1" in m2d("models", "show", "random").stdout
+    assert "17 a scene at 16 fps; 16k+1" in m2d("models", "show", "random").stdout
+    assert (ours["width"], ours["height"], published["width"], published["height"]) == (80, 48, 1360, 768)
     assert not list(folder.glob(".*"))
 
 
