@@ -83,7 +83,7 @@ HEADLINES = (
     Headline(
         report="quality-large",
         key="drift.all",
-        what="Differences between scenes that no prompt asks for, without attention between scenes = 100 %",
+        what="Differences that no prompt asks for, stories with one setting; separate scenes = 100 %",
     ),
     Headline(
         reader="deployment",

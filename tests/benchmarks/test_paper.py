@@ -59,7 +59,7 @@ def test_a_difference_whose_interval_holds_the_limit_decides_nothing() -> None:
 
 def test_a_claim_that_fails_is_shown_as_it_is() -> None:
     text = tables(summary(comparison(mask2dit=40.0, talc=60.0)))
-    claim = "Mask2DiT is first in Sequence Consistency"
+    claim = "Mask2DiT is first of the paper's five methods in Sequence Consistency"
     assert f"| {claim} | next: talc, -10.00 (-10.00 to -10.00) | **does not hold** |" in text
 
 
