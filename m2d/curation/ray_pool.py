@@ -85,10 +85,10 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise BackendUnavailable("--cluster: ray needs the package ray; pip install 'm2d[ray]'") from error
+        raise BackendUnavailable("cluster: it needs the package ray; pip install 'm2d[ray]'") from error
     if not ray.is_initialized():
         try:
             ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise BackendUnavailable(f"--cluster: Ray cannot start ({error})") from error
+            raise BackendUnavailable(f"cluster: Ray cannot start ({error})") from error
     return ray

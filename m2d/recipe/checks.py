@@ -85,8 +85,7 @@ def image_problems(recipe: Recipe, geometry: ModelGeometry, *, places: Places) -
         elif geometry.image_channels and scene.image is None and scene.join != "continue":
             field, message = (
                 "prompt",
-                "the model needs a picture to start from; give image: first.png (--set image=first.png), "
-                "or join: continue",
+                "the model needs a picture to start from; give image: first.png, or join: continue",
             )
         if message:
             problems.append(places.problem(("scenes", index, field), message))

@@ -18,9 +18,7 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed")
 def test_a_missing_package_is_named(films: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        BackendUnavailable, match=r"--cluster: ray needs the package ray; pip install 'm2d\[ray"
-    ):
+    with pytest.raises(BackendUnavailable, match=r"cluster: it needs the package ray; pip install 'm2d\[ray"):
         build_set(tmp_path / "set", films, cluster="ray", stages=("scan",))
 
 
