@@ -89,10 +89,7 @@ def evaluate(
         from m2d.tasks.eval_watch import METRICS, watch_training
 
         rows = watch_training(plan, reporter)
-        if as_json:
-            write_json({"steps": rows})
-        else:
-            write_result(plan.out / METRICS)
+        write_json({"steps": rows}) if as_json else write_result(plan.out / METRICS)
         return
     result = evaluate_videos(plan, reporter)
     if not quiet:

@@ -36,7 +36,6 @@ class _Run(TypedDict):
     resume: bool
     max_minutes: float | None
     num_threads: int | None
-    cache: Path | None
 
 
 class Resuming(TyperCommand):
@@ -124,13 +123,11 @@ def train(
             write_json(_document(*found)) if as_json else _show_plan(*found)
         return
     folder = out if out is not None else run_folder_for(recipe or clips.data)
+    how = _Run(resume=resume, max_minutes=max_minutes, num_threads=threads)
     if document is None:
-        report = train_on(
-            clips, reporter, run=folder, resume=resume, num_threads=threads, max_minutes=max_minutes
-        )
+        report = train_on(clips, reporter, run=folder, **how)
     else:
-        how = _Run(resume=resume, max_minutes=max_minutes, num_threads=threads, cache=cache)
-        report = run(TrainingPlan(recipe=document, run=folder, **how), reporter)
+        report = run(TrainingPlan(recipe=document, run=folder, cache=cache, **how), reporter)
     if report.is_main:
         facts = {"run": folder} | pick(report, "model", "step", "held_out_loss")
         write_json(facts) if as_json else write_result(report.model)
