@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from m2d.errors import InputError, Interrupted, OutputError, Remedy
+from m2d.errors import CheckpointError, InputError, Interrupted, OutputError, Remedy
 from m2d.methods.keyframes import _references
 from m2d.methods.methods import METHODS
 from m2d.progress import SilentReporter
@@ -138,6 +138,15 @@ def test_an_image_to_video_model_starts_from_drawn_keyframes(tmp_path: Path) -> 
     pictures = sorted((tmp_path / "storydiffusion" / "keyframes").glob("*.png"))
     scenes = recorded(tmp_path, "storydiffusion")["scenes"]
     assert [scene["image"] for scene in scenes] == [path.name for path in pictures]
+
+
+def test_networks_that_are_missing_are_named_before_films_are_made(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(CheckpointError, match="these scores need efficientnet i3d minilm"):
+        compare(plan(tmp_path / "out", tiny_folder, ["plain"], embedder="auto"), SilentReporter())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_repeated_comparison_keeps_films_and_adds_methods(
