@@ -304,8 +304,13 @@ class Pipeline:
         return choose_embedder(self.data.settings.relate, shots, is_puppet=is_puppet)
 
     def _related(self, shots: list[Shot], windows: list[Outcome[Window]]) -> Related:
-        choice = self._choice(shots)
-        sims = _similarity(choice, outputs_of(self.embed.read()))
+        choice, vectors = self._choice(shots), outputs_of(self.embed.read())
+        places = {place for line in windows for window in line.outputs for place in window.places}
+        if len(vectors) != len(shots) or not places <= set(range(len(shots))):
+            raise DatasetError(
+                f"{self.relate.path}: stages filter, embed and relate do not belong together; build again"
+            )
+        sims = _similarity(choice, vectors)
         settings = self.data.settings.relate
         shown = settings if choice.is_joint else settings.model_copy(update={"num_shots": 2})
         every = judge_windows(shots, shown, sim_range=(-1.0, 1.0), similarity=sims, is_joint=choice.is_joint)

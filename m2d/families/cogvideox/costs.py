@@ -8,6 +8,7 @@ operations grow by the same number with every further frame, so short scenes are
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -33,7 +34,8 @@ def empty_part(name: str, config: Mapping[str, Any]) -> nn.Module:
         if name == "vae":
             from diffusers import AutoencoderKLCogVideoX
 
-            return AutoencoderKLCogVideoX(**known).eval()  # type: ignore[no-any-return]  # diffusers is untyped
+            vae: nn.Module = AutoencoderKLCogVideoX(**_taken(AutoencoderKLCogVideoX, known))
+            return vae.eval()
         if name == "text_encoder":
             from transformers import T5Config, T5EncoderModel
 
@@ -41,8 +43,13 @@ def empty_part(name: str, config: Mapping[str, Any]) -> nn.Module:
             return T5EncoderModel(settings).eval()  # type: ignore[no-any-return]  # transformers is untyped
         from m2d.families.cogvideox.transformer import SceneTransformer
 
-        known.pop("attn_msk_version", None)
-        return SceneTransformer(**known).eval()  # type: ignore[no-any-return]  # nn.Module.eval
+        return SceneTransformer(**_taken(SceneTransformer, known)).eval()  # type: ignore[no-any-return]  # nn.Module.eval
+
+
+def _taken(network: type[nn.Module], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a network takes of its config: other keys are ignored, as they are when it is loaded."""
+    names = inspect.signature(network.__init__).parameters
+    return {key: value for key, value in config.items() if key in names}
 
 
 def vae_costs(

@@ -14,6 +14,7 @@ from m2d.curation.stage_file import StageFile, kind_of
 from m2d.data.dataset_file import read_groups, shots_of
 from m2d.errors import DatasetError, InputError, OutputBusy, RecipeError
 from m2d.lock import hold
+from m2d.tasks.data import show_group
 from tests.m2d.curation.conftest import build_set
 
 STAGES = ("scan", "clips", "shots", "filter", "embed", "relate", "caption", "pack")
@@ -195,3 +196,14 @@ def test_official_files_hold_a_video_for_every_shot(straight: Path, films: Path,
     table = (data_set / "official" / "pretrain.csv").read_text().splitlines()
     assert table[0] == "fps,width,height,caption,path,num_frame"
     assert len(table) == 1 + len(shots_of(stories))
+
+
+@pytest.mark.parametrize("stage", ["embed", "filter"])
+def test_stages_that_do_not_belong_together_are_refused(straight: Path, tmp_path: Path, stage: str) -> None:
+    shutil.copytree(straight, tmp_path / "set")
+    file = tmp_path / "set" / "stages" / f"{stage}.jsonl"
+    kept = [line for line in file.read_text().splitlines() if '"reason":""' in line]
+    others = [line for line in file.read_text().splitlines() if '"reason":""' not in line]
+    file.write_text("\n".join([*others, *kept[1:]]) + "\n")
+    with pytest.raises(DatasetError, match="do not belong together; build again"):
+        show_group(tmp_path / "set", 0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from m2d.families.cogvideox.costs import vae_costs
+from m2d.families.cogvideox.costs import empty_part, vae_costs
 from m2d.families.registry import known_model
 from m2d.placement.counting import count
 
@@ -51,3 +51,9 @@ def test_the_vae_of_the_published_models_takes_what_was_counted_of_it_whole() ->
     assert costs.decode_bytes["sliced"] / 2**30 == pytest.approx(18.2, rel=0.01)
     assert costs.decode_flops / 1e12 == pytest.approx(315.0, rel=0.001)
     assert costs.encode_flops / 1e12 == pytest.approx(149.0, rel=0.001)
+
+
+def test_a_key_that_a_network_does_not_take_is_ignored_as_it_is_when_it_is_loaded() -> None:
+    config = known_model("cogvideox-5b").vae
+    named = [dict(empty_part("vae", each).named_parameters()) for each in (config, {**config, "las": 1})]
+    assert named[0].keys() == named[1].keys()
