@@ -90,15 +90,22 @@ def join_windows(
     *,
     similarity: Similarity,
 ) -> list[Group]:
-    """Join kept windows that overlap to groups of at most `max_shots`; no shot is in two groups."""
+    """Join kept windows that follow each other shot by shot to groups of at most `max_shots`.
+
+    No shot is in two groups, and no group has a window that was rejected.
+    """
     chains: list[list[int]] = []
+    before = used = -1
     for line in windows:
         for window in line.outputs:
             first, last = window.places[0], window.places[-1]
-            if chains and first <= chains[-1][-1]:
-                chains[-1] += range(chains[-1][-1] + 1, last + 1)
+            is_next = chains and first == before + 1 and first <= used
+            added = range(max(first, used + 1), last + 1)
+            if is_next:
+                chains[-1] += added
             else:
-                chains.append(list(window.places))
+                chains.append(list(added))
+            before, used = first, last
     groups = []
     for chain in chains:
         for places in _pieces(chain, fewest=settings.num_shots, most=settings.max_shots):

@@ -97,6 +97,8 @@ def _published_vocabulary(path: Path) -> dict[str, Any]:
 
     reader = zlib.decompressobj(wbits=31)
     text = reader.decompress(read_bytes(path, limit_bytes=_MOST_BYTES), _MOST_BYTES).decode("utf-8")
+    if not reader.eof:
+        raise ValueError(f"{path.name} is cut off, or too large")
     merges = text.splitlines()[1 : 1 + _NUM_MERGES]
     signs = list(bytes_to_unicode().values())
     words = [*signs, *(sign + "</w>" for sign in signs), *("".join(merge.split()) for merge in merges)]

@@ -141,9 +141,7 @@ def check_device(name: str) -> None:
 
 
 def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
-    choice = plan.embedder
-    if choice == "auto":
-        choice = "puppet" if all(story.is_puppet for story in stories) else "natural"
+    choice = chosen_embedder(plan.embedder, is_puppet=all(story.is_puppet for story in stories))
     if choice == "none":
         return None
     if choice == "puppet":
@@ -160,6 +158,17 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     has_reference = plan.reference is not None
     check_networks(has_prompts=has_prompts, has_reference=has_reference)
     return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
+
+
+def chosen_embedder(choice: EmbedderChoice, *, is_puppet: bool) -> EmbedderChoice:
+    """Return what `auto` stands for; any other choice stays.
+
+    Args:
+        is_puppet: Whether embedded models made all films.
+    """
+    if choice != "auto":
+        return choice
+    return "puppet" if is_puppet else "natural"
 
 
 def check_networks(*, has_prompts: bool, has_reference: bool) -> None:

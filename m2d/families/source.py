@@ -104,7 +104,9 @@ class ModelSource:
             component = COMPONENTS[name]
             files.add(find_file(self.path, f"{name}/{component.config}"))
             files |= {tensor.file for tensor in find_weights(self.path, name, component.stem).values()}
-        return {path.relative_to(self.path).as_posix(): sha256_file(path) for path in sorted(files)}
+        found = {path.relative_to(self.path).as_posix(): sha256_file(path) for path in sorted(files)}
+        # It changes how given first frames are denoised. Models without it keep their digests.
+        return found | ({"starts_from_images": "true"} if self.geometry.starts_from_images else {})
 
 
 def _combined(digests: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from m2d.evaluation.comparison import (
     comparison_json,
     comparison_markdown,
 )
-from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, check_networks, evaluate
+from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, check_networks, chosen_embedder, evaluate
 from m2d.families.source import ModelSource, resolve_model
 from m2d.files import write_bytes, write_json
 from m2d.film.job import FilmJob, PlannedRun
@@ -95,7 +95,7 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
         raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
     stories = plan_stories(plan.stories, model=plan.model, overrides=plan.overrides)
     _check_stories(stories)
-    if plan.embedder == "natural" or (plan.embedder == "auto" and not stories[0].source.is_puppet):
+    if chosen_embedder(plan.embedder, is_puppet=stories[0].source.is_puppet) == "natural":
         # Before films are made, which may take hours.
         check_networks(has_prompts=True, has_reference=plan.reference is not None)
     films = _Films(plan, stories, reporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from m2d.families.family import KnownModel
@@ -79,6 +80,17 @@ _5B_LICENCE = "CogVideoX License"
 _V1_5_RULES: dict[str, Any] = {"height": 768, "width": 1360, "num_frames": 81, "fps": 16, "frame_step": 16}
 _V1_RULES: dict[str, Any] = {"height": 480, "width": 720, "num_frames": 49, "fps": 8, "frame_step": 4}
 
+_5B = KnownModel(
+    name="CogVideoX-5b",
+    num_parameters=5_570_283_072,
+    licence=_5B_LICENCE,
+    pipeline=_TEXT_TO_VIDEO,
+    dtype="bfloat16",
+    transformer=_COMMON,
+    vae=_VAE,
+    text_encoder=_T5_XXL,
+    **_V1_RULES,
+)
 _MODELS = (
     KnownModel(
         name="CogVideoX-2b",
@@ -97,30 +109,13 @@ _MODELS = (
         snr_shift_scale=3.0,
         **_V1_RULES,
     ),
-    KnownModel(
-        name="CogVideoX-5b",
-        num_parameters=5_570_283_072,
-        licence=_5B_LICENCE,
-        pipeline=_TEXT_TO_VIDEO,
-        dtype="bfloat16",
-        transformer=_COMMON,
-        vae=_VAE,
-        text_encoder=_T5_XXL,
-        **_V1_RULES,
-    ),
+    _5B,
     # Only its transformer is published; the other parts are those of CogVideoX-5b.
-    KnownModel(
+    replace(
+        _5B,
         name="Mask2DiT",
-        num_parameters=5_570_283_072,
-        licence=_5B_LICENCE,
-        pipeline=_TEXT_TO_VIDEO,
-        dtype="bfloat16",
-        transformer=_COMMON,
-        vae=_VAE,
-        text_encoder=_T5_XXL,
         num_scenes=3,
         transformer_class="MultiPromptCogVideoXTransformer3DModel",
-        **_V1_RULES,
     ),
     KnownModel(
         name="CogVideoX-5b-I2V",

@@ -48,6 +48,20 @@ def test_a_joint_similarity_judges_a_window_at_once() -> None:
     assert lines[0].outputs[0].similarities == (0.7,)
 
 
+def test_a_group_has_no_window_that_was_rejected() -> None:
+    # The second of five windows: the first and the third share a shot, which stays with the first.
+    shots, settings = shots_at(*(4.0 * number for number in range(7))), RelateSettings()
+    lines = judge_windows(
+        shots,
+        settings,
+        sim_range=(0.5, 1.0),
+        similarity=lambda places: 0.1 if tuple(places) == (1, 2, 3) else 0.9,
+        is_joint=True,
+    )
+    groups = join_windows(lines, shots, settings, similarity=lambda _: 0.9)
+    assert [group.shots for group in groups] == [tuple(shots[:3]), tuple(shots[3:])]
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(3, [3]), (6, [6]), (7, [4, 3]), (8, [4, 4]), (13, [5, 4, 4])])
 def test_long_chains_are_divided_evenly(count: int, sizes: list[int]) -> None:
     shots, settings = shots_at(*(4.0 * number for number in range(count))), RelateSettings()

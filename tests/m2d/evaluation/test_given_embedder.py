@@ -84,7 +84,11 @@ def test_the_published_vocabulary_is_read(tmp_path: Path) -> None:
     texts = ClipTexts(tmp_path, context=8)
     # 256 bytes, the 256 of words' ends, the merges in their order: `a a` is the first, `!` the first byte.
     assert texts.pieces("! aaa") == [[256, 512, 320]]
-    (tmp_path / "bpe_simple_vocab_16e6.txt.gz").write_bytes(b"no gzip")
+    file = tmp_path / "bpe_simple_vocab_16e6.txt.gz"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match=r"bpe_simple_vocab_16e6\.txt\.gz is cut off"):
+        ClipTexts(tmp_path, context=8)
+    file.write_bytes(b"no gzip")
     with pytest.raises(CheckpointError, match="holds no tokenizer of CLIP"):
         ClipTexts(tmp_path, context=8)
 
