@@ -14,7 +14,10 @@ from m2d.errors import EXIT_FAILED
 if TYPE_CHECKING:
     from m2d.evaluation.report import Report
 
-_SHOWN = ("visual", "semantic", "sequence", "cross_talk", "cut_accuracy", "colour_jump", "smoothness")
+_SHOWN = (
+    *("visual", "semantic", "sequence", "cross_talk", "prompt_recall_1", "prompt_auc", "scene_auc"),
+    *("cut_accuracy", "colour_jump", "smoothness"),
+)
 EmbedderOption = Annotated[
     Literal["auto", "puppet", "natural", "viclip", "clip", "dino", "videomae", "none"],
     typer.Option(help="Networks of the scores; auto: puppet for films of the embedded models."),
@@ -104,13 +107,12 @@ def evaluate(
 
 def _show(report: Report) -> None:
     from m2d.cli.console import show_fields, show_gap
-    from m2d.evaluation.report import interval_text
-    from m2d.evaluation.scores import MEANINGS
+    from m2d.evaluation.report import figure_title, interval_text
 
     rows = [
         (
             name.replace("_", " "),
-            "  ".join([f"{figure.value:.4g}", interval_text(figure), MEANINGS[name]]),
+            "  ".join([f"{figure.value:.4g}", interval_text(figure), figure_title(name, figure)]),
         )
         for name, figure in report.figures.items()
         if name in _SHOWN

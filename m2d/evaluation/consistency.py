@@ -2,7 +2,7 @@
 
 The paper prints Visual, Semantic and Sequence Consistency (Table 1) without an equation; its numbers fit
 Sequence = (Visual + Semantic) / 2 exactly. Knows no embedder. All scores are in percent.
-Shapes: N scenes of one story, D features of an embedding.
+Shapes: N, M scenes or prompts, D features of an embedding.
 """
 
 from __future__ import annotations
@@ -34,12 +34,10 @@ class StoryScores:
     cross_talk_N: Scores
 
 
-def cosines(embeddings_ND: Scores) -> Scores:
-    """Return the cosine of every pair of embeddings, (N, N); that of an embedding of zeros is 0."""
-    lengths_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
-    unit_ND = np.divide(embeddings_ND, lengths_N1, where=lengths_N1 > 0, out=np.zeros_like(embeddings_ND))
-    products_NN: Scores = unit_ND @ unit_ND.T
-    return products_NN
+def cosines(first_ND: Scores, second_MD: Scores) -> Scores:
+    """Return the cosine of every pair of embeddings, (N, M); that of an embedding of zeros is 0."""
+    products_NM: Scores = _unit(first_ND) @ _unit(second_MD).T
+    return products_NM
 
 
 def score_story(similarity_NN: Scores, match_NN: Scores | None) -> StoryScores:
@@ -79,6 +77,14 @@ def tally_means(values: Sequence[float]) -> Tally:
     values_S = np.array(values, dtype=np.float64)
     is_known_S = ~np.isnan(values_S)
     return Tally(amounts_S=np.where(is_known_S, values_S, 0.0), counts_S=is_known_S.astype(np.float64))
+
+
+def _unit(embeddings_ND: Scores) -> Scores:
+    lengths_N1 = np.linalg.norm(embeddings_ND, axis=1, keepdims=True)
+    unit_ND: Scores = np.divide(
+        embeddings_ND, lengths_N1, where=lengths_N1 > 0, out=np.zeros_like(embeddings_ND)
+    )
+    return unit_ND
 
 
 def _mean_of_others(values_NN: Scores) -> Scores:

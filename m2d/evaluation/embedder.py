@@ -1,7 +1,7 @@
 """What evaluation needs of networks: features of a scene's frames, and scores made from them.
 
 An extractor turns the frames of a scene into one vector, which is cached; an embedder turns the vectors of a
-story into similarities. Shapes: N scenes of a story, D features, H W pixels, C channels.
+story into similarities. Shapes: N scenes, M prompts, D features, H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Embedder(Protocol):
     def extractors(self) -> Mapping[str, Extractor]:
         """The networks, by a short name."""
 
-    def similarity(self, features: Features) -> npt.NDArray[np.float64]:
-        """Return how similar every pair of scenes is, (N, N), at most 1."""
+    def embeddings(self, features: Features) -> npt.NDArray[np.float64]:
+        """Return vectors whose cosine is how similar two scenes are, (N, D)."""
 
     def match(self, features: Features, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return how well each scene (row) matches each prompt (column), (N, N), at most 1; NaN: unknown."""
+        """Return how well each scene (row) matches each prompt (column), (N, M), at most 1; NaN: unknown."""
 
     def distance_features(self, features: Features) -> npt.NDArray[np.float64]:
         """Return the vectors that set distances compare, (N, D)."""

@@ -51,17 +51,16 @@ class GivenEmbedder:
         self.name, self._has_texts = name, has_texts
         self.distance_name = f"vectors of {name}"
 
-    def similarity(self, features: Features) -> Scores:
-        """Return the cosines of the scenes' vectors."""
-        return cosines(features[self.name])
+    def embeddings(self, features: Features) -> Scores:
+        """Return the scenes' vectors."""
+        return features[self.name]
 
     def match(self, features: Features, prompts: Sequence[str]) -> Scores:
         """Return the cosines of scenes and prompts; NaN for a network without a text encoder."""
         scenes_ND = features[self.name]
         if not self._has_texts:
             return np.full((len(scenes_ND), len(prompts)), np.nan)
-        both = cosines(np.concatenate([scenes_ND, self._network.encode(prompts)]))
-        return both[: len(scenes_ND), len(scenes_ND) :]
+        return cosines(scenes_ND, self._network.encode(prompts))
 
     def distance_features(self, features: Features) -> Scores:
         """Return the vectors themselves."""

@@ -7,7 +7,7 @@ independent would make the intervals too narrow. Shapes: S stories, K resamples.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -27,10 +27,12 @@ class Tally:
     Attributes:
         amounts_S: Per story, how many judgements were right, or the sum of what was measured.
         counts_S: Per story, how many judgements or measurements there were; may be 0.
+        chance: The figure that a guess would have, if that is known.
     """
 
     amounts_S: Amounts
     counts_S: Amounts
+    chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,18 +42,21 @@ class Figure:
     Attributes:
         value: NaN when there was nothing to count.
         count: Judgements or measurements behind it.
+        chance: The value that a guess would have, if that is known.
     """
 
     value: float
     low: float
     high: float
     count: int
+    chance: float | None = None
 
     def as_json(self) -> dict[str, float | int | None]:
         """The figure for a JSON file, rounded to four digits; null where there is no number."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         rounded = {key: None if math.isnan(each) else round(each, 4) for key, each in numbers.items()}
-        return {**rounded, "count": self.count}
+        chance = {} if self.chance is None else {"chance": round(self.chance, 4)}
+        return {**rounded, "count": self.count, **chance}
 
 
 def figure_of(tally: Tally) -> Figure:
@@ -59,7 +64,8 @@ def figure_of(tally: Tally) -> Figure:
     values_K = _quotients(*(_resampled(each) for each in (tally.amounts_S, tally.counts_S)))
     whole = _quotients(tally.amounts_S.sum(), tally.counts_S.sum())
     num_stories = int((tally.counts_S > 0).sum())
-    return _figure(float(whole), values_K, num_stories=num_stories, count=int(tally.counts_S.sum()))
+    figure = _figure(float(whole), values_K, num_stories=num_stories, count=int(tally.counts_S.sum()))
+    return replace(figure, chance=tally.chance)
 
 
 def ratio_of(tally: Tally, reference: Tally) -> Figure:

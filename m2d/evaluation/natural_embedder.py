@@ -3,7 +3,7 @@
 The label bridge (ConSE, Norouzi et al. 2014) compares a video with a text by way of class labels: the
 sentence vectors of the likeliest labels of I3D (actions) and of EfficientNet (things), weighted by their
 probability, against the sentence vector of the prompt. It is coarse; it is no CLIP score.
-Shapes: N scenes, K classes, D features of a sentence.
+Shapes: N scenes, M prompts, K classes, D features of a sentence.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class NaturalEmbedder:
         self._sentences = Sentences(device=device) if has_prompts else None
         self._labels = {name: self._label_vectors(name) for name in _LABELS} if has_prompts else {}
 
-    def similarity(self, features: Features) -> Scores:
-        """Return the cosines of the scenes' mean picture features."""
-        return cosines(features[_PICTURES][:, :NUM_FEATURES])
+    def embeddings(self, features: Features) -> Scores:
+        """Return the scenes' mean picture features."""
+        return features[_PICTURES][:, :NUM_FEATURES]
 
     def match(self, features: Features, prompts: Sequence[str]) -> Scores:
         """Return the mean of both label bridges: cosines of vectors from which the labels' mean is taken."""
         if self._sentences is None:
             raise ValueError("an embedder without prompts cannot match them")
-        texts_ND = self._sentences.encode(prompts)
+        texts_MD = self._sentences.encode(prompts)
         logits = {_PICTURES: features[_PICTURES][:, NUM_FEATURES:], _ACTIONS: features[_ACTIONS]}
-        scores = [_bridge(logits[name], self._labels[name], texts_ND) for name in _LABELS]
+        scores = [_bridge(logits[name], self._labels[name], texts_MD) for name in _LABELS]
         return np.asarray(np.mean(scores, axis=0))
 
     def distance_features(self, features: Features) -> Scores:
@@ -76,12 +76,11 @@ class NaturalEmbedder:
         return self._sentences.encode(text.splitlines())
 
 
-def _bridge(logits_NK: Scores, labels_KD: Scores, texts_ND: Scores) -> Scores:
+def _bridge(logits_NK: Scores, labels_KD: Scores, texts_MD: Scores) -> Scores:
     mean_D = labels_KD.mean(0)
     top_NT = np.argsort(-logits_NK, axis=1)[:, :_TOP]
     top_logits_NT = np.take_along_axis(logits_NK, top_NT, axis=1)
     weights_NT = np.exp(top_logits_NT - top_logits_NT[:, :1])
     weights_NT /= weights_NT.sum(1, keepdims=True)
     videos_ND = np.einsum("nt,ntd->nd", weights_NT, labels_KD[top_NT]) - mean_D
-    both = cosines(np.concatenate([videos_ND, texts_ND - mean_D]))
-    return both[: len(videos_ND), len(videos_ND) :]
+    return cosines(videos_ND, texts_MD - mean_D)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from m2d.errors import InputError
-from m2d.evaluation.consistency import Scores, cosines
+from m2d.evaluation.consistency import Scores
 from m2d.evaluation.embedder import Extractor, Features, Vector, spread
 from m2d.evaluation.intervals import Tally
 from m2d.families.opening import BUILTIN_MODELS, builtin_folder
@@ -71,8 +71,8 @@ class PuppetEmbedder:
         self.distance_name = "attribute classifier"
         self.extractors: Mapping[str, Extractor] = {READER: extractor}
 
-    def similarity(self, features: Features) -> Scores:
-        """Return the mean agreement of place, time, unprompted properties and looks of every pair of scenes.
+    def embeddings(self, features: Features) -> Scores:
+        """Return vectors whose cosine is the mean agreement of place, time, unprompted properties and looks.
 
         Two scenes agree on a class by the Bhattacharyya coefficient of its probabilities, on a number by the
         cosine of its distance, from 1 (equal) to -1 (opposite ends of its range). An actor off stage agrees
@@ -87,7 +87,7 @@ class PuppetEmbedder:
             for look in _LOOKS:
                 shown = is_on_N1 * share_of(answers, f"actor{slot + 1}.{look}")
                 parts.append(np.sqrt(np.concatenate([1 - is_on_N1, shown], axis=1)))
-        return cosines(np.concatenate(parts, axis=1))
+        return np.concatenate(parts, axis=1)
 
     def match(self, features: Features, prompts: Sequence[str]) -> Scores:
         """Return the mean probability of the properties that each prompt names; NaN if it names none."""

@@ -158,7 +158,8 @@ def _summary(report: Report) -> str:
 def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
     """Return name, value and interval of every figure and distance."""
     rows = [
-        (meaning(name), _text(figure.value), interval_text(figure)) for name, figure in report.figures.items()
+        (figure_title(name, figure), _text(figure.value), interval_text(figure))
+        for name, figure in report.figures.items()
     ]
     distance = report.distance
     if distance is not None:
@@ -176,6 +177,11 @@ def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
 def count_stories(count: int) -> str:
     """Return `1 story`, or `3 stories`."""
     return f"{count} {'story' if count == 1 else 'stories'}"
+
+
+def figure_title(name: str, figure: Figure) -> str:
+    """Return what a figure is, and what chance alone has, if that is known."""
+    return meaning(name) + ("" if figure.chance is None else f"; chance {_text(figure.chance)}")
 
 
 def meaning(name: str) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from m2d.evaluation.consistency import StoryScores, score_story, tally_means, tally_scores
+from m2d.evaluation.consistency import StoryScores, cosines, score_story, tally_means, tally_scores
 from m2d.evaluation.embedder import Embedder, Features
 from m2d.evaluation.frame_measures import DRIFTS, change_since_first, count_cuts, drift
 from m2d.evaluation.intervals import Figure, Tally, figure_of
 from m2d.evaluation.measure import SceneMeasures, StoryMeasures
+from m2d.evaluation.ranking import prompt_ranks, scene_ranks
 from m2d.evaluation.stories import VideoStory
 
 MEANINGS = {
@@ -23,6 +24,11 @@ MEANINGS = {
     "semantic": "Semantic Consistency, %",
     "sequence": "Sequence Consistency, %",
     "cross_talk": "Own prompt minus the others', points",
+    "prompt_recall_1": "Scenes whose own prompt ranks first in the set (R@1), share",
+    "prompt_recall_5": "Scenes whose own prompt is among the first five (R@5), share",
+    "prompt_auc": "Own prompt before another of the set (AUC), share",
+    "scene_recall_1": "Scenes most similar to one of their own story (R@1), share",
+    "scene_auc": "A scene of the own story before one of another (AUC), share",
     "cut_accuracy": "Cuts where scenes begin, F1 %",
     "colour_jump": "Colour jump at joins, levels",
     "lpips_within": "LPIPS within scenes",
@@ -74,7 +80,8 @@ def story_scores(story: VideoStory, measures: StoryMeasures, embedder: Embedder 
         return StoryScores(visual_N=unknown_N, semantic_N=unknown_N, cross_talk_N=unknown_N)
     features = features_of(measures)
     match_NN = None if story.prompts is None else embedder.match(features, story.prompts)
-    return score_story(embedder.similarity(features), match_NN)
+    embeddings_ND = embedder.embeddings(features)
+    return score_story(cosines(embeddings_ND, embeddings_ND), match_NN)
 
 
 def scene_rows(story: VideoStory, measures: StoryMeasures, scores: StoryScores) -> list[SceneRow]:
@@ -127,7 +134,14 @@ def figures(
         tallies[f"drift_{name}"] = tally_means(values)
     tallies["cut_accuracy"] = tally_means([_cut_accuracy(*each) for each in stories])
     if embedder is not None:
-        tallies |= embedder.truth([(features_of(measures), story.prompts) for story, measures in stories])
+        features = [features_of(measures) for measures in all_measures]
+        tallies |= embedder.truth(
+            [(each, story.prompts) for each, (story, _) in zip(features, stories, strict=True)]
+        )
+        tallies |= scene_ranks(embedder, features)
+        prompts = [story.prompts for story, _ in stories if story.prompts]
+        if len(prompts) == len(stories):
+            tallies |= prompt_ranks(embedder, features, prompts)
     found = {name: _figure(tally) for name, tally in tallies.items() if tally.counts_S.any()}
     shown = sorted(name for name in found if name not in MEANINGS)
     return {name: found[name] for name in (*MEANINGS, *shown) if name in found}

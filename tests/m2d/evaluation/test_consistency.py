@@ -9,7 +9,7 @@ from m2d.evaluation.intervals import figure_of
 
 def test_a_repeated_scene_has_full_visual_consistency() -> None:
     embeddings_ND = np.tile(np.random.default_rng(0).normal(size=16), (3, 1))
-    assert score_story(cosines(embeddings_ND), None).visual_N == pytest.approx([100.0] * 3)
+    assert score_story(cosines(embeddings_ND, embeddings_ND), None).visual_N == pytest.approx([100.0] * 3)
 
 
 def test_permuted_prompts_lower_semantic_consistency_and_cross_talk() -> None:
@@ -35,4 +35,5 @@ def test_a_single_scene_has_no_visual_score_and_does_not_count() -> None:
 
 
 def test_an_empty_embedding_resembles_nothing() -> None:
-    assert cosines(np.array([[0.0, 0.0], [1.0, 0.0]])) == pytest.approx(np.diag([0.0, 1.0]))
+    embeddings_ND = np.array([[0.0, 0.0], [1.0, 0.0]])
+    assert cosines(embeddings_ND, embeddings_ND) == pytest.approx(np.diag([0.0, 1.0]))

@@ -10,6 +10,7 @@ import torch
 
 from m2d.errors import CheckpointError, InputError
 from m2d.evaluation.clip_texts import ClipTexts
+from m2d.evaluation.consistency import cosines
 from m2d.evaluation.given_embedder import GivenEmbedder, given_folder
 from m2d.evaluation.viclip import ViCLIP, viclip_text_features
 from tests.m2d.curation.test_networks import viclip_weights
@@ -111,7 +112,7 @@ def test_scenes_and_prompts_are_compared_by_viclip(tmp_path: Path) -> None:
     match_NN = embedder.match(features, prompts)
     assert np.allclose(np.diag(match_NN), 1)
     assert np.abs(match_NN - np.eye(3)).max() > 0.01
-    assert np.allclose(match_NN, embedder.similarity(features))
+    assert np.allclose(match_NN, cosines(embedder.embeddings(features), texts_ND))
 
 
 @pytest.mark.parametrize(("name", "width"), [("dino", 16), ("videomae", 16)])

@@ -54,11 +54,16 @@ def test_drawn_films_follow_their_prompts_and_have_no_distance_from_themselves(
     assert (found["num_stories"], found["num_scenes"]) == (4, 12)
     assert found["figures"]["semantic"]["value"] > 90
     assert found["figures"]["shown.setting"]["value"] > 0.9
+    ranked = {name: found["figures"][name] for name in ("prompt_recall_1", "prompt_auc", "scene_auc")}
+    assert min(figure["value"] for figure in ranked.values()) > 0.9
+    assert ranked["prompt_recall_1"]["chance"] == pytest.approx(1 / 12, abs=1e-4)
     assert found["set_distance"]["frechet"] <= 1e-5 < found["set_distance"]["frechet_of_halves"]["value"]
     row = found["scenes"][1]
     assert (row["story"], row["scene"], row["contrast_change"] is None) == ("story-0", 2, False)
     page, table = ((tmp_path / "report" / name).read_text("utf-8") for name in (PAGE, TABLE))
     assert page.count("data:image/webp") == 12
+    assert "ranks first in the set (R@1), share; chance 0.08333" in page
+    assert "of another (AUC), share; chance 0.5 |" in table
     assert not re.search(r'src="(?!data:)', page)
     assert "| story-3 | 3 |" in table
 
@@ -137,7 +142,7 @@ def test_a_repeated_scene_has_full_visual_consistency(tmp_path: Path) -> None:
     assert (found["num_stories"], found["num_scenes"]) == (1, 2)
     assert found["figures"]["visual"]["low"] is None
     assert found["figures"]["visual"]["value"] == pytest.approx(100, abs=1e-3)
-    assert "semantic" not in found["figures"]
+    assert not [name for name in found["figures"] if name.startswith(("semantic", "prompt_", "scene_"))]
     assert any("no prompts" in note for note in found["notes"])
 
 
