@@ -7,7 +7,7 @@ of light, and casts return later. The truth lies beside the film. P frames, H he
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,15 +16,18 @@ import av
 import numpy as np
 
 from m2d import disk
-from m2d.files import publish, write_json
+from m2d.files import check_writable, publish, write_json
 from m2d.folders import make_folder
 from m2d.progress import Reporter
 from m2d.puppet.captions import varied_caption
 from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import Scene, Story, sample_story, story_generator
+from m2d.reading import parse_json, read_bytes
 from m2d.stop import StopRequest
+from m2d.video.open_film import FilmError, opened_film
 
 TRUTH_ENDING = ".captions.json"
+_MOST_TRUTH_BYTES = 1 << 28
 _TICKS = 1000
 SCENES_DRAWN = 16
 _SHOTS_OF_STORY = (3, 5)
@@ -69,10 +72,10 @@ class FilmShot:
 
 
 def render_films(plan: FilmPlan, reporter: Reporter, stop: StopRequest) -> list[Path]:
-    """Render films and their truth; return the films.
+    """Render films and their truth; return the films. Those of an interrupted run are kept.
 
     Raises:
-        OutputError: The disk refused, or a film is there already.
+        OutputError: The disk refused, or another film is there already.
         Interrupted: A stop was requested; finished films stay.
     """
     make_folder(plan.out)
@@ -109,10 +112,32 @@ def _write(path: Path, plan: FilmPlan, number: int) -> None:
         }
         for shot, (start, stop) in zip(shots, edges, strict=True)
     ]
+    beside = path.with_name(f"{path.stem}{TRUTH_ENDING}")
+    if path.is_file() and _is_truth(beside, truth) and _num_frames(path) == len(frames_PHWC):
+        return
+    check_writable(path, force=False)
+    # Before the film, which is complete with its truth then.
+    write_json(beside, truth)
     with publish(path, force=False) as part, disk.output_errors(path):
         title = f"Puppet film {plan.seed}-{number}"
         _encode(part, frames_PHWC, times_s[:-1], plan, title=title)
-    write_json(path.with_name(f"{path.stem}{TRUTH_ENDING}"), truth)
+
+
+def _is_truth(path: Path, truth: Sequence[Mapping[str, object]]) -> bool:
+    """Whether a file says the same of its film: seed and length are the same."""
+    try:
+        found = parse_json(read_bytes(path, limit_bytes=_MOST_TRUTH_BYTES))
+    except (OSError, ValueError):
+        return False
+    return bool(found == truth)
+
+
+def _num_frames(film: Path) -> int:
+    try:
+        with opened_film(film) as (_, stream):
+            return stream.frames
+    except FilmError:
+        return 0
 
 
 def _stories(plan: FilmPlan, number: int, draw: np.random.Generator) -> Iterator[tuple[int, Story]]:
