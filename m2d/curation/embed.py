@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import AfterValidator
 
 from m2d.curation.filter import shot_id, shot_name
 from m2d.curation.puppet_likeness import PuppetLikeness
@@ -21,7 +22,6 @@ from m2d.curation.shots import Shot
 from m2d.curation.stage_file import Outcome, key_of
 from m2d.curation.stills import opened_stills, stills_path
 from m2d.errors import DatasetError, InputError, Remedy
-from m2d.evaluation.consistency import cosines
 from m2d.evaluation.embedder import Embedder, Extractor, Features
 from m2d.evaluation.given_embedder import GIVEN, GivenEmbedder, given_folder
 from m2d.evaluation.natural_embedder import NaturalEmbedder
@@ -29,6 +29,7 @@ from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
 
 _VERSION = "embed/1"
+_LARGEST_VALUE = 1e6
 # Similarity of shots that belong together. That of puppets is a probability; the other is an estimate, which
 # the histogram of the report helps to correct.
 RANGES: Mapping[str, tuple[float, float]] = {"efficientnet": (0.5, 0.97), "puppet": (0.5, 1.0)}
@@ -55,8 +56,8 @@ class PairEmbedder:
 
     def likeness(self, features: Features) -> float:
         """Return the similarity of two shots."""
-        first_D, second_D = self._embedder.embeddings(features)
-        return float(cosines(first_D[None], second_D[None])[0, 0])
+        ((_, found), _) = self._embedder.similarity(features)
+        return float(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,17 +81,26 @@ class EmbedderChoice:
         return self.name == "puppet"
 
 
+def _array(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+
+
+def _is_vector(text: str) -> str:
+    # A sum of squares stays finite. NaN compares false.
+    if not (np.abs(_array(text)) < _LARGEST_VALUE).all():
+        raise ValueError("is not a vector of numbers")
+    return text
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vectors:
     """The vectors of one shot per network, float32 in base64."""
 
-    values: dict[str, str]
+    values: dict[str, Annotated[str, AfterValidator(_is_vector)]]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the vectors, (D,)."""
-        return {
-            name: np.frombuffer(base64.b64decode(text), dtype="<f4") for name, text in self.values.items()
-        }
+        return {name: _array(text) for name, text in self.values.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,9 +202,19 @@ def embed_shot(task: EmbedTask) -> Outcome[Vectors]:
 
 
 def likeness(choice: EmbedderChoice, vectors: Sequence[Vectors]) -> float:
-    """Return how similar shots are: two shots, or any number if the choice is joint."""
+    """Return how similar shots are: two shots, or any number if the choice is joint.
+
+    Raises:
+        DatasetError: The vectors are of another network, or of several.
+    """
     arrays = [each.arrays() for each in vectors]
-    features: Features = {
-        name: np.stack([each[name] for each in arrays]).astype(np.float64) for name in arrays[0]
-    }
-    return load_embedder(choice).likeness(features)
+    embedder = load_embedder(choice)
+    try:
+        features: Features = {
+            name: np.stack([each[name] for each in arrays]).astype(np.float64) for name in embedder.extractors
+        }
+        return embedder.likeness(features)
+    except (LookupError, ValueError) as error:
+        raise DatasetError(
+            f"the vectors of stage embed are not those of {choice.name}; build again"
+        ) from error

@@ -40,7 +40,7 @@ from m2d.curation.ray_pool import RayPool
 from m2d.curation.relate import Group, Similarity, Window, join_windows, judge_windows
 from m2d.curation.scan import ClipRange, Film, divide, find_films, scan_film, scan_tasks
 from m2d.curation.shots import Shot, ShotsTask, divide_range, shots_key
-from m2d.curation.stage_file import Outcome, StageCount, StageFile, run_stage
+from m2d.curation.stage_file import Outcome, StageCount, StageFile, apart, run_stage
 from m2d.curation.stills import stills_path
 from m2d.data.csv_format import WrittenClip, write_csv
 from m2d.data.decode import Broken
@@ -148,10 +148,6 @@ class Pipeline:
         """Return the groups of the finished stage `relate`."""
         return self._related(self.kept_shots(), self.relate.read())
 
-    def stories(self) -> list[Story]:
-        """Return the stories of the finished stage `pack`."""
-        return outputs_of(self.pack.read())
-
     def _run_scan(self) -> list[StageCount]:
         films = find_films(self.data.films)
         tasks = scan_tasks(self.data.films, films)
@@ -214,9 +210,12 @@ class Pipeline:
         lines: list[Outcome[Story]] = []
         for line in self.caption.read():
             for captions in line.outputs:
+                group = groups.get(captions.group)
+                if group is None or len(captions.texts) != len(group.shots):
+                    raise apart(self.data.folder, "relate", "caption")
                 story = Story(
                     number=sum(each.is_kept for each in lines),
-                    group=groups[captions.group],
+                    group=group,
                     captions=captions.texts,
                     caption_by=captions.by,
                 )
@@ -235,6 +234,8 @@ class Pipeline:
         tasks = []
         for story in stories:
             for number, (shot, caption) in enumerate(zip(story.group.shots, story.captions, strict=True), 1):
+                if shot.film not in films:
+                    raise apart(self.data.folder, "clips", "relate")
                 name = f"{VIDEOS}/{story.group.name}-{number}.mp4"
                 tasks.append(
                     VideoTask(
@@ -307,9 +308,7 @@ class Pipeline:
         choice, vectors = self._choice(shots), outputs_of(self.embed.read())
         places = {place for line in windows for window in line.outputs for place in window.places}
         if len(vectors) != len(shots) or not places <= set(range(len(shots))):
-            raise DatasetError(
-                f"{self.relate.path}: stages filter, embed and relate do not belong together; build again"
-            )
+            raise apart(self.data.folder, "filter", "embed", "relate")
         sims = _similarity(choice, vectors)
         settings = self.data.settings.relate
         shown = settings if choice.is_joint else settings.model_copy(update={"num_shots": 2})

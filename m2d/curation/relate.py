@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import Annotated
+
+from pydantic import Field
 
 from m2d.curation.filter import shot_id, shot_name
 from m2d.curation.settings import RelateSettings
@@ -24,7 +27,7 @@ Similarity = Callable[[Sequence[int]], float]
 class Window:
     """A kept window: places of its shots among all kept shots, and the similarities that were judged."""
 
-    places: tuple[int, ...]
+    places: Annotated[tuple[int, ...], Field(min_length=1)]
     similarities: tuple[float, ...]
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from m2d.curation.filter import shot_id, shot_name
 from m2d.curation.pack import Story
-from m2d.curation.pipeline import Pipeline, Related
+from m2d.curation.pipeline import Pipeline, Related, outputs_of
 from m2d.curation.relate import Group
 from m2d.curation.shots import Shot
+from m2d.curation.stage_file import apart
 from m2d.curation.stills import Stills, stills_path
 from m2d.errors import DatasetError
 from m2d.files import write_bytes
@@ -84,10 +85,8 @@ def write_report(pipeline: Pipeline) -> Path:
         DatasetError: Stage `relate` is not finished, or the stills are gone.
     """
     related, shots = pipeline.related(), pipeline.kept_shots()
-    stories = (
-        {story.group.name: story for story in pipeline.stories()} if pipeline.pack.path.is_file() else {}
-    )
     shown = related.groups[:MOST_GROUPS]
+    stories = _stories(pipeline, shown)
     html = render_template(
         "m2d.curation",
         "page",
@@ -98,7 +97,7 @@ def write_report(pipeline: Pipeline) -> Path:
         is_joint=related.embedder.is_joint,
         sim_range=related.sim_range,
         num_groups=len(related.groups),
-        groups=[_view(number, group, stories.get(group.name)) for number, group in enumerate(shown)],
+        groups=[_view(number, *each) for number, each in enumerate(zip(shown, stories, strict=True))],
         data={"strips": _strips(pipeline.data.folder, shown)},
         num_shots=len(shots),
         seconds=sum(shot.end_s - shot.start_s for group in related.groups for shot in group.shots),
@@ -117,10 +116,19 @@ def group_at(pipeline: Pipeline, number: int) -> GroupView:
     groups = pipeline.related().groups
     if not 0 <= number < len(groups):
         raise DatasetError(f"group {number}: there are {len(groups)}, counted from 0")
-    stories = (
-        {story.group.name: story for story in pipeline.stories()} if pipeline.pack.path.is_file() else {}
-    )
-    return _view(number, groups[number], stories.get(groups[number].name))
+    (story,) = _stories(pipeline, groups[number : number + 1])
+    return _view(number, groups[number], story)
+
+
+def _stories(pipeline: Pipeline, groups: Sequence[Group]) -> list[Story | None]:
+    """Return the story of each group; None for all before stage `pack`, and for groups of a later build."""
+    lines = pipeline.pack.read() if pipeline.pack.path.is_file() else []
+    stories = {story.group.name: story for story in outputs_of(lines)}
+    found = [stories.get(group.name) for group in groups]
+    for group, story in zip(groups, found, strict=True):
+        if story is not None and len(story.captions) != len(group.shots):
+            raise apart(pipeline.data.folder, "relate", "pack")
+    return found
 
 
 def _view(number: int, group: Group, story: Story | None) -> GroupView:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2d.curation.stage_file import Outcome, key_of
+from m2d.curation.stage_file import Count, Outcome, PathBelow, Rate, Side, Time, key_of
 from m2d.errors import DatasetError
 from m2d.files import sha256_file
 from m2d.video.crop_resize import shown_size, turn_of
@@ -50,16 +50,16 @@ class Film:
         is_puppet: Whether its title says that it shows the puppet world.
     """
 
-    name: str
+    name: PathBelow
     sha256: str
     codec: str
-    num_frames: int
-    fps: float
+    num_frames: Count
+    fps: Rate
     is_steady: bool
     zero_s: float
-    duration_s: float
-    width: int
-    height: int
+    duration_s: Time
+    width: Side
+    height: Side
     can_seek: bool
     is_puppet: bool
 
@@ -69,8 +69,8 @@ class ClipRange:
     """A part of a film, from `start_s` up to `end_s`."""
 
     film: Film
-    start_s: float
-    end_s: float
+    start_s: Time
+    end_s: Time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

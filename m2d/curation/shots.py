@@ -10,16 +10,18 @@ import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from m2d.curation.cut_detectors import DETECTORS
 from m2d.curation.dissolves import find_dissolves, in_one_shot, spans
 from m2d.curation.scan import ClipRange, Film
 from m2d.curation.settings import ShotSettings
-from m2d.curation.stage_file import Outcome, key_of
+from m2d.curation.stage_file import Count, Key, Outcome, PathBelow, Rate, Side, Time, key_of
 from m2d.curation.stills import SHORT_SIDE, Stills, StillsWriter, opened_stills, written_stills
 from m2d.video.crop_resize import Turn, turn_of
 from m2d.video.cuts import THUMBNAIL_SIDE, ShownPicture
@@ -42,6 +44,7 @@ _LATE_S = 0.5
 # Share of the picture after a dissolve that no motion explains from the one before. On puppet films dissolves
 # leave at least 0.54, and movements that look like mixing at most 0.05.
 _LEAST_NEW = 0.4
+_Hash = Annotated[str, Field(pattern=rf"^[0-9a-f]{{1,{_HASH_SIDE**2 // 4}}}$")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,22 +63,22 @@ class Shot:
         stills: Key of the file with its stills.
     """
 
-    film: str
+    film: PathBelow
     sha256: str
-    start_s: float
-    end_s: float
-    num_frames: int
-    fps: float
-    width: int
-    height: int
+    start_s: Time
+    end_s: Time
+    num_frames: Count
+    fps: Rate
+    width: Side
+    height: Side
     begins: str
     ends: str
     brightness: float
     motion: float
     border: float
     sharpness: float
-    hashes: tuple[str, str, str]
-    stills: str
+    hashes: tuple[_Hash, _Hash, _Hash]
+    stills: Key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from m2d import disk
 from m2d.errors import DatasetError
@@ -25,8 +25,25 @@ from m2d.video.digests import canonical_json, text_digest
 FOLDER = "stages"
 _MOST_BYTES = 4 << 30
 _DIGEST_LENGTH = 16
+_KEY_LENGTH = 40
 
 Output = TypeVar("Output")
+
+
+def _is_below(name: str) -> str:
+    path = Path(name)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError("is not the path of a file below a folder")
+    return name
+
+
+# What a line may hold: digests show that it was changed, but anybody can write them.
+Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{_KEY_LENGTH}}}$")]
+PathBelow = Annotated[str, AfterValidator(_is_below)]
+Time = Annotated[float, Field(ge=0, le=1e7)]
+Rate = Annotated[float, Field(ge=1e-6, le=1e6)]
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
+Count = Annotated[int, Field(ge=0, le=1 << 40)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +81,7 @@ class StageCount:
 
 def key_of(*parts: object) -> str:
     """Return the key of values that JSON can hold."""
-    return text_digest(canonical_json(parts))[:40]
+    return text_digest(canonical_json(parts))[:_KEY_LENGTH]
 
 
 class StageFile(Generic[Output]):
@@ -180,6 +197,12 @@ class StageFile(Generic[Output]):
         document = asdict(outcome)
         # As they are read back: tuples are lists.
         return f"{canonical_json(document | {'digest': _digest(document)})}\n".encode("ascii")
+
+
+def apart(data_set: Path, *stages: str) -> DatasetError:
+    """Return the error for stages whose lines are sound, but refer to what is not there."""
+    named = f"{', '.join(stages[:-1])} and {stages[-1]}"
+    return DatasetError(f"{data_set / FOLDER}: stages {named} do not belong together; build again")
 
 
 def kind_of(reason: str) -> str:

@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+from m2d.video.digests import canonical_json, text_digest
 from tests.attack.mutations import ODD_VALUES, change_file, change_one, change_text
 from tests.attack.originals import copy
 from tests.attack.trial import Trial
@@ -54,17 +55,17 @@ def _describe(clips: Path, kind: str) -> None:
 def data_set(originals: Path, case: Path, draw: random.Random) -> Trial:
     """Change a stage, the settings, a caption beside a film, or a setting of the command."""
     films, built = copy(originals / "films", case / "films"), copy(originals / "set", case / "set")
-    kind = draw.choice(("set", "set", "captions", "setting"))
+    kind = draw.choice(("set", "signed", "captions", "setting"))
     words = ["data", "build", "films", "--out", "set"]
-    if kind == "set":
-        what = change_one(built, draw)
+    if kind in ("set", "signed"):
+        what = change_one(built, draw) if kind == "set" else _change_signed(built / "stages", draw)
         words = draw.choice(
             [
                 words,
                 ["data", "show", "set", "0"],
                 ["data", "check", "set"],
                 ["data", "report", "--out", "set"],
-                ["data", "pack", "--out", "set"],
+                ["data", "pack", "--out", "set", *draw.choice(([], ["--set", "pack.videos=true"]))],
             ]
         )
     elif kind == "captions":
@@ -74,3 +75,42 @@ def data_set(originals: Path, case: Path, draw: random.Random) -> Trial:
         what = f"{draw.choice(_FIELDS)}={json.dumps(value)[:5000]}"
         words += ["--set", what]
     return Trial(words=words, what=what[:200])
+
+
+def _change_signed(stages: Path, draw: random.Random) -> str:
+    """Change a value in a line of a stage, and give the line its digest: nothing is signed with a key."""
+    file = draw.choice(sorted(stages.glob("*.jsonl")))
+    lines = file.read_text().splitlines()
+    place = draw.randrange(len(lines))
+    document = json.loads(lines[place])
+    del document["digest"]
+    holders = [holder for holder in _holders(document) if holder]
+    holder = draw.choice(holders)
+    key = draw.choice(list(holder)) if isinstance(holder, dict) else draw.randrange(len(holder))
+    holder[key] = draw.choice((*ODD_VALUES, *_other_values(holder[key])))
+    try:
+        document["digest"] = text_digest(canonical_json(document))[:16]
+    except ValueError:
+        document["digest"] = "0" * 16
+    lines[place] = json.dumps(document)
+    file.write_text("\n".join(lines) + "\n")
+    return f"{file.name}:{place + 1}: {key} is {str(holder[key])[:80]!r}"
+
+
+def _holders(value: object) -> list[dict[str, object] | list[object]]:
+    """Return all objects and lists in a JSON value."""
+    if not isinstance(value, dict | list):
+        return []
+    parts = value.values() if isinstance(value, dict) else value
+    return [value, *(found for part in parts for found in _holders(part))]
+
+
+def _other_values(value: object) -> list[object]:
+    """Return values of the same type that a stage would not write."""
+    if isinstance(value, str):
+        return ["../../canary", "/etc/passwd", "", "x" * 5000, "a\0b", "\ud800", "%s", "AAAA"]
+    if isinstance(value, float | int):
+        return [-1, 0, 1e308, 5e-324, 1 << 62, 1 << 70, -(1 << 40), 0.5, 10**9]
+    if isinstance(value, list):
+        return [value[:-1], value * 2, value[::-1], value * 100_000]
+    return [{}]

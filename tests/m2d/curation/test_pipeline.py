@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from m2d.data.dataset_file import read_groups, shots_of
 from m2d.errors import DatasetError, InputError, OutputBusy, RecipeError
 from m2d.lock import hold
 from m2d.tasks.data import show_group
+from m2d.video.digests import canonical_json, text_digest
 from tests.m2d.curation.conftest import build_set
 
 STAGES = ("scan", "clips", "shots", "filter", "embed", "relate", "caption", "pack")
@@ -205,5 +207,48 @@ def test_stages_that_do_not_belong_together_are_refused(straight: Path, tmp_path
     kept = [line for line in file.read_text().splitlines() if '"reason":""' in line]
     others = [line for line in file.read_text().splitlines() if '"reason":""' not in line]
     file.write_text("\n".join([*others, *kept[1:]]) + "\n")
-    with pytest.raises(DatasetError, match="do not belong together; build again"):
+    with pytest.raises(DatasetError, match="filter, embed and relate do not belong together; build again"):
         show_group(tmp_path / "set", 0)
+
+
+def rewrite(data_set: Path, stage: str, **changes: object) -> None:
+    """Change fields of the first kept output of a stage, and give its line the right digest."""
+    lines = lines_of(data_set, stage)
+    line = next(line for line in lines if line["outputs"])
+    line["outputs"][0] |= changes
+    del line["digest"]
+    line["digest"] = text_digest(canonical_json(line))[:16]
+    text = "".join(f"{json.dumps(each)}\n" for each in lines)
+    (data_set / "stages" / f"{stage}.jsonl").write_text(text)
+
+
+NO_VECTOR = {"attributes": base64.b64encode(b"\xff" * 8).decode()}
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "command", "why"),
+    [
+        ("caption", {"group": "0" * 12}, "pack", "relate and caption do not belong together"),
+        ("caption", {"texts": ["x"]}, "pack", "relate and caption do not belong together"),
+        ("pack", {"captions": ["x"]}, "report", "relate and pack do not belong together"),
+        (
+            "embed",
+            {"values": {"x": "AAAAAA=="}},
+            "report",
+            "the vectors of stage embed are not those of puppet",
+        ),
+        ("embed", {"values": {"attributes": "AAAAAA=="}}, "report", "are not those of puppet; build again"),
+        ("embed", {"values": NO_VECTOR}, "report", "embed.jsonl:1: .*it is not a line of this stage"),
+        ("filter", {"stills": "../../x"}, "report", "filter.jsonl:.*it is not a line of this stage"),
+        ("shots", {"hashes": ["", "x", "0"]}, "filter", "shots.jsonl:1: .*it is not a line of this stage"),
+        ("shots", {"film": "../x.mp4"}, "filter", "shots.jsonl:1: .*it is not a line of this stage"),
+        ("relate", {"places": []}, "report", "relate.jsonl:.*it is not a line of this stage"),
+    ],
+)
+def test_values_that_no_stage_writes_are_refused_whatever_their_digest(
+    stage: str, changes: dict[str, object], command: str, why: str, straight: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(straight, tmp_path / "set")
+    rewrite(tmp_path / "set", stage, **changes)
+    with pytest.raises(DatasetError, match=why):
+        build_set(tmp_path / "set", None, stages=(command,))
