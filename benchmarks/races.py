@@ -1,12 +1,14 @@
 """Lets several processes make one film at the same time: one does, the others are refused and say why.
 
-Run: `python -m benchmarks.races [--races N]`. Writes `benchmarks/results/races.json` after every race; fails
-if a race has no winner or several, if the film differs from that of a single run, or if a file is left over.
+Run: `python -m benchmarks.races [--races N] [--resume]`. Writes `benchmarks/results/races.json` after every
+race; fails if a race has no winner or several, if the film differs from that of a single run, or if a file is
+left over. `--resume` adds to the races that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import random
@@ -93,14 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--races", type=int, default=NUM_RACES)
     parser.add_argument("--model", default="builtin:puppet")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--resume", action="store_true", help="keep the races of an earlier run")
     words = parser.parse_args(arguments)
+    earlier = (
+        json.loads(words.out.read_text()) if words.resume else {"races": 0, "films": {}, "processes": {}}
+    )
     # Before any computation, because threads do not survive a fork.
     torch.set_num_threads(1)
-    draw, films, sizes, wrong = random.Random(SEED), Counter[str](), Counter[int](), list[str]()
+    draw, films = random.Random(SEED), Counter[str](earlier["films"])
+    sizes = Counter({int(size): count for size, count in earlier["processes"].items()})
+    wrong: list[str] = list(earlier.get("wrong", ()))
     with tempfile.TemporaryDirectory() as folder:
         prepared = list(prepare(CASES, Path(folder), model=words.model).values())
         for number in range(words.races):
             case, num_processes = prepared[number % len(prepared)], draw.randint(2, MOST_PROCESSES)
+            if number < earlier["races"]:
+                continue
             found = race(case, Path(folder) / f"race-{number}", num_processes=num_processes)
             faults = found.wrong + ([] if found.num_winners == 1 else [f"{found.num_winners} winners"])
             wrong += [f"race {number}, {case.case.name}: {fault}" for fault in faults]

@@ -75,7 +75,7 @@ def export_graph(
     if has_rotary_operator and opset < ROTARY_OPSET:
         raise ValueError(f"opset {opset} has no operator for rotary embeddings; {ROTARY_OPSET} is the first")
     with _rotary_operator(baked) if has_rotary_operator else contextlib.nullcontext():
-        model = _traced(baked, opset)
+        model = trace(baked, opset)
     _fold_transposes(model)
     # The names of source files and lines would reveal paths of this machine.
     ClearMetadataAndDocStringPass()(model)
@@ -114,7 +114,8 @@ def _rotate(x_BVNK: Tensor, rotary_VR2: Tensor) -> Tensor:
     return torch.unflatten(rotated_BVD, -1, (num_heads, head_dim)).to(x_BVNK.dtype)
 
 
-def _traced(baked: BakedTransformer, opset: Opset) -> ir.Model:
+def trace(baked: BakedTransformer, opset: Opset) -> ir.Model:
+    """Return the graph as torch traces it; writes no file. Raises as `export_graph`."""
     # Traced with a batch of two: torch would treat a batch of one as a constant.
     inputs = baked.example_inputs(MAX_BATCH, baked.transformer.dtype, baked.transformer.device, _SEED)
     sizes = ({0: torch.export.Dim(BATCH, min=1, max=MAX_BATCH)},) * len(INPUT_NAMES)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import gc
 import json
 import platform
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from m2d.files import write_json
+from tests.attack.guard import load_everything
 from tests.attack.originals import prepare
 from tests.attack.trials import CLASSES, Result, run_trial
 
@@ -30,43 +30,11 @@ from tests.attack.trials import CLASSES, Result, run_trial
 _OFTEN = ("path", "recipe", "path", "arguments", "environment", "path", "model", "film", "path", "recipe")
 
 
-def _load_everything() -> None:
-    """Import what commands import, so that forked processes start at once."""
-    import cv2  # noqa: F401
-    import fontTools.ttLib  # noqa: F401
-    import m2d_backends.aot
-    import m2d_backends.onnx_session  # noqa: F401
-    import rich.live
-    import rich.progress
-    import rich.table  # noqa: F401
-    import typer.main
-    from PIL import Image
-
-    import m2d.cli.console
-    import m2d.tasks.board
-    import m2d.tasks.eval
-    import m2d.tasks.export
-    import m2d.tasks.extend
-    import m2d.tasks.generate
-    import m2d.tasks.inspect
-    import m2d.tasks.reproduce
-    import m2d.tasks.reroll
-    import m2d.tasks.train
-    import m2d.tasks.verify  # noqa: F401
-    from m2d.cli.main import app
-
-    Image.init()
-    # The commands are built once, not by every trial.
-    command = typer.main.get_command(app)
-    typer.main.get_command = lambda _: command
-    gc.freeze()
-
-
 def attack(
     folder: Path, originals: Path, *, seconds: float, most: int, seed: int, names: list[str]
 ) -> dict[str, Any]:
     """Run trials in turn until the time or the number is reached; return counts and failures."""
-    _load_everything()
+    load_everything()
     prepare(originals)
     end, counts, codes = time.monotonic() + seconds, collections.Counter[str](), collections.Counter[int]()
     failures: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ audited; what libraries open by themselves is found by canaries (see `trials.py`
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import resource
@@ -46,6 +47,38 @@ _SYSTEM = (
 )
 # The last two are what some trials name as the encoder.
 _CHILDREN = ("ffmpeg", "fc-list", "python", "false", "nonexistent")
+
+
+def load_everything() -> None:
+    """Import what commands import, so that forked processes start at once."""
+    import cv2  # noqa: F401
+    import fontTools.ttLib  # noqa: F401
+    import m2d_backends.aot
+    import m2d_backends.onnx_session  # noqa: F401
+    import rich.live
+    import rich.progress
+    import rich.table  # noqa: F401
+    import typer.main
+    from PIL import Image
+
+    import m2d.cli.console
+    import m2d.tasks.board
+    import m2d.tasks.eval
+    import m2d.tasks.export
+    import m2d.tasks.extend
+    import m2d.tasks.generate
+    import m2d.tasks.inspect
+    import m2d.tasks.reproduce
+    import m2d.tasks.reroll
+    import m2d.tasks.train
+    import m2d.tasks.verify  # noqa: F401
+    from m2d.cli.main import app
+
+    Image.init()
+    # The commands are built once, not by every trial.
+    command = typer.main.get_command(app)
+    typer.main.get_command = lambda _: command
+    gc.freeze()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
