@@ -103,7 +103,8 @@ def _write(part: Path, request: GraphRequest) -> float:
         write(baked, part)
         return compare(baked, part)
     # The CPU cannot run other dtypes: the graph is compared in float32, then written in its own dtype.
-    with tempfile.TemporaryDirectory(dir=part.parent, prefix=".parity-") as folder:
+    # In the unpublished folder, which the next export removes if this one is killed.
+    with tempfile.TemporaryDirectory(dir=part) as folder:
         baked = _bake(request, "float32")
         write(baked, Path(folder))
         error = compare(baked, Path(folder))

@@ -6,9 +6,10 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from m2d_backends import artifact, trust
+from m2d_backends import artifact, onnx_runtime, trust
 from m2d_backends.artifact import locate, open_artifact, publish_artifact, stored_artifacts
 from m2d_backends.artifact_key import ArtifactKey, default_folder
 
@@ -266,6 +267,27 @@ def test_a_folder_given_by_name_is_searched_or_taken_itself(tmp_path: Path) -> N
     assert locate(KEY, label="puppet", root=out) == stored.folder
     assert locate(KEY, label="anything", root=stored.folder) == stored.folder
     assert [each.folder for each in stored_artifacts("aot", out)] == [stored.folder]
+
+
+def test_a_killed_comparison_leaves_nothing_outside_of_the_unpublished_folder(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def export_graph(_: object, folder: Path, **_options: object) -> None:
+        write_graph(folder)
+        seen.append(sorted(path.name for path in (cache / "artifacts").iterdir()))
+
+    monkeypatch.setattr("m2d_backends.onnx_export.export_graph", export_graph)
+    monkeypatch.setattr(onnx_runtime, "_bake", lambda *_: None)
+    monkeypatch.setattr(onnx_runtime, "compare", lambda *_: 0.0)
+    key = replace(KEY, dtype="bfloat16", versions={"opset": "23"})
+    request = SimpleNamespace(key=key)
+    made = publish_artifact(
+        default_folder(key, label="x"), key, lambda part: onnx_runtime._write(part, request)
+    )
+    assert seen == [[f".{made.folder.name}.{os.getpid()}.part"]] * 2
+    assert [path.name for path in made.folder.parent.iterdir()] == [made.folder.name]
 
 
 def test_what_killed_exports_left_is_removed_and_never_listed(made: Path) -> None:
