@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +25,7 @@ from m2d.enlarging import UpscaleFilter
 from m2d.errors import OutputError
 from m2d.files import check_writable, copy_to_part, nameless_file, publish
 from m2d.video.encode import STREAM_FORMAT, Picture, encode_scene
+from m2d.video.muxed_file import MuxedFile, SecondReader
 from m2d.video.open_film import FilmError
 from m2d.video.packets import EncodedScene, read_packets
 from m2d.video.printable import printable
@@ -213,37 +215,6 @@ def _chapters(lengths: Sequence[int], scene_prompts: Sequence[str], *, fps: Frac
     return chapters
 
 
-class _SecondReader(io.RawIOBase):
-    """Reads a file that is being written, at a position of its own."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        written_at = self._file.tell()
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.seek(0, io.SEEK_END)}[whence]
-        self._file.seek(written_at)
-        self._at = start + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1, /) -> bytes:
-        written_at = self._file.tell()
-        self._file.seek(self._at)
-        data = self._file.read(size)
-        self._file.seek(written_at)
-        self._at += len(data)
-        return data
-
-
 def _mux(
     scenes: Sequence[EncodedScene],
     film: IO[bytes],
@@ -252,15 +223,22 @@ def _mux(
     texts: _Texts,
     sound: KeptSound | None,
 ) -> dict[int, int]:
-    """Write the film; return the number of packets of each sound track."""
+    """Write the film; return the number of packets of each sound track.
+
+    Raises:
+        OSError: The disk refused.
+    """
     template = next((scene.template for scene in scenes if scene.template), b"")
     if not template or any(scene.header != scenes[0].header for scene in scenes):
         raise ValueError("these scenes cannot share a film: none is newly encoded, or their encodings differ")
     options = {"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"}
+    file = MuxedFile(film)
     # To move the index to the front, the muxer reads the film a second time.
+    second = partial(SecondReader, file)
     with (
+        file.errors_kept(),
         av.open(io.BytesIO(template), "r", format=STREAM_FORMAT) as source,
-        av.open(film, "w", format="mp4", options=options, io_open=lambda *_: _SecondReader(film)) as target,
+        av.open(file, "w", format="mp4", options=options, io_open=lambda *_: second()) as target,
     ):
         target.metadata.update(texts.tags)
         target.set_chapters(texts.chapters)  # type: ignore[arg-type]  # plain dicts of the TypedDict's keys
@@ -272,7 +250,8 @@ def _mux(
             if packet.stream_index in num_sounds:
                 num_sounds[packet.stream_index] += 1
             target.mux(packet)
-        return num_sounds
+            file.check()
+    return num_sounds
 
 
 def _packets(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -212,6 +215,47 @@ def test_encoder_that_fails_is_quoted(
     with pytest.raises(OutputError, match=r"the encoder failed with exit code \d+: [A-Z]"):
         film()
     assert names(tmp_path) == []
+
+
+class FullFile(io.BytesIO):
+    """A file whose disk is full at one call, or from then on; a failed write has taken half."""
+
+    def __init__(self, *, at: int, stays: bool) -> None:
+        super().__init__()
+        self.at, self.stays, self.done = at, stays, 0
+
+    def refuse(self) -> None:
+        self.done += 1
+        if self.done == self.at or (self.stays and self.done > self.at):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(self, data: bytes, /) -> int:  # type: ignore[override]
+        self.refuse()
+        return super().write(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        # A buffered file writes what it holds first.
+        self.refuse()
+        return super().seek(offset, whence)
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["once", "from then on"])
+def test_a_disk_that_is_full_while_the_film_is_muxed_is_one_error_and_no_word_of_pyav(
+    tmp_path: Path, stays: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, at, said = tmp_path / "film.mp4", 0, []
+    while not path.exists():
+        at += 1
+        file = FullFile(at=at, stays=stays)
+        monkeypatch.setattr(write, "nameless_file", lambda _, file=file: nullcontext(file))
+        try:
+            write_plain(path, frames_of(1))
+        except OutputError as error:
+            said.append(str(error))
+    assert len(said) == at - 1 > 5
+    assert all("could not be written: No space left on device" in each for each in said)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert names(tmp_path) == ["film.mp4"]
 
 
 def test_file_that_changed_on_the_disk_is_found_out(
