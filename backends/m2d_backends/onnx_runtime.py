@@ -23,6 +23,7 @@ from m2d_backends.graph_backend import GraphBackend, GraphCall, GraphDenoiser, G
 from m2d_backends.onnx_graph import MAX_BATCH, OPSETS, ROTARY_OPSET, read_graph
 from m2d_backends.onnx_session import (
     GraphSession,
+    load_runtime,
     parse_options,
     provider_problem,
     runtime_problem,
@@ -52,9 +53,7 @@ class OnnxBackend(GraphBackend):
             return reason
         if not str(device).startswith("cuda"):
             return device_problem(str(device))
-        import onnxruntime
-
-        reason = provider_problem("cuda", onnxruntime.get_available_providers())
+        reason = provider_problem("cuda", load_runtime().get_available_providers())
         return reason or device_problem(str(device))
 
     def prepare(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> GraphDenoiser:

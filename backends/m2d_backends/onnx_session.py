@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -205,9 +206,16 @@ def _element_type(tensor: Tensor) -> Any:
     return {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}[tensor.dtype]
 
 
-def _session(path: Path, settings: SessionSettings) -> Any:
+def load_runtime() -> Any:
+    """Import ONNX Runtime without what it does from 1.32 on: keep an id in the home folder, report usage."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    return onnxruntime
+
+
+def _session(path: Path, settings: SessionSettings) -> Any:
+    onnxruntime = load_runtime()
     problem = provider_problem(settings.provider, onnxruntime.get_available_providers())
     if problem is not None:
         raise BackendUnavailable(f"backend 'onnx': {problem}")
@@ -258,8 +266,7 @@ def check_provider(wanted: str, got: list[str]) -> None:
 
 
 def _session_options(settings: SessionSettings) -> Any:
-    import onnxruntime
-
+    onnxruntime = load_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     # The graph has one branch: a second thread pool would be idle.

@@ -1,10 +1,15 @@
 """The ONNX backend exports, verifies and runs graphs, and never runs something else in their place."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from m2d_backends import onnx_session
 from m2d_backends.onnx_runtime import OnnxBackend, compare
 from m2d_backends.onnx_session import (
     check_provider,
@@ -29,6 +34,16 @@ from tests.backends.m2d_backends.tiny_graphs import LAYOUT, UNEQUAL, tiny_graph
 from tests.m2d.model.tiny_model import TEXT_WIDTH, build_tiny_model
 
 SIZE = (4, 4)
+
+
+def test_the_runtime_keeps_nothing_in_the_home_folder_and_is_imported_in_one_place(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from m2d_backends.onnx_session import load_runtime; load_runtime()"]
+    paths = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(words, env={**os.environ, **paths}, check=True)
+    assert list(tmp_path.iterdir()) == []
+    sources = Path(onnx_session.__file__).parent.rglob("*.py")
+    places = [path.name for path in sources if re.search(r"^\s*import onnxruntime", path.read_text(), re.M)]
+    assert places == ["onnx_session.py"]
 
 
 @pytest.fixture(scope="module")
