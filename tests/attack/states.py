@@ -30,6 +30,18 @@ def _broken_pipe(descriptor: int) -> None:
     os.close(writer)
 
 
+def _reader_of_a_line(descriptor: int) -> None:
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.closerange(writer, writer + 1)
+        while os.read(reader, 1) not in (b"\n", b""):
+            pass
+        os._exit(0)
+    os.close(reader)
+    os.dup2(writer, descriptor)
+    os.close(writer)
+
+
 def _in_removed_folder() -> None:
     gone = Path("gone").absolute()
     gone.mkdir()
@@ -55,6 +67,8 @@ STATES: dict[str, Callable[[], object]] = {
     "stderr is full": lambda: _full(2),
     "nobody reads stdout": lambda: _broken_pipe(1),
     "nobody reads stderr": lambda: _broken_pipe(2),
+    "stdout is read for a line": lambda: _reader_of_a_line(1),
+    "stderr is read for a line": lambda: _reader_of_a_line(2),
     "the folder is removed": _in_removed_folder,
     "the folder is read-only": _in_read_only_folder,
     "umask 777": lambda: (obey_permissions(), os.umask(0o777)),

@@ -87,9 +87,17 @@ def test_a_command_keeps_its_exit_code_whatever_becomes_of_its_streams(
 
 
 RESULTS = {
+    "generate": ("generate story.yaml --out made.mp4", "made.mp4"),
     "extend": ("extend film.mp4 --prompt x --out longer.mp4 --model model", "longer.mp4"),
     "reroll": ("reroll film.mp4 --scene 1 --out other.mp4 --model model", "other.mp4"),
     "reproduce": ("reproduce film.mp4 --out again.mp4 --model model", "again.mp4"),
+    "init": ("init made.yaml", "made.yaml"),
+    "eval": ("eval film.mp4 --embedder none --out report", "report/results.json"),
+    "compare": (
+        "compare story.yaml --embedder none --methods mask2dit --out compared",
+        "compared/comparison.json",
+    ),
+    "puppet": ("puppet film --minutes 0.1 --fps 2 --out filmed", "filmed/puppet-1-0.mp4"),
     "board": ("board film.mp4 --out board.html", "board.html"),
     "train": ("train training.yaml --out trained", "trained/model/model_index.json"),
     "data": ("data build films --out built --set relate.min_sim=-1", "built/data.json"),
@@ -104,7 +112,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", RESULTS)
-@pytest.mark.parametrize("state", ["all streams are closed", "stdout is full", "nobody reads stderr"])
+@pytest.mark.parametrize(
+    "state", ["all streams are closed", "stdout is full", "nobody reads stderr", "stderr is read for a line"]
+)
 def test_a_result_is_finished_without_a_reader(
     name: str, state: str, originals: Path, tmp_path: Path
 ) -> None:
