@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,15 @@ class _Machine:
     num_threads: int | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """The part of a run's request that a resumed run reads; all is compared with the new request's."""
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
 _HEADER = TypeAdapter(Header)
+_RUNS = TypeAdapter(list[_Run])
 _MACHINES = TypeAdapter(list[_Machine])
 
 
@@ -169,6 +177,7 @@ def read_header(folder: Path) -> Header | None:
     try:
         header = _HEADER.validate_python(document)
         _MACHINES.validate_python(header.request.get(MACHINES, []))
+        _RUNS.validate_python(header.request.get("runs", []))
     except ValidationError as error:
         raise CorruptFileError(f"{path}: is not the header of a run") from error
     return header

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from m2d.film.journal_folder import (
     journal_folder_of,
     read_header,
     read_request,
+    write_header,
 )
 from m2d.film.outputs import check_outputs
 from tests.m2d.odd_files import ODD_FILES, put
@@ -189,6 +191,17 @@ def test_the_request_can_be_read_without_asking_for_it_again(film: Path) -> None
     (journal_folder_of(film) / "journal.json").write_text("{}")
     with pytest.raises(CorruptFileError, match=r"journal\.json: was changed since it was written"):
         read_request(film)
+
+
+@pytest.mark.parametrize("runs", ["x", [""], [{"recipe": []}], {"0": {}}])
+def test_a_request_that_no_run_has_is_refused_whatever_its_digest(film: Path, runs: object) -> None:
+    keep(film, 2)
+    folder = journal_folder_of(film)
+    header = read_header(folder)
+    assert header is not None
+    write_header(folder, replace(header, request={**header.request, "runs": runs}))
+    with pytest.raises(InputError, match=r"journal\.json: is not the header of a run"):
+        resumed(film)
 
 
 def test_two_processes_never_make_the_same_film(film: Path) -> None:
