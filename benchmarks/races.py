@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -97,14 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--resume", action="store_true", help="keep the races of an earlier run")
     words = parser.parse_args(arguments)
-    earlier = (
-        json.loads(words.out.read_text()) if words.resume else {"races": 0, "films": {}, "processes": {}}
-    )
+    earlier: dict[str, Any] = {"races": 0, "films": {}, "processes": {}, "wrong": []}
+    if words.resume:
+        earlier = json.loads(words.out.read_text())
     # Before any computation, because threads do not survive a fork.
     torch.set_num_threads(1)
     draw, films = random.Random(SEED), Counter[str](earlier["films"])
     sizes = Counter({int(size): count for size, count in earlier["processes"].items()})
-    wrong: list[str] = list(earlier.get("wrong", ()))
+    wrong: list[str] = list(earlier["wrong"])
     with tempfile.TemporaryDirectory() as folder:
         prepared = list(prepare(CASES, Path(folder), model=words.model).values())
         for number in range(words.races):
