@@ -148,6 +148,13 @@ def _fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+def _link_to_fifo(path: Path) -> None:
+    # Another file of the folder may be such a link, too.
+    pipe = path.with_name(f"{path.name[:90]}.pipe")
+    _fifo(pipe)
+    path.symlink_to(pipe.name)
+
+
 def _socket(path: Path) -> None:
     # A socket's name is short: made beside, by a relative name.
     before = Path.cwd()
@@ -168,7 +175,7 @@ NOT_FILES: dict[str, Callable[[Path], None]] = {
     "socket": _socket,
     "folder": lambda path: path.mkdir(),
     "link to /dev/zero": _link_to("/dev/zero"),
-    "link to a fifo": lambda path: (_fifo(path.with_name("pipe")), path.symlink_to("pipe"))[0],
+    "link to a fifo": _link_to_fifo,
     "loop": lambda path: path.symlink_to(path.name),
     "dead link": _link_to("nowhere"),
     "empty": lambda path: path.write_bytes(b"") and None,
