@@ -67,14 +67,19 @@ REROLL_TARGET, TIME_TARGET = 1.10, 1.10
 
 
 def measure_chain(
-    films: Films, stories: Sequence[Story], reader: AttributeClassifier, clock: Clock
+    films: Films,
+    stories: Sequence[Story],
+    reader: AttributeClassifier,
+    clock: Clock,
+    *,
+    num_added: int = NUM_ADDED,
 ) -> dict[str, Any]:
     """Extend every story, and compare the last scene with its prompt and with the first."""
     first, last, jumps, pixels, looks = [], [], [], [], []
     with clock.stage("chain", total=len(stories)) as progress:
         for number, story in enumerate(stories):
             film = films.generate(story, num_scenes=NUM_JOINT, name=f"chain-{number}").film
-            films.extend(film, *(prompt_of(story, NUM_JOINT + added) for added in range(NUM_ADDED)))
+            films.extend(film, *(prompt_of(story, NUM_JOINT + added) for added in range(num_added)))
             frames_NPCHW = frames_of(film, films.vae)
             first.append(frames_NPCHW[0])
             last.append(frames_NPCHW[-1])
@@ -89,7 +94,7 @@ def measure_chain(
     tallies = tally_prompted(ends, read_last)
     return {
         "num_stories": len(stories),
-        "num_scenes": NUM_JOINT + NUM_ADDED,
+        "num_scenes": NUM_JOINT + num_added,
         "context": films.context,
         "changes": {name: figure_of(tally_means([each[name] for each in looks])).as_json() for name in LOOKS},
         "last_scene": {name: figure_of(tally).as_json() for name, tally in tallies.items()},

@@ -52,7 +52,7 @@ def summary(comparison: Report) -> dict[str, Any]:
             "title": each["title"],
             "settings": each["settings"],
             "figures": {score: each["evaluation"]["figures"].get(score) for score in SCORES},
-            "by_story": _by_story(each["evaluation"]["scenes"]),
+            "by_story": scores_by_story(each["evaluation"]["scenes"]),
             "set_distance": each["evaluation"]["set_distance"],
         }
         for name, each in methods.items()
@@ -73,7 +73,7 @@ def summary(comparison: Report) -> dict[str, Any]:
         },
         "differences": {
             score: {
-                name: _difference(found["mask2dit"]["by_story"], each["by_story"], score)
+                name: difference_of(found["mask2dit"]["by_story"], each["by_story"], score)
                 for name, each in found.items()
                 if name != "mask2dit"
             }
@@ -173,7 +173,7 @@ def tables(report: Report) -> str:
     ]
     ordered = [(name, methods[name]) for name in METHODS if name in methods]
     for name, each in ordered:
-        cells = [_interval(each["figures"][score]) for score in SCORES]
+        cells = [interval_text(each["figures"][score]) for score in SCORES]
         cells.insert(3, f"{each['set_distance']['frechet']:.0f}")
         published = PUBLISHED.get(name)
         paper = "-" if published is None else ", ".join(f"{of:.2f}" for of in published)
@@ -218,7 +218,7 @@ def _row(film: Path, title: str) -> SheetScene:
     return SheetScene(prompt=title, num_frames=len(shown), picked=picked)
 
 
-def _by_story(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def scores_by_story(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Return the scores of each story: means over its scenes."""
     stories: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -239,14 +239,16 @@ def _means(by_story: Mapping[str, Mapping[str, float]], is_changing: bool) -> di
     return {score: round(float(np.mean([each[score] for each in group])), 4) for score in group[0]}
 
 
-def _difference(
+def difference_of(
     ours: Mapping[str, Mapping[str, float]], theirs: Mapping[str, Mapping[str, float]], score: str
 ) -> dict[str, Any]:
+    """Return the mean difference of a score per story, with its interval."""
     values = [ours[story][score] - theirs[story][score] for story in ours]
     return figure_of(tally_means(values)).as_json()
 
 
-def _interval(figure: Mapping[str, float]) -> str:
+def interval_text(figure: Mapping[str, float]) -> str:
+    """Return a figure with its interval, as in the tables."""
     digits = 1 if abs(figure["value"]) >= 1 or math.isclose(figure["value"], 0) else 3
     return f"{figure['value']:.{digits}f} ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})"
 

@@ -112,7 +112,10 @@ def test_the_page_on_training_says_what_the_headers_say() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", sorted((ROOT / "recipes" / "paper").glob("*.yaml")), ids=lambda path: path.stem
+    "recipe",
+    # All start from `base`, which has a budget of its own.
+    sorted(path for path in (ROOT / "recipes" / "paper").glob("*.yaml") if path.stem != "base"),
+    ids=lambda path: path.stem,
 )
 def test_a_study_of_the_paper_is_a_recipe_with_one_budget(recipe: Path) -> None:
     loaded = load_document(recipe, TrainingRecipe)
