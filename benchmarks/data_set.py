@@ -1,7 +1,7 @@
 """The data set pipeline against its targets.
 
 Run: `python -m benchmarks.data_set PART... [--film bbb.mp4]`; parts are `cuts`, `fit`, `relate`, `film`,
-`baselines`, `memory`, `kills`, `broken` and `train`. Each writes its own entry of
+`baselines`, `memory`, `kills`, `broken`, `train` and `finetuned`. Each writes its own entry of
 `benchmarks/results/data_set.json`. `film` and `baselines` need Big Buck Bunny at 720p, and the networks
 efficientnet and transnetv2. Puppet films are rendered as needed; `fit` measures the likeness of puppets on
 stories that no other part uses, rendered shot by shot.
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.data_set_faults import measure_broken, measure_kills
 from benchmarks.data_set_films import measure_baselines, measure_film, measure_memory
-from benchmarks.data_set_puppets import measure_cuts, measure_relate, measure_train
+from benchmarks.data_set_puppets import measure_cuts, measure_finetuned, measure_relate, measure_train
 from benchmarks.data_set_stories import measure_fit
 from m2d.curation.cut_detectors import DETECTORS
 from m2d.files import write_json
@@ -37,8 +37,11 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=2.0, help="length of a puppet film")
     parser.add_argument("--lengths", type=float, nargs="+", default=[2, 10, 40], help="minutes, for memory")
-    parser.add_argument("--films", type=int, default=30, help="puppet films for relate, three per seed")
+    parser.add_argument(
+        "--films", type=int, default=30, help="puppet films for finetuned, and for relate, three per seed"
+    )
     parser.add_argument("--stories", type=int, default=500, help="puppet stories for fit")
+    parser.add_argument("--evaluated", type=int, default=40, help="stories that finetuned makes")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--broken", type=int, default=220)
@@ -56,6 +59,9 @@ def main() -> None:
         "kills": lambda folder: measure_kills(folder, given.kills),
         "broken": lambda folder: measure_broken(folder, given.videos, given.broken),
         "train": lambda folder: measure_train(folder, given.steps),
+        "finetuned": lambda folder: measure_finetuned(
+            folder, num_films=given.films, minutes=given.minutes, num_stories=given.evaluated
+        ),
     }
     for name in given.parts:
         with tempfile.TemporaryDirectory() as folder:
