@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes" / "paper"
 RESULT = ROOT / "benchmarks" / "results" / "paper_studies.json"
 STEPS, GUIDANCE = 12, 2.0
-NUM_STORIES, NUM_CHAINS, NUM_ADDED = 40, 15, 5
+NUM_STORIES, NUM_CHAINS, NUM_ADDED = 40, 10, 5
 SCORES = ("visual", "semantic", "sequence", "cross_talk", "unprompted_difference")
 Report = Mapping[str, Any]
 
@@ -186,26 +186,30 @@ def run_m2d(*words: object) -> None:
 
 
 def table(report: Report, study: str) -> str:
-    """Return the table of a study; empty if it has not been run."""
+    """Return the table of a study, with a row for each run."""
     measured = report["studies"].get(study, {})
-    rows = [(run, measured[name]) for name, run in STUDIES[study].items() if name in measured]
-    if not rows:
-        return ""
     has_loss, has_chains = study == "masks", study == "conditional"
     heads = ["trained with", "Visual", "Semantic", "Sequence", "own prompt minus others'"]
     heads += ["unprompted difference", "Frechet"]
     heads += ["held-out loss"] if has_loss else []
-    heads += ["scene 8: setting", "scene 8: drift"] if has_chains else []
+    heads += ["scene 8: setting", "scene 8: difference from scene 1"] if has_chains else []
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for run, found in rows:
-        cells = [interval_text(found["figures"][score]) for score in SCORES] + [f"{found['frechet']:.0f}"]
-        cells += [f"{found['held_out_loss']:.4f}"] if has_loss else []
-        if has_chains:
-            chain = found["chain"]
-            cells += [f"{100 * chain['last_scene']['setting']['value']:.0f} %"]
-            cells += [f"{100 * chain['drift']['all']:.0f} %"]
+    for name, run in STUDIES[study].items():
+        if name not in measured:
+            cells = ["not yet run"] + ["-"] * (len(heads) - 2)
+        else:
+            found = measured[name]
+            cells = [interval_text(found["figures"][score]) for score in SCORES]
+            cells += [f"{found['frechet']:.0f}"]
+            cells += [f"{found['held_out_loss']:.4f}"] if has_loss else []
+            cells += _chain_cells(found["chain"]) if has_chains else []
         lines.append(f"| {run.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _chain_cells(chain: Mapping[str, Any]) -> list[str]:
+    setting, drift = chain["last_scene"]["setting"]["value"], chain["drift"]["all"]
+    return [f"{100 * setting:.0f} %", f"{100 * drift:.0f} %"]
 
 
 def page_with(report: Report, text: str) -> str:
@@ -234,8 +238,11 @@ def main() -> int:
             for name, run in STUDIES[study].items():
                 measured[name] = measure(name, run, given.folder, num_stories=NUM_STORIES)
                 if study == "conditional":
-                    model = given.folder / "runs" / name / "model"
-                    measured[name]["chain"] = extend_stories(model, num_stories=NUM_CHAINS)
+                    chain = given.folder / "reports" / name / "chain.json"
+                    if not chain.exists():
+                        model = given.folder / "runs" / name / "model"
+                        write_json(chain, extend_stories(model, num_stories=NUM_CHAINS))
+                    measured[name]["chain"] = json.loads(chain.read_text())
                 write_json(RESULT, report)
     write_bytes(PAGE, page_with(report, PAGE.read_text("utf-8")).encode())
     for study in STUDIES:
