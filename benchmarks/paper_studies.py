@@ -25,7 +25,7 @@ from benchmarks.evaluation_stories import draw_films
 from benchmarks.growing_films import NUM_JOINT, STORY_SEED, Films
 from benchmarks.growth import measure_chain
 from benchmarks.machine import describe_machine
-from benchmarks.paper import PAGE, interval_text
+from benchmarks.paper import PAGE, difference_of, interval_text, scores_by_story
 from benchmarks.puppet_films import default_scene
 from m2d.families.loading import load_vae
 from m2d.families.opening import BUILTIN_PUPPET
@@ -148,6 +148,15 @@ def evaluate(name: str, model: Path, folder: Path, *, mask: str, num_stories: in
     return found
 
 
+def gain(name: str, other: str, folder: Path) -> dict[str, Any]:
+    """Return by how much a run's scores exceed another's on the same stories."""
+    ours, theirs = (
+        scores_by_story(json.loads((folder / "reports" / each / "results.json").read_text())["scenes"])
+        for each in (name, other)
+    )
+    return {score: difference_of(ours, theirs, score) for score in ("visual", "semantic", "sequence")}
+
+
 def extend_stories(model: Path, *, num_stories: int) -> dict[str, Any]:
     """Extend held-out stories to eight scenes, scene by scene; return what their last scenes show."""
     source, teller = resolve_model(str(model)), resolve_model(BUILTIN_PUPPET)
@@ -188,10 +197,11 @@ def run_m2d(*words: object) -> None:
 def table(report: Report, study: str) -> str:
     """Return the table of a study, with a row for each run."""
     measured = report["studies"].get(study, {})
-    has_loss, has_chains = study == "masks", study == "conditional"
+    has_loss, has_chains, has_gains = (study == each for each in ("masks", "conditional", "pretraining"))
     heads = ["trained with", "Visual", "Semantic", "Sequence", "own prompt minus others'"]
     heads += ["unprompted difference", "Frechet"]
     heads += ["held-out loss"] if has_loss else []
+    heads += ["Semantic, gained by pretraining"] if has_gains else []
     heads += ["scene 8: setting", "scene 8: difference from scene 1"] if has_chains else []
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, run in STUDIES[study].items():
@@ -202,9 +212,14 @@ def table(report: Report, study: str) -> str:
             cells = [interval_text(found["figures"][score]) for score in SCORES]
             cells += [f"{found['frechet']:.0f}"]
             cells += [f"{found['held_out_loss']:.4f}"] if has_loss else []
+            cells += [_gain_cell(found)] if has_gains else []
             cells += _chain_cells(found["chain"]) if has_chains else []
         lines.append(f"| {run.label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _gain_cell(found: Mapping[str, Any]) -> str:
+    return interval_text(found["gain"]["semantic"]) if "gain" in found else "-"
 
 
 def _chain_cells(chain: Mapping[str, Any]) -> list[str]:
@@ -237,6 +252,9 @@ def main() -> int:
             measured = report["studies"].setdefault(study, {})
             for name, run in STUDIES[study].items():
                 measured[name] = measure(name, run, given.folder, num_stories=NUM_STORIES)
+                other = name.replace("pretrain-", "base-")
+                if study == "pretraining" and other != name:
+                    measured[name]["gain"] = gain(name, other, given.folder)
                 if study == "conditional":
                     chain = given.folder / "reports" / name / "chain.json"
                     if not chain.exists():
