@@ -22,6 +22,7 @@ from m2d.curation.shots import Shot
 from m2d.curation.stage_file import Outcome, key_of
 from m2d.curation.stills import opened_stills, stills_path
 from m2d.errors import DatasetError, InputError, Remedy
+from m2d.evaluation.consistency import cosines
 from m2d.evaluation.embedder import Embedder, Extractor, Features
 from m2d.evaluation.given_embedder import GIVEN, GivenEmbedder, given_folder
 from m2d.evaluation.natural_embedder import NaturalEmbedder
@@ -56,8 +57,8 @@ class PairEmbedder:
 
     def likeness(self, features: Features) -> float:
         """Return the similarity of two shots."""
-        ((_, found), _) = self._embedder.similarity(features)
-        return float(found)
+        first_D, second_D = self._embedder.embeddings(features)
+        return float(cosines(first_D[None], second_D[None])[0, 0])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
+from m2d.curation.embed import PairEmbedder
 from m2d.curation.relate import join_windows, judge_windows, runs_of
 from m2d.curation.settings import RelateSettings
 from m2d.curation.shots import Shot
+from m2d.evaluation.embedder import Features
 from tests.m2d.curation.test_filter import SHOT
 
 
@@ -69,3 +73,17 @@ def test_long_chains_are_divided_evenly(count: int, sizes: list[int]) -> None:
     groups = join_windows(lines, shots, settings, similarity=lambda _: 0.5)
     assert [len(group.shots) for group in groups] == sizes
     assert all(one.shots[-1].end_s <= two.shots[0].start_s for one, two in pairwise(groups))
+
+
+class _Pictures:
+    """An embedder whose vectors are its features."""
+
+    extractors: ClassVar[dict[str, Any]] = {}
+
+    def embeddings(self, features: Features) -> np.ndarray:
+        return features["pictures"]
+
+
+def test_two_shots_are_compared_by_the_cosine_of_their_embeddings() -> None:
+    embedder = PairEmbedder(_Pictures())  # type: ignore[arg-type]  # only its embeddings are used
+    assert embedder.likeness({"pictures": np.array([[3.0, 4.0], [4.0, 3.0]])}) == pytest.approx(0.96)
