@@ -43,7 +43,8 @@ class VaeDecoderRecipe(FitRecipe):
         timesteps: First and last timestep that latents are noised to. With little noise the transformer makes
             small errors; with too much it predicts another film, for which there are no target frames.
         encoded_share: Share of the steps on the encoder's own latents.
-        crop: Side of a decoded crop in pixels.
+        crop: Side of a decoded crop in pixels; None decodes whole pictures, as at generation: group norms
+            then have the statistics of whole pictures.
         latent_frames: Latent frames of a scene that are decoded, from its first one; None decodes all. The
             decoder is causal, so later frames change nothing in earlier ones.
         block_out_channels: Channels per level, to widen the decoder before training; None keeps them.
@@ -56,8 +57,8 @@ class VaeDecoderRecipe(FitRecipe):
     changing: float = Field(default=0.0, ge=0, le=1)
     timesteps: tuple[int, int]
     encoded_share: float = Field(ge=0, le=1)
-    crop: int = Field(ge=8)
-    crops_per_scene: int = Field(ge=1)
+    crop: int | None = Field(default=None, ge=8)
+    crops_per_scene: int = Field(default=1, ge=1)
     latent_frames: int | None = Field(default=None, ge=1)
     block_out_channels: tuple[int, ...] | None = None
     outline_weight: float = Field(default=0.0, ge=0)
@@ -181,6 +182,8 @@ def shared_vae(models: tuple[str, ...]) -> AutoencoderKLCogVideoX:
 
 
 def _check_crop(recipe: VaeDecoderRecipe, vae: AutoencoderKLCogVideoX, predictors: list[Predictor]) -> None:
+    if recipe.crop is None:
+        return
     compression = spatial_compression(vae)
     smallest = min(min(predictor.scene.height, predictor.scene.width) for predictor in predictors)
     if recipe.crop % compression or recipe.crop > smallest:
@@ -199,16 +202,18 @@ def _cut(
     num_latent_frames = recipe.latent_frames or latents_NFCHW.shape[1]
     num_frames = (num_latent_frames - 1) * vae.config.temporal_compression_ratio + 1
     compression = spatial_compression(vae)
-    side = recipe.crop // compression
-    rooms = (latents_NFCHW.shape[-2] - side, latents_NFCHW.shape[-1] - side)
+    rows_in_all, columns_in_all = latents_NFCHW.shape[-2:]
+    side = None if recipe.crop is None else recipe.crop // compression
+    sides = side or rows_in_all, side or columns_in_all
+    rooms = rows_in_all - sides[0], columns_in_all - sides[1]
     crops = []
     for scene in range(len(latents_NFCHW)):
         pixels = story.actors_NP1HW[scene, :, 0].amax(0).nonzero()
         for _ in range(recipe.crops_per_scene):
-            top, left = draw_corner(rooms, pixels // compression, side=(side, side), draw=draw)
-            rows, columns = slice(top, top + side), slice(left, left + side)
+            corner = draw_corner(rooms, pixels // compression, side=sides, draw=draw)
+            rows, columns = (slice(at, at + side) for at, side in zip(corner, sides, strict=True))
             high, wide = (
-                slice(start * compression, start * compression + recipe.crop) for start in (top, left)
+                slice(span.start * compression, span.stop * compression) for span in (rows, columns)
             )
             crops.append(
                 _Crops(

@@ -67,6 +67,17 @@ def test_windows_of_latents_and_of_frames_show_the_same_place(model: str) -> Non
     assert len(set(corners)) > 5
 
 
+def test_without_a_crop_whole_pictures_are_decoded(model: str) -> None:
+    predictor = training.Predictor.load(model)
+    vae = load_vae(resolve_model(model), device="cpu", dtype=torch.float32).module
+    stories = training.PredictedStories(predictor=predictor, vae=vae, seed=1, timesteps=(20, 450))
+    story = stories.get(0)
+    recipe = recipe_of(model, crop=None, crops_per_scene=1, latent_frames=None, encoded_share=1.0)
+    crops = training._cut(story, recipe, vae, draw=torch.Generator().manual_seed(0))
+    assert torch.equal(crops.latents_BFCHW, story.encoded_NFCHW)
+    assert torch.equal(crops.frames_BPCHW, story.frames_NPCHW)
+
+
 def test_a_widened_decoder_starts_with_the_same_loss(model: str, tmp_path: Path) -> None:
     narrow = vae_decoder_fit(recipe_of(model), tmp_path)
     wide = vae_decoder_fit(recipe_of(model, block_out_channels=[8, 8, 16]), tmp_path)
