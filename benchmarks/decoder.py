@@ -1,6 +1,6 @@
 """The VAE's decoder on latents that the transformers predict, beside another decoder and the drawn truth.
 
-Run: `python -m benchmarks.decoder --before FOLDER [--now FOLDER] [--stories 8] [--sheets docs]`. FOLDER is a
+Run: `python -m benchmarks.decoder --before FOLDER [--now FOLDER] [--stories 8] [--sheets docs/sheets]`. FOLDER is a
 model folder with the other decoder, of the same latents. Writes `benchmarks/results/decoder.json` and fails
 when a target is missed; with `--sheets` also `decoder-small.png` and `decoder-large.png`.
 
@@ -41,7 +41,7 @@ LEAST_GAIN_DB, LEAST_OUTLINE_GAIN = 1.5, 0.30
 # Of a sheet: story, scene and frame of each row.
 ROWS = ((0, 0, 7), (1, 1, 7), (2, 2, 7))
 _HEIGHT, _GAP, _HEAD = 480, 12, 40
-_LARGEST_BYTES = 1_500_000
+_LARGEST_BYTES = 700_000
 
 
 def measure(
