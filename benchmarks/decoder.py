@@ -1,8 +1,9 @@
 """The VAE's decoder on latents that the transformers predict, beside another decoder and the drawn truth.
 
-Run: `python -m benchmarks.decoder --before FOLDER [--now FOLDER] [--stories 8] [--sheets docs/sheets]`. FOLDER is a
-model folder with the other decoder, of the same latents. Writes `benchmarks/results/decoder.json` and fails
-when a target is missed; with `--sheets` also `decoder-small.png` and `decoder-large.png`.
+Run: `python -m benchmarks.decoder --before FOLDER [--now FOLDER] [--stories 8] [--sheets docs/sheets]`.
+FOLDER is a model folder with the other decoder, of the same latents. Writes
+`benchmarks/results/decoder.json` and fails when a target is missed; with `--sheets` also
+`decoder-small.png` and `decoder-large.png`.
 
 Held-out stories are rendered, encoded and noised; each model predicts the clean latents, and both decoders
 decode these and the encoder's own latents.

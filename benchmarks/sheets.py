@@ -177,7 +177,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="stories to redo; default: all")
-    parser.add_argument("--result", choices=names, default="birthday-at-the-beach", help="story of result.png")
+    parser.add_argument(
+        "--result", choices=names, default="birthday-at-the-beach", help="story of result.png"
+    )
     parser.add_argument("--frame", type=int, default=8, help="which frame of each scene result.png shows")
     parser.add_argument("--model", help="instead of the recipes' model")
     parser.add_argument("--out", type=Path, default=DOCS, help="where sheets/ and result.png go")
