@@ -198,6 +198,8 @@ def measure_finetuned(folder: Path, *, num_films: int, minutes: float, num_stori
         found[name] = evaluate(name, model, folder / "evaluated", mask="mask2dit", num_stories=num_stories)
     stories = {name: scores_by_story(each["scenes"]) for name, each in found.items()}
     return {
+        "films": num_films,
+        "minutes_each": minutes,
         "stories_of_the_set": len((data_set / "stories.jsonl").read_text().splitlines()),
         "steps": world["steps"],
         "evaluated_stories": num_stories,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.page import with_block
 from benchmarks.sheets import small_png
 from m2d.evaluation.consistency import tally_means
 from m2d.evaluation.intervals import figure_of
@@ -30,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "paper.json", ROOT / "docs" / "paper.md"
 SHEET, SHOWN_STORY = ROOT / "docs" / "sheets" / "methods.png", "puppet-story-01"
 HOLDS, FAILS, UNDECIDED = "holds", "**does not hold**", "**undecided**"
-BEGIN, END = "<!-- begin: table 1 -->", "<!-- end: table 1 -->"
 
 # Visual, Semantic and Sequence Consistency, and FVD, of the paper's Table 1.
 PUBLISHED = {
@@ -192,8 +192,7 @@ def tables(report: Report) -> str:
 
 def page_with(report: Report, text: str) -> str:
     """Return the page with its tables replaced."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{tables(report)}\n{END}{rest.partition(END)[2]}"
+    return with_block(text, "table 1", tables(report))
 
 
 def draw_sheet(folder: Path) -> bytes:

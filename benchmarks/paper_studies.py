@@ -25,6 +25,7 @@ from benchmarks.evaluation_stories import draw_films
 from benchmarks.growing_films import NUM_JOINT, STORY_SEED, Films
 from benchmarks.growth import measure_chain
 from benchmarks.machine import describe_machine
+from benchmarks.page import with_block
 from benchmarks.paper import PAGE, difference_of, interval_text, scores_by_story
 from benchmarks.puppet_films import default_scene
 from m2d.families.loading import load_vae
@@ -230,9 +231,7 @@ def _chain_cells(chain: Mapping[str, Any]) -> list[str]:
 def page_with(report: Report, text: str) -> str:
     """Return the page with the tables of all studies replaced."""
     for study in STUDIES:
-        begin, end = f"<!-- begin: {study} -->", f"<!-- end: {study} -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{table(report, study)}\n{end}{rest.partition(end)[2]}"
+        text = with_block(text, study, table(report, study))
     return text
 
 
