@@ -154,6 +154,10 @@ class CheckpointError(InputError):
         super().__init__("\n".join(named) if fields else message, argument=argument, remedy=remedy)
 
 
+class UnusableState(InputError):
+    """A saved state that no run of this request can have been in."""
+
+
 class DatasetError(InputError):
     """Training data that cannot be used."""
 

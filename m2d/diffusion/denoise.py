@@ -24,7 +24,8 @@ from m2d.diffusion.schedulers import check_scheduler, with_timesteps
 from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache, StepCacheReport
 from m2d.diffusion.targets import targets_of
 from m2d.diffusion.velocity import VelocitySchedule
-from m2d.errors import BackendError, LayoutMismatch
+from m2d.errors import BackendError, LayoutMismatch, UnusableState
+from m2d.saved_tensors import misfit
 
 __all__ = ["DenoiseReport", "DenoiseRequest", "DenoiseState", "Draft", "StepEvent", "denoise", "draft"]
 
@@ -121,7 +122,7 @@ def denoise(
         SchedulerError: The scheduler would sample wrongly, or cannot take that many steps.
         LayoutMismatch: The denoiser was prepared for another layout or for other scenes.
         BackendError: The predicted velocity is not finite.
-        ValueError: `resume` belongs to another request.
+        UnusableState: `resume` belongs to another request.
     """
     run = _begun(denoiser, scheduler, request, resume)
     run.take_steps(request.num_inference_steps, on_step)
@@ -179,21 +180,27 @@ class _Run:
         self._step_cache = None if rule is None else StepCache(rule, self._schedule)
 
     def restore(self, state: DenoiseState) -> None:
+        done, total = state.steps_done, len(self._timesteps)
+        if not 0 <= done <= total:
+            raise UnusableState(f"{done} steps done, the request has {total}")
         latents_BFCHW = state.tensors.get("latents_BFCHW")
-        if latents_BFCHW is None or latents_BFCHW.shape != self._latents_BFCHW.shape:
-            raise ValueError(
-                f"resume: latents of shape {None if latents_BFCHW is None else tuple(latents_BFCHW.shape)}, "
-                f"the request has {tuple(self._latents_BFCHW.shape)}"
-            )
-        if not 0 <= state.steps_done <= len(self._timesteps):
-            raise ValueError(f"resume: {state.steps_done} steps done, the request has {len(self._timesteps)}")
+        problem = misfit(latents_BFCHW, dtype=torch.float32, shape=self._latents_BFCHW.shape)
+        if problem or latents_BFCHW is None:
+            raise UnusableState(f"the latents after {done} steps: latents_BFCHW {problem}")
         device = self._request.device
         self._latents_BFCHW = latents_BFCHW.to(device, copy=True)
-        self._steps_done = state.steps_done
-        for target in self._targets:
-            target.stepper.restore(_named(state.tensors, target.state_prefix, device=device))
+        self._steps_done = done
+        shapes = [self._latents_BFCHW[:, target.frames].shape for target in self._targets]
+        for target, shape in zip(self._targets, shapes, strict=True):
+            history = _named(state.tensors, target.state_prefix, device=device)
+            target.stepper.restore(history, steps_done=done, shape=shape)
         if self._step_cache is not None:
-            self._step_cache.restore(_named(state.tensors, _STEP_CACHE, device=device))
+            num_frames = sum(shape[1] for shape in shapes)
+            self._step_cache.restore(
+                _named(state.tensors, _STEP_CACHE, device=device),
+                timesteps=self._timesteps[:done],
+                shape=(shapes[0][0], num_frames, *shapes[0][2:]),
+            )
 
     def take_steps(self, until: int, on_step: Callable[[StepEvent], None] | None) -> StepEvent | None:
         """Take the steps up to number `until`, and return the event of the last one; None if all are done."""

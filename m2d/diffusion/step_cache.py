@@ -20,14 +20,17 @@ by the time since the last computed step, stays below a tolerance.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from m2d.diffusion.velocity import VelocitySchedule
+from m2d.errors import UnusableState
+from m2d.saved_tensors import misfit
 
 Speed = Literal["exact", "balanced", "fast"]
 
@@ -74,9 +77,9 @@ class StepCacheReport:
             one, so their errors are expected to be smaller.
     """
 
-    num_steps: int
-    num_skipped: int
-    errors: tuple[float, ...]
+    num_steps: Annotated[int, Field(ge=0)]
+    num_skipped: Annotated[int, Field(ge=0)]
+    errors: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...]
 
     def to_json(self) -> str:
         """Serialize for `from_json`."""
@@ -84,9 +87,13 @@ class StepCacheReport:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read the output of `to_json`."""
-        fields = json.loads(text)
-        return cls(**(fields | {"errors": tuple(fields["errors"])}))
+        """Read the output of `to_json`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        report: Self = TypeAdapter(cls).validate_json(text)
+        return report
 
     def __str__(self) -> str:
         text = f"skipped {self.num_skipped} of {self.num_steps} steps"
@@ -151,22 +158,49 @@ class StepCache:
         }
         return kept | {f"x0_{index}": each.x0_BFCHW.clone() for index, each in enumerate(self._estimates)}
 
-    def restore(self, history: Mapping[str, Tensor]) -> None:
+    def restore(
+        self, history: Mapping[str, Tensor], *, timesteps: Sequence[int], shape: Sequence[int]
+    ) -> None:
         """Continue from the state that `history` returned.
 
+        Args:
+            timesteps: Those of the steps so far, descending.
+            shape: Of the targets' latents.
+
         Raises:
-            ValueError: The state belongs to a run without step caching.
+            UnusableState: The state belongs to a run without step caching, to other steps or other latents.
         """
         if "numbers" not in history:
-            raise ValueError("resume: the state is of a run without step caching (speed exact)")
-        rate, *counts = history["numbers"].tolist()
-        self._rate = rate
-        self._num_steps, self._num_skipped, self._in_a_row = (int(count) for count in counts)
-        self._errors = history["errors"].tolist()
-        self._estimates = [
-            Estimate(int(timestep), history[f"x0_{index}"])
-            for index, timestep in enumerate(history["timesteps"].tolist())
-        ]
+            raise UnusableState("the state is of a run without step caching (speed exact)")
+        # The rate, the first number, is infinite before it is measured.
+        finite = history["numbers"].masked_fill(history["numbers"] == float("inf"), 0)
+        _check({"numbers": finite}, "numbers", torch.float64, (4,))
+        rate, *numbers = history["numbers"].tolist()
+        num_steps, num_skipped, in_a_row = (int(number) if number < 1e9 else -1 for number in numbers)
+        num_computed = num_steps - num_skipped
+        if (
+            num_steps != len(timesteps)
+            or not 0 <= in_a_row <= num_skipped < max(num_steps, 1)
+            or not rate >= 0
+        ):
+            raise UnusableState(
+                f"step caching skipped {num_skipped} of {num_steps} steps, not of {len(timesteps)}"
+            )
+        _check(history, "errors", torch.float64, (max(num_computed - 2, 0),))
+        _check(history, "timesteps", torch.int64, (min(num_computed, 2),))
+        kept = history["timesteps"].tolist()
+        places = [timesteps.index(each) for each in kept if each in timesteps]
+        if (
+            len(places) < len(kept)
+            or places != sorted(set(places))
+            or num_steps - 1 - in_a_row not in places[-1:]
+        ):
+            raise UnusableState(f"step caching computed the timesteps {kept}, which are not the run's")
+        for index in range(len(kept)):
+            _check(history, f"x0_{index}", torch.float32, shape)
+        self._num_steps, self._num_skipped, self._in_a_row = num_steps, num_skipped, in_a_row
+        self._rate, self._errors = rate, history["errors"].tolist()
+        self._estimates = [Estimate(each, history[f"x0_{index}"]) for index, each in enumerate(kept)]
 
     def _is_skipped(self, timestep: int) -> bool:
         if len(self._estimates) < 2 or self._in_a_row >= self._rule.max_in_a_row:
@@ -185,3 +219,9 @@ class StepCache:
     @staticmethod
     def _timesteps(timestep: int, like: Tensor) -> Tensor:
         return torch.tensor([timestep], device=like.device)
+
+
+def _check(history: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    problem = misfit(history.get(name), dtype=dtype, shape=shape)
+    if problem:
+        raise UnusableState(f"step caching's {name} {problem}")

@@ -19,6 +19,8 @@ from diffusers import CogVideoXDPMScheduler
 from torch import Tensor
 
 from m2d.diffusion.noise import draw_noise, generator
+from m2d.errors import UnusableState
+from m2d.saved_tensors import misfit
 
 # Attributes in which diffusers' multistep schedulers keep results of earlier steps.
 _COUNTERS = ("lower_order_nums", "this_order", "_step_index")
@@ -104,8 +106,17 @@ class SceneStepper:
         }
         return {name: torch.as_tensor(part) for name, part in flat.items() if part is not None}
 
-    def restore(self, history: Mapping[str, Tensor]) -> None:
-        """Continue from the `history` of a stepper with the same scheduler and seed."""
+    def restore(self, history: Mapping[str, Tensor], *, steps_done: int, shape: Sequence[int]) -> None:
+        """Continue from the `history` of a stepper with the same scheduler and seed.
+
+        Args:
+            steps_done: Steps after which it was returned.
+            shape: Of the latents.
+
+        Raises:
+            UnusableState: It is not of so many steps, or holds other shapes, types or values.
+        """
+        self._check(history, steps_done=steps_done, shape=shape)
         for name in _HISTORY:
             current = getattr(self._scheduler, name, None)
             if isinstance(current, list):
@@ -115,6 +126,24 @@ class SceneStepper:
                 part = history[f"{name}.0"]
                 setattr(self._scheduler, name, int(part) if name in _COUNTERS else part)
         self._previous_x0 = history.get("previous_x0.0")
+
+    def _check(self, history: Mapping[str, Tensor], *, steps_done: int, shape: Sequence[int]) -> None:
+        """Compare a history with one of as many steps on a single number: only the latents' values differ."""
+        probe = SceneStepper(self._scheduler, seed=self._seed, scene=self._scene)
+        zero_BFCHW = torch.zeros(1, 1, 1, 1, 1)
+        for index in range(steps_done):
+            probe.step(zero_BFCHW, zero_BFCHW, index=index)
+        wanted = probe.history()
+        extra = sorted(history.keys() - wanted.keys())
+        if extra:
+            raise UnusableState(f"the sampler has no {extra[0][:100]!r} after {steps_done} steps")
+        for name, tensor in wanted.items():
+            found = history.get(name)
+            problem = misfit(found, dtype=tensor.dtype, shape=shape if tensor.ndim else ())
+            if found is not None and not problem and not tensor.ndim and found.item() != tensor.item():
+                problem = f"is {found.item()}, not {tensor.item()}"
+            if problem:
+                raise UnusableState(f"the sampler's {name} after {steps_done} steps {problem}")
 
     def _align_next_timestep(self, index: int) -> None:
         # DDIM and CogVideoX's schedulers use `timestep - num_train_timesteps // num_inference_steps` as the

@@ -147,7 +147,7 @@ def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:
     run = film.runs[film.scenes[number].generating_run]
     if run.kind == "footage":
         return None
-    made = sorted({target for window in run.windows for target in window.targets})
+    made = sorted(run.made_in)
     recipe = validated_recipe(run.recipe)
     wanted = film.first_scene + number
     if wanted not in made or len(made) != len(recipe.scenes):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from m2d.diffusion.denoise import DenoiseState, StepEvent
-from m2d.errors import Interrupted, M2DError, OutputError
+from m2d.errors import Interrupted, M2DError, OutputError, Remedy, UnusableState
 from m2d.files import check_writable, remove_file, remove_strays, write_bytes
 from m2d.film.journal_contents import (
     JournalContents,
@@ -201,6 +201,7 @@ def open_journal(
 
     Raises:
         OutputBusy: Another process is making this film.
+        UnusableState: What the unfinished run saved is not of this request.
         OutputError: The film or an unfinished run of it exists and may not be replaced, or the disk refused.
     """
     wanted = Header(
@@ -223,6 +224,10 @@ def open_journal(
             yield journal
         except Interrupted:
             raise
+        except UnusableState as error:
+            raise UnusableState(
+                f"{film}: the unfinished run cannot be resumed: {error}", remedy=Remedy.DISCARD_RUN
+            ) from error
         except M2DError:
             if contents.is_empty and not resume:
                 with suppress(OutputError):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -36,10 +36,12 @@ from m2d.film.journal_folder import (
     window_path,
 )
 from m2d.pipeline.observer import FinishedWindow
+from m2d.video.provenance import Sha256
 from m2d.video.run_folder import LARGEST_SHEET_BYTES
 
 _SCENE = "scene_"
 _Read = TypeVar("_Read")
+_OutputName = Annotated[str, Field(pattern=r"^(latents\.safetensors|sheet\.png|frames\.safetensors)$")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +63,10 @@ class _Made:
 
     journal: str
     document: Mapping[str, Any]
-    files: Mapping[str, str]
+    # They become names of files, so that no other may stand here.
+    files: Mapping[_OutputName, Sha256]
     # Missing in journals of earlier versions.
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Annotated[int, Field(ge=0)]] = field(default_factory=dict)
 
 
 _MADE = TypeAdapter(_Made)
@@ -168,6 +171,8 @@ def _read_window(path: Path, header: Header, *, index: int) -> FinishedWindow:
         speed = StepCacheReport.from_json(facts["told"]) if facts.get("told") else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptFileError(f"{path}: does not hold the scenes of a window") from error
+    if not all(each.dtype == torch.float32 and torch.isfinite(each).all() for each in latents.values()):
+        raise CorruptFileError(f"{path}: its latents are not finite float32 numbers")
     return FinishedWindow(index=index, latents_FCHW=latents, speed=speed)
 
 
@@ -178,6 +183,8 @@ def _read_step(path: Path, header: Header, *, window: int) -> DenoiseState | Non
         saved_window, steps_done = int(facts["window"]), int(facts["steps_done"])
     except (KeyError, ValueError) as error:
         raise CorruptFileError(f"{path}: its metadata lacks the window or the step") from error
+    if saved_window == window < header.num_windows and not 0 < steps_done < header.window_steps[window]:
+        raise CorruptFileError(f"{path}: is of step {steps_done} of {header.window_steps[window]}")
     return DenoiseState(steps_done=steps_done, tensors=tensors) if saved_window == window else None
 
 

@@ -61,7 +61,7 @@ def _named(choice: LoraChoice) -> LoraChoice:
 
 def loras_of_scene(run: RunRecord, scene: int) -> tuple[LoraChoice, ...]:
     """Return the LoRAs of its own that a run made a scene of the story with; of an invalid record none."""
-    made = sorted({target for window in run.windows for target in window.targets})
+    made = sorted(run.made_in)
     try:
         choices = TypeAdapter(tuple[LoraChoice, ...]).validate_json(json.dumps(run.recipe.get("loras", [])))
     except ValidationError:

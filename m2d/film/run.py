@@ -6,8 +6,12 @@ If an interrupted run already wrote the film, only its run folder is completed, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from m2d.backend import Backend
 from m2d.errors import InputError, Remedy
@@ -17,11 +21,26 @@ from m2d.film.journal_contents import PendingOutput, scan_journal
 from m2d.film.journal_folder import CorruptFileError, Header, journal_folder_of, read_header
 from m2d.film.make import FilmResult, RunOptions, complete_run, make_film
 from m2d.film.outputs import check_outputs
+from m2d.limits import MOST_SCENES
 from m2d.progress import Reporter
 from m2d.video.open_film import FilmError
 from m2d.video.provenance import ProvenanceError, RunKind, parse_provenance
 from m2d.video.provenance_builder import installed_versions
 from m2d.video.read import probe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Document:
+    """The document of a pending output, as `make` writes it."""
+
+    provenance: Mapping[str, Any]
+    timings_s: Mapping[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    made: list[Annotated[int, Field(ge=0, lt=MOST_SCENES)]]
+    peaks_bytes: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, Any] | None = None
+
+
+_DOCUMENT = TypeAdapter(_Document)
 
 
 def plan_and_make(
@@ -70,7 +89,7 @@ def _finish_published(
     """
     try:
         return _completed(film, kind=kind, prompts=prompts, reporter=reporter)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValidationError) as error:
         raise InputError(
             f"{film}: the unfinished run was not written by m2d", remedy=Remedy.DISCARD_RUN
         ) from error
@@ -99,6 +118,7 @@ def _completed(film: Path, *, kind: RunKind, prompts: Sequence[str], reporter: R
         output = journal.output
         if output is None or not _is_published(film, output):
             raise InputError(f"{film}: was changed while it was resumed; try again")
+        _DOCUMENT.validate_python(output.document)
         provenance = parse_provenance(json.dumps(output.document["provenance"]))
         return complete_run(film, output, provenance, journal)
 

@@ -139,16 +139,41 @@ def _check_files(path: Path, name: str) -> None:
 
 
 def _check_bounds(path: Path, name: str) -> None:
-    place = path / name / COMPONENTS[name].config
-    problems = [f"{place}: {problem}" for problem in config_problems(name, read_config(path, name))]
+    check_config(path / name / COMPONENTS[name].config, name, read_config(path, name))
+
+
+def check_config(place: Path, name: str, config: object) -> None:
+    """Check the numbers in a component's config.
+
+    Args:
+        place: The file that holds it, for the message.
+
+    Raises:
+        CheckpointError: One line for every entry that is out of bounds.
+    """
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{place}: has no {name}'s config")
+    problems = [f"{place}: {problem}" for problem in config_problems(name, config)]
     if problems:
         raise CheckpointError("\n".join(problems))
 
 
 def _check_count(path: Path, name: str, stored: Mapping[str, StoredTensor]) -> None:
-    """Compare what a config needs with the weights, before a model of that size is built."""
-    config, place = read_config(path, name), path / name / COMPONENTS[name].config
     num_stored = sum(prod(tensor.shape) for tensor in stored.values())
+    check_size(path / name / COMPONENTS[name].config, name, read_config(path, name), num_stored=num_stored)
+
+
+def check_size(place: Path, name: str, config: Mapping[str, Any], *, num_stored: int) -> None:
+    """Compare what a config needs with the weights, before a model of that size is built.
+
+    Args:
+        place: The file that holds it, for the message.
+        config: Within the bounds.
+        num_stored: Number of parameters of the weights.
+
+    Raises:
+        CheckpointError: The weights are far too few.
+    """
     least = least_parameters(name, config)
     if least > num_stored:
         raise CheckpointError(

@@ -34,6 +34,7 @@ from m2d.pipeline.pipeline_vae import DEFAULT_VAE, PipelineVae, VaeUse
 from m2d.pipeline.prompts import PromptEncoder
 from m2d.pipeline.window import (
     Windows,
+    check_finished,
     context_latents,
     is_guided,
     label_of,
@@ -146,6 +147,7 @@ class ScenePipeline:
         Raises:
             CheckpointError: The model's weights do not fit its configs.
             BackendError: The backend cannot run the plans, or predicts values that are not finite.
+            UnusableState: `resume` is not of these plans.
         """
         windows = [(plan, part) for plan in plans for part in plan.windows]
         run = _Run(self, windows, given or {}, observer)
@@ -216,7 +218,7 @@ class _Run:
         if first < len(self._windows):
             self._parts.prompts.encode(self._windows[first:], self._observer)
         for window in resume.windows:
-            self._add(window)
+            self._add(check_finished(window, *self._windows[window.index]))
         if first < len(self._windows):
             self._run_windows(first, resume.state)
         return self._latents

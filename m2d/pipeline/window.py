@@ -13,10 +13,13 @@ from torch import Tensor
 
 from m2d.backend import BackendOptions
 from m2d.diffusion.guidance import GuidanceRule
+from m2d.errors import UnusableState
 from m2d.families.loading import load_scheduler
 from m2d.model.lora_file import LoraUse
+from m2d.pipeline.observer import FinishedWindow
 from m2d.placement.modes import MemoryMode
 from m2d.recipe.plan import RunPlan, WindowPlan
+from m2d.saved_tensors import misfit
 
 Windows = Sequence[tuple[RunPlan, WindowPlan]]
 
@@ -107,3 +110,25 @@ def label_of(scenes: Sequence[int]) -> str:
     """Return `scenes 1-3`, counted from 1 as users do."""
     first, last = scenes[0] + 1, scenes[-1] + 1
     return f"scene {first}" if first == last else f"scenes {first}-{last}"
+
+
+def check_finished(window: FinishedWindow, plan: RunPlan, part: WindowPlan) -> FinishedWindow:
+    """Return a window that an earlier run finished.
+
+    Raises:
+        UnusableState: Its scenes or their latents are not those of the plan.
+    """
+    if set(window.latents_FCHW) != set(part.window.targets):
+        raise UnusableState(f"window {window.index + 1} holds scenes that it does not make")
+    for scene, latents_FCHW in window.latents_FCHW.items():
+        shape = plan.scenes[scene].geometry
+        wanted = (
+            shape.num_latent_frames,
+            plan.source.geometry.latent_channels,
+            shape.latent_height,
+            shape.latent_width,
+        )
+        problem = misfit(latents_FCHW, dtype=torch.float32, shape=wanted)
+        if problem:
+            raise UnusableState(f"the latents of scene {scene + 1}: {problem}")
+    return window

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,5 +134,5 @@ def _checked_timings(timings_s: Mapping[str, float]) -> dict[str, float]:
     return {
         name: float(seconds)
         for name, seconds in timings_s.items()
-        if isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0
+        if isinstance(seconds, int | float) and 0 <= seconds <= sys.float_info.max
     }

@@ -124,7 +124,7 @@ def _plan(
         return plan_on(recipe, source, None, overrides=overrides, places=places)
     chosen: tuple[int, ...] = ()
     if record.kind == "reroll":
-        chosen = tuple(sorted({target for window in record.windows for target in window.targets}))
+        chosen = tuple(sorted(record.made_in))
         if not chosen or chosen[-1] >= len(before.scenes) or len(chosen) != len(recipe.scenes):
             raise _untrue(film, f"a re-roll of {len(chosen)} scenes has a recipe of {len(recipe.scenes)}")
     existing = ExistingFilm(scenes=before.scenes, chosen=chosen)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from m2d.errors import BackendUnavailable, CheckpointError
+from m2d.saved_tensors import misfit
 from m2d.training.muon import Muon
 from m2d.training.processes import Processes
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
@@ -27,6 +28,9 @@ from m2d.training.sharding import Stored, like, local, whole, wrap
 _MATRIX_PARTS = (".attn1.", ".ff.")
 # bitsandbytes stores these per block of 256 numbers of a state (absmax), and the codes of its 8 bits (qmap).
 _EIGHT_BIT_PARTS = ("absmax1", "absmax2", "qmap1", "qmap2")
+_OF_ADAMW, _OF_MUON = frozenset({"step", "exp_avg", "exp_avg_sq"}), frozenset({"momentum_buffer"})
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+_NEVER_NEGATIVE = ("step", "exp_avg_sq", "absmax1", "absmax2")
 
 
 def is_block_matrix(name: str, weight: Tensor) -> bool:
@@ -152,16 +156,54 @@ class ModelOptimizer:
         for key, value in tensors:
             name, _, part = key.rpartition("/")
             param = self._named.get(name)
-            fits = param is not None and (value.shape in ((), param.shape) or part in _EIGHT_BIT_PARTS)
+            shape = () if param is None or part == "step" else param.shape
+            fits = value.shape == shape or part in _EIGHT_BIT_PARTS
             if param is None or not fits:
                 raise CheckpointError(
                     f"optimizer state {key!r} of shape {tuple(value.shape)} fits no weight of this model; "
                     "resume with the recipe that the checkpoint was made with"
                 )
+            check_moment(key, value)
             state = like(value, param) if value.shape == param.shape else value.to(param.device)
             # bitsandbytes counts steps with a Python int.
-            is_count = part == "step" and not isinstance(owners[param], torch.optim.AdamW)
-            owners[param].state[param][part] = int(value) if is_count else state
+            is_adamw = isinstance(owners[param], torch.optim.AdamW)
+            count = state.float() if is_adamw else int(value)
+            owners[param].state[param][part] = count if part == "step" else state
+        self._check_parts(owners)
+
+    def _check_parts(self, owners: Mapping[nn.Parameter, torch.optim.Optimizer]) -> None:
+        """Check that every weight that has a state has all of what its optimizer keeps."""
+        for name, param in self._named.items():
+            found, wanted = owners[param].state.get(param, {}).keys(), _parts_of(owners[param])
+            if found and wanted and found != wanted:
+                wrong = ", ".join(sorted(found ^ wanted))
+                raise CheckpointError(f"optimizer state of {name!r}: {wrong[:200]} missing or extra")
+
+
+def check_moment(key: str, value: Tensor) -> None:
+    """Check a tensor of an optimizer's state, named `weight/part`.
+
+    Raises:
+        CheckpointError: No optimizer gets there: NaN, infinity, a type that it does not keep, or a number
+            below zero where it counts or adds squares.
+    """
+    part = key.rpartition("/")[2]
+    problem = misfit(value, dtype=value.dtype, shape=value.shape)
+    if not problem and part in _MOMENTS and value.dtype != torch.float32:
+        problem = f"is {str(value.dtype).removeprefix('torch.')}, not float32"
+    if not problem and part == "step" and float(value) % 1:
+        problem = f"is {value.item()}, no number of steps"
+    if not problem and part in _NEVER_NEGATIVE and (value < 0).any():
+        problem = "is less than zero"
+    if problem:
+        raise CheckpointError(f"optimizer state {key[:200]!r} {problem}; resume from another checkpoint")
+
+
+def _parts_of(optimizer: torch.optim.Optimizer) -> frozenset[str]:
+    """Return what an optimizer keeps of a weight; nothing if that depends on the weight."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return _OF_ADAMW
+    return _OF_MUON if isinstance(optimizer, Muon) else frozenset()
 
 
 def make_adamw(weights: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.Optimizer:

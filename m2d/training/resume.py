@@ -6,12 +6,15 @@ Owns the comparison of a checkpoint's facts with a run's; `state` owns the conte
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from m2d.errors import CheckpointError, Remedy
 from m2d.progress import Reporter
@@ -41,8 +44,28 @@ FREE_FIELDS = (
 )
 # Fields that a resumed run may change, with a warning if the weights are affected.
 WARNED_FIELDS = ("steps", "schedule", "accumulate")
+_LONGEST_VALUE = 200
 # Versions that earlier runs did not record.
 _EARLIER = {"num_processes": "1"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Length:
+    steps: int
+    schedule: ScheduleRecipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Facts:
+    """The facts of a checkpoint that a resume computes with; all are compared with the run's."""
+
+    stories: str
+    layout: str
+    versions: Mapping[str, str]
+    recipe: _Length
+
+
+_FACTS = TypeAdapter(_Facts)
 
 
 def versions(processes: Processes) -> dict[str, str]:
@@ -72,9 +95,15 @@ def resume_latest(
         reporter.warn(f"checkpoint rejected: {rejected}")
     path = Path(found["path"])
     saved = read_facts(path)
-    lacking = sorted({"stories", "layout", "versions"} - saved.keys())
-    if lacking:
-        raise CheckpointError(f"{path}: its state lacks {', '.join(lacking)}; resume from another checkpoint")
+    try:
+        _FACTS.validate_python(saved)
+    except ValidationError as error:
+        wrong = ", ".join(
+            sorted({".".join(map(str, each["loc"]))[:_LONGEST_VALUE] for each in error.errors()})
+        )
+        raise CheckpointError(
+            f"{path}: its state lacks {wrong}, or has other values there; resume from another checkpoint"
+        ) from error
     differing = differences(saved, facts)
     if differing:
         raise CheckpointError(f"{path}: made by another training: {'; '.join(differing)}")
@@ -123,7 +152,14 @@ class _Difference(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.field} was {self.was!r} and is {self.now!r}"
+        return f"{self.field[:_LONGEST_VALUE]} was {_brief(self.was)} and is {_brief(self.now)}"
+
+
+def _brief(value: Any) -> str:
+    """Describe a value of a checkpoint, which may be long or deep."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = _LONGEST_VALUE
+    return brief.repr(value)
 
 
 def _is_within(field: str, fields: Sequence[str]) -> bool:
@@ -138,7 +174,13 @@ def _first_other_rate(old: Mapping[str, Any], new: Mapping[str, Any], *, num_ste
     )
     if lengths[0] == lengths[1] and schedules[0] == schedules[1]:
         return None
-    for step in range(num_steps):
+    turns: set[int] = {0, *lengths}
+    for length, schedule in zip(lengths, schedules, strict=True):
+        turns |= {schedule.warmup_steps, length - math.floor(length * schedule.decay_fraction)}
+    # Between two turns, rates are pieces of one line or one cosine: those that differ at all differ there.
+    for step in sorted({turn + more for turn in turns for more in range(-1, 4)}):
+        if not 0 <= step < num_steps:
+            continue
         was, now = (
             learning_rate_scale(schedule, step=step, num_steps=length)
             for schedule, length in zip(schedules, lengths, strict=True)

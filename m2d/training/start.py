@@ -21,6 +21,7 @@ from m2d.families.loading import load_transformer
 from m2d.families.registry import NEW_MODELS
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
+from m2d.model.components import check_size
 from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
 from m2d.model.settings import ModelSettings, read_settings
@@ -167,7 +168,10 @@ def read_start(folder: Path) -> Start:
             raise CheckpointError(
                 f"init: {found} is no transformer's training", remedy=Remedy.GIVE_TRAINED_RUN
             )
-        return Start(config, load_average(found))
+        weights = load_average(found)
+        num_stored = sum(weight.numel() for weight in weights.values())
+        check_size(found, "transformer", config, num_stored=num_stored)
+        return Start(config, weights)
     if not (folder / "transformer").is_dir():
         raise CheckpointError(
             f"init: {folder} is neither a run folder nor a model folder with a transformer; "

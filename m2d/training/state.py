@@ -18,7 +18,9 @@ from m2d.errors import CheckpointError
 from m2d.files import write_part
 from m2d.folders import make_folder
 from m2d.model.checkpoint import load_tensors
+from m2d.model.components import check_config
 from m2d.reading import parse_json, read_text
+from m2d.saved_tensors import misfit
 from m2d.tensor_files import opened_tensors
 from m2d.training.folder import canonical_json, publish_folder, remove_folder, verify_folder
 from m2d.training.optim import AveragedModel, Optimizer
@@ -64,7 +66,7 @@ def save_checkpoint(
     Raises:
         OutputError: The disk refused; all older checkpoints remain.
     """
-    path = run / FOLDER / f"step-{state.step:08d}"
+    path = run / FOLDER / _name_of(state.step)
     files = {
         _WEIGHTS: _in_order(_kept(state.model, of=state.model)),
         _EMA: _in_order(_kept(state.average.model, of=state.model)),
@@ -147,12 +149,22 @@ def read_facts(path: Path) -> dict[str, Any]:
     wrong = [name for name, kind in wanted.items() if type(facts.get(name)) is not kind]
     if wrong:
         raise CheckpointError(f"{path / _STATE}: {', '.join(wrong)} missing or of another type")
+    if path.name != _name_of(facts["step"]):
+        raise CheckpointError(f"{path / _STATE}: is of another step than its folder is named for")
+    if facts.get("transformer") is not None:
+        check_config(path / _STATE, "transformer", facts["transformer"])
     return facts
 
 
 def load_average(path: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a verified checkpoint."""
+    """Return the averaged weights of a verified checkpoint.
+
+    Raises:
+        CheckpointError: Some are NaN or infinite.
+    """
     weights: dict[str, Tensor] = load_tensors(path / _EMA)
+    for name, tensor in weights.items():
+        _refuse(path / _EMA, name, misfit(tensor, dtype=tensor.dtype, shape=tensor.shape))
     return weights
 
 
@@ -195,7 +207,18 @@ def _load_into(targets: Mapping[str, Stored], path: Path) -> None:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise CheckpointError(f"{path}: made by another model: {'; '.join(differing[:3])}{more}")
         for name, target in targets.items():
-            put(file.get_tensor(name), target)
+            value, ours_like = file.get_tensor(name), outline(target)
+            _refuse(path, name, misfit(value, dtype=ours_like.dtype, shape=ours_like.shape))
+            put(value, target)
+
+
+def _refuse(path: Path, name: str, problem: str) -> None:
+    if problem:
+        raise CheckpointError(f"{path}: {name} {problem}; resume from another checkpoint")
+
+
+def _name_of(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from m2d.errors import CheckpointError
 from m2d.training.launcher import refuse_for_deepspeed
-from m2d.training.optim import make_adamw
+from m2d.training.optim import check_moment, make_adamw
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.zero_shares import Spread, cut, is_zero_share, whole_like
@@ -137,6 +137,7 @@ class ZeroOptimizer:
             if not ours:
                 self._make_state()
                 ours = self.state_tensors()
+            check_moment(key, value)
             target = ours.get(key)
             if isinstance(target, Spread) and target.like.shape == value.shape:
                 target.put(value)

@@ -55,12 +55,12 @@ class SceneOrigin:
 
 def lineage(provenance: Provenance) -> tuple[RunLineage, ...]:
     """Return the runs of a film with the scenes they made, oldest first."""
+    kept_of: list[set[int]] = [set() for _ in provenance.runs]
+    for number, scene in enumerate(provenance.scenes, start=provenance.first_scene):
+        kept_of[scene.run].add(number)
     runs = []
-    for index, record in enumerate(provenance.runs):
-        made_by = enumerate((scene.run for scene in provenance.scenes), start=provenance.first_scene)
-        kept = {scene for scene, run in made_by if run == index}
-        targets = {scene for window in record.windows for scene in window.targets}
-        made = tuple(sorted(targets or kept))
+    for index, (record, kept) in enumerate(zip(provenance.runs, kept_of, strict=True)):
+        made = tuple(sorted(record.made_in or kept))
         replaced = tuple(scene for scene in made if scene not in kept and scene >= provenance.first_scene)
         runs.append(
             RunLineage(number=index + 1, kind=record.kind, record=record, made=made, replaced=replaced)
@@ -75,14 +75,14 @@ def scene_origin(provenance: Provenance, index: int) -> SceneOrigin:
     begins with that scene's last frame.
     """
     run, scene = provenance.scenes[index].run, provenance.first_scene + index
-    made_in = _window_of(provenance, run, scene)
+    made_in = provenance.runs[run].made_in.get(scene)
     if made_in is None:
         return SceneOrigin(run=run)
     window = provenance.runs[run].windows[made_in]
     return SceneOrigin(
         run=run,
         window=made_in,
-        context=_context(window),
+        context=tuple(sorted(window.context)),
         together=tuple(sorted(set(window.targets) - {scene})),
         outdated=tuple(
             other
@@ -112,8 +112,7 @@ def stale(provenance: Provenance, index: int) -> tuple[str, ...]:
 
 
 def _newest_made(provenance: Provenance) -> RunRecord:
-    made = [run for run in provenance.runs if run.kind != "footage"]
-    return made[-1] if made else provenance.last_run
+    return next((run for run in reversed(provenance.runs) if run.kind != "footage"), provenance.last_run)
 
 
 def _cast(run: RunRecord) -> dict[str, str]:
@@ -209,7 +208,7 @@ def _describe_windows(provenance: Provenance, windows: Sequence[WindowRecord]) -
             parts.append(_describe_window(provenance, rest.pop(0)))
             continue
         made = name_scenes(provenance, (scene for window in rest[:num_steps] for scene in window.targets))
-        anchor, num_given = _anchor(rest[num_steps - 1]), len(_context(rest[0]))
+        anchor, num_given = _anchor(rest[num_steps - 1]), len(rest[0].context)
         first = "" if anchor is None else f"{name_scenes(provenance, [anchor])} and "
         num_given -= anchor is not None
         given = f"the {num_given} scenes" if num_given > 1 else "the scene"
@@ -240,7 +239,7 @@ def _num_steps(windows: Sequence[WindowRecord]) -> int:
 
 def _anchor(window: WindowRecord) -> int | None:
     """Return the scene that a window sees besides those just before its target; None if there is none."""
-    context = _context(window)
+    context = sorted(window.context)
     return context[0] if len(context) > 1 and context[1] > context[0] + 1 else None
 
 
@@ -248,7 +247,7 @@ def _describe_window(provenance: Provenance, window: WindowRecord) -> str:
     made = name_scenes(provenance, window.targets)
     if len(set(window.targets)) > 1:
         made += " together"
-    context = _context(window)
+    context = window.context
     return f"{made} from {name_scenes(provenance, context)}" if context else made
 
 
@@ -293,28 +292,18 @@ def _loras(run: RunRecord) -> list[str]:
     ]
 
 
-def _context(window: WindowRecord) -> tuple[int, ...]:
-    return tuple(sorted(set(window.scenes) - set(window.targets)))
-
-
-def _window_of(provenance: Provenance, run: int, scene: int) -> int | None:
-    """Return the last window of the run that made the scene."""
-    windows = provenance.runs[run].windows
-    return max((index for index, window in enumerate(windows) if scene in window.targets), default=None)
-
-
 def _changed_unseen(provenance: Provenance, scene: int, *, since: tuple[int, int], by: int) -> bool:
     """Whether `scene` was made after the window `since`, by a window that did not see the scene `by`."""
     index = scene - provenance.first_scene
     if not 0 <= index < len(provenance.scenes):
         return False
     run = provenance.scenes[index].run
-    made_in = _window_of(provenance, run, scene)
+    made_in = provenance.runs[run].made_in.get(scene)
     if made_in is None:
         # Its frames were taken from a video, such as the film itself when its latents were lost: unchanged.
         return False
     follows = by == scene + 1 and provenance.scenes[by - provenance.first_scene].join == "continue"
-    return (run, made_in) > since and (follows or by not in _context(provenance.runs[run].windows[made_in]))
+    return (run, made_in) > since and (follows or by not in provenance.runs[run].windows[made_in].context)
 
 
 def _ranges(numbers: list[int]) -> list[str]:

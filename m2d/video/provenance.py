@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
@@ -16,18 +18,20 @@ from pydantic import Field, JsonValue, ValidationError
 
 from m2d.errors import InputError
 from m2d.joins import JoinKind
-from m2d.limits import LONGEST_RECORD_BYTES, MOST_THREADS
+from m2d.limits import LARGEST_SEED, LONGEST_RECORD_BYTES, MOST_THREADS
 from m2d.video.digests import canonical_json, film_digest, text_digest
 from m2d.video.frame_times import SAME_RATE
 from m2d.video.printable import printable
-from m2d.video.video_record import Count, Record, VideoRecord
+from m2d.video.video_record import MOST, Count, Record, VideoRecord
 
 SCHEMA_VERSION = 3
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Index = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0, le=MOST)]
 # A film's metadata must not cause unlimited work.
 ClipLength = Annotated[int, Field(ge=1, le=1000)]
+# Of a run's windows, and of a window's scenes: a recipe has at most half as many.
+_MOST_SEEN = 1000
 RunKind = Literal["generate", "extend", "reroll", "footage"]
 
 
@@ -45,9 +49,14 @@ class ModelRecord(Record):
 class WindowRecord(Record):
     """One pass of the denoising loop: the scenes of the story it saw and the scenes it made, from 0."""
 
-    scenes: tuple[Index, ...] = Field(min_length=1)
-    targets: tuple[Index, ...] = Field(min_length=1)
+    scenes: tuple[Index, ...] = Field(min_length=1, max_length=_MOST_SEEN)
+    targets: tuple[Index, ...] = Field(min_length=1, max_length=_MOST_SEEN)
     layout_digest: str
+
+    @cached_property
+    def context(self) -> frozenset[int]:
+        """The scenes that it saw and did not make."""
+        return frozenset(self.scenes) - frozenset(self.targets)
 
 
 class MachineRecord(Record):
@@ -86,8 +95,13 @@ class RunRecord(Record):
     parameters: dict[str, JsonValue]
     model: ModelRecord | None
     versions: dict[str, str]
-    windows: tuple[WindowRecord, ...] = ()
+    windows: Annotated[tuple[WindowRecord, ...], Field(max_length=_MOST_SEEN)] = ()
     machine: Annotated[MachineRecord | None, Field(exclude_if=lambda value: value is None)] = None
+
+    @cached_property
+    def made_in(self) -> Mapping[int, int]:
+        """Scenes of the story that it made, each with the last window that made it."""
+        return {scene: index for index, window in enumerate(self.windows) for scene in window.targets}
 
 
 class SceneRecord(Record):
@@ -112,7 +126,7 @@ class SceneRecord(Record):
     prompt: str
     negative_prompt: str = ""
     guidance_scale: float | None = None
-    seed: int | None
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None
     run: Index
     first_frame: Index
     num_frames: Count
@@ -210,7 +224,7 @@ class Provenance(Record):
             for claims in (recipe if isinstance(recipe, dict) else {}, run.parameters):
                 for name in ("width", "height", "upscale", "fps"):
                     _check_claim(index, claims.get(name), getattr(self.video, name), f"{name}")
-            made = sorted({target for window in run.windows for target in window.targets})
+            made = sorted(run.made_in)
             for number, length in zip(made, _asked_lengths(run.recipe), strict=False):
                 place = number - self.first_scene
                 # A film of new scenes alone lacks those that earlier runs made.
@@ -312,8 +326,10 @@ def _check_ranges(provenance: Provenance) -> None:
 
 def _check_claim(run: int, claim: JsonValue, value: float, what: str) -> None:
     if isinstance(claim, int | float) and claim != value:
+        # No float can hold some whole numbers.
+        named = printable(str(claim), limit=20)
         raise ProvenanceError(
-            f"runs[{run}] of the provenance has {what} {claim:.6g}, the film {value:.6g}: it was changed"
+            f"runs[{run}] of the provenance has {what} {named}, the film {value:.6g}: it was changed"
             " after writing"
         )
 

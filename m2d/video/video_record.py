@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from m2d.enlarging import UpscaleFilter
 from m2d.fit import FilmFit
-from m2d.limits import LARGEST_SIDE
+from m2d.limits import FASTEST_FPS, LARGEST_SIDE
 
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1
+"""More than any film counts; what is computed from such numbers stays finite."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class Record(BaseModel):
@@ -43,7 +45,7 @@ class VideoRecord(Record):
     height: Count
     upscale: Count
     upscale_filter: Annotated[UpscaleFilter, Field(exclude_if=lambda value: value == "nearest")] = "nearest"
-    fps: Annotated[float, Field(gt=0)]
+    fps: Annotated[float, Field(ge=1, le=FASTEST_FPS)]
     encoding: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     film: Annotated[FilmRecord | None, Field(exclude_if=lambda value: value is None)] = None
 

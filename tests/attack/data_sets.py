@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from m2d.video.digests import canonical_json, text_digest
-from tests.attack.mutations import ODD_VALUES, change_file, change_one, change_text
+from tests.attack.mutations import ODD_VALUES, change_file, change_one, change_text, change_value
 from tests.attack.originals import copy
 from tests.attack.trial import Trial
 
@@ -84,33 +84,11 @@ def _change_signed(stages: Path, draw: random.Random) -> str:
     place = draw.randrange(len(lines))
     document = json.loads(lines[place])
     del document["digest"]
-    holders = [holder for holder in _holders(document) if holder]
-    holder = draw.choice(holders)
-    key = draw.choice(list(holder)) if isinstance(holder, dict) else draw.randrange(len(holder))
-    holder[key] = draw.choice((*ODD_VALUES, *_other_values(holder[key])))
+    what = change_value(document, draw)
     try:
         document["digest"] = text_digest(canonical_json(document))[:16]
     except ValueError:
         document["digest"] = "0" * 16
     lines[place] = json.dumps(document)
     file.write_text("\n".join(lines) + "\n")
-    return f"{file.name}:{place + 1}: {key} is {str(holder[key])[:80]!r}"
-
-
-def _holders(value: object) -> list[dict[str, object] | list[object]]:
-    """Return all objects and lists in a JSON value."""
-    if not isinstance(value, dict | list):
-        return []
-    parts = value.values() if isinstance(value, dict) else value
-    return [value, *(found for part in parts for found in _holders(part))]
-
-
-def _other_values(value: object) -> list[object]:
-    """Return values of the same type that a stage would not write."""
-    if isinstance(value, str):
-        return ["../../canary", "/etc/passwd", "", "x" * 5000, "a\0b", "\ud800", "%s", "AAAA"]
-    if isinstance(value, float | int):
-        return [-1, 0, 1e308, 5e-324, 1 << 62, 1 << 70, -(1 << 40), 0.5, 10**9]
-    if isinstance(value, list):
-        return [value[:-1], value * 2, value[::-1], value * 100_000]
-    return [{}]
+    return f"{file.name}:{place + 1}: {what}"

@@ -94,6 +94,47 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from _places(value[key])
 
 
+def change_value(document: dict[str, Any], draw: random.Random) -> str:
+    """Replace, remove, double or add a value somewhere in a JSON object, in place; return what was done.
+
+    Values are odd, or of the same type and such that m2d would not write them.
+    """
+    holder = draw.choice([holder for holder in _holders(document) if holder])
+    key = draw.choice(list(holder)) if isinstance(holder, dict) else draw.randrange(len(holder))
+    kind = draw.choice(("odd", "odd", "other", "other", "other", "remove", "double"))
+    if kind == "remove":
+        del holder[key]
+        return f"{key} is missing"
+    if kind == "double":
+        if isinstance(holder, list):
+            holder.insert(key, holder[key])
+        else:
+            holder[f"{key}x"] = holder[key]
+        return f"{key} stands twice"
+    holder[key] = draw.choice(ODD_VALUES if kind == "odd" else _other_values(holder[key]))
+    return f"{key} is {str(holder[key])[:80]!r}"
+
+
+def _holders(value: object) -> list[Any]:
+    """Return all objects and lists in a JSON value."""
+    if not isinstance(value, dict | list):
+        return []
+    parts = value.values() if isinstance(value, dict) else value
+    return [value, *(found for part in parts for found in _holders(part))]
+
+
+def _other_values(value: object) -> list[object]:
+    """Return values of the same type that m2d would not write."""
+    if isinstance(value, str):
+        return ["../../canary", "/etc/passwd", "", "x" * 5000, "a\0b", "\ud800", "%s", "AAAA"]
+    if isinstance(value, float | int):
+        return [-1, 0, 1e308, 5e-324, 1 << 62, 1 << 70, -(1 << 40), 0.5, 10**9, 10**400, -(10**400)]
+    if isinstance(value, list):
+        # As long as a record may be, for a value that is one of hundreds of thousands or one of a few.
+        return [value[:-1], value * 2, value[::-1], value * (1 + 2_000_000 // len(str(value)))]
+    return [{}]
+
+
 def change_safetensors(data: bytes, draw: random.Random) -> bytes:
     """Change the header: its length, a dtype, a shape, offsets, or a value anywhere in it."""
     (length,) = struct.unpack("<Q", data[:8])

@@ -6,12 +6,17 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
 from benchmarks.broken_videos import FPS, write_video
+from m2d.diffusion.denoise import DenoiseState
+from m2d.errors import EXIT_RESUMABLE, Interrupted
+from m2d.film import make
+from m2d.film.journal import Journal
 from tests.attack.guard import Guarded, Rooms
 from tests.m2d.model.tiny_model import build_tiny_model
 
@@ -45,6 +50,8 @@ checkpoint: {{every_s: 1, keep: 2}}
 _KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH", "MPLCONFIGDIR")
 # Long enough to be interrupted.
 _MANY_STEPS = 400
+# More than are between two saved states, which are five apart.
+_FEW_STEPS = 8
 _LONGEST_S = 600.0
 
 
@@ -56,7 +63,7 @@ def prepare(folder: Path) -> Path:
     """
     # Fonts are listed once, not by every trial that trains.
     os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
-    if (folder / "unfinished").is_dir():
+    if (folder / "unpublished").is_dir():
         return folder
     model = build_tiny_model(folder / "model")
     (folder / "story.yaml").write_text(STORY.format(model=model))
@@ -70,6 +77,8 @@ def prepare(folder: Path) -> Path:
     _m2d(folder, "data", "build", "films", "--out", "set", "--set", "relate.min_sim=-1")
     _m2d(folder, "export", "--backend", "onnx", "--recipe", "story.yaml", "--out", "graphs")
     _interrupt(folder)
+    _stop(folder)
+    _withhold(folder)
     return folder
 
 
@@ -85,11 +94,11 @@ def _m2d(folder: Path, *words: str) -> None:
         raise RuntimeError(f"m2d {' '.join(words)}: {ending.stderr}")
 
 
-def _start(folder: Path, *words: str) -> Guarded:
+def _start(folder: Path, *words: str, state: Callable[[], object] = lambda: None) -> Guarded:
     cache = folder / "cache"
     cache.mkdir(exist_ok=True)
     rooms = Rooms(case=folder, readable=(folder.parent,))
-    return Guarded(list(words), rooms, environment(cache), killed_after_s=_LONGEST_S)
+    return Guarded(list(words), rooms, environment(cache), killed_after_s=_LONGEST_S, state=state)
 
 
 def _clips(folder: Path) -> None:
@@ -137,6 +146,50 @@ def _interrupt(folder: Path) -> None:
     ending = run.wait()
     if not header.exists():
         raise RuntimeError(f"the run could not be interrupted: {ending.stderr}")
+
+
+def _stop(folder: Path) -> None:
+    """Leave a run that stopped in its second window; its scheduler and its step caching have a history."""
+    where = folder / "stopped"
+    where.mkdir()
+    text = (folder / "story.yaml").read_text().replace("join: {crossfade: 2}", "join: continue")
+    sampling = f"num_inference_steps: {_FEW_STEPS}, scheduler: unipc, speed: fast"
+    (where / "story.yaml").write_text(text.replace("num_inference_steps: 2", sampling))
+
+    def state() -> None:
+        keep_step = Journal.keep_step
+
+        def stop(self: Journal, window: int, state: DenoiseState) -> None:
+            keep_step(self, window, state)
+            if window:
+                raise Interrupted("stopped")
+
+        Journal.keep_step = stop  # type: ignore[method-assign]  # in the process of this command alone
+
+    _expect_interrupted(_start(where, "generate", "story.yaml", "--out", "film.mp4", state=state))
+
+
+def _withhold(folder: Path) -> None:
+    """Leave an extended film whose run folder was not written yet."""
+    where = folder / "unpublished"
+    where.mkdir()
+    copy(folder / "film.mp4", where / "first.mp4")
+    copy(folder / "film.m2d", where / "first.m2d")
+
+    def finish_run(*_: object, **__: object) -> None:
+        raise Interrupted("withheld")
+
+    def state() -> None:
+        make.finish_run = finish_run  # type: ignore[assignment]  # in the process of this command alone
+
+    words = ("extend", "first.mp4", "--prompt", "Actor1 waves.", "--out", "film.mp4")
+    _expect_interrupted(_start(where, *words, "--model", str(folder / "model"), state=state))
+
+
+def _expect_interrupted(run: Guarded) -> None:
+    ending = run.wait()
+    if ending.code != EXIT_RESUMABLE:
+        raise RuntimeError(f"ended with {ending.code}: {ending.stderr}")
 
 
 def copy(source: Path, target: Path) -> Path:

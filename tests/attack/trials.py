@@ -15,6 +15,7 @@ from tests.attack.mutations import change_file, change_one, change_text
 from tests.attack.numbers import number
 from tests.attack.odd_paths import ARGUMENTS, harmless, is_output, odd_path
 from tests.attack.originals import CANARY, copy, environment
+from tests.attack.signed import signed
 from tests.attack.states import SILENT, STATES
 from tests.attack.trial import Attack, Trial, named_paths
 from tests.attack.verdict import judge
@@ -248,6 +249,7 @@ CLASSES: dict[str, Attack] = {
     "artifact": _artifact,
     "journal": _journal,
     "checkpoint": _checkpoint,
+    "signed": signed,
     "environment": _environment,
     "path": _path,
     "state": _state,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from m2d.diffusion.denoise import DenoiseReport, DenoiseState, StepEvent, denois
 from m2d.diffusion.schedulers import scheduler_from_config
 from m2d.diffusion.step_cache import STEP_CACHE_RULES, StepCache, StepCacheRule
 from m2d.diffusion.velocity import VelocitySchedule
+from m2d.errors import UnusableState
 from tests.m2d.diffusion.test_denoise import MEAN, denoiser_for, given, request_for
 
 STEPS = 20
@@ -96,8 +98,48 @@ def test_the_state_of_an_exact_run_is_refused_by_a_faster_one(scheduler):
     request = request_for()
     denoise(denoiser_for(scheduler), scheduler, request, on_step=lambda event: states.append(event.state()))
     fast = dataclasses.replace(request, speed="fast")
-    with pytest.raises(ValueError, match=r"the state is of a run without step caching \(speed exact\)"):
+    with pytest.raises(UnusableState, match=r"the state is of a run without step caching \(speed exact\)"):
         denoise(denoiser_for(scheduler), scheduler, fast, resume=states[3])
+
+
+OTHER_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nan": lambda tensor: torch.full_like(tensor.double(), float("nan")).to(
+        tensor.dtype if tensor.is_floating_point() else torch.float32
+    ),
+    "type": lambda tensor: tensor.to(torch.float16),
+    "shape": lambda tensor: torch.cat([tensor.reshape(-1), tensor.reshape(-1)]),
+}
+
+
+@pytest.mark.parametrize("name", ["dpm", "unipc"])
+def test_a_state_with_any_other_tensor_is_refused(scheduler_config, name):
+    scheduler = scheduler_from_config(scheduler_config, name)
+    request = request_for(num_inference_steps=6, speed="fast")
+    states: list[DenoiseState] = []
+    denoiser = denoiser_for(scheduler, spread=0.5)
+    denoise(denoiser, scheduler, request, on_step=lambda event: states.append(event.state()))
+    state = states[3]
+
+    def refused(steps_done: int = state.steps_done, **tensors: Tensor | None) -> None:
+        changed = {key: value for key, value in {**state.tensors, **tensors}.items() if value is not None}
+        with pytest.raises(UnusableState):
+            denoise(denoiser, scheduler, request, resume=DenoiseState(steps_done=steps_done, tensors=changed))
+
+    for key, tensor in state.tensors.items():
+        for change in OTHER_TENSORS.values():
+            refused(**{key: change(tensor)})
+        refused(**{key: None})
+        if not tensor.is_floating_point():
+            refused(**{key: tensor + 1})
+    refused(**{"scene_000.x.0": torch.zeros(1)})
+    for steps_done in (-1, 3, 5, 7, 2**70):
+        refused(steps_done)
+    numbers = state.tensors["step_cache.numbers"]
+    for place in range(1, 4):
+        for value in (-1.0, 1e18, 99.0):
+            changed = numbers.clone()
+            changed[place] = value
+            refused(**{"step_cache.numbers": changed})
 
 
 def test_clean_estimates_are_continued_in_a_straight_line(schedule):

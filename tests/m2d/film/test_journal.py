@@ -22,8 +22,10 @@ from m2d.film.journal_folder import (
     CorruptFileError,
     has_journal,
     journal_folder_of,
+    read_document,
     read_header,
     read_request,
+    write_document,
     write_header,
 )
 from m2d.film.outputs import check_outputs
@@ -202,6 +204,21 @@ def test_a_request_that_no_run_has_is_refused_whatever_its_digest(film: Path, ru
     write_header(folder, replace(header, request={**header.request, "runs": runs}))
     with pytest.raises(InputError, match=r"journal\.json: is not the header of a run"):
         resumed(film)
+
+
+@pytest.mark.parametrize("files", [{"../x.png": "a" * 64}, {"run.json": "a" * 64}, {"sheet.png": "../x"}])
+def test_an_output_with_files_of_other_names_is_not_used_whatever_its_digest(
+    film: Path, files: dict[str, str]
+) -> None:
+    keep(film, 6)
+    made = journal_folder_of(film) / "made.json"
+    document = read_document(made)
+    write_document(made, {**document, "files": files, "sizes": {}})
+    header = read_header(made.parent)
+    assert header is not None
+    scan = scan_journal(made.parent, header)
+    assert scan.contents.output is None
+    assert [problem for problem in scan.problems if "is not the record of an output" in problem]
 
 
 def test_two_processes_never_make_the_same_film(film: Path) -> None:

@@ -24,7 +24,7 @@ REQUEST = {
 VERSIONS = {"m2d": "0.1.0", "torch": "2.11.0"}
 DOCUMENT = {"frames_sha256": "00ff", "timings_s": {"decode": 1.5}}
 FILES = {"sheet.png": b"\x89PNG" * 50}
-LATER_FILES = {"sheet.png": b"\x89PNG" * 60, "notes": b""}
+LATER_FILES = {"sheet.png": b"\x89PNG" * 60, "frames.safetensors": b""}
 
 
 @dataclass

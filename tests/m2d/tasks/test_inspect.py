@@ -41,7 +41,7 @@ def test_the_run_folder_of_another_film_is_told(film: Path, tmp_path: Path) -> N
     assert "belongs to another run" in found.problem
 
 
-@pytest.mark.parametrize("wrong", ["soon", None, [1], -1, float("nan")])
+@pytest.mark.parametrize("wrong", ["soon", None, [1], -1, float("nan"), 10**400])
 def test_timings_that_are_no_lengths_of_time_are_left_out(film: Path, wrong: object) -> None:
     path = run_folder_of(film) / RECORD
     record = json.loads(path.read_text())

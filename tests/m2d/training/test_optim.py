@@ -84,6 +84,31 @@ def test_an_optimizers_state_for_another_model_is_refused(make_model: Callable[[
         optimizer.load_state_tensors([("nowhere/exp_avg", torch.zeros(3))])
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "complaint"),
+    [
+        ("exp_avg", torch.full((2, 2), torch.nan), "is NaN or infinite in 4 of 4 values"),
+        ("exp_avg", torch.zeros(2, 2, dtype=torch.int64), "is int64, not float32"),
+        ("exp_avg", torch.zeros(()), r"of shape \(\) fits no weight"),
+        ("exp_avg_sq", torch.full((2, 2), -1.0), "is less than zero"),
+        ("step", torch.tensor(-1.0), "is less than zero"),
+        ("step", torch.tensor(torch.inf), "is NaN or infinite"),
+        ("step", torch.tensor(0.5), "is 0.5, no number of steps"),
+        ("step", torch.zeros(2, 2), r"of shape \(2, 2\) fits no weight"),
+        ("step", None, "optimizer state of 'weight': step missing or extra"),
+        ("other", torch.zeros(2, 2), "optimizer state of 'weight': other missing or extra"),
+    ],
+)
+def test_a_state_that_no_optimizer_reaches_is_refused(
+    part: str, value: torch.Tensor | None, complaint: str
+) -> None:
+    optimizer = ModelOptimizer(nn.Linear(2, 2, bias=False), OptimizerRecipe(name="adamw", lr=1e-3))
+    sound = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2, 2), "exp_avg_sq": torch.zeros(2, 2)}
+    changed = {name: tensor for name, tensor in {**sound, part: value}.items() if tensor is not None}
+    with pytest.raises(CheckpointError, match=complaint):
+        optimizer.load_state_tensors((f"weight/{name}", tensor) for name, tensor in changed.items())
+
+
 def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)

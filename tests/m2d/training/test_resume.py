@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from m2d.training.recipe import TrainingRecipe
-from m2d.training.resume import changes, differences
+from m2d.errors import CheckpointError
+from m2d.progress import SilentReporter
+from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale
+from m2d.training.processes import ALONE
+from m2d.training.recipe import OptimizerRecipe, TrainingRecipe
+from m2d.training.resume import changes, differences, resume_latest
+from m2d.training.state import TrainState, save_checkpoint
 
 MakeRecipe = Callable[..., TrainingRecipe]
 
@@ -127,3 +135,47 @@ def test_a_checkpoint_from_before_a_field_was_added_is_this_trainings(make_recip
     for field in ("accumulate", "gradient_checkpointing", "precision"):
         del saved["recipe"][field]
     assert differences(saved, _facts(make_recipe())) == []
+
+
+def test_the_first_other_rate_is_found_without_counting_the_steps(make_recipe: MakeRecipe) -> None:
+    schedules = [
+        (steps, {"name": name, "warmup_steps": warmup, "decay_fraction": decay})
+        for name in ("constant", "cosine", "wsd")
+        for steps, warmup, decay in ((40, 3, 0.5), (41, 3, 0.25), (30, 5, 0.25), (30, 60, 1.0))
+    ]
+    recipes = [make_recipe(steps=steps, schedule=schedule) for steps, schedule in schedules]
+    for old, new in itertools.product(recipes, recipes):
+        facts = [_facts(recipe, step=50) for recipe in (old, new)]
+        rates = [
+            [learning_rate_scale(recipe.schedule, step=step, num_steps=recipe.steps) for step in range(50)]
+            for recipe in (old, new)
+        ]
+        first = next((step for step in range(50) if rates[0][step] != rates[1][step]), None)
+        expected = [] if first is None else [f"which changes the learning rate of past step {first}"]
+        assert [each.rpartition(", ")[2] for each in changes(*facts)] == expected
+    long = [make_recipe(steps=steps, schedule=schedules[0][1]) for steps in (10**9, 10**9 - 1)]
+    assert changes(*(_facts(recipe, step=10**9) for recipe in long)) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stories": 1},
+        {"layout": None},
+        {"versions": "x"},
+        {"versions": {"torch": 2}},
+        {"recipe": {"steps": 2}},
+    ],
+)
+def test_facts_of_other_types_are_refused_whatever_their_digest(
+    make_recipe: MakeRecipe, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    facts = {**_facts(make_recipe()), "transformer": None, **wrong}
+    model = nn.Linear(1, 1)
+    optimizer = ModelOptimizer(model, OptimizerRecipe(name="adamw", lr=1e-3))
+    state = TrainState(model=model, average=AveragedModel(model, decay=0.9), optimizer=optimizer, step=5)
+    save_checkpoint(tmp_path, state, facts=facts, keep=1)
+    with pytest.raises(CheckpointError, match=f"its state lacks {next(iter(wrong))}"):
+        resume_latest(
+            tmp_path, state, facts=_facts(make_recipe()), processes=ALONE, reporter=SilentReporter()
+        )

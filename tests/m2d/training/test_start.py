@@ -64,6 +64,26 @@ def test_weights_of_another_size_are_refused(tmp_path: Path, make_model: Callabl
         build_transformer(read_start(tmp_path), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"num_layers": 10**18}, "num_layers: 1000000000000000000 must be a whole number"),
+        ({"num_layers": 256}, "describes a model of more than .* parameters, the weights hold"),
+        (
+            {"use_rotary_positional_embeddings": False, "sample_frames": 4096, "sample_height": 500},
+            "need a table of",
+        ),
+    ],
+)
+def test_a_run_whose_config_is_far_larger_than_its_weights_is_refused_before_a_model_is_built(
+    tmp_path: Path, make_model: Callable[[], nn.Module], change: dict[str, object], complaint: str
+) -> None:
+    sample = {"sample_frames": 9, "sample_height": 8, "sample_width": 500}
+    _save(tmp_path, make_model(), {"transformer": {**CONFIG, **sample, **change}})
+    with pytest.raises(CheckpointError, match=complaint):
+        read_start(tmp_path)
+
+
 def test_a_run_that_trained_no_transformer_is_refused(tmp_path: Path) -> None:
     _save(tmp_path, nn.Linear(1, 1), {})
     with pytest.raises(CheckpointError, match="is no transformer's training"):

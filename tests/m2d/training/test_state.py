@@ -19,6 +19,7 @@ from m2d.training.state import (
     TrainState,
     find_checkpoint,
     load_checkpoint,
+    read_facts,
     save_checkpoint,
 )
 from tests.m2d.faults import FaultyDisk, refuse, run_until_crash
@@ -191,6 +192,58 @@ def test_a_manifest_of_other_values_is_no_manifest(tmp_path: Path, files: str) -
     found = find_checkpoint(tmp_path)
     assert found.path == before
     assert "is not a manifest" in found.rejected[0]
+
+
+def _signed(path: Path) -> Path:
+    """A checkpoint that was changed, with the manifest of its files: whoever changes a file can write one."""
+    (path / "manifest.json").unlink()
+    parts = {file.name: file.read_bytes() for file in path.iterdir()}
+    with publish_folder(path, replace=True) as part:
+        for name, data in parts.items():
+            (part / name).write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "ema.safetensors"])
+@pytest.mark.parametrize(
+    ("weight", "complaint"),
+    [
+        (torch.full((2, 2), torch.nan), "weight is NaN or infinite in 4 of 4 values"),
+        (torch.zeros(2, 2, dtype=torch.int64), r"weight is int64 of shape \(2, 2\), not float32"),
+        (torch.zeros(1, 4), r"weight was \(1, 4\) and is \(2, 2\)"),
+    ],
+)
+def test_weights_that_no_training_saved_are_refused_whatever_their_digest(
+    tmp_path: Path, file: str, weight: torch.Tensor, complaint: str
+) -> None:
+    path = _save(tmp_path, 2)
+    save_file({"weight": weight, "bias": torch.zeros(2)}, path / file)
+    assert find_checkpoint(tmp_path).path is None
+    assert find_checkpoint(_signed(path).parents[1]).path == path
+    with pytest.raises(CheckpointError, match=complaint):
+        load_checkpoint(path, _state(0))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        '{"step": 3}',
+        '{"step": -2}',
+        f'{{"step": {10**400}}}',
+        '{"step": true}',
+        '{"step": 2, "recipe": []}',
+        '{"step": 2, "transformer": []}',
+        '{"step": 2, "transformer": {"num_layers": 1000000000000000000}}',
+        '{"step": 2, "transformer": {"attention_head_dim": 0}}',
+    ],
+)
+def test_facts_that_no_training_wrote_are_refused_whatever_their_digest(tmp_path: Path, facts: str) -> None:
+    path = _save(tmp_path, 2)
+    (path / "state.json").write_text(facts)
+    _signed(path)
+    assert find_checkpoint(tmp_path).path == path
+    with pytest.raises(CheckpointError, match=r"state\.json: "):
+        read_facts(path)
 
 
 def test_whoever_may_read_a_published_folder_may_read_its_weights(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_text_that_is_no_provenance_is_refused(text: str, complaint: str) -> Non
 
 
 WINDOW: dict[str, Any] = {"scenes": [0], "targets": [0], "layout_digest": "0"}
+VIDEO = {"width": 16, "height": 8, "upscale": 4, "fps": 8}
+FILM = {"width": 64, "height": 32, "fps": [8, 1]}
 RUN: dict[str, Any] = {
     "kind": "generate",
     "recipe": {},
@@ -132,6 +134,13 @@ RUN: dict[str, Any] = {
         ({"frames_sha256": "short"}, "frames_sha256"),
         ({"runs": [RUN | {"windows": [WINDOW | {"targets": [1]}]}]}, "made scenes that it did not see"),
         ({"runs": [RUN | {"windows": [WINDOW | {"scenes": [0, 7]}]}]}, "made scene 7, which is not in"),
+        ({"video": VIDEO | {"upscale": 10**400}}, r"video\.upscale"),
+        ({"video": VIDEO | {"fps": 1e-5}}, r"video\.fps"),
+        ({"video": VIDEO | {"film": FILM | {"fps": [1, 10**400]}}}, r"video\.film\.fps"),
+        ({"video": VIDEO | {"film": FILM | {"pixel_aspect": [10**400, 1]}}}, r"video\.film\.pixel_aspect"),
+        ({"first_scene": 10**400}, "first_scene"),
+        ({"runs": [RUN | {"windows": [WINDOW] * 1001}]}, r"windows: Tuple should have at most 1000"),
+        ({"runs": [RUN | {"windows": [WINDOW | {"scenes": [0] * 1001}]}]}, r"scenes: Tuple .* at most 1000"),
     ],
 )
 def test_well_sealed_nonsense_is_refused(change: dict[str, Any], complaint: str) -> None:
@@ -211,6 +220,7 @@ def test_the_words_of_the_story_may_say_anything() -> None:
         ("recipe", {"video": {"upscale": 64}}, "has upscale 64, the film 4"),
         ("recipe", {"video": {"fps": 240}}, "has fps 240, the film 8"),
         ("parameters", {"height": 4096}, "has height 4096, the film 8"),
+        ("parameters", {"height": 10**400}, "has height 1000"),
         ("recipe", {"scenes": ["a"], "video": {"num_frames": 9997}}, "has .* of frames: 9997, the film 5"),
         ("recipe", {"scenes": [{"prompt": "a", "frames": 97}]}, "has .* of frames: 97, the film 5"),
     ],
