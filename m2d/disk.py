@@ -67,6 +67,18 @@ def sync_folder(folder: Path) -> None:
         sync_file(folder)
 
 
+def sync_name(path: Path) -> None:
+    """Make durable that `path` is there, or is not.
+
+    Raises:
+        OutputError: The disk refused; until it is synced, a power cut may undo the change.
+    """
+    with output_errors(
+        path, deed=f"synced, although it is {'there' if os.path.lexists(path) else 'removed'}"
+    ):
+        sync_folder(path.parent)
+
+
 def open_file(path: Path, flags: int) -> int:
     """Return a descriptor."""
     return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)

@@ -89,7 +89,7 @@ def publish(path: Path, *, force: bool) -> Iterator[Path]:
             # Check again: a file may have appeared during the work, and the rename would replace it.
             check_writable(path, force=force)
             disk.replace(part, path)
-            disk.sync_folder(path.parent)
+        disk.sync_name(path)
     finally:
         # After the rename there is nothing to remove; before it, only the first error matters.
         with contextlib.suppress(OSError):
@@ -182,7 +182,7 @@ def remove_file(path: Path) -> None:
             disk.unlink(path)
         except FileNotFoundError:
             return
-        disk.sync_folder(path.parent)
+    disk.sync_name(path)
 
 
 def sha256_file(path: Path) -> str:

@@ -42,7 +42,7 @@ def make_folder(path: Path) -> None:
             # Another process was faster. It may have removed the folder since, as locks do.
             make_folder(path)
             return
-        disk.sync_folder(path.parent)
+    disk.sync_name(path)
 
 
 def _is_folder(path: Path) -> bool | None:
@@ -71,14 +71,14 @@ def remove_empty_folder(path: Path) -> None:
             if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 return
             raise
-        disk.sync_folder(path.parent)
+    disk.sync_name(path)
 
 
 def rename_folder(source: Path, target: Path) -> None:
     """Give the folder `source` the name `target`, durably; no folder may have that name."""
     with disk.output_errors(target):
         disk.replace(source, target)
-        disk.sync_folder(target.parent)
+    disk.sync_name(target)
 
 
 def sync_tree(folder: Path) -> None:

@@ -252,6 +252,37 @@ def test_a_disk_that_refuses_folders_or_removal_gives_a_clear_message(
     assert names(tmp_path) == ["file", "old"]
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint", "left"),
+    [
+        (
+            lambda folder: files.write_bytes(folder / "new", b"x"),
+            "new: .* synced, although it is there",
+            "new",
+        ),
+        (lambda folder: folders.make_folder(folder / "new"), "new: .* synced, although it is there", "new"),
+        (lambda folder: files.remove_file(folder / "file"), "file: .* synced, although it is removed", ""),
+    ],
+    ids=["write", "make", "remove"],
+)
+def test_what_was_done_but_not_synced_is_not_called_undone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    complaint: str,
+    left: str,
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(disk, "sync_folder", refuse)
+    with pytest.raises(OutputError, match=rf"{complaint}: Input/output error; check the disk"):
+        change(tmp_path)
+    assert names(tmp_path) == (sorted(["file", left]) if left else [])
+
+
 def test_too_little_space_is_told_with_both_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000))
     folders.check_free_space(tmp_path, 3_000_000)
