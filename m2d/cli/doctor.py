@@ -47,7 +47,7 @@ def _show(report: DoctorReport) -> None:
         ]
     )
     show_fields([("more", "`m2d backends doctor` lists exported graphs")])
-    show_heading("Models and encoder")
+    show_heading("Models, encoder and cache")
     encoder = (
         f"ffmpeg {report.encoder}" if report.encoder else "no encoder found; install imageio-ffmpeg again"
     )
@@ -55,6 +55,7 @@ def _show(report: DoctorReport) -> None:
         [
             *((model.name, model.problem is None, _model_text(model)) for model in report.models),
             ("H.264", bool(report.encoder), encoder),
+            ("cache", report.cache.problem is None, report.cache.problem or report.cache.folder),
         ]
     )
     show_heading("Versions")

@@ -7,7 +7,9 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
+from m2d.cache_root import cache_root
 from m2d.errors import CheckpointError, M2DError
 from m2d.families.opening import BUILTIN_MODELS
 from m2d.families.source import resolve_model
@@ -63,6 +65,14 @@ class ModelReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CacheReport:
+    """The cache folder, which may not exist yet; `problem` is None if files can be read and made there."""
+
+    folder: str
+    problem: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DoctorReport:
     """The capabilities of this machine; the version of a missing package or encoder is empty."""
 
@@ -72,6 +82,7 @@ class DoctorReport:
     backends: tuple[BackendReport, ...]
     models: tuple[ModelReport, ...]
     encoder: str
+    cache: CacheReport
 
 
 def examine() -> DoctorReport:
@@ -88,6 +99,7 @@ def examine() -> DoctorReport:
         backends=_backends(devices),
         models=tuple(map(_embedded_model, BUILTIN_MODELS)),
         encoder=_encoder_version(),
+        cache=_cache(cache_root()),
     )
 
 
@@ -137,6 +149,19 @@ def _embedded_model(name: str) -> ModelReport:
     return ModelReport(
         name=name, problem=None, geometry=source.geometry, digest=digest, size_bytes=size_bytes
     )
+
+
+def _cache(folder: Path) -> CacheReport:
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    problem = None
+    try:
+        os.scandir(there).close()
+        if not os.access(there, os.W_OK | os.X_OK):
+            problem = f"{there}: no files can be made there"
+    except OSError as error:
+        problem = f"{there}: cannot be read: {error.strerror}"
+    advice = "; change its permissions, or name another folder in M2D_CACHE"
+    return CacheReport(folder=str(folder), problem=problem and problem + advice)
 
 
 def _encoder_version() -> str:

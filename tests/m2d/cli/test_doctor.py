@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
 
 from tests.m2d.cli.conftest import Run
 
@@ -25,3 +28,17 @@ def test_the_json_report_gives_a_reason_for_everything_that_does_not_work(m2d: R
     assert eager["problem_on"]["cpu"] is None
     assert eager["problem_on"].keys() == {device["name"] for device in report["devices"]}
     assert all(reason is None or reason for reason in eager["problem_on"].values())
+
+
+def test_a_cache_that_cannot_be_used_is_shown_with_what_to_do(
+    m2d: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "new" / "cache"))
+    assert json.loads(m2d("doctor", "--json").stdout)["cache"]["problem"] is None
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("M2D_CACHE", str(tmp_path / "file"))
+    result = m2d("doctor")
+    assert result.exit_code == 0
+    assert "cannot be read: Not a directory; change its permissions, or name another folder" in " ".join(
+        result.stdout.split()
+    )
