@@ -30,18 +30,21 @@ from typing import Any
 from unittest import mock
 
 import torch
+from PIL import Image
 
 from m2d.cli.main import app
 from m2d.files import write_json
 from tests.attack.guard import Ending, Guarded, Rooms, load_everything
 from tests.attack.originals import copy, environment, prepare
 from tests.attack.refusing_disk import VARIABLE, RefusingDisk, preloaded
+from tests.attack.verdict import complaints_about_a_full_disk
 
 RESULTS = Path("benchmarks/results/full_disk.json")
 KINDS = ("full", "once")
-FULL = ("No space left on device", "the disk is full")
 JOURNAL_LEFT = "the film is complete, but its journal could not be removed"
 NOTHING_TO_RESUME = ("nothing to resume", "has no checkpoint that verifies")
+# What shows all films of one command: fewer, where some were not made.
+OF_ALL = ("-seeds.png", "-candidates.json")
 EXISTS = ("exists already", "holds a report")
 _MODEL = "--model {model}"
 # Name to the command line. What is on it or in the working folder is on the disk; the model is not.
@@ -176,7 +179,7 @@ class Disk:
         """Refuse one operation, repeat the command with room; return the first exit code, and faults."""
         self.fresh()
         ending = self.run(words, at=at, stays=stays)
-        wrong = complaints_about(ending) + self._half_written(expected)
+        wrong = complaints_about_a_full_disk(ending) + self._half_written(expected)
         if not ending.code:
             may_stay = "/journal/" if JOURNAL_LEFT in ending.stderr else "\0"
             return 0, wrong + [each for each in self._differences(expected) if may_stay not in each]
@@ -207,6 +210,8 @@ class Disk:
         for name, digest in self.digests().items():
             if Path(name).name.endswith(".part"):
                 wrong.append(f"left over: {name}")
+            elif name.endswith(OF_ALL):
+                wrong += [] if is_whole(self.case / name) else [f"half-written: {name}"]
             elif (
                 name in expected.digests
                 and digest
@@ -214,7 +219,7 @@ class Disk:
                     expected.digests[name],
                     expected.before.get(name),
                 )
-            ) or (name in expected.names and name.endswith(".json") and not is_json(self.case / name)):
+            ) or (name in expected.names and name.endswith(".json") and not is_whole(self.case / name)):
                 wrong.append(f"half-written: {name}")
         return wrong + [f"lost: {name}" for name in expected.before if not (self.case / name).exists()]
 
@@ -226,26 +231,16 @@ class Disk:
         ]
 
 
-def is_json(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a picture can be read to its end, or else JSON."""
     try:
-        json.loads(path.read_bytes())
-    except ValueError:
+        if path.suffix == ".png":
+            Image.open(path).load()
+        else:
+            json.loads(path.read_bytes())
+    except (ValueError, OSError, SyntaxError):
         return False
     return True
-
-
-def complaints_about(ending: Ending) -> list[str]:
-    """What is wrong with how a command ended whose disk was full at one moment or from then on."""
-    wrong = [f"forbidden: {breach}" for breach in ending.breaches]
-    if "Traceback" in ending.stdout + ending.stderr:
-        wrong.append(f"a traceback: {ending.stderr[-1500:]}")
-    if ending.code == 0:
-        # It was no part of the result, or came after it.
-        return wrong
-    errors = [line for line in ending.stderr.splitlines() if line.startswith("error: ")]
-    if ending.code != 1 or len(errors) != 1 or not any(word in errors[0] for word in FULL):
-        wrong.append(f"ended with {ending.code}: {ending.stderr[-300:]!r}")
-    return wrong
 
 
 def walk(disk: Disk, name: str, *, every: int) -> Iterator[Walk]:

@@ -9,6 +9,7 @@ from tests.attack.guard import LIMIT_BYTES, LIMIT_S, Ending
 from tests.attack.mutations import MARKER
 from tests.attack.originals import CANARY
 
+_FULL, _NOT_MADE = ("No space left on device", "the disk is full"), "films were not made"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -52,6 +53,27 @@ def judge(
     if "\x1b[31m" in said or "\u202e" in said:
         wrong.append("control characters of the input were printed")
     return wrong
+
+
+def complaints_about_a_full_disk(ending: Ending) -> list[str]:
+    """What is wrong with how a command ended whose disk was full at one moment or from then on."""
+    wrong = [f"forbidden: {breach}" for breach in ending.breaches]
+    if "Traceback" in ending.stdout + ending.stderr:
+        wrong.append(f"a traceback: {ending.stderr[-1500:]}")
+    if ending.code == 0:
+        # It was no part of the result, or came after it.
+        return wrong
+    errors = [line for line in ending.stderr.splitlines() if line.startswith("error: ")]
+    # A line for every film that was not made, and one that counts them.
+    causes = [line for line in errors if not line.endswith(_NOT_MADE)]
+    is_one = len(causes) == 1 or len(errors) == len(causes) + 1
+    if ending.code != 1 or not causes or not is_one or not all(map(_says_full, causes)):
+        wrong.append(f"ended with {ending.code}: {ending.stderr[-300:]!r}")
+    return wrong
+
+
+def _says_full(line: str) -> bool:
+    return any(word in line for word in _FULL)
 
 
 def _is_refusal(stderr: str) -> bool:
