@@ -14,6 +14,8 @@ LARGEST_ANIMATED_PIXELS = 1 << 24
 # A minute at the rate of the fastest GIF.
 MOST_ANIMATED_FRAMES = 3000
 FASTEST_FPS = 240
+# Height over width on sheets and pages: a picture of a few columns would fill the memory at the usual width.
+TALLEST_SMALL_PICTURE = 4
 MOST_THREADS = 1024
 MOST_SCENES = 10_000
 LARGEST_SEED = 2**63 - 1

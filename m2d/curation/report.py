@@ -23,6 +23,7 @@ from m2d.curation.stage_file import apart
 from m2d.curation.stills import Stills, stills_path
 from m2d.errors import DatasetError
 from m2d.files import write_bytes
+from m2d.limits import TALLEST_SMALL_PICTURE
 from m2d.video.board.page import render_template
 from m2d.video.board.pictures import data_uri
 from m2d.video.printable import printable
@@ -231,7 +232,8 @@ def paint_strip(stills: Stills, shot: Shot) -> Strip:
     count = min(len(times_s), _MOST_PICTURES)
     places = np.linspace(0, len(times_s) - 1, count).round().astype(int)
     pictures = [Image.fromarray(stills.picture(times_s[place])) for place in places]
-    height = max(round(pictures[0].height * _PICTURE_WIDTH / pictures[0].width), 1)
+    shape = min(pictures[0].height / pictures[0].width, TALLEST_SMALL_PICTURE)
+    height = max(round(_PICTURE_WIDTH * shape), 1)
     strip = Image.new("RGB", (_PICTURE_WIDTH * count, height))
     for number, picture in enumerate(pictures):
         small = picture.resize((_PICTURE_WIDTH, height), Image.Resampling.BOX)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from m2d.fit import FilmFit
+from m2d.limits import TALLEST_SMALL_PICTURE
 from m2d.video.crop_resize import Cover, Turn, cover
 from m2d.video.packets import EncodedScene
 
@@ -53,8 +54,10 @@ def model_frames(
 
 
 def thumbnails(pictures: Sequence[np.ndarray], fit: FilmFit, *, width: int) -> list[np.ndarray]:
-    """Reduce pictures of the film to a width, with square pixels."""
-    height = max(round(width * fit.height / (fit.width * fit.pixel_aspect)), 1)
+    """Reduce pictures of the film to a width, with square pixels; narrow ones to a height."""
+    shape = fit.height / (fit.width * fit.pixel_aspect)
+    height = max(round(width * min(shape, TALLEST_SMALL_PICTURE)), 1)
+    width = max(round(height / shape), 1) if shape > TALLEST_SMALL_PICTURE else width
     return [
         np.asarray(Image.fromarray(picture_HWC).resize((width, height), Image.Resampling.LANCZOS))
         for picture_HWC in pictures

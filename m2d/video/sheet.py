@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from m2d.limits import TALLEST_SMALL_PICTURE
 from m2d.reading import parse_json
 from m2d.video.lettering import (
     Colour,
@@ -253,8 +254,7 @@ def _footer(layout: _Layout, facts: Sequence[str], *, texts: Sequence[str]) -> I
     if missing:
         named = _wrapped(f"no font for {describe_characters(missing)}", column=room)
         lines += [_Line(text, _WARNING) for text in named]
-    # The last row's gap is above it.
-    top = _FOOTER_GAP - _ROW_GAP
+    top = _FOOTER_GAP - _ROW_GAP  # The last row's gap is above it.
     height = top + _FOOTER + (len(lines) - 1) * _LINE + _MARGIN // 2
     footer = Image.new("RGB", (layout.width, height), _GROUND)
     ImageDraw.Draw(footer).line([(_MARGIN, top), (footer.width - _MARGIN, top)], fill=_RULE)
@@ -274,6 +274,7 @@ def _strip(scene: SheetScene, layout: _Layout) -> list[Image.Image]:
 
 
 def _fitted_size(width: int, height: int, wanted: int) -> tuple[int, int]:
+    wanted = min(wanted, max(1, round(width * TALLEST_SMALL_PICTURE * wanted / height)))
     if width <= wanted // 2:
         # A whole factor treats all pixels alike.
         factor = -(-wanted // width)
@@ -294,8 +295,7 @@ def _png(picture: Image.Image, *, texts: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
-# Cached: a long film has a row for every scene.
-@functools.cache
+@functools.cache  # A long film has a row for every scene.
 def _rounded(size: tuple[int, int]) -> Image.Image:
     large = Image.new("L", (size[0] * _SMOOTHING, size[1] * _SMOOTHING), 0)
     box = (0, 0, large.width - 1, large.height - 1)

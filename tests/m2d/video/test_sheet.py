@@ -70,6 +70,13 @@ def test_frames_are_at_least_360_pixels_wide_and_small_ones_grow_by_whole_factor
     assert columns.max() - columns.min() + 1 == 2 * shown + 12
 
 
+@pytest.mark.parametrize("width", [16, 300])
+def test_frames_of_a_few_columns_are_as_high_as_four_widths_at_most(width: int) -> None:
+    frames = [np.full((2, 8192, width, 3), COLOURS[0], np.uint8)]
+    sheet = draw_sheet(frames, ["a"], title="t", facts=[])
+    assert 4 * 384 <= sheet.height + 384 <= 6 * 384
+
+
 def test_the_sheet_of_a_long_film_has_smaller_frames() -> None:
     scenes = [plain_scenes()[0]] * 25
     large, small = (draw_sheet(scenes[:number], ["a"] * number, title="t", facts=[]) for number in (24, 25))
