@@ -46,6 +46,7 @@ ROWS = {
     "m2d.tensor_files": 1,
     "m2d.recipe": 1,
     "m2d.video": 1,
+    "m2d.saved_tensors": 2,
     "m2d.model": 2,
     "m2d.diffusion": 2,
     "m2d.puppet": 2,
@@ -81,6 +82,7 @@ ROWS = {
 first used, so it lies on top; its own content is its version, which every module may import."""
 
 SIDEWAYS = {
+    ("m2d.diffusion", "m2d"),
     ("m2d.video", "m2d"),
     ("m2d.puppet", "m2d.model"),
     ("m2d.puppet", "m2d.training"),
@@ -88,7 +90,7 @@ SIDEWAYS = {
     ("m2d.curation", "m2d.evaluation"),
 }
 """Packages that may import another package of the same row: the puppet model is built from the model's parts;
-its trainings and scores use the general trainer and the bootstrap intervals. Run folders hold tensors."""
+its trainings and scores use the general trainer and the bootstrap intervals. Sampler states are tensors."""
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate"}
 TORCH_FREE = {"m2d.puppet.vocabulary", "m2d.puppet.captions", "m2d.recipe.plan"}

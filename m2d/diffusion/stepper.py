@@ -79,6 +79,9 @@ class SceneStepper:
         Returns:
             Less noisy latents, float32; clean after the last step.
         """
+        return self._stepped(velocity_BFCHW, latents_BFCHW, index=index)
+
+    def _stepped(self, velocity_BFCHW: Tensor, latents_BFCHW: Tensor, *, index: int) -> Tensor:
         self._align_next_timestep(index)
         stream = generator(self._seed, purpose="sampler noise", step=index, scene=self._scene)
         timestep = self._scheduler.timesteps[index]
@@ -132,7 +135,7 @@ class SceneStepper:
         probe = SceneStepper(self._scheduler, seed=self._seed, scene=self._scene)
         zero_BFCHW = torch.zeros(1, 1, 1, 1, 1)
         for index in range(steps_done):
-            probe.step(zero_BFCHW, zero_BFCHW, index=index)
+            probe._stepped(zero_BFCHW, zero_BFCHW, index=index)
         wanted = probe.history()
         extra = sorted(history.keys() - wanted.keys())
         if extra:

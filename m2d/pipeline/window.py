@@ -119,7 +119,7 @@ def check_finished(window: FinishedWindow, plan: RunPlan, part: WindowPlan) -> F
         UnusableState: Its scenes or their latents are not those of the plan.
     """
     if set(window.latents_FCHW) != set(part.window.targets):
-        raise UnusableState(f"window {window.index + 1} holds scenes that it does not make")
+        raise UnusableState(f"window {window.index + 1} holds other scenes than it makes")
     for scene, latents_FCHW in window.latents_FCHW.items():
         shape = plan.scenes[scene].geometry
         wanted = (

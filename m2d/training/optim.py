@@ -166,9 +166,11 @@ class ModelOptimizer:
             check_moment(key, value)
             state = like(value, param) if value.shape == param.shape else value.to(param.device)
             # bitsandbytes counts steps with a Python int.
-            is_adamw = isinstance(owners[param], torch.optim.AdamW)
-            count = state.float() if is_adamw else int(value)
-            owners[param].state[param][part] = count if part == "step" else state
+            if part == "step":
+                is_adamw = isinstance(owners[param], torch.optim.AdamW)
+                owners[param].state[param][part] = state.float() if is_adamw else int(value)
+            else:
+                owners[param].state[param][part] = state
         self._check_parts(owners)
 
     def _check_parts(self, owners: Mapping[nn.Parameter, torch.optim.Optimizer]) -> None:
