@@ -56,7 +56,7 @@ def model_frames(
 def thumbnails(pictures: Sequence[np.ndarray], fit: FilmFit, *, width: int) -> list[np.ndarray]:
     """Reduce pictures of the film to a width, with square pixels; narrow ones to a height."""
     shape = fit.height / (fit.width * fit.pixel_aspect)
-    height = max(round(width * min(shape, TALLEST_SMALL_PICTURE)), 1)
+    height = max(round(width * min(shape, Fraction(TALLEST_SMALL_PICTURE))), 1)
     width = max(round(height / shape), 1) if shape > TALLEST_SMALL_PICTURE else width
     return [
         np.asarray(Image.fromarray(picture_HWC).resize((width, height), Image.Resampling.LANCZOS))

@@ -44,6 +44,7 @@ KINDS = ("full", "once")
 JOURNAL_LEFT = "the film is complete, but its journal could not be removed"
 NOTHING_TO_RESUME = ("nothing to resume", "has no checkpoint that verifies")
 # What shows all films of one command: fewer, where some were not made.
+SEVERAL = ("--seeds", "--candidates")
 OF_ALL = ("-seeds.png", "-candidates.json")
 EXISTS = ("exists already", "holds a report")
 _MODEL = "--model {model}"
@@ -179,9 +180,12 @@ class Disk:
         """Refuse one operation, repeat the command with room; return the first exit code, and faults."""
         self.fresh()
         ending = self.run(words, at=at, stays=stays)
-        wrong = complaints_about_a_full_disk(ending) + self._half_written(expected)
+        makes_several = any(word in words for word in SEVERAL)
+        wrong = complaints_about_a_full_disk(ending, makes_several=makes_several)
+        wrong += self._half_written(expected)
+        # A film that is complete is not made again.
+        may_stay = "/journal/" if JOURNAL_LEFT in ending.stderr else "\0"
         if not ending.code:
-            may_stay = "/journal/" if JOURNAL_LEFT in ending.stderr else "\0"
             return 0, wrong + [each for each in self._differences(expected) if may_stay not in each]
         # What a command makes of files depends on nothing else.
         left = (words, *sorted(self.digests(also_cache=True).items()))
@@ -189,7 +193,7 @@ class Disk:
             again = self._repeat(words)
             failed = [f"the repeated command ended with {again.code}: {again.stderr[-300:]!r}"]
             self._repeated[left] = (failed if again.code else []) + self._differences(expected)
-        return ending.code, wrong + self._repeated[left]
+        return ending.code, wrong + [each for each in self._repeated[left] if may_stay not in each]
 
     def _repeat(self, words: str) -> Ending:
         if words.split()[0] in RESUMED:

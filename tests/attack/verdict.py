@@ -55,8 +55,12 @@ def judge(
     return wrong
 
 
-def complaints_about_a_full_disk(ending: Ending) -> list[str]:
-    """What is wrong with how a command ended whose disk was full at one moment or from then on."""
+def complaints_about_a_full_disk(ending: Ending, *, makes_several: bool) -> list[str]:
+    """What is wrong with how a command ended whose disk was full at one moment or from then on.
+
+    Args:
+        makes_several: Whether it makes several films, each of which may fail, and a picture of all.
+    """
     wrong = [f"forbidden: {breach}" for breach in ending.breaches]
     if "Traceback" in ending.stdout + ending.stderr:
         wrong.append(f"a traceback: {ending.stderr[-1500:]}")
@@ -64,10 +68,10 @@ def complaints_about_a_full_disk(ending: Ending) -> list[str]:
         # It was no part of the result, or came after it.
         return wrong
     errors = [line for line in ending.stderr.splitlines() if line.startswith("error: ")]
-    # A line for every film that was not made, and one that counts them.
+    # Of several films, one line counts those that were not made.
     causes = [line for line in errors if not line.endswith(_NOT_MADE)]
-    is_one = len(causes) == 1 or len(errors) == len(causes) + 1
-    if ending.code != 1 or not causes or not is_one or not all(map(_says_full, causes)):
+    is_one = len(causes) == 1 or (causes and makes_several)
+    if ending.code != 1 or not is_one or not all(map(_says_full, causes)):
         wrong.append(f"ended with {ending.code}: {ending.stderr[-300:]!r}")
     return wrong
 
