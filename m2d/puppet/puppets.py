@@ -75,7 +75,7 @@ def puppet_cutouts(
     mark: int,
     size: float,
     eyes: int,
-    num_frames: int,
+    moments_P: np.ndarray,
     wardrobe: Sequence[str] = HATS,
 ) -> list[CutOut]:
     """Return the actor's cut-outs, back to front, for every frame of a scene.
@@ -85,17 +85,17 @@ def puppet_cutouts(
         mark: 0 for the left mark on the stage (Actor1), 1 for the right one (Actor2).
         size: Scale, 1 is the mean.
         eyes: Index into EYES.
+        moments_P: The moment of the action that each frame shows, from 0 (its start) to 1 (its end).
         wardrobe: The hat drawn for each of HATS: one of HATS or NEW_HATS.
     """
-    pose = _pose(ACTIONS[action], mark=mark, num_frames=num_frames)
+    pose = _pose(ACTIONS[action], mark=mark, moments_P=moments_P)
     parts = _parts(actor, pose, eyes=EYES[eyes], hat=wardrobe[actor.hat])
     shadow = CutOut(pose.x, FLOOR_Y + 0.008, 0.10 * size, 0.018, 0.018, rgb=(0.20, 0.18, 0.24))
     return [shadow, *(_place(part, pose, size=size) for part in parts)]
 
 
-def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
-    poses = held_poses(num_frames)
-    t = poses / max(poses[-1], 1)
+def _pose(action: str, *, mark: int, moments_P: np.ndarray) -> _Pose:
+    t = moments_P
     still = np.zeros_like(t)
     walking = {"walks right": 1.0, "walks left": -1.0}.get(action, 0.0)
     swing = np.sin(2 * np.pi * t)
@@ -110,14 +110,15 @@ def _pose(action: str, *, mark: int, num_frames: int) -> _Pose:
     )
 
 
-def held_poses(num_frames: int) -> np.ndarray:
-    """Return the index of the pose that each frame shows; a pose is held for two frames.
+def held_moments(num_frames: int) -> np.ndarray:
+    """Return the moments of a whole action in a scene of P frames, (P,); each is held for two frames.
 
     The first frame stands alone and pairs follow, like the groups of a VAE whose
     `temporal_compression_ratio` is 2, so every latent frame holds one pose.
     """
-    poses: np.ndarray = (np.arange(num_frames) + 1) // 2
-    return poses
+    poses_P = (np.arange(num_frames) + 1) // 2
+    moments_P: np.ndarray = poses_P / max(poses_P[-1], 1)
+    return moments_P
 
 
 def _parts(actor: Actor, pose: _Pose, *, eyes: str, hat: str) -> list[CutOut]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, held_poses, puppet_cutouts
+from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, held_moments, puppet_cutouts
 from m2d.puppet.raster import OUTLINED_FIELD, pack, paint
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import Backdrop, Scene, Story
@@ -50,11 +50,30 @@ def render_clips(
         wardrobe: The hat drawn for each of HATS; see `puppet_cutouts`.
         outlined: Whether actors have their dark outlines.
     """
+    moments_P = held_moments(num_frames)
+    return render_moments(
+        clips, moments_P=moments_P, height=height, width=width, wardrobe=wardrobe, outlined=outlined
+    )
+
+
+def render_moments(
+    clips: list[Clip],
+    *,
+    moments_P: np.ndarray,
+    height: int,
+    width: int,
+    wardrobe: Sequence[str] = HATS,
+    outlined: bool = True,
+) -> Tensor:
+    """Render frames that show the given moments of every action; otherwise as `render_clips`.
+
+    Args:
+        moments_P: From 0 (the action's start) to 1 (its end).
+    """
     backdrops_BCHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)
-    # Only the first frame of each pose is painted; the others are copies.
-    pose_of_frame_P = held_poses(num_frames)
-    _, painted_Q = np.unique(pose_of_frame_P, return_index=True)
-    poses_BQCHW = backdrops_BCHW[:, None].repeat(1, len(painted_Q), 1, 1, 1)
+    # Each moment is painted once; the other frames that show it are copies.
+    moments_Q, pose_of_frame_P = np.unique(moments_P, return_inverse=True)
+    poses_BQCHW = backdrops_BCHW[:, None].repeat(1, len(moments_Q), 1, 1, 1)
     for mark in range(_NUM_ACTORS):
         rows = [row for row, clip in enumerate(clips) if clip.scene.actions[mark] is not None]
         if not rows:
@@ -62,8 +81,8 @@ def render_clips(
         cutouts = np.stack(
             [
                 _actor_cutouts(
-                    clips[row], mark, num_frames=num_frames, aspect=width / height, wardrobe=wardrobe
-                )[painted_Q]
+                    clips[row], mark, moments_P=moments_Q, aspect=width / height, wardrobe=wardrobe
+                )
                 for row in rows
             ]
         )
@@ -77,7 +96,7 @@ def render_clips(
 
 
 def _actor_cutouts(
-    clip: Clip, mark: int, *, num_frames: int, aspect: float, wardrobe: Sequence[str]
+    clip: Clip, mark: int, *, moments_P: np.ndarray, aspect: float, wardrobe: Sequence[str]
 ) -> np.ndarray:
     action = clip.scene.actions[mark]
     assert action is not None
@@ -87,11 +106,11 @@ def _actor_cutouts(
         mark=mark,
         size=clip.backdrop.actor_size,
         eyes=clip.backdrop.eyes,
-        num_frames=num_frames,
+        moments_P=moments_P,
         wardrobe=wardrobe,
     )
     # A wider picture has a wider stage: the actors' marks move apart, the actors keep their shape.
     shift = MARKS_X[mark] * (aspect - 1.0)
     return pack(
-        [part._replace(x=part.x + shift) for part in cutouts], num_frames=num_frames, length=MAX_CUTOUTS
+        [part._replace(x=part.x + shift) for part in cutouts], num_frames=len(moments_P), length=MAX_CUTOUTS
     )

@@ -10,20 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from m2d.diffusion.noise import generator
-from m2d.puppet.attribute_classifier import AttributeClassifier, reading_errors
+from m2d.puppet.attribute_classifier import AttributeClassifier, Reading, reading_errors
 from m2d.puppet.clips import draw_clips
 from m2d.puppet.labels import ABSENT, class_labels, unprompted_numbers
-from m2d.puppet.render import Clip, render_clips
+from m2d.puppet.render import Clip, render_clips, render_moments
 from m2d.puppet.training.fitting import Fit, FitRecipe
 
 _HELD_OUT_SEED = 990_003
 _NUM_HELD_OUT = 600
+_SAME_MOMENTS = 20
+# The shortest part of an action that a clip shows, and how many poses the whole action has.
+_SHORTEST_PART, _NUM_POSES = 0.3, (5, 24)
 _NUMBER_WEIGHT = 20.0
 
 
@@ -43,6 +47,8 @@ class ClassifierRecipe(FitRecipe):
     Attributes:
         films: Size of the films to classify, if larger than the classifier's own clips: training clips are
             rendered at this size and shrunk. None if both sizes are equal.
+        other_moments: Share of each batch whose frames show other moments of an action than the embedded
+            models' scenes, as scenes of other lengths, rates and starts do.
     """
 
     num_frames: int = Field(ge=1)
@@ -50,6 +56,7 @@ class ClassifierRecipe(FitRecipe):
     width: int = Field(ge=1)
     films: ClipSize | None = None
     batch_size: int = Field(ge=1)
+    other_moments: float = Field(default=0.0, ge=0, le=1)
 
     @property
     def film_size(self) -> ClipSize:
@@ -79,7 +86,8 @@ def classifier_fit(recipe: ClassifierRecipe, run: Path) -> Fit:
     def loss_at(step: int) -> Tensor:
         clips = draw_clips(seed=recipe.seed, step=step, count=recipe.batch_size)
         draw = generator(recipe.seed, purpose="reader augmentation", step=step)
-        scores, numbers_BV = reader(_weather(reader.shrunk(_render(recipe, clips)), draw=draw))
+        frames_BPCHW = _render_any(recipe, clips, draw=draw)
+        scores, numbers_BV = reader(_weather(reader.shrunk(frames_BPCHW), draw=draw))
         losses = [
             functional.cross_entropy(scores[name], label)
             for name, label in class_labels(clips).items()
@@ -99,8 +107,18 @@ def classifier_accuracy(reader: AttributeClassifier, recipe: ClassifierRecipe) -
     was_training = reader.training
     reader.eval()
     clips = draw_clips(seed=_HELD_OUT_SEED, step=0, count=_NUM_HELD_OUT)
-    reading = reader.read(_render(recipe, clips))
+    figures = _figures(clips, reader.read(_render(recipe, clips)))
+    if recipe.other_moments:
+        draw, films = generator(_HELD_OUT_SEED, purpose="other moments"), []
+        for first in range(0, _NUM_HELD_OUT, _SAME_MOMENTS):
+            films.append(_render_other(recipe, clips[first : first + _SAME_MOMENTS], draw=draw))
+        other = _figures(clips, reader.read(torch.cat(films)))
+        figures |= {f"other_moments.{name}": figure for name, figure in other.items()}
     reader.train(was_training)
+    return figures
+
+
+def _figures(clips: list[Clip], reading: Reading) -> dict[str, float]:
     figures = {}
     for name, label in class_labels(clips).items():
         is_shown = label != ABSENT
@@ -111,6 +129,25 @@ def classifier_accuracy(reader: AttributeClassifier, recipe: ClassifierRecipe) -
 
 def _render(recipe: ClassifierRecipe, clips: list[Clip]) -> Tensor:
     return render_clips(clips, **recipe.film_size.model_dump())
+
+
+def _render_any(recipe: ClassifierRecipe, clips: list[Clip], *, draw: torch.Generator) -> Tensor:
+    """Render a batch, of which the recipe's share shows other moments."""
+    num_other = round(recipe.other_moments * len(clips))
+    parts = [_render(recipe, clips[num_other:])] if num_other < len(clips) else []
+    if num_other:
+        parts.append(_render_other(recipe, clips[:num_other], draw=draw))
+    return torch.cat(parts[::-1])
+
+
+def _render_other(recipe: ClassifierRecipe, clips: list[Clip], *, draw: torch.Generator) -> Tensor:
+    """Render clips that all show some part of their actions, in some number of poses."""
+    size = recipe.film_size
+    part = float(torch.empty(()).uniform_(_SHORTEST_PART, 1.0, generator=draw))
+    start = float(torch.empty(()).uniform_(0.0, 1.0 - part, generator=draw))
+    steps = int(torch.randint(_NUM_POSES[0], _NUM_POSES[1] + 1, (), generator=draw)) - 1
+    moments_P = np.round(np.linspace(start, start + part, size.num_frames) * steps) / steps
+    return render_moments(clips, moments_P=moments_P, height=size.height, width=size.width)
 
 
 def _weather(frames_BPCHW: Tensor, *, draw: torch.Generator) -> Tensor:

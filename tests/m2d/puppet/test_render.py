@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from m2d.puppet import render
-from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, WALK, puppet_cutouts
-from m2d.puppet.render import Clip, render_clips
+from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, WALK, held_moments, puppet_cutouts
+from m2d.puppet.render import Clip, render_clips, render_moments
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import ACTOR_SIZE, HORIZON_Y, SUN_X, TREE_X, Actor, Scene, Story, sample_story
 from m2d.puppet.vocabulary import ACTIONS, COLOURS, EYES, HATS, SETTINGS, SHAPES, TIMES
@@ -265,9 +266,22 @@ def test_every_two_looks_of_an_actor_differ() -> None:
 def test_every_look_fits_the_room_for_cut_outs(action: int, num_frames: int) -> None:
     for shape, hat, eyes in product(range(len(SHAPES)), range(len(HATS)), range(len(EYES))):
         cutouts = puppet_cutouts(
-            Actor(shape=shape, colour=0, hat=hat), action, mark=0, size=1.0, eyes=eyes, num_frames=num_frames
+            Actor(shape=shape, colour=0, hat=hat),
+            action,
+            mark=0,
+            size=1.0,
+            eyes=eyes,
+            moments_P=held_moments(num_frames),
         )
         assert len(cutouts) <= MAX_CUTOUTS
+
+
+def test_frames_show_the_moments_they_are_asked_for_in_any_order() -> None:
+    clips = random_clips(3)
+    whole = draw(*clips)
+    moments_P = np.array([0.75, 0.0, 0.75, 0.5])
+    frames = render_moments(clips, moments_P=moments_P, height=SIDE, width=SIDE)
+    assert torch.equal(frames, whole[:, [5, 0, 5, 3]])
 
 
 def test_scenes_of_different_stories_can_be_drawn_together() -> None:

@@ -50,6 +50,31 @@ def test_a_reader_of_larger_films_learns_from_them_as_it_will_read_them(
     assert torch.allclose(seen[0], means, atol=1e-6)
 
 
+def test_a_share_of_each_batch_shows_other_moments_of_its_actions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recipe = classifier_recipe(other_moments=0.5)
+    seen = []
+    monkeypatch.setattr(training, "_weather", lambda frames, **_: seen.append(frames) or frames)
+    fit = classifier_fit(recipe, tmp_path)
+    fit.loss_at(0)
+    fit.loss_at(0)
+    clips = training.draw_clips(seed=recipe.seed, step=0, count=recipe.batch_size)
+    whole = training.render_clips(clips, num_frames=5, height=32, width=32)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0][4:], whole[4:])
+    # Every clip keeps its stage and cast, and moves in another way if it moves.
+    assert (seen[0][:4] != whole[:4]).any()
+    assert float((seen[0][:4] - whole[:4]).abs().mean()) < 0.05
+
+
+def test_the_accuracy_on_other_moments_is_reported_beside_that_on_scenes() -> None:
+    reader = AttributeClassifier(num_frames=5, height=32, width=32)
+    figures = classifier_accuracy(reader, classifier_recipe(other_moments=0.5))
+    own = {name for name in figures if not name.startswith("other_moments.")}
+    assert {name.removeprefix("other_moments.") for name in figures.keys() - own} == own
+
+
 def test_films_that_do_not_shrink_to_the_readers_size_are_refused() -> None:
     with pytest.raises(
         ValidationError, match="films: 9 frames of 64x48 cannot be shrunk to 5 frames of 32x32"
