@@ -1,7 +1,7 @@
 """The data set pipeline against its targets.
 
-Run: `python -m benchmarks.data_set PART... [--film bbb.mp4]`; parts are `cuts`, `fit`, `relate`, `film`,
-`baselines`, `memory`, `kills`, `broken`, `train` and `finetuned`. Each writes its own entry of
+Run: `python -m benchmarks.data_set PART... [--film bbb.mp4]`; parts are `cuts`, `fit`, `moments`, `relate`,
+`film`, `baselines`, `memory`, `kills`, `broken`, `train` and `finetuned`. Each writes its own entry of
 `benchmarks/results/data_set.json`. `film` and `baselines` need Big Buck Bunny at 720p, and the networks
 efficientnet and transnetv2. Puppet films are rendered as needed; `fit` measures the likeness of puppets on
 stories that no other part uses, rendered shot by shot.
@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.data_set_faults import measure_broken, measure_kills
 from benchmarks.data_set_films import measure_baselines, measure_film, measure_memory
 from benchmarks.data_set_puppets import measure_cuts, measure_finetuned, measure_relate, measure_train
-from benchmarks.data_set_stories import measure_fit
+from benchmarks.data_set_stories import measure_fit, measure_moments
 from m2d.curation.cut_detectors import DETECTORS
 from m2d.files import write_json
 
@@ -41,6 +41,7 @@ def main() -> None:
         "--films", type=int, default=30, help="puppet films for finetuned, and for relate, three per seed"
     )
     parser.add_argument("--stories", type=int, default=500, help="puppet stories for fit")
+    parser.add_argument("--clips", type=int, default=400, help="puppet scenes for moments")
     parser.add_argument("--evaluated", type=int, default=40, help="stories that finetuned makes")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--videos", type=int, default=1000)
@@ -52,6 +53,7 @@ def main() -> None:
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
         "cuts": lambda folder: measure_cuts(folder, given.minutes),
         "fit": lambda _: measure_fit(given.stories),
+        "moments": lambda _: measure_moments(given.clips),
         "relate": lambda folder: measure_relate(folder, given.minutes, given.films),
         "film": lambda folder: measure_film(folder, given.film),
         "baselines": lambda _: measure_baselines(given.film, given.detectors, given.part),

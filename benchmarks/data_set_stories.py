@@ -15,15 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from benchmarks.puppet_films import default_scene, read_films
 from m2d.curation.puppet_likeness import LEAST_EVIDENCE, evidence_of
+from m2d.evaluation.embedder import spread
 from m2d.evaluation.puppet_embedder import CLASS_SIZES, READER, answers_of, load_puppet_embedder
+from m2d.families.opening import BUILTIN_PUPPET
+from m2d.families.source import resolve_model
+from m2d.puppet.attribute_classifier import CLASSIFIER_FILE, load_classifier, reading_accuracy
+from m2d.puppet.clips import draw_clips
 from m2d.puppet.film_files import SCENES_DRAWN, TRANSITION_S, FilmPlan, FilmShot, film_shots
 from m2d.puppet.labels import ABSENT, UNPROMPTED_RANGES, class_labels, unprompted_numbers
-from m2d.puppet.render import Clip
+from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.story import sample_story, story_generator
 
 _SEED = 205
 _SHUFFLED = 10_000
+# A shot of 2.5 s at 12 frames per second, the shortest of `m2d.puppet.film_files`.
+_SHOT_FRAMES = 30
 # As stages `shots` and `filter` do: frames between stills at 12 a second, frames trimmed, fewest frames.
 _STILL_STEP, _TRIM, _FEWEST = 3, 2, 24
 _LIMITS = np.arange(0.0, 6.0, 0.5)
@@ -55,6 +63,21 @@ def measure_fit(num_stories: int) -> dict[str, Any]:
         "kept_by_limit": _table(shots.read, windows),
         "kept_by_limit_if_read_without_error": _table(shots.true, windows),
     }
+
+
+def measure_moments(num_clips: int) -> dict[str, Any]:
+    """Read scenes as the world draws them, and as a training or an evaluation samples a film's shots."""
+    scene = default_scene(resolve_model(BUILTIN_PUPPET))
+    num_frames, height, width = scene.num_frames, scene.height, scene.width
+    path = resolve_model(BUILTIN_PUPPET).path / CLASSIFIER_FILE
+    reader = load_classifier(path, num_frames=num_frames, height=height, width=width)
+    clips = draw_clips(seed=_SEED, step=0, count=num_clips)
+    found = {}
+    for name, length in (("scenes", num_frames), ("shots", _SHOT_FRAMES)):
+        frames_BPCHW = render_clips(clips, num_frames=length, height=height, width=width)
+        accuracy = reading_accuracy(clips, read_films(reader, frames_BPCHW[:, spread(length, num_frames)]))
+        found[name] = {name: round(share, 4) for name, share in accuracy.items()}
+    return {"clips": num_clips, "seed": _SEED, "read": found}
 
 
 def _table(answers_SD: np.ndarray, windows: dict[str, list[list[int]]]) -> dict[str, dict[str, float]]:
