@@ -79,7 +79,7 @@ def data_set(originals: Path, case: Path, draw: random.Random) -> Trial:
 
 def _change_signed(stages: Path, draw: random.Random) -> str:
     """Change a value in a line of a stage, and give the line its digest: nothing is signed with a key."""
-    file = draw.choice(sorted(stages.glob("*.jsonl")))
+    file = draw.choice(sorted(path for path in stages.glob("*.jsonl") if path.stat().st_size))
     lines = file.read_text().splitlines()
     place = draw.randrange(len(lines))
     document = json.loads(lines[place])
