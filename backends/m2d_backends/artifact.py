@@ -63,10 +63,11 @@ def publish_artifact(folder: Path, key: ArtifactKey, write: Callable[[Path], flo
 
     Raises:
         ExportError: `write` left no file, or a link or a folder.
-        InputError: The folder above is an artifact itself.
+        InputError: The folder above is an artifact itself, or its name is not UTF-8.
         ArtifactRefused: The folder above is a link, or others may write to it.
         OutputError: The disk refused.
     """
+    _check_name(folder)
     if (folder.parent / MANIFEST).exists():
         raise InputError(f"{folder.parent}: is an artifact itself; name the folder that it is in")
     _private_parents(folder)
@@ -96,7 +97,9 @@ def open_artifact(folder: Path, key: ArtifactKey) -> Path:
     Raises:
         ArtifactMissing: The folder does not exist.
         ArtifactRefused: It has another key, was modified, or was not built by this user here.
+        InputError: Its name is not UTF-8.
     """
+    _check_name(folder)
     found = inspect_artifact(folder, key)
     for name, described in found.items():
         if sha256_file(folder / name) != described.sha256:
@@ -134,6 +137,14 @@ def inspect_artifact(folder: Path, key: ArtifactKey) -> dict[str, StoredFile]:
                 "export it again"
             )
     return manifest.files
+
+
+def _check_name(folder: Path) -> None:
+    """Refuse a name that is not UTF-8: the libraries that load graphs take only text."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{folder}: the name is not UTF-8 text; choose another folder") from None
 
 
 def locate(key: ArtifactKey, *, label: str, root: Path | None) -> Path:

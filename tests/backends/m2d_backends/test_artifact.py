@@ -13,7 +13,7 @@ from m2d_backends import artifact, onnx_runtime, trust
 from m2d_backends.artifact import locate, open_artifact, publish_artifact, stored_artifacts
 from m2d_backends.artifact_key import ArtifactKey, default_folder
 
-from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError
+from m2d.errors import ArtifactMissing, ArtifactRefused, ExportError, InputError
 
 KEY = ArtifactKey(
     backend="aot",
@@ -267,6 +267,15 @@ def test_a_folder_given_by_name_is_searched_or_taken_itself(tmp_path: Path) -> N
     assert locate(KEY, label="puppet", root=out) == stored.folder
     assert locate(KEY, label="anything", root=stored.folder) == stored.folder
     assert [each.folder for each in stored_artifacts("aot", out)] == [stored.folder]
+
+
+def test_a_folder_whose_name_no_library_takes_is_refused_before_any_work(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff\xfe") / made.name
+    with pytest.raises(InputError, match="the name is not UTF-8 text"):
+        publish_artifact(folder, KEY, lambda _: pytest.fail("written"))
+    made.parent.rename(folder.parent)
+    with pytest.raises(InputError, match="the name is not UTF-8 text"):
+        open_artifact(folder, KEY)
 
 
 def test_a_killed_comparison_leaves_nothing_outside_of_the_unpublished_folder(
