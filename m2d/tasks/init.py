@@ -11,6 +11,7 @@ from m2d.recipe.schema import Recipe
 from m2d.recipe.story_import import import_stories
 from m2d.recipe.template import story_template
 from m2d.recipe.writer import to_yaml
+from m2d.video.printable import printable
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -19,7 +20,8 @@ def write_template(path: Path, *, title: str, force: bool) -> Path:
     """Write a commented recipe that runs as it is; `path` ends in .yaml or .yml."""
     if path.suffix.lower() not in RECIPE_SUFFIXES:
         raise InputError(f"{str(path)!r} does not end in .yaml; give a recipe's name such as story.yaml")
-    write_bytes(path, story_template(title=title, file_name=path.name).encode("utf-8"), force=force)
+    text = story_template(title=title, file_name=printable(path.name))
+    write_bytes(path, text.encode("utf-8"), force=force)
     return path
 
 

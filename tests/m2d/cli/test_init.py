@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from m2d.recipe.loader import load_recipe
@@ -21,6 +22,12 @@ def test_the_new_recipe_loads(m2d: Run, folder: Path) -> None:
     assert result.stdout == "new.yaml\n"
     assert "m2d check new.yaml" in result.stderr
     assert load_recipe(folder / "new.yaml").title == "A [/] day: #1"
+
+
+def test_a_recipe_whose_name_is_no_text_is_written(m2d: Run, folder: Path) -> None:
+    name = os.fsdecode(b"\xff.yaml")
+    assert m2d("init", name).exit_code == 0
+    assert load_recipe(folder / name).title == "My first story"
 
 
 def test_an_existing_recipe_is_replaced_only_with_force(m2d: Run, folder: Path) -> None:
