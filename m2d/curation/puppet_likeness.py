@@ -19,7 +19,7 @@ from m2d.evaluation.puppet_embedder import READER, PuppetEmbedder, answers_of, s
 from m2d.puppet.labels import NUM_SLOTS, UNPROMPTED_RANGES
 
 _LOOKS = ("shape", "colour", "hat")
-# The classifier errs now and then where it is certain, so each class gets a share of this probability.
+# The classifier is sometimes wrong where it is certain: this share of probability goes to all classes alike.
 _FLOOR = 0.01
 # Standard deviation of what is read of a number, as a share of its range, and how often it is anything: as
 # `fit` measures them, rounded up.

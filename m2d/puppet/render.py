@@ -41,38 +41,23 @@ def render_clips(
     num_frames: int,
     height: int,
     width: int,
+    moments_P: np.ndarray | None = None,
     wardrobe: Sequence[str] = HATS,
     outlined: bool = True,
 ) -> Tensor:
     """Render clips, maybe of different stories: RGB in 0..1, shape (B, P, 3, H, W).
 
     Args:
+        moments_P: The moment of every action that each frame shows, from 0 (its start) to 1 (its end). None
+            shows whole actions, each pose held for two frames.
         wardrobe: The hat drawn for each of HATS; see `puppet_cutouts`.
         outlined: Whether actors have their dark outlines.
     """
-    moments_P = held_moments(num_frames)
-    return render_moments(
-        clips, moments_P=moments_P, height=height, width=width, wardrobe=wardrobe, outlined=outlined
-    )
-
-
-def render_moments(
-    clips: list[Clip],
-    *,
-    moments_P: np.ndarray,
-    height: int,
-    width: int,
-    wardrobe: Sequence[str] = HATS,
-    outlined: bool = True,
-) -> Tensor:
-    """Render frames that show the given moments of every action; otherwise as `render_clips`.
-
-    Args:
-        moments_P: From 0 (the action's start) to 1 (its end).
-    """
     backdrops_BCHW = paint_backdrops([clip.backdrop for clip in clips], height=height, width=width)
     # Each moment is painted once; the other frames that show it are copies.
-    moments_Q, pose_of_frame_P = np.unique(moments_P, return_inverse=True)
+    moments_Q, pose_of_frame_P = np.unique(
+        held_moments(num_frames) if moments_P is None else moments_P, return_inverse=True
+    )
     poses_BQCHW = backdrops_BCHW[:, None].repeat(1, len(moments_Q), 1, 1, 1)
     for mark in range(_NUM_ACTORS):
         rows = [row for row, clip in enumerate(clips) if clip.scene.actions[mark] is not None]

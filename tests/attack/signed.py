@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -27,8 +26,8 @@ from m2d.video.digests import canonical_json as film_json
 from tests.attack.mutations import change_value
 from tests.attack.originals import copy
 from tests.attack.trial import Trial
+from tests.m2d.video.small_clips import retagged
 
-_TAG = "m2d.recipe"
 _NO_DIGEST = "0" * 64
 _MODEL = ("--model", "{model}")
 _ON_FILM = (
@@ -223,18 +222,7 @@ def _write_record(case: Path, record: Any) -> None:
 
 def _tag(film: Path, text: str) -> None:
     """Give a film another record; its packets stay."""
-    part = film.with_name("tagged.mp4")
-    with (
-        av.open(str(film)) as source,
-        av.open(str(part), "w", options={"movflags": "use_metadata_tags"}) as target,
-    ):
-        target.metadata.update({_TAG: text, "comment": text})
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
-    part.replace(film)
+    retagged(film, film.with_name("tagged.mp4"), {"m2d.recipe": text, "comment": text}).replace(film)
 
 
 KINDS: dict[str, Callable[[Path, Path, random.Random], tuple[tuple[str, ...], str]]] = {

@@ -20,11 +20,12 @@ from m2d.diffusion.noise import generator
 from m2d.puppet.attribute_classifier import AttributeClassifier, Reading, reading_errors
 from m2d.puppet.clips import draw_clips
 from m2d.puppet.labels import ABSENT, class_labels, unprompted_numbers
-from m2d.puppet.render import Clip, render_clips, render_moments
+from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.training.fitting import Fit, FitRecipe
 
 _HELD_OUT_SEED = 990_003
 _NUM_HELD_OUT = 600
+# Held-out clips that show the same moments.
 _SAME_MOMENTS = 20
 # The shortest part of an action that a clip shows, and how many poses the whole action has.
 _SHORTEST_PART, _NUM_POSES = 0.3, (5, 24)
@@ -134,10 +135,9 @@ def _render(recipe: ClassifierRecipe, clips: list[Clip]) -> Tensor:
 def _render_any(recipe: ClassifierRecipe, clips: list[Clip], *, draw: torch.Generator) -> Tensor:
     """Render a batch, of which the recipe's share shows other moments."""
     num_other = round(recipe.other_moments * len(clips))
-    parts = [_render(recipe, clips[num_other:])] if num_other < len(clips) else []
-    if num_other:
-        parts.append(_render_other(recipe, clips[:num_other], draw=draw))
-    return torch.cat(parts[::-1])
+    other, whole = clips[:num_other], clips[num_other:]
+    parts = [_render_other(recipe, other, draw=draw)] if other else []
+    return torch.cat([*parts, _render(recipe, whole)] if whole else parts)
 
 
 def _render_other(recipe: ClassifierRecipe, clips: list[Clip], *, draw: torch.Generator) -> Tensor:
@@ -147,7 +147,7 @@ def _render_other(recipe: ClassifierRecipe, clips: list[Clip], *, draw: torch.Ge
     start = float(torch.empty(()).uniform_(0.0, 1.0 - part, generator=draw))
     steps = int(torch.randint(_NUM_POSES[0], _NUM_POSES[1] + 1, (), generator=draw)) - 1
     moments_P = np.round(np.linspace(start, start + part, size.num_frames) * steps) / steps
-    return render_moments(clips, moments_P=moments_P, height=size.height, width=size.width)
+    return render_clips(clips, **size.model_dump(), moments_P=moments_P)
 
 
 def _weather(frames_BPCHW: Tensor, *, draw: torch.Generator) -> Tensor:

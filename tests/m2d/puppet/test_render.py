@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m2d.puppet import render
 from m2d.puppet.puppets import MARKS_X, MAX_CUTOUTS, WALK, held_moments, puppet_cutouts
-from m2d.puppet.render import Clip, render_clips, render_moments
+from m2d.puppet.render import Clip, render_clips
 from m2d.puppet.stage import paint_backdrops
 from m2d.puppet.story import ACTOR_SIZE, HORIZON_Y, SUN_X, TREE_X, Actor, Scene, Story, sample_story
 from m2d.puppet.vocabulary import ACTIONS, COLOURS, EYES, HATS, SETTINGS, SHAPES, TIMES
@@ -280,7 +280,7 @@ def test_frames_show_the_moments_they_are_asked_for_in_any_order() -> None:
     clips = random_clips(3)
     whole = draw(*clips)
     moments_P = np.array([0.75, 0.0, 0.75, 0.5])
-    frames = render_moments(clips, moments_P=moments_P, height=SIDE, width=SIDE)
+    frames = render_clips(clips, num_frames=4, height=SIDE, width=SIDE, moments_P=moments_P)
     assert torch.equal(frames, whole[:, [5, 0, 5, 3]])
 
 

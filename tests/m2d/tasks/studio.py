@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import av
 import numpy as np
 
 from benchmarks.decoded_film import read_film
@@ -31,6 +30,7 @@ from m2d.video.run_folder import read_run, run_folder_of
 from m2d.video.write import write_film
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.journals import RecordingReporter
+from tests.m2d.video import small_clips
 
 PROMPTS = ("a red ball", "a blue ball", "a green ball", "a red cube", "a blue cube", "a green cube", "a sea")
 STEPS = 2
@@ -183,18 +183,7 @@ def write_plain(film: Path, frames_PHWC: np.ndarray) -> Path:
 
 def retagged(film: Path, text: str) -> Path:
     """The film with this text where provenance is."""
-    part = film.with_suffix(".part.mp4")
-    with (
-        av.open(str(film)) as source,
-        av.open(str(part), "w", options={"movflags": "use_metadata_tags"}) as target,
-    ):
-        target.metadata["comment"] = text
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                target.mux(packet)
-    part.replace(film)
+    small_clips.retagged(film, film.with_suffix(".part.mp4"), {"comment": text}).replace(film)
     return film
 
 

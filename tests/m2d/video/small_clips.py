@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,3 +46,15 @@ def timed(path: Path, times_s: Sequence[float], *, end_s: float, codec: str = "l
             packet.duration = durations[round(1000 * float(packet.pts * packet.time_base))]
             container.mux(packet)
     return path
+
+
+def retagged(source: Path, target: Path, tags: Mapping[str, str]) -> Path:
+    """Write a film's packets with these tags; other names than a container's own are kept."""
+    with av.open(source) as old, av.open(target, "w", options={"movflags": "use_metadata_tags"}) as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        new.metadata.update(tags)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    return target

@@ -23,20 +23,9 @@ from m2d.video.open_film import FilmError
 from m2d.video.provenance import ProvenanceError, seal_provenance
 from m2d.video.read import probe
 from tests.m2d.video.grown_films import GENERATE, grown, write_grown
-from tests.m2d.video.small_clips import ffmpeg
+from tests.m2d.video.small_clips import ffmpeg, retagged
 
 WriteFilm = Callable[..., Path]
-
-
-def retagged(source: Path, target: Path, tags: dict[str, str]) -> Path:
-    with av.open(source) as old, av.open(target, "w", options={"movflags": "use_metadata_tags"}) as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        new.metadata.update(tags)
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                new.mux(packet)
-    return target
 
 
 def test_probe_tells_without_decoding(film: WriteFilm) -> None:
