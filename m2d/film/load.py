@@ -192,9 +192,18 @@ def _check_model(path: Path, provenance: Provenance, source: ModelSource) -> Non
 
 
 def _check_latents(path: Path, run: Run, plans: Sequence[ScenePlan], source: ModelSource) -> None:
-    """Check that the model accepts the latents; their digests do not say that."""
+    """Check that the model accepts the latents, and that scenes of a crossfade have some.
+
+    Digests do not say that. A crossfade is blended again when the other scene changes.
+    """
+    folder, joins = run_folder_of(path), [*(plan.join.num_frames for plan in plans), 0]
     for number, (plan, latents_FCHW) in enumerate(zip(plans, run.latents_FCHW, strict=True), start=1):
         if latents_FCHW is None:
+            if any(joins[number - 1 : number + 1]) and run.provenance.video.fit is None:
+                raise InputError(
+                    f"{folder / LATENTS}: scene {number} of a crossfade has no latents; move {folder} away to"
+                    " use the film's frames"
+                )
             continue
         shape = plan.geometry
         wanted = (
@@ -204,7 +213,6 @@ def _check_latents(path: Path, run: Run, plans: Sequence[ScenePlan], source: Mod
             shape.latent_width,
         )
         if latents_FCHW.shape != wanted or not np.isfinite(latents_FCHW).all():
-            folder = run_folder_of(path)
             raise InputError(
                 f"{folder / LATENTS}: scene {number} has latents of shape {latents_FCHW.shape}; finite "
                 f"numbers of shape {wanted} are needed; move {folder} away to use the film's frames"

@@ -133,7 +133,7 @@ def lying_film(studio: Studio, made: FilmResult, latents: list[np.ndarray]) -> P
     def tell(document: dict[str, Any]) -> None:
         not_enlarged(document)
         for scene, latents_FCHW in zip(document["scenes"], latents, strict=True):
-            scene["latents_sha256"] = array_digest(latents_FCHW)
+            scene["latents_sha256"] = None if latents_FCHW is None else array_digest(latents_FCHW)
 
     rewritten(made.film, film, tell)
     provenance = read_film(film).provenance
@@ -160,6 +160,17 @@ def test_latents_that_the_model_cannot_take_are_refused(lie: Any, studio: Studio
     ):
         studio.extend(film, "a fish")
     assert contents(studio.folder) == before
+
+
+@pytest.mark.parametrize("scene", [0, 1])
+def test_scenes_of_a_crossfade_without_latents_are_refused(
+    scene: int, studio: Studio, made: FilmResult
+) -> None:
+    latents: list[Any] = latents_of(made.film)
+    latents[scene] = None
+    film = lying_film(studio, made, latents)
+    with pytest.raises(InputError, match=f"scene {scene + 1} of a crossfade has no latents"):
+        load_film(film, studio.source)
 
 
 def test_latents_that_it_can_take_are_the_runs_word_for_them(studio: Studio, made: FilmResult) -> None:
