@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from m2d.errors import OutputError, OutputRefused
 
 _MORE_SPACE = "free some space or choose another disk"
 _MORE_FILES = "raise the limit of open files (`ulimit -n`)"
+TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.part", re.DOTALL)
+"""What a file or folder is called until it is complete; `name` is its final name."""
+
 # What the machine refuses, whatever the path.
 _OF_THE_MACHINE = {
     errno.ENOSPC: _MORE_SPACE,
@@ -30,7 +34,7 @@ _OF_THE_MACHINE = {
 
 @contextlib.contextmanager
 def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
-    """Turn an OSError of the block into an OutputError about `path`."""
+    """Turn an OSError of the block into an OutputError about `path`; of a temporary name, the final one."""
     try:
         yield
     except OSError as error:
@@ -40,7 +44,13 @@ def output_errors(path: Path, *, deed: str = "written") -> Iterator[None]:
             errno.EROFS: "choose a folder you may write to",
         }
         reason = advice.get(error.errno or 0, "check the disk or choose another output")
-        raise kind_of(error)(f"{path}: could not be {deed}: {error.strerror or error}; {reason}") from error
+        shown = _final(path)
+        raise kind_of(error)(f"{shown}: could not be {deed}: {error.strerror or error}; {reason}") from error
+
+
+def _final(path: Path) -> Path:
+    found = [(TEMPORARY_NAME.fullmatch(part), part) for part in path.parts]
+    return Path(*(part if match is None else match["name"] for match, part in found))
 
 
 def kind_of(error: OSError) -> type[OutputError]:

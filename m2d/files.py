@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ COPIED_TOGETHER_BYTES = 1 << 20
 # File systems allow 255 bytes for a name; the temporary name adds a dot, a process id and an ending.
 LONGEST_KEPT_NAME_BYTES = 200
 _LONGEST_NAME_BYTES = 255
-_STRAY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.part", re.DOTALL)
 
 
 class PartFile(io.FileIO):
@@ -162,7 +160,7 @@ def remove_strays(folder: Path, *, name: str | None = None, is_held: bool = Fals
     with disk.output_errors(folder):
         paths = sorted(folder.iterdir())
     for path in paths:
-        stray = _STRAY.fullmatch(path.name)
+        stray = disk.TEMPORARY_NAME.fullmatch(path.name)
         if stray is None or (name is not None and stray["name"] != _kept_name(name)):
             continue
         is_in_use = not is_held and is_running(int(stray["pid"]))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -78,6 +78,14 @@ class SheetPlan:
     device: str
 
 
+class _Failed(NamedTuple):
+    """What was not made, and why."""
+
+    what: Literal["film", "sheet"]
+    path: Path
+    error: M2DError
+
+
 class Batch:
     """Makes several films one after the other; a film that fails does not stop the others."""
 
@@ -85,7 +93,7 @@ class Batch:
         self._reporter, self._options = reporter, options
         self._made: list[FilmResult] = []
         self._sheets: list[Path] = []
-        self._failed: list[tuple[Path, M2DError]] = []
+        self._failed: list[_Failed] = []
         self._best: list[dict[str, object]] = []
 
     def make(self, films: Sequence[FilmToMake], sheet: SheetPlan | None) -> None:
@@ -93,9 +101,17 @@ class Batch:
         made = {film.seed: result for film in films if (result := self._film(film)) is not None}
         if sheet is None or not made:
             return
+        found = {seed: (each.film, each.provenance) for seed, each in made.items() if seed is not None}
+        try:
+            self._show_side_by_side(found, sheet)
+        except Interrupted:
+            raise
+        except M2DError as error:
+            self._note_failure("sheet", sheet.path, error)
+
+    def _show_side_by_side(self, found: dict[int, tuple[Path, Provenance]], sheet: SheetPlan) -> None:
         from m2d.film.seed_sheet import draw_seed_sheet
 
-        found = {seed: (each.film, each.provenance) for seed, each in made.items() if seed is not None}
         notes = self._judged(sheet, found) if self._options.candidates else {}
         found = {seed: found[seed] for seed in notes} or found
         draw_seed_sheet(sheet.path, found, title=sheet.title, facts=sheet.facts, notes=notes)
@@ -120,7 +136,7 @@ class Batch:
         return {each.seed: f", {judge} {each.scores[judge]:.4g}" for each in found}
 
     def _film(self, film: FilmToMake) -> FilmResult | None:
-        from m2d.cli.console import show_error, write_result
+        from m2d.cli.console import write_result
 
         began_s = time.monotonic()
         try:
@@ -128,8 +144,7 @@ class Batch:
         except Interrupted:
             raise
         except M2DError as error:
-            show_error(error)
-            self._failed.append((film.output, error))
+            self._note_failure("film", film.output, error)
             return None
         self._made.append(result)
         if film.complete is not None:
@@ -149,14 +164,21 @@ class Batch:
                 {
                     "films": [film_document(result) for result in self._made],
                     "sheets": self._sheets,
-                    "failed": [{"film": film} | error_document(error) for film, error in self._failed],
+                    "failed": [{each.what: each.path} | error_document(each.error) for each in self._failed],
                 }
                 | ({"best": self._best} if self._options.candidates else {})
             )
         if self._failed:
-            total = len(self._failed) + len(self._made)
-            show_error(f"{len(self._failed)} of {total} films were not made")
-            raise typer.Exit(self._failed[0][1].exit_code)
+            films = [each for each in self._failed if each.what == "film"]
+            if films:
+                show_error(f"{len(films)} of {len(films) + len(self._made)} films were not made")
+            raise typer.Exit(self._failed[0].error.exit_code)
+
+    def _note_failure(self, what: Literal["film", "sheet"], path: Path, error: M2DError) -> None:
+        from m2d.cli.console import show_error
+
+        show_error(error)
+        self._failed.append(_Failed(what, path, error))
 
 
 def _kept(film: FilmToMake) -> FilmResult | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from m2d import disk
 from m2d.cli.main import app
 from m2d.cli.stories import parse_seeds
 from m2d.errors import InputError
+from m2d.files import write_bytes
+from m2d.film import seed_sheet
 from m2d.video.run_folder import read_run
 from tests.m2d.cli.conftest import STORY, Run
 from tests.m2d.cli.test_json import undocumented
@@ -72,6 +78,27 @@ def test_candidates_are_ranked_on_one_sheet_and_their_scores_are_kept(m2d: Run, 
     assert undocumented(document) == undocumented(document["best"][0]) == []
     with Image.open(folder / "first-snow-seeds.png") as sheet:
         assert sheet.height > 200
+
+
+def test_a_disk_that_is_full_under_the_sheet_is_told_and_the_films_stay(
+    m2d: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_on_a_full_disk(path: Path, data: bytes) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                disk, "write_all", Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            )
+            write_bytes(path, data)
+
+    monkeypatch.setattr(seed_sheet, "write_bytes", write_on_a_full_disk)
+    result = m2d("generate", "story.yaml", "--seeds", "3,5", *QUICK, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert [film["film"] for film in document["films"]] == films(folder)
+    (failed,) = document["failed"]
+    assert failed["sheet"] == "first-snow-seeds.png"
+    assert result.stderr.count("first-snow-seeds.png: could not be written: No space left on device") == 1
+    assert ".part" not in result.stderr
 
 
 @pytest.mark.parametrize(
