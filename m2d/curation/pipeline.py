@@ -277,7 +277,7 @@ class Pipeline:
             chosen = [tasks[place] for place in places]
             with (
                 _without_strays(chosen),
-                self._pool(len(chosen), limit_s) as pool,
+                self._pool(len(chosen), limit_s, in_actors=work is embed_shot) as pool,
                 self._reporter.stage(name, total=len(chosen)) as progress,
             ):
                 is_here = not self._workers and self._cluster is None
@@ -291,10 +291,10 @@ class Pipeline:
 
         return run
 
-    def _pool(self, num_tasks: int, limit_s: float) -> DecoderPool | RayPool:
+    def _pool(self, num_tasks: int, limit_s: float, *, in_actors: bool) -> DecoderPool | RayPool:
         if self._cluster is None:
             return DecoderPool(num_workers=min(self._workers, num_tasks), time_limit_s=limit_s)
-        return RayPool(time_limit_s=limit_s)
+        return RayPool(time_limit_s=limit_s, in_actors=in_actors)
 
     def _has_stills(self, line: Outcome[Shot]) -> bool:
         return not line.is_kept or stills_path(self.data.folder, line.key).is_file()

@@ -42,10 +42,11 @@ def misbehave(how: str) -> str:
 
 @pytest.mark.long
 @pytest.mark.skipif(not HAS_RAY, reason="ray is not installed")
-def test_tasks_that_hang_or_crash_are_broken_and_the_others_are_done() -> None:
+@pytest.mark.parametrize("in_actors", [False, True])
+def test_calls_that_hang_or_crash_are_broken_and_the_others_are_done(in_actors: bool) -> None:
     from m2d.curation.ray_pool import RayPool
 
-    with RayPool(time_limit_s=8) as pool:
+    with RayPool(time_limit_s=8, in_actors=in_actors) as pool:
         found = dict(pool.map(misbehave, ["a", "crash", "b", "hang", "c"]))
         assert [found[name] for name in "abc"] == ["a", "b", "c"]
         crashed, hung = found["crash"], found["hang"]
@@ -54,3 +55,21 @@ def test_tasks_that_hang_or_crash_are_broken_and_the_others_are_done() -> None:
         assert hung == Broken(reason="is not decoded after 8 s; its task was ended")
         with pytest.raises(ValueError, match="no film"):
             list(pool.map(misbehave, ["raise"]))
+
+
+def process_of(_: int) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed")
+def test_actors_stay_from_the_first_input_to_the_last() -> None:
+    import ray
+
+    from m2d.curation.ray_pool import RayPool
+
+    with RayPool(time_limit_s=8, in_actors=True) as pool:
+        found = [pid for _, pid in pool.map(process_of, range(8 * os.cpu_count()))]
+    assert len(set(found)) <= ray.cluster_resources()["CPU"]
+    assert min(map(found.count, found)) > 1
