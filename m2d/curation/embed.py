@@ -131,7 +131,9 @@ def choose_embedder(settings: RelateSettings, shots: Sequence[Shot], *, is_puppe
     name: str = settings.embedder
     if name in ("auto", "vit"):
         name = "puppet" if is_puppet else "efficientnet"
-    if name == "efficientnet" and missing_networks([name]):
+    # Without shots there is nothing to embed, but a name that was asked for is checked.
+    is_used = bool(shots) or settings.embedder == name
+    if name == "efficientnet" and is_used and missing_networks([name]):
         raise InputError("relate.embedder: the network efficientnet is not here", remedy=Remedy.GET_NETWORKS)
     first = shots[0] if shots else None
     return EmbedderChoice(

@@ -112,6 +112,8 @@ class _Reading:
         self, path: Path, container: InputContainer, stream: VideoStream, *, is_strict: bool
     ) -> None:
         self._path, self._container, self._stream, self._is_strict = path, container, stream, is_strict
+        # The stream's own size follows the decoder from frame to frame.
+        self._size = stream.width, stream.height
         self._treatment = Treatment()
         self._num_packets = self._num_pictures = self._num_frames = 0
         is_animation = container.format.name == "gif"
@@ -187,7 +189,7 @@ class _Reading:
         self._missing.discard(picture.pts)
         number, self._num_pictures = self._num_pictures, self._num_pictures + 1
         # A video may change its size between frames; the frames of a scene cannot.
-        if (picture.width, picture.height) != (self._stream.width, self._stream.height):
+        if (picture.width, picture.height) != self._size:
             size = f"{picture.width}x{picture.height}"
             raise FilmError(
                 f"{self._path}: its size changes to {size} at frame {number}; use a video of one size"

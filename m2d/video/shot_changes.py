@@ -19,6 +19,8 @@ _SAME_MEAN, _SAME_FIELD, _FIELDS = 1.0, 6.0, 16
 _SMALL = 64
 # Where less differs, optical flow is not worth its time.
 _TOO_LITTLE = 0.02
+# Optical flow needs room for its patches.
+_SMALLEST_SIDE = 12
 # A pan is tried only where optical flow fails, and only if the pictures overlap by so much.
 _FLOW_FAILS, _SMALLEST_OVERLAP = 0.15, 0.3
 
@@ -48,11 +50,12 @@ def stillest_change(before_HWC: np.ndarray, picture_HWC: np.ndarray) -> tuple[fl
 def unexplained(before_HWC: np.ndarray, picture_HWC: np.ndarray) -> float:
     """Return the share of pixels, 0 to 1, that are in one picture only, after compensation of motion.
 
-    Motion is dense inverse search optical flow (Kroeger et al., ECCV 2016), or a pan by phase correlation.
+    Motion is not compensated in pictures of fewer than 12 pixels on a side. Else it is dense inverse search
+    optical flow (Kroeger et al., ECCV 2016), or a pan by phase correlation.
     """
     noise = min(_noise(before_HWC), _noise(picture_HWC))
     unmoved = float((cv2.absdiff(before_HWC, picture_HWC).max(axis=2) > noise).mean())
-    if unmoved < _TOO_LITTLE:
+    if unmoved < _TOO_LITTLE or min(before_HWC.shape[:2]) < _SMALLEST_SIDE:
         return unmoved
     grey = [cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) for picture in (before_HWC, picture_HWC)]
     shares = [

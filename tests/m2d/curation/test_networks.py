@@ -232,3 +232,12 @@ def test_a_folder_without_a_language_model_is_refused(tmp_path: Path) -> None:
         LocalCaptioner(CaptionSettings(), journal)
     with pytest.raises(CheckpointError, match="cannot be loaded as a vision-language model"):
         LocalCaptioner(CaptionSettings(model=str(tmp_path)), journal)
+
+
+def test_a_network_is_needed_for_shots_or_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("M2D_CACHE", str(tmp_path))
+    assert choose_embedder(RelateSettings(), [], is_puppet=False).name == "efficientnet"
+    with pytest.raises(InputError, match="efficientnet is not here"):
+        choose_embedder(RelateSettings(embedder="efficientnet"), [], is_puppet=False)

@@ -90,6 +90,13 @@ def test_a_still_film_has_no_cut(num_frames: int) -> None:
     assert find_cuts(at_25(np.full((num_frames, 16, 16, 3), 90, np.uint8))) == []
 
 
+@pytest.mark.parametrize("size", [(1, 64), (2, 200), (64, 2), (8, 8), (11, 11)])
+def test_flat_and_narrow_pictures_have_their_cuts_too(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    shots = [np.repeat(rng.integers(0, 256, (1, *size, 3), dtype=np.uint8), 20, axis=0) for _ in range(2)]
+    assert find_cuts(at_25(np.concatenate(shots))) == [20]
+
+
 def test_the_way_to_find_cuts_is_told_when_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "m2d.video.shot_changes", None)
     complaint = "needs the package opencv-python-headless: pip install 'm2d[data]'"

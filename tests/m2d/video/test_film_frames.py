@@ -106,3 +106,15 @@ def test_an_index_of_samples_behind_the_end_is_a_cut_off_film(tmp_path: Path, is
     (tmp_path / "short.mp4").write_bytes(short)
     with pytest.raises(FilmError, match=r"short\.mp4: is cut off; \d+ of 25 frames in its index are there"):
         list(film_frames(tmp_path / "short.mp4", is_strict=is_strict))
+
+
+def test_a_size_that_changes_on_the_way_is_refused_with_its_place(tmp_path: Path) -> None:
+    # A transport stream may be the end of one programme and the beginning of another.
+    parts = [
+        pattern(tmp_path / f"{size}.ts", "-c:v", "mpeg2video", num_frames=10, size=size)
+        for size in ("64x48", "48x64")
+    ]
+    video = tmp_path / "both.ts"
+    video.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(FilmError, match=r"both\.ts: its size changes to 48x64 at frame \d+"):
+        num_frames(video)
