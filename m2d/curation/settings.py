@@ -28,7 +28,7 @@ class ShotSettings(_Part):
     clip_s: float = Field(default=600.0, ge=1)
     detector: Literal["m2d", "adaptive", "transnetv2"] = "m2d"
     dissolves: bool = True
-    time_limit_s: float = Field(default=1800.0, gt=0)
+    time_limit_s: float = Field(default=1800.0, gt=0, le=1e6)
 
 
 class FilterSettings(_Part):
@@ -114,7 +114,7 @@ class CaptionSettings(_Part):
     max_tokens: int | None = Field(default=None, ge=1)
     tokenizer: str | None = None
     attempts: int = Field(default=3, ge=1, le=20)
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0, le=1e6)
     max_cost: float | None = Field(default=None, ge=0)
     cost_per_million: tuple[float, float] = (0.0, 0.0)
 

@@ -5,7 +5,7 @@ Owns the form of `recipes/training/*.yaml` and the rules between fields; does no
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,9 @@ Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 TrackerName = Literal["tensorboard", "wandb"]
 BUILTIN_PUPPET = "builtin:puppet"
+# The optimizers compute in float32, whose numbers end at 3e38: these bounds keep their products in it.
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 _PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats", "changing"})
 
 
@@ -64,7 +67,7 @@ class DataRecipe(_Part):
     fit: Literal["cover", "official"] = "cover"
     variants: int = Field(default=1, ge=0, le=1_000_000)
     workers: int = Field(default=0, ge=0, le=64)
-    time_limit_s: float = Field(default=20.0, gt=0)
+    time_limit_s: float = Field(default=20.0, gt=0, le=1e6)
     max_rejected: float = Field(default=1.0, ge=0, le=1)
 
     @property
@@ -182,13 +185,13 @@ class OptimizerRecipe(_Part):
     """
 
     name: Literal["adamw", "adamw8bit", "muon"]
-    lr: float = Field(gt=0)
-    matrix_lr: float | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.95, ge=0, lt=1)
-    grad_clip: float = Field(default=1.0, gt=0)
+    lr: Rate
+    matrix_lr: Rate | None = None
+    weight_decay: float = Field(default=0.0, ge=0, le=1000)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    eps: float = Field(default=1e-8, ge=1e-30, le=1)
+    momentum: Beta = 0.95
+    grad_clip: float = Field(default=1.0, ge=1e-30, le=1e30)
 
     @model_validator(mode="after")
     def _has_the_rates_it_uses(self) -> Self:
@@ -209,7 +212,7 @@ class LoraRecipe(_Part):
     """
 
     rank: int = Field(default=16, ge=1, le=65_536)
-    alpha: float | None = Field(default=None, gt=0)
+    alpha: float | None = Field(default=None, gt=0, le=1e6)
     parts: tuple[LoraPart, ...] = Field(default=("attention",), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -288,7 +291,7 @@ class TrainingRecipe(_Part):
     optimizer: OptimizerRecipe
     lora: LoraRecipe | None = None
     schedule: ScheduleRecipe = ScheduleRecipe()
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    ema_decay: Beta = 0.999
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     device: Device = "cpu"
     precision: Precision = "float32"

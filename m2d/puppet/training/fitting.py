@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from m2d.errors import M2DError
+from m2d.limits import LARGEST_SEED
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.log import TrainingLog
 from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale
-from m2d.training.recipe import CheckpointRecipe, OptimizerRecipe, ScheduleRecipe
+from m2d.training.recipe import Beta, CheckpointRecipe, OptimizerRecipe, ScheduleRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -35,8 +36,8 @@ class FitRecipe(BaseModel):
     steps: int = Field(ge=1)
     optimizer: OptimizerRecipe
     schedule: ScheduleRecipe = ScheduleRecipe()
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    seed: int = Field(default=1, ge=0)
+    ema_decay: Beta = 0.99
+    seed: int = Field(default=1, ge=0, le=LARGEST_SEED)
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     log_every_steps: int = Field(default=100, ge=1)
     evaluate_every_steps: int = Field(default=1000, ge=1)

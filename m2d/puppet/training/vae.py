@@ -65,9 +65,9 @@ class VaeRecipe(FitRecipe):
     single_share: float = Field(ge=0, le=1)
     whole_share: float = Field(ge=0, le=1)
     crop: int = Field(ge=8)
-    actor_weight: float = Field(ge=0)
-    motion_weight: float = Field(ge=0)
-    kl_weight: float = Field(ge=0)
+    actor_weight: float = Field(ge=0, le=1e6)
+    motion_weight: float = Field(ge=0, le=1e6)
+    kl_weight: float = Field(ge=0, le=1e6)
     init: str | None = None
     freeze_encoder: bool = False
 

@@ -61,8 +61,8 @@ class VaeDecoderRecipe(FitRecipe):
     crops_per_scene: int = Field(default=1, ge=1)
     latent_frames: int | None = Field(default=None, ge=1)
     block_out_channels: tuple[int, ...] | None = None
-    outline_weight: float = Field(default=0.0, ge=0)
-    absolute_weight: float = Field(default=0.05, ge=0)
+    outline_weight: float = Field(default=0.0, ge=0, le=1e6)
+    absolute_weight: float = Field(default=0.05, ge=0, le=1e6)
 
     @model_validator(mode="after")
     def _check_timesteps(self) -> Self:

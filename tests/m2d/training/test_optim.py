@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from m2d.errors import BackendUnavailable, CheckpointError
@@ -74,6 +75,47 @@ def test_learning_rates_follow_the_schedule(name: str, step: int, expected: floa
         {"name": name, "warmup_steps": 10, "decay_fraction": 0.2, "final_fraction": 0.1}
     )
     assert learning_rate_scale(schedule, step=step, num_steps=100) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "field"),
+    [
+        ({"betas": (0.9, 1.0)}, ("betas", 1)),
+        ({"betas": (-0.1, 0.9)}, ("betas", 0)),
+        ({"lr": 1e300}, ("lr",)),
+        ({"weight_decay": 1e300}, ("weight_decay",)),
+        ({"eps": 1e300}, ("eps",)),
+        ({"eps": 1e-300}, ("eps",)),
+        ({"momentum": 1.0}, ("momentum",)),
+        ({"grad_clip": 1e-300}, ("grad_clip",)),
+    ],
+)
+def test_what_no_optimizer_can_compute_with_is_refused(
+    setting: dict[str, object], field: tuple[object, ...]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        OptimizerRecipe.model_validate({"name": "adamw", "lr": 1e-3} | setting)
+    assert [problem["loc"] for problem in caught.value.errors()] == [field]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": 1000.0, "weight_decay": 1000.0, "grad_clip": 1e30},
+        {"eps": 1e-30, "betas": (0.0, 0.0), "grad_clip": 1e-30},
+        {"eps": 1.0, "betas": (1 - 1e-16, 1 - 1e-16)},
+    ],
+)
+def test_what_a_recipe_may_ask_for_can_be_computed(
+    setting: dict[str, object], make_model: Callable[[], nn.Module]
+) -> None:
+    model = make_model()
+    recipe = OptimizerRecipe.model_validate({"name": "muon", "lr": 1e-3, "matrix_lr": 1000.0} | setting)
+    optimizer = ModelOptimizer(model, recipe)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step(rate_scale=1.0)
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
 
 
 def test_an_optimizers_state_for_another_model_is_refused(make_model: Callable[[], nn.Module]) -> None:
