@@ -171,8 +171,9 @@ def _plan(
     scanned: ScannedData | None,
 ) -> tuple[TrainingNeeds, DataSummary | None]:
     from m2d.tasks.own_clips import check_data
-    from m2d.tasks.train import plan_needs
+    from m2d.tasks.train import plan_needs, warn_of_schedule
 
+    warn_of_schedule(recipe, reporter)
     needs = plan_needs(recipe, num_devices=devices, strategy=strategy)
     return needs, check_data(recipe, reporter, cache=cache, found=scanned)
 

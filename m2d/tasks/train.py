@@ -14,6 +14,7 @@ from m2d.stop import StopRequest
 from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
 from m2d.training.launcher import refuse_for_deepspeed
 from m2d.training.needs import STRATEGIES, TrainingNeeds, training_needs
+from m2d.training.optim import schedule_warnings
 from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.stage import TrainingPlan, TrainingReport, run_stage
@@ -65,10 +66,17 @@ def run_in(processes: Processes, plan: TrainingPlan, reporter: Reporter) -> Trai
     # Before stories are encoded, which can take hours.
     refuse_for_deepspeed(plan.recipe, processes.sharing)
     reporter = reporter if processes.is_main else SilentReporter()
+    warn_of_schedule(plan.recipe, reporter)
     with StopRequest() as stop:
         report = run_stage(plan, processes, reporter, stop)
     processes.leave()
     return report
+
+
+def warn_of_schedule(recipe: TrainingRecipe, reporter: Reporter) -> None:
+    """Warn of learning rates that never reach their values."""
+    for warning in schedule_warnings(recipe.schedule, num_steps=recipe.steps):
+        reporter.warn(warning)
 
 
 def plan_needs(recipe: TrainingRecipe, *, num_devices: int = 1, strategy: str = "ddp") -> TrainingNeeds:

@@ -58,6 +58,16 @@ def learning_rate_scale(schedule: ScheduleRecipe, *, step: int, num_steps: int) 
     return floor + (1 - floor) * min(left, 1.0)
 
 
+def schedule_warnings(schedule: ScheduleRecipe, *, num_steps: int) -> list[str]:
+    """Say whether a training of `num_steps` ends before its learning rates reach their values."""
+    if schedule.warmup_steps <= num_steps:
+        return []
+    return [
+        f"schedule.warmup_steps: {schedule.warmup_steps}, but steps is {num_steps}: the learning rate ends "
+        f"at {num_steps / schedule.warmup_steps:.2g} of optimizer.lr; use fewer warm-up steps"
+    ]
+
+
 class Optimizer(Protocol):
     """Computes gradients and updates weights, whole or sharded."""
 

@@ -22,7 +22,7 @@ from m2d.limits import LARGEST_SEED
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.log import TrainingLog
-from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale
+from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale, schedule_warnings
 from m2d.training.recipe import Beta, CheckpointRecipe, OptimizerRecipe, ScheduleRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, save_checkpoint
 
@@ -75,8 +75,8 @@ def run_fit(
         optimizer=ModelOptimizer(fit.model, recipe.optimizer),
     )
     found = find_checkpoint(fit.run)
-    for rejected in found.rejected:
-        reporter.warn(rejected)
+    for warning in (*found.rejected, *schedule_warnings(recipe.schedule, num_steps=recipe.steps)):
+        reporter.warn(warning)
     if found.path is not None:
         load_checkpoint(found.path, state)
         reporter.note(f"{fit.name}: resuming after step {state.step}")

@@ -9,7 +9,13 @@ from torch import nn
 
 from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.training.muon import Muon, orthogonalize
-from m2d.training.optim import AveragedModel, ModelOptimizer, is_block_matrix, learning_rate_scale
+from m2d.training.optim import (
+    AveragedModel,
+    ModelOptimizer,
+    is_block_matrix,
+    learning_rate_scale,
+    schedule_warnings,
+)
 from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 
@@ -116,6 +122,13 @@ def test_what_a_recipe_may_ask_for_can_be_computed(
         weight.grad = torch.ones_like(weight)
     optimizer.step(rate_scale=1.0)
     assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+
+
+def test_a_training_that_ends_in_its_warm_up_is_told() -> None:
+    schedule = ScheduleRecipe(warmup_steps=100)
+    (warning,) = schedule_warnings(schedule, num_steps=1)
+    assert "schedule.warmup_steps: 100, but steps is 1: the learning rate ends at 0.01 of opt" in warning
+    assert schedule_warnings(schedule, num_steps=100) == []
 
 
 def test_an_optimizers_state_for_another_model_is_refused(make_model: Callable[[], nn.Module]) -> None:
