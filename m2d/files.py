@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from m2d import disk
 from m2d.errors import OutputError, Remedy
-from m2d.reading import open_regular
+from m2d.reading import name_problem, open_regular
 
 COPIED_TOGETHER_BYTES = 1 << 20
 # File systems allow 255 bytes for a name; the temporary name adds a dot, a process id and an ending.
@@ -49,6 +49,8 @@ def check_writable(path: Path, *, force: bool) -> None:
             has this name, or a file is there and `force` is not set.
     """
     folder = path.parent
+    if "\0" not in str(path) and (problem := name_problem(path)):
+        raise OutputError(f"{path}: {problem} or choose another output")
     if not path.name or "\0" in str(path):
         raise OutputError(f"output {str(path)!r} is not a file name; give a name such as story.mp4")
     if not folder.is_dir():

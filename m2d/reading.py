@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def open_regular(path: Path, *, limit_bytes: int | None, follow: bool = True) ->
             of Git LFS.
         OSError: The system refused, as for a missing file.
     """
-    if "\0" in str(path):
-        raise UnreadableFile(path, "its name has a NUL character")
+    if problem := name_problem(path):
+        raise UnreadableFile(path, problem)
     _check(path, path.stat(follow_symlinks=follow), limit_bytes)
     descriptor = os.open(path, _FLAGS | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
     try:
@@ -69,6 +70,18 @@ def open_regular(path: Path, *, limit_bytes: int | None, follow: bool = True) ->
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def name_problem(name: str | Path) -> str:
+    """Why no file can have this name here; empty if one can."""
+    if "\0" in str(name):
+        return "its name has a NUL character"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        return f"names of files are {encoding} here, which lacks a character of this one; set LC_ALL=C.UTF-8"
+    return ""
 
 
 def check_regular(path: Path, *, limit_bytes: int | None = None) -> int:

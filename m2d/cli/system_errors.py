@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, first_line
+from m2d.reading import name_problem
 
 _DISK_FULL = "the disk is full; nothing was left half-written. Free some space and run it again."
 _NO_MEMORY = (
@@ -79,6 +80,9 @@ def _problem_of(error: BaseException) -> SystemProblem | None:
         place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         is_of_a_path = error.errno in _OF_A_PATH and error.filename is not None
         return SystemProblem(f"{place}{reason}", EXIT_BAD_INPUT if is_of_a_path else EXIT_FAILED)
+    if isinstance(error, UnicodeEncodeError) and (problem := name_problem(error.object)):
+        # Python met a name of a file that the locale's encoding cannot write.
+        return SystemProblem(f"{error.object}: {problem}", EXIT_BAD_INPUT)
     in_rust = _IN_RUST.search(str(error))
     if in_rust and int(in_rust[1]) in _BY_CODE:
         return SystemProblem(_BY_CODE[int(in_rust[1])], EXIT_FAILED)

@@ -6,6 +6,7 @@ Checks form only; whether a file or a model exists is checked when the run is pl
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, StringConstraints
 from m2d.devices import DEVICE_NAMES, is_device_name
 from m2d.limits import LARGEST_SEED
 from m2d.masks import MASKS, LayoutError, rule_of
-from m2d.recipe.places import forbidden_character, name_character, show
+from m2d.recipe.places import forbidden_character, is_invisible, name_character, show
 
 MAX_SEED = LARGEST_SEED
 DEFAULT_MODEL = "builtin:puppet-large"
@@ -142,16 +143,27 @@ def _backend(name: str) -> str:
 def default_output(title: str) -> str:
     """Return the film's file name for a recipe without `output`: `first-snow.mp4` for `First snow!`.
 
-    Letters and digits of every script stay; everything else becomes a hyphen.
+    Letters and digits of every script stay, if the file system can write them; everything else becomes a
+    hyphen.
     """
     text = unicodedata.normalize("NFC", title).lower()
-    # Marks belong to the letter before them: in Hindi or Thai they are its vowel.
-    kept = (character if unicodedata.category(character)[0] in "LNM" else "-" for character in text)
-    slug = re.sub(r"-+", "-", "".join(kept)).strip("-")
+    encoding = sys.getfilesystemencoding()
+    slug = ""
+    for character in text.encode(encoding, "replace").decode(encoding):
+        slug += character if _is_of_a_word(character, after=slug) else "-"
+    slug = re.sub(r"-+", "-", slug).strip("-")
     slug = _shortened(slug, max_bytes=_MAX_SLUG_BYTES).rstrip("-")
-    if not slug or unicodedata.category(slug[0])[0] == "M" or _RESERVED_NAMES.fullmatch(slug):
+    if not slug or _RESERVED_NAMES.fullmatch(slug):
         return f"story-{slug}.mp4" if slug else "story.mp4"
     return f"{slug}.mp4"
+
+
+def _is_of_a_word(character: str, *, after: str) -> bool:
+    """Whether a character is a letter, a digit, or a mark of one, as vowels are in Hindi or Thai."""
+    if is_invisible(character):
+        return False
+    kind = unicodedata.category(character)
+    return kind[0] in "LN" or (kind in {"Mn", "Mc"} and after[-1:] not in {"", "-"})
 
 
 def _shortened(text: str, *, max_bytes: int) -> str:

@@ -6,6 +6,7 @@ Owns places in the text and the spelling of fields and values in messages; reads
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -23,6 +24,11 @@ Atom = str | int | float | bool | None
 # direction overrides that make a text read differently from what it says.
 FORBIDDEN = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _FORBIDDEN_CHARACTER = re.compile(f"[{FORBIDDEN}]")
+
+# Letters, marks and one symbol by category that are drawn as nothing.
+_FILLER = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +130,12 @@ def forbidden_character(text: str) -> str | None:
     """Return the first character of `text` that no recipe may hold, or None."""
     found = _FORBIDDEN_CHARACTER.search(text)
     return found.group() if found else None
+
+
+def is_invisible(character: str) -> bool:
+    """Whether a character shows nothing: a space, a format character, a filler or a variation selector."""
+    kind = unicodedata.category(character)
+    return kind in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"} or _FILLER.fullmatch(character) is not None
 
 
 def name_character(character: str) -> str:

@@ -19,6 +19,7 @@ from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
 from m2d.layout import SceneLayout
 from m2d.placement.modes import DecodeName, MemoryName, Quantized
+from m2d.reading import name_problem
 from m2d.recipe.backend_choice import DtypeName
 from m2d.recipe.checks import (
     TokenCounter,
@@ -217,6 +218,8 @@ def plan_story(
     problems = recipe_problems(recipe, geometry, places=places, count_tokens=count_tokens)
     if problems := [*loras.problems, *problems]:
         raise RecipeError(problems, remedy=loras.remedy)
+    if overrides.out is None and (problem := name_problem(recipe.output or "")):
+        raise RecipeError([places.problem(("output",), f"{recipe.output}: {problem}")])
     plain = _scene_plans(recipe, sampling, geometry, count_tokens=count_tokens)
     made = [
         replace(scene, image=image, loras=loras.of_scene(index))

@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from m2d.cli.main import Boundary, app
+from m2d.cli.system_errors import system_problem
 from m2d.errors import BackendUnavailable, InputError, Interrupted, Problem, RecipeError
 from m2d.reading import UnreadableFile
 
@@ -92,6 +93,17 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code() -> None:
 def test_a_bug_is_not_swallowed() -> None:
     result = invoke(ZeroDivisionError("a bug"))
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_a_name_that_the_file_system_cannot_write_is_one_line() -> None:
+    with pytest.raises(UnicodeEncodeError) as error:
+        Path("\ud800.png").stat()
+    problem = system_problem(error.value)
+    assert problem is not None
+    assert problem.exit_code == 2
+    assert problem.message.startswith("\ud800.png: names of files are utf-8 here")
+    # A text that was to be written otherwise is a bug.
+    assert system_problem(UnicodeEncodeError("ascii", "\u00df", 0, 1, "no")) is None
 
 
 def test_any_system_error_is_one_line() -> None:

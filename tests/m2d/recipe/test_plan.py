@@ -171,6 +171,11 @@ def test_the_output_is_named_after_the_title() -> None:
         ("~ -rf", "rf"),
         ("CON", "story-con"),
         ("\u2603!", "story"),
+        # Variation selectors, joiners and keycaps belong to no letter.
+        ("\u2764\ufe0f\u200d\U0001f525", "story"),
+        ("Story \u2764\ufe0f", "story"),
+        ("a\ufe0fb 1\ufe0f\u20e3", "a-b-1"),
+        ("\u0301\u3164x\u0302", "x\u0302"),
         ("x" * 200, "x" * 120),
         ("\u96ea" * 200, "\u96ea" * 40),
     ],
@@ -179,6 +184,19 @@ def test_an_output_keeps_the_letters_of_every_script(title: str, name: str) -> N
     assert default_output(title) == f"{name}.mp4"
     # It is a name that a recipe may hold.
     assert plan(STORY + f"output: {default_output(title)}\n").output == Path(f"{name}.mp4")
+
+
+def test_an_output_is_a_name_that_the_file_system_can_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setattr("os.fsencode", lambda name: str(name).encode("ascii"))
+    assert default_output("Die Gr\u00f6\u00dfe") == "die-gr-e.mp4"
+    assert default_output("\u2764\ufe0f") == "story.mp4"
+    with pytest.raises(
+        RecipeError, match=r"^story.yaml:9:9: output: größe.mp4: names of files are ascii here"
+    ):
+        plan(STORY + "output: gr\u00f6\u00dfe.mp4\n")
+    named = Overrides(out=Path("x.mp4"))
+    assert plan(STORY + "output: gr\u00f6\u00dfe.mp4\n", overrides=named).output == Path("x.mp4")
 
 
 def test_the_command_line_wins_except_over_a_scene_s_own_seed() -> None:
