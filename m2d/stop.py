@@ -58,28 +58,41 @@ class StopRequest:
 
 
 @contextmanager
-def ended_by_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C end the block at once, or at the latest at its end; for imports.
+def ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C or SIGTERM end the block at once, or at the latest at its end; for imports.
 
     Some libraries catch every exception during their import, and Python drops exceptions raised in `__del__`.
-    A Ctrl-C at such a moment would be lost.
+    A Ctrl-C at such a moment would be lost, and SIGTERM would end the process without a word.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        Interrupted: SIGTERM.
     """
-    previous = signal.getsignal(signal.SIGINT)
-    # Background jobs of a shell ignore SIGINT, and other threads cannot handle signals.
-    if not callable(previous) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    is_asked = False
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # Background jobs of a shell ignore SIGINT, a program around this one may handle SIGTERM, and other
+    # threads cannot handle signals.
+    heard = {signal.SIGINT} if callable(handlers[signal.SIGINT]) else set()
+    heard |= {signal.SIGTERM} if handlers[signal.SIGTERM] is signal.SIG_DFL else set()
+    if threading.current_thread() is not threading.main_thread():
+        heard = set()
+    asked: list[int] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal is_asked
-        is_asked = True
-        previous(number, frame)
+        asked.append(number)
+        previous = handlers[signal.Signals(number)]
+        if callable(previous):
+            previous(number, frame)
+        else:
+            raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, hear)
+    for number in heard:
+        signal.signal(number, hear)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if is_asked:
+        for number in heard:
+            signal.signal(number, handlers[number])
+        if asked[:1] == [signal.SIGTERM]:
+            raise Interrupted("SIGTERM before the work began: run the same command again") from None
+        if asked:
             raise KeyboardInterrupt

@@ -25,7 +25,7 @@ from m2d.cli.remedies import advise, describe, name_flag_in
 from m2d.errors import Remedy
 from m2d.garbage import no_collection
 from m2d.progress import Reporter, StageProgress
-from m2d.stop import ended_by_ctrl_c
+from m2d.stop import ended_by_signals
 
 NAME_WIDTH = 18
 _NARROWEST_VALUE = 30
@@ -93,7 +93,7 @@ def make_reporter(*, quiet: bool = False) -> Reporter:
 @contextmanager
 def loading_libraries(reporter: Reporter) -> Iterator[None]:
     """Report the stage in which a command imports large libraries."""
-    with reporter.stage("load libraries"), no_collection(), ended_by_ctrl_c():
+    with reporter.stage("load libraries"), no_collection(), ended_by_signals():
         yield
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from m2d.stop import ended_by_ctrl_c
+from m2d.errors import Interrupted
+from m2d.stop import ended_by_signals
 
 
 def press_and_go_on(done: list[str]) -> None:
@@ -37,16 +38,34 @@ def test_ctrl_c_ends_the_block_where_it_is_or_at_its_end(
     load: Callable[[list[str]], None], expected: list[str]
 ) -> None:
     done: list[str] = []
-    with pytest.raises(KeyboardInterrupt), ended_by_ctrl_c():
+    with pytest.raises(KeyboardInterrupt), ended_by_signals():
         load(done)
     assert done == expected
 
 
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_sigterm_while_libraries_load_ends_with_a_line_and_not_without_a_word(is_swallowed: bool) -> None:
+    def load() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            if not is_swallowed:
+                raise
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM before the work began"), ended_by_signals():
+            load()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_without_ctrl_c_nothing_changes() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ImportError, match="torch"), ended_by_ctrl_c():
+    with pytest.raises(ImportError, match="torch"), ended_by_signals():
         raise ImportError("torch")
-    with ended_by_ctrl_c():
+    with ended_by_signals():
         pass
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -54,7 +73,7 @@ def test_without_ctrl_c_nothing_changes() -> None:
 def test_a_ctrl_c_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with ended_by_ctrl_c():
+        with ended_by_signals():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -65,7 +84,7 @@ def test_other_threads_may_load_libraries_too() -> None:
 
     def load() -> None:
         try:
-            with ended_by_ctrl_c():
+            with ended_by_signals():
                 pass
         except BaseException as error:
             problems.append(error)
