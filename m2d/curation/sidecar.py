@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from m2d.curation.shots import Shot
 from m2d.errors import DatasetError
 from m2d.reading import read_text
+from m2d.recipe.places import forbidden_character, name_character
 
 SPANS, WHOLE = ".captions.json", ".txt"
 _MOST_BYTES = 64 << 20
@@ -40,9 +41,8 @@ def read_sidecar(film: Path) -> list[CaptionedSpan]:
             continue
         try:
             text = read_text(path, limit_bytes=_MOST_BYTES, encoding="utf-8-sig")
-            if ending == WHOLE:
-                return [CaptionedSpan(start_s=0.0, end_s=float("inf"), caption=" ".join(text.split()))]
-            return _SPANS.validate_json(text)
+            whole = CaptionedSpan(start_s=0.0, end_s=float("inf"), caption=" ".join(text.split()))
+            spans = [whole] if ending == WHOLE else _SPANS.validate_json(text)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -51,6 +51,12 @@ def read_sidecar(film: Path) -> list[CaptionedSpan]:
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: cannot be read: {error}") from error
+        for number, span in enumerate(spans):
+            found = forbidden_character(span.caption)
+            if found is not None:
+                place = f"{path}: " if ending == WHOLE else f"{path}: {number}."
+                raise DatasetError(f"{place}caption: forbidden character {name_character(found)}; remove it")
+        return spans
     return []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from m2d.data.csv_format import read_csv
-from m2d.data.dataset_text import DatasetText, Shot, ShotGroup
+from m2d.data.dataset_text import DatasetText, Problems, Shot, ShotGroup
 from m2d.data.folder_format import read_folder
 from m2d.data.json_format import read_json
 from m2d.data.jsonl_format import read_jsonl
@@ -18,6 +18,7 @@ from m2d.data.video_path import VideoPaths
 from m2d.errors import DatasetError
 from m2d.garbage import no_collection
 from m2d.reading import UnreadableFile, read_text
+from m2d.recipe.places import forbidden_character, name_character
 
 Format = Literal["csv", "json", "jsonl"]
 DESCRIPTIONS = ("sft.json", "pretrain.csv", "stories.jsonl")
@@ -53,7 +54,10 @@ def read_groups(
     if path.is_dir():
         described = _described_in(path)
         if described is None:
-            return read_folder(path, warn=warn)
+            groups, problems = read_folder(path, warn=warn), Problems()
+            _check_characters(groups, problems, caption_field="caption")
+            problems.refuse()
+            return groups
         path = described
     chosen = file_format or path.suffix.lower().removeprefix(".")
     if chosen not in _READERS:
@@ -67,6 +71,7 @@ def read_groups(
         caption_field=caption_field,
     )
     groups = _READERS[chosen](dataset)
+    _check_characters(groups, dataset.problems, caption_field=caption_field)
     dataset.problems.refuse()
     if not groups:
         raise DatasetError(f"{path}: holds no shot; give a dataset with at least one")
@@ -79,6 +84,16 @@ def _described_in(folder: Path) -> Path | None:
         names = ", ".join(map(str, found))
         raise DatasetError(f"{folder}: holds several descriptions of a dataset; give one of {names}")
     return found[0] if found else None
+
+
+def _check_characters(groups: Sequence[ShotGroup], problems: Problems, *, caption_field: str) -> None:
+    """Record captions with characters that no recipe may hold: no prompt can ask for them."""
+    for shot in shots_of(groups):
+        found = forbidden_character(shot.caption)
+        if found is not None:
+            problems.add(
+                shot.place, f"{caption_field}: forbidden character {name_character(found)}; remove it"
+            )
 
 
 def shots_of(groups: Sequence[ShotGroup]) -> list[Shot]:

@@ -116,6 +116,31 @@ def test_a_wrong_line_is_told_with_its_number(story: object, message: str, folde
         _read(folder / "d.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "d.jsonl",
+            '{"m2d": 1, "scenes": [{"video": "a.mp4", "caption": "\\ud800"}]}',
+            r"d.jsonl:1: scenes\[0\]: caption: forbidden character U\+D800; remove it",
+        ),
+        (
+            "d.json",
+            '[\n{"values": [{"url": "a.mp4", "caption": "\\u001b[31m"}]}]',
+            r"d.json:2: values\[0\]: caption: forbidden character U\+001B",
+        ),
+        ("d.csv", "path,caption\na.mp4,\x07\n", r"d.csv:2: caption: forbidden character U\+0007"),
+        ("a.txt", "A \u202e tree.", r"a.txt: caption: forbidden character U\+202E"),
+    ],
+)
+def test_a_character_that_no_recipe_may_hold_is_told_with_its_place(
+    name: str, text: str, message: str, folder: Path
+) -> None:
+    (folder / name).write_text(text, "utf-8")
+    with pytest.raises(DatasetError, match=message):
+        _read(folder if name == "a.txt" else folder / name)
+
+
 def test_an_unknown_ending_asks_for_the_format(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"no format has the ending '.txt'; set data.format"):
         _read(folder / "d.txt")
