@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from m2d.data.dataset_text import DatasetText, Shot, ShotGroup
+from m2d.recipe.places import show
 
 COLUMNS = ("fps", "width", "height", "caption", "path", "num_frame")
 # The csv module's own limit of 128 KiB is too small for captions.
@@ -47,7 +48,11 @@ def read_csv(dataset: DatasetText) -> list[ShotGroup]:
                 f"the columns are {','.join(COLUMNS)}",
             )
             return []
-        # The last column of a name, as a dictionary of the row would have it.
+        repeated = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
+        if repeated:
+            names = ", ".join(show(name) for name in repeated)
+            dataset.problems.add(f"{dataset.name}:1", f"duplicate column {names}; keep one of each")
+            return []
         columns = {name: column for column, name in enumerate(header)}
         path, caption = columns["path"], columns[dataset.caption_field]
         first_line = rows.line_num + 1

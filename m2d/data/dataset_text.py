@@ -12,6 +12,7 @@ from pathlib import Path
 
 from m2d.data.video_path import VideoPaths
 from m2d.errors import DatasetError
+from m2d.recipe.places import show
 
 MOST_LISTED = 20
 _MOST_NAMED = 5
@@ -99,7 +100,7 @@ class DatasetText:
     def video(self, place: str, field_name: str, value: object) -> Path | None:
         """Return the video file that a dataset names; record a problem and return None when there is none."""
         if not isinstance(value, str) or not value.strip():
-            self.problems.add(place, f"{field_name}: {value!r} is no path; name a video file")
+            self.problems.add(place, f"{field_name}: {show(value)} is no path; name a video file")
             return None
         # One letter and a colon is a drive.
         if _ADDRESS.match(value) or "\0" in value:

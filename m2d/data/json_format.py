@@ -14,6 +14,8 @@ from typing import Any
 
 from m2d.data.csv_format import WrittenClip
 from m2d.data.dataset_text import DatasetText, Shot, ShotGroup
+from m2d.data.json_text import read_json_value
+from m2d.recipe.places import show
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -22,12 +24,10 @@ def read_json(dataset: DatasetText) -> list[ShotGroup]:
     """Read a list of groups."""
     groups = []
     try:
-        for place, item in _items(dataset.text, name=dataset.name):
+        for place, item in _items(dataset):
             groups += _group(item, place=place, dataset=dataset)
     except json.JSONDecodeError as error:
         dataset.problems.add(f"{dataset.name}:{error.lineno}", f"not valid JSON: {error.msg.lower()}")
-    except (ValueError, RecursionError) as error:
-        dataset.problems.add(dataset.name, f"cannot be read as JSON: {error}")
     return groups
 
 
@@ -54,9 +54,9 @@ def write_json_groups(groups: Sequence[Sequence[WrittenClip]]) -> str:
     return f"{json.dumps(document, indent=2, ensure_ascii=False)}\n"
 
 
-def _items(text: str, *, name: str) -> Iterator[tuple[str, Any]]:
+def _items(dataset: DatasetText) -> Iterator[tuple[str, Any]]:
     """Yield the list's items with their places: the json module keeps no line numbers."""
-    decoder = json.JSONDecoder()
+    text = dataset.text
     offset = _skip(text, 0)
     if text[offset : offset + 1] != "[":
         raise json.JSONDecodeError("expected a list of groups, starting with [", text, offset)
@@ -64,8 +64,16 @@ def _items(text: str, *, name: str) -> Iterator[tuple[str, Any]]:
     line, counted = 1, 0
     while text[offset : offset + 1] != "]":
         line, counted = line + text.count("\n", counted, offset), offset
-        item, offset = decoder.raw_decode(text, offset)
-        yield f"{name}:{line}", item
+        place = f"{dataset.name}:{line}"
+        try:
+            item, offset = read_json_value(text, offset)
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            # Nobody knows where the next item starts.
+            dataset.problems.add(place, str(error))
+            return
+        yield place, item
         offset = _skip(text, offset)
         if text[offset : offset + 1] == ",":
             offset = _skip(text, offset + 1)
@@ -89,9 +97,13 @@ def _group(item: Any, *, place: str, dataset: DatasetText) -> list[ShotGroup]:
     shots, caption_field = [], dataset.caption_field
     for number, value in enumerate(values):
         field = f"values[{number}]"
-        caption = value.get(caption_field) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            reason = f"{show(value)} is no object; give one with url and {caption_field}"
+            dataset.problems.add(place, f"{field}: {reason}")
+            continue
+        caption = value.get(caption_field)
         if not isinstance(caption, str):
-            reason = f"{caption!r} is no text; give every shot a caption"
+            reason = f"{show(caption)} is no text; give every shot a caption"
             dataset.problems.add(place, f"{field}.{caption_field}: {reason}")
             continue
         video = dataset.video(place, f"{field}.url", value.get("url"))

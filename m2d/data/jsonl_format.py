@@ -14,6 +14,8 @@ from typing import Any
 
 from m2d.data.csv_format import WrittenClip
 from m2d.data.dataset_text import DatasetText, Problems, Shot, ShotGroup
+from m2d.data.json_text import read_json_value
+from m2d.recipe.places import show
 
 VERSION = 1
 _STORY_KEYS = frozenset({"m2d", "story", "scenes"})
@@ -31,13 +33,15 @@ def read_jsonl(dataset: DatasetText) -> list[ShotGroup]:
         if not line.strip():
             continue
         try:
-            story = json.loads(line)
+            story, end = read_json_value(line, len(line) - len(line.lstrip()))
+            if line[end:].strip():
+                raise json.JSONDecodeError("something follows the story", line, end)
         except json.JSONDecodeError as error:
             reason = f"not valid JSON: {error.msg.lower()} at column {error.colno}"
             dataset.problems.add(place, reason)
             continue
-        except (ValueError, RecursionError) as error:
-            dataset.problems.add(place, f"cannot be read as JSON: {error}")
+        except ValueError as error:
+            dataset.problems.add(place, str(error))
             continue
         groups += _group(story, place=place, dataset=dataset)
     return groups
@@ -59,7 +63,7 @@ def _group(story: Any, *, place: str, dataset: DatasetText) -> list[ShotGroup]:
         problems.add(place, "no story; a line is an object with a list of scenes")
         return []
     if story.get("m2d") != VERSION:
-        problems.add(place, f"m2d: {story.get('m2d')!r}; this version reads {VERSION}")
+        problems.add(place, f"m2d: {show(story.get('m2d'))}; this version reads {VERSION}")
         return []
     _refuse_unknown(story, _STORY_KEYS, place, problems)
     shots = []
@@ -73,20 +77,21 @@ def _group(story: Any, *, place: str, dataset: DatasetText) -> list[ShotGroup]:
 def _shot(scene: Any, field: str, *, place: str, dataset: DatasetText) -> Shot | None:
     caption_field, problems = dataset.caption_field, dataset.problems
     if not isinstance(scene, dict):
-        problems.add(place, f"{field}: {scene!r} is no scene; give an object with video and {caption_field}")
+        problems.add(place, f"{field}: {show(scene)} is no object; give one with video and {caption_field}")
         return None
     captions = {key for key in scene if key.startswith("caption")} | {caption_field}
     _refuse_unknown(scene, _SCENE_KEYS | captions, f"{place}: {field}", problems)
     if not isinstance(scene.get(caption_field), str):
-        problems.add(place, f"{field}.{caption_field}: {scene.get(caption_field)!r} is no text")
+        problems.add(place, f"{field}.{caption_field}: {show(scene.get(caption_field))} is no text")
         return None
     start_s, end_s = scene.get("start_s", 0.0), scene.get("end_s")
-    if not _is_span(start_s, end_s):
-        problems.add(place, f"{field}: start_s {start_s!r}, end_s {end_s!r}; use 0 <= start_s < end_s")
+    fault = _fault_of_span(start_s, end_s)
+    if fault:
+        problems.add(place, f"{field}{fault}")
         return None
     sha256 = scene.get("sha256")
     if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-        problems.add(place, f"{field}.sha256: {sha256!r}; 64 hexadecimal digits are needed")
+        problems.add(place, f"{field}.sha256: {show(sha256)}; 64 hexadecimal digits are needed")
         return None
     video = dataset.video(place, f"{field}.video", scene.get("video"))
     if video is None:
@@ -101,12 +106,18 @@ def _shot(scene: Any, field: str, *, place: str, dataset: DatasetText) -> Shot |
     )
 
 
-def _is_span(start_s: Any, end_s: Any) -> bool:
-    times = [start_s] if end_s is None else [start_s, end_s]
-    if any(isinstance(time, bool) or not isinstance(time, int | float) for time in times):
-        return False
-    is_finite = all(math.isfinite(time) and time >= 0 for time in times)
-    return is_finite and (end_s is None or start_s < end_s)
+def _fault_of_span(start_s: Any, end_s: Any) -> str:
+    """Say, behind the name of the scene, what is wrong with its times; empty if nothing is."""
+    times = {"start_s": start_s} if end_s is None else {"start_s": start_s, "end_s": end_s}
+    for name, time in times.items():
+        if isinstance(time, bool) or not isinstance(time, int | float):
+            return f".{name}: {show(time)} is no number of seconds"
+        if not math.isfinite(time):
+            return f".{name}: must be finite, got {time}; give a number of seconds"
+    if start_s < 0 or (end_s is not None and start_s >= end_s):
+        shown = ", ".join(f"{name} {show(time)}" for name, time in times.items())
+        return f": {shown}; use 0 <= start_s < end_s"
+    return ""
 
 
 def _refuse_unknown(item: dict[str, Any], known: frozenset[str], place: str, problems: Problems) -> None:

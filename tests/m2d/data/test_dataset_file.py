@@ -80,14 +80,16 @@ def test_addresses_are_refused(address: str, folder: Path) -> None:
     [
         ("{}", r"d.json:1: not valid JSON: expected a list of groups"),
         ('[{"values": []}]', r"d.json:1: a group without values"),
-        ('[\n{"values": [{"url": "a.mp4"}]}]', r"d.json:2: values\[0\].caption: None is no text"),
+        ('[\n{"values": [{"url": "a.mp4"}]}]', r"d.json:2: values\[0\].caption: nothing is no text"),
         (
             '[\n\n{"values": [{"url": "c.mp4", "caption": "x"}]}]',
             r"d.json:3: values\[0\].url: c.mp4: no such",
         ),
         ('[\n{"values": 3\n]', r"d.json:3: not valid JSON"),
-        ("[" * 100_000, r"d.json: cannot be read as JSON: maximum recursion depth"),
-        (f"[{'9' * 5000}]", r"d.json: cannot be read as JSON: Exceeds the limit"),
+        ("[" * 100_000, r"d.json:1: nested too deeply$"),
+        (f"[\n{'9' * 5000}]", r"d.json:2: a number of 5000 characters; at most 40 are allowed$"),
+        ('[{"values": [7]}]', r"d.json:1: values\[0\]: 7 is no object; give one with url and caption$"),
+        ('[{"values": [{"url": "a.mp4", "url": "b.mp4"}]}]', r"d.json:1: duplicate key 'url'; keep one$"),
         ("[]", r"d.json: holds no shot"),
     ],
 )
@@ -139,6 +141,33 @@ def test_a_character_that_no_recipe_may_hold_is_told_with_its_place(
     (folder / name).write_text(text, "utf-8")
     with pytest.raises(DatasetError, match=message):
         _read(folder if name == "a.txt" else folder / name)
+
+
+@pytest.mark.parametrize(
+    ("scenes", "message"),
+    [
+        ('[{"caption": "x", "caption": "y"}]', r"d.jsonl:1: duplicate key 'caption'; keep one$"),
+        ('[{"caption": "x", "fps": ' + "9" * 5000 + "}]", r"d.jsonl:1: a number of 5000 characters; at most"),
+        ("[" * 100_000, r"d.jsonl:1: nested too deeply$"),
+        ('[{"caption": "x", "end_s": 1e400}]', r"d.jsonl:1: scenes\[0\].end_s: must be finite, got inf"),
+        ('[{"caption": "x", "start_s": NaN}]', r"d.jsonl:1: scenes\[0\].start_s: must be finite, got nan"),
+        ('[{"caption": "x", "end_s": "1"}]', r"d.jsonl:1: scenes\[0\].end_s: '1' is no number of seconds$"),
+        ("[7]", r"d.jsonl:1: scenes\[0\]: 7 is no object; give one with video and caption$"),
+        ("[]} {", r"d.jsonl:1: not valid JSON: something follows the story at column 26$"),
+    ],
+)
+def test_json_that_says_two_things_or_none_is_refused_in_words(
+    scenes: str, message: str, folder: Path
+) -> None:
+    (folder / "d.jsonl").write_text(f' {{"m2d": 1, "scenes": {scenes}}}\n')
+    with pytest.raises(DatasetError, match=message):
+        _read(folder / "d.jsonl")
+
+
+def test_a_column_that_is_there_twice_is_refused(folder: Path) -> None:
+    (folder / "d.csv").write_text("path,caption,caption\na.mp4,x,y\n")
+    with pytest.raises(DatasetError, match=r"d.csv:1: duplicate column 'caption'; keep one of each$"):
+        _read(folder / "d.csv")
 
 
 def test_an_unknown_ending_asks_for_the_format(folder: Path) -> None:
