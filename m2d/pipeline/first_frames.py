@@ -19,7 +19,7 @@ from torch import Tensor
 from m2d.errors import InputError
 from m2d.model.finite import check_finite
 from m2d.reading import read_bytes
-from m2d.recipe.images import LARGEST_BYTES, SceneImage, open_image
+from m2d.recipe.images import LARGEST_BYTES, SceneImage, open_image, rgb_of
 from m2d.recipe.plan import RunPlan, WindowPlan
 from m2d.video.crop_resize import Turn, cover
 
@@ -109,14 +109,12 @@ def read_picture(image: SceneImage, *, height: int, width: int) -> np.ndarray:
     Raises:
         InputError: It cannot be decoded, or is no longer the file that was planned.
     """
-    from PIL import ImageOps
-
     try:
         data = read_bytes(image.path, limit_bytes=LARGEST_BYTES)
         if hashlib.sha256(data).hexdigest() != image.sha256:
             raise InputError(f"{image.path}: changed since the run was planned; start again")
         with open_image(data, image.path.name) as opened:
-            picture_HWC = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+            picture_HWC = rgb_of(opened)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{image.path}: the picture cannot be decoded ({error})") from error
     covering = cover(

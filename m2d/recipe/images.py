@@ -1,6 +1,7 @@
 """The pictures that scenes of a recipe start from: found, checked and identified before anything runs.
 
-Owns which file a field means and whether it can be read; turns no picture into frames. Imports no torch.
+Owns which file a field means, whether it can be read, and its colours; fits no picture to a frame. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -20,9 +21,14 @@ from m2d.recipe.places import KeyPath, Places, show
 from m2d.recipe.schema import Recipe, Scene
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
+# Pillow's names of 32-bit values.
+_UNKNOWN_RANGES = ("I", "F")
+# White in 16 bits over white in 8.
+_WIDER = 257
 LARGEST_BYTES = 100_000_000
 
 
@@ -74,7 +80,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
     """Open a picture of an allowed format as Pillow does: its header alone.
 
     Raises:
-        ValueError: It is no such picture, or too large.
+        ValueError: It is no such picture, is too large, or has values of unknown range.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -91,7 +97,24 @@ def open_image(data: bytes, name: str) -> Image.Image:
         raise ValueError(
             f"{name} has {size} pixels; at most {LARGEST_SIDE} a side are allowed, scale it down"
         )
+    if picture.mode in _UNKNOWN_RANGES:
+        raise ValueError(
+            f"{name} has values of unknown range (mode {picture.mode}); save it with 8 or 16 bits for each"
+        )
     return picture
+
+
+def rgb_of(picture: Image.Image) -> np.ndarray:
+    """Return an opened picture, upright, as uint8 RGB (H, W, 3); 16 bits are scaled to 8."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I;16"):
+        # Pillow would make every value above 255 white.
+        values_HW = np.asarray(upright).astype(np.uint32)
+        upright = Image.fromarray(((values_HW + _WIDER // 2) // _WIDER).astype(np.uint8))
+    return np.asarray(upright.convert("RGB"))
 
 
 def _read(path: Path, expected: str | None) -> SceneImage:
