@@ -64,7 +64,11 @@ def run_reproduction(film: Path, *, options: FilmOptions, overrides: Overrides) 
         as_json=options.as_json,
         differing_scenes=differing,
     )
+    original = "the original"
+    if made.is_edited:
+        original = "its record"
+        reporter.warn(f"{film}: its pictures are not those of its record: changed or encoded again")
     if differing:
-        reporter.warn(f"scenes {', '.join(map(str, differing))} have other frames than the original")
+        reporter.warn(f"scenes {', '.join(map(str, differing))} have other frames than {original}")
     else:
-        reporter.note("all frames are identical to the original's")
+        reporter.note(f"all frames are identical to {original}'s")

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from m2d.errors import InputError
 from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError
-from m2d.video.packets import cut_packets, read_packets
+from m2d.video.packets import changed_scenes
 from m2d.video.provenance import Provenance
 from m2d.video.read import FilmInfo, probe
 from m2d.video.run_folder import read_run, run_folder_of
@@ -72,8 +72,7 @@ def inspect_film(path: Path) -> Inspection:
     num_frames, duration_s, notes = _decoded(path, info)
     if provenance is not None:
         provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
-    has_digests = provenance is not None and all(scene.packets_sha256 for scene in provenance.scenes)
-    changed = _changed_scenes(path, provenance) if provenance is not None and has_digests else ()
+    changed = None if provenance is None else changed_scenes(path, provenance)
     return Inspection(
         info=info,
         sound=sound_tracks(path),
@@ -81,8 +80,8 @@ def inspect_film(path: Path) -> Inspection:
         duration_s=duration_s,
         notes=notes,
         run_folder=inspect_run_folder(path, provenance),
-        pictures="unknown" if not has_digests else "changed" if changed else "as written",
-        changed_scenes=changed,
+        pictures="unknown" if changed is None else "changed" if changed else "as written",
+        changed_scenes=changed or (),
     )
 
 
@@ -104,15 +103,6 @@ def _decoded(path: Path, info: FilmInfo) -> _Decoded:
         raise FilmError(f"{path}: holds no frame that can be decoded; give a complete video file")
     duration_s = float(num_frames / info.fps) if end_s is None else end_s - start_s
     return _Decoded(num_frames, duration_s, notes)
-
-
-def _changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...]:
-    header, packets = read_packets(path)
-    if len(packets) != provenance.num_frames:
-        return tuple(range(len(provenance.scenes)))
-    found = cut_packets(header, packets, provenance.shown_frames)
-    pairs = enumerate(zip(found, provenance.scenes, strict=True))
-    return tuple(number for number, (scene, record) in pairs if scene.digest() != record.packets_sha256)
 
 
 def inspect_run_folder(film: Path, provenance: Provenance | None) -> RunFolderState:

@@ -26,6 +26,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import Places
 from m2d.recipe.plan import ExistingFilm, RunPlan
 from m2d.recipe.schema import Recipe
+from m2d.video.packets import changed_scenes
 from m2d.video.provenance import Provenance, RunRecord
 
 
@@ -35,11 +36,13 @@ class Reproduction:
 
     Attributes:
         result: The new film.
-        differing: Scenes, from 0, whose frames differ from the original's.
+        differing: Scenes, from 0, whose frames differ from those of the original's record.
+        is_edited: Whether the original's own pictures are not those of its record.
     """
 
     result: FilmResult
     differing: tuple[int, ...]
+    is_edited: bool
 
 
 def run(
@@ -59,6 +62,7 @@ def run(
     provenance = read_provenance(film)
     if provenance is None:
         raise InputError(f"{film}: was not made by m2d and has no provenance; give a story instead")
+    is_edited = bool(changed_scenes(film, provenance))
 
     def plan() -> FilmJob:
         job = plan_reproduction(film, provenance, model=model, overrides=replace(overrides, out=output))
@@ -68,7 +72,7 @@ def run(
     result = plan_and_make(output, plan, find_backend=find_backend, reporter=reporter, options=options)
     scenes = zip(provenance.scenes, result.provenance.scenes, strict=True)
     differing = [number for number, (old, new) in enumerate(scenes) if old.frames_sha256 != new.frames_sha256]
-    return Reproduction(result=result, differing=tuple(differing))
+    return Reproduction(result=result, differing=tuple(differing), is_edited=is_edited)
 
 
 def plan_reproduction(

@@ -172,6 +172,22 @@ def read_scenes(path: Path, provenance: Provenance, *, encoding: str) -> tuple[E
     return scenes
 
 
+def changed_scenes(path: Path, provenance: Provenance) -> tuple[int, ...] | None:
+    """Return the scenes of a film, from 0, whose pictures are not those of its record.
+
+    None without digests of them, as in films of others and of m2d's first version.
+    """
+    recorded = [scene.packets_sha256 for scene in provenance.scenes]
+    if not all(recorded):
+        return None
+    header, packets = read_packets(path)
+    if len(packets) != provenance.num_frames:
+        return tuple(range(len(recorded)))
+    found = cut_packets(header, packets, provenance.shown_frames)
+    pairs = zip(found, recorded, strict=True)
+    return tuple(number for number, (scene, digest) in enumerate(pairs) if scene.digest() != digest)
+
+
 def read_packets(path: Path) -> tuple[bytes, Sequence[Packet]]:
     """Read the header and all packets of a film's video track, in the order of the file.
 

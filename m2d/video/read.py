@@ -70,8 +70,9 @@ def probe(path: Path) -> FilmInfo:
         tags = {key.lower(): value for key, value in container.metadata.items()}
         provenance = _provenance(tags)
         if provenance:
-            # Not every container has an index of its frames.
-            num_frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            # An index counts frames, too, that an edit list hides.
+            packets = container.demux(stream)
+            num_frames = sum(1 for packet in packets if packet.size and not packet.is_discard)
             fps = frame_rate(container, stream)
             provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height, fps=fps)
             provenance.check_runs()

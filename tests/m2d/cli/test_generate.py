@@ -16,6 +16,7 @@ import pytest
 from benchmarks.decoded_film import read_film
 from m2d.video.run_folder import read_run
 from tests.m2d.cli.conftest import Run
+from tests.m2d.video.small_clips import ffmpeg
 
 
 def names(folder: Path) -> list[str]:
@@ -291,6 +292,14 @@ def test_a_film_is_made_again_from_what_it_says_of_itself(m2d: Run, folder: Path
     assert again.stdout == "first-snow-again.mp4\n"
     assert again.stderr.splitlines()[-1] == "all frames are identical to the original's"
     assert (folder / "first-snow-again.mp4").read_bytes() == film
+    # Judged by its record, not by its pictures.
+    tags = ("-map_metadata", "0", "-movflags", "use_metadata_tags")
+    ffmpeg("-i", folder / "first-snow.mp4", "-vf", "negate", *tags, folder / "edited.mp4")
+    edited = m2d("reproduce", "edited.mp4", "--model", "tiny")
+    assert edited.stderr.splitlines()[-2:] == [
+        "warning: edited.mp4: its pictures are not those of its record: changed or encoded again",
+        "all frames are identical to its record's",
+    ]
     other = m2d(*asked, "--steps", "1", "--json", "--quiet", "--preview", "--out", "other.mp4")
     assert other.stderr == "warning: scenes 1, 2, 3 have other frames than the original\n"
     assert json.loads(other.stdout)["differing_scenes"] == [1, 2, 3]

@@ -36,6 +36,16 @@ def test_probe_tells_without_decoding(film: WriteFilm) -> None:
     assert info.provenance is not None
 
 
+def test_frames_that_an_edit_list_hides_are_not_in_the_film(film: WriteFilm, tmp_path: Path) -> None:
+    tags = ("-map_metadata", "0", "-movflags", "use_metadata_tags")
+    ffmpeg("-ss", 1, "-i", film(), "-c", "copy", *tags, tmp_path / "cut.mp4")
+    with av.open(tmp_path / "cut.mp4") as container:
+        shown = sum(1 for _ in container.decode(video=0))
+        assert shown < container.streams.video[0].frames
+    with pytest.raises(ProvenanceError, match=rf"describes 15 frames of 96x64, the film has {shown} frames"):
+        probe(tmp_path / "cut.mp4")
+
+
 def test_scenes_that_share_frames_each_have_all_of_theirs(tmp_path: Path) -> None:
     joins = {1: Join(kind="crossfade", num_frames=2)}
     provenance, shown = grown((GENERATE,), (0, 0, 0), joins=joins)
