@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as OutOfTime
@@ -24,6 +25,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 # Decoders leak memory; restarting a process now and then frees it.
 _VIDEOS_PER_PROCESS = 2000
+_LONGEST_START_S, _LOOK_AGAIN_S = 10.0, 0.01
 
 
 class DecoderPool:
@@ -50,6 +52,7 @@ class DecoderPool:
         """End the processes; a later video starts new ones."""
         pool, self._pool = self._pool, None
         if pool is not None:
+            _wait_until_started()
             pool.stop()  # type: ignore[no-untyped-call]  # pebble leaves it unannotated
             pool.join()
 
@@ -104,6 +107,23 @@ def _start(num_workers: int) -> Any:
     return ProcessPool(
         max_workers=num_workers, max_tasks=_VIDEOS_PER_PROCESS, initializer=_stand_apart, context=context
     )
+
+
+def _wait_until_started() -> None:
+    """Wait for processes that are starting: one that finds its pool closed prints a traceback."""
+    if not hasattr(os, "getpgid"):
+        return
+    deadline_s = time.monotonic() + _LONGEST_START_S
+    for process in multiprocessing.active_children():
+        while time.monotonic() < deadline_s and process.is_alive() and not _stands_apart(process.pid):
+            time.sleep(_LOOK_AGAIN_S)
+
+
+def _stands_apart(pid: int | None) -> bool:
+    try:
+        return pid is None or os.getpgid(pid) != os.getpgid(0)
+    except ProcessLookupError:
+        return True
 
 
 def _stand_apart() -> None:

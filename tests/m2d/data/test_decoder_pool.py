@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,6 +35,24 @@ def test_hanging_and_crashing_work_is_told_and_the_rest_goes_on() -> None:
         5: "is not decoded after 2 s; its process was ended",
     }
     assert {number: results[number] for number in (0, 4, 6, 7)} == {0: 0, 4: 16, 6: 36, 7: 49}
+
+
+def _stand_apart_late() -> None:
+    os.setpgrp()
+    time.sleep(LONG_S)
+
+
+def test_a_pool_closes_when_its_processes_have_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process that finds its pool closed while it starts prints a traceback.
+    process = multiprocessing.get_context("spawn").Process(target=_stand_apart_late, daemon=True)
+    process.start()
+    pool = DecoderPool(num_workers=1, time_limit_s=60.0)
+    started = []
+    stopped = Mock(stop=lambda: started.append(os.getpgid(process.pid or 0) == process.pid))
+    monkeypatch.setattr(pool, "_pool", stopped)
+    pool.close()
+    process.kill()
+    assert started == [True]
 
 
 def test_no_process_is_left_behind() -> None:
