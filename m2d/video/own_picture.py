@@ -20,6 +20,8 @@ _COMMON = tuple(
 _SAME_STEADY = 0.0005
 # Cameras whose rate varies aim at a common one.
 _SAME_VARYING = 0.03
+# Of a new scene, a slow film shows at least every second frame without a word.
+_MOST_LEFT_OUT = 2
 # Where the rate varies, a quarter of the steps is at the fastest rate that is more than a moment.
 _FAST_PERCENTILE = 25
 
@@ -44,10 +46,16 @@ def own_fit(info: FilmInfo, turn: Turn, times_s: np.ndarray, *, model_fps: int) 
 
 
 def own_rate_notes(times_s: np.ndarray, fit: FilmFit) -> list[str]:
-    """Report a varying rate, which a film cannot have."""
-    if times_s[0] == times_s[-1] or is_steady(times_s):
-        return []
-    return [f"its varying rate becomes {float(fit.fps):.4g} frames per second: frames are repeated"]
+    """Report a varying rate, which a film cannot have, and one that shows little of new scenes."""
+    notes = []
+    if times_s[0] != times_s[-1] and not is_steady(times_s):
+        notes.append(f"its varying rate becomes {float(fit.fps):.4g} frames per second: frames are repeated")
+    if fit.fps * _MOST_LEFT_OUT < fit.model_fps:
+        notes.append(
+            f"has {float(fit.fps):.3g} frames per second: new scenes, made with {fit.model_fps}, show few of "
+            "their frames; the fit 'model' shows all"
+        )
+    return notes
 
 
 def model_rate_notes(times_s: np.ndarray, *, fps: int) -> list[str]:

@@ -15,12 +15,14 @@ import pytest
 from m2d.errors import InputError, Interrupted
 from m2d.film.journal_folder import read_request
 from m2d.film.make import FilmResult
+from m2d.fit import FilmFit
 from m2d.pipeline.comparison import film_difference
 from m2d.progress import SilentReporter
 from m2d.tasks import board
 from m2d.tasks.inspect import inspect_film
 from m2d.video import encode
 from m2d.video.external import read_external_video
+from m2d.video.own_picture import own_rate_notes
 from m2d.video.provenance import parse_provenance, seal_provenance
 from m2d.video.read import probe
 from tests.m2d.tasks.journals import RecordingReporter
@@ -257,3 +259,13 @@ def test_a_varying_rate_becomes_its_fastest_that_lasts(tmp_path: Path) -> None:
     # Every frame is there, the later ones twice and three times.
     assert set(video.whole.picks[0]) == set(range(len(times_ms)))
     assert set(shown) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("fps", "is_told"), [(Fraction(1, 60), True), (Fraction(3), True), (Fraction(4), False)]
+)
+def test_a_film_too_slow_for_new_scenes_is_told(fps: Fraction, is_told: bool) -> None:
+    times_s = np.arange(10) / float(fps)
+    fit = FilmFit(width=96, height=64, pixel_aspect=Fraction(1), fps=fps, model_fps=8)
+    notes = own_rate_notes(times_s, fit)
+    assert ["show few of their frames" in note for note in notes] == [True] * is_told
