@@ -20,6 +20,7 @@ ClusterOption = Annotated[
     Literal["ray"] | None,
     typer.Option("--cluster", help="Work on the Ray cluster of RAY_ADDRESS instead, or on one started here."),
 ]
+_MOST_EXAMPLES = 5
 _STAGES = {
     "scan": "Find films: probe every file, list what cannot be read.",
     "clips": "Divide films into ranges of ten minutes.",
@@ -130,5 +131,7 @@ def check(
         return
     show_fields([(each.rule, f"{each.num_dropped} of {each.num_shots} left out") for each in counts])
     for each in counts:
-        for example in each.examples:
+        for example in each.examples[:_MOST_EXAMPLES]:
             show_hint(plain_text(example))
+        if len(each.examples) > _MOST_EXAMPLES:
+            show_hint(f"and {len(each.examples) - _MOST_EXAMPLES} more; --json gives all")

@@ -122,3 +122,12 @@ class OfficialRule:
 
 
 ClipRule = FpsRule | OfficialRule
+
+
+def why_unsuitable(shot: Shot, facts: VideoFacts, rule: ClipRule) -> str:
+    """Say why no clip of a shot can be taken, as words behind the video's name; empty when one can."""
+    span = span_of(shot, facts)
+    end_s = float(facts.frame_times_s()[-1]) + 1 / facts.fps
+    if not len(span) and shot.start_s >= end_s:
+        return f"ends after {end_s:.4g} s: start_s {shot.start_s:g} lies behind the end of the video"
+    return rule.unsuitable(facts, span)

@@ -6,7 +6,7 @@ Owns the file and the check that not too many videos are broken.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,12 @@ def read_broken(run: Path) -> dict[Path, str]:
     return broken
 
 
+def first_causes(causes: Sequence[str]) -> list[str]:
+    """Return the first ten causes, and in a last line how many more there are."""
+    more = [f"and {len(causes) - MOST_NAMED} more"] if len(causes) > MOST_NAMED else []
+    return [*causes[:MOST_NAMED], *more]
+
+
 def check_share(
     broken: Mapping[Path, str], *, num_videos: int, largest_share: float, listed_in: Path
 ) -> None:
@@ -93,15 +99,12 @@ def check_share(
     share = len(broken) / max(num_videos, 1)
     if share <= largest_share and len(broken) < num_videos:
         return
-    named = [f"{video}: {reason}" for video, reason in list(broken.items())[:MOST_NAMED]]
-    more = [f"and {len(broken) - MOST_NAMED} more"] if len(broken) > MOST_NAMED else []
     raise DatasetError(
         "\n".join(
             [
                 f"{len(broken)} of {num_videos} videos cannot be used; at most {largest_share:.0%} may be "
                 f"(data.max_rejected). All of them are listed in {listed_in}",
-                *named,
-                *more,
+                *first_causes([f"{video}: {reason}" for video, reason in broken.items()]),
             ]
         )
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from m2d.data.dataset_text import ShotGroup
+from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, VideoFacts, file_identity, scan_video
 from m2d.data.decoder_pool import DecoderPool
 from m2d.files import write_json
@@ -53,6 +53,15 @@ class ScannedData:
 
     groups: list[ShotGroup]
     scanned: dict[Path, Scanned]
+
+
+def why_unusable(shot: Shot, found: VideoFacts | Broken) -> str:
+    """Say why the video of a shot cannot be used, as words behind its name; empty when it can."""
+    if isinstance(found, Broken):
+        return found.reason
+    if shot.sha256 not in (None, found.sha256):
+        return f"is not the file that the dataset describes: its sha256 is {found.sha256}"
+    return ""
 
 
 def scan_videos(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, ClipRequest, ClipSize, VideoFacts
-from m2d.data.frame_sampling import ClipRule, span_of
+from m2d.data.frame_sampling import ClipRule, span_of, why_unsuitable
 from m2d.data.rejects import Reject
-from m2d.data.scan import Scanned
+from m2d.data.scan import Scanned, why_unusable
 from m2d.errors import DatasetError
 
 # Logarithms of shapes that differ by rounding to whole tokens are equal.
@@ -189,13 +189,9 @@ class StoryLibrary:
         return Clip(shot=shot, sha256=scanned.found.sha256, request=request)
 
     def _check_shot(self, shot: Shot) -> None:
-        found = self._scanned[shot.video].found
-        if isinstance(found, Broken):
-            self.reject(shot.video, found.reason)
-        elif shot.sha256 not in (None, found.sha256):
-            self.reject(
-                shot.video, f"is not the file that the dataset describes: its sha256 is {found.sha256}"
-            )
+        reason = why_unusable(shot, self._scanned[shot.video].found)
+        if reason:
+            self.reject(shot.video, reason)
 
     def _form_of(self, group: ShotGroup) -> int:
         """Choose the form of a group; the first one while none of its videos can be read."""
@@ -235,7 +231,7 @@ class StoryLibrary:
             return ""
         part = (shot.video, shot.start_s, shot.end_s, form)
         if part not in self._reasons:
-            self._reasons[part] = self._forms[form].rule.unsuitable(found, span_of(shot, found))
+            self._reasons[part] = why_unsuitable(shot, found, self._forms[form].rule)
         return self._reasons[part]
 
     def _sha256(self, shot: Shot) -> str:

@@ -15,10 +15,10 @@ from m2d.curation.report import GroupView, group_at, write_report
 from m2d.curation.stage_file import FOLDER, StageCount
 from m2d.data.dataset_file import read_groups, shots_of
 from m2d.data.dataset_text import Shot
-from m2d.data.decode import Broken, VideoFacts
+from m2d.data.decode import VideoFacts
 from m2d.data.decoder_pool import DecoderPool
-from m2d.data.frame_sampling import FpsRule, OfficialRule, span_of
-from m2d.data.scan import scan_videos
+from m2d.data.frame_sampling import FpsRule, OfficialRule, why_unsuitable
+from m2d.data.scan import scan_videos, why_unusable
 from m2d.errors import DatasetError, InputError
 from m2d.folders import make_folder
 from m2d.lock import hold
@@ -27,7 +27,6 @@ from m2d.recipe.settings import Setting
 from m2d.stop import StopRequest
 
 _CHECK_LIMIT_S = 600.0
-_MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +128,7 @@ def show_group(folder: Path, number: int) -> GroupView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuleCount:
-    """What one rule of training would leave out; `examples` are the first places with reasons."""
+    """What one rule of training would leave out; `examples` are all places with reasons."""
 
     rule: str
     num_shots: int
@@ -165,23 +164,39 @@ def check_data(
         "official SFT": OfficialRule(num_frames=num_frames, is_trimmed=False),
         "official pretraining": OfficialRule(num_frames=num_frames, is_trimmed=True),
     }
-    broken = [each.reason if isinstance(each, Broken) else "" for each in found]
-    counts = [_counted("can be decoded", shots, broken), _counted("has a caption", shots, _empty(shots))]
+    unusable = [why_unusable(shot, each) for shot, each in zip(shots, found, strict=True)]
+    is_read = [isinstance(each, VideoFacts) for each in found]
+    counts = [
+        _counted(
+            "can be decoded",
+            shots,
+            ["" if read else why for why, read in zip(unusable, is_read, strict=True)],
+        ),
+        _counted(
+            "is the file described",
+            shots,
+            [why if read else "" for why, read in zip(unusable, is_read, strict=True)],
+        ),
+        _without_caption(shots),
+    ]
     for name, rule in rules.items():
         reasons = [
-            rule.unsuitable(each, span_of(shot, each)) if isinstance(each, VideoFacts) else ""
+            why_unsuitable(shot, each, rule) if isinstance(each, VideoFacts) else ""
             for shot, each in zip(shots, found, strict=True)
         ]
         counts.append(_counted(name, shots, reasons))
     return counts
 
 
-def _empty(shots: Sequence[Shot]) -> list[str]:
-    return ["" if shot.caption.strip() else "has no caption" for shot in shots]
+def _without_caption(shots: Sequence[Shot]) -> RuleCount:
+    empty = tuple(f"{shot.place}: has no caption" for shot in shots if not shot.caption.strip())
+    return RuleCount(rule="has a caption", num_shots=len(shots), num_dropped=len(empty), examples=empty)
 
 
 def _counted(rule: str, shots: Sequence[Shot], reasons: Sequence[str]) -> RuleCount:
-    dropped = [f"{shot.place}: {reason}" for shot, reason in zip(shots, reasons, strict=True) if reason]
-    return RuleCount(
-        rule=rule, num_shots=len(shots), num_dropped=len(dropped), examples=tuple(dropped[:_MOST_EXAMPLES])
+    dropped = tuple(
+        f"{shot.place}: {shot.video.name} {reason}"
+        for shot, reason in zip(shots, reasons, strict=True)
+        if reason
     )
+    return RuleCount(rule=rule, num_shots=len(shots), num_dropped=len(dropped), examples=dropped)

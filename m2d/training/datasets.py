@@ -19,7 +19,7 @@ from m2d.data.dataset_text import ShotGroup, counted
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import ClipRule, FpsRule, OfficialRule
-from m2d.data.rejects import FILE, read_broken
+from m2d.data.rejects import FILE, first_causes, read_broken
 from m2d.data.scan import Scanned, ScannedData, scan_videos
 from m2d.data.story_library import ClipForm, StoryLibrary
 from m2d.errors import DatasetError
@@ -107,13 +107,13 @@ def open_stories(
         store = ContentStore(of_run.caches / "content", memory_bytes=_MEMORY_BYTES)
         stories = EncodedClips(library, frozen, store, pool, data=data, run=run)
         stories.check()
-        check_held_out(recipe, library)
+        check_held_out(recipe, library, listed_in=run / FILE)
         _report_notes(scanned, reporter)
         _report_rejects(library, run, reporter)
         try:
             stories.prepare(reporter=reporter, stop=stop)
             # Some videos fail only when their clips are read.
-            check_held_out(recipe, library)
+            check_held_out(recipe, library, listed_in=run / FILE)
             yield stories
             if library.rejects:
                 reporter.note(f"trained without {_rejects_in_words(library)}; see {run / FILE}")
@@ -193,8 +193,11 @@ def story_library(
     )
 
 
-def check_held_out(recipe: TrainingRecipe, library: StoryLibrary) -> None:
+def check_held_out(recipe: TrainingRecipe, library: StoryLibrary, *, listed_in: Path | None = None) -> None:
     """Check that the stories suffice for training and for what is held out.
+
+    Args:
+        listed_in: Where the rejected videos are listed; None if that is nowhere.
 
     Raises:
         DatasetError: They do not.
@@ -202,10 +205,11 @@ def check_held_out(recipe: TrainingRecipe, library: StoryLibrary) -> None:
     held_out, num_readable = recipe.data.held_out, library.num_readable
     if held_out >= num_readable:
         reason = f"data.held_out: {held_out} leaves no training stories: " if num_readable else ""
-        raise DatasetError(
-            f"{recipe.data.source}: {reason}{num_readable} stories can be read and suit the recipe; "
-            f"{'use less, or ' if num_readable else ''}see {FILE} in the run folder"
-        )
+        causes = [f"{each.place}: {each.video.name} {each.reason}" for each in library.rejects]
+        advice = ["use less"] if num_readable else []
+        advice += [f"all causes are listed in {listed_in}"] if listed_in and causes else []
+        words = f"{recipe.data.source}: {reason}{num_readable} stories can be read and suit the recipe"
+        raise DatasetError("\n".join(["; ".join([words, *advice]), *first_causes(causes)]))
     held_out_buckets = Counter(library.buckets[library.first_held_out(held_out) :])
     if recipe.stage == "pretrain" and len(held_out_buckets) > 1:
         fewest = min(held_out_buckets.values())
