@@ -1,8 +1,21 @@
-"""`python -m m2d`: the command, for launchers that start modules (`accelerate launch -m m2d train ...`)."""
+"""The command `m2d`, also as `python -m m2d`, for launchers that start modules, such as accelerate."""
 
 from __future__ import annotations
 
-from m2d.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run `m2d`; the entry point of the console script."""
+    try:
+        from m2d.cli.main import main as run
+    except KeyboardInterrupt:
+        # Ctrl-C in the tenths of a second that it takes to import the command line.
+        from m2d.cli.failures import end_interrupted
+
+        sys.exit(end_interrupted(as_json="--json" in sys.argv))
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -80,7 +80,7 @@ def test_the_wheel_offers_the_program_and_its_backends(wheel: Path) -> None:
     (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     entries = ConfigParser(delimiters=("=",))
     entries.read_string(archive.read(name).decode())
-    assert dict(entries["console_scripts"]) == {"m2d": "m2d.cli.main:main"}
+    assert dict(entries["console_scripts"]) == {"m2d": "m2d.__main__:main"}
     assert entries["m2d.backends"]["eager"] == "m2d_backends.eager:EagerBackend"
 
 

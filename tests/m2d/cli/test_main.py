@@ -156,3 +156,23 @@ def test_help_imports_neither_torch_nor_rich() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Commands:" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line(words: list[str]) -> None:
+    program = """
+import sys
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == "m2d.cli.inspect":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+from m2d.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "error: stopped; no file was left half-written\n")
+    assert ("Interrupted" in done.stdout) == bool(words)
