@@ -38,16 +38,21 @@ def parse_settings(texts: Sequence[str]) -> tuple[Setting, ...]:
     """Parse texts such as `sampling.seed=3`.
 
     Raises:
-        InputError: A text has another form, or a field is given twice.
+        InputError: A text has another form, or a field is given twice, alone or as a part of another one.
     """
-    found: dict[KeyPath, Setting] = {}
+    found: list[Setting] = []
     for text in texts:
         setting = _parse(text)
-        if setting.key_path in found:
-            values = f"{show(found[setting.key_path].value)} and {show(setting.value)}"
-            raise InputError(f"given twice, as {values}", argument=f"set {setting.name}")
-        found[setting.key_path] = setting
-    return tuple(found.values())
+        for other in found:
+            if not same_start(setting.key_path, other.key_path):
+                continue
+            if len(setting.key_path) == len(other.key_path):
+                message = f"given twice, as {show(other.value)} and {show(setting.value)}"
+            else:
+                message = f"given twice, because {other.name} is given, too, and one holds the other"
+            raise InputError(message, argument=f"set {setting.name}")
+        found.append(setting)
+    return tuple(found)
 
 
 def apply_settings(data: object, settings: Sequence[Setting], places: Places) -> tuple[Any, Places]:
@@ -65,8 +70,8 @@ def apply_settings(data: object, settings: Sequence[Setting], places: Places) ->
 
 def same_start(one: KeyPath, other: KeyPath) -> bool:
     """Whether one of two fields is the other one or a part of it."""
-    shorter = min(len(one), len(other))
-    return one[:shorter] == other[:shorter]
+    # A list's entry may be given as text: `scenes.0` is `scenes[0]`.
+    return all(str(step) == str(step_of_other) for step, step_of_other in zip(one, other, strict=False))
 
 
 def _parse(text: str) -> Setting:

@@ -95,6 +95,12 @@ def test_a_text_that_is_no_setting_is_rejected_with_an_example(text: str) -> Non
     ("texts", "message"),
     [
         (["sampling.seed=1", "sampling.seed=2"], "set sampling.seed: given twice, as 1 and 2"),
+        (["scenes[0]=a", "scenes.0=b"], r"set scenes\['0'\]: given twice, as 'a' and 'b'"),
+        (
+            ["scenes[0].seed=3", "scenes[0]=Actor1 waves."],
+            r"set scenes\[0\]: given twice, because scenes\[0\].seed is given",
+        ),
+        (["video={fps: 4}", "video.fps=3"], r"set video.fps: given twice, because video is given"),
         (["sampling={seed: 1, seed: 2}"], "set sampling: duplicate key"),
         (["video=[1"], "set video: not valid YAML"),
         ([f"sampling.seed={'9' * 50}"], "set sampling.seed: a number of 50 characters"),
