@@ -14,6 +14,7 @@ from m2d.errors import InputError, M2DError, Problem, RecipeError, Remedy
 # As in `m2d.recipe.overrides`, which takes a tenth of a second to import.
 _COMMAND_LINE = "command line"
 _FLAGS = {
+    "title": "--title",
     "model": "--model",
     "revision": "--revision",
     "variant": "--variant",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from m2d.recipe.places import shows_nothing
+
 PROMPT = """\
 You write captions to train a video model. You get pictures of several shots that follow each other in a film.
 Write one caption for each shot, in the order given.
@@ -97,7 +99,7 @@ def problems_of(
         return [f"{len(captions)} captions for {count} shots"]
     problems = []
     for number, caption in enumerate(captions, start=1):
-        if not caption:
+        if shows_nothing(caption):
             problems.append(f"caption {number} is empty")
         if not caption.isprintable():
             problems.append(f"caption {number} holds control characters")

@@ -16,6 +16,7 @@ from m2d.curation.sidecar import caption_of, read_sidecar
 from m2d.curation.stage_file import Outcome, StageFile, key_of
 from m2d.errors import InputError
 from m2d.progress import Reporter
+from m2d.recipe.places import shows_nothing
 from m2d.stop import StopRequest
 
 _VERSION = "caption/1"
@@ -57,7 +58,7 @@ def caption_groups(
     lines = []
     for group in groups:
         texts = tuple("" if source == "none" else caption_of(shot, spans[shot.film]) for shot in group.shots)
-        missing = [shot for shot, text in zip(group.shots, texts, strict=True) if not text.strip()]
+        missing = [shot for shot, text in zip(group.shots, texts, strict=True) if shows_nothing(text)]
         reason = f"has no caption: for {shot_name(missing[0])}" if missing and source == SIDECAR else ""
         by = SIDECAR if source == SIDECAR else ""
         captions = Captions(group=group.name, texts=texts, by=by)

@@ -21,6 +21,7 @@ _LIST = "expected a list (lines that start with `- `), got {got}{hint}"
 _MAPPING = "expected a mapping (lines of `key: value`), got {got}{hint}"
 _MESSAGES = {
     "missing": "is missing; add it",
+    "string_unicode": "is not text: {got} holds bytes that are not UTF-8",
     "string_type": "expected text, got {got}{hint}",
     "int_type": "expected a whole number, got {got}{hint}",
     "int_from_float": "expected a whole number, got {got}{hint}",

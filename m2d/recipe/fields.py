@@ -15,7 +15,7 @@ from pydantic import AfterValidator, StringConstraints
 from m2d.devices import DEVICE_NAMES, is_device_name
 from m2d.limits import LARGEST_SEED
 from m2d.masks import MASKS, LayoutError, rule_of
-from m2d.recipe.places import forbidden_character, is_invisible, name_character, show
+from m2d.recipe.places import forbidden_character, is_invisible, name_character, show, shows_nothing
 
 MAX_SEED = LARGEST_SEED
 DEFAULT_MODEL = "builtin:puppet-large"
@@ -45,6 +45,8 @@ def _words(text: str) -> str:
     words = _words_or_nothing(text)
     if not words:
         raise ValueError("is empty; write at least one word")
+    if shows_nothing(words):
+        raise ValueError(f"holds {name_character(words[0])}, which shows nothing; write at least one word")
     return words
 
 

@@ -138,6 +138,11 @@ def is_invisible(character: str) -> bool:
     return kind in {"Cc", "Cf", "Cs", "Zs", "Zl", "Zp"} or _FILLER.fullmatch(character) is not None
 
 
+def shows_nothing(text: str) -> bool:
+    """Whether a text is empty, or nothing of it can be seen."""
+    return all(map(is_invisible, text))
+
+
 def name_character(character: str) -> str:
     """Spell a character as `U+001B`."""
     return f"U+{ord(character):04X}"

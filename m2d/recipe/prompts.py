@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from m2d.errors import InputError
+from m2d.errors import InputError, RecipeError
 from m2d.recipe.cast import described_actors, unknown_actors
 from m2d.recipe.loader import Loaded, fit_document
 from m2d.recipe.overrides import COMMAND_LINE
+from m2d.recipe.places import shows_nothing
 from m2d.recipe.schema import Recipe
 from m2d.recipe.settings import Setting
 
@@ -31,7 +32,12 @@ def story_of_prompts(prompts: Sequence[str], *, settings: Sequence[Setting] = ()
         "cast": cast,
         "scenes": tuple({"prompt": prompt} for prompt in prompts),
     }
-    return fit_document(document, Recipe, places=COMMAND_LINE, settings=settings)
+    try:
+        return fit_document(document, Recipe, places=COMMAND_LINE, settings=settings)
+    except RecipeError as error:
+        # Nobody gave the title: what is wrong with it is wrong with the prompt.
+        given = [problem for problem in error.problems if problem.field != "title"]
+        raise RecipeError(given or error.problems) from error
 
 
 def _check_described(prompts: Sequence[str], cast: Mapping[str, str]) -> None:
@@ -48,4 +54,4 @@ def _title(prompt: str) -> str:
     text = " ".join(_BRACKETS.sub("", prompt).split())
     if len(text) > _MAX_TITLE_CHARACTERS:
         text = text[:_MAX_TITLE_CHARACTERS].rpartition(" ")[0] or text[:_MAX_TITLE_CHARACTERS]
-    return text.rstrip(" .,;:") or "Untitled"
+    return "Untitled" if shows_nothing(text.rstrip(" .,;:")) else text.rstrip(" .,;:")

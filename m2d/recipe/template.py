@@ -6,6 +6,9 @@ Owns the text; writes no file.
 from __future__ import annotations
 
 from m2d.recipe.fields import default_output
+from m2d.recipe.loader import fit_document
+from m2d.recipe.overrides import COMMAND_LINE
+from m2d.recipe.schema import Recipe
 from m2d.recipe.writer import yaml_scalar
 
 _TEMPLATE = """\
@@ -111,9 +114,17 @@ output: {output}
 
 
 def story_template(*, title: str = "My first story", file_name: str = "story.yaml") -> str:
-    """Return the text of a new story recipe; its header names the file in commands."""
+    """Return the text of a new story recipe; its header names the file in commands.
+
+    Raises:
+        RecipeError: No recipe may have this title.
+    """
+    recipe = fit_document({"title": title, "scenes": ("A ball.",)}, Recipe, places=COMMAND_LINE).value
     # A line break would end the comment.
     shown = " ".join(file_name.split())
     return _TEMPLATE.format(
-        title=yaml_scalar(title), file_name=shown, output=default_output(title), no_digest="0" * 64
+        title=yaml_scalar(recipe.title),
+        file_name=shown,
+        output=default_output(recipe.title),
+        no_digest="0" * 64,
     )

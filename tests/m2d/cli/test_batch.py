@@ -146,6 +146,8 @@ def test_prompts_make_a_film_without_a_recipe(m2d: Run, folder: Path, tiny_folde
         (["story.yaml", "-p", "x"], "STORY, --prompt, --from: STORY and --prompt given"),
         (["-p", "Actor1 waves."], "--prompt: Actor1 is not described; describe it once: Actor1 (tall"),
         (["-p", "A ball.", "-p", ""], "--prompt 2: is empty"),
+        (["-p", "A \udcff cat"], "--prompt 1: is not text"),
+        (["-p", "\u3000\u200b"], "--prompt 1: holds U+200B, which shows nothing"),
         (["story.yaml", "--seeds", "1-3", "--seed", "4"], "--seeds, --seed: both given"),
         (["story.yaml", "--seeds", "1-3", "--set", "scenes=[{prompt: a, seed: 1}]"], "a seed of its own"),
         (["story.yaml", "none.yaml", "wrong.yaml"], "none.yaml: no such file"),

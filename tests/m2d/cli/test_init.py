@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from m2d.recipe.loader import load_recipe
 from tests.m2d.cli.conftest import Run
 
@@ -28,6 +30,25 @@ def test_a_recipe_whose_name_is_no_text_is_written(m2d: Run, folder: Path) -> No
     name = os.fsdecode(b"\xff.yaml")
     assert m2d("init", name).exit_code == 0
     assert load_recipe(folder / name).title == "My first story"
+
+
+@pytest.mark.parametrize(
+    ("title", "message"),
+    [
+        ("a\u202eb", "--title: holds the forbidden character U+202E"),
+        ("a\x1bb", "--title: holds the forbidden character U+001B"),
+        (os.fsdecode(b"a\xff"), r"--title: is not text: 'a\udcff' holds bytes that are not UTF-8"),
+        ("x" * 201, "--title: may have at most 200 characters, got 201"),
+        (" ", "--title: is empty"),
+        ("\u3000\u200b", "--title: holds U+200B, which shows nothing"),
+    ],
+)
+def test_a_title_that_no_recipe_may_have_is_refused(m2d: Run, folder: Path, title: str, message: str) -> None:
+    result = m2d("init", "new.yaml", "--title", title)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (folder / "new.yaml").exists()
 
 
 def test_an_existing_recipe_is_replaced_only_with_force(m2d: Run, folder: Path) -> None:

@@ -80,6 +80,11 @@ def test_the_names_of_schedulers_are_those_that_can_be_built() -> None:
             "    guidance_scale: .inf",
             "11:21: scenes[1].guidance_scale: expected a finite number, got inf",
         ),
+        (
+            "- Actor1 walks right.",
+            "- '\u3000\u200b\ufe0f'",
+            "7:5: scenes[0].prompt: holds U+200B, which shows nothing",
+        ),
         ("- Actor1 walks right.", "- ''", "7:5: scenes[0].prompt: is empty; write at least one word"),
         (
             "- Actor1 walks right.",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from m2d.recipe.fields import MAX_SEED
 from m2d.recipe.loader import parse_document
-from m2d.recipe.places import forbidden_character
+from m2d.recipe.places import forbidden_character, shows_nothing
 from m2d.recipe.schema import (
     MAX_NUM_FRAMES,
     BackendChoice,
@@ -31,7 +31,11 @@ _TRICKY = st.sampled_from([*_TRICKY_TEXTS.split(), "- a", "a: b", "a #b", "? x"]
 _WORDS = (
     st.lists(_TRICKY | st.text(min_size=1, max_size=8), min_size=1, max_size=5)
     .map(lambda parts: " ".join(" ".join(parts).split()))
-    .filter(lambda text: text != "" and forbidden_character(text) is None and "actor" not in text.lower())
+    .filter(
+        lambda text: (
+            not shows_nothing(text) and forbidden_character(text) is None and "actor" not in text.lower()
+        )
+    )
 )
 _SEEDS = st.integers(0, MAX_SEED)
 _SCALES = st.floats(0, 100)
