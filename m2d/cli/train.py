@@ -17,7 +17,6 @@ from m2d.limits import MOST_THREADS
 from m2d.progress import SilentReporter
 
 if TYPE_CHECKING:
-    from m2d.data.scan import ScannedData
     from m2d.progress import Reporter
     from m2d.training.data_check import DataSummary
     from m2d.training.defaults import ChosenRecipe
@@ -92,7 +91,7 @@ def train(
     With --data instead of a recipe, m2d chooses a recipe that fits the clips, the model and this machine.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_json, write_result
-    from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
+    from m2d.tasks.training_recipe import load_training_recipe, naming_places, run_folder_for
 
     _check_options(recipe, data, init=init)
     flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--init": (["init"], init)}
@@ -116,10 +115,8 @@ def train(
         if print_recipe:
             _print_recipe(shown, chosen, as_json=as_json)
         else:
-            # The choice has warned about the data.
-            silent = SilentReporter() if chosen else reporter
-            scanned = chosen.found if chosen else None
-            found = _plan(shown, silent, devices=devices, strategy=strategy, cache=cache, scanned=scanned)
+            with naming_places(recipe, settings=given):
+                found = _plan(shown, chosen, reporter, devices=devices, strategy=strategy, cache=cache)
             write_json(_document(*found)) if as_json else _show_plan(*found)
         return
     folder = out if out is not None else run_folder_for(recipe or clips.data)
@@ -127,7 +124,8 @@ def train(
     if document is None:
         report = train_on(clips, reporter, run=folder, **how)
     else:
-        report = run(TrainingPlan(recipe=document, run=folder, cache=cache, **how), reporter)
+        with naming_places(recipe, settings=given):
+            report = run(TrainingPlan(recipe=document, run=folder, cache=cache, **how), reporter)
     if report.is_main:
         facts = {"run": folder} | pick(report, "model", "step", "held_out_loss")
         write_json(facts) if as_json else write_result(report.model)
@@ -163,19 +161,21 @@ def _print_recipe(recipe: TrainingRecipe, chosen: ChosenRecipe | None, *, as_jso
 
 def _plan(
     recipe: TrainingRecipe,
+    chosen: ChosenRecipe | None,
     reporter: Reporter,
     *,
     devices: int,
     strategy: str,
     cache: Path | None,
-    scanned: ScannedData | None,
 ) -> tuple[TrainingNeeds, DataSummary | None]:
     from m2d.tasks.own_clips import check_data
     from m2d.tasks.train import plan_needs, warn_of_schedule
 
+    # The choice has warned about the data.
+    reporter = SilentReporter() if chosen else reporter
     warn_of_schedule(recipe, reporter)
     needs = plan_needs(recipe, num_devices=devices, strategy=strategy)
-    return needs, check_data(recipe, reporter, cache=cache, found=scanned)
+    return needs, check_data(recipe, reporter, cache=cache, found=chosen.found if chosen else None)
 
 
 def _document(needs: TrainingNeeds, summary: DataSummary | None) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from m2d.errors import Problem
+from m2d.errors import InputError, Problem, RecipeError
 
 _MAX_SHOWN_CHARACTERS = 60
 
@@ -71,6 +71,18 @@ class Places:
     def is_replaced(self, key_path: KeyPath) -> bool:
         """Whether the value at `key_path` or around it was given for this run."""
         return any(key_path[: len(replaced)] == replaced for replaced in self.replaced)
+
+
+class FieldsRefused(InputError):
+    """Fields of a valid recipe that do not suit the model, told by code that has only the values."""
+
+    def __init__(self, problems: Sequence[tuple[KeyPath, str]]) -> None:
+        super().__init__("\n".join(f"{field_name(key_path)}: {message}" for key_path, message in problems))
+        self.problems = tuple(problems)
+
+    def placed(self, places: Places) -> RecipeError:
+        """Return the error with file and line of every field."""
+        return RecipeError([places.problem(key_path, message) for key_path, message in self.problems])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from m2d.errors import InputError, RecipeError, Remedy
-from m2d.recipe.loader import load_document
+from m2d.recipe.loader import load_document, load_with_places
+from m2d.recipe.places import FieldsRefused
 from m2d.recipe.settings import Setting
 from m2d.training.recipe import TrainingRecipe
 
@@ -54,6 +56,22 @@ def load_training_recipe(
         # The sizes are those of the weights that the training starts from.
         changes["transformer"] = None
     return recipe.model_copy(update=changes)
+
+
+@contextmanager
+def naming_places(path: Path | None, *, settings: Sequence[Setting] = ()) -> Iterator[None]:
+    """Give what the model refuses of a recipe, while the block runs, its file and line; None has no file.
+
+    Raises:
+        RecipeError: In place of FieldsRefused.
+    """
+    try:
+        yield
+    except FieldsRefused as error:
+        if path is None:
+            raise
+        places = load_with_places(path, TrainingRecipe, settings=settings).places
+        raise error.placed(places) from error
 
 
 def run_folder_for(recipe: Path) -> Path:

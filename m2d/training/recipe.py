@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from m2d.errors import InputError
 from m2d.limits import FASTEST_FPS, LARGEST_SEED, LARGEST_SIDE, MOST_SCENES
 from m2d.model.lora_parts import LoraPart
+from m2d.recipe.fields import MaskName
 
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
@@ -50,8 +51,7 @@ class DataRecipe(_Part):
             new clip in every epoch, encoded on demand.
         workers: Processes that decode the next batches; 0 decodes in one process, on demand.
         time_limit_s: A video that takes longer to decode is rejected.
-        max_rejected: Largest share of broken videos; a larger share ends the training. 1 ends it only if none
-            can be read.
+        max_rejected: Largest share of broken videos; a larger one ends the training, with 1 only if all are.
     """
 
     source: str = Field(min_length=1)
@@ -283,7 +283,7 @@ class TrainingRecipe(_Part):
     data: DataRecipe
     video: VideoRecipe
     num_scenes: int = Field(ge=1, le=MOST_SCENES)
-    mask: str = "mask2dit"
+    mask: MaskName = "mask2dit"
     objective: ObjectiveRecipe = ObjectiveRecipe()
     steps: int = Field(ge=1, le=1_000_000_000)
     batch_size: int = Field(ge=1, le=65_536)

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from m2d.errors import CheckpointError, InputError, Remedy
+from m2d.errors import CheckpointError, Remedy
 from m2d.families.loading import load_transformer
 from m2d.families.registry import NEW_MODELS
-from m2d.geometry import ModelGeometry, SceneGeometry
+from m2d.geometry import GeometryError, ModelGeometry, SceneGeometry
 from m2d.layout import SceneLayout
 from m2d.model.components import check_size
 from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
 from m2d.model.settings import ModelSettings, read_settings
+from m2d.recipe.places import FieldsRefused, KeyPath
 from m2d.training.optim import AveragedModel, ModelOptimizer
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe, TransformerRecipe, VideoRecipe
@@ -114,18 +115,29 @@ def scene_geometries(
     """Return the sizes of one scene for each of the recipe's sizes; arguments as in `model_geometry`.
 
     Raises:
-        InputError: The model cannot make scenes of a size, or two sizes have the same latents.
+        FieldsRefused: The model cannot be trained or make scenes of a size, or two sizes have equal latents.
     """
     geometry = model_geometry(recipe, config, compression=compression)
     if geometry.image_channels:
-        raise InputError("init: image-to-video models cannot be trained; use a text-to-video model")
-    scenes = tuple(
-        geometry.scene(num_frames=size.num_frames, height=size.height, width=size.width)
-        for size in recipe.video.sizes
-    )
+        message = "image-to-video models cannot be trained; use a text-to-video model"
+        raise FieldsRefused([(("init",), message)])
+    scenes: list[SceneGeometry] = []
+    problems: list[tuple[KeyPath, str]] = []
+    for number, size in enumerate(recipe.video.sizes):
+        of_size: KeyPath = ("video", "buckets", number - 1) if number else ("video",)
+        try:
+            scenes.append(geometry.scene(num_frames=size.num_frames, height=size.height, width=size.width))
+        except GeometryError as error:
+            # A line for each field, which it begins with.
+            lines = [line.partition(": ") for line in str(error).splitlines()]
+            problems += [((*of_size, name), message) for name, _, message in lines]
+    if problems:
+        raise FieldsRefused(problems)
     if len({latent_size(scene) for scene in scenes}) < len(scenes):
-        raise InputError("video.buckets: two sizes are the same for the model; remove one of them")
-    return scenes
+        raise FieldsRefused(
+            [(("video", "buckets"), "two sizes are the same for the model; remove one of them")]
+        )
+    return tuple(scenes)
 
 
 def latent_size(scene: SceneGeometry) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from m2d.errors import RecipeError
 from m2d.geometry import SceneGeometry
 from m2d.recipe.loader import load_document, parse_document
 from m2d.tasks.train import plan_needs
-from m2d.tasks.training_recipe import load_training_recipe
+from m2d.tasks.training_recipe import load_training_recipe, naming_places
 from m2d.training.datasets import rendered_stories
 from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
@@ -27,6 +27,19 @@ LARGEST_SHARE = 0.85
 ON_GPUS = sorted(
     path for path in FOLDER.glob("*.yaml") if re.search(r"^device: cuda$", path.read_text(), re.M)
 )
+
+SMALL = """\
+title: one step
+stage: base
+model: builtin:puppet
+init: builtin:puppet
+video: {num_frames: 9, height: 64, width: 64, fps: 8}
+num_scenes: 1
+steps: 1
+batch_size: 1
+data: {source: clips, held_out: 0}
+optimizer: {name: adamw, lr: 1.0e-4}
+"""
 
 
 class Promise(NamedTuple):
@@ -168,3 +181,29 @@ def test_only_stories_of_the_theatre_can_be_asked_to_change() -> None:
     text = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[0].replace("{source:", "{changing: 0.5, source:")
     with pytest.raises(RecipeError, match="changing: is for the stories of builtin:puppet"):
         parse_document(text, TrainingRecipe, name="training.md")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("num_frames: 9", "num_frames: 10", r"r.yaml:5:21: video.num_frames: 10 is not 2k\+1; use 9 or 11$"),
+        (
+            "fps: 8",
+            "fps: 8, buckets: [{num_frames: 9, height: 64, width: 65}]",
+            r"r.yaml:5:\d+: video.buckets\[0\].width: 65 is not a positive multiple of 16; use 64 or 80$",
+        ),
+        (
+            "fps: 8",
+            "fps: 8, buckets: [{num_frames: 9, height: 64, width: 64}]",
+            r"r.yaml:5:\d+: video.buckets: ",
+        ),
+        ("steps: 1", "steps: 1\nmask: nothing", r"r.yaml:8:7: mask: 'nothing' is not known; use one of "),
+    ],
+)
+def test_what_the_model_refuses_is_told_with_file_line_and_field(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(SMALL.replace(old, new))
+    with pytest.raises(RecipeError, match=message), naming_places(recipe):
+        plan_needs(load_training_recipe(recipe))
