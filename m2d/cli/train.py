@@ -169,10 +169,11 @@ def _plan(
     cache: Path | None,
 ) -> tuple[TrainingNeeds, DataSummary | None]:
     from m2d.tasks.own_clips import check_data
-    from m2d.tasks.train import plan_needs, warn_of_schedule
+    from m2d.tasks.train import check_stories, plan_needs, warn_of_schedule
 
     # The choice has warned about the data.
     reporter = SilentReporter() if chosen else reporter
+    check_stories(recipe)
     warn_of_schedule(recipe, reporter)
     needs = plan_needs(recipe, num_devices=devices, strategy=strategy)
     return needs, check_data(recipe, reporter, cache=cache, found=chosen.found if chosen else None)

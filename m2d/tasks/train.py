@@ -9,6 +9,8 @@ import torch
 
 from m2d.errors import InputError
 from m2d.progress import Reporter, SilentReporter
+from m2d.recipe.loader import load_recipe
+from m2d.recipe.places import FieldsRefused
 from m2d.recipe.settings import Setting
 from m2d.stop import StopRequest
 from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
@@ -65,6 +67,7 @@ def run_in(processes: Processes, plan: TrainingPlan, reporter: Reporter) -> Trai
     """Train and export in processes that are started already. Raises: as `run`."""
     # Before stories are encoded, which can take hours.
     refuse_for_deepspeed(plan.recipe, processes.sharing)
+    check_stories(plan.recipe)
     reporter = reporter if processes.is_main else SilentReporter()
     warn_of_schedule(plan.recipe, reporter)
     with StopRequest() as stop:
@@ -77,6 +80,25 @@ def warn_of_schedule(recipe: TrainingRecipe, reporter: Reporter) -> None:
     """Warn of learning rates that never reach their values."""
     for warning in schedule_warnings(recipe.schedule, num_steps=recipe.steps):
         reporter.warn(warning)
+
+
+def check_stories(recipe: TrainingRecipe) -> None:
+    """Read the stories of the validation films.
+
+    Raises:
+        FieldsRefused: A file is not there.
+        RecipeError: Everything that is wrong with a story.
+    """
+    stories = recipe.validation.stories if recipe.validation else ()
+    missing = [
+        (("validation", "stories", number), f"{story}: no such file; paths start from the working folder")
+        for number, story in enumerate(stories)
+        if not Path(story).is_file()
+    ]
+    if missing:
+        raise FieldsRefused(missing)
+    for story in stories:
+        load_recipe(Path(story))
 
 
 def plan_needs(recipe: TrainingRecipe, *, num_devices: int = 1, strategy: str = "ddp") -> TrainingNeeds:

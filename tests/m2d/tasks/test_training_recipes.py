@@ -11,7 +11,7 @@ import pytest
 from m2d.errors import RecipeError
 from m2d.geometry import SceneGeometry
 from m2d.recipe.loader import load_document, parse_document
-from m2d.tasks.train import plan_needs
+from m2d.tasks.train import check_stories, plan_needs
 from m2d.tasks.training_recipe import load_training_recipe, naming_places
 from m2d.training.datasets import rendered_stories
 from m2d.training.needs import TrainingNeeds
@@ -207,3 +207,14 @@ def test_what_the_model_refuses_is_told_with_file_line_and_field(
     recipe.write_text(SMALL.replace(old, new))
     with pytest.raises(RecipeError, match=message), naming_places(recipe):
         plan_needs(load_training_recipe(recipe))
+
+
+def test_stories_of_validation_films_are_read_before_anything_else(tmp_path: Path) -> None:
+    recipe, story = tmp_path / "r.yaml", tmp_path / "story.yaml"
+    recipe.write_text(f"{SMALL}validation:\n  stories: [{story}]\n")
+    missing = r"r.yaml:12:13: validation.stories\[0\]: .*: no such file; paths start"
+    with pytest.raises(RecipeError, match=missing), naming_places(recipe):
+        check_stories(load_training_recipe(recipe))
+    story.write_text("title: t\n")
+    with pytest.raises(RecipeError, match=r"story.yaml:1:1: "):
+        check_stories(load_training_recipe(recipe))
