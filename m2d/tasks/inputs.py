@@ -6,7 +6,6 @@ from pathlib import Path
 
 from m2d.film.outputs import check_outputs, output_of
 from m2d.video.open_film import FilmError
-from m2d.video.provenance import ProvenanceError
 from m2d.video.read import probe
 
 
@@ -28,7 +27,5 @@ def check_film(film: Path, out: Path | None, *, ending: str, force: bool, resume
         return
     try:
         probe(film)
-    except ProvenanceError as error:
-        raise ProvenanceError(f"{film}: {error}") from error
     except OSError as error:
         raise FilmError(f"{film}: cannot be read: {error.strerror}") from error

@@ -14,7 +14,7 @@ from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError
 from m2d.video.packets import changed_scenes
 from m2d.video.provenance import Provenance
-from m2d.video.read import FilmInfo, probe
+from m2d.video.read import FilmInfo, probe, problems_of
 from m2d.video.run_folder import read_run, run_folder_of
 from m2d.video.sound import SoundTrack, sound_tracks
 
@@ -71,7 +71,8 @@ def inspect_film(path: Path) -> Inspection:
     provenance = info.provenance
     num_frames, duration_s, notes = _decoded(path, info)
     if provenance is not None:
-        provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
+        with problems_of(path):
+            provenance.check_film(num_frames=num_frames, width=info.width, height=info.height)
     changed = None if provenance is None else changed_scenes(path, provenance)
     return Inspection(
         info=info,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from m2d.video.film_frames import film_frames
 from m2d.video.open_film import FilmError, frame_rate, opened_film
 from m2d.video.printable import printable
-from m2d.video.provenance import Provenance, is_provenance, parse_provenance
+from m2d.video.provenance import Provenance, ProvenanceError, is_provenance, parse_provenance
 from m2d.video.webp import is_webp
 
 
@@ -60,6 +60,15 @@ class FilmInfo:
     has_sound: bool
 
 
+@contextlib.contextmanager
+def problems_of(film: Path) -> Iterator[None]:
+    """Name `film` in every ProvenanceError of the block."""
+    try:
+        yield
+    except ProvenanceError as error:
+        raise ProvenanceError(f"{film}: {error}") from error
+
+
 def probe(path: Path) -> FilmInfo:
     """Read a film's metadata without decoding it.
 
@@ -68,14 +77,15 @@ def probe(path: Path) -> FilmInfo:
     """
     with opened_film(path) as (container, stream):
         tags = {key.lower(): value for key, value in container.metadata.items()}
-        provenance = _provenance(tags)
-        if provenance:
-            # An index counts frames, too, that an edit list hides.
-            packets = container.demux(stream)
-            num_frames = sum(1 for packet in packets if packet.size and not packet.is_discard)
-            fps = frame_rate(container, stream)
-            provenance.check_film(num_frames=num_frames, width=stream.width, height=stream.height, fps=fps)
-            provenance.check_runs()
+        with problems_of(path):
+            provenance = _provenance(tags)
+            if provenance:
+                # An index counts frames, too, that an edit list hides.
+                packets = container.demux(stream)
+                num_frames = sum(1 for packet in packets if packet.size and not packet.is_discard)
+                fps, width, height = frame_rate(container, stream), stream.width, stream.height
+                provenance.check_film(num_frames=num_frames, width=width, height=height, fps=fps)
+                provenance.check_runs()
         return FilmInfo(
             codec="webp" if is_webp(path) else stream.codec_context.codec.canonical_name,
             width=stream.width,

@@ -11,7 +11,7 @@ from pathlib import Path
 from m2d.video.board.pictures import FrameGrid, GridPainter, StripePainter
 from m2d.video.film_frames import film_frames
 from m2d.video.provenance import Provenance, SceneRecord
-from m2d.video.read import FilmInfo
+from m2d.video.read import FilmInfo, problems_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,8 @@ def paint_film(path: Path, info: FilmInfo, provenance: Provenance) -> FilmPictur
                     # Removing the painter frees its picture.
                     grids[index] = painters.pop(index).finish()
                     first_open = index + 1
-    provenance.check_film(num_frames=num_decoded, width=info.width, height=info.height)
+    with problems_of(path):
+        provenance.check_film(num_frames=num_decoded, width=info.width, height=info.height)
     return FilmPictures(grids=tuple(grids[index] for index in range(len(scenes))), stripe=stripe.finish())
 
 
