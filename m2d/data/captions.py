@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from m2d.data.dataset_text import Problems, Shot, counted, first_few
-from m2d.recipe.places import shows_nothing
 
 _MOST_WORDS = 12
 _LONGEST_WORD = 30
@@ -39,7 +38,7 @@ def caption_warnings(shots: Sequence[Shot], *, unknown_words: Callable[[str], li
         unknown_words: Returns the words of a text that the text encoder does not know.
     """
     warnings = []
-    empty = [shot.place for shot in shots if shows_nothing(shot.caption)]
+    empty = [shot.place for shot in shots if not shot.caption.strip()]
     if empty:
         warnings.append(
             f"{len(empty)} of {counted(len(shots), 'caption')} without text ({first_few(empty)}): these "

@@ -37,7 +37,7 @@ def story_of_prompts(prompts: Sequence[str], *, settings: Sequence[Setting] = ()
     except RecipeError as error:
         # Nobody gave the title: what is wrong with it is wrong with the prompt.
         given = [problem for problem in error.problems if problem.field != "title"]
-        raise RecipeError(given or error.problems) from error
+        raise RecipeError(given or list(error.problems)) from error
 
 
 def _check_described(prompts: Sequence[str], cast: Mapping[str, str]) -> None:

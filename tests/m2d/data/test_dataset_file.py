@@ -189,7 +189,7 @@ def _known(text: str) -> list[str]:
 
 
 def test_empty_captions_and_unknown_words_are_named_with_their_rows(folder: Path) -> None:
-    (folder / "d.csv").write_text("path,caption\na.mp4,a tree\nb.mp4, \u200b\na.mp4,a dog\nb.mp4,dog cat\n")
+    (folder / "d.csv").write_text("path,caption\na.mp4,a tree\nb.mp4, \na.mp4,a dog\nb.mp4,dog cat\n")
     groups = read_groups(folder / "d.csv", file_format=None, root=None, caption_field="caption")
     empty, unknown = caption_warnings(shots_of(groups), unknown_words=_known)
     assert "1 of 4 captions without text (" in empty
