@@ -18,7 +18,7 @@ from m2d.families.opening import BUILTIN_MODELS
 from m2d.families.source import ModelSource, resolve_model
 from m2d.film.loaded_film import LoadedFilm
 from m2d.film.lora_files import with_lora_files
-from m2d.film.recipe_record import as_recipe, with_lora_names
+from m2d.film.recipe_record import as_recipe, without_places
 from m2d.pipeline.planning import plan_for_model
 from m2d.progress import Reporter
 from m2d.recipe.cast import described_actors, unknown_actors
@@ -165,7 +165,7 @@ def validated_recipe(document: Mapping[str, Any], *, settings: Sequence[Setting]
         RecipeError: A setting is not valid in a recipe, or belongs to the whole film.
     """
     try:
-        recipe = with_lora_names(Recipe.model_validate_json(json.dumps(as_recipe(document))))
+        recipe = without_places(Recipe.model_validate_json(json.dumps(as_recipe(document))))
         if not settings:
             return recipe
         _check_settings(settings)

@@ -50,9 +50,19 @@ def as_recipe(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**document, "video": {**video, "upscale": upscale}}
 
 
-def with_lora_names(recipe: Recipe) -> Recipe:
-    """Return a stored recipe whose LoRAs are named without folders: a record never names a place."""
-    return recipe.model_copy(update={"loras": tuple(map(_named, recipe.loras))})
+def without_places(recipe: Recipe) -> Recipe:
+    """Return a stored recipe whose files are named without folders: a record names no place."""
+    scenes = tuple(
+        scene.model_copy(update={"image": _file_name(scene.image)}) if scene.image else scene
+        for scene in recipe.scenes
+    )
+    backend = recipe.backend.model_copy(update={"quantize": _file_name(recipe.backend.quantize)})
+    changes = {"loras": tuple(map(_named, recipe.loras)), "scenes": scenes, "backend": backend}
+    return recipe.model_copy(update=changes | ({"image": _file_name(recipe.image)} if recipe.image else {}))
+
+
+def _file_name(path: str) -> str:
+    return PurePath(last_part(path)).name or "picture"
 
 
 def _named(choice: LoraChoice) -> LoraChoice:

@@ -55,6 +55,23 @@ def test_films_of_older_versions_grow_from_the_last_scenes_alone() -> None:
     assert validated_recipe(recipe_record(recipe(1))).context == "first"
 
 
+def test_a_record_names_files_without_their_folders() -> None:
+    stored = {
+        "title": "a",
+        "image": "/home/user/secret.png",
+        "loras": [{"path": "../up/style.safetensors"}],
+        "backend": {"quantize": "/srv/q8.gguf"},
+        "scenes": [{"prompt": "b", "image": "../../other.png"}, {"prompt": "c", "image": "~/own.png"}],
+    }
+    read = validated_recipe(stored)
+    assert (read.image, read.loras[0].path, read.backend.quantize) == (
+        "secret.png",
+        "style.safetensors",
+        "q8.gguf",
+    )
+    assert [scene.image for scene in read.scenes] == ["other.png", "own.png"]
+
+
 @pytest.mark.parametrize("name", ["lanczos", "nearest"])
 def test_films_that_grow_keep_their_filter_and_are_reproduced(studio: Studio, name: str) -> None:
     upscale = {"factor": 4, "filter": name}
