@@ -14,11 +14,9 @@ from m2d.curation.pipeline import STAGES, Cluster, Pipeline
 from m2d.curation.report import GroupView, group_at, write_report
 from m2d.curation.stage_file import FOLDER, StageCount
 from m2d.data.dataset_file import read_groups, shots_of
-from m2d.data.dataset_text import Shot
-from m2d.data.decode import VideoFacts
 from m2d.data.decoder_pool import DecoderPool
-from m2d.data.frame_sampling import FpsRule, OfficialRule, why_unsuitable
-from m2d.data.scan import scan_videos, why_unusable
+from m2d.data.rule_counts import RuleCount, rule_counts
+from m2d.data.scan import scan_videos
 from m2d.errors import DatasetError, InputError
 from m2d.folders import make_folder
 from m2d.lock import hold
@@ -126,16 +124,6 @@ def show_group(folder: Path, number: int) -> GroupView:
         return group_at(Pipeline(data, workers=0, reporter=SilentReporter(), stop=stop), number)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RuleCount:
-    """What one rule of training would leave out; `examples` are all places with reasons."""
-
-    rule: str
-    num_shots: int
-    num_dropped: int
-    examples: tuple[str, ...]
-
-
 def check_data(
     source: Path, *, num_frames: int, fps: int, workers: int, reporter: Reporter
 ) -> list[RuleCount]:
@@ -159,44 +147,4 @@ def check_data(
             stop=stop,
         )
     found = [scanned[shot.video].found for shot in shots]
-    rules: dict[str, FpsRule | OfficialRule] = {
-        f"fps: {num_frames} frames at {fps} per second": FpsRule(fps=fps, num_frames=num_frames),
-        "official SFT": OfficialRule(num_frames=num_frames, is_trimmed=False),
-        "official pretraining": OfficialRule(num_frames=num_frames, is_trimmed=True),
-    }
-    unusable = [why_unusable(shot, each) for shot, each in zip(shots, found, strict=True)]
-    is_read = [isinstance(each, VideoFacts) for each in found]
-    counts = [
-        _counted(
-            "can be decoded",
-            shots,
-            ["" if read else why for why, read in zip(unusable, is_read, strict=True)],
-        ),
-        _counted(
-            "is the file described",
-            shots,
-            [why if read else "" for why, read in zip(unusable, is_read, strict=True)],
-        ),
-        _without_caption(shots),
-    ]
-    for name, rule in rules.items():
-        reasons = [
-            why_unsuitable(shot, each, rule) if isinstance(each, VideoFacts) else ""
-            for shot, each in zip(shots, found, strict=True)
-        ]
-        counts.append(_counted(name, shots, reasons))
-    return counts
-
-
-def _without_caption(shots: Sequence[Shot]) -> RuleCount:
-    empty = tuple(f"{shot.place}: has no caption" for shot in shots if not shot.caption.strip())
-    return RuleCount(rule="has a caption", num_shots=len(shots), num_dropped=len(empty), examples=empty)
-
-
-def _counted(rule: str, shots: Sequence[Shot], reasons: Sequence[str]) -> RuleCount:
-    dropped = tuple(
-        f"{shot.place}: {shot.video.name} {reason}"
-        for shot, reason in zip(shots, reasons, strict=True)
-        if reason
-    )
-    return RuleCount(rule=rule, num_shots=len(shots), num_dropped=len(dropped), examples=dropped)
+    return rule_counts(shots, found, num_frames=num_frames, fps=fps)

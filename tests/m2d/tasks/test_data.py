@@ -7,11 +7,12 @@ import pytest
 
 from benchmarks.broken_videos import KINDS, write_video
 from m2d.cli.data import check
+from m2d.data.rule_counts import RuleCount
 from m2d.errors import DatasetError
 from m2d.progress import SilentReporter
 from m2d.recipe.loader import fit_document
 from m2d.recipe.places import Places
-from m2d.tasks.data import RuleCount, check_data
+from m2d.tasks.data import check_data
 from m2d.tasks.own_clips import check_data as check_data_of
 from m2d.training.recipe import TrainingRecipe
 
