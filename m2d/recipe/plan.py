@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2d.enlarging import UpscaleFilter
-from m2d.errors import RecipeError
+from m2d.errors import Problem, RecipeError
 from m2d.fit import FilmFit, predicted_size_bytes
 from m2d.geometry import ModelGeometry, SceneGeometry
 from m2d.joins import CUT, Join
@@ -216,10 +216,8 @@ def plan_story(
     update = {"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
     recipe, geometry = recipe.model_copy(update=update), source.geometry
     problems = recipe_problems(recipe, geometry, places=places, count_tokens=count_tokens)
-    if problems := [*loras.problems, *problems]:
+    if problems := [*loras.problems, *problems, *_output_problems(recipe, overrides, places)]:
         raise RecipeError(problems, remedy=loras.remedy)
-    if overrides.out is None and (problem := name_problem(recipe.output or "")):
-        raise RecipeError([places.problem(("output",), f"{recipe.output}: {problem}")])
     plain = _scene_plans(recipe, sampling, geometry, count_tokens=count_tokens)
     made = [
         replace(scene, image=image, loras=loras.of_scene(index))
@@ -266,6 +264,11 @@ def plan_story(
         loras=loras.uses(targets, windows, [scene.loras for scene in scenes], find=find_lora),
         warnings=(*loras.warnings, *warnings),
     )
+
+
+def _output_problems(recipe: Recipe, overrides: Overrides, places: Places) -> list[Problem]:
+    problem = "" if overrides.out else name_problem(recipe.output or "")
+    return [places.problem(("output",), f"{recipe.output}: {problem}")] if problem else []
 
 
 def _scene_plans(
