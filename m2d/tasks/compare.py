@@ -22,7 +22,7 @@ from m2d.evaluation.comparison import (
 )
 from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, check_networks, chosen_embedder, evaluate
 from m2d.families.source import ModelSource, resolve_model
-from m2d.files import write_bytes, write_json
+from m2d.files import check_writable, write_bytes, write_json
 from m2d.film.job import FilmJob, PlannedRun
 from m2d.film.journal_folder import has_journal
 from m2d.film.make import RunOptions, make_film
@@ -120,6 +120,7 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
             notes=_notes(method, stories[0].source, plan),
         )
     result = CompareResult(methods=reports, num_stories=len(stories), out=plan.out)
+    check_writable(plan.out / RESULTS, force=plan.force)
     _write(result, seeds={story.output.stem: [each.seed or 0 for each in story.scenes] for story in stories})
     return result
 

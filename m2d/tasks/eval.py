@@ -9,7 +9,7 @@ from m2d.errors import InputError, OutputError, Remedy
 from m2d.evaluation.evaluate import EvalPlan, check_device, find, measure
 from m2d.evaluation.layouts import check_layouts, export_layout
 from m2d.evaluation.report import Report, as_html, as_json, as_markdown
-from m2d.files import write_bytes, write_json
+from m2d.files import check_writable, write_bytes, write_json
 from m2d.folders import make_folder
 from m2d.progress import Reporter
 
@@ -56,6 +56,7 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
 def _write(report: Report, plan: EvalPlan) -> None:
     """Write the three files, the results last: they mark a complete report."""
     make_folder(plan.out)
+    check_writable(plan.out / RESULTS, force=plan.force)
     write_bytes(plan.out / PAGE, as_html(report).encode("ascii"))
     write_bytes(plan.out / TABLE, as_markdown(report).encode("utf-8"))
     write_json(plan.out / RESULTS, as_json(report), force=plan.force)

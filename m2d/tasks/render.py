@@ -20,9 +20,9 @@ def render(plan: RenderPlan, reporter: Reporter) -> Path:
         Interrupted: A signal came; the same command continues with the missing files.
     """
     check_plan(plan)
-    if plan.description.exists():
-        raise OutputError(f"{plan.description}: exists already", remedy=Remedy.CHOOSE_OUTPUT)
     with StopRequest() as stop, hold(plan.out, what="rendering there"):
+        if plan.description.exists():
+            raise OutputError(f"{plan.description}: exists already", remedy=Remedy.CHOOSE_OUTPUT)
         return write_dataset(plan, reporter, stop)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from m2d.errors import CheckpointError
+from m2d.errors import CheckpointError, OutputError
 from m2d.files import sha256_file, write_part
 from m2d.folders import make_folder, remove_tree, removed_on_error, rename_folder, sync_tree
 from m2d.reading import parse_json, read_text
@@ -36,11 +36,9 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
     `path` is moved away just before the rename and removed when the new folder is durable.
 
     Raises:
-        FileExistsError: `path` exists and `replace` is false.
-        OutputError: The disk refused.
+        OutputError: The disk refused, or `path` exists and `replace` is false.
     """
-    if path.exists() and not replace:
-        raise FileExistsError(f"{path} exists already")
+    _check_free(path, replace=replace)
     part = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
     make_folder(path.parent)
     with removed_on_error(part):
@@ -49,10 +47,17 @@ def publish_folder(path: Path, *, replace: bool = False, with_manifest: bool = T
             _write_manifest(part)
         _give_usual_permissions(part)
         sync_tree(part)
+        # Check again: the folder may have appeared during the work.
+        _check_free(path, replace=replace)
         old = _move_away(path) if path.exists() else None
         rename_folder(part, path)
         if old is not None:
             remove_tree(old)
+
+
+def _check_free(path: Path, *, replace: bool) -> None:
+    if path.exists() and not replace:
+        raise OutputError(f"{path}: exists already; choose another name")
 
 
 def _give_usual_permissions(folder: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from m2d.errors import BackendUnavailable, InputError, OutputError
 from m2d.evaluation import cache
-from m2d.evaluation.evaluate import EvalPlan
+from m2d.evaluation.evaluate import EvalPlan, measure
 from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, evaluate_videos
 from m2d.video.film_frames import film_frames
@@ -189,11 +190,24 @@ def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_a_report_is_replaced_only_when_asked_for(films: Path, tmp_path: Path) -> None:
+def test_a_report_is_replaced_only_when_asked_for(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluated(films, tmp_path / "report", embedder="none")
     with pytest.raises(OutputError, match="holds a report"):
         evaluated(films, tmp_path / "report", embedder="none")
     evaluated(films, tmp_path / "report", embedder="none", force=True)
+
+    def measured(*given: Any) -> Any:
+        # Another process finishes meanwhile.
+        shutil.copytree(tmp_path / "report", tmp_path / "late")
+        (tmp_path / "late" / PAGE).write_text("theirs")
+        return measure(*given)
+
+    monkeypatch.setattr("m2d.tasks.eval.measure", measured)
+    with pytest.raises(OutputError, match="exists already"):
+        evaluated(films, tmp_path / "late", embedder="none")
+    assert (tmp_path / "late" / PAGE).read_text() == "theirs"
 
 
 def test_scenes_are_written_as_other_benchmarks_read_them(films: Path, tmp_path: Path) -> None:

@@ -254,3 +254,18 @@ def test_whoever_may_read_a_published_folder_may_read_its_weights(tmp_path: Path
     usual = (tmp_path / "model").stat().st_mode & 0o666
     assert len(files) == 2
     assert {path.stat().st_mode & 0o777 for path in files} == {usual}
+
+
+def test_a_folder_that_appears_during_the_work_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+
+    def write() -> None:
+        with publish_folder(path) as part:
+            (part / "ours").write_bytes(b"")
+            path.mkdir()
+            (path / "theirs").write_bytes(b"")
+
+    with pytest.raises(OutputError, match="model: exists already"):
+        write()
+    assert [file.name for file in path.iterdir()] == ["theirs"]
+    assert [folder.name for folder in tmp_path.iterdir()] == ["model"]
