@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from m2d.curation.shots import Shot
+from m2d.data.json_text import read_json_value
 from m2d.errors import DatasetError
 from m2d.reading import read_text
 from m2d.recipe.places import forbidden_character, name_character
@@ -42,7 +44,7 @@ def read_sidecar(film: Path) -> list[CaptionedSpan]:
         try:
             text = read_text(path, limit_bytes=_MOST_BYTES, encoding="utf-8-sig")
             whole = CaptionedSpan(start_s=0.0, end_s=float("inf"), caption=" ".join(text.split()))
-            spans = [whole] if ending == WHOLE else _SPANS.validate_json(text)
+            spans = [whole] if ending == WHOLE else _SPANS.validate_python(_read_json(text, path))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -58,6 +60,19 @@ def read_sidecar(film: Path) -> list[CaptionedSpan]:
                 raise DatasetError(f"{place}caption: forbidden character {name_character(found)}; remove it")
         return spans
     return []
+
+
+def _read_json(text: str, path: Path) -> object:
+    start = len(text) - len(text.lstrip())
+    try:
+        value, end = read_json_value(text, start)
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}:{error.lineno}: not valid JSON: {error.msg.lower()}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    if text[end:].strip():
+        raise DatasetError(f"{path}: not valid JSON: something follows the list")
+    return value
 
 
 def caption_of(shot: Shot, spans: list[CaptionedSpan]) -> str:

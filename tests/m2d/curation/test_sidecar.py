@@ -18,11 +18,17 @@ from m2d.errors import DatasetError
             r"film.captions.json: 0.caption: forbidden character U\+202E",
         ),
         ("film.captions.json", '[{"start_s": 0, "end_s": 1, "caption": "\\ud800"}]', "film.captions.json: "),
+        (
+            "film.captions.json",
+            '[{"caption": "a", "caption": "b"}]',
+            r"json: duplicate key 'caption'; keep one$",
+        ),
+        ("film.captions.json", "[\n{]", r"film.captions.json:2: not valid JSON: "),
+        ("film.captions.json", "[7]", r"film.captions.json: 0: "),
+        ("film.captions.json", "[] []", r"film.captions.json: not valid JSON: something follows the list$"),
     ],
 )
-def test_a_character_that_no_recipe_may_hold_is_refused(
-    name: str, text: str, message: str, tmp_path: Path
-) -> None:
+def test_what_cannot_be_a_caption_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, "utf-8")
     with pytest.raises(DatasetError, match=message):
         read_sidecar(tmp_path / "film.mp4")
