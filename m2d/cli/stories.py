@@ -29,18 +29,20 @@ def stories_of(
     A folder's stories are sorted by name.
 
     Raises:
-        InputError: A folder holds no recipe, or stdin is named twice.
+        InputError: A folder holds no recipe, or a path is named twice.
     """
     if prompts:
         from m2d.recipe.prompts import story_of_prompts
 
         return [partial(story_of_prompts, prompts, settings=settings)]
-    if sum(str(path) == STDIN for path in paths) > 1:
-        raise InputError("STORY -: given twice; stdin can be read once")
+    twice = next((path for number, path in enumerate(paths) if path in paths[:number]), None)
+    if twice is not None:
+        why = "stdin can be read once" if str(twice) == STDIN else "name each story once"
+        raise InputError(f"STORY {twice}: given twice; {why}")
     found: list[Path] = []
     for path in paths:
         found += _in_folder(path) if is_folder(path) else [path]
-    # A file that is named twice is one story.
+    # A file that its folder names, too, is one story.
     return [partial(_load, path, settings) for path in dict.fromkeys(found)]
 
 

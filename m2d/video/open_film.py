@@ -95,8 +95,11 @@ def _video_stream(path: Path, container: InputContainer) -> VideoStream:
     cover_image = av.stream.Disposition.attached_pic
     stream = next((video for video in container.streams.video if not video.disposition & cover_image), None)
     if stream is None:
-        others = ", ".join(sorted({other.type for other in container.streams})) or "nothing"
-        raise FilmError(f"{path}: holds no video, only {others}; give a video file")
+        if not container.streams:
+            raise FilmError(f"{path}: holds no frame and no sound; give a video file")
+        # Any picture that is left is a cover.
+        others = {"a cover picture" if other.type == "video" else other.type for other in container.streams}
+        raise FilmError(f"{path}: holds no video, only {' and '.join(sorted(others))}; give a video file")
     # PyAV gives a stream no context when it knows no decoder for it, whatever the annotation says.
     codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
     if codec not in CODECS:

@@ -23,7 +23,7 @@ from m2d.video.open_film import FilmError
 from m2d.video.provenance import ProvenanceError, seal_provenance
 from m2d.video.read import probe
 from tests.m2d.video.grown_films import GENERATE, grown, write_grown
-from tests.m2d.video.small_clips import ffmpeg, retagged
+from tests.m2d.video.small_clips import ffmpeg, pattern, retagged
 
 WriteFilm = Callable[..., Path]
 
@@ -156,8 +156,11 @@ def test_audio_alone_is_refused_even_with_a_cover(tmp_path: Path) -> None:
         "1",
         tmp_path / "b.mp4",
     )
-    with pytest.raises(FilmError, match=r"b\.mp4: holds no video, only audio, video"):
+    with pytest.raises(FilmError, match=r"b\.mp4: holds no video, only a cover picture and audio;"):
         read_film(tmp_path / "b.mp4")
+    ffmpeg("-i", pattern(tmp_path / "bars.mp4"), "-t", 0, tmp_path / "none.mp4")
+    with pytest.raises(FilmError, match=r"none\.mp4: holds no frame and no sound; give a video file"):
+        probe(tmp_path / "none.mp4")
 
 
 def test_rare_codecs_are_never_decoded(tmp_path: Path) -> None:
