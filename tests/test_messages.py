@@ -23,7 +23,7 @@ COMMAND = re.compile(
     r"|verify)\b"
 )
 
-ABOVE = {"m2d/cli", "m2d/tasks"}
+ABOVE = {"m2d/cli", "m2d/tasks", "m2d/__main__.py"}
 EXEMPT = {
     "m2d/recipe/overrides.py",  # its problems are those of flags
     "m2d/recipe/template.py",  # a text for users of the command line, which `m2d init` writes

@@ -169,7 +169,8 @@ def _plan(
     cache: Path | None,
 ) -> tuple[TrainingNeeds, DataSummary | None]:
     from m2d.tasks.own_clips import check_data
-    from m2d.tasks.train import check_stories, plan_needs, warn_of_schedule
+    from m2d.tasks.train import plan_needs, warn_of_schedule
+    from m2d.training.validation import check_stories
 
     # The choice has warned about the data.
     reporter = SilentReporter() if chosen else reporter

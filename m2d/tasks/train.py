@@ -9,8 +9,6 @@ import torch
 
 from m2d.errors import InputError
 from m2d.progress import Reporter, SilentReporter
-from m2d.recipe.loader import load_recipe
-from m2d.recipe.places import FieldsRefused
 from m2d.recipe.settings import Setting
 from m2d.stop import StopRequest
 from m2d.tasks.training_recipe import load_training_recipe, run_folder_for
@@ -20,6 +18,7 @@ from m2d.training.optim import schedule_warnings
 from m2d.training.processes import Processes, start_processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.stage import TrainingPlan, TrainingReport, run_stage
+from m2d.training.validation import check_stories
 
 
 def plan_training(
@@ -80,25 +79,6 @@ def warn_of_schedule(recipe: TrainingRecipe, reporter: Reporter) -> None:
     """Warn of learning rates that never reach their values."""
     for warning in schedule_warnings(recipe.schedule, num_steps=recipe.steps):
         reporter.warn(warning)
-
-
-def check_stories(recipe: TrainingRecipe) -> None:
-    """Read the stories of the validation films.
-
-    Raises:
-        FieldsRefused: A file is not there.
-        RecipeError: Everything that is wrong with a story.
-    """
-    stories = recipe.validation.stories if recipe.validation else ()
-    missing = [
-        (("validation", "stories", number), f"{story}: no such file; paths start from the working folder")
-        for number, story in enumerate(stories)
-        if not Path(story).is_file()
-    ]
-    if missing:
-        raise FieldsRefused(missing)
-    for story in stories:
-        load_recipe(Path(story))
 
 
 def plan_needs(recipe: TrainingRecipe, *, num_devices: int = 1, strategy: str = "ddp") -> TrainingNeeds:

@@ -30,11 +30,13 @@ from m2d.model.execution import choose_execution
 from m2d.model.scene_model import SceneModel
 from m2d.pipeline.planning import plan_recipe_for
 from m2d.progress import Reporter
+from m2d.recipe.loader import load_recipe
 from m2d.recipe.model_choice import ModelChoice
 from m2d.recipe.overrides import Overrides
+from m2d.recipe.places import FieldsRefused
 from m2d.recipe.plan import RunPlan
 from m2d.training.export import use_average
-from m2d.training.recipe import ValidationRecipe
+from m2d.training.recipe import TrainingRecipe, ValidationRecipe
 from m2d.training.start import model_geometry, settings_after
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
@@ -107,6 +109,25 @@ class _DenoiserInTraining:
                 execution="joined" if self._is_mixed else choose_execution(self.layout),
             )
         return velocity_BFCHW.float()
+
+
+def check_stories(recipe: TrainingRecipe) -> None:
+    """Read the stories of the validation films.
+
+    Raises:
+        FieldsRefused: A file is not there.
+        RecipeError: Everything that is wrong with a story.
+    """
+    stories = recipe.validation.stories if recipe.validation else ()
+    missing = [
+        (("validation", "stories", number), f"{story}: no such file; paths start from the working folder")
+        for number, story in enumerate(stories)
+        if not Path(story).is_file()
+    ]
+    if missing:
+        raise FieldsRefused(missing)
+    for story in stories:
+        load_recipe(Path(story))
 
 
 def plan_validation(

@@ -11,12 +11,13 @@ import pytest
 from m2d.errors import RecipeError
 from m2d.geometry import SceneGeometry
 from m2d.recipe.loader import load_document, parse_document
-from m2d.tasks.train import check_stories, plan_needs
+from m2d.tasks.train import plan_needs
 from m2d.tasks.training_recipe import load_training_recipe, naming_places
 from m2d.training.datasets import rendered_stories
 from m2d.training.needs import TrainingNeeds
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.resume import FREE_FIELDS, WARNED_FIELDS
+from m2d.training.validation import check_stories
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "recipes" / "training"
