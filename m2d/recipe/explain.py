@@ -44,6 +44,12 @@ _MESSAGES = {
     "string_too_short": "must have at least {min_length} characters, got {got}",
     "string_too_long": "may have at most {max_length} characters, got {size}",
 }
+_PATTERNS = {
+    r"^[\w-]{1,40}$": "1 to 40 letters, digits, _ and -",
+    r"^[\w./-]{1,200}$": "1 to 200 letters, digits and . / _ -",
+    r"^[a-z][a-z0-9_]{0,40}$": "a letter from a to z, then up to 40 of a-z, 0-9 and _",
+    r"^[0-9a-f]{64}$": "64 of the digits 0-9 and a-f",
+}
 
 
 def explain(error: ValidationError, *, model: type[BaseModel], places: Places) -> list[Problem]:
@@ -82,6 +88,8 @@ def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -
 
 def _message(details: ErrorDetails) -> str:
     kind, got, limits = details["type"], details["input"], details.get("ctx", {})
+    if kind == "string_pattern_mismatch" and limits["pattern"] in _PATTERNS:
+        return f"expected {_PATTERNS[limits['pattern']]}, got {show(got)}"
     if kind not in _MESSAGES:
         return f"{details['msg'][:1].lower()}{details['msg'][1:]}, got {show(got)}"
     return _MESSAGES[kind].format(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from m2d.recipe.fields import NegativePrompt, Prompt
 
@@ -87,9 +87,13 @@ class HoloCineText(_Layout):
         return HoloCine.model_validate(parts).stories()
 
 
+# StoryMem writes them as texts, too.
+_Cut = Annotated[bool, BeforeValidator(lambda data: {"True": True, "False": False}.get(str(data), data))]
+
+
 class _StoryMemScene(_Layout):
     video_prompts: _Prompts
-    cut: tuple[bool | Literal["True", "False"], ...] | None = None
+    cut: tuple[_Cut, ...] | None = None
 
     @model_validator(mode="after")
     def _has_a_cut_for_each_prompt(self) -> _StoryMemScene:
@@ -108,7 +112,7 @@ class StoryMem(_Layout):
     def stories(self) -> list[SharedStory]:
         """Every prompt is a scene; one without a cut continues the scene before it."""
         scenes = [
-            _joined(prompt, continues=cut in (False, "False"))
+            _joined(prompt, continues=not cut)
             for scene in self.scenes
             for prompt, cut in zip(
                 scene.video_prompts, scene.cut or (True,) * len(scene.video_prompts), strict=True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from m2d.diffusion.schedulers import SCHEDULERS
 from m2d.errors import RecipeError
+from m2d.recipe import explain
 from m2d.recipe.loader import load_document, load_recipe, parse_document
 from m2d.recipe.schema import Recipe, Scene, SchedulerName
 from m2d.recipe.yaml_text import MAX_PROBLEMS, parse_json
@@ -272,3 +275,11 @@ def test_any_model_gets_places_and_suggestions(tmp_path: Path) -> None:
         "6:6: many[0].hold_out: unknown key; did you mean held_out?",
         "7:17: many[1].sizes[1]: expected a whole number, got 'a'",
     ]
+
+
+def test_no_message_about_a_recipe_shows_a_pattern() -> None:
+    patterns = set(re.findall(r'"pattern": ("[^"]*")', json.dumps(Recipe.model_json_schema())))
+    assert patterns
+    assert {json.loads(pattern) for pattern in patterns} <= set(explain._PATTERNS)
+    with pytest.raises(RecipeError, match=r"variant: expected 1 to 40 letters, digits, _ and -, got '../x'$"):
+        parse_document(STORY + "variant: ../x\n", Recipe, name="story.yaml")

@@ -156,6 +156,10 @@ def test_shots_of_kling_and_wan_are_scenes(tmp_path: Path) -> None:
         ("once upon a time", "in no layout that m2d knows"),
         ("[]", "in no layout that m2d knows"),
         (HOLOCINE | {"shot_captions": [3]}, r"shot_captions\[0\]"),
+        (
+            {"scenes": [{"video_prompts": ["a"], "cut": ["maybe"]}]},
+            r"cut\[0\]: expected true or false, got 'maybe'",
+        ),
         ({"scenes": [{"video_prompts": ["a", "b"], "cut": [True]}]}, "cut has 1 entries for 2 video_prompts"),
         ({"prompt": "A chef cooks.", "shot_type": "multi"}, "prompt names no shots"),
         ([{"text": ""}], "is empty"),
