@@ -49,10 +49,10 @@ def check_writable(path: Path, *, force: bool) -> None:
             has this name, or a file is there and `force` is not set.
     """
     folder = path.parent
-    if "\0" not in str(path) and (problem := name_problem(path)):
-        raise OutputError(f"{path}: {problem} or choose another output")
     if not path.name or "\0" in str(path):
         raise OutputError(f"output {str(path)!r} is not a file name; give a name such as story.mp4")
+    if problem := name_problem(path):
+        raise OutputError(f"{path}: {problem} or choose another output")
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; create it or choose another output")
     if not os.access(folder, os.W_OK | os.X_OK):

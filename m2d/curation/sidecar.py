@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from m2d.curation.shots import Shot
-from m2d.data.json_text import read_json_value
+from m2d.data.json_text import read_json_text
 from m2d.errors import DatasetError
 from m2d.reading import read_text
 from m2d.recipe.places import forbidden_character, name_character
@@ -63,16 +63,12 @@ def read_sidecar(film: Path) -> list[CaptionedSpan]:
 
 
 def _read_json(text: str, path: Path) -> object:
-    start = len(text) - len(text.lstrip())
     try:
-        value, end = read_json_value(text, start)
+        return read_json_text(text)
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}:{error.lineno}: not valid JSON: {error.msg.lower()}") from error
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
-    if text[end:].strip():
-        raise DatasetError(f"{path}: not valid JSON: something follows the list")
-    return value
 
 
 def caption_of(shot: Shot, spans: list[CaptionedSpan]) -> str:

@@ -9,6 +9,19 @@ from typing import Any
 _MAX_NUMBER_CHARACTERS = 40
 
 
+def read_json_text(text: str) -> Any:
+    """Return the one value of a text.
+
+    Raises:
+        JSONDecodeError: It is no JSON, or something follows the value; it knows the place.
+        ValueError: As `read_json_value`.
+    """
+    value, end = read_json_value(text, len(text) - len(text.lstrip()))
+    if text[end:].strip():
+        raise json.JSONDecodeError("something follows the value", text, end)
+    return value
+
+
 def read_json_value(text: str, offset: int = 0) -> tuple[Any, int]:
     """Return the value that starts at `offset` and the offset behind it.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from m2d.data.csv_format import WrittenClip
 from m2d.data.dataset_text import DatasetText, Problems, Shot, ShotGroup
-from m2d.data.json_text import read_json_value
+from m2d.data.json_text import read_json_text
 from m2d.recipe.places import show
 
 VERSION = 1
@@ -33,9 +33,7 @@ def read_jsonl(dataset: DatasetText) -> list[ShotGroup]:
         if not line.strip():
             continue
         try:
-            story, end = read_json_value(line, len(line) - len(line.lstrip()))
-            if line[end:].strip():
-                raise json.JSONDecodeError("something follows the story", line, end)
+            story = read_json_text(line)
         except json.JSONDecodeError as error:
             reason = f"not valid JSON: {error.msg.lower()} at column {error.colno}"
             dataset.problems.add(place, reason)

@@ -40,7 +40,7 @@ def rule_counts(
     undescribed = [why_unusable(*pair) if isinstance(pair[1], VideoFacts) else "" for pair in pairs]
     counts = [
         _counted("can be decoded", shots, undecoded),
-        _counted("is the file described", shots, undescribed),
+        _counted("is the described file", shots, undescribed),
         _without_caption(shots),
     ]
     for name, rule in rules.items():

@@ -62,11 +62,11 @@ def without_places(recipe: Recipe) -> Recipe:
 
 
 def _file_name(path: str) -> str:
-    return PurePath(last_part(path)).name or "picture"
+    return PurePath(last_part(path)).name or "unnamed"
 
 
 def _named(choice: LoraChoice) -> LoraChoice:
-    return choice.model_copy(update={"path": PurePath(last_part(choice.path)).name or "lora"})
+    return choice.model_copy(update={"path": _file_name(choice.path)})
 
 
 def loras_of_scene(run: RunRecord, scene: int) -> tuple[LoraChoice, ...]:

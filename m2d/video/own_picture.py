@@ -20,7 +20,7 @@ _COMMON = tuple(
 _SAME_STEADY = 0.0005
 # Cameras whose rate varies aim at a common one.
 _SAME_VARYING = 0.03
-# Of a new scene, a slow film shows at least every second frame without a word.
+# A film that shows fewer frames of a new scene than every second one is told.
 _MOST_LEFT_OUT = 2
 # Where the rate varies, a quarter of the steps is at the fastest rate that is more than a moment.
 _FAST_PERCENTILE = 25

@@ -80,9 +80,7 @@ def probe(path: Path) -> FilmInfo:
         with problems_of(path):
             provenance = _provenance(tags)
             if provenance:
-                # An index counts frames, too, that an edit list hides.
-                packets = container.demux(stream)
-                num_frames = sum(1 for packet in packets if packet.size and not packet.is_discard)
+                num_frames = _num_shown(container, stream)
                 fps, width, height = frame_rate(container, stream), stream.width, stream.height
                 provenance.check_film(num_frames=num_frames, width=width, height=height, fps=fps)
                 provenance.check_runs()
@@ -130,6 +128,15 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
     """Width of a pixel over its height; 1 when the file does not say."""
     ratio = stream.sample_aspect_ratio
     return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
+
+
+def _num_shown(container: InputContainer, stream: VideoStream) -> int:
+    """Count the frames of a film without those that an edit list hides."""
+    entries = stream.index_entries
+    # Not every container has an index of all its frames; without one, the whole file is read.
+    if entries and len(entries) == stream.frames:
+        return sum(not entry.is_discard for entry in entries)
+    return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
 
 
 def _chapters(container: InputContainer) -> tuple[Chapter, ...]:

@@ -25,7 +25,11 @@ from m2d.errors import DatasetError
         ),
         ("film.captions.json", "[\n{]", r"film.captions.json:2: not valid JSON: "),
         ("film.captions.json", "[7]", r"film.captions.json: 0: "),
-        ("film.captions.json", "[] []", r"film.captions.json: not valid JSON: something follows the list$"),
+        (
+            "film.captions.json",
+            "[] []",
+            r"film.captions.json:1: not valid JSON: something follows the value$",
+        ),
     ],
 )
 def test_what_cannot_be_a_caption_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_character_that_no_recipe_may_hold_is_told_with_its_place(
         ('[{"caption": "x", "start_s": NaN}]', r"d.jsonl:1: scenes\[0\].start_s: must be finite, got nan"),
         ('[{"caption": "x", "end_s": "1"}]', r"d.jsonl:1: scenes\[0\].end_s: '1' is no number of seconds$"),
         ("[7]", r"d.jsonl:1: scenes\[0\]: 7 is no object; give one with video and caption$"),
-        ("[]} {", r"d.jsonl:1: not valid JSON: something follows the story at column 26$"),
+        ("[]} {", r"d.jsonl:1: not valid JSON: something follows the value at column 26$"),
     ],
 )
 def test_json_that_says_two_things_or_none_is_refused_in_words(

@@ -50,7 +50,7 @@ def _check(source: Path) -> dict[str, RuleCount]:
 
 def test_another_file_and_a_part_behind_the_end_are_told_before_training(described: Path) -> None:
     counts = _check(described)
-    (other,) = counts["is the file described"].examples
+    (other,) = counts["is the described file"].examples
     assert other.startswith(
         f"{described}:1: scenes[0]: a.mp4 is not the file that the dataset describes: its sha256 is "
     )
