@@ -105,7 +105,7 @@ def open_image(data: bytes, name: str) -> Image.Image:
 
 
 def rgb_of(picture: Image.Image) -> np.ndarray:
-    """Return an opened picture, upright, as uint8 RGB (H, W, 3); 16 bits are scaled to 8."""
+    """Return an opened picture, upright and on white, as uint8 RGB (H, W, 3); 16 bits are scaled to 8."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -114,6 +114,9 @@ def rgb_of(picture: Image.Image) -> np.ndarray:
         # Pillow would make every value above 255 white.
         values_HW = np.asarray(upright).astype(np.uint32)
         upright = Image.fromarray(((values_HW + _WIDER // 2) // _WIDER).astype(np.uint8))
+    if upright.has_transparency_data:
+        page = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(page, upright.convert("RGBA"))
     return np.asarray(upright.convert("RGB"))
 
 

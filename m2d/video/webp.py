@@ -98,7 +98,7 @@ def _duration_ms(picture: Image.Image) -> int:
 
 def _on_white(picture: Image.Image) -> Image.Image:
     """Return the picture as a page shows it where it is transparent."""
-    if "A" not in picture.getbands():
+    if not picture.has_transparency_data:
         return picture.convert("RGB")
     page = Image.new("RGBA", picture.size, "white")
     page.alpha_composite(picture.convert("RGBA"))

@@ -34,6 +34,16 @@ def test_a_picture_of_8_bits_keeps_its_colours(mode: str) -> None:
     assert rgb_of(opened(picture)).tolist() == [[[255] * 3] * 2] * 2
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_a_transparent_picture_lies_on_white(mode: str) -> None:
+    picture = Image.new("LA", (2, 2), (0, 0))
+    if mode == "P":
+        picture = Image.new("P", (2, 2))
+        picture.info["transparency"] = 0
+    found = rgb_of(opened(picture.convert(mode)))
+    assert found.tolist() == [[[255] * 3] * 2] * 2
+
+
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_a_picture_of_unknown_range_is_refused(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.Image.open", lambda *_, **__: Image.new(mode, (2, 2)))
