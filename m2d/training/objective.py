@@ -9,6 +9,7 @@ Owns which latents are noised and which errors count; draws no indices and updat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,12 @@ class TrainingBatch(NamedTuple):
 
 
 def velocity_errors(
-    model: Callable[..., Tensor], batch: TrainingBatch, *, schedule: VelocitySchedule, layout: SceneLayout
+    model: Callable[..., Tensor],
+    batch: TrainingBatch,
+    *,
+    schedule: VelocitySchedule,
+    layout: SceneLayout,
+    scene_guidance: float = 0.0,
 ) -> Tensor:
     """Predict the velocity and return its mean squared error per sample and scene (B, N).
 
@@ -44,6 +50,7 @@ def velocity_errors(
 
     Args:
         model: A scene transformer, maybe wrapped: predicts the velocity BFCHW.
+        scene_guidance: See `ObjectiveRecipe`.
     """
     num_scenes = layout.num_scenes
     frames_per_scene = layout.latent_frames[0]
@@ -54,8 +61,16 @@ def velocity_errors(
     noisy_BFCHW = schedule.add_noise(batch.latents_BFCHW, batch.noise_BFCHW, timesteps_BF)
     noisy_BFCHW = torch.where(is_noised_BF[:, :, None, None, None], noisy_BFCHW, batch.latents_BFCHW)
     velocity_BFCHW = schedule.velocity(batch.latents_BFCHW, batch.noise_BFCHW, timesteps_BF)
-    predicted_BFCHW = model(noisy_BFCHW, batch.prompt_embeds_BLD, batch.timesteps_BN, layout=layout)
-    squared_BFCHW = (predicted_BFCHW.float() - velocity_BFCHW).square()
+    inputs = (noisy_BFCHW, batch.prompt_embeds_BLD, batch.timesteps_BN)
+    apart_BFCHW = None
+    if scene_guidance:
+        with torch.no_grad():
+            apart_BFCHW = model(*inputs, layout=replace(layout, mask="isolated")).float()
+    predicted_BFCHW = model(*inputs, layout=layout).float()
+    if apart_BFCHW is not None:
+        shared_BFCHW = predicted_BFCHW.detach() - apart_BFCHW
+        velocity_BFCHW = velocity_BFCHW + scene_guidance * shared_BFCHW
+    squared_BFCHW = (predicted_BFCHW - velocity_BFCHW).square()
     errors_BNF = squared_BFCHW.mean(dim=(2, 3, 4)).reshape(-1, num_scenes, frames_per_scene)
     # Errors of context scenes are measured whole, and not used.
     counts_BNF = is_noised_BNF | ~batch.is_target_BN[..., None]

@@ -137,12 +137,14 @@ class Stepper:
         state.step += 1
         return StepFigures(loss, grad_norm, data_s, layout)
 
-    def errors_of(self, model: nn.Module, batch: TrainingBatch) -> Tensor:
+    def errors_of(self, model: nn.Module, batch: TrainingBatch, *, scene_guidance: float = 0.0) -> Tensor:
         """Return the errors (B, N) of a model in the recipe's precision."""
         is_mixed = self._setup.recipe.precision == "bfloat16"
         with torch.autocast(self._setup.processes.device.type, torch.bfloat16, enabled=is_mixed):
             layout = self._setup.layout_of(batch)
-            return velocity_errors(model, batch, schedule=self._schedule, layout=layout)
+            return velocity_errors(
+                model, batch, schedule=self._schedule, layout=layout, scene_guidance=scene_guidance
+            )
 
     def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> _Gradients:
         """Compute this process's microbatches."""
@@ -160,7 +162,8 @@ class Stepper:
                 self._batches.expect(upcoming, step=next_step, first=first.start)
             data_s += time.perf_counter() - started_s
             with self._seeded_dropout(places), nullcontext() if is_last else without_sync(self._model):
-                errors_BN = self.errors_of(self._model, batch)
+                guidance = self._setup.recipe.objective.scene_guidance
+                errors_BN = self.errors_of(self._model, batch, scene_guidance=guidance)
                 loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
                 # Gradients are averaged over the processes, but the parts of the loss must be summed.
                 self._state.optimizer.backward(loss * processes.count)

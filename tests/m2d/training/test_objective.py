@@ -72,6 +72,32 @@ def test_a_given_first_frame_enters_clean_and_does_not_count(batch: TrainingBatc
     assert torch.equal(errors_BN[~has_image_BN], without_BN[~has_image_BN])
 
 
+def test_scene_guidance_grows_what_other_scenes_change(batch: TrainingBatch) -> None:
+    weight = torch.tensor(0.0, requires_grad=True)
+    apart_BFCHW = torch.randn_like(batch.latents_BFCHW)
+
+    def model(latents_BFCHW: Tensor, *_: Tensor, layout: SceneLayout) -> Tensor:
+        sees_others = layout.mask == LAYOUT.mask
+        return apart_BFCHW + weight * torch.ones_like(latents_BFCHW) if sees_others else apart_BFCHW
+
+    def best(guidance: float) -> float:
+        """Follow the gradient to the weight that the loss asks for; the loss is a parabola."""
+        with torch.no_grad():
+            weight.zero_()
+        for _ in range(200):
+            errors_BN = velocity_errors(
+                model, batch, schedule=SCHEDULE, layout=LAYOUT, scene_guidance=guidance
+            )
+            (gradient,) = torch.autograd.grad(masked_loss(errors_BN, batch.is_target_BN), weight)
+            with torch.no_grad():
+                weight.sub_(0.2 * gradient)
+        return weight.item()
+
+    without = best(0.0)
+    assert best(0.5) == pytest.approx(2 * without, rel=1e-3)
+    assert best(0.2) == pytest.approx(1.25 * without, rel=1e-3)
+
+
 def test_the_loss_ignores_context_scenes(batch: TrainingBatch) -> None:
     errors_BN = torch.tensor([[100.0, 100.0, 1.0], [2.0, 3.0, 4.0]])
     assert float(masked_loss(errors_BN, batch.is_target_BN)) == pytest.approx(10 / 4)
