@@ -27,7 +27,7 @@ def test_interval_of_a_mean_is_as_wide_as_theory_says() -> None:
     assert figure.high - figure.low == pytest.approx(2 * 1.96 * 0.5 / math.sqrt(400), rel=0.12)
 
 
-@pytest.mark.parametrize("num_stories", [10, 50])
+@pytest.mark.parametrize("num_stories", [2, 3, 5, 9, 10, 50])
 def test_intervals_cover_the_truth_95_percent_of_the_time(num_stories: int) -> None:
     draw = np.random.default_rng(num_stories)
     figures = [
@@ -35,6 +35,24 @@ def test_intervals_cover_the_truth_95_percent_of_the_time(num_stories: int) -> N
     ]
     covered = sum(figure.low <= 1.0 <= figure.high for figure in figures) / len(figures)
     assert covered == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("num_stories", [3, 6])
+def test_a_few_stories_of_unequal_weight_cover_the_truth(num_stories: int) -> None:
+    draw = np.random.default_rng(num_stories)
+    figures = []
+    for _ in range(500):
+        counts = draw.integers(2, 5, num_stories).astype(np.float64)
+        figures.append(
+            figure_of(tally((draw.normal(1.0, 0.5, num_stories) * counts).tolist(), counts.tolist()))
+        )
+    covered = sum(figure.low <= 1.0 <= figure.high for figure in figures) / len(figures)
+    assert covered == pytest.approx(0.95, abs=0.03)
+
+
+def test_one_story_has_no_interval() -> None:
+    figure = figure_of(tally([0.0, 3.0], [0.0, 4.0]))
+    assert (figure.value, figure.as_json()["low"], figure.as_json()["high"]) == (0.75, None, None)
 
 
 def test_equal_tallies_give_equal_intervals() -> None:
