@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
-from m2d.errors import Interrupted
+from m2d.errors import Interrupted, Remedy
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -18,6 +18,8 @@ class StopRequest:
     """Turns the first SIGTERM or SIGINT into a flag; a second one has its usual effect.
 
     A context manager for the main thread; in other threads Python cannot handle signals, and it does nothing.
+    A request around this one is set, too: whoever makes several films learns of a signal that came too late to
+    end one of them.
     """
 
     def __init__(self) -> None:
@@ -29,14 +31,14 @@ class StopRequest:
         """Name of the received signal, or an empty string."""
         return self._signal.name if self._signal is not None else ""
 
-    def check(self, doing: str) -> None:
+    def check(self, doing: str, *, remedy: Remedy | None = None) -> None:
         """Stop if asked to; `doing` says what is interrupted and what is kept.
 
         Raises:
             Interrupted: A signal came.
         """
         if self.reason:
-            raise Interrupted(f"{self.reason} {doing}")
+            raise Interrupted(f"{self.reason} {doing}", remedy=remedy)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -47,9 +49,11 @@ class StopRequest:
         self._restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
+        around = getattr(self._previous.get(signal.Signals(number)), "__self__", None)
         self._signal = signal.Signals(number)
         self._restore()
+        if isinstance(around, StopRequest):
+            around._on_signal(number, frame)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

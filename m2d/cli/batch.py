@@ -13,7 +13,8 @@ import typer
 from m2d.cli.failures import error_document
 from m2d.cli.options import FilmOptions
 from m2d.cli.results import film_document, show_film
-from m2d.errors import InputError, Interrupted, M2DError
+from m2d.errors import InputError, Interrupted, M2DError, Remedy
+from m2d.stop import StopRequest
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -92,6 +93,7 @@ class Batch:
     def __init__(self, *, reporter: Reporter, options: CandidateOptions) -> None:
         self._reporter, self._options = reporter, options
         self._made: list[FilmResult] = []
+        self._stop = StopRequest()
         self._sheets: list[Path] = []
         self._failed: list[_Failed] = []
         self._best: list[dict[str, object]] = []
@@ -101,6 +103,7 @@ class Batch:
         made = {film.seed: result for film in films if (result := self._film(film)) is not None}
         if sheet is None or not made:
             return
+        self._check_stop()
         found = {seed: (each.film, each.provenance) for seed, each in made.items() if seed is not None}
         try:
             self._show_side_by_side(found, sheet)
@@ -138,9 +141,11 @@ class Batch:
     def _film(self, film: FilmToMake) -> FilmResult | None:
         from m2d.cli.console import write_result
 
+        self._check_stop()
         began_s = time.monotonic()
         try:
-            result = _kept(film) or film.make()
+            with self._stop:
+                result = _kept(film) or film.make()
         except Interrupted:
             raise
         except M2DError as error:
@@ -154,6 +159,10 @@ class Batch:
         if not self._options.as_json:
             write_result(result.film)
         return result
+
+    def _check_stop(self) -> None:
+        """End the series after a signal that came too late to end a film."""
+        self._stop.check("ended the series: finished films are kept", remedy=Remedy.RESUME)
 
     def report(self) -> None:
         """Write the JSON document if asked for, and end with the exit code of the first failure."""

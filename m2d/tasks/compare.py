@@ -37,6 +37,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.plan import RunPlan
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
+from m2d.stop import StopRequest
 from m2d.tasks.batch import Story, plan_stories, record_if_made_by
 from m2d.video.digests import canonical_json
 
@@ -155,7 +156,9 @@ class _Films:
         )
         options = RunOptions(force=self._plan.force, resume=resume)
         try:
-            make_film(job, self._backend, reporter=self._reporter, options=options)
+            with StopRequest() as stop:
+                make_film(job, self._backend, reporter=self._reporter, options=options)
+            stop.check("ended the comparison: finished work is kept")
         except Interrupted as error:
             raise Interrupted(f"{error}; the same call continues") from error
         self._reporter.note(f"{name}: {output.name}, {time.monotonic() - began_s:.0f} s")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from m2d.errors import Interrupted
-from m2d.stop import ended_by_signals
+from m2d.stop import StopRequest, ended_by_signals
 
 
 def press_and_go_on(done: list[str]) -> None:
@@ -93,3 +93,15 @@ def test_other_threads_may_load_libraries_too() -> None:
     thread.start()
     thread.join()
     assert problems == []
+
+
+def test_a_signal_that_comes_too_late_for_a_block_reaches_the_one_around_it() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as series:
+        with StopRequest() as film:
+            signal.raise_signal(signal.SIGINT)
+            # A second one has its usual effect, however many requests there are.
+            assert signal.getsignal(signal.SIGINT) is before
+        assert film.reason == series.reason == "SIGINT"
+    with pytest.raises(Interrupted, match="SIGINT ended the series"):
+        series.check("ended the series")

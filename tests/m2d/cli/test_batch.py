@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -18,7 +20,7 @@ from m2d.cli.main import app
 from m2d.cli.stories import parse_seeds
 from m2d.errors import InputError
 from m2d.files import write_bytes
-from m2d.film import seed_sheet
+from m2d.film import make, seed_sheet
 from m2d.video.run_folder import read_run
 from tests.m2d.cli.conftest import STORY, Run
 from tests.m2d.cli.test_json import undocumented
@@ -58,6 +60,22 @@ def test_seeds_make_one_film_each_and_one_picture_and_resume_completes_them(m2d:
     assert (folder / "first-snow-seed-3.mp4").stat().st_mtime_ns == kept
     # A film of another recipe is not taken for a finished one.
     assert m2d(*words, "--resume", "--set", "title=Other", "--out", "first-snow.mp4").exit_code == 2
+
+
+def test_a_signal_at_the_end_of_a_film_ends_the_series(
+    m2d: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = make._publish
+
+    def last_moment(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return finish(*arguments, **options)
+
+    monkeypatch.setattr(make, "_publish", last_moment)
+    result = m2d("generate", "story.yaml", "--seeds", "3,5", *QUICK)
+    assert result.exit_code == 75
+    assert "SIGTERM ended the series: finished films are kept; resume with --resume" in result.stderr
+    assert films(folder) == ["first-snow-seed-3.mp4"]
 
 
 def test_candidates_are_ranked_on_one_sheet_and_their_scores_are_kept(m2d: Run, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from m2d.progress import SilentReporter
 from m2d.recipe.loader import Loaded
 from m2d.recipe.overrides import COMMAND_LINE, Overrides
 from m2d.recipe.schema import Recipe, Scene
+from m2d.stop import StopRequest
 from m2d.tasks import compare as task
 from m2d.tasks.compare import PAGE, RESULTS, TABLE, ComparePlan, compare
 from m2d.tasks.models import make_random
@@ -180,6 +182,22 @@ def test_an_interrupted_comparison_says_how_it_continues(
     with pytest.raises(Interrupted, match=r"work is kept; the same call continues") as raised:
         compare(plan(tmp_path, tiny_folder), SilentReporter())
     assert raised.value.remedy is None
+
+
+def test_a_signal_at_the_end_of_a_film_ends_the_comparison(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def last_moment(job: Any, *_: Any, **__: Any) -> None:
+        with StopRequest():
+            signal.raise_signal(signal.SIGTERM)
+        made.append(job)
+
+    monkeypatch.setattr(task, "make_film", last_moment)
+    with pytest.raises(Interrupted, match=r"^SIGTERM ended the comparison: .* the same call continues$"):
+        compare(plan(tmp_path, tiny_folder), SilentReporter())
+    assert len(made) == 1
 
 
 def test_references_are_the_background_and_the_actors_of_a_scene() -> None:

@@ -146,7 +146,7 @@ def test_a_wrong_recipe_names_every_problem_with_its_line(recipe: Path) -> None:
 
 def test_single_scenes_have_no_scene_guidance(recipe: Path) -> None:
     recipe.write_text(recipe.read_text() + "objective: {scene_guidance: 0.5}\n")
-    with pytest.raises(RecipeError, match="objective.scene_guidance: a single scene sees no other"):
+    with pytest.raises(RecipeError, match=r"objective\.scene_guidance: a single scene sees no other"):
         plan_training(recipe)
 
 
