@@ -18,8 +18,8 @@ class StopRequest:
     """Turns the first SIGTERM or SIGINT into a flag; a second one has its usual effect.
 
     A context manager for the main thread; in other threads Python cannot handle signals, and it does nothing.
-    A request around this one is set, too: whoever makes several films learns of a signal that came too late to
-    end one of them.
+    A request around this one is set, too: whoever makes several films learns of a signal that came too late
+    to end one of them.
     """
 
     def __init__(self) -> None:

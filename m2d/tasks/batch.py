@@ -88,9 +88,9 @@ def plan_batch(
     """Plan the films of every story, and check all outputs.
 
     A number of seeds counts up from each story's own. Several films are `NAME.mp4` for every story, or
-    `NAME-seed-3.mp4` for every seed. `overrides.out` is then a folder, or with one story the name that seeds
-    are added to. With `resume`, films of the batch that are
-    complete are kept, an unfinished one is resumed, and missing ones are made.
+    `NAME-seed-3.mp4` for every seed. `overrides.out` is then a folder, or with one story a `.mp4` name that
+    seeds are added to. With `resume`, films of the batch that are complete are kept, an unfinished one is
+    resumed, and missing ones are made.
 
     Raises:
         RecipeError: Everything that is wrong with any story.
@@ -99,7 +99,8 @@ def plan_batch(
     """
     out, is_batch = overrides.out, len(stories) > 1 or bool(seeds)
     is_there = out is not None and is_folder(out)
-    folder = out if is_there or len(stories) > 1 else None
+    is_new = out is not None and bool(seeds) and not out.suffix
+    folder = out if is_there or is_new or len(stories) > 1 else None
     if folder is not None and folder.suffix.lower() == ".mp4" and not is_there:
         raise InputError(f"{out}: several films need a folder", argument="out")
     planned = _loaded(stories, seeds, model=model, overrides=replace(overrides, out=None if folder else out))

@@ -72,10 +72,11 @@ def test_a_signal_at_the_end_of_a_film_ends_the_series(
         return finish(*arguments, **options)
 
     monkeypatch.setattr(make, "_publish", last_moment)
-    result = m2d("generate", "story.yaml", "--seeds", "3,5", *QUICK)
+    result = m2d("generate", "story.yaml", "--seeds", "3,5", "--out", "snow", *QUICK)
     assert result.exit_code == 75
     assert "SIGTERM ended the series: finished films are kept; resume with --resume" in result.stderr
-    assert films(folder) == ["first-snow-seed-3.mp4"]
+    # A folder, which was missing.
+    assert films(folder / "snow") == ["first-snow-seed-3.mp4"]
 
 
 def test_candidates_are_ranked_on_one_sheet_and_their_scores_are_kept(m2d: Run, folder: Path) -> None:
