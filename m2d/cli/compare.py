@@ -37,7 +37,7 @@ class CompareOptions(ModelOptions):
     device: DeviceOption = None
     dtype: DtypeOption = None
     settings: SetOption = None
-    force: Annotated[bool, typer.Option("--force", help="Replace films of other settings.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Replace the report and films of other settings.")] = False
     as_json: ResultJsonFlag = False
     quiet: QuietFlag = False
 
