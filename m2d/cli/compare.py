@@ -37,7 +37,9 @@ class CompareOptions(ModelOptions):
     device: DeviceOption = None
     dtype: DtypeOption = None
     settings: SetOption = None
-    force: Annotated[bool, typer.Option("--force", help="Replace the report and films of other settings.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Replace report and films of other settings.")] = (
+        False
+    )
     as_json: ResultJsonFlag = False
     quiet: QuietFlag = False
 
