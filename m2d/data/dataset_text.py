@@ -26,8 +26,10 @@ def first_few(places: Sequence[str]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return `1 video` or `2 videos`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    """Return `1 video`, `2 videos` or `2 stories`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun.removesuffix('y')}ies" if noun.endswith("ry") else f"{count} {noun}s"
 
 
 class Problems:

@@ -30,13 +30,25 @@ from m2d.evaluation.natural_embedder import (
 )
 from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
+from m2d.evaluation.reference import find_reference
 from m2d.evaluation.report import Report
 from m2d.evaluation.scores import features_of, figures, scene_rows, story_scores
-from m2d.evaluation.stories import LeftOut, VideoStory, find_stories, left_out, load_prompts
+from m2d.evaluation.stories import (
+    LeftOut,
+    VideoStory,
+    check_given_prompts,
+    check_own_prompts,
+    find_stories,
+    left_out,
+    load_prompts,
+)
 from m2d.progress import Reporter
+from m2d.recipe.plan import RunPlan
 from m2d.video.open_film import FilmError
 
 EmbedderChoice = Literal["auto", "puppet", "natural", "viclip", "clip", "dino", "videomae", "none"]
+WITHOUT_TEXTS = {"none", *GIVEN} - {*WITH_TEXTS}
+"""Choices that compare no prompts."""
 _Measured = list[tuple[VideoStory, StoryMeasures]]
 
 
@@ -93,17 +105,36 @@ def find(plan: EvalPlan) -> Found:
     """Find the stories to measure; raises as `evaluate`."""
     prompts = None if plan.prompts is None else load_prompts(plan.prompts)
     stories, unread = find_stories(plan.paths, prompts)
-    reference, unread_reference = find_stories([plan.reference], None) if plan.reference else ([], [])
     _check_found(stories, unread)
+    if prompts is not None:
+        check_given_prompts(stories, prompts)
+    elif plan.embedder not in WITHOUT_TEXTS:
+        check_own_prompts(stories)
+    if plan.reference is None:
+        return Found(stories, unread, [], [])
+    _check_has_features(plan)
+    num_clips = sum(len(story.scenes) for story in stories)
+    reference, unread_reference = find_reference(plan.reference, num_clips=num_clips, unread=unread)
     return Found(stories, unread, reference, unread_reference)
+
+
+def check_before_films(plan: EvalPlan, films: Sequence[RunPlan]) -> None:
+    """Check everything about an evaluation that is known before its films are made; raises as `evaluate`."""
+    choice = chosen_embedder(plan.embedder, is_puppet=all(film.source.is_puppet for film in films))
+    if choice == "natural":
+        check_networks(has_prompts=True, has_reference=plan.reference is not None)
+    if choice == "puppet":
+        shapes = [scene.geometry for film in films for scene in film.scenes]
+        _puppet_embedder({(shape.height, shape.width) for shape in shapes})
+    if plan.reference is not None:
+        _check_has_features(plan)
+        find_reference(plan.reference, num_clips=sum(len(film.scenes) for film in films))
 
 
 def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     """Measure what was found; raises as `evaluate`."""
     stories, unread, reference, unread_reference = found
     embedder = _embedder(plan, stories)
-    if plan.reference and embedder is None:
-        raise InputError("a reference is compared by features, so it needs an embedder", argument="reference")
     instruments, notes = _instruments(plan, embedder, stories)
     done = _measure(stories, instruments, unread, reporter, stage="measure videos")
     known = _measure(reference, instruments, unread_reference, reporter, stage="measure reference")
@@ -145,12 +176,7 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     if choice == "none":
         return None
     if choice == "puppet":
-        sizes = {(story.height, story.width) for story in stories}
-        if len(sizes) > 1:
-            found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
-            raise InputError(f"puppet films of different sizes ({found}); evaluate each size alone")
-        height, width = sizes.pop()
-        return load_puppet_embedder(height=height, width=width)
+        return _puppet_embedder({(story.height, story.width) for story in stories})
     has_prompts = any(story.prompts for story in stories)
     if choice in GIVEN:
         folder = given_folder(choice, plan.embedder_model, field="--embedder-model")
@@ -158,6 +184,19 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     has_reference = plan.reference is not None
     check_networks(has_prompts=has_prompts, has_reference=has_reference)
     return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
+
+
+def _puppet_embedder(sizes: set[tuple[int, int]]) -> Embedder:
+    if len(sizes) > 1:
+        found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise InputError(f"puppet films of different sizes ({found}); evaluate each size alone")
+    (size,) = sizes
+    return load_puppet_embedder(height=size[0], width=size[1])
+
+
+def _check_has_features(plan: EvalPlan) -> None:
+    if plan.embedder == "none":
+        raise InputError("a reference is compared by features, so it needs an embedder", argument="reference")
 
 
 def chosen_embedder(choice: EmbedderChoice, *, is_puppet: bool) -> EmbedderChoice:
@@ -198,7 +237,7 @@ def _instruments(
         notes.append("cut accuracy: it needs the package opencv-python-headless")
     if embedder and not any(story.prompts for story in stories):
         notes.append("semantic consistency and cross-talk: the videos hold no prompts, and none were given")
-    elif embedder and plan.embedder in GIVEN and plan.embedder not in WITH_TEXTS:
+    elif plan.embedder in GIVEN and plan.embedder in WITHOUT_TEXTS:
         notes.append(f"semantic consistency and cross-talk: {plan.embedder} has no text encoder")
     instruments = Instruments(
         extractors=embedder.extractors if embedder else {},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from m2d.data.dataset_text import counted
 from m2d.errors import InputError
 from m2d.evaluation.intervals import Figure
 
@@ -45,28 +46,32 @@ class SetDistance:
 def set_distance(features_ND: Features, reference_MD: Features) -> SetDistance:
     """Compare two sets of equal size.
 
-    Raises:
-        InputError: Fewer than `FEWEST_CLIPS` clips, or sets of unequal size: both change the distance itself.
+    Raises: as `check_sizes`.
     """
-    sizes = (len(features_ND), len(reference_MD))
-    if min(sizes) < FEWEST_CLIPS:
-        raise InputError(
-            f"the set has {sizes[0]} clips, its reference {sizes[1]}; a Frechet distance needs at least"
-            f" {FEWEST_CLIPS} of each"
-        )
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"the set has {sizes[0]} clips, its reference {sizes[1]}; the number of clips changes a Frechet"
-            " distance, so both must have the same"
-        )
+    check_sizes(len(features_ND), len(reference_MD))
     frechet_K, kernel_K = self_distances(reference_MD)
     return SetDistance(
         frechet=frechet_distance(features_ND, reference_MD),
         frechet_floor=_range_of(frechet_K),
         kernel=kernel_distance(features_ND, reference_MD),
         kernel_floor=_range_of(kernel_K),
-        num_clips=sizes[0],
+        num_clips=len(features_ND),
     )
+
+
+def check_sizes(num_clips: int, num_reference: int) -> None:
+    """Check that two sets can be compared.
+
+    Raises:
+        InputError: Fewer than `FEWEST_CLIPS` clips, or sets of unequal size: both change the distance itself.
+    """
+    sizes = f"the set has {counted(num_clips, 'clip')}, its reference {num_reference}"
+    if min(num_clips, num_reference) < FEWEST_CLIPS:
+        raise InputError(f"{sizes}; a Frechet distance needs at least {FEWEST_CLIPS} of each")
+    if num_clips != num_reference:
+        raise InputError(
+            f"{sizes}; the number of clips changes a Frechet distance, so both must have the same"
+        )
 
 
 def frechet_distance(first_ND: Features, second_MD: Features) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m2d.data.dataset_text import counted, first_few
 from m2d.errors import InputError
 from m2d.folders import is_folder
 from m2d.recipe.fields import default_output
@@ -32,6 +33,8 @@ _SCENE_FILE = re.compile(r"(?P<story>.+)-scene-(?P<number>[0-9]{1,6})")
 _SEED = re.compile(r"-seed-[0-9]+$")
 _LONGEST_REASON = 300
 _FEWEST_FRAMES = 2
+# In place of the number of a scene, for a file that is a whole story.
+_WHOLE = -1
 
 Prompts = Mapping[str, tuple[str, ...]]
 """Per story name, the prompts of its scenes."""
@@ -77,32 +80,66 @@ class VideoStory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """A video that is not evaluated, and the reason."""
+    """A file or story that is not evaluated, and the reason."""
 
     name: str
     reason: str
 
 
-def find_stories(paths: Sequence[Path], prompts: Prompts | None) -> tuple[list[VideoStory], list[LeftOut]]:
-    """Return the stories of films, folders of videos and run folders, and the videos that cannot be read.
+def find_stories(
+    paths: Sequence[Path], prompts: Prompts | None, *, needs_all_scenes: bool = True
+) -> tuple[list[VideoStory], list[LeftOut]]:
+    """Return the stories of films, folders of videos and run folders, and what cannot be evaluated.
 
     Args:
         prompts: Prompts that replace those in the films; None keeps the films' own.
+        needs_all_scenes: Whether a story is left out if one of its numbered scenes is missing.
 
     Raises:
-        InputError: A path holds no video, two stories have one name, or a scene has no prompt in `prompts`.
+        InputError: A path holds no video, or two stories have one name.
     """
-    files = _grouped([file for path in paths for file in _videos_of(path)])
+    groups = _grouped([file for path in paths for file in _videos_of(path)])
     stories: list[VideoStory] = []
-    left_out: list[LeftOut] = []
-    for name, group in files.items():
-        own = None if prompts is None else _prompts_for(name, prompts, is_only=len(files) == 1)
+    unread: list[LeftOut] = []
+    for name, group in groups.items():
+        own = None if prompts is None else _prompts_for(name, prompts, is_only=len(groups) == 1)
+        files = [file for _, file in sorted(group.items())]
+        gap = _missing_scenes(group) if needs_all_scenes else ""
+        if gap:
+            there = first_few([file.name for file in files])
+            unread.append(LeftOut(name=printable(name), reason=printable(f"{gap}; there are {there}")))
+            continue
         try:
-            stories.append(_story(name, group, own))
+            stories.append(_story(name, files, own))
         except (FilmError, ProvenanceError) as error:
-            left_out.append(LeftOut(name=printable(name), reason=_reason(error, group)))
-    _check_prompts(stories, is_given=prompts is not None)
-    return stories, left_out
+            unread.append(left_out(name, error, files))
+    return stories, unread
+
+
+def check_given_prompts(stories: Sequence[VideoStory], prompts: Prompts) -> None:
+    """Check that `prompts`, with which the stories were found, has one for every scene; raise InputError."""
+    unknown = [story.name for story in stories if not story.prompts]
+    problems = []
+    if unknown:
+        known = printable(first_few(sorted(prompts)))
+        problems.append(f"no recipe named {first_few(unknown)}; the prompts have {known}")
+    for story in stories:
+        have, need = len(story.prompts or ()), len(story.scenes)
+        if have and have != need:
+            problems.append(f"{story.name}: {counted(need, 'scene')}, {counted(have, 'prompt')}")
+    if problems:
+        raise InputError("\n".join(problems), argument="prompts")
+
+
+def check_own_prompts(stories: Sequence[VideoStory]) -> None:
+    """Check that all stories hold prompts, or none does; raise InputError."""
+    without = [story.name for story in stories if not story.prompts]
+    having = [story.name for story in stories if story.prompts]
+    if without and having:
+        raise InputError(
+            f"{first_few(without)}: without prompts; with prompts: {first_few(having)}; give a recipe of"
+            " each, evaluate them apart, or choose an embedder that compares no prompts"
+        )
 
 
 def load_prompts(path: Path) -> Prompts:
@@ -127,8 +164,13 @@ def load_prompts(path: Path) -> Prompts:
 
 
 def left_out(name: str, error: Exception, films: Sequence[Path]) -> LeftOut:
-    """Return the entry for a story whose videos turned out to be unreadable."""
-    return LeftOut(name=printable(name), reason=_reason(error, films))
+    """Return the entry for a story that cannot be read: its file at fault, if the error names one."""
+    text = str(error)
+    for film in films:
+        if text.startswith(f"{film}: "):
+            name, text = film.name, text.removeprefix(f"{film}: ")
+        text = text.replace(str(film), film.name)
+    return LeftOut(name=printable(name), reason=printable(text, limit=_LONGEST_REASON))
 
 
 def _recipes(path: Path) -> list[Recipe]:
@@ -159,17 +201,33 @@ def _videos_of(path: Path) -> list[Path]:
     return files
 
 
-def _grouped(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the files of each story by its name, numbered scenes together and in order."""
-    groups: dict[str, list[tuple[int, Path]]] = {}
+def _grouped(files: Sequence[Path]) -> dict[str, dict[int, Path]]:
+    """Return the files of each story by its name, and of each story by the numbers of its scenes."""
+    groups: dict[str, dict[int, Path]] = {}
     for file in dict.fromkeys(files):
         numbered = _SCENE_FILE.fullmatch(file.stem)
-        name, number = (numbered["story"], int(numbered["number"])) if numbered else (file.stem, 0)
-        group = groups.setdefault(name, [])
-        if number in [other for other, _ in group]:
-            raise InputError(f"{file}: another video has this name, too; give every story a name of its own")
-        group.append((number, file))
-    return {name: [file for _, file in sorted(group)] for name, group in groups.items()}
+        name, number = (numbered["story"], int(numbered["number"])) if numbered else (file.stem, _WHOLE)
+        group = groups.setdefault(name, {})
+        others = [other for taken, other in group.items() if _WHOLE in (taken, number) or taken == number]
+        if others:
+            raise InputError(
+                f"{file}: another video has this name, too: {others[0]}; give every story a name of its own"
+            )
+        group[number] = file
+    return groups
+
+
+def _missing_scenes(group: Mapping[int, Path]) -> str:
+    """Return `scene 2 is missing` for files numbered 1 and 3; empty if all are there, from 0 or 1 on."""
+    if _WHOLE in group:
+        return ""
+    missing = sorted({*range(min(*group, 1), max(group))} - group.keys())
+    shown = first_few([str(number) for number in missing])
+    return (
+        f"scene{'s' * (len(missing) > 1)} {shown} {'is' if len(missing) == 1 else 'are'} missing"
+        if missing
+        else ""
+    )
 
 
 def _prompts_for(name: str, prompts: Prompts, *, is_only: bool) -> tuple[str, ...]:
@@ -236,25 +294,3 @@ def _num_frames(film: Path, info: FilmInfo) -> int:
 def _is_puppet(info: FilmInfo) -> bool:
     models = [run.model for run in info.provenance.runs] if info.provenance else []
     return any(model is not None and model.name.startswith("builtin:puppet") for model in models)
-
-
-def _check_prompts(stories: Sequence[VideoStory], *, is_given: bool) -> None:
-    """Check that every scene has a prompt, if any has."""
-    if not is_given and not any(story.prompts for story in stories):
-        return
-    missing = []
-    for story in stories:
-        have, need = len(story.prompts or ()), len(story.scenes)
-        if have != need:
-            missing.append(f"{story.name}: {need} scenes, {have} prompts")
-    if missing:
-        raise InputError(
-            "every scene needs a prompt, or none may have one:\n" + "\n".join(missing), argument="prompts"
-        )
-
-
-def _reason(error: Exception, films: Sequence[Path]) -> str:
-    text = str(error)
-    for film in films:
-        text = text.replace(f"{film}: ", "").replace(str(film), film.name)
-    return printable(text, limit=_LONGEST_REASON)

@@ -20,7 +20,7 @@ from m2d.evaluation.comparison import (
     comparison_json,
     comparison_markdown,
 )
-from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, check_networks, chosen_embedder, evaluate
+from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, check_before_films, evaluate
 from m2d.families.source import ModelSource, resolve_model
 from m2d.files import check_writable, write_bytes, write_json
 from m2d.film.job import FilmJob, PlannedRun
@@ -96,9 +96,15 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
         raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
     stories = plan_stories(plan.stories, model=plan.model, overrides=plan.overrides)
     _check_stories(stories)
-    if chosen_embedder(plan.embedder, is_puppet=stories[0].source.is_puppet) == "natural":
-        # Before films are made, which may take hours.
-        check_networks(has_prompts=True, has_reference=plan.reference is not None)
+    evaluation = EvalPlan(
+        paths=(),
+        reference=plan.reference,
+        out=plan.out,
+        embedder=plan.embedder,
+        device=stories[0].device,
+    )
+    # Before films are made, which may take hours.
+    check_before_films(evaluation, stories)
     films = _Films(plan, stories, reporter)
     made: dict[str, list[Path]] = {name: [] for name in methods}
     # Story by story: what an interrupted run leaves can be compared.
@@ -107,17 +113,10 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
             made[name].append(films.make(name, method, story))
     reports = {}
     for name, method in methods.items():
-        evaluation = EvalPlan(
-            paths=tuple(made[name]),
-            reference=plan.reference,
-            out=plan.out,
-            embedder=plan.embedder,
-            device=stories[0].device,
-        )
         reports[name] = MethodReport(
             title=method.title,
             settings=_settings(method, stories[0], plan),
-            report=evaluate(evaluation, reporter),
+            report=evaluate(replace(evaluation, paths=tuple(made[name])), reporter),
             notes=_notes(method, stories[0].source, plan),
         )
     result = CompareResult(methods=reports, num_stories=len(stories), out=plan.out)

@@ -20,8 +20,8 @@ def test_films_are_measured_and_others_left_out(m2d: Run, folder: Path) -> None:
     result = m2d("eval", ".", "--embedder", "none", "--out", "report", "--force", "--json", "--quiet")
     document = json.loads(result.stdout)
     assert result.exit_code == 1
-    assert [each["name"] for each in document["left_out"]] == ["text"]
-    assert "warning: text: left out: " in result.stderr
+    assert [each["name"] for each in document["left_out"]] == ["text.mp4"]
+    assert "warning: text.mp4: left out: " in result.stderr
     assert undocumented(document) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,22 @@ def test_networks_that_are_missing_are_named_before_films_are_made(
     monkeypatch.setenv("M2D_CACHE", str(tmp_path / "cache"))
     with pytest.raises(CheckpointError, match="these scores need efficientnet i3d minilm"):
         compare(plan(tmp_path / "out", tiny_folder, ["plain"], embedder="auto"), SilentReporter())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reference_that_cannot_serve_is_refused_before_films_are_made(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    small = plan(tmp_path / "out", tiny_folder, ["plain"], reference=tmp_path / "nosuch")
+    story = partial(Loaded, value=STORY, places=COMMAND_LINE)
+    puppet = replace(small, embedder="auto", model="builtin:puppet", stories=[story])
+    for asked, message in (
+        (small, r"reference: .* needs an embedder"),
+        (replace(small, embedder="puppet"), "frames of 16x16: no attribute classifier"),
+        (puppet, "nosuch: does not exist"),
+    ):
+        with pytest.raises(InputError, match=message):
+            compare(asked, SilentReporter())
     assert not (tmp_path / "out").exists()
 
 

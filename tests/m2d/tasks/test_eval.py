@@ -12,6 +12,7 @@ import pytest
 from m2d.errors import BackendUnavailable, InputError, OutputError
 from m2d.evaluation import cache
 from m2d.evaluation.evaluate import EvalPlan, measure
+from m2d.evaluation.stories import find_stories
 from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, evaluate_videos
 from m2d.video.film_frames import film_frames
@@ -19,6 +20,7 @@ from m2d.video.write import write_film
 from tests.m2d.evaluation.hub_folders import hub_folder, write_words
 from tests.m2d.evaluation.puppet_films import write_films
 from tests.m2d.video.board.chromium import Chromium, find_chromium
+from tests.m2d.video.grown_films import GENERATE, grown, write_grown
 
 PROGRAM = find_chromium()
 
@@ -34,6 +36,12 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2D_CACHE", str(tmp_path / "cache"))
+
+
+def empty_film(path: Path, *, num_frames: int = 2) -> None:
+    frames_PHWC = np.zeros((num_frames, 64, 64, 3), np.uint8)
+    options: dict[str, Any] = {"provenance": None, "force": True, "scene_prompts": ["a"]}
+    write_film(path, [frames_PHWC], fps=8, upscale=1, title="a", **options)
 
 
 def evaluated(films: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -83,6 +91,30 @@ def test_networks_of_a_folder_score_scenes_and_prompts(films: Path, tmp_path: Pa
     assert "semantic consistency and cross-talk: dino has no text encoder" in found["notes"]
     with pytest.raises(InputError, match=r"--embedder-model: clip needs a folder"):
         evaluated(films, tmp_path / "none", embedder="clip")
+
+
+def test_a_reference_that_cannot_serve_is_refused_before_anything_is_measured(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "measure_story", None)
+    out, four = tmp_path / "report", films / "films"
+    with pytest.raises(InputError, match=r"reference: .*nosuch: does not exist; give a folder of videos"):
+        evaluated(films, out, reference=tmp_path / "nosuch")
+    with pytest.raises(InputError, match=r"reference: .*holds no video"):
+        evaluated(films, out, reference=films / "stories")
+    with pytest.raises(InputError, match=r"reference: .* needs an embedder"):
+        evaluated(films, out, reference=four, embedder="none")
+    few = (four / "story-0.mp4", four / "story-1.mp4")
+    with pytest.raises(InputError, match=r"reference: the set has 6 clips, its reference 12; .* at least 10"):
+        evaluated(films, out, paths=few, reference=four)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "text.mp4").write_bytes(b"hello")
+    with pytest.raises(InputError, match=r"reference: none of its videos can be read:\ntext\.mp4: is not a"):
+        evaluated(films, out, reference=tmp_path / "bad")
+    empty_film(tmp_path / "bad" / "a-scene-7.mp4")
+    unequal = r"12 clips, its reference 1; .*\nleft out of the reference:\ntext\.mp4: is not a film"
+    with pytest.raises(InputError, match=unequal):
+        evaluated(films, out, reference=tmp_path / "bad")
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
@@ -149,24 +181,41 @@ def test_a_repeated_scene_has_full_visual_consistency(tmp_path: Path) -> None:
 
 def test_unreadable_videos_are_listed_and_the_others_measured(films: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_bytes(b"hello")
-    one = np.zeros((1, 64, 64, 3), np.uint8)
-    write_film(
-        tmp_path / "one.mp4",
-        [one],
-        fps=8,
-        upscale=1,
-        title="a",
-        scene_prompts=["a"],
-        provenance=None,
-        force=True,
-    )
+    empty_film(tmp_path / "one.mp4", num_frames=1)
     paths = (films / "films", tmp_path)
     found = evaluated(films, tmp_path / "report", paths=paths, prompts=None, embedder="none")
     assert found["num_stories"] == 4
     reasons = {each["name"]: each["reason"] for each in found["left_out"]}
-    assert "1 frame; at least 2" in reasons["one"]
-    assert "is not a film" in reasons["text"]
+    assert "1 frame; at least 2" in reasons["one.mp4"]
+    assert "is not a film" in reasons["text.mp4"]
     assert str(tmp_path) not in json.dumps(found)
+
+
+def test_a_story_without_one_of_its_scenes_is_left_out(tmp_path: Path) -> None:
+    numbers = {"walk": (1, 3, 5), "from-0": (0, 1), "from-1": (1, 2), "late": (2,)}
+    for name, found in numbers.items():
+        for number in found:
+            empty_film(tmp_path / f"{name}-scene-{number}.mp4")
+    stories, unread = find_stories([tmp_path], None)
+    assert [(story.name, len(story.scenes)) for story in stories] == [("from-0", 2), ("from-1", 2)]
+    assert {each.name: each.reason for each in unread} == {
+        "walk": "scenes 2, 4 are missing; there are walk-scene-1.mp4, walk-scene-3.mp4, walk-scene-5.mp4",
+        "late": "scene 1 is missing; there are late-scene-2.mp4",
+    }
+    empty_film(tmp_path / "from-0.mp4")
+    with pytest.raises(InputError, match=r"from-0\.mp4: another video has this name, too: .*from-0-scene-0"):
+        find_stories([tmp_path], None)
+
+
+def test_films_with_and_without_prompts_are_refused_only_where_prompts_are_compared(
+    films: Path, tmp_path: Path
+) -> None:
+    write_grown(tmp_path / "walk.mp4", *grown((GENERATE,), (0, 0, 0)))
+    paths = (films / "films" / "story-0.mp4", tmp_path / "walk.mp4")
+    found = evaluated(films, tmp_path / "report", paths=paths, prompts=None, embedder="none")
+    assert (found["num_stories"], found["left_out"]) == (2, [])
+    with pytest.raises(InputError, match=r"^story-0: without prompts; with prompts: walk; give a recipe"):
+        evaluated(films, tmp_path / "other", paths=paths, prompts=None, embedder="natural")
 
 
 def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
@@ -174,11 +223,9 @@ def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "story-0.yaml").write_text("title: Story 0\nscenes: [Snow., Rain.]\n")
     (tmp_path / "text.mp4").write_bytes(b"hello")
-    with pytest.raises(InputError, match=r"story-0: 3 scenes, 2 prompts\nstory-1: 3 scenes, 0 prompts"):
-        evaluated(films, out, prompts=tmp_path / "some")
-    few = (films / "films" / "story-0.mp4", films / "films" / "story-1.mp4")
-    with pytest.raises(InputError, match="the set has 6 clips, its reference 12"):
-        evaluated(films, out, paths=few, reference=films / "films")
+    unknown = r"prompts: no recipe named story-1, story-2, story-3; the prompts have story-0\n"
+    with pytest.raises(InputError, match=f"{unknown}story-0: 3 scenes, 2 prompts$"):
+        evaluated(films, out, prompts=tmp_path / "some", embedder="none")
     with pytest.raises(InputError, match="none of the videos can be evaluated"):
         evaluated(films, out, paths=(tmp_path / "text.mp4",), prompts=None)
     with pytest.raises(InputError, match="device: 'tpu' is no device; use cpu, cuda or cuda:N"):
