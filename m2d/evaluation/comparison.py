@@ -60,7 +60,7 @@ def comparison_markdown(methods: Mapping[str, MethodReport], *, num_stories: int
     names, rows = _table(methods)
     lines = ["# Comparison", "", _summary(methods, num_stories), "", "| method | " + " | ".join(names) + " |"]
     lines += ["|---" * (len(names) + 1) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
-    notes = [f"- {each.title}: {note}" for each in methods.values() for note in each.notes]
+    notes = [f"- {note}" for note in _notes(methods)]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -69,7 +69,7 @@ def comparison_html(methods: Mapping[str, MethodReport], *, num_stories: int) ->
     names, rows = _table(methods)
     head = "".join(f"<th>{escape(name)}</th>" for name in ("method", *names))
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    notes = [f"<li>{escape(each.title)}: {escape(n)}</li>" for each in methods.values() for n in each.notes]
+    notes = [f"<li>{escape(note)}</li>" for note in _notes(methods)]
     parts = ["<h1>Comparison</h1>", f"<p>{escape(_summary(methods, num_stories))}</p>"]
     parts += [f"<table><tr>{head}</tr>{body}</table>", f"<ul>{''.join(notes)}</ul>"]
     strips = {
@@ -86,6 +86,11 @@ def comparison_html(methods: Mapping[str, MethodReport], *, num_stories: int) ->
         ]
         parts.append("</table>")
     return html_page("Comparison", parts)
+
+
+def _notes(methods: Mapping[str, MethodReport]) -> list[str]:
+    """Return what limits the comparison, by method."""
+    return [f"{each.title}: {n}" for each in methods.values() for n in (*each.notes, *each.report.warnings)]
 
 
 def _strip(title: str, row: SceneRow) -> str:

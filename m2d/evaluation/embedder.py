@@ -48,10 +48,12 @@ class Embedder(Protocol):
     Attributes:
         name: Name of the scores; the report prints it beside them.
         distance_name: Name of the features that set distances compare.
+        text_networks: SHA-256 of the weights, by protocol, of networks that read prompts alone.
     """
 
     name: str
     distance_name: str
+    text_networks: Mapping[str, str]
 
     @property
     def extractors(self) -> Mapping[str, Extractor]:

@@ -30,7 +30,7 @@ from m2d.evaluation.natural_embedder import (
 )
 from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
-from m2d.evaluation.reference import find_reference
+from m2d.evaluation.reference import find_reference, repeated_files
 from m2d.evaluation.report import Report
 from m2d.evaluation.scores import features_of, figures, scene_rows, story_scores
 from m2d.evaluation.stories import (
@@ -136,6 +136,9 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     stories, unread, reference, unread_reference = found
     embedder = _embedder(plan, stories)
     instruments, notes = _instruments(plan, embedder, stories)
+    repeated = repeated_files(stories, reference)
+    if repeated:
+        reporter.warn(repeated)
     done = _measure(stories, instruments, unread, reporter, stage="measure videos")
     known = _measure(reference, instruments, unread_reference, reporter, stage="measure reference")
     _check_found([story for story, _ in done], unread)
@@ -144,7 +147,7 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     scores = [story_scores(story, measures, embedder) for story, measures in done]
     return Report(
         embedder=embedder.name if embedder else "",
-        networks=instruments.identity(),
+        networks=instruments.identity() | (embedder.text_networks if embedder else {}),
         num_stories=len(done),
         rows=[
             row
@@ -155,6 +158,7 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
         distance=distance,
         distance_name=embedder.distance_name if embedder else "",
         left_out=unread,
+        warnings=[repeated] if repeated else [],
         notes=notes,
         version=m2d.__version__,
     )

@@ -50,6 +50,8 @@ class GivenEmbedder:
         self.extractors: Mapping[str, Extractor] = {name: self._network}
         self.name, self._has_texts = name, has_texts
         self.distance_name = f"vectors of {name}"
+        # Texts are read by the same file.
+        self.text_networks: Mapping[str, str] = {}
 
     def embeddings(self, features: Features) -> Scores:
         """Return the scenes' vectors."""

@@ -46,6 +46,9 @@ class NaturalEmbedder:
         if has_prompts or has_reference:
             self.extractors[_ACTIONS] = I3D(device=device)
         self._sentences = Sentences(device=device) if has_prompts else None
+        self.text_networks: Mapping[str, str] = (
+            {self._sentences.protocol: self._sentences.digest} if self._sentences else {}
+        )
         self._labels = {name: self._label_vectors(name) for name in _LABELS} if has_prompts else {}
 
     def embeddings(self, features: Features) -> Scores:

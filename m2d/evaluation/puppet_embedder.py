@@ -69,6 +69,8 @@ class PuppetEmbedder:
         """Score with this classifier."""
         self.name = "puppet-attributes"
         self.distance_name = "attribute classifier"
+        # Prompts are parsed.
+        self.text_networks: Mapping[str, str] = {}
         self.extractors: Mapping[str, Extractor] = {READER: extractor}
 
     def embeddings(self, features: Features) -> Scores:

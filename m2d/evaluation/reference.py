@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2d.data.dataset_text import counted, first_few
 from m2d.errors import InputError
 from m2d.evaluation.frechet import check_sizes
 from m2d.evaluation.stories import LeftOut, VideoStory, find_stories
+from m2d.files import sha256_file
 from m2d.folders import is_folder
+from m2d.video.printable import printable
 
 
 def find_reference(
@@ -43,6 +46,24 @@ def find_reference(
         reasons = "".join(f"\nleft out of {name}:\n{_listed(each)}" for name, each in parts if each)
         raise InputError(f"{error}{reasons}", argument="reference") from error
     return found, unread_reference
+
+
+def repeated_files(stories: Sequence[VideoStory], reference: Sequence[VideoStory]) -> str:
+    """Return a warning if the reference holds files of the set; empty if no file has the same bytes."""
+    own, known = (sorted({film for story in each for film in story.films}) for each in (stories, reference))
+    sizes = {film.stat().st_size for film in own} & {film.stat().st_size for film in known}
+    digests = [
+        {film: sha256_file(film) for film in films if film.stat().st_size in sizes} for films in (own, known)
+    ]
+    shared = {*digests[0].values()} & {*digests[1].values()}
+    repeated = [film for film, digest in digests[1].items() if digest in shared]
+    if not repeated:
+        return ""
+    names = first_few([printable(film.name) for film in repeated])
+    return (
+        f"reference: {len(repeated)} of {counted(len(known), 'file')} are also in the set, which is compared"
+        f" with itself there: {names}"
+    )
 
 
 def _listed(unread: Sequence[LeftOut]) -> str:

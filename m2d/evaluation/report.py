@@ -51,6 +51,7 @@ class Report:
         figures: By name, in the order to show.
         distance: Distance from the reference; None without one.
         distance_name: Name of the features behind it.
+        warnings: What makes a figure misleading.
         notes: What was not measured, and why.
         version: Of m2d.
     """
@@ -63,6 +64,7 @@ class Report:
     distance: SetDistance | None
     distance_name: str
     left_out: Sequence[LeftOut]
+    warnings: Sequence[str]
     notes: Sequence[str]
     version: str
 
@@ -79,6 +81,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "figures": {name: figure.as_json() for name, figure in report.figures.items()},
         "set_distance": None if report.distance is None else _distance_json(report),
         "left_out": [asdict(each) for each in report.left_out],
+        "warnings": list(report.warnings),
         "notes": list(report.notes),
         "scenes": [
             {
@@ -103,6 +106,7 @@ def as_markdown(report: Report) -> str:
         + " |"
         for row in report.rows
     ]
+    lines += _list("Warnings", [_cell(text) for text in report.warnings])
     lines += _list("Not measured", report.notes)
     lines += _list("Left out", [f"{_cell(each.name)}: {_cell(each.reason)}" for each in report.left_out])
     lines += _list("Networks", [f"{name}: sha256 {digest}" for name, digest in report.networks.items()])
@@ -121,6 +125,7 @@ def as_html(report: Report) -> str:
         "<h1>Evaluation</h1>",
         f"<p>{escape(_summary(report))}</p>",
         f"<table><tr><th>figure</th><th>value</th><th>95 % interval</th></tr>{rows}</table>",
+        _html_list("Warnings", report.warnings),
         _html_list("Not measured", report.notes),
         _html_list("Left out", [f"{each.name}: {each.reason}" for each in report.left_out]),
         "<h2>Best scenes</h2>",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ class Vectors:
     """An embedder of given vectors; the prompt `2 with some words` has the unit vector of axis 2."""
 
     name = distance_name = "vectors"
+    text_networks: ClassVar[dict[str, str]] = {}
     extractors: Mapping[str, Extractor] = {}
 
     def embeddings(self, features: Features) -> Scores:

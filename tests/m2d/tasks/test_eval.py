@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from m2d.errors import BackendUnavailable, InputError, OutputError
-from m2d.evaluation import cache
+from m2d.evaluation import cache, natural_embedder
 from m2d.evaluation.evaluate import EvalPlan, measure
+from m2d.evaluation.puppet_embedder import load_puppet_embedder
 from m2d.evaluation.stories import find_stories
 from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, evaluate_videos
@@ -67,6 +69,10 @@ def test_drawn_films_follow_their_prompts_and_have_no_distance_from_themselves(
     assert min(figure["value"] for figure in ranked.values()) > 0.9
     assert ranked["prompt_recall_1"]["chance"] == pytest.approx(1 / 12, abs=1e-4)
     assert found["set_distance"]["frechet"] <= 1e-5 < found["set_distance"]["frechet_of_halves"]["value"]
+    (warning,) = found["warnings"]
+    assert warning.startswith("reference: 4 of 4 files are also in the set")
+    for name in (PAGE, TABLE):
+        assert warning in (tmp_path / "report" / name).read_text("utf-8")
     row = found["scenes"][1]
     assert (row["story"], row["scene"], row["contrast_change"] is None) == ("story-0", 2, False)
     page, table = ((tmp_path / "report" / name).read_text("utf-8") for name in (PAGE, TABLE))
@@ -115,6 +121,31 @@ def test_a_reference_that_cannot_serve_is_refused_before_anything_is_measured(
     unequal = r"12 clips, its reference 1; .*\nleft out of the reference:\ntext\.mp4: is not a film"
     with pytest.raises(InputError, match=unequal):
         evaluated(films, out, reference=tmp_path / "bad")
+
+
+def test_networks_that_read_prompts_are_listed(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Network:
+        protocol, digest = "words/1", "abc"
+
+        def __init__(self, *, device: str) -> None: ...
+
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            return np.ones((len(texts), 2))
+
+    for name in ("EfficientNet", "I3D", "Sentences"):
+        monkeypatch.setattr(natural_embedder, name, Network)
+    with_prompts, without = (
+        natural_embedder.NaturalEmbedder(device="cpu", has_prompts=has_prompts, has_reference=True)
+        for has_prompts in (True, False)
+    )
+    assert (with_prompts.text_networks, without.text_networks) == ({"words/1": "abc"}, {})
+    embedder = load_puppet_embedder(height=64, width=64)
+    embedder.text_networks = with_prompts.text_networks
+    monkeypatch.setattr("m2d.evaluation.evaluate._embedder", lambda *_: embedder)
+    found = evaluated(films, tmp_path / "report", paths=(films / "films" / "story-0.mp4",))
+    assert found["networks"].keys() >= {"words/1", embedder.extractors["attributes"].protocol}
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
