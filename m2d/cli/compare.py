@@ -115,7 +115,7 @@ def compare(
     )
     result = run(plan, reporter)
     if not options.quiet:
-        typer.echo(comparison_markdown(result.methods, num_stories=result.num_stories), err=True)
+        typer.echo(comparison_markdown(result.methods, seeds=result.seeds), err=True)
     if options.as_json:
         import json
 

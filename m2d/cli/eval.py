@@ -107,12 +107,19 @@ def evaluate(
 
 def _show(report: Report) -> None:
     from m2d.cli.console import show_fields, show_gap
-    from m2d.evaluation.report import figure_title, interval_text
+    from m2d.evaluation.report import basis, figure_title, interval_text
 
     rows = [
         (
             name.replace("_", " "),
-            "  ".join([f"{figure.value:.4g}", interval_text(figure), figure_title(name, figure)]),
+            "  ".join(
+                [
+                    f"{figure.value:.4g}",
+                    interval_text(figure),
+                    figure_title(name, figure),
+                    f"({measured})" if (measured := basis(report, name)) else "",
+                ]
+            ).rstrip(),
         )
         for name, figure in report.figures.items()
         if name in _SHOWN
@@ -120,7 +127,8 @@ def _show(report: Report) -> None:
     distance = report.distance
     if distance is not None:
         floor = distance.frechet_floor.value
-        rows.append(("Frechet distance", f"{distance.frechet:.4g}; two halves of the reference {floor:.4g}"))
+        halves = f"halves of the reference, {distance.num_clips // 2} clips each: {floor:.4g}"
+        rows.append(("Frechet distance", f"{distance.frechet:.4g}; {halves}"))
     rows += [("not measured", note) for note in report.notes]
     if any("lpips" in note for note in report.notes):
         rows.append(("", "get it with `m2d models get lpips`"))

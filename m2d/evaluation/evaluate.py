@@ -145,6 +145,7 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     unread += [LeftOut(name=f"reference: {each.name}", reason=each.reason) for each in unread_reference]
     distance = _distance(done, known, embedder) if embedder and plan.reference else None
     scores = [story_scores(story, measures, embedder) for story, measures in done]
+    found_figures = figures(done, scores, embedder)
     return Report(
         embedder=embedder.name if embedder else "",
         networks=instruments.identity() | (embedder.text_networks if embedder else {}),
@@ -154,7 +155,8 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
             for (story, measures), own in zip(done, scores, strict=True)
             for row in scene_rows(story, measures, own)
         ],
-        figures=figures(done, scores, embedder),
+        figures=found_figures.values,
+        num_measured=found_figures.num_stories,
         distance=distance,
         distance_name=embedder.distance_name if embedder else "",
         left_out=unread,
@@ -239,6 +241,11 @@ def _instruments(
     finds_cuts = any(story.cuts for story in stories) and has_cut_detection()
     if any(story.cuts for story in stories) and not finds_cuts:
         notes.append("cut accuracy: it needs the package opencv-python-headless")
+    if all(len(story.scenes) == 1 for story in stories):
+        between = (
+            "visual and sequence consistency, colour jumps, drift" if embedder else "colour jumps, drift"
+        )
+        notes.append(f"{between}: every video has one scene, and they compare scenes of a story")
     if embedder and not any(story.prompts for story in stories):
         notes.append("semantic consistency and cross-talk: the videos hold no prompts, and none were given")
     elif plan.embedder in GIVEN and plan.embedder in WITHOUT_TEXTS:

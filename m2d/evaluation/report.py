@@ -11,29 +11,27 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
+from m2d.data.dataset_text import counted
 from m2d.evaluation.frechet import SetDistance
 from m2d.evaluation.intervals import Figure
-from m2d.evaluation.scores import MEANINGS, SceneRow
+from m2d.evaluation.meanings import SCENE_VALUES, SMALLER, meaning
+from m2d.evaluation.scores import SceneRow
 from m2d.evaluation.stories import LeftOut
 from m2d.video.board.pictures import data_uri
 
 # Scenes at each end of the ranking that the page shows.
 _MOST_SHOWN = 6
-_COLUMNS = (
-    "visual",
-    "semantic",
-    "cross_talk",
-    "colour_jump",
-    "lpips_across",
-    "smoothness",
-    "contrast_change",
-)
+# What scenes are ranked by: the first of those that most scenes have.
+_RANKED_BY = (("visual", "semantic"), ("visual",), ("semantic",))
+_HEADINGS = ("figure", "value", "95 % interval", "better", "measured on")
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 td, th { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #8884; }
+td { white-space: nowrap; }
+td:first-child, td.text { min-width: 8rem; white-space: normal; }
 td:first-child, th:first-child, td.text { text-align: left; }
 figure { margin: 0 0 1.5rem; }
 figure img { display: block; max-width: 100%; }
@@ -49,6 +47,7 @@ class Report:
         embedder: Name of the scores; empty without one.
         networks: SHA-256 of the weights by protocol.
         figures: By name, in the order to show.
+        num_measured: Number of stories behind each figure.
         distance: Distance from the reference; None without one.
         distance_name: Name of the features behind it.
         warnings: What makes a figure misleading.
@@ -61,6 +60,7 @@ class Report:
     num_stories: int
     rows: Sequence[SceneRow]
     figures: Mapping[str, Figure]
+    num_measured: Mapping[str, int]
     distance: SetDistance | None
     distance_name: str
     left_out: Sequence[LeftOut]
@@ -78,7 +78,10 @@ def as_json(report: Report) -> dict[str, Any]:
         "networks": dict(report.networks),
         "num_stories": report.num_stories,
         "num_scenes": len(report.rows),
-        "figures": {name: figure.as_json() for name, figure in report.figures.items()},
+        "figures": {
+            name: figure.as_json() | {"num_stories": report.num_measured[name]}
+            for name, figure in report.figures.items()
+        },
         "set_distance": None if report.distance is None else _distance_json(report),
         "left_out": [asdict(each) for each in report.left_out],
         "warnings": list(report.warnings),
@@ -97,12 +100,13 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def as_markdown(report: Report) -> str:
     """Return the report as Markdown: figures, distances, and one row per scene."""
-    lines = ["# Evaluation", "", _summary(report), "", "| figure | value | 95 % interval |", "|---|---|---|"]
-    lines += [f"| {_cell(name)} | {value} | {interval} |" for name, value, interval in _figure_rows(report)]
-    lines += ["", "| story | scene | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 2) + "|"]
+    lines = ["# Evaluation", "", _summary(report), "", f"| {' | '.join(_HEADINGS)} |"]
+    lines += ["|---" * len(_HEADINGS) + "|", *(f"| {' | '.join(map(_cell, row))} |" for row in _rows(report))]
+    columns = [f"{words}, {unit}" if unit else words for words, unit in SCENE_VALUES.values()]
+    lines += ["", f"| story | scene | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     lines += [
         f"| {_cell(row.story)} | {row.number} | "
-        + " | ".join(_text(row.values[name]) for name in _COLUMNS)
+        + " | ".join(_text(row.values[name]) for name in SCENE_VALUES)
         + " |"
         for row in report.rows
     ]
@@ -115,22 +119,22 @@ def as_markdown(report: Report) -> str:
 
 def as_html(report: Report) -> str:
     """Return the report as an HTML page, ASCII only."""
-    ranked = sorted((row for row in report.rows if not math.isnan(row.rank)), key=lambda row: -row.rank)
+    ranked, rule = _ranked(report.rows)
     half = min(_MOST_SHOWN, -(-len(ranked) // 2))
+    head = "".join(f"<th>{escape(text)}</th>" for text in _HEADINGS)
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{value}</td><td>{interval}</td></tr>"
-        for name, value, interval in _figure_rows(report)
+        "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in _rows(report)
     )
     parts = [
         "<h1>Evaluation</h1>",
         f"<p>{escape(_summary(report))}</p>",
-        f"<table><tr><th>figure</th><th>value</th><th>95 % interval</th></tr>{rows}</table>",
+        f"<table><tr>{head}</tr>{rows}</table>",
         _html_list("Warnings", report.warnings),
         _html_list("Not measured", report.notes),
         _html_list("Left out", [f"{each.name}: {each.reason}" for each in report.left_out]),
-        "<h2>Best scenes</h2>",
+        f"<h2>Best scenes, by {rule}</h2>",
         *map(_figure, ranked[:half]),
-        "<h2>Worst scenes</h2>",
+        f"<h2>Worst scenes, by {rule}</h2>",
         *map(_figure, ranked[: half - 1 : -1][:_MOST_SHOWN]),
         _html_list("Networks", [f"{name}: sha256 {digest}" for name, digest in report.networks.items()]),
     ]
@@ -155,44 +159,81 @@ def interval_text(figure: Figure) -> str:
 
 def _summary(report: Report) -> str:
     embedder = f"scores by {report.embedder}" if report.embedder else "frames alone, without an embedder"
-    return (
-        f"{count_stories(report.num_stories)}, {len(report.rows)} scenes; {embedder}; m2d {report.version}."
-    )
+    sizes = f"{counted(report.num_stories, 'story')}, {counted(len(report.rows), 'scene')}"
+    return f"{sizes}; {embedder}; m2d {report.version}."
 
 
-def _figure_rows(report: Report) -> list[tuple[str, str, str]]:
-    """Return name, value and interval of every figure and distance."""
+def _rows(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """Return the cells below `_HEADINGS` for every figure and distance."""
     rows = [
-        (figure_title(name, figure), _text(figure.value), interval_text(figure))
+        (
+            figure_title(name, figure),
+            _text(figure.value),
+            interval_text(figure),
+            meaning(name).better,
+            basis(report, name) or "all stories",
+        )
         for name, figure in report.figures.items()
     ]
     distance = report.distance
     if distance is not None:
-        features = f"{report.distance_name} features, {distance.num_clips} clips each"
-        for kind, value, floor in (
-            ("Frechet", distance.frechet, distance.frechet_floor),
-            ("Kernel", distance.kernel, distance.kernel_floor),
+        clips = f"{counted(distance.num_clips, 'clip')} each"
+        halves = f"{counted(distance.num_clips // 2, 'clip')} each, {{}} splits"
+        for kind, value, floor, hint in (
+            ("Frechet", distance.frechet, distance.frechet_floor, "; fewer clips, larger distance"),
+            ("Kernel", distance.kernel, distance.kernel_floor, ""),
         ):
-            rows.append((f"{kind} distance from the reference: {features}", _text(value), ""))
-            halves = f"{kind} distance of two halves of the reference"
-            rows.append((halves, _text(floor.value), interval_text(floor)))
+            title = f"{kind} distance from the reference, {report.distance_name} features"
+            rows.append((title, _text(value), "", SMALLER, clips))
+            title = f"{kind} distance between random halves of the reference, mean (95 % of splits){hint}"
+            found = f"{_text(floor.value)} ({interval_text(floor)})"
+            rows.append((title, found, "", "", halves.format(floor.count)))
     return rows
 
 
-def count_stories(count: int) -> str:
-    """Return `1 story`, or `3 stories`."""
-    return f"{count} {'story' if count == 1 else 'stories'}"
+def basis(report: Report, name: str) -> str:
+    """Return what a figure was measured on: `1 of 3 stories`; empty for a mean over all stories."""
+    measured, pooled = report.num_measured[name], ""
+    if name == "unprompted_difference":
+        pooled = "pair of scenes"
+    elif name.startswith("shown."):
+        pooled = "prompted property"
+    if pooled:
+        count = report.figures[name].count
+        words = pooled.replace("pair", "pairs").replace("property", "properties") if count != 1 else pooled
+        return f"{count} {words} in {counted(measured, 'story')}"
+    return "" if measured == report.num_stories else f"{measured} of {counted(report.num_stories, 'story')}"
 
 
 def figure_title(name: str, figure: Figure) -> str:
     """Return what a figure is, and what chance alone has, if that is known."""
-    return meaning(name) + ("" if figure.chance is None else f"; chance {_text(figure.chance)}")
+    return meaning(name).words + ("" if figure.chance is None else f"; chance {_text(figure.chance)}")
 
 
-def meaning(name: str) -> str:
-    """Return what a figure is."""
-    kind = name.removeprefix("shown.")
-    return f"Shows the prompt's {kind.replace('_', ' ')}, share" if kind != name else MEANINGS[name]
+def scene_values(row: SceneRow, names: Sequence[str]) -> str:
+    """Return values of a scene with words and units, without those that were not measured."""
+    parts = [
+        f"{SCENE_VALUES[name][0]} {_text(row.values[name])} {SCENE_VALUES[name][1]}".rstrip()
+        for name in names
+        if not math.isnan(row.values[name])
+    ]
+    return ", ".join(parts)
+
+
+def _ranked(rows: Sequence[SceneRow]) -> tuple[list[SceneRow], str]:
+    """Return the scenes from best to worst, and by what; those without it are left out."""
+
+    def having(names: Sequence[str]) -> list[SceneRow]:
+        return [row for row in rows if not any(math.isnan(row.values[name]) for name in names)]
+
+    names = max(_RANKED_BY, key=lambda each: len(having(each)))
+    if not having(names):
+        names = ("smoothness",)
+    found = sorted(having(names), key=lambda row: -sum(row.values[name] for name in names))
+    rule = " and ".join(SCENE_VALUES[name][0] for name in names)
+    missing = len(rows) - len(found)
+    without = f" (without {counted(missing, 'scene')} that {'has' if missing == 1 else 'have'} none)"
+    return found, ("the mean of " if names[1:] else "") + rule + (without if missing else "")
 
 
 def _distance_json(report: Report) -> dict[str, Any]:
@@ -209,14 +250,12 @@ def _distance_json(report: Report) -> dict[str, Any]:
 
 
 def _figure(row: SceneRow) -> str:
-    values = ", ".join(
-        f"{name} {_text(row.values[name])}" for name in _COLUMNS if not math.isnan(row.values[name])
-    )
-    title = f"{row.story}, scene {row.number}: {values}"
+    title = f"{row.story}, scene {row.number}:"
+    values = scene_values(row, [*SCENE_VALUES])
     uri = data_uri(row.picture, kind="image/webp")
     return (
-        f'<figure><img alt="Frames of the scene" src="{uri}"><figcaption><b>{escape(title)}</b>'
-        f"<br>{escape(row.prompt)}</figcaption></figure>"
+        f'<figure><img alt="Frames of the scene" src="{uri}"><figcaption><b>{escape(title)}</b> '
+        f"{escape(values)}<br>{escape(row.prompt)}</figcaption></figure>"
     )
 
 

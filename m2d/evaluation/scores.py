@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,30 +16,10 @@ from m2d.evaluation.consistency import StoryScores, cosines, score_story, tally_
 from m2d.evaluation.embedder import Embedder, Features
 from m2d.evaluation.frame_measures import DRIFTS, change_since_first, count_cuts, drift
 from m2d.evaluation.intervals import Figure, Tally, figure_of
+from m2d.evaluation.meanings import MEANINGS
 from m2d.evaluation.measure import SceneMeasures, StoryMeasures
 from m2d.evaluation.ranking import prompt_ranks, scene_ranks
 from m2d.evaluation.stories import VideoStory
-
-MEANINGS = {
-    "visual": "Visual Consistency, %",
-    "semantic": "Semantic Consistency, %",
-    "sequence": "Sequence Consistency, %",
-    "cross_talk": "Own prompt minus the others', points",
-    "prompt_recall_1": "Scenes whose own prompt ranks first in the set (R@1), share",
-    "prompt_recall_5": "Scenes whose own prompt is among the first five (R@5), share",
-    "prompt_auc": "Own prompt before another of the set (AUC), share",
-    "scene_recall_1": "Scenes most similar to one of their own story (R@1), share",
-    "scene_auc": "A scene of the own story before one of another (AUC), share",
-    "cut_accuracy": "Cuts where scenes begin, F1 %",
-    "colour_jump": "Colour jump at joins, levels",
-    "lpips_within": "LPIPS within scenes",
-    "lpips_across": "LPIPS between successive scenes",
-    "motion": "Motion between frames, levels",
-    "smoothness": "Motion smoothness, %",
-    **{f"drift_{name}": f"Drift of {name}, % per scene" for name in DRIFTS},
-    "unprompted_difference": "Difference of unprompted properties",
-}
-"""What each figure is, in the order of the report; `shown.X` are shares of prompted properties."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +38,12 @@ class SceneRow:
     values: Mapping[str, float]
     picture: bytes
 
-    @property
-    def rank(self) -> float:
-        """What the best and worst scenes are chosen by: the mean of both consistencies, or smoothness."""
-        known = [self.values[name] for name in ("visual", "semantic") if not math.isnan(self.values[name])]
-        return sum(known) / len(known) if known else self.values["smoothness"]
+
+class Figures(NamedTuple):
+    """All figures that were measured, in the order of `MEANINGS`, and the number of stories behind each."""
+
+    values: dict[str, Figure]
+    num_stories: dict[str, int]
 
 
 def features_of(measures: StoryMeasures) -> Features:
@@ -116,8 +98,8 @@ def figures(
     stories: Sequence[tuple[VideoStory, StoryMeasures]],
     scores: Sequence[StoryScores],
     embedder: Embedder | None,
-) -> dict[str, Figure]:
-    """Return all figures that were measured, with intervals over stories, in the order of `MEANINGS`."""
+) -> Figures:
+    """Return all figures that were measured, with intervals over stories."""
     tallies: dict[str, Tally] = dict(tally_scores(scores))
     all_measures = [measures for _, measures in stories]
     means: dict[str, Callable[[SceneMeasures], float]] = {
@@ -142,9 +124,13 @@ def figures(
         prompts = [story.prompts for story, _ in stories if story.prompts]
         if len(prompts) == len(stories):
             tallies |= prompt_ranks(embedder, features, prompts)
-    found = {name: _figure(tally) for name, tally in tallies.items() if tally.counts_S.any()}
+    found = {name: tally for name, tally in tallies.items() if tally.counts_S.any()}
     shown = sorted(name for name in found if name not in MEANINGS)
-    return {name: found[name] for name in (*MEANINGS, *shown) if name in found}
+    names = [name for name in (*MEANINGS, *shown) if name in found]
+    return Figures(
+        values={name: _figure(found[name]) for name in names},
+        num_stories={name: int((found[name].counts_S > 0).sum()) for name in names},
+    )
 
 
 def _figure(tally: Tally) -> Figure:

@@ -72,10 +72,10 @@ class ComparePlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareResult:
-    """The report of every method by name, and the folder of the files."""
+    """The report of every method by name, the seeds of the scenes by story, and the folder of the files."""
 
     methods: dict[str, MethodReport]
-    num_stories: int
+    seeds: dict[str, list[int]]
     out: Path
 
 
@@ -119,9 +119,10 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
             report=evaluate(replace(evaluation, paths=tuple(made[name])), reporter),
             notes=_notes(method, stories[0].source, plan),
         )
-    result = CompareResult(methods=reports, num_stories=len(stories), out=plan.out)
+    seeds = {story.output.stem: [each.seed or 0 for each in story.scenes] for story in stories}
+    result = CompareResult(methods=reports, seeds=seeds, out=plan.out)
     check_writable(plan.out / RESULTS, force=plan.force)
-    _write(result, seeds={story.output.stem: [each.seed or 0 for each in story.scenes] for story in stories})
+    _write(result)
     return result
 
 
@@ -235,10 +236,10 @@ def _notes(method: Method, source: ModelSource, plan: ComparePlan) -> list[str]:
     return notes
 
 
-def _write(result: CompareResult, *, seeds: dict[str, list[int]]) -> None:
+def _write(result: CompareResult) -> None:
     """Write the three files, the results last: they mark a complete report."""
-    page = comparison_html(result.methods, num_stories=result.num_stories)
+    page = comparison_html(result.methods, seeds=result.seeds)
     write_bytes(result.out / PAGE, page.encode("ascii"))
-    table = comparison_markdown(result.methods, num_stories=result.num_stories)
+    table = comparison_markdown(result.methods, seeds=result.seeds)
     write_bytes(result.out / TABLE, table.encode("utf-8"))
-    write_json(result.out / RESULTS, comparison_json(result.methods, seeds=seeds), force=True)
+    write_json(result.out / RESULTS, comparison_json(result.methods, seeds=result.seeds), force=True)

@@ -41,6 +41,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def empty_film(path: Path, *, num_frames: int = 2) -> None:
+    path.parent.mkdir(exist_ok=True)
     frames_PHWC = np.zeros((num_frames, 64, 64, 3), np.uint8)
     options: dict[str, Any] = {"provenance": None, "force": True, "scene_prompts": ["a"]}
     write_film(path, [frames_PHWC], fps=8, upscale=1, title="a", **options)
@@ -79,6 +80,8 @@ def test_drawn_films_follow_their_prompts_and_have_no_distance_from_themselves(
     assert page.count("data:image/webp") == 12
     assert "ranks first in the set (R@1), share; chance 0.08333" in page
     assert "of another (AUC), share; chance 0.5 |" in table
+    assert re.search(r"Places as prompted, share \|.*\| larger \| 12 prompted properties in 4 stories", table)
+    assert "6 clips each, 64 splits" in table
     assert not re.search(r'src="(?!data:)', page)
     assert "| story-3 | 3 |" in table
 
@@ -121,6 +124,25 @@ def test_a_reference_that_cannot_serve_is_refused_before_anything_is_measured(
     unequal = r"12 clips, its reference 1; .*\nleft out of the reference:\ntext\.mp4: is not a film"
     with pytest.raises(InputError, match=unequal):
         evaluated(films, out, reference=tmp_path / "bad")
+
+
+def test_figures_of_fewer_stories_say_how_many(films: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        empty_film(tmp_path / "single" / name, num_frames=9)
+    paths = (films / "films" / "story-0.mp4", tmp_path / "single")
+    found = evaluated(films, tmp_path / "report", paths=paths, prompts=None)
+    measured = {name: figure["num_stories"] for name, figure in found["figures"].items()}
+    assert (measured["visual"], measured["smoothness"]) == (1, 3)
+    page, table = ((tmp_path / "report" / name).read_text("utf-8") for name in (PAGE, TABLE))
+    for text in (page, table):
+        assert re.search(r"Visual Consistency, %\W[^V]*larger\W[^V]*1 of 3 stories", text)
+        assert re.search(r"Motion smoothness, %\W[^M]*larger\W[^M]*all stories", text)
+    assert "<h2>Worst scenes, by visual consistency (without 2 scenes that have none)</h2>" in page
+    assert "story-0, scene 2:</b> visual consistency" in page
+    assert found["notes"] == [note for note in found["notes"] if "one scene" not in note]
+    alone = evaluated(films, tmp_path / "alone", paths=(tmp_path / "single",), prompts=None)
+    assert "visual" not in alone["figures"]
+    assert any(note.startswith("visual and sequence consistency") for note in alone["notes"])
 
 
 def test_networks_that_read_prompts_are_listed(
