@@ -9,7 +9,7 @@ import typer
 
 from m2d.cli.completion import film_files
 from m2d.cli.options import QuietFlag, ResultJsonFlag
-from m2d.errors import EXIT_FAILED
+from m2d.errors import EXIT_FAILED, InputError
 
 if TYPE_CHECKING:
     from m2d.evaluation.report import Report
@@ -88,6 +88,8 @@ def evaluate(
         device=device,
         force=force,
     )
+    if watch and force:
+        raise InputError("steps that are evaluated stay; choose another folder", argument="force")
     if watch:
         from m2d.tasks.eval_watch import METRICS, watch_training
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -18,6 +20,9 @@ from m2d.errors import EXIT_BAD_INPUT, EXIT_FAILED, Interrupted, M2DError, Recip
 EXIT_INTERRUPTED = 130
 # Launchers look after their processes several times a second; the first process may start more slowly.
 _LAUNCHER_WAIT_S = 30.0
+# What pydantic puts before the text of another exception.
+_NO_TEXT = "Value error, "
+_NO_CHOICE = re.compile(r"'(?P<got>[^']*)' is not one of (?P<choices>'.*')\.")
 _STOPPED = "stopped; no file was left half-written"
 
 
@@ -82,11 +87,21 @@ def _end_misused(error: typer.TyperException, *, as_json: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message(), err=True)
         return error.exit_code
-    message = _flag_meant(error) or error.format_message()
+    message = _flag_meant(error) or _with_nearest_choice(error.format_message().replace(_NO_TEXT, ""))
     _report([message], as_json=as_json, kind="UsageError", exit_code=EXIT_BAD_INPUT)
     context = getattr(error, "ctx", None)
     show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
     return error.exit_code
+
+
+def _with_nearest_choice(message: str) -> str:
+    """Add to the message for a word that an option does not know the nearest word that it knows."""
+    found = _NO_CHOICE.search(message)
+    if found is None:
+        return message
+    choices = re.findall("'([^']*)'", found["choices"])
+    near = get_close_matches(found["got"].lower(), choices, n=1)
+    return f"{message.removesuffix('.')}; did you mean {near[0]}?" if near else message
 
 
 def _flag_meant(error: typer.TyperException) -> str:

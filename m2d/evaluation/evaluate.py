@@ -103,6 +103,9 @@ def evaluate(plan: EvalPlan, reporter: Reporter) -> Report:
 
 def find(plan: EvalPlan) -> Found:
     """Find the stories to measure; raises as `evaluate`."""
+    if plan.embedder_model is not None and plan.embedder not in GIVEN:
+        takers = f"{', '.join(GIVEN[:-1])} or {GIVEN[-1]}"
+        raise InputError(f"{plan.embedder} reads no weights; choose {takers}", argument="embedder_model")
     prompts = None if plan.prompts is None else load_prompts(plan.prompts)
     stories, unread = find_stories(plan.paths, prompts)
     _check_found(stories, unread)

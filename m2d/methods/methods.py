@@ -59,10 +59,19 @@ def varied(story: Recipe, *, mask: str, attention: str = "plain") -> Recipe:
     return story.model_copy(update={"mask": mask, "backend": backend})
 
 
-def chosen_methods(names: Sequence[str]) -> dict[str, Method]:
-    """Return methods by name, each once, in the order of `METHODS`; raise InputError for an unknown one."""
+def chosen_methods(names: Sequence[str], *, has_image_model: bool = False) -> dict[str, Method]:
+    """Return methods by name, each once, in the order of `METHODS`.
+
+    Raises:
+        InputError: An unknown method, or an image-to-video model that none of them uses.
+    """
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
         got = ", ".join(unknown) or "none"
         raise InputError(f"{got}; use some of {', '.join(METHODS)}", argument="methods")
-    return {name: method for name, method in METHODS.items() if name in names}
+    chosen = {name: method for name, method in METHODS.items() if name in names}
+    if has_image_model and not any(method.keyframes for method in chosen.values()):
+        drawing = " or ".join(name for name, method in METHODS.items() if method.keyframes)
+        message = f"{', '.join(chosen)}: draw no keyframes that it could animate; add {drawing}"
+        raise InputError(message, argument="image_model")
+    return chosen

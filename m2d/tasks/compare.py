@@ -91,7 +91,7 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
         Interrupted: A signal came; finished work is kept.
         M2DError: As `make_film` and `evaluate`.
     """
-    methods = chosen_methods(plan.methods)
+    methods = chosen_methods(plan.methods, has_image_model=plan.image_model is not None)
     if not plan.force and (plan.out / RESULTS).exists():
         raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
     stories = plan_stories(plan.stories, model=plan.model, overrides=plan.overrides)

@@ -25,6 +25,16 @@ def test_films_are_measured_and_others_left_out(m2d: Run, folder: Path) -> None:
     assert undocumented(document) == []
 
 
+def test_options_without_effect_are_refused(m2d: Run) -> None:
+    for options, message in (
+        (["--embedder-model", "some"], "--embedder-model: auto reads no weights"),
+        (["--watch", "--force"], "--force: steps that are evaluated stay"),
+    ):
+        result = m2d("eval", ".", "--out", "report", *options)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
 def test_scores_of_other_videos_name_the_networks_that_are_missing(m2d: Run, folder: Path) -> None:
     write_grown(folder / "walk.mp4", *grown((GENERATE,), (0, 0, 0)))
     result = m2d("eval", "walk.mp4", "--embedder", "natural", "--out", "report")

@@ -117,6 +117,9 @@ def test_any_system_error_is_one_line() -> None:
     [
         (["--stepz"], "No such option: --stepz"),
         (["generate", "a.yaml", "--num-inference-steps", "3"], "Did you mean --steps?"),
+        (["eval", "a", "--out", "b", "--embedder", "Natral"], "--embedder': 'Natral' is not one of 'auto'"),
+        (["eval", "a", "--out", "b", "--embedder", "Natral"], "'none'; did you mean natural?"),
+        (["generate", "a.yaml", "--judge", "xyz"], "'cross_talk', 'smoothness'.\n"),
         (["generate", "a.yaml", "--guidance-scale", "3"], "Use --set sampling.guidance_scale=VALUE."),
         (["train", "a.yaml", "--xylophone", "3"], "No such option: --xylophone"),
         (["generat"], "No such command 'generat'"),

@@ -233,5 +233,7 @@ def test_references_are_the_background_and_the_actors_of_a_scene() -> None:
 def test_unknown_methods_and_other_backends_are_rejected(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"methods: talk; use some of mask2dit, .*videostudio"):
         compare(plan(tmp_path, tiny_folder, ["talc", "talk"]), SilentReporter())
+    with pytest.raises(InputError, match="image_model: plain, talc: draw no keyframes"):
+        compare(plan(tmp_path, tiny_folder, ["talc", "plain"], image_model="some"), SilentReporter())
     with pytest.raises(InputError, match="'Ball': its backend is compile; methods run on eager"):
         compare(plan(tmp_path, tiny_folder, overrides=Overrides(backend="compile")), SilentReporter())

@@ -279,6 +279,8 @@ def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
     unknown = r"prompts: no recipe named story-1, story-2, story-3; the prompts have story-0\n"
     with pytest.raises(InputError, match=f"{unknown}story-0: 3 scenes, 2 prompts$"):
         evaluated(films, out, prompts=tmp_path / "some", embedder="none")
+    with pytest.raises(InputError, match="embedder_model: puppet reads no weights; choose viclip, clip"):
+        evaluated(films, out, embedder_model="some")
     with pytest.raises(InputError, match="none of the videos can be evaluated"):
         evaluated(films, out, paths=(tmp_path / "text.mp4",), prompts=None)
     with pytest.raises(InputError, match="device: 'tpu' is no device; use cpu, cuda or cuda:N"):
