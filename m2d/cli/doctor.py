@@ -73,10 +73,11 @@ def _version_rows(report: DoctorReport) -> list[tuple[str, str]]:
 
 def _model_text(model: ModelReport) -> str:
     from m2d.cli.console import format_size
+    from m2d.video.printable import counted
 
     if model.problem is not None or model.geometry is None:
         return model.problem or ""
     geometry = model.geometry
-    scenes = f"{geometry.num_scenes} scenes of {geometry.default_num_frames} frames"
+    scenes = f"{counted(geometry.num_scenes, 'scene')} of {geometry.default_num_frames} frames"
     size = f"{geometry.default_width}x{geometry.default_height} at {geometry.default_fps} fps"
     return f"{scenes}, {size}; {format_size(model.size_bytes)}, sha256 {model.digest[:16]}"

@@ -156,13 +156,14 @@ def _seeds(text: str | None, candidates: int | None) -> Sequence[int] | NumSeeds
 def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> FilmResult:
     from m2d.cli.console import loading_libraries
     from m2d.registry import get_backend
+    from m2d.video.printable import counted
 
     plan = film.plan
     backend = get_backend(plan.backend)
     seed = "" if film.seed is None else f", seed {film.seed}"
     show_headline(
-        f"{plan.title}{seed}: {len(plan.scenes)} scenes, {plan.source.choice} with {plan.backend} on "
-        f"{plan.device}",
+        f"{plan.title}{seed}: {counted(len(plan.scenes), 'scene')}, {plan.source.choice} with "
+        f"{plan.backend} on {plan.device}",
         quiet=options.quiet,
     )
     with loading_libraries(reporter):

@@ -124,5 +124,7 @@ def _rows(facts: ModelFacts) -> list[tuple[str, str]]:
         ("licence", facts.licence or "not known"),
     ]
     if facts.num_scenes is not None:
-        rows.insert(4, ("jointly", f"{facts.num_scenes} scenes"))
+        from m2d.video.printable import counted
+
+        rows.insert(4, ("jointly", counted(facts.num_scenes, "scene")))
     return rows

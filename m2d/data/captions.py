@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from m2d.data.dataset_text import Problems, Shot, counted, first_few
+from m2d.data.dataset_text import Problems, Shot, first_few
+from m2d.video.printable import counted
 
 _MOST_WORDS = 12
 _LONGEST_WORD = 30

@@ -25,13 +25,6 @@ def first_few(places: Sequence[str]) -> str:
     return ", ".join(places[:_MOST_NAMED]) + more
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 video`, `2 videos` or `2 stories`."""
-    if count == 1:
-        return f"1 {noun}"
-    return f"{count} {noun.removesuffix('y')}ies" if noun.endswith("ry") else f"{count} {noun}s"
-
-
 class Problems:
     """Collects what is wrong with a dataset, so that one error lists all of it."""
 

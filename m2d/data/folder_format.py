@@ -13,10 +13,11 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from m2d.data.dataset_text import Problems, Shot, ShotGroup, counted, first_few
+from m2d.data.dataset_text import Problems, Shot, ShotGroup, first_few
 from m2d.errors import DatasetError
 from m2d.reading import read_text
 from m2d.video.formats import VIDEO_SUFFIXES
+from m2d.video.printable import counted
 
 CAPTION_SUFFIX = ".txt"
 _MOST_BYTES = 1 << 20

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from m2d.data.dataset_text import counted, first_few
+from m2d.data.dataset_text import first_few
 from m2d.evaluation.meanings import NEITHER, meaning
 from m2d.evaluation.report import Report, as_json, basis, html_page, interval_text, scene_values
 from m2d.evaluation.scores import SceneRow
 from m2d.video.board.pictures import data_uri
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 
 _COLUMNS = ("visual", "semantic", "sequence", "cross_talk", "unprompted_difference", "smoothness")
 
@@ -35,6 +35,12 @@ class MethodReport:
     settings: Mapping[str, Any]
     report: Report
     notes: Sequence[str] = ()
+
+
+def common(values: Iterable[Any]) -> Any:
+    """Return the value that all stories share, or the list of their different values."""
+    found = list(dict.fromkeys(values))
+    return found if found[1:] else found[0]
 
 
 def comparison_json(methods: Mapping[str, MethodReport], *, seeds: Seeds) -> dict[str, Any]:
@@ -146,11 +152,15 @@ def _cell(report: Report, name: str) -> str:
 
 def _settings(methods: Mapping[str, MethodReport], seeds: Seeds) -> list[str]:
     """Return what all methods share: model, steps, guidance, and seeds."""
-    shared = next(iter(methods.values())).settings
+    settings = next(iter(methods.values())).settings
+    model, steps, guidance = (
+        " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for value in (settings[name] for name in ("model", "num_inference_steps", "guidance_scale"))
+    )
     images = {each.settings["image_model"] for each in methods.values()} - {None}
     lines = [
-        f"Model {shared['model']}" + "".join(f", keyframes animated by {each}" for each in sorted(images)),
-        f"{counted(shared['num_inference_steps'], 'step')}, guidance {shared['guidance_scale']:g}",
+        f"Model {model}" + "".join(f", keyframes animated by {each}" for each in sorted(images)),
+        f"Steps {steps}, guidance {guidance}",
     ]
     if len({number for numbers in seeds.values() for number in numbers}) == 1:
         return [*lines, f"Seed {next(iter(seeds.values()))[0]} for all scenes"]
@@ -161,4 +171,5 @@ def _settings(methods: Mapping[str, MethodReport], seeds: Seeds) -> list[str]:
 def _summary(methods: Mapping[str, MethodReport], num_stories: int) -> str:
     report = next(iter(methods.values())).report
     embedder = f"scores by {report.embedder}" if report.embedder else "frames alone, without an embedder"
-    return f"{counted(num_stories, 'story')}, {len(methods)} methods; {embedder}; 95 % intervals in brackets."
+    sizes = f"{counted(num_stories, 'story')}, {counted(len(methods), 'method')}"
+    return f"{sizes}; {embedder}; 95 % intervals in brackets."

@@ -151,7 +151,7 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     found_figures = figures(done, scores, embedder)
     return Report(
         embedder=embedder.name if embedder else "",
-        networks=instruments.identity() | (embedder.text_networks if embedder else {}),
+        networks={**instruments.identity(), **(embedder.text_networks if embedder else {})},
         num_stories=len(done),
         rows=[
             row

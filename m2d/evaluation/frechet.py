@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from m2d.data.dataset_text import counted
 from m2d.errors import InputError
 from m2d.evaluation.intervals import Figure
+from m2d.video.printable import counted
 
 Features = npt.NDArray[np.float64]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from m2d.data.dataset_text import counted, first_few
+from m2d.data.dataset_text import first_few
 from m2d.errors import InputError
 from m2d.evaluation.frechet import check_sizes
 from m2d.evaluation.stories import LeftOut, VideoStory, find_stories
 from m2d.files import sha256_file
 from m2d.folders import is_folder
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 
 
 def find_reference(

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from m2d.data.dataset_text import counted
 from m2d.evaluation.frechet import SetDistance
 from m2d.evaluation.intervals import Figure
 from m2d.evaluation.meanings import SCENE_VALUES, SMALLER, meaning
 from m2d.evaluation.scores import SceneRow
 from m2d.evaluation.stories import LeftOut
 from m2d.video.board.pictures import data_uri
+from m2d.video.printable import counted
 
 # Scenes at each end of the ranking that the page shows.
 _MOST_SHOWN = 6

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2d.data.dataset_text import counted, first_few
+from m2d.data.dataset_text import first_few
 from m2d.errors import InputError
 from m2d.folders import is_folder
 from m2d.recipe.fields import default_output
@@ -24,7 +24,7 @@ from m2d.recipe.schema import Recipe
 from m2d.video.film_frames import film_frames
 from m2d.video.formats import VIDEO_SUFFIXES
 from m2d.video.open_film import FilmError
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 from m2d.video.provenance import ProvenanceError
 from m2d.video.read import FilmInfo, probe
 

@@ -19,7 +19,7 @@ from m2d.fit import BYTES_PER_WRITTEN_PIXEL, FitChoice
 from m2d.recipe.plan import ScenePlan
 from m2d.video.external import ResampledVideo, read_external_video
 from m2d.video.fitting import describe_fit
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 from m2d.video.provenance import RunRecord
 from m2d.video.provenance_builder import build_run_record
 
@@ -64,7 +64,7 @@ def load_external_video(
     num_scenes, num_clips = len(whole.picks), len(video.clips)
     if len(prompts) > num_scenes:
         raise InputError(
-            f"{len(prompts)} prompts for {num_scenes} scenes of {path}; give at most one each",
+            f"{len(prompts)} prompts for {counted(num_scenes, 'scene')} of {path}; give at most one each",
             argument="context_prompt",
         )
     all_prompts = [""] * (num_scenes - len(prompts)) + list(prompts)

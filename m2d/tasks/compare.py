@@ -16,6 +16,7 @@ from PIL import Image
 from m2d.errors import InputError, Interrupted, OutputError, Remedy
 from m2d.evaluation.comparison import (
     MethodReport,
+    common,
     comparison_html,
     comparison_json,
     comparison_markdown,
@@ -115,7 +116,7 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
     for name, method in methods.items():
         reports[name] = MethodReport(
             title=method.title,
-            settings=_settings(method, stories[0], plan),
+            settings=_settings(method, stories, plan),
             report=evaluate(replace(evaluation, paths=tuple(made[name])), reporter),
             notes=_notes(method, stories[0].source, plan),
         )
@@ -212,18 +213,17 @@ def _check_stories(stories: Sequence[RunPlan]) -> None:
         raise InputError(f"{', '.join(twice)}: would be the film of two stories; give them different titles")
 
 
-def _settings(method: Method, story: RunPlan, plan: ComparePlan) -> dict[str, Any]:
-    sampling = story.sampling
+def _settings(method: Method, stories: Sequence[RunPlan], plan: ComparePlan) -> dict[str, Any]:
     return {
-        "model": story.source.name,
-        "model_digest": story.source.digest,
+        "model": common(story.source.name for story in stories),
+        "model_digest": common(story.source.digest for story in stories),
         "image_model": plan.image_model if method.keyframes else None,
         # Without an image-to-video model, keyframes are context.
         "mask": "mask2dit" if method.keyframes and plan.image_model is None else method.mask,
         "attention": method.attention,
         "keyframes": method.keyframes,
-        "num_inference_steps": sampling.num_inference_steps,
-        "guidance_scale": sampling.guidance_scale,
+        "num_inference_steps": common(story.sampling.num_inference_steps for story in stories),
+        "guidance_scale": common(story.sampling.guidance_scale for story in stories),
     }
 
 

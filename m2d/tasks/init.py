@@ -11,7 +11,7 @@ from m2d.recipe.schema import Recipe
 from m2d.recipe.story_import import import_stories
 from m2d.recipe.template import story_template
 from m2d.recipe.writer import to_yaml
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -55,7 +55,8 @@ def write_imported(source: Path, target: Path, *, force: bool) -> list[Path]:
         check_writable(path, force=force)
     for path, each in zip(paths, imported, strict=True):
         story = each.recipe
-        lines = [f"{story.title}, a story of {len(story.scenes)} scenes from {source.name} ({each.layout})."]
+        length = counted(len(story.scenes), "scene")
+        lines = [f"{story.title}, a story of {length} from {source.name} ({each.layout})."]
         if each.dropped:
             lines.append(f"Not taken over: {', '.join(each.dropped)}.")
         text = to_yaml(story, header="\n".join([*lines, f"m2d generate {path.name}"]))

@@ -27,6 +27,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.recipe.places import KeyPath, setting_problem
 from m2d.recipe.plan import ExistingFilm
 from m2d.recipe.settings import Setting
+from m2d.video.printable import counted
 
 # Fields of a scene and the field that sets them for all scenes.
 _FIELD_FOR_ALL: dict[str, KeyPath] = {
@@ -125,8 +126,8 @@ def _chosen(reroll: Reroll, film: LoadedFilm) -> tuple[int, ...]:
         raise InputError(f"{given}; name each scene once", argument="scene")
     if reroll.prompts and len(reroll.prompts) != len(reroll.scenes):
         raise InputError(
-            f"{len(reroll.prompts)} prompts for {len(reroll.scenes)} scenes; give one for each, or none to "
-            "keep the old ones",
+            f"{len(reroll.prompts)} prompts for {counted(len(reroll.scenes), 'scene')}; give one for each,"
+            " or none to keep the old ones",
             argument="prompt",
         )
     return tuple(sorted(reroll.scenes))

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from m2d.data.captions import caption_warnings, check_captions
 from m2d.data.dataset_file import read_groups, shots_of
-from m2d.data.dataset_text import ShotGroup, counted
+from m2d.data.dataset_text import ShotGroup
 from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.frame_sampling import ClipRule, FpsRule, OfficialRule
@@ -32,6 +32,7 @@ from m2d.training.clips import EncodedClips
 from m2d.training.content_store import ContentStore
 from m2d.training.frozen import FrozenParts
 from m2d.training.recipe import DataRecipe, TrainingRecipe
+from m2d.video.printable import counted
 
 _MEMORY_BYTES = 1 << 30
 _MOST_SHOWN = 5

@@ -1,4 +1,7 @@
-"""Make text from a recipe or a film safe to show: on a terminal, in a chapter title, on a contact sheet."""
+"""Make text from a recipe or a film safe to show: on a terminal, in a chapter title, on a contact sheet.
+
+Also owns the plural of counted things.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,13 @@ def printable(text: str, *, limit: int | None = None) -> str:
     if limit is not None and len(shown) > limit:
         return shown[: max(limit - 3, 0)].rstrip() + "..."
     return shown
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 video`, `2 videos` or `2 stories`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun.removesuffix('y')}ies" if noun.endswith("ry") else f"{count} {noun}s"
 
 
 def _shown(character: str) -> str:

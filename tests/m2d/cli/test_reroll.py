@@ -74,7 +74,7 @@ BAD_FLAGS = {
     "a scene too many": (["--scene", "4", "--scene", "-1"], "--scene: 4, -1; first-snow.mp4 has"),
     "a scene twice": (["--scene", "2", "--scene", "2"], "--scene: 2, 2; name each scene once"),
     "an empty prompt": (["--scene", "2", "-p", ""], "--prompt: is empty"),
-    "a prompt too many": (["--scene", "2", "-p", "a", "-p", "b"], "--prompt: 2 prompts for 1 scenes"),
+    "a prompt too many": (["--scene", "2", "-p", "a", "-p", "b"], "--prompt: 2 prompts for 1 scene;"),
     "a negative seed": (["--scene", "2", "--seed", "-4"], "--seed: must be at least 0, got -4"),
     "a seed too large": (["--scene", "2", "--seed", str(2**63)], "--seed: must be at most"),
     "its own name": (["--scene", "2", "--out", FILM], "first-snow.mp4: exists already"),

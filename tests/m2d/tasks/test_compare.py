@@ -103,7 +103,7 @@ def test_every_method_makes_its_own_film_with_equal_seeds_and_steps(compared: Pa
     table, page = ((compared / name).read_text("utf-8") for name in (TABLE, PAGE))
     assert table.count("\n| ") == 1 + len(METHODS)
     for text in (table, page):
-        assert "2 steps, guidance 6" in text
+        assert "Steps 2, guidance 6.0" in text
         assert "Seed 0 for all scenes" in text
         assert "Motion smoothness, %; larger is better" in text
     assert page.count("data:image/webp") == 3 * len(METHODS)

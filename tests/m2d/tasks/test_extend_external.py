@@ -202,7 +202,7 @@ REFUSED = {
     "cuts out of order": ({"cuts_s": (1.0, 0.5)}, "^cuts: 0.5 is not after 1"),
     "no time": ({"cuts_s": (float("nan"),)}, "^cuts: nan is not a time"),
     "scenes too short": ({"cuts_s": (0.25, 1.9)}, "scene . of 3 .* has . of the 9 frames"),
-    "too many prompts": ({"cuts_s": (), "context_prompts": ("a", "b")}, "2 prompts for 1 scenes"),
+    "too many prompts": ({"cuts_s": (), "context_prompts": ("a", "b")}, "2 prompts for 1 scene of"),
     "a prompt with controls": ({"cuts_s": (), "context_prompts": ("\x1b",)}, "^context_prompt 1: .* U.001B"),
     "a prompt too long": (
         {"cuts_s": (), "context_prompts": ("a " * 99,)},

@@ -192,7 +192,7 @@ REFUSED: dict[str, tuple[tuple[int, ...], dict[str, Any], type[InputError], str]
     "a scene too many": ((1, 5), {}, InputError, r"^scene: 6; .*film\.mp4 has scenes 1 to 5"),
     "no scene": ((), {}, InputError, "^scene: none given"),
     "a scene twice": ((1, 1), {}, InputError, "^scene: 2, 2; name each scene once"),
-    "too many prompts": ((1,), {"prompts": ("a", "b")}, InputError, "^prompt: 2 prompts for 1 scenes"),
+    "too many prompts": ((1,), {"prompts": ("a", "b")}, InputError, "^prompt: 2 prompts for 1 scene;"),
     "too few prompts": ((1, 2), {"prompts": ("a",)}, InputError, "^prompt: 1 prompts for 2 scenes"),
     "an empty prompt": ((1,), {"prompts": (" ",)}, RecipeError, "line: prompt: is empty"),
     "a negative seed": ((1,), {"seed": -1}, RecipeError, "line: seed: must be at least 0, got -1"),
