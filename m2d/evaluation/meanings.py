@@ -55,7 +55,7 @@ SCENE_VALUES = {
     "colour_jump": ("colour jump from the scene before", "levels"),
     "lpips_across": ("LPIPS from the scene before", ""),
     "smoothness": ("motion smoothness", "%"),
-    "contrast_change": ("contrast since scene 1", "%"),
+    "contrast_change": ("contrast against the first scene", "%"),
 }
 """Of the values of a scene that tables and captions show: words and unit."""
 
