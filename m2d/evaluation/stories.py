@@ -8,7 +8,7 @@ Owns finding and prompts; `measure` decodes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,8 @@ def find_stories(
     Raises:
         InputError: A path holds no video, or two stories have one name.
     """
-    groups = _grouped([file for path in paths for file in _videos_of(path)])
+    numbered = _grouped([file for path in paths for file in _videos_of(path)])
+    groups = {name: group for each in numbered.items() for name, group in _without_whole_films(*each)}
     stories: list[VideoStory] = []
     unread: list[LeftOut] = []
     for name, group in groups.items():
@@ -215,6 +216,29 @@ def _grouped(files: Sequence[Path]) -> dict[str, dict[int, Path]]:
             )
         group[number] = file
     return groups
+
+
+def _without_whole_films(name: str, group: dict[int, Path]) -> Iterator[tuple[str, dict[int, Path]]]:
+    """Yield a group of numbered scenes, and apart from it films of m2d whose titles end like `scene 2`.
+
+    Such a film holds several scenes of its own, or is alone and not the first scene.
+    """
+    scenes = dict(group)
+    for number, file in group.items():
+        num_scenes = 0 if number == _WHOLE else _num_recorded(file)
+        if num_scenes > 1 or (num_scenes == 1 and len(group) == 1 and number > 1):
+            yield file.stem, {_WHOLE: scenes.pop(number)}
+    if scenes:
+        yield name, scenes
+
+
+def _num_recorded(file: Path) -> int:
+    """Return how many scenes the provenance of a file lists; 0 without one that can be read."""
+    try:
+        provenance = probe(file).provenance
+    except (FilmError, ProvenanceError):
+        return 0
+    return len(provenance.scenes) if provenance else 0
 
 
 def _missing_scenes(group: Mapping[int, Path]) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from m2d.model.pixels import to_pixels
 from m2d.puppet.captions import plain_caption
@@ -39,3 +42,11 @@ def write_films(folder: Path, *, seed: int, count: int, num_scenes: int = 3) -> 
         (folder / "stories" / f"story-{index}.yaml").write_text(to_yaml(recipe))
         found.append(prompts)
     return found
+
+
+def empty_film(path: Path, *, num_frames: int = 2) -> None:
+    """Write a black video of one scene, without provenance, and the folder that it is in."""
+    path.parent.mkdir(exist_ok=True)
+    frames_PHWC = np.zeros((num_frames, 64, 64, 3), np.uint8)
+    options: dict[str, Any] = {"provenance": None, "force": True, "scene_prompts": ["a"]}
+    write_film(path, [frames_PHWC], fps=8, upscale=1, title="a", **options)

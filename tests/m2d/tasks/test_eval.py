@@ -14,13 +14,12 @@ from m2d.errors import BackendUnavailable, InputError, OutputError
 from m2d.evaluation import cache, natural_embedder
 from m2d.evaluation.evaluate import EvalPlan, measure
 from m2d.evaluation.puppet_embedder import load_puppet_embedder
-from m2d.evaluation.stories import find_stories
 from m2d.progress import SilentReporter
 from m2d.tasks.eval import PAGE, RESULTS, TABLE, evaluate_videos
 from m2d.video.film_frames import film_frames
 from m2d.video.write import write_film
 from tests.m2d.evaluation.hub_folders import hub_folder, write_words
-from tests.m2d.evaluation.puppet_films import write_films
+from tests.m2d.evaluation.puppet_films import empty_film, write_films
 from tests.m2d.video.board.chromium import Chromium, find_chromium
 from tests.m2d.video.grown_films import GENERATE, grown, write_grown
 
@@ -38,13 +37,6 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("M2D_CACHE", str(tmp_path / "cache"))
-
-
-def empty_film(path: Path, *, num_frames: int = 2) -> None:
-    path.parent.mkdir(exist_ok=True)
-    frames_PHWC = np.zeros((num_frames, 64, 64, 3), np.uint8)
-    options: dict[str, Any] = {"provenance": None, "force": True, "scene_prompts": ["a"]}
-    write_film(path, [frames_PHWC], fps=8, upscale=1, title="a", **options)
 
 
 def evaluated(films: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -242,22 +234,6 @@ def test_unreadable_videos_are_listed_and_the_others_measured(films: Path, tmp_p
     assert "1 frame; at least 2" in reasons["one.mp4"]
     assert "is not a film" in reasons["text.mp4"]
     assert str(tmp_path) not in json.dumps(found)
-
-
-def test_a_story_without_one_of_its_scenes_is_left_out(tmp_path: Path) -> None:
-    numbers = {"walk": (1, 3, 5), "from-0": (0, 1), "from-1": (1, 2), "late": (2,)}
-    for name, found in numbers.items():
-        for number in found:
-            empty_film(tmp_path / f"{name}-scene-{number}.mp4")
-    stories, unread = find_stories([tmp_path], None)
-    assert [(story.name, len(story.scenes)) for story in stories] == [("from-0", 2), ("from-1", 2)]
-    assert {each.name: each.reason for each in unread} == {
-        "walk": "scenes 2, 4 are missing; there are walk-scene-1.mp4, walk-scene-3.mp4, walk-scene-5.mp4",
-        "late": "scene 1 is missing; there are late-scene-2.mp4",
-    }
-    empty_film(tmp_path / "from-0.mp4")
-    with pytest.raises(InputError, match=r"from-0\.mp4: another video has this name, too: .*from-0-scene-0"):
-        find_stories([tmp_path], None)
 
 
 def test_films_with_and_without_prompts_are_refused_only_where_prompts_are_compared(
