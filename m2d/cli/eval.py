@@ -131,8 +131,7 @@ def _show(report: Report) -> None:
         floor = distance.frechet_floor.value
         halves = f"halves of the reference, {distance.num_clips // 2} clips each: {floor:.4g}"
         rows.append(("Frechet distance", f"{distance.frechet:.4g}; {halves}"))
-    rows += [("not measured", note) for note in report.notes]
-    if any("lpips" in note for note in report.notes):
-        rows.append(("", "get it with `m2d models get lpips`"))
+    get_lpips = "; get it with `m2d models get lpips`"
+    rows += [("not measured", note + get_lpips * ("lpips" in note)) for note in report.notes]
     show_gap()
     show_fields(rows, stderr=True)
