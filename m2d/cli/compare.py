@@ -37,9 +37,7 @@ class CompareOptions(ModelOptions):
     device: DeviceOption = None
     dtype: DtypeOption = None
     settings: SetOption = None
-    force: Annotated[bool, typer.Option("--force", help="Replace report and films of other settings.")] = (
-        False
-    )
+    force: Annotated[bool, typer.Option("--force", help="Replace the report and differing films.")] = False
     as_json: ResultJsonFlag = False
     quiet: QuietFlag = False
 

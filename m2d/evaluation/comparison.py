@@ -16,7 +16,6 @@ from m2d.video.printable import counted, printable
 
 _COLUMNS = ("visual", "semantic", "sequence", "cross_talk", "unprompted_difference", "smoothness")
 
-
 Seeds = Mapping[str, Sequence[int]]
 """Per story, the seeds of its scenes, which all methods share."""
 

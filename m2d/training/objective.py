@@ -50,7 +50,8 @@ def velocity_errors(
 
     Args:
         model: A scene transformer, maybe wrapped: predicts the velocity BFCHW.
-        scene_guidance: See `ObjectiveRecipe`.
+        scene_guidance: Share of the difference between the prediction and that for isolated scenes that is
+            added to the velocity; see `ObjectiveRecipe`.
     """
     num_scenes = layout.num_scenes
     frames_per_scene = layout.latent_frames[0]
@@ -64,6 +65,7 @@ def velocity_errors(
     inputs = (noisy_BFCHW, batch.prompt_embeds_BLD, batch.timesteps_BN)
     apart_BFCHW = None
     if scene_guidance:
+        # First, while the activations of the pass with gradients do not take memory yet.
         with torch.no_grad():
             apart_BFCHW = model(*inputs, layout=replace(layout, mask="isolated")).float()
     predicted_BFCHW = model(*inputs, layout=layout).float()

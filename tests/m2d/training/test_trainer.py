@@ -67,6 +67,18 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert _digests(tmp_path / "stopped") == _digests(tmp_path / "straight")
 
 
+def test_scene_guidance_changes_what_is_learned_and_not_the_held_out_loss(
+    make_trainer: MakeTrainer, make_recipe: MakeRecipe
+) -> None:
+    recipes = [make_recipe(objective={"scene_guidance": share}) for share in (0.0, 0.5)]
+    plain, guided = (make_trainer(recipe, f"run {number}") for number, recipe in enumerate(recipes))
+    assert plain.held_out_loss() == guided.held_out_loss()
+    for trainer in (plain, guided):
+        trainer._do_step()
+    weights = [trainer.state.model.state_dict() for trainer in (plain, guided)]
+    assert any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
 @pytest.mark.parametrize("stage", ["base", "pretrain", "sft"])
 def test_every_stage_learns(
     make_trainer: MakeTrainer, make_recipe: MakeRecipe, tmp_path: Path, stage: str
