@@ -109,28 +109,26 @@ def evaluate(
 
 def _show(report: Report) -> None:
     from m2d.cli.console import show_fields, show_gap
-    from m2d.evaluation.report import basis, figure_title, interval_text
+    from m2d.evaluation.report import basis, direction, figure_title, interval_text
 
-    rows = [
-        (
-            name.replace("_", " "),
-            "  ".join(
-                [
-                    f"{figure.value:.4g}",
-                    interval_text(figure),
-                    figure_title(name, figure),
-                    f"({measured})" if (measured := basis(report, name)) else "",
-                ]
-            ).rstrip(),
-        )
-        for name, figure in report.figures.items()
-        if name in _SHOWN
-    ]
+    rows = []
+    for name, figure in report.figures.items():
+        if name not in _SHOWN:
+            continue
+        measured = basis(report, name)
+        words = [
+            f"{figure.value:.4g}",
+            interval_text(figure),
+            figure_title(name, figure),
+            direction(name),
+            f"({measured})" if measured else "",
+        ]
+        rows.append((name.replace("_", " "), "  ".join(word for word in words if word)))
     distance = report.distance
     if distance is not None:
         floor = distance.frechet_floor.value
         halves = f"halves of the reference, {distance.num_clips // 2} clips each: {floor:.4g}"
-        rows.append(("Frechet distance", f"{distance.frechet:.4g}; {halves}"))
+        rows.append(("Frechet distance", f"{distance.frechet:.4g}  smaller is better; {halves}"))
     get_lpips = "; get it with `m2d models get lpips`"
     rows += [("not measured", note + get_lpips * ("lpips" in note)) for note in report.notes]
     show_gap()

@@ -29,7 +29,7 @@ from m2d.evaluation.natural_embedder import (
     NaturalEmbedder,
 )
 from m2d.evaluation.networks import missing_networks
-from m2d.evaluation.puppet_embedder import load_puppet_embedder
+from m2d.evaluation.puppet_embedder import PuppetEmbedder, load_puppet_embedder
 from m2d.evaluation.reference import find_reference, repeated_files
 from m2d.evaluation.report import Report
 from m2d.evaluation.scores import features_of, figures, scene_rows, story_scores
@@ -128,16 +128,21 @@ def check_before_films(plan: EvalPlan, films: Sequence[RunPlan]) -> None:
         check_networks(has_prompts=True, has_reference=plan.reference is not None)
     if choice == "puppet":
         shapes = [scene.geometry for film in films for scene in film.scenes]
-        _puppet_embedder({(shape.height, shape.width) for shape in shapes})
+        puppet = _puppet_embedder({(shape.height, shape.width) for shape in shapes}, plan.device)
     if plan.reference is not None:
         _check_has_features(plan)
-        find_reference(plan.reference, num_clips=sum(len(film.scenes) for film in films))
+        num_clips = sum(len(film.scenes) for film in films)
+        reference, _ = find_reference(plan.reference, num_clips=num_clips)
+        if choice == "puppet":
+            _check_can_read(reference, puppet)
 
 
 def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     """Measure what was found; raises as `evaluate`."""
     stories, unread, reference, unread_reference = found
     embedder = _embedder(plan, stories)
+    if isinstance(embedder, PuppetEmbedder):
+        _check_can_read(reference, embedder)
     instruments, notes = _instruments(plan, embedder, stories)
     repeated = repeated_files(stories, reference)
     if repeated:
@@ -185,7 +190,7 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     if choice == "none":
         return None
     if choice == "puppet":
-        return _puppet_embedder({(story.height, story.width) for story in stories})
+        return _puppet_embedder({(story.height, story.width) for story in stories}, plan.device)
     has_prompts = any(story.prompts for story in stories)
     if choice in GIVEN:
         folder = given_folder(choice, plan.embedder_model, field="--embedder-model")
@@ -195,12 +200,22 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
 
 
-def _puppet_embedder(sizes: set[tuple[int, int]]) -> Embedder:
+def _puppet_embedder(sizes: set[tuple[int, int]], device: str) -> PuppetEmbedder:
     if len(sizes) > 1:
         found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
         raise InputError(f"puppet films of different sizes ({found}); evaluate each size alone")
     (size,) = sizes
-    return load_puppet_embedder(height=size[0], width=size[1])
+    return load_puppet_embedder(height=size[0], width=size[1], device=device)
+
+
+def _check_can_read(reference: Sequence[VideoStory], embedder: PuppetEmbedder) -> None:
+    for story in reference:
+        if not embedder.can_read(height=story.height, width=story.width):
+            raise InputError(
+                f"{story.name}: frames of {story.width}x{story.height}; the attribute classifier of these "
+                f"films reads {embedder.size} pixels, or larger pictures of that shape",
+                argument="reference",
+            )
 
 
 def _check_has_features(plan: EvalPlan) -> None:
@@ -239,6 +254,8 @@ def _instruments(
 ) -> tuple[Instruments, list[str]]:
     notes = []
     has_lpips = not missing_networks(["lpips"])
+    if plan.device != "cpu" and embedder is None and not has_lpips:
+        raise InputError(f"{plan.device}: no network runs, so nothing would use it", argument="device")
     if not has_lpips:
         notes.append("LPIPS: the network lpips is not in the cache")
     finds_cuts = any(story.cuts for story in stories) and has_cut_detection()

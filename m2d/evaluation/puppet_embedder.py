@@ -34,13 +34,13 @@ _STARTS = dict(zip(CLASS_SIZES, itertools.accumulate(CLASS_SIZES.values(), initi
 class AttributeExtractor:
     """The attribute classifier's features, then the probability of each class, then the numbers."""
 
-    def __init__(self, classifier: AttributeClassifier, *, digest: str) -> None:
+    def __init__(self, classifier: AttributeClassifier, *, digest: str, device: str = "cpu") -> None:
         """Wrap a classifier in evaluation mode; `digest` is that of its weights."""
-        num_frames, self._height, self._width = classifier.own_size()
-        self.protocol = f"attribute-classifier-{num_frames}x{self._height}x{self._width}/1"
+        num_frames, self.height, self.width = classifier.own_size()
+        self.protocol = f"attribute-classifier-{num_frames}x{self.height}x{self.width}/1"
         self.digest = digest
         self.fewest_frames = 2
-        self._classifier, self._num_frames = classifier, num_frames
+        self._classifier, self._num_frames, self._device = classifier.to(device), num_frames, device
 
     def picks(self, num_frames: int) -> list[int]:
         """Return as many frames as the classifier reads, at even steps."""
@@ -48,17 +48,18 @@ class AttributeExtractor:
 
     def prepare(self, frame_HWC: np.ndarray) -> np.ndarray:
         """Return the frame at the classifier's size, averaged over areas."""
-        size = (self._width, self._height)
+        size = (self.width, self.height)
         return np.asarray(Image.fromarray(frame_HWC).resize(size, Image.Resampling.BOX))
 
     @torch.inference_mode()
     def extract(self, prepared: Sequence[np.ndarray]) -> Vector:
         """Return features, probabilities and numbers of the scene."""
-        frames_BPCHW = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2)[None].float() / 255
+        frames_PHWC = torch.from_numpy(np.stack(prepared)).to(self._device)
+        frames_BPCHW = frames_PHWC.permute(0, 3, 1, 2)[None].float() / 255
         features_BD = self._classifier.features(frames_BPCHW)
         scores, numbers = self._classifier.judge(features_BD)
         shares = [scores[name].softmax(-1) for name in CLASS_SIZES]
-        vector: Vector = torch.cat([features_BD, *shares, numbers], dim=-1)[0].numpy()
+        vector: Vector = torch.cat([features_BD, *shares, numbers], dim=-1)[0].cpu().numpy()
         return vector
 
 
@@ -72,6 +73,17 @@ class PuppetEmbedder:
         # Prompts are parsed.
         self.text_networks: Mapping[str, str] = {}
         self.extractors: Mapping[str, Extractor] = {READER: extractor}
+        self._own = (extractor.height, extractor.width)
+
+    @property
+    def size(self) -> str:
+        """The smallest frames that it reads."""
+        return f"{self._own[1]}x{self._own[0]}"
+
+    def can_read(self, *, height: int, width: int) -> bool:
+        """Whether frames have the classifier's shape and are not smaller."""
+        own_height, own_width = self._own
+        return height * own_width == width * own_height and height >= own_height
 
     def embeddings(self, features: Features) -> Scores:
         """Return vectors whose cosine is the mean agreement of place, time, unprompted properties and looks.
@@ -124,7 +136,7 @@ class PuppetEmbedder:
         return {name: tally for name, tally in tallies.items() if tally.counts_S.any()}
 
 
-def load_puppet_embedder(*, height: int, width: int) -> PuppetEmbedder:
+def load_puppet_embedder(*, height: int, width: int, device: str = "cpu") -> PuppetEmbedder:
     """Load the classifier of the embedded model whose frames have the same shape and are not larger.
 
     Raises:
@@ -137,10 +149,10 @@ def load_puppet_embedder(*, height: int, width: int) -> PuppetEmbedder:
         assert folder is not None
         path = folder / CLASSIFIER_FILE
         classifier = read_classifier(path)
-        _, own_height, own_width = classifier.own_size()
-        if height * own_width == width * own_height and height >= own_height:
-            return PuppetEmbedder(AttributeExtractor(classifier, digest=sha256_file(path)))
-        known.append(f"{own_width}x{own_height}")
+        embedder = PuppetEmbedder(AttributeExtractor(classifier, digest=sha256_file(path), device=device))
+        if embedder.can_read(height=height, width=width):
+            return embedder
+        known.append(embedder.size)
     raise InputError(
         f"frames of {width}x{height}: no attribute classifier reads pictures of this shape; they read"
         f" {' or '.join(known)} pixels, or larger pictures of that shape"

@@ -13,7 +13,7 @@ from typing import Any
 
 from m2d.evaluation.frechet import SetDistance
 from m2d.evaluation.intervals import Figure
-from m2d.evaluation.meanings import SCENE_VALUES, SMALLER, meaning
+from m2d.evaluation.meanings import NEITHER, SCENE_VALUES, SMALLER, meaning
 from m2d.evaluation.scores import SceneRow
 from m2d.evaluation.stories import LeftOut
 from m2d.video.board.pictures import data_uri
@@ -208,6 +208,12 @@ def basis(report: Report, name: str) -> str:
 def figure_title(name: str, figure: Figure) -> str:
     """Return what a figure is, and what chance alone has, if that is known."""
     return meaning(name).words + ("" if figure.chance is None else f"; chance {_text(figure.chance)}")
+
+
+def direction(name: str) -> str:
+    """Return which values of a figure are better; empty if neither is."""
+    better = meaning(name).better
+    return "" if better == NEITHER else f"{better} is better"
 
 
 def scene_values(row: SceneRow, names: Sequence[str]) -> str:

@@ -44,9 +44,9 @@ def write_films(folder: Path, *, seed: int, count: int, num_scenes: int = 3) -> 
     return found
 
 
-def empty_film(path: Path, *, num_frames: int = 2) -> None:
+def empty_film(path: Path, *, num_frames: int = 2, width: int = 64) -> None:
     """Write a black video of one scene, without provenance, and the folder that it is in."""
     path.parent.mkdir(exist_ok=True)
-    frames_PHWC = np.zeros((num_frames, 64, 64, 3), np.uint8)
+    frames_PHWC = np.zeros((num_frames, 64, width, 3), np.uint8)
     options: dict[str, Any] = {"provenance": None, "force": True, "scene_prompts": ["a"]}
     write_film(path, [frames_PHWC], fps=8, upscale=1, title="a", **options)

@@ -116,6 +116,11 @@ def test_a_reference_that_cannot_serve_is_refused_before_anything_is_measured(
     unequal = r"12 clips, its reference 1; .*\nleft out of the reference:\ntext\.mp4: is not a film"
     with pytest.raises(InputError, match=unequal):
         evaluated(films, out, reference=tmp_path / "bad")
+    for number in range(12):
+        empty_film(tmp_path / "wide" / f"a-{number}.mp4", width=80)
+    shape = "reference: a-0: frames of 80x64; the attribute classifier of these films reads 64x64 pixels"
+    with pytest.raises(InputError, match=shape):
+        evaluated(films, out, reference=tmp_path / "wide")
 
 
 def test_figures_of_fewer_stories_say_how_many(films: Path, tmp_path: Path) -> None:
@@ -247,7 +252,9 @@ def test_films_with_and_without_prompts_are_refused_only_where_prompts_are_compa
         evaluated(films, tmp_path / "other", paths=paths, prompts=None, embedder="natural")
 
 
-def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
+def test_bad_requests_name_what_is_wrong(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "report"
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "story-0.yaml").write_text("title: Story 0\nscenes: [Snow., Rain.]\n")
@@ -265,6 +272,9 @@ def test_bad_requests_name_what_is_wrong(films: Path, tmp_path: Path) -> None:
         evaluated(films, out, device="cuda:98")
     with pytest.raises(InputError, match="holds no video"):
         evaluated(films, out, paths=(tmp_path / "some",))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(InputError, match="device: cuda: no network runs, so nothing would use it"):
+        evaluated(films, out, device="cuda", embedder="none")
     assert not out.exists()
 
 
