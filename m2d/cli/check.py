@@ -20,6 +20,7 @@ from m2d.cli.options import (
 )
 from m2d.cli.results import pick
 from m2d.errors import BackendUnavailable
+from m2d.video.printable import counted
 
 if TYPE_CHECKING:
     from m2d.pipeline.placing import Prediction
@@ -139,7 +140,8 @@ def _summary(plan: RunPlan) -> list[tuple[str, str]]:
     width, height = plan.scene_geometry.width, plan.scene_geometry.height
     sampling, common = plan.sampling, _common_facts(plan.scenes)
     passes = "one window" if len(plan.windows) == 1 else f"each of {len(plan.windows)} windows"
-    steps = f"{sampling.scheduler or 'model default'}, {sampling.num_inference_steps} steps in {passes}"
+    scheduler = sampling.scheduler or "model default"
+    steps = f"{scheduler}, {counted(sampling.num_inference_steps, 'step')} in {passes}"
     parts = ["dynamic guidance"] * sampling.dynamic_guidance
     parts += [common[name] for name in ("guidance", "seed", "colours") if common.get(name)]
     rows = [

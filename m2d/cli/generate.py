@@ -173,13 +173,15 @@ def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> Fil
 
 
 def _sheet(story: PlannedStory) -> SheetPlan | None:
+    from m2d.video.printable import counted
+
     if story.sheet is None:
         return None
     plan = story.films[0].plan
     sampling = plan.sampling
     facts = [
         Path(plan.source.name).name,
-        f"{sampling.num_inference_steps} steps",
+        counted(sampling.num_inference_steps, "step"),
         f"speed {sampling.speed}",
     ]
     return SheetPlan(

@@ -11,6 +11,7 @@ import typer
 from m2d.cli.completion import film_files
 from m2d.cli.results import pick
 from m2d.video.formats import FORMATS_IN_WORDS
+from m2d.video.printable import counted
 
 if TYPE_CHECKING:
     from m2d.tasks.inspect import Inspection
@@ -51,7 +52,7 @@ def _show(film: Path, inspection: Inspection) -> None:
     info, provenance = inspection.info, inspection.info.provenance
     show_heading(info.title or film.name)
     picture = f"{info.width}x{info.height} {info.codec}, {format_size(info.size_bytes)}"
-    length = f"{inspection.num_decoded_frames} frames, {inspection.duration_s:.1f} s"
+    length = f"{counted(inspection.num_decoded_frames, 'frame')}, {inspection.duration_s:.1f} s"
     rows = [("film", f"{film}, {picture}"), ("length", f"{length} at {float(info.fps):g} fps")]
     rows += [("sound", str(track)) for track in inspection.sound]
     rows += [("reading", note) for note in inspection.notes]

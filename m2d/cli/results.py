@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from m2d.cli.remedies import name_flag_in
+from m2d.video.printable import counted
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -51,7 +52,7 @@ def show_film(result: FilmResult, *, spent_s: float) -> None:
     provenance = result.provenance
     video = provenance.video
     size = "{}x{}".format(*video.written_size)
-    length = f"{provenance.num_frames} frames, {provenance.num_frames / video.written_fps:.1f} s"
+    length = f"{counted(provenance.num_frames, 'frame')}, {provenance.num_frames / video.written_fps:.1f} s"
     rows = [
         ("film", f"{length}, {size}, {format_size(result.size_bytes)}"),
         ("beside it", f"{result.run_folder}/  {', '.join(_beside(result))}"),

@@ -15,6 +15,7 @@ from m2d.cli.results import pick
 from m2d.errors import InputError
 from m2d.limits import MOST_THREADS
 from m2d.progress import SilentReporter
+from m2d.video.printable import counted
 
 if TYPE_CHECKING:
     from m2d.progress import Reporter
@@ -207,7 +208,7 @@ def _show_plan(needs: TrainingNeeds, summary: DataSummary | None) -> None:
             ("data", plain_text(_data_in_words(recipe, summary))),
             ("sizes", needs.origin),
             ("parameters", f"{of_model.num_parameters:,}, of which {of_model.num_trained:,} are trained"),
-            ("batch", f"{recipe.batch_size} samples: {share}, {needs.microbatch} at once on each"),
+            ("batch", f"{counted(recipe.batch_size, 'sample')}: {share}, {needs.microbatch} at once on each"),
             ("tokens", f"{needs.tokens_per_step:,} a step, {of_model.tokens:,} at once on each device"),
             ("operations", f"{flop_text(needs.flops_per_step)} a step, forward and backward"),
         ]

@@ -23,6 +23,7 @@ from m2d.cli.options import (
 )
 from m2d.cli.results import pick
 from m2d.errors import EXIT_FAILED, BackendUnavailable, InputError
+from m2d.video.printable import counted
 
 if TYPE_CHECKING:
     from m2d.pipeline.comparison import FilmDifference
@@ -150,7 +151,7 @@ def _line(verdict: BackendVerdict) -> str:
     if worst is None or film is None:
         return f"not run: {verdict.problem}"
     return (
-        f"{verdict.state}; worst of {len(verdict.steps)} steps: {worst.relative_error:.1e} "
+        f"{verdict.state}; worst of {counted(len(verdict.steps), 'step')}: {worst.relative_error:.1e} "
         f"(step {worst.step}), cosine {worst.cosine:.7f}; "
         f"film: {_film(film)}"
         + (f"; context computed once: {verdict.context_bytes / 1e6:.1f} MB" * bool(verdict.context_bytes))

@@ -182,11 +182,11 @@ class _Run:
     def restore(self, state: DenoiseState) -> None:
         done, total = state.steps_done, len(self._timesteps)
         if not 0 <= done <= total:
-            raise UnusableState(f"{done} steps done, the request has {total}")
+            raise UnusableState(f"step {done} is done, the request has {total}")
         latents_BFCHW = state.tensors.get("latents_BFCHW")
         problem = misfit(latents_BFCHW, dtype=torch.float32, shape=self._latents_BFCHW.shape)
         if problem or latents_BFCHW is None:
-            raise UnusableState(f"the latents after {done} steps: latents_BFCHW {problem}")
+            raise UnusableState(f"the latents after step {done}: latents_BFCHW {problem}")
         device = self._request.device
         self._latents_BFCHW = latents_BFCHW.to(device, copy=True)
         self._steps_done = done

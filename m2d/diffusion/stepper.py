@@ -139,14 +139,14 @@ class SceneStepper:
         wanted = probe.history()
         extra = sorted(history.keys() - wanted.keys())
         if extra:
-            raise UnusableState(f"the sampler has no {extra[0][:100]!r} after {steps_done} steps")
+            raise UnusableState(f"the sampler has no {extra[0][:100]!r} after step {steps_done}")
         for name, tensor in wanted.items():
             found = history.get(name)
             problem = misfit(found, dtype=tensor.dtype, shape=shape if tensor.ndim else ())
             if found is not None and not problem and not tensor.ndim and found.item() != tensor.item():
                 problem = f"is {found.item()}, not {tensor.item()}"
             if problem:
-                raise UnusableState(f"the sampler's {name} after {steps_done} steps {problem}")
+                raise UnusableState(f"the sampler's {name} after step {steps_done} {problem}")
 
     def _align_next_timestep(self, index: int) -> None:
         # DDIM and CogVideoX's schedulers use `timestep - num_train_timesteps // num_inference_steps` as the

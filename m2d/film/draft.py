@@ -20,6 +20,7 @@ from m2d.folders import make_folder
 from m2d.pipeline.observer import Observer, ResumePoint
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.recipe.plan import RunPlan
+from m2d.video.printable import counted
 from m2d.video.run_folder import run_folder_of
 from m2d.video.sheet import sheet_png
 
@@ -59,7 +60,7 @@ def draw_draft(
         sheet = sheet_png(
             [scene.on_sheet(upscale=plan.upscale) for scene in drawn.kept(assembled)],
             title=plan.title,
-            facts=[f"draft after {draft.state.steps_done} steps", *facts_of(plan)],
+            facts=[f"draft after {counted(draft.state.steps_done, 'step')}", *facts_of(plan)],
         )
     path = draft_path(plan.output)
     make_folder(path.parent)

@@ -26,6 +26,7 @@ from m2d.recipe.plan import RunPlan
 from m2d.video.digests import array_digest
 from m2d.video.encode import encoding_id
 from m2d.video.lineage import stale
+from m2d.video.printable import counted
 from m2d.video.provenance import (
     ModelRecord,
     Provenance,
@@ -123,7 +124,7 @@ def facts_of(plan: RunPlan) -> list[str]:
         # Only the name: a sheet is passed on, and the folder of the model is private.
         Path(plan.source.name).name,
         f"mask {plan.layout.mask}",
-        f"{plan.sampling.num_inference_steps} steps",
+        counted(plan.sampling.num_inference_steps, "step"),
         f"speed {plan.sampling.speed}",
         *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
         *(f"LoRA {choice}" for choice in plan.recipe.loras),
@@ -179,7 +180,7 @@ def _digest_of(scene: LoadedScene) -> str:
     if scene.frames_PHWC is not None:
         return array_digest(scene.frames_PHWC)
     # An external scene outside the context is identified by its file and its cuts.
-    return f"{scene.plan.num_frames} frames" if scene.record is None else scene.record.frames_sha256
+    return counted(scene.plan.num_frames, "frame") if scene.record is None else scene.record.frames_sha256
 
 
 def provenance_of(

@@ -35,6 +35,7 @@ from m2d.recipe.story import Story
 from m2d.registry import get_backend
 from m2d.video.digests import array_digest, film_digest
 from m2d.video.joining import shown_frames
+from m2d.video.printable import counted
 from m2d.video.sheet import strip_png
 
 
@@ -75,7 +76,7 @@ class StoryOutput:
         """Draw the first frame of every scene, as a notebook shows a story."""
         labels = [f"scene {number}" for number in range(1, len(self.scenes) + 1)]
         firsts = [scene.frames_PHWC[0] for scene in self.scenes]
-        return strip_png(firsts, labels, title=f"{len(self.frames)} frames at {self.fps} fps")
+        return strip_png(firsts, labels, title=f"{counted(len(self.frames), 'frame')} at {self.fps} fps")
 
     @property
     def frames_sha256(self) -> str:

@@ -14,6 +14,7 @@ from m2d.recipe.overrides import Overrides
 from m2d.tasks.batch import record_if_made_by
 from m2d.tasks.candidates import Judge, check_judge
 from m2d.tasks.reroll import Reroll, plan_reroll
+from m2d.video.printable import counted
 from m2d.video.provenance import Provenance
 
 
@@ -91,6 +92,6 @@ def plan_candidates(
         sheet=sheet,
         scores=scores,
         title=plan.title,
-        facts=(Path(plan.source.name).name, f"{plan.sampling.num_inference_steps} steps"),
+        facts=(Path(plan.source.name).name, counted(plan.sampling.num_inference_steps, "step")),
         device=plan.device,
     )

@@ -27,6 +27,7 @@ from m2d.geometry import ModelGeometry
 from m2d.training.needs import training_needs
 from m2d.training.recipe import Device, Stage, TrainingRecipe
 from m2d.video.frame_times import SAME_RATE
+from m2d.video.printable import counted
 
 # Own clips may be long films.
 DECODING_LIMIT_S = 120.0
@@ -304,12 +305,13 @@ def _reasons(
         "pretrain": f"{shape.num_stories} clips or stories, {shape.num_scenes} different ones in a sample",
         "base": f"{shape.num_samples} single clips",
     }[shape.stage]
-    sizes = f"{video.num_frames} frames of {video.width}x{video.height} at {video.fps} per second"
+    sizes = f"{counted(video.num_frames, 'frame')} of {video.width}x{video.height} at {video.fps} per second"
     is_model_size = (video.num_frames, video.fps) == (geometry.default_num_frames, geometry.default_fps)
     held_out = f"{data.held_out} of them are held out" if data.held_out else "none is held out"
     return (
-        f"{num_clips} clips can be read",
+        f"{counted(num_clips, 'clip')} can be read",
         f"stage {shape.stage}: {of_clips}; {held_out}",
         f"{sizes}: {'as the model was trained' if is_model_size else 'as most of the clips allow'}",
-        f"{recipe.steps} steps of {recipe.batch_size} samples on {recipe.device}, in low-rank adapters",
+        f"{counted(recipe.steps, 'step')} of {counted(recipe.batch_size, 'sample')} on {recipe.device}, "
+        "in low-rank adapters",
     )

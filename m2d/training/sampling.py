@@ -19,6 +19,7 @@ from torch import Tensor
 from m2d.diffusion.noise import generator
 from m2d.errors import DatasetError
 from m2d.training.recipe import ObjectiveRecipe, Stage
+from m2d.video.printable import counted
 
 
 class BatchDraw(NamedTuple):
@@ -214,8 +215,9 @@ class StageSampler:
         for bucket, count in enumerate(self._bucket_sizes()):
             if 0 < count < needed:
                 raise DatasetError(
-                    f"video.buckets: size {bucket} (0 is that of `video` itself) has {count} samples, and a "
-                    f"batch takes {needed} of one size; remove it, or use a smaller batch or more stories"
+                    f"video.buckets: size {bucket} (0 is that of `video` itself) has "
+                    f"{counted(count, 'sample')}, and a batch takes {needed} of one size; remove it, or use "
+                    "a smaller batch or more stories"
                 )
 
 

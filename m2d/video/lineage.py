@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 from m2d.video.provenance import Provenance, RunKind, RunRecord, WindowRecord, name_threads
 
 LONGEST_NAME = 200
@@ -253,7 +253,7 @@ def _describe_window(provenance: Provenance, window: WindowRecord) -> str:
 
 def _sampling(run: RunRecord) -> str:
     steps, scheduler = (run.parameters.get(name) for name in ("num_inference_steps", "scheduler"))
-    parts = [f"{steps} steps"] if steps is not None else []
+    parts = [counted(steps, "step")] if isinstance(steps, int) else []
     parts += ["dynamic guidance"] * bool(run.parameters.get("dynamic_guidance"))
     parts += [f"scheduler {scheduler}"] if scheduler is not None else []
     return ", ".join([*parts, *_speed(run)])
@@ -266,8 +266,8 @@ def _speed(run: RunRecord) -> list[str]:
     if speed is None:
         return []
     found = [f"speed {speed}"]
-    if skipped is not None:
-        found.append(f"{skipped} steps skipped")
+    if isinstance(skipped, int):
+        found.append(f"{counted(skipped, 'step')} skipped")
     if isinstance(error, float):
         found.append(f"estimated error {error:.1%}")
     return found

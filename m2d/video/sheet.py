@@ -28,7 +28,7 @@ from m2d.video.lettering import (
     missing_characters,
     text_width,
 )
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 
 FRAMES_PER_SCENE = 4
 # The most scenes of a recipe; many programs refuse to open much larger pictures.
@@ -232,7 +232,7 @@ def _draw_row(scene: SheetScene, number: int, lines: Sequence[_Line], layout: _L
 def _count(scenes: Sequence[SheetScene], *, num_rows: int) -> str:
     num_frames = sum(scene.num_frames for scene in scenes)
     left_out = f", the last {num_rows} shown" if num_rows < len(scenes) else ""
-    return f"{len(scenes)} scene{'s' * (len(scenes) != 1)}, {num_frames} frames{left_out}"
+    return f"{counted(len(scenes), 'scene')}, {counted(num_frames, 'frame')}{left_out}"
 
 
 def _head(layout: _Layout, *, title: str, count: str) -> Image.Image:

@@ -19,7 +19,7 @@ from m2d.video.lineage import (
     name_scenes,
     stale,
 )
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 from m2d.video.provenance import Provenance
 from m2d.video.read import FilmInfo
 
@@ -154,7 +154,7 @@ def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
         size += f", enlarged {provenance.video.upscale} times ({provenance.video.upscale_filter})"
     return (
         f"{num_scenes} scene{'s' if num_scenes > 1 else ''}",
-        f"{num_frames} frames",
+        counted(num_frames, "frame"),
         f"{float(num_frames / info.fps):.1f} s at {float(info.fps):g} fps",
         size,
     )
@@ -207,7 +207,7 @@ def _scene_facts(info: FilmInfo, provenance: Provenance, index: int) -> tuple[Ro
     facts = [
         ("seed", "" if scene.seed is None else str(scene.seed)),
         ("guidance", "" if scene.guidance_scale is None else f"{scene.guidance_scale:g}"),
-        ("length", f"{scene.num_frames} frames, {length_s:.1f} s"),
+        ("length", f"{counted(scene.num_frames, 'frame')}, {length_s:.1f} s"),
         ("begins at", f"{start_s:.1f} s"),
         ("colours", "" if scene.colour_map is None else "matched to the scene before it"),
     ]

@@ -18,7 +18,7 @@ def test_a_named_backend_is_compared_and_all_is_told_as_json(m2d: Run) -> None:
 def test_the_table_tells_the_worst_step_and_the_tolerances(m2d: Run) -> None:
     result = m2d("verify", "story.yaml", "--backend", "eager", "--steps", "1")
     assert result.exit_code == 0, result.stderr
-    assert "same; worst of 1 steps: 0.0e+00 (step 1)" in result.stdout
+    assert "same; worst of 1 step: 0.0e+00 (step 1)" in result.stdout
     assert "relative error up to 1e-05" in result.stdout
 
 

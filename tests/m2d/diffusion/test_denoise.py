@@ -303,8 +303,8 @@ def test_a_run_continued_from_a_stored_state_gives_the_same_bits(scheduler, step
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (DenoiseState(steps_done=1, tensors={}), "the latents after 1 steps: latents_BFCHW is missing"),
-        (DenoiseState(steps_done=9, tensors={"latents_BFCHW": MEAN}), "9 steps done, the request has 8"),
+        (DenoiseState(steps_done=1, tensors={}), "the latents after step 1: latents_BFCHW is missing"),
+        (DenoiseState(steps_done=9, tensors={"latents_BFCHW": MEAN}), "step 9 is done, the request has 8"),
     ],
 )
 def test_a_state_of_another_request_is_refused(scheduler_config, state, message):

@@ -176,5 +176,5 @@ def test_sizes_take_turns_at_random_and_one_too_rare_for_a_batch_is_named() -> N
     order = [int(sampler.draw(step).stories_BN[0, 0]) % 2 for step in range(12)]
     assert sorted(order) == [0] * 6 + [1] * 6
     assert order not in ([0] * 6 + [1] * 6, [1] * 6 + [0] * 6)
-    with pytest.raises(DatasetError, match=r"size 1 .* has 1 samples, and a batch takes 8 of one size"):
+    with pytest.raises(DatasetError, match=r"size 1 .* has 1 sample, and a batch takes 8 of one size"):
         _sampler("sft", buckets=[int(place == 33) for place in range(34)])
