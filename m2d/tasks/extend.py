@@ -1,4 +1,4 @@
-"""Extend: append scenes to a film, made by m2d or not, with its last scenes as clean context (Eq. 2).
+"""Extend: append scenes to a film, made by m2d or not, with scenes of it as clean context (Eq. 2).
 
 Owns the request and its checks; `m2d.film.inherit` derives the recipe from the film.
 """
