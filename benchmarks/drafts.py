@@ -90,8 +90,8 @@ def measure(source: ModelSource, *, num_stories: int, num_scenes: int, reporter:
     found = agreements(read_films(reader, torch.cat(drafts)), read_films(reader, torch.cat(films)))
     found["all required"] = torch.stack([found[name] for name in REQUIRED]).all(0)
     by_story = {name: flags.view(num_stories, num_scenes) for name, flags in found.items()}
-    figures = {name: _figure(flags_SN.all(1)[:, None]) for name, flags_SN in by_story.items()}
-    scenes = {name: _figure(flags_SN) for name, flags_SN in by_story.items()}
+    figures = {name: share(flags_SN.all(1)[:, None]) for name, flags_SN in by_story.items()}
+    scenes = {name: share(flags_SN) for name, flags_SN in by_story.items()}
     value = figures["all required"]["value"]
     return {
         "model": {"name": Path(source.name).name, "digest": source.digest},
@@ -106,10 +106,11 @@ def measure(source: ModelSource, *, num_stories: int, num_scenes: int, reporter:
     }
 
 
-def _figure(flags_SN: Tensor) -> dict[str, float]:
+def share(flags_SN: Tensor) -> dict[str, Any]:
+    """Return the share of true flags with its interval over stories (axis 0), as JSON values."""
     flags = flags_SN.numpy().astype(np.float64)
     figure = figure_of(Tally(amounts_S=flags.sum(1), counts_S=np.full(len(flags), flags.shape[1], float)))
-    return {name: round(value, 4) for name, value in asdict(figure).items()}
+    return figure.as_json()
 
 
 def _parse() -> argparse.Namespace:

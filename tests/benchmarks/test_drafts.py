@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from benchmarks.drafts import REQUIRED, agreements
+from benchmarks.drafts import REQUIRED, agreements, share
 from m2d.puppet.attribute_classifier import Reading
 from m2d.puppet.labels import PROMPTED_CLASSES
 
@@ -40,3 +42,10 @@ def test_every_difference_counts_for_its_own_property(draft: Reading, wrong: set
 def test_the_looks_of_an_actor_who_is_not_in_the_film_do_not_count() -> None:
     found = agreements(reading(actor2_on_stage=0, actor2_colour=4), reading(actor2_on_stage=0))
     assert all(flags_B.all() for flags_B in found.values())
+
+
+def test_a_share_has_an_interval_over_stories_as_json() -> None:
+    found = share(torch.tensor([[True, False], [True, True]]))
+    assert (found["value"], found["count"]) == (0.75, 4)
+    assert found["low"] <= 0.75 <= found["high"]
+    json.dumps(found, allow_nan=False)
