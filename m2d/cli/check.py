@@ -159,18 +159,18 @@ def _summary(plan: RunPlan) -> list[tuple[str, str]]:
 
 
 def _length(plan: RunPlan, common: dict[str, str]) -> str:
-    scenes = _counted(len(plan.scenes), "scene")
+    scenes = counted(len(plan.scenes), "scene")
     each = f" of {common['frames']}" if "frames" in common else ""
     shared = sum(scene.join.num_frames for scene in plan.scenes)
     crossfades = f" (crossfades share {shared})" if shared else ""
-    total = _counted(plan.num_frames, "frame")
+    total = counted(plan.num_frames, "frame")
     return f"{scenes}{each}: {total}{crossfades}, {plan.duration_s:.1f} s at {plan.fps} fps"
 
 
 def _facts(scene: ScenePlan) -> dict[str, str]:
     """Return the settings in which scenes may differ, in words; empty for a setting not in use."""
     return {
-        "frames": _counted(scene.num_frames, "frame"),
+        "frames": counted(scene.num_frames, "frame"),
         "guidance": f"guidance {scene.guidance_scale:g}",
         "seed": f"seed {scene.seed}",
         "colours": "colours matched" if scene.match_colour else "",
@@ -201,7 +201,7 @@ def _window_cells(group: Sequence[WindowReport]) -> tuple[str, str, str]:
         # The first of them may follow scenes 1 and 2, which says nothing of the others.
         _made(group[-1].part.window, is_repeated=len(group) > 1),
         f"{layout.num_text_tokens} text, {layout.num_video_tokens} video",
-        f"{_counted(first.num_attention_calls, 'call')}, {first.attention_share:.1%} of full",
+        f"{counted(first.num_attention_calls, 'call')}, {first.attention_share:.1%} of full",
     )
 
 
@@ -242,7 +242,7 @@ def _scene_rows(plan: RunPlan, number: int) -> list[tuple[str, str]]:
 
 def _joined(scene: ScenePlan, number: int) -> str:
     if scene.join.kind == "crossfade":
-        return f"crossfades from scene {number} over {_counted(scene.join.num_frames, 'frame')}"
+        return f"crossfades from scene {number} over {counted(scene.join.num_frames, 'frame')}"
     return f"continues scene {number}" if scene.join.kind == "continue" else ""
 
 
@@ -278,10 +278,6 @@ def _picture(part: WindowPlan) -> tuple[str, ...]:
         for label, row in zip(labels, part.layout.may_attend, strict=True)
     ]
     return tuple(" ".join(cell.ljust(width) for cell in row).rstrip() for row in rows)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _span(scenes: Sequence[int]) -> str:

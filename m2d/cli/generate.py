@@ -18,6 +18,7 @@ from m2d.cli.options import FilmOptions
 from m2d.cli.reproduce import run_reproduction
 from m2d.cli.results import report_film, show_headline
 from m2d.errors import InputError
+from m2d.video.printable import counted
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -156,7 +157,6 @@ def _seeds(text: str | None, candidates: int | None) -> Sequence[int] | NumSeeds
 def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> FilmResult:
     from m2d.cli.console import loading_libraries
     from m2d.registry import get_backend
-    from m2d.video.printable import counted
 
     plan = film.plan
     backend = get_backend(plan.backend)
@@ -173,8 +173,6 @@ def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> Fil
 
 
 def _sheet(story: PlannedStory) -> SheetPlan | None:
-    from m2d.video.printable import counted
-
     if story.sheet is None:
         return None
     plan = story.films[0].plan

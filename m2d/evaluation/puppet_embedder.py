@@ -36,11 +36,11 @@ class AttributeExtractor:
 
     def __init__(self, classifier: AttributeClassifier, *, digest: str, device: str = "cpu") -> None:
         """Wrap a classifier in evaluation mode; `digest` is that of its weights."""
-        num_frames, self.height, self.width = classifier.own_size()
-        self.protocol = f"attribute-classifier-{num_frames}x{self.height}x{self.width}/1"
+        num_frames, self._height, self._width = classifier.own_size()
+        self.protocol = f"attribute-classifier-{num_frames}x{self._height}x{self._width}/1"
         self.digest = digest
         self.fewest_frames = 2
-        self._classifier, self._num_frames, self._device = classifier.to(device), num_frames, device
+        self.classifier, self._num_frames, self._device = classifier.to(device), num_frames, device
 
     def picks(self, num_frames: int) -> list[int]:
         """Return as many frames as the classifier reads, at even steps."""
@@ -48,7 +48,7 @@ class AttributeExtractor:
 
     def prepare(self, frame_HWC: np.ndarray) -> np.ndarray:
         """Return the frame at the classifier's size, averaged over areas."""
-        size = (self.width, self.height)
+        size = (self._width, self._height)
         return np.asarray(Image.fromarray(frame_HWC).resize(size, Image.Resampling.BOX))
 
     @torch.inference_mode()
@@ -56,8 +56,8 @@ class AttributeExtractor:
         """Return features, probabilities and numbers of the scene."""
         frames_PHWC = torch.from_numpy(np.stack(prepared)).to(self._device)
         frames_BPCHW = frames_PHWC.permute(0, 3, 1, 2)[None].float() / 255
-        features_BD = self._classifier.features(frames_BPCHW)
-        scores, numbers = self._classifier.judge(features_BD)
+        features_BD = self.classifier.features(frames_BPCHW)
+        scores, numbers = self.classifier.judge(features_BD)
         shares = [scores[name].softmax(-1) for name in CLASS_SIZES]
         vector: Vector = torch.cat([features_BD, *shares, numbers], dim=-1)[0].cpu().numpy()
         return vector
@@ -73,17 +73,17 @@ class PuppetEmbedder:
         # Prompts are parsed.
         self.text_networks: Mapping[str, str] = {}
         self.extractors: Mapping[str, Extractor] = {READER: extractor}
-        self._own = (extractor.height, extractor.width)
+        self._classifier = extractor.classifier
 
     @property
     def size(self) -> str:
-        """The smallest frames that it reads."""
-        return f"{self._own[1]}x{self._own[0]}"
+        """The smallest frames that it reads, such as `96x64`."""
+        _, height, width = self._classifier.own_size()
+        return f"{width}x{height}"
 
     def can_read(self, *, height: int, width: int) -> bool:
-        """Whether frames have the classifier's shape and are not smaller."""
-        own_height, own_width = self._own
-        return height * own_width == width * own_height and height >= own_height
+        """Whether the classifier reads frames of this size."""
+        return self._classifier.can_read_frames(height=height, width=width)
 
     def embeddings(self, features: Features) -> Scores:
         """Return vectors whose cosine is the mean agreement of place, time, unprompted properties and looks.

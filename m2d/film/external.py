@@ -117,6 +117,6 @@ def describe_copy(whole: ResampledVideo, *, fps: float) -> str:
     length = f"{length_s / 60:.0f} min" if length_s >= _MINUTES_FROM_S else f"{length_s:.1f} s"
     size = f"about {size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e5 else "less than 0.1 MB"
     return (
-        f"the whole video is copied: {num_scenes} scene{'s' if num_scenes > 1 else ''}, "
+        f"the whole video is copied: {counted(num_scenes, 'scene')}, "
         f"{whole.num_frames:,} frames, {length}, {size}"
     )

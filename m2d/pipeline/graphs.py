@@ -11,6 +11,7 @@ from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
 from m2d.pipeline.window import window_options
 from m2d.recipe.plan import RunPlan
+from m2d.video.printable import counted
 
 
 class _GraphsToExport(BackendError):
@@ -42,12 +43,10 @@ class GraphRequest:
         """In short, for people, height before width: `3 scenes of 480x720, mask2dit, making 3`."""
         height, width = self.options.latent_size or (0, 0)
         step = self.source.geometry.spatial_compression
-        scenes = self.layout.num_scenes
+        scenes = counted(self.layout.num_scenes, "scene")
         targets = self.options.targets
         made = "" if targets is None else f", making {', '.join(str(scene + 1) for scene in targets)}"
-        return (
-            f"{scenes} scene{'s' * (scenes > 1)} of {height * step}x{width * step}, {self.layout.mask}{made}"
-        )
+        return f"{scenes} of {height * step}x{width * step}, {self.layout.mask}{made}"
 
 
 def graphs_of(plans: Iterable[RunPlan]) -> tuple[GraphRequest, ...]:

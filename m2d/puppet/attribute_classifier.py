@@ -103,9 +103,14 @@ class AttributeClassifier(nn.Module):
 
     def can_read(self, *, num_frames: int, height: int, width: int) -> bool:
         """Whether clips of this size can be shrunk to its own: same aspect, whole multiple of frame steps."""
-        own_frames, own_height, own_width = self.own_size()
-        has_shape = height * own_width == width * own_height and height >= own_height
-        return has_shape and num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
+        own_frames, _, _ = self.own_size()
+        is_long_enough = num_frames >= own_frames and (num_frames - 1) % max(own_frames - 1, 1) == 0
+        return is_long_enough and self.can_read_frames(height=height, width=width)
+
+    def can_read_frames(self, *, height: int, width: int) -> bool:
+        """Whether frames of this size can be shrunk to its own: same aspect, not smaller."""
+        _, own_height, own_width = self.own_size()
+        return height * own_width == width * own_height and height >= own_height
 
     def shrunk(self, frames_BPCHW: Tensor) -> Tensor:
         """Shrink clips to the classifier's own size.

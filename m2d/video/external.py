@@ -33,6 +33,7 @@ from m2d.video.frame_times import nearest_frames, shown_times_s
 from m2d.video.open_film import FilmError, check_announced
 from m2d.video.own_picture import model_rate_notes, own_fit, own_rate_notes
 from m2d.video.pixels import display_matrix
+from m2d.video.printable import counted
 from m2d.video.read import FilmInfo, probe
 
 # Of times in containers, in frames.
@@ -337,8 +338,7 @@ def _length_notes(taken: Sequence[_Scene], *, fps: int, num_frames: int) -> list
         )
     for scene, length in zip(taken, lengths, strict=True):
         if length < num_frames:
-            short = num_frames - length
-            frames = f"{short} frame{'s' if short > 1 else ''}"
+            frames = counted(num_frames - length, "frame")
             notes.append(f"{scene.name} is {frames} too short for context; its first frame is repeated")
     return notes
 

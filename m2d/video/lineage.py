@@ -194,7 +194,7 @@ def name_scenes(provenance: Provenance, scenes: Iterable[int]) -> str:
     if not num_before:
         word = "scenes" if len(inside) > 1 else "scene"
         return f"{word} {_and(parts)}" if parts else "no scene"
-    before = f"{num_before} scene{'s' if num_before > 1 else ''} before this film's first"
+    before = f"{counted(num_before, 'scene')} before this film's first"
     return f"scene{'s' if len(inside) > 1 else ''} {_and([*parts, before])}" if parts else before
 
 

@@ -21,7 +21,7 @@ from m2d.joins import JoinKind
 from m2d.limits import LARGEST_SEED, LONGEST_RECORD_BYTES, MOST_THREADS
 from m2d.video.digests import canonical_json, film_digest, text_digest
 from m2d.video.frame_times import SAME_RATE
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 from m2d.video.video_record import MOST, Count, Record, VideoRecord
 
 SCHEMA_VERSION = 3
@@ -75,7 +75,7 @@ class MachineRecord(Record):
 
 def name_threads(number: int) -> str:
     """Return `1 CPU thread` or `2 CPU threads`."""
-    return f"{number} CPU thread{'s' * (number != 1)}"
+    return counted(number, "CPU thread")
 
 
 class RunRecord(Record):

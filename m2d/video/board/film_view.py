@@ -153,7 +153,7 @@ def _facts(info: FilmInfo, provenance: Provenance) -> tuple[str, ...]:
     if provenance.video.upscale > 1:
         size += f", enlarged {provenance.video.upscale} times ({provenance.video.upscale_filter})"
     return (
-        f"{num_scenes} scene{'s' if num_scenes > 1 else ''}",
+        counted(num_scenes, "scene"),
         counted(num_frames, "frame"),
         f"{float(num_frames / info.fps):.1f} s at {float(info.fps):g} fps",
         size,
