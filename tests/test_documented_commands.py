@@ -52,7 +52,7 @@ def copy(tmp_path: Path) -> Path:
                 (folder / name[1]).write_text(block, "utf-8")
     shutil.copy(folder / "recipes/stories/first-snow.yaml", folder / "other.yaml")
     (folder / "stories").mkdir()
-    shutil.copy(folder / "recipes/stories/first-snow.yaml", folder / "stories")
+    shutil.copy(folder / "recipes/stories/the-missed-tram.yaml", folder / "stories")
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "m2d"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m m2d "$@"\n')
