@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,9 @@ class Batch:
         )
         write_candidates(sheet.scores, found, judge, report)
         best = found[0]
+        if math.isnan(best.scores[judge]):
+            self._reporter.warn(f"{best.film} and the others: none has a score by {judge}")
+            return {}
         self._reporter.note(f"best by {judge}: {best.film}, {best.scores[judge]:.4g}")
         self._best.append({"judge": judge, "film": best.film, "seed": best.seed, "scores": sheet.scores})
         return {each.seed: f", {judge} {each.scores[judge]:.4g}" for each in found}

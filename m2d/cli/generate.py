@@ -115,8 +115,9 @@ def _generate(
     if options.candidates:
         from m2d.tasks.candidates import check_judge
 
-        is_puppet = all(story.films[0].plan.source.is_puppet for story in planned)
-        check_judge(options.score, is_puppet=is_puppet)
+        plans = [story.films[0].plan for story in planned]
+        is_puppet = all(plan.source.is_puppet for plan in plans)
+        check_judge(options.score, is_puppet=is_puppet, num_scenes=min(len(plan.scenes) for plan in plans))
     if len(planned) == 1 and seeds is None and not options.candidates:
         began_s = time.monotonic()
         made = _make(planned[0].films[0], reporter=reporter, options=options)

@@ -123,6 +123,7 @@ def plan_for_model(
             *plan.warnings,
             *filter(None, [source.vae_doubt]),
             *_lettering_warnings(plan.recipe, places),
+            *_idle_warnings(plan, places, seed=overrides.seed if overrides else None),
         ),
     )
 
@@ -167,6 +168,26 @@ def _lettering_warnings(recipe: Recipe, places: Places) -> list[str]:
         " install one that has, such as Noto"
     )
     return [str(places.problem(first, message))]
+
+
+def _idle_warnings(plan: RunPlan, places: Places, *, seed: int | None) -> list[str]:
+    """Return warnings about settings that change nothing in this story.
+
+    Args:
+        seed: The one of the command line.
+    """
+    scenes, found = plan.recipe.scenes, []
+    if seed is not None and all(scene.seed is not None for scene in scenes):
+        message = f"{seed} changes nothing, for every scene has a seed of its own"
+        found.append(str(places.problem(("sampling", "seed"), message)))
+    for number, (target, scene) in enumerate(zip(plan.targets, scenes, strict=False)):
+        made = plan.scenes[target]
+        if made.negative_prompt and made.guidance_scale == 1:
+            holder: KeyPath = ("sampling",) if scene.negative_prompt is None else ("scenes", number)
+            message = "has no effect without guidance; use a guidance_scale above 1"
+            found.append(str(places.problem((*holder, "negative_prompt"), message)))
+            break
+    return found
 
 
 def check_model(source: ModelSource, *, scheduler: str | None = None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from m2d.errors import InputError
 from m2d.evaluation.evaluate import EvalPlan, check_networks, evaluate
 from m2d.evaluation.report import Report
 from m2d.files import write_json
@@ -31,12 +32,20 @@ class Candidate:
     scores: Mapping[Judge, float]
 
 
-def check_judge(judge: Judge, *, is_puppet: bool) -> None:
-    """Check, before films are made, that they can be scored; raises CheckpointError for missing networks.
+def check_judge(judge: Judge, *, is_puppet: bool, num_scenes: int) -> None:
+    """Check, before films are made, that they can be scored.
 
     Args:
         is_puppet: Whether the embedded models make all of them.
+        num_scenes: Those of the shortest film.
+
+    Raises:
+        InputError: The judge compares scenes, and there is one.
+        CheckpointError: Networks are missing.
     """
+    if num_scenes == 1 and judge not in ("semantic", "smoothness"):
+        message = f"{judge} compares scenes, and a film has one; use semantic or smoothness"
+        raise InputError(message, argument="judge")
     if judge != "smoothness" and not is_puppet:
         check_networks(has_prompts=True, has_reference=False)
 

@@ -120,6 +120,22 @@ def test_a_disk_that_is_full_under_the_sheet_is_told_and_the_films_stay(
     assert ".part" not in result.stderr
 
 
+def test_films_of_one_scene_are_not_ranked_by_what_compares_scenes(m2d: Run, folder: Path) -> None:
+    (folder / "one.yaml").write_text("title: one\nscenes: [{prompt: A puppet waves., seed: 4}]\n")
+    done = m2d("generate", "one.yaml", "--candidates", "2", "--set", "scenes[0].seed=null")
+    assert done.exit_code == 2
+    assert "--judge: sequence compares scenes, and a film has one; use semantic or smoothness" in done.stderr
+    assert films(folder) == []
+
+
+def test_a_seed_for_scenes_with_seeds_of_their_own_is_told(m2d: Run, folder: Path, tiny_folder: Path) -> None:
+    (folder / "one.yaml").write_text("title: one\nscenes: [{prompt: A puppet waves., seed: 4}]\n")
+    done = m2d("generate", "one.yaml", "--model", str(tiny_folder), "--seed", "7", *QUICK)
+    assert done.exit_code == 0, done.stderr
+    told = "sampling.seed: 7 changes nothing, for every scene has a seed of its own"
+    assert told in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

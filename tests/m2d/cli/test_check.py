@@ -198,6 +198,14 @@ def test_a_missing_model_given_as_an_option_is_named_as_one(m2d: Run) -> None:
     assert "nowhere" in result.stderr
 
 
+def test_a_negative_prompt_without_guidance_is_told(m2d: Run, folder: Path) -> None:
+    story = "title: own\nscenes: [A puppet waves.]\nsampling: {guidance_scale: 1, negative_prompt: night}\n"
+    (folder / "own.yaml").write_text(story)
+    told = m2d("check", "own.yaml").stderr
+    assert "own.yaml:3:48: sampling.negative_prompt: has no effect without guidance" in told
+    assert "effect" not in m2d("check", "own.yaml", "--set", "sampling.guidance_scale=2").stderr
+
+
 def test_what_is_not_usual_about_sampling_and_pixels_is_shown(m2d: Run, folder: Path) -> None:
     recipe = folder / "story.yaml"
     text = recipe.read_text().replace("guidance_scale: 3.0", "guidance_scale: 3.0, dynamic_guidance: true")

@@ -23,6 +23,7 @@ from m2d.tasks.training_recipe import load_training_recipe
 from m2d.training import datasets
 from m2d.training.recipe import TrainingRecipe
 from tests.m2d.model.tiny_model import build_tiny_model
+from tests.m2d.tasks.journals import RecordingReporter
 
 NUM_CLIPS = 6
 
@@ -75,7 +76,9 @@ def test_a_folder_is_trained_on_without_a_recipe_and_the_choice_can_be_edited(
     assert summary is not None
     assert (summary.num_videos, summary.num_readable, summary.rejects) == (5, 5, ())
     reads.clear()
-    report = train_on(own, SilentReporter(), run=tmp_path / "run", num_threads=1, max_minutes=0)
+    reporter = RecordingReporter()
+    report = train_on(own, reporter, run=tmp_path / "run", num_threads=1, max_minutes=0)
+    assert "the time is up after step 1 of 64; continue with --resume" in reporter.notes
     assert reads == [clips]
     assert (report.step, report.held_out_loss) == (1, None)
     assert (report.model / "model_index.json").is_file()
