@@ -182,7 +182,7 @@ def _train_and_export(
     outcome = trainer.run(max_minutes=plan.max_minutes)
     if outcome == "out of time":
         done = f"{state.step} of {setup.recipe.steps}"
-        reporter.note(f"the time is up after step {done}; continue with --resume")
+        reporter.note(f"the time is up after step {done}; resuming the run continues it")
     why_no_curves = publish_model(setup, state, frozen=folder, path=plan.run / MODEL)
     if why_no_curves:
         reporter.warn(f"the model card has no curves: {why_no_curves}")

@@ -78,7 +78,7 @@ def test_a_folder_is_trained_on_without_a_recipe_and_the_choice_can_be_edited(
     reads.clear()
     reporter = RecordingReporter()
     report = train_on(own, reporter, run=tmp_path / "run", num_threads=1, max_minutes=0)
-    assert "the time is up after step 1 of 64; continue with --resume" in reporter.notes
+    assert "the time is up after step 1 of 64; resuming the run continues it" in reporter.notes
     assert reads == [clips]
     assert (report.step, report.held_out_loss) == (1, None)
     assert (report.model / "model_index.json").is_file()
