@@ -61,8 +61,11 @@ def read_groups(
         path = described
     chosen = file_format or path.suffix.lower().removeprefix(".")
     if chosen not in _READERS:
+        if not path.exists():
+            raise DatasetError(f"{path}: no such file or folder")
         raise DatasetError(
-            f"{path}: no format has the ending {path.suffix!r}; set data.format to csv, json or jsonl"
+            f"{path}: no format has the ending {path.suffix!r}; set data.format to csv, json or jsonl, "
+            "or give the folder of the videos"
         )
     dataset = DatasetText(
         text=_read_text(path),

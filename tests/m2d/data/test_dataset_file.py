@@ -171,6 +171,9 @@ def test_a_column_that_is_there_twice_is_refused(folder: Path) -> None:
 
 
 def test_an_unknown_ending_asks_for_the_format(folder: Path) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere: no such file or folder"):
+        _read(folder / "nowhere")
+    (folder / "d.txt").write_text("a.mp4")
     with pytest.raises(DatasetError, match=r"no format has the ending '.txt'; set data.format"):
         _read(folder / "d.txt")
 
