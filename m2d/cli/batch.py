@@ -136,7 +136,7 @@ class Batch:
         write_candidates(sheet.scores, found, judge, report)
         best = found[0]
         if math.isnan(best.scores[judge]):
-            self._reporter.warn(f"{best.film} and the others: none has a score by {judge}")
+            self._reporter.warn(f"no film of {sheet.title!r} has a score by {judge}, so none is the best")
             return {}
         self._reporter.note(f"best by {judge}: {best.film}, {best.scores[judge]:.4g}")
         self._best.append({"judge": judge, "film": best.film, "seed": best.seed, "scores": sheet.scores})

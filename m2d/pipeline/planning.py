@@ -180,7 +180,7 @@ def _idle_warnings(plan: RunPlan, places: Places, *, seed: int | None) -> list[s
     if seed is not None and all(scene.seed is not None for scene in scenes):
         message = f"{seed} changes nothing, for every scene has a seed of its own"
         found.append(str(places.problem(("sampling", "seed"), message)))
-    for number, (target, scene) in enumerate(zip(plan.targets, scenes, strict=False)):
+    for number, (target, scene) in enumerate(zip(plan.targets, scenes, strict=True)):
         made = plan.scenes[target]
         if made.negative_prompt and made.guidance_scale == 1:
             holder: KeyPath = ("sampling",) if scene.negative_prompt is None else ("scenes", number)

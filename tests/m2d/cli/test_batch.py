@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -21,6 +23,7 @@ from m2d.cli.stories import parse_seeds
 from m2d.errors import InputError
 from m2d.files import write_bytes
 from m2d.film import make, seed_sheet
+from m2d.tasks import candidates
 from m2d.video.run_folder import read_run
 from tests.m2d.cli.conftest import STORY, Run
 from tests.m2d.cli.test_json import undocumented
@@ -118,6 +121,23 @@ def test_a_disk_that_is_full_under_the_sheet_is_told_and_the_films_stay(
     assert failed["sheet"] == "first-snow-seeds.png"
     assert result.stderr.count("first-snow-seeds.png: could not be written: No space left on device") == 1
     assert ".part" not in result.stderr
+
+
+def test_without_a_score_no_film_is_called_the_best(
+    m2d: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = candidates.ranked_candidates
+
+    def unscored(*given: Any, **options: Any) -> Any:
+        found, report = real(*given, **options)
+        return [replace(each, scores=dict.fromkeys(each.scores, math.nan)) for each in found], report
+
+    monkeypatch.setattr(candidates, "ranked_candidates", unscored)
+    result = m2d("generate", "story.yaml", "--candidates", "2", "--judge", "smoothness", "--json", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert "has a score by smoothness, so none is the best" in " ".join(result.stderr.split())
+    assert not json.loads(result.stdout)["best"]
+    assert (folder / "first-snow-seeds.png").is_file()
 
 
 def test_films_of_one_scene_are_not_ranked_by_what_compares_scenes(m2d: Run, folder: Path) -> None:
