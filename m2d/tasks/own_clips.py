@@ -30,6 +30,7 @@ from m2d.training.defaults import (
 from m2d.training.processes import start_processes
 from m2d.training.recipe import DataRecipe, Stage, TrainingRecipe
 from m2d.training.recipe_text import recipe_text
+from m2d.training.resume import newest_checkpoint
 from m2d.training.stage import RECIPE, TrainingPlan, TrainingReport
 
 _STAGES: tuple[Stage, ...] = ("base", "pretrain", "sft")
@@ -126,6 +127,8 @@ def train_on(
     found: list[ScannedData] = []
 
     def text() -> str:
+        if resume:
+            newest_checkpoint(run)
         if resume and (run / RECIPE).is_file():
             return recipe_text(load_document(run / RECIPE, TrainingRecipe, settings=clips.settings))
         machine = this_machine(num_processes=processes.count)

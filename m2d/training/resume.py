@@ -21,7 +21,7 @@ from m2d.progress import Reporter
 from m2d.training.optim import learning_rate_scale
 from m2d.training.processes import Processes
 from m2d.training.recipe import ScheduleRecipe, TrainingRecipe
-from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, read_facts
+from m2d.training.state import TrainState, checkpoints_of, find_checkpoint, load_checkpoint, read_facts
 
 # Recipe fields that a resumed run may change without changing a bit of the weights. Model folders are
 # compared by content, not by path.
@@ -77,6 +77,38 @@ def versions(processes: Processes) -> dict[str, str]:
     }
 
 
+def newest_checkpoint(run: Path) -> Path:
+    """Return the newest checkpoint, which may be damaged.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    found = checkpoints_of(run)
+    if not found:
+        raise CheckpointError(
+            f"{run}: nothing to resume, it has no checkpoint", remedy=Remedy.RESTART_TRAINING
+        )
+    return found[0]
+
+
+def check_resumable(run: Path, recipe: TrainingRecipe) -> None:
+    """Refuse to resume where a run has no checkpoint, or one of another recipe, before stories are encoded.
+
+    Reads only the newest checkpoint's recipe: `resume_latest` verifies and compares all of it.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or fields of the recipe differ.
+    """
+    newest = newest_checkpoint(run)
+    try:
+        saved = read_facts(newest)
+    except CheckpointError:
+        # An older checkpoint may verify.
+        return
+    if "recipe" in saved:
+        _refuse_if(newest, _recipe_differences(saved["recipe"], recipe.model_dump(mode="json")))
+
+
 def resume_latest(
     run: Path, state: TrainState, *, facts: Mapping[str, Any], processes: Processes, reporter: Reporter
 ) -> None:
@@ -104,9 +136,7 @@ def resume_latest(
         raise CheckpointError(
             f"{path}: its state lacks {wrong}, or has other values there; resume from another checkpoint"
         ) from error
-    differing = differences(saved, facts)
-    if differing:
-        raise CheckpointError(f"{path}: made by another training: {'; '.join(differing)}")
+    _refuse_if(path, differences(saved, facts))
     for change in changes(saved, facts):
         reporter.warn(
             f"{change}: the weights will not be those of an uninterrupted run of this recipe to the last bit"
@@ -117,10 +147,7 @@ def resume_latest(
 
 def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Describe the differences that make these facts belong to another training than ours."""
-    old, new = _with_defaults(saved["recipe"]), ours["recipe"]
-    found = [
-        str(each) for each in _differing(old, new) if not _is_within(each.field, FREE_FIELDS + WARNED_FIELDS)
-    ]
+    found = _recipe_differences(saved["recipe"], ours["recipe"])
     for part in ("transformer", "scheduler"):
         # Early checkpoints do not record the scheduler.
         if part in saved:
@@ -144,6 +171,16 @@ def changes(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     if _EARLIER | saved["versions"] != ours["versions"]:
         found.append(f"the checkpoint was made with {saved['versions']}, this is {ours['versions']}")
     return found
+
+
+def _recipe_differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    differing = _differing(_with_defaults(saved), ours)
+    return [str(each) for each in differing if not _is_within(each.field, FREE_FIELDS + WARNED_FIELDS)]
+
+
+def _refuse_if(path: Path, differing: Sequence[str]) -> None:
+    if differing:
+        raise CheckpointError(f"{path}: made by another training: {'; '.join(differing)}")
 
 
 class _Difference(NamedTuple):

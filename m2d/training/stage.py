@@ -30,7 +30,7 @@ from m2d.training.model_folders import check_models
 from m2d.training.processes import Processes
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.recipe_text import recipe_text
-from m2d.training.resume import resume_latest, versions
+from m2d.training.resume import check_resumable, resume_latest, versions
 from m2d.training.start import (
     Start,
     frozen_digest,
@@ -118,9 +118,11 @@ def run_stage(
             stack.enter_context(hold(plan.run, what="training there"))
             remove_leftovers(plan.run)
             remove_leftovers(plan.run / FOLDER)
-            if not plan.resume and any((plan.run / FOLDER).glob("*")):
+            if plan.resume:
+                check_resumable(plan.run, plan.recipe)
+            elif any((plan.run / FOLDER).glob("*")):
                 raise OutputError(f"{plan.run}: holds a training already", remedy=Remedy.RESUME_TRAINING)
-            if not plan.resume:
+            else:
                 text = recipe_text(plan.recipe, header=plan.header)
                 write_bytes(plan.run / RECIPE, text.encode("utf-8"))
             return ""

@@ -79,7 +79,7 @@ def save_checkpoint(
             if not _is_sound(path):
                 _publish(path, files, values, {"step": state.step, **facts})
             # Checkpoints of later steps are corrupt ones that a resume rejected; they must not displace this.
-            for old in [other for other in _checkpoints(run) if other.name <= path.name][keep:]:
+            for old in [other for other in checkpoints_of(run) if other.name <= path.name][keep:]:
                 remove_folder(old)
         finally:
             # The other processes wait until their shards are gathered, even when this one has failed.
@@ -122,7 +122,7 @@ def _in_order(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 def find_checkpoint(run: Path) -> FoundCheckpoint:
     """Find the newest checkpoint of a run whose every byte verifies."""
     rejected = []
-    for path in _checkpoints(run):
+    for path in checkpoints_of(run):
         try:
             verify_folder(path)
         except CheckpointError as error:
@@ -221,6 +221,6 @@ def _name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _checkpoints(run: Path) -> list[Path]:
+def checkpoints_of(run: Path) -> list[Path]:
     """Return published checkpoints, newest first."""
     return sorted((run / FOLDER).glob("step-*"), reverse=True)

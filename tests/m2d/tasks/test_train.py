@@ -101,7 +101,8 @@ def test_resuming_with_another_recipe_names_the_fields(recipe: Path, tmp_path: P
     _train(recipe, tmp_path / "run", cache)
     recipe.write_text(recipe.read_text().replace("batch_size: 4", "batch_size: 5"))
     with pytest.raises(CheckpointError, match="another training: batch_size was 4 and is 5"):
-        _train(recipe, tmp_path / "run", cache, resume=True)
+        _train(recipe, tmp_path / "run", tmp_path / "empty", resume=True)
+    assert not (tmp_path / "empty").exists(), "the stories were encoded first"
 
 
 def test_resuming_with_another_noise_schedule_names_it(
@@ -116,11 +117,11 @@ def test_resuming_with_another_noise_schedule_names_it(
         _train(recipe, tmp_path / "run", cache, resume=True)
 
 
-def test_resuming_nothing_is_an_error_and_no_silent_restart(
-    recipe: Path, tmp_path: Path, cache: Path
-) -> None:
-    with pytest.raises(CheckpointError, match="has no checkpoint that verifies"):
-        _train(recipe, tmp_path / "run", cache, resume=True)
+def test_resuming_nothing_is_an_error_and_no_silent_restart(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"run: nothing to resume, it has no checkpoint$"):
+        _train(recipe, tmp_path / "run", tmp_path / "empty", resume=True)
+    assert not (tmp_path / "empty").exists(), "the stories were encoded first"
+    assert not (tmp_path / "run").exists()
 
 
 def test_stories_are_encoded_once(recipe: Path, tmp_path: Path, cache: Path) -> None:
