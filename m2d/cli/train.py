@@ -96,6 +96,8 @@ def train(
 
     _check_options(recipe, data, init=init)
     flags: dict[str, FieldsAndValue] = {"--model": (["model"], model), "--init": (["init"], init)}
+    if data is not None:
+        flags["--stage"] = (["stage"], stage)
     given = settings_beside(settings, flags)
     # Check before the imports below, which take seconds.
     document = None

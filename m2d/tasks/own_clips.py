@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 
@@ -20,20 +22,18 @@ from m2d.stop import StopRequest
 from m2d.tasks.train import run_in
 from m2d.training.data_check import DataSummary, scan_data, summarize
 from m2d.training.defaults import (
-    DECODING_LIMIT_S,
     ChosenRecipe,
-    Machine,
     choose_recipe,
+    data_of_clips,
     fit_to_memory,
-    this_machine,
+    given_values,
 )
+from m2d.training.machine import Machine, this_machine
 from m2d.training.processes import start_processes
-from m2d.training.recipe import DataRecipe, Stage, TrainingRecipe
+from m2d.training.recipe import Stage, TrainingRecipe
 from m2d.training.recipe_text import recipe_text
 from m2d.training.resume import newest_checkpoint
 from m2d.training.stage import RECIPE, TrainingPlan, TrainingReport
-
-_STAGES: tuple[Stage, ...] = ("base", "pretrain", "sft")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,32 +73,32 @@ def choose(
         DatasetError: The dataset is wrong, or no clip can be read.
         Interrupted: A stop was requested; the scans so far are cached.
     """
-    stage = next((name for name in _STAGES if name == clips.stage), None)
-    if clips.stage is not None and stage is None:
-        raise InputError(f"allowed: {', '.join(_STAGES)}", argument=f"stage {clips.stage}")
-    model = resolve_model(clips.model or BUILTIN_PUPPET, downloads=downloads)
+    asked = _asked(clips, "stage")
+    stage = next((name for name in get_args(Stage) if name == asked), None)
+    if asked is not None and stage is None:
+        raise InputError(f"allowed: {', '.join(get_args(Stage))}", argument=f"stage {asked}")
+    model = resolve_model(_asked(clips, "model") or BUILTIN_PUPPET, downloads=downloads)
     machine = machine or this_machine()
-    data = DataRecipe(
-        source=str(clips.data), workers=min(machine.num_cores, 8), time_limit_s=DECODING_LIMIT_S
-    )
+    data = data_of_clips(clips.data, clips.settings, machine)
+    root, tokenizer = clips.cache or cache_root() / "latents", load_tokenizer(model)
     with StopRequest() as stop:
-        found = scan_data(
-            data,
-            load_tokenizer(model),
-            root=clips.cache or cache_root() / "latents",
-            reporter=reporter,
-            stop=stop,
-        )
-    chosen = choose_recipe(clips.data, found.groups, found.scanned, model=model, stage=stage, machine=machine)
-    text = recipe_text(fit_to_memory(chosen.recipe, machine))
-    recipe = parse_document(text, TrainingRecipe, name="the chosen recipe", settings=clips.settings).value
-    is_same = recipe.model == model.name and _description(recipe.data) == _description(data)
-    return replace(chosen, recipe=recipe, found=found if is_same else None)
+        found = scan_data(data, tokenizer, root=root, reporter=reporter, stop=stop)
+
+    def complete(given: Mapping[str, Any]) -> ChosenRecipe:
+        chosen = choose_recipe(found, model=model, stage=stage, machine=machine, data=data, given=given)
+        text = recipe_text(fit_to_memory(chosen.recipe, machine))
+        recipe = parse_document(text, TrainingRecipe, name="the chosen recipe", settings=clips.settings)
+        return replace(chosen, recipe=recipe.value)
+
+    chosen = complete({})
+    given = given_values(chosen.recipe, clips.settings)
+    return complete(given) if given else chosen
 
 
-def _description(data: DataRecipe) -> tuple[str | int | None, ...]:
-    """Return the fields that determine which shots a dataset has."""
-    return data.source, data.format, data.root, data.caption_field, data.num_stories
+def _asked(clips: OwnClips, name: str) -> str | None:
+    """Return the value of an option or of the setting of the same field."""
+    asked = getattr(clips, name)
+    return asked or next((str(each.value) for each in clips.settings if each.key_path == (name,)), None)
 
 
 def text_of(chosen: ChosenRecipe) -> str:
@@ -135,7 +135,7 @@ def train_on(
         chosen = choose(clips, main_reporter, machine=machine, downloads=main_reporter)
         for reason in chosen.reasons:
             main_reporter.note(reason)
-        found.extend([chosen.found] if chosen.found else [])
+        found.append(chosen.found)
         return text_of(chosen)
 
     # The first process chooses for all: the others may see another machine.
@@ -158,9 +158,8 @@ def check_data(
 ) -> DataSummary | None:
     """Read and scan the dataset of a recipe as its training would; None if there is nothing to check.
 
-    `found` is the dataset if that is done already.
-
-    Rendered stories need no check, and a recipe may be planned before its data or its model are here.
+    `found` is the dataset if that is done already. Rendered stories need no check, and a recipe may be
+    planned before its data or its model are here.
 
     Raises:
         DatasetError: The dataset is wrong.
@@ -176,13 +175,12 @@ def check_data(
     except CheckpointError as error:
         reporter.note(f"the captions are not checked: {error}")
         return None
+    root = cache or cache_root() / "latents"
     with StopRequest() as stop:
-        scanned = scan_data(
-            data, tokenizer, root=cache or cache_root() / "latents", reporter=reporter, stop=stop
-        )
+        scanned = scan_data(data, tokenizer, root=root, reporter=reporter, stop=stop)
     return summarize(recipe, scanned)
 
 
 def _header(chosen: ChosenRecipe) -> str:
-    reasons = "\n".join(f"  {reason}." for reason in chosen.reasons)
-    return f"Chosen by m2d for these clips; edit it and run `m2d train` with it.\n{reasons}"
+    first = "Chosen by m2d for these clips; edit it and run `m2d train` with it."
+    return "\n".join([first, *(f"  {reason}." for reason in chosen.reasons)])

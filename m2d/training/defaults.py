@@ -5,14 +5,15 @@ Owns every choice that a user without a recipe leaves open. Reads no video: the 
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import torch
+from pydantic import BaseModel
 
 from m2d.data.dataset_file import shots_of
 from m2d.data.dataset_text import Shot, ShotGroup
@@ -20,12 +21,16 @@ from m2d.data.decode import Broken, ClipSize, VideoFacts
 from m2d.data.frame_sampling import FpsRule, span_of
 from m2d.data.scan import Scanned, ScannedData
 from m2d.data.story_library import ClipForm, StoryLibrary
-from m2d.errors import DatasetError
+from m2d.errors import DatasetError, InputError
 from m2d.families.source import ModelSource
 from m2d.garbage import no_collection
 from m2d.geometry import ModelGeometry
+from m2d.recipe.loader import fit_document
+from m2d.recipe.places import Places
+from m2d.recipe.settings import Setting, same_start
+from m2d.training.machine import Machine
 from m2d.training.needs import training_needs
-from m2d.training.recipe import Device, Stage, TrainingRecipe
+from m2d.training.recipe import DataRecipe, Stage, TrainingRecipe
 from m2d.video.frame_times import SAME_RATE
 from m2d.video.printable import counted
 
@@ -41,23 +46,11 @@ _PASSES, _FEWEST_STEPS, _MOST_STEPS = 64, 60, 2000
 _SMALL, _RATE_OF_SMALL, _RATE = 200_000_000, 3e-3, 1e-4
 # Kernels and the allocator need the rest.
 _USABLE_MEMORY = 5 / 6
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """What a training runs on.
-
-    Attributes:
-        memory_bytes: Memory of one device; on a CPU, of the machine.
-        has_bfloat16: Whether it multiplies faster in bfloat16 than in float32.
-        num_processes: Processes that share the training.
-    """
-
-    device: Device
-    memory_bytes: int
-    num_cores: int
-    has_bfloat16: bool = False
-    num_processes: int = 1
+# Fields that others are chosen by.
+_DECIDING = (
+    *("num_scenes", "steps", "batch_size", "device", "data.held_out"),
+    *("video.num_frames", "video.height", "video.width", "video.fps"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +58,12 @@ class ChosenRecipe:
     """A recipe and the reasons for its values, one sentence each.
 
     Attributes:
-        found: The recipe's dataset, as it was read and scanned for the choice; None if settings replaced it.
+        found: The recipe's dataset, as it was read and scanned for the choice.
     """
 
     recipe: TrainingRecipe
     reasons: tuple[str, ...]
-    found: ScannedData | None = None
+    found: ScannedData
 
 
 class _Shape(NamedTuple):
@@ -80,76 +73,89 @@ class _Shape(NamedTuple):
     num_samples: int
 
 
-def this_machine(*, num_processes: int = 1) -> Machine:
-    """Return the device that a training uses by default here: a GPU if there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    is_gpu = torch.cuda.is_available()
-    if is_gpu:
-        size_bytes = torch.cuda.get_device_properties(0).total_memory
-    else:
-        size_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_processes
-    return Machine(
-        device="cuda" if is_gpu else "cpu",
-        memory_bytes=size_bytes,
-        num_cores=cores,
-        has_bfloat16=is_gpu or _cpu_has_bfloat16(),
-        num_processes=num_processes,
-    )
+class _Clips(BaseModel):
+    data: DataRecipe
 
 
-def _cpu_has_bfloat16() -> bool:
-    """Whether the processor has instructions for products in bfloat16, AMX or AVX-512."""
-    # Not in torch 2.11.
-    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+def data_of_clips(source: Path, settings: Sequence[Setting], machine: Machine) -> DataRecipe:
+    """Return how the clips are read: as chosen here, and as the settings of `data` say.
+
+    Raises:
+        RecipeError: A setting is wrong.
+        InputError: A setting names other clips.
+    """
+    of_data = [each for each in settings if each.key_path[0] == "data"]
+    for each in of_data:
+        if same_start(each.key_path, ("data", "source")):
+            raise InputError(f"the clips are those of {source}; leave this out", argument=f"set {each.name}")
+    chosen = {
+        "source": str(source),
+        "held_out": 0,
+        "workers": min(machine.num_cores, 8),
+        "time_limit_s": DECODING_LIMIT_S,
+    }
+    places = Places(path="the chosen recipe")
+    return fit_document({"data": chosen}, _Clips, places=places, settings=of_data).value.data
+
+
+def given_values(recipe: TrainingRecipe, settings: Sequence[Setting]) -> dict[str, Any]:
+    """Return the values of a recipe that settings gave and other choices depend on, by field."""
+    return {
+        name: attrgetter(name)(recipe)
+        for name in _DECIDING
+        if any(same_start(each.key_path, tuple(name.split("."))) for each in settings)
+    }
 
 
 @no_collection()
 def choose_recipe(
-    source: Path,
-    groups: Sequence[ShotGroup],
-    scanned: Mapping[Path, Scanned],
+    found: ScannedData,
     *,
     model: ModelSource,
     stage: Stage | None,
     machine: Machine,
+    data: DataRecipe,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> ChosenRecipe:
     """Choose a recipe for the clips of a dataset; `fit_to_memory` completes it.
 
     Args:
-        source: The dataset, as the recipe names it.
         stage: The stage to train; None chooses it.
+        data: How the clips were read.
+        given: Values that are not chosen; see `given_values`.
 
     Raises:
         DatasetError: No clip can be read, or they are too few for `stage`.
     """
-    geometry = model.geometry
+    geometry, source, groups, scanned = model.geometry, data.source, found.groups, found.scanned
     clips = _readable(groups, scanned)
     if not clips:
         shots = shots_of(groups)
-        found = scanned[shots[0].video].found
-        reason = found.reason if isinstance(found, Broken) else "is not used"
+        first = scanned[shots[0].video].found
+        reason = first.reason if isinstance(first, Broken) else "is not used"
         raise DatasetError(
             f"{source}: none of the {len(shots)} clips can be read, the first is {shots[0].video}: {reason}"
         )
-    groups = _without_broken(groups, scanned)
-    fps = _rate(clips, geometry)
-    num_frames = _length(clips, geometry, fps=fps)
-    size = ClipSize(height=geometry.default_height, width=geometry.default_width, fit="cover")
+    readable = _without_broken(groups, scanned)
+    fps = given.get("video.fps") or _rate(clips, geometry)
+    num_frames = given.get("video.num_frames") or _length(clips, geometry, fps=fps)
+    height = given.get("video.height") or geometry.default_height
+    size = ClipSize(height=height, width=given.get("video.width") or geometry.default_width, fit=data.fit)
     form = ClipForm(rule=FpsRule(fps=fps, num_frames=num_frames), size=size)
 
     def library(least_scenes: int) -> StoryLibrary:
-        return StoryLibrary(groups, scanned, forms=[form], least_scenes=least_scenes, seed=1)
+        return StoryLibrary(readable, scanned, forms=[form], least_scenes=least_scenes, seed=1)
 
-    shape = _shape(library(1), geometry.num_scenes, stage=stage, source=source)
-    held_out = _held_out(shape)
+    most_scenes = given.get("num_scenes", geometry.num_scenes)
+    shape = _shape(library(1), most_scenes, stage=stage, source=source, exactly="num_scenes" in given)
+    held_out = given.get("data.held_out", _held_out(shape))
     document: dict[str, Any] = {
-        "title": source.resolve().stem or "clips",
+        "title": Path(source).resolve().stem or "clips",
         "stage": shape.stage,
         "model": model.name,
         "init": model.name,
         "data": {
-            "source": str(source),
+            "source": source,
             "held_out": held_out,
             "workers": min(max(machine.num_cores // 2, 1), 8),
             "time_limit_s": DECODING_LIMIT_S,
@@ -157,11 +163,13 @@ def choose_recipe(
         "video": {"num_frames": num_frames, "height": size.height, "width": size.width, "fps": fps},
         "num_scenes": shape.num_scenes,
         "mask": model.mask,
-        "device": machine.device,
+        "device": given.get("device", machine.device),
         "precision": "bfloat16" if machine.has_bfloat16 else "float32",
     }
-    recipe = _sized(document, shape, machine=machine, num_training=shape.num_samples - held_out)
-    return ChosenRecipe(recipe=recipe, reasons=_reasons(recipe, shape, geometry, num_clips=len(clips)))
+    num_training = shape.num_samples - held_out
+    recipe = _sized(document, shape, machine=machine, num_training=num_training, given=given)
+    reasons = _reasons(recipe, shape, geometry, num_clips=len(clips), given=given)
+    return ChosenRecipe(recipe=recipe, reasons=reasons, found=found)
 
 
 def fit_to_memory(recipe: TrainingRecipe, machine: Machine) -> TrainingRecipe:
@@ -227,11 +235,14 @@ def _length(clips: Sequence[tuple[Shot, VideoFacts]], geometry: ModelGeometry, *
     return geometry.num_frames(min(_SHORTEST_LATENT_FRAMES, most))
 
 
-def _shape(library: StoryLibrary, most_scenes: int, *, stage: Stage | None, source: Path) -> _Shape:
+def _shape(
+    library: StoryLibrary, most_scenes: int, *, stage: Stage | None, source: str, exactly: bool
+) -> _Shape:
     counts, num_shots = library.scene_counts, sum(library.scene_counts)
     if not counts:
         raise DatasetError(f"{source}: no clip is long enough for the model")
-    in_stories = {n: sum(count >= n for count in counts) for n in range(2, most_scenes + 1)}
+    least_scenes = most_scenes if exactly else 2
+    in_stories = {n: sum(count >= n for count in counts) for n in range(least_scenes, most_scenes + 1)}
     # As many clips as possible in stories, then as many scenes as possible.
     best = max(in_stories, key=lambda n: (in_stories[n] * n, n), default=1)
     num_stories = in_stories.get(best, 0)
@@ -242,8 +253,9 @@ def _shape(library: StoryLibrary, most_scenes: int, *, stage: Stage | None, sour
             stage = "base"
     if stage == "sft":
         if not num_stories:
+            scenes = f"{most_scenes} scenes" if exactly else "several scenes"
             raise DatasetError(
-                f"{source}: no story of several scenes for stage sft; put the clips of a story in a folder"
+                f"{source}: no story of {scenes} for stage sft; put the clips of a story in a folder"
             )
         return _Shape("sft", best, num_stories, num_stories)
     if stage == "base":
@@ -251,7 +263,8 @@ def _shape(library: StoryLibrary, most_scenes: int, *, stage: Stage | None, sour
         return _Shape("base", 1, len(counts), num_shots if len(counts) < 10 else len(counts))
     if len(counts) < 2:
         raise DatasetError(f"{source}: stage pretrain joins clips of different stories, and there is one")
-    return _Shape("pretrain", min(most_scenes, len(counts)), len(counts), len(counts))
+    num_scenes = most_scenes if exactly else min(most_scenes, len(counts))
+    return _Shape("pretrain", num_scenes, len(counts), len(counts))
 
 
 def _held_out(shape: _Shape) -> int:
@@ -262,10 +275,13 @@ def _held_out(shape: _Shape) -> int:
     return max(tenth, shape.num_scenes) if shape.num_stories >= 5 * shape.num_scenes else 0
 
 
-def _sized(document: dict[str, Any], shape: _Shape, *, machine: Machine, num_training: int) -> TrainingRecipe:
+def _sized(
+    document: dict[str, Any], shape: _Shape, *, machine: Machine, num_training: int, given: Mapping[str, Any]
+) -> TrainingRecipe:
     """Complete a recipe with batch, steps and rates."""
-    batch = _batch(num_training, machine.num_processes)
-    steps = min(max(-(-_PASSES * num_training // batch), _FEWEST_STEPS), _MOST_STEPS)
+    batch = given.get("batch_size") or _batch(num_training, machine.num_processes)
+    passes = -(-_PASSES * num_training // batch)
+    steps = given.get("steps") or min(max(passes, _FEWEST_STEPS), _MOST_STEPS)
     conditional = {"conditional_probability": 0.3, "targets": "random"} if shape.stage == "sft" else {}
     document |= {
         "objective": {"timesteps": "logit_normal", "uniform_share": 0.4, **conditional},
@@ -297,7 +313,12 @@ def _savings(samples_per_process: int) -> list[dict[str, Any]]:
 
 
 def _reasons(
-    recipe: TrainingRecipe, shape: _Shape, geometry: ModelGeometry, *, num_clips: int
+    recipe: TrainingRecipe,
+    shape: _Shape,
+    geometry: ModelGeometry,
+    *,
+    num_clips: int,
+    given: Mapping[str, Any],
 ) -> tuple[str, ...]:
     video, data = recipe.video, recipe.data
     of_clips = {
@@ -307,11 +328,14 @@ def _reasons(
     }[shape.stage]
     sizes = f"{counted(video.num_frames, 'frame')} of {video.width}x{video.height} at {video.fps} per second"
     is_model_size = (video.num_frames, video.fps) == (geometry.default_num_frames, geometry.default_fps)
-    held_out = f"{data.held_out} of them are held out" if data.held_out else "none is held out"
+    why_sizes = "as the model was trained" if is_model_size else "as most of the clips allow"
+    if any(name.startswith("video.") for name in given):
+        why_sizes = "as given"
+    held_out = f"{data.held_out or 'none'} of them held out"
     return (
         f"{counted(num_clips, 'clip')} can be read",
         f"stage {shape.stage}: {of_clips}; {held_out}",
-        f"{sizes}: {'as the model was trained' if is_model_size else 'as most of the clips allow'}",
+        f"{sizes}: {why_sizes}",
         f"{counted(recipe.steps, 'step')} of {counted(recipe.batch_size, 'sample')} on {recipe.device}, "
         "in low-rank adapters",
     )

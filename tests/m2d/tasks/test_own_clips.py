@@ -12,7 +12,7 @@ import pytest
 
 from m2d.data.dataset_file import read_groups
 from m2d.data.dataset_text import ShotGroup
-from m2d.errors import InputError, RecipeError, Remedy
+from m2d.errors import DatasetError, InputError, RecipeError, Remedy
 from m2d.progress import SilentReporter
 from m2d.puppet.dataset_files import RenderPlan
 from m2d.recipe.loader import load_document
@@ -21,6 +21,7 @@ from m2d.tasks.own_clips import OwnClips, check_data, choose, text_of, train_on
 from m2d.tasks.render import render
 from m2d.tasks.training_recipe import load_training_recipe
 from m2d.training import datasets
+from m2d.training.defaults import ChosenRecipe
 from m2d.training.recipe import TrainingRecipe
 from tests.m2d.model.tiny_model import build_tiny_model
 from tests.m2d.tasks.journals import RecordingReporter
@@ -61,11 +62,8 @@ def test_a_folder_is_trained_on_without_a_recipe_and_the_choice_can_be_edited(
     monkeypatch.setattr(datasets, "read_groups", read)
     own = OwnClips(data=clips, model=str(model), cache=tmp_path / "cache")
     chosen = choose(own, SilentReporter())
-    assert chosen.found is not None
     assert check_data(chosen.recipe, SilentReporter(), found=chosen.found) is not None
-    fewer = replace(own, settings=parse_settings(["data.num_stories=4", "data.held_out=0"]))
-    assert choose(fewer, SilentReporter()).found is None
-    assert reads == [clips] * 2
+    assert reads == [clips]
     text = text_of(chosen)
     assert "# " in text
     edited = tmp_path / "edited.yaml"
@@ -93,6 +91,34 @@ def test_a_folder_is_trained_on_without_a_recipe_and_the_choice_can_be_edited(
         num_threads=1,
     )
     assert (again.step, again.outcome) == (2, "finished")
+
+
+def test_what_is_chosen_follows_from_what_is_set(clips: Path, model: Path, tmp_path: Path) -> None:
+    own = OwnClips(data=clips, cache=tmp_path / "cache")
+
+    def chosen(*settings: str) -> ChosenRecipe:
+        of_model = parse_settings([f"model={model}", *settings])
+        return choose(replace(own, settings=of_model), SilentReporter())
+
+    few = chosen("data.num_stories=4", "steps=4", "batch_size=2", "video.fps=4", "video.num_frames=5")
+    assert few.recipe.model == str(model)
+    assert len(few.found.groups) == 4
+    assert (few.recipe.schedule.warmup_steps, few.recipe.log_every_steps) == (0, 1)
+    assert few.reasons[1].startswith("stage pretrain: 4 clips")
+    assert few.reasons[2:] == (
+        "5 frames of 32x32 at 4 per second: as given",
+        "4 steps of 2 samples on cpu, in low-rank adapters",
+    )
+    assert chosen("schedule.warmup_steps=1", "steps=40").recipe.schedule.warmup_steps == 1
+    alone = chosen("stage=base", "data.held_out=1")
+    assert (alone.recipe.num_scenes, alone.recipe.evaluation.num_samples) == (1, 1)
+    assert alone.reasons[1] == "stage base: 5 single clips; 1 of them held out"
+    pair = chosen("num_scenes=2")
+    assert pair.reasons[1].startswith("stage pretrain: 5 clips or stories, 2 different ones")
+    with pytest.raises(InputError, match=r"set data.source: the clips are those of .*; leave this out"):
+        chosen("data.source=other")
+    with pytest.raises(DatasetError, match="no story of several scenes for stage sft"):
+        chosen("stage=sft")
 
 
 def test_an_unknown_stage_is_refused_before_the_clips_are_read(tmp_path: Path) -> None:

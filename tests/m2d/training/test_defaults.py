@@ -9,11 +9,12 @@ import pytest
 
 from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, VideoFacts
-from m2d.data.scan import Scanned
+from m2d.data.scan import Scanned, ScannedData
 from m2d.errors import DatasetError
 from m2d.families.source import ModelSource, resolve_model
 from m2d.recipe.loader import parse_document
-from m2d.training.defaults import ChosenRecipe, Machine, choose_recipe, fit_to_memory
+from m2d.training.defaults import ChosenRecipe, choose_recipe, data_of_clips, fit_to_memory
+from m2d.training.machine import Machine
 from m2d.training.needs import training_needs
 from m2d.training.recipe import TrainingRecipe
 from m2d.training.recipe_text import recipe_text
@@ -48,7 +49,9 @@ def _choose(
     found = [*facts, *[FACTS] * (len(videos) - len(facts))]
     scanned = {path: Scanned(identity="1", found=each) for path, each in zip(videos, found, strict=True)}
     options.setdefault("stage", None)
-    return choose_recipe(Path("clips"), groups, scanned, model=model, machine=machine, **options)
+    found = ScannedData(groups=groups, scanned=scanned)
+    data = data_of_clips(Path("clips"), (), machine)
+    return choose_recipe(found, model=model, machine=machine, data=data, **options)
 
 
 def test_products_are_in_bfloat16_where_the_processor_has_them(model: ModelSource) -> None:
@@ -82,6 +85,13 @@ def test_the_stage_that_is_asked_for_is_taken(model: ModelSource) -> None:
     assert _choose(model, [3] * 5, stage="base").recipe.num_scenes == 1
     with pytest.raises(DatasetError, match=r"clips: no story of several scenes for stage sft"):
         _choose(model, [1] * 5, stage="sft")
+
+
+def test_stories_need_the_scenes_that_are_asked_for(model: ModelSource) -> None:
+    two = _choose(model, [3] * 5, given={"num_scenes": 2})
+    assert two.reasons[1].startswith("stage sft: 5 stories of at least 2 scenes")
+    with pytest.raises(DatasetError, match="no story of 4 scenes for stage sft"):
+        _choose(model, [3] * 5, stage="sft", given={"num_scenes": 4})
 
 
 def test_size_rate_and_length_are_the_models_own(model: ModelSource) -> None:
