@@ -6,15 +6,17 @@ Owns the file; stages own theirs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from m2d.curation.settings import DataSettings
+from m2d.curation.stage_file import FOLDER as STAGES
 from m2d.errors import DatasetError
-from m2d.files import write_json
+from m2d.files import remove_file, write_json
 from m2d.reading import parse_json, read_text
 from m2d.recipe.loader import fit_document, load_document
 from m2d.recipe.places import Places
@@ -87,8 +89,25 @@ def open_data_set(
     return DataSet(folder=folder, films=films, settings=chosen)
 
 
-def save_data_set(data: DataSet) -> None:
-    """Write `data.json`; it holds no absolute path and no key."""
+@contextmanager
+def saved(data: DataSet) -> Iterator[None]:
+    """Write `data.json` for the block, without absolute paths and keys.
+
+    A new one is removed when the block is refused before a stage wrote anything: its settings would be those
+    of the next run.
+    """
+    path = data.folder / FILE
+    is_new = not path.exists()
+    _save(data)
+    try:
+        yield
+    except DatasetError:
+        if is_new and not (data.folder / STAGES).exists():
+            remove_file(path)
+        raise
+
+
+def _save(data: DataSet) -> None:
     document = {
         "m2d": _VERSION,
         "films": os.path.relpath(data.films, data.folder).replace(os.sep, "/"),

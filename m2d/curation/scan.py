@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from m2d.curation.data_set import DataSet
 from m2d.curation.stage_file import Count, Outcome, PathBelow, Rate, Side, Time, key_of
-from m2d.errors import DatasetError
+from m2d.errors import DatasetError, InputError
 from m2d.files import sha256_file
 from m2d.video.crop_resize import shown_size, turn_of
 from m2d.video.film_frames import film_frames
@@ -80,6 +81,21 @@ class ScanTask:
     path: Path
     place: str
     key: str
+
+
+def check_films(data: DataSet) -> None:
+    """Check, before anything is written, that a data set has films and lies apart from them.
+
+    Raises:
+        InputError: Its folder lies among the films: its videos would be inputs of the next run.
+        DatasetError: As `find_films`.
+    """
+    films, folder = data.films_folder.resolve(), data.folder.resolve()
+    if data.films.is_dir() and folder.is_relative_to(films):
+        raise InputError(
+            f"{data.folder}: lies in the folder of films {data.films}; choose another", argument="out"
+        )
+    find_films(data.films)
 
 
 def find_films(folder: Path) -> list[Path]:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from m2d.cache_root import cache_root
 from m2d.curation.cut_detectors import check_detector
-from m2d.curation.data_set import DataSet, open_data_set, save_data_set
+from m2d.curation.data_set import open_data_set, saved
 from m2d.curation.embed import check_embedder
 from m2d.curation.pipeline import STAGES, Cluster, Pipeline
 from m2d.curation.report import GroupView, group_at, write_report
+from m2d.curation.scan import check_films
 from m2d.curation.stage_file import FOLDER, StageCount
 from m2d.data.dataset_file import read_groups, shots_of
 from m2d.data.decoder_pool import DecoderPool
 from m2d.data.rule_counts import RuleCount, rule_counts
 from m2d.data.scan import scan_videos
-from m2d.errors import DatasetError, InputError
+from m2d.errors import DatasetError
 from m2d.folders import make_folder
 from m2d.lock import hold
 from m2d.progress import Reporter, SilentReporter
@@ -69,7 +70,8 @@ def build(plan: BuildPlan, reporter: Reporter) -> BuildResult:
         Interrupted: A stop was requested; finished inputs are kept.
     """
     data = open_data_set(plan.folder, films=plan.films, config=plan.config, settings=plan.settings)
-    _check_apart(data)
+    if "scan" in plan.stages:
+        check_films(data)
     if "shots" in plan.stages:
         check_detector(data.settings.shots.detector)
     if "relate" in plan.stages:
@@ -77,8 +79,7 @@ def build(plan: BuildPlan, reporter: Reporter) -> BuildResult:
     make_folder(plan.folder)
     counts: list[StageCount] = []
     page = None
-    with StopRequest() as stop, hold(plan.folder, what="building this data set"):
-        save_data_set(data)
+    with StopRequest() as stop, hold(plan.folder, what="building this data set"), saved(data):
         pipeline = Pipeline(data, workers=plan.workers, reporter=reporter, stop=stop, cluster=plan.cluster)
         for stage in plan.stages:
             if stage == "report":
@@ -100,15 +101,6 @@ def _check_kept(counts: Sequence[StageCount], folder: Path, page: Path | None) -
                 f"stage {count.stage} rejected all of its {count.inputs} inputs, most with: {reason}; "
                 f"see {page or folder / FOLDER / f'{count.stage}.jsonl'}"
             )
-
-
-def _check_apart(data: DataSet) -> None:
-    """Refuse an output folder among the films: its videos would be inputs of the next run."""
-    films, folder = data.films_folder.resolve(), data.folder.resolve()
-    if data.films.is_dir() and folder.is_relative_to(films):
-        raise InputError(
-            f"{data.folder}: lies in the folder of films {data.films}; choose another", argument="out"
-        )
 
 
 def _report(count: StageCount, reporter: Reporter) -> None:

@@ -171,6 +171,10 @@ def test_bad_inputs_are_named(films: Path, tmp_path: Path) -> None:
         build_set(tmp_path / "set", tmp_path / "none")
     with pytest.raises(DatasetError, match="missing: no such folder"):
         build_set(tmp_path / "set", tmp_path / "missing")
+    with pytest.raises(DatasetError, match="stage clips is not finished"):
+        build_set(tmp_path / "set", films, "shots.dissolves=false", stages=["shots"])
+    # Its settings would be those of the next run into that folder.
+    assert not (tmp_path / "set").exists()
     with pytest.raises(DatasetError, match="empty: holds no data set"):
         build_set(tmp_path / "empty", None)
     with pytest.raises(InputError, match=r"out: .* lies in the folder of films"):
