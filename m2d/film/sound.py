@@ -7,11 +7,11 @@ from pathlib import Path
 
 from m2d.film.loaded_film import LoadedFilm
 from m2d.video.provenance import Provenance
-from m2d.video.sound import KeptSound, SoundSpan, joined_spans, sound_tracks
+from m2d.video.sound import KeptSound, SoundSpan, joined_spans, sound_tracks, tracks_left_out
 
 
 def sound_of(path: Path, spans_s: Sequence[tuple[float, float]]) -> tuple[KeptSound | None, tuple[str, ...]]:
-    """Return the sound of a film, a span for each scene, and notes on tracks that no new film can have.
+    """Return the sound of a film, a span for each scene, and notes on what no new film can have.
 
     Args:
         spans_s: When each scene begins and ends.
@@ -20,15 +20,17 @@ def sound_of(path: Path, spans_s: Sequence[tuple[float, float]]) -> tuple[KeptSo
         FilmError: As `sound_tracks`.
     """
     tracks = sound_tracks(path)
+    others = tracks_left_out(path)
+    left_out = (f"left out: {others}",) if others else ()
     notes = tuple(
         f"sound track {number} is left out: its codec {track.codec} cannot be in an MP4"
         for number, track in enumerate(tracks, start=1)
         if not track.is_kept
     )
     if len(notes) == len(tracks):
-        return None, notes
+        return None, notes + left_out
     spans = tuple(SoundSpan(start_s, end_s, start_s) for start_s, end_s in spans_s)
-    return KeptSound(path=path, spans=spans), notes
+    return KeptSound(path=path, spans=spans), notes + left_out
 
 
 def placed_sound(film: LoadedFilm | None, provenance: Provenance, *, first_kept: int) -> KeptSound | None:

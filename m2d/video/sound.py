@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from m2d.video.open_film import opened_film
-from m2d.video.printable import printable
+from m2d.video.printable import counted, printable
 
 # Simple codecs of cameras and recorders; others are not decoded, for safety's sake. Few players read
 # uncompressed sound in an MP4, and it cannot have gaps there.
@@ -85,6 +85,23 @@ def sound_tracks(path: Path) -> tuple[SoundTrack, ...]:
     """
     with opened_film(path) as (container, video):
         return tuple(_track(track, container, video) for track in container.streams.audio)
+
+
+def tracks_left_out(path: Path) -> str:
+    """Name the tracks that no new film has, besides the pictures that are read and sound; empty for none.
+
+    Raises:
+        FilmError: As `opened_film`.
+    """
+    with opened_film(path) as (container, video):
+        cover_image = av.stream.Disposition.attached_pic
+        pictures = [each for each in container.streams.video if not each.disposition & cover_image]
+        numbers = {
+            "further picture track": len([each for each in pictures if each.index != video.index]),
+            "subtitle track": len(container.streams.subtitles),
+            "chapter": len(container.chapters()),
+        }
+    return ", ".join(counted(number, name) for name, number in numbers.items() if number)
 
 
 def joined_spans(spans: Sequence[SoundSpan], *, tolerance_s: float) -> tuple[SoundSpan, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -149,6 +151,36 @@ def test_new_scenes_alone_have_no_sound_and_this_is_said(studio: Studio, musical
     alone = studio.extend(musical, PROMPTS[5], only_new=True, out=studio.path("alone"), reporter=reporter)
     assert sound_tracks(alone.film) == ()
     assert "its sound is left out" in reporter.notes
+
+
+def test_subtitles_and_chapters_are_left_out_and_this_is_said(studio: Studio, musical: Path) -> None:
+    subtitles, chapters = studio.path("words").with_suffix(".srt"), studio.path("parts").with_suffix(".txt")
+    subtitles.write_text("1\n00:00:00,000 --> 00:00:01,000\nHello.\n")
+    chapters.write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=First\n")
+    spoken = musical.with_name("spoken.mp4")
+    inputs = [word for path in (musical, subtitles, chapters) for word in ("-i", str(path))]
+    maps = [
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-map_metadata",
+        "0",
+        "-map_chapters",
+        "2",
+        "-c",
+        "copy",
+        "-c:s",
+        "mov_text",
+    ]
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), *inputs, *maps, "-movflags", "use_metadata_tags", str(spoken)],
+        check=True,
+        capture_output=True,
+    )
+    reporter = RecordingReporter()
+    studio.extend(spoken, PROMPTS[5], out=studio.path("silent"), reporter=reporter)
+    assert "left out: 1 subtitle track, 1 chapter" in reporter.notes
 
 
 def test_inspect_lists_sound_tracks(musical: Path) -> None:
