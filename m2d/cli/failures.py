@@ -23,6 +23,7 @@ _LAUNCHER_WAIT_S = 30.0
 # What pydantic puts before the text of another exception.
 _NO_TEXT = "Value error, "
 _NO_CHOICE = re.compile(r"'(?P<got>[^']*)' is not one of (?P<choices>'.*')\.")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _STOPPED = "stopped; no file was left half-written"
 
 
@@ -87,11 +88,30 @@ def _end_misused(error: typer.TyperException, *, as_json: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message(), err=True)
         return error.exit_code
-    message = _flag_meant(error) or _with_nearest_choice(error.format_message().replace(_NO_TEXT, ""))
+    message = _flag_meant(error) or _with_nearest_choice(_with_value(error).replace(_NO_TEXT, ""))
     _report([message], as_json=as_json, kind="UsageError", exit_code=EXIT_BAD_INPUT)
     context = getattr(error, "ctx", None)
     show_hint(f"try `{context.command_path if context else 'm2d'} --help`")
     return error.exit_code
+
+
+def _with_value(error: typer.TyperException) -> str:
+    """Return the message of an error, which does not say which value of an option pydantic refused."""
+    message = error.format_message()
+    if error.__cause__ is None:
+        return message
+    from pydantic import ValidationError
+
+    from m2d.recipe.explain import message_of
+
+    if isinstance(error.__cause__, ValidationError):
+        for details in error.__cause__.errors(include_url=False):
+            word = details["input"]
+            if isinstance(word, str) and details["type"] != "value_error":
+                # A number is shown without quotes.
+                got = int(word) if _WHOLE_NUMBER.fullmatch(word) else word
+                message = message.replace(details["msg"], message_of({**details, "input": got}))
+    return message
 
 
 def _with_nearest_choice(message: str) -> str:

@@ -147,12 +147,12 @@ def _check_candidates(options: CandidateOptions, *, seeds: str | None, source: P
 
 
 def _seeds(text: str | None, candidates: int | None) -> Sequence[int] | NumSeeds:
-    from m2d.cli.stories import parse_seeds
+    from m2d.cli.stories import parse_numbers
     from m2d.tasks.batch import NumSeeds
 
     if candidates is not None:
         return NumSeeds(candidates)
-    return () if text is None else parse_seeds(text)
+    return () if text is None else parse_numbers(text, option="--seeds")
 
 
 def _make(film: PlannedFilm, *, reporter: Reporter, options: FilmOptions) -> FilmResult:

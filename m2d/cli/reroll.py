@@ -14,6 +14,7 @@ from m2d.cli.batch import Batch, CandidateOptions, FilmToMake, SheetPlan
 from m2d.cli.model_options import with_options
 from m2d.cli.options import FilmArgument, FilmOptions, run_task
 from m2d.cli.results import show_headline
+from m2d.cli.stories import parse_numbers
 
 if TYPE_CHECKING:
     from m2d.film.make import FilmResult
@@ -27,12 +28,14 @@ _ENDING = "rerolled"
 def reroll(
     film: FilmArgument,
     scene: Annotated[
-        list[int],
-        typer.Option("--scene", "-s", metavar="N", help="Scene to regenerate, counted from 1; repeatable."),
+        list[str],
+        typer.Option(
+            "--scene", "-s", metavar="N", help="Scenes to regenerate, counted from 1, such as 2 or 1,3-5."
+        ),
     ],
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", metavar="TEXT", help="New prompt; one for each --scene, or none."),
+        typer.Option("--prompt", "-p", metavar="TEXT", help="New prompt; one for each scene, or none."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -52,7 +55,8 @@ def reroll(
     """
     options.check_judge()
     overrides = options.overrides(out=out, own_seed=seed)
-    request = _Request(film=film, scenes=tuple(scene), prompts=tuple(prompt or ()), seed=seed)
+    scenes = parse_numbers(",".join(scene), option="--scene")
+    request = _Request(film=film, scenes=scenes, prompts=tuple(prompt or ()), seed=seed)
     if options.candidates is not None:
         _reroll_candidates(request, options.candidates, options=options, overrides=overrides)
         return

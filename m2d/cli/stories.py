@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from m2d.errors import InputError
 from m2d.folders import is_folder
+from m2d.limits import LARGEST_SEED
 
 if TYPE_CHECKING:
     from m2d.recipe.loader import Loaded
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml")
-MOST_SEEDS = 1000
+MOST_NUMBERS = 1000
 
 
 def stories_of(
@@ -69,18 +70,32 @@ def _load(path: Path, settings: Sequence[Setting]) -> Loaded[Recipe]:
     return parse_document(decode_text(data, name="stdin"), Recipe, name="stdin", settings=settings)
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse `1-8` or `1,5,9-12`; raise InputError for anything else, and for a seed given twice."""
-    seeds: list[int] = []
+def parse_numbers(text: str, *, option: str) -> tuple[int, ...]:
+    """Parse `1-8` or `1,5,9-12`; raise InputError for anything else, and for a number given twice.
+
+    Args:
+        option: For messages, such as `--seeds`.
+    """
+    found: list[int] = []
     for part in text.split(","):
         first, dash, last = (word.strip() for word in part.partition("-"))
-        numbers = (first, last) if dash else (first,)
-        if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers):
-            raise InputError(f"--seeds {text!r}: use numbers and ranges, such as 1-8 or 1,5,9-12")
-        start, end = int(numbers[0]), int(numbers[-1])
-        if end < start or end - start >= MOST_SEEDS or len(seeds) >= MOST_SEEDS:
-            raise InputError(f"--seeds {text!r}: a range goes upwards and holds at most {MOST_SEEDS} seeds")
-        seeds += range(start, end + 1)
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text!r}: names a seed twice")
-    return tuple(seeds)
+        words = (first, last) if dash else (first,)
+        if not all(word.isascii() and word.isdigit() for word in words):
+            raise _refused(option, text, "use numbers and ranges, such as 1-8 or 1,5,9-12")
+        # Python reads no numbers of thousands of digits.
+        if any(len(word) > len(str(LARGEST_SEED)) or int(word) > LARGEST_SEED for word in words):
+            raise _refused(option, text, f"the largest number is {LARGEST_SEED}")
+        start, end = int(words[0]), int(words[-1])
+        if end < start or end - start >= MOST_NUMBERS or len(found) >= MOST_NUMBERS:
+            why = f"a range goes upwards, and at most {MOST_NUMBERS} numbers are allowed"
+            raise _refused(option, text, why)
+        found += range(start, end + 1)
+    if len(set(found)) < len(found):
+        raise _refused(option, text, "names a number twice")
+    return tuple(found)
+
+
+def _refused(option: str, text: str, why: str) -> InputError:
+    from m2d.recipe.places import show
+
+    return InputError(f"{option} {show(text)}: {why}")

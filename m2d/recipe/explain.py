@@ -25,6 +25,9 @@ _MESSAGES = {
     "string_type": "expected text, got {got}{hint}",
     "int_type": "expected a whole number, got {got}{hint}",
     "int_from_float": "expected a whole number, got {got}{hint}",
+    "int_parsing": "expected a whole number, got {got}",
+    "int_parsing_size": "expected a number of fewer digits, got {got}",
+    "float_parsing": "expected a number, got {got}",
     "float_type": "expected a number, got {got}{hint}",
     "finite_number": "expected a finite number, got {got}{hint}",
     "bool_type": "expected true or false, got {got}{hint}",
@@ -83,11 +86,16 @@ def _problem(details: ErrorDetails, *, model: type[BaseModel], places: Places) -
     if details["type"] == "value_error":
         key_path, message = _own_message(details, key_path, model=model)
         return places.problem(key_path, message, at_key=at_key)
-    return places.problem(key_path, _message(details), at_key=at_key)
+    return places.problem(key_path, message_of(details), at_key=at_key)
 
 
-def _message(details: ErrorDetails) -> str:
-    kind, got, limits = details["type"], details["input"], details.get("ctx", {})
+def message_of(details: ErrorDetails) -> str:
+    """Return what is wrong with a value, and the value."""
+    kind, got = details["type"], details["input"]
+    limits = {
+        name: int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+        for name, limit in details.get("ctx", {}).items()
+    }
     if kind == "string_pattern_mismatch" and limits["pattern"] in _PATTERNS:
         return f"expected {_PATTERNS[limits['pattern']]}, got {show(got)}"
     if kind not in _MESSAGES:

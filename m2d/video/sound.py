@@ -99,7 +99,6 @@ def tracks_left_out(path: Path) -> str:
         numbers = {
             "further picture track": len([each for each in pictures if each.index != video.index]),
             "subtitle track": len(container.streams.subtitles),
-            "chapter": len(container.chapters()),
         }
     return ", ".join(counted(number, name) for name, number in numbers.items() if number)
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from m2d import disk
 from m2d.cli.main import app
-from m2d.cli.stories import parse_seeds
+from m2d.cli.stories import parse_numbers
 from m2d.errors import InputError
 from m2d.files import write_bytes
 from m2d.film import make, seed_sheet
@@ -250,13 +250,19 @@ def test_a_film_that_fails_does_not_stop_the_others(m2d: Run, folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"), [("3", (3,)), ("1-4", (1, 2, 3, 4)), ("7, 1-2", (7, 1, 2)), ("0-0", (0,))]
+    ("text", "numbers"), [("3", (3,)), ("1-4", (1, 2, 3, 4)), ("7, 1-2", (7, 1, 2)), ("0-0", (0,))]
 )
-def test_seeds_are_numbers_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
-    assert parse_seeds(text) == seeds
+def test_seeds_are_numbers_and_ranges(text: str, numbers: tuple[int, ...]) -> None:
+    assert parse_numbers(text, option="--seeds") == numbers
 
 
-@pytest.mark.parametrize("text", ["x", "1-", "-3", "3-1", "1,,2", "1-2,2", "0-5000", "1.5", f"{'9' * 30}"])
+@pytest.mark.parametrize("text", ["x", "1-", "-3", "3-1", "1,,2", "1-2,2", "0-5000", "1.5"])
 def test_other_texts_are_no_seeds(text: str) -> None:
     with pytest.raises(InputError, match=r"^--seeds"):
-        parse_seeds(text)
+        parse_numbers(text, option="--seeds")
+
+
+@pytest.mark.parametrize("digits", [19, 30, 5000])
+def test_a_seed_that_is_too_large_is_told_the_largest(digits: int) -> None:
+    with pytest.raises(InputError, match=r"^--seeds '9.*: the largest number is 9223372036854775807$"):
+        parse_numbers("9" * digits, option="--seeds")

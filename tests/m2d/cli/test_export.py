@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--scenes 3 --frames 9 --size 32x32 --backend-option warp=9", "warp"),
         (
             f"--scenes {'9' * 30} --frames 9 --size 32x32",
-            "'--scenes': Input should be less than or equal to 10000",
+            "'--scenes': must be at most 10000, got",
         ),
         ("--recipe nowhere.yaml", "nowhere.yaml"),
     ],

@@ -55,7 +55,7 @@ def test_a_scene_is_made_anew_and_the_others_are_what_they_were(m2d: Run, folder
 @pytest.mark.usefixtures("film")
 def test_several_scenes_get_the_prompts_in_their_order(m2d: Run, folder: Path) -> None:
     prompts = ["Actor2 jumps.", "Actor1 (round red body, wool cap) sits."]
-    words = ["--scene", "3", "-s", "1", "-p", prompts[0], "-p", prompts[1]]
+    words = ["--scene", "3,1", "-p", prompts[0], "-p", prompts[1]]
     flags = ["--seed", "40", "--model", "tiny", "--json", "--quiet", "--out", "x.mp4"]
     result = m2d("reroll", FILM, *words, *flags)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -71,8 +71,9 @@ def test_several_scenes_get_the_prompts_in_their_order(m2d: Run, folder: Path) -
 
 BAD_FLAGS = {
     "scene 0": (["--scene", "0"], "--scene: 0; first-snow.mp4 has scenes 1 to 3"),
-    "a scene too many": (["--scene", "4", "--scene", "-1"], "--scene: 4, -1; first-snow.mp4 has"),
-    "a scene twice": (["--scene", "2", "--scene", "2"], "--scene: 2, 2; name each scene once"),
+    "a scene too many": (["--scene", "3-5"], "--scene: 4, 5; first-snow.mp4 has"),
+    "a negative scene": (["--scene", "-1"], "--scene '-1': use numbers and ranges"),
+    "a scene twice": (["--scene", "1-2", "--scene", "2"], "--scene '1-2,2': names a number twice"),
     "an empty prompt": (["--scene", "2", "-p", ""], "--prompt: is empty"),
     "a prompt too many": (["--scene", "2", "-p", "a", "-p", "b"], "--prompt: 2 prompts for 1 scene;"),
     "a negative seed": (["--scene", "2", "--seed", "-4"], "--seed: must be at least 0, got -4"),
@@ -115,7 +116,7 @@ def test_help_says_what_stays(m2d: Run) -> None:
     told = " ".join(m2d("reroll", "--help").stdout.split())
     assert "the frames of all other scenes stay identical" in told
     assert "FILM itself is never changed, unless --out names it and --force is given." in told
-    assert "Scene to regenerate, counted from 1; repeatable." in told
+    assert "Scenes to regenerate, counted from 1, such as 2 or 1,3-5." in told
     assert "New seed; by default the scene's seed plus 1." in told
 
 
