@@ -13,6 +13,7 @@ import numpy as np
 from m2d.data.dataset_text import Shot
 from m2d.data.decode import VideoFacts
 from m2d.video.frame_times import SAME_RATE, nearest_frames
+from m2d.video.printable import counted
 
 Sampling = Literal["fps", "official"]
 # Containers round times to a thousandth of a second.
@@ -56,10 +57,8 @@ class FpsRule:
             )
         if not self._num_starts(facts, span):
             needed_s = (self.num_frames - 1) / self.fps
-            return (
-                f"has {len(span)} frames at {facts.fps:.4g} per second; {self.num_frames} at {self.fps} per "
-                f"second take {needed_s:.2f} s"
-            )
+            has = f"has {counted(len(span), 'frame')} at {facts.fps:.4g} per second"
+            return f"{has}; {self.num_frames} at {self.fps} per second take {needed_s:.2f} s"
         return ""
 
     def pick(self, facts: VideoFacts, span: Span, *, draw: float) -> tuple[int, ...]:
@@ -98,11 +97,11 @@ class OfficialRule:
             return "has a variable frame rate, so a stride of frames would be jerky; use data.sampling: fps"
         if self.is_trimmed and len(span) * 0.9 // _LARGEST_STRIDE < self.num_frames:
             return (
-                f"has {len(span)} frames; {self.num_frames} at stride 3 in the middle nine tenths need "
-                f"{int(np.ceil(self.num_frames * _LARGEST_STRIDE / 0.9))}"
+                f"has {counted(len(span), 'frame')}; {self.num_frames} at stride 3 in the middle nine tenths "
+                f"need {int(np.ceil(self.num_frames * _LARGEST_STRIDE / 0.9))}"
             )
         if len(span) < self.num_frames:
-            return f"has {len(span)} frames; {self.num_frames} are needed"
+            return f"has {counted(len(span), 'frame')}; {self.num_frames} are needed"
         return ""
 
     def pick(self, facts: VideoFacts, span: Span, *, draw: float) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from m2d.errors import InputError
 from m2d.files import beside, check_writable
 from m2d.film.journal_folder import has_journal
+from m2d.recipe.fields import out_problem
 from m2d.video.run_folder import check_run_folder
 
 
@@ -37,9 +38,8 @@ def output_of(film: Path, out: Path | None, *, ending: str) -> Path:
         InputError: The output does not end in .mp4, or the film is a folder.
     """
     if out is not None:
-        if out.suffix.lower() != ".mp4":
-            message = f"{str(out)!r} does not end in .mp4; films are MP4 files"
-            raise InputError(message, argument="out")
+        if problem := out_problem(out):
+            raise InputError(problem, argument="out")
         return out
     if not film.name:
         raise InputError(f"{film}: is a folder; give a video file")

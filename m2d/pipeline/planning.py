@@ -148,11 +148,12 @@ def _find_quantized(plan: RunPlan, places: Places) -> Quantized | None:
 def _lettering_warnings(recipe: Recipe, places: Places) -> list[str]:
     """Return a warning about characters that contact sheets cannot show, at the first text that has one."""
     texts: dict[KeyPath, str] = {
-        ("title",): recipe.title,
         ("setting",): recipe.setting or "",
         **{("cast", name): text for name, text in recipe.cast.items()},
         **{("scenes", number, "setting"): scene.setting or "" for number, scene in enumerate(recipe.scenes)},
         **{("scenes", number, "prompt"): scene.prompt for number, scene in enumerate(recipe.scenes)},
+        # Last: a story of prompts has its title from the first one.
+        ("title",): recipe.title,
     }
     if all(text.isascii() for text in texts.values()):
         return []

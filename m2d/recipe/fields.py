@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints
@@ -84,6 +85,14 @@ def _wrong_output(name: str) -> str:
     if not name.endswith(".mp4") or name[:-4] != name[:-4].rstrip(" ."):
         return "does not end in .mp4"
     return ""
+
+
+def out_problem(out: Path) -> str:
+    """Say why a path cannot be that of a film, beyond its folder; empty if it can."""
+    if out.suffix.lower() == ".mp4":
+        return ""
+    other = "" if out.suffix else " is no folder that exists, and"
+    return f"{str(out)!r}{other} does not end in .mp4; films are MP4 files"
 
 
 def _mask(name: str) -> str:

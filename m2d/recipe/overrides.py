@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from m2d.errors import RecipeError
 from m2d.progress import Reporter
 from m2d.recipe.explain import explain
+from m2d.recipe.fields import out_problem
 from m2d.recipe.places import COMMAND_LINE_NAME, Places
 from m2d.recipe.schema import LoraChoice, Recipe
 from m2d.recipe.settings import Setting
@@ -87,9 +88,8 @@ def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
         changed = Recipe.model_validate(document)
     except ValidationError as error:
         problems += explain(error, model=Recipe, places=COMMAND_LINE)
-    if overrides.out is not None and overrides.out.suffix.lower() != ".mp4":
-        message = f"{str(overrides.out)!r} does not end in .mp4; films are MP4 files"
-        problems.append(COMMAND_LINE.problem(("output",), message))
+    if overrides.out is not None and (problem := out_problem(overrides.out)):
+        problems.append(COMMAND_LINE.problem(("output",), problem))
     if problems:
         raise RecipeError(problems)
     return changed

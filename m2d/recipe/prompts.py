@@ -42,11 +42,13 @@ def story_of_prompts(prompts: Sequence[str], *, settings: Sequence[Setting] = ()
 
 def _check_described(prompts: Sequence[str], cast: Mapping[str, str]) -> None:
     for number, prompt in enumerate(prompts, start=1):
+        argument = f"prompt {number}" if len(prompts) > 1 else "prompt"
         for name in unknown_actors(prompt, cast):
-            raise InputError(
-                f"{name} is not described; describe it once: {name} (tall green body)",
-                argument=f"prompt {number}" if len(prompts) > 1 else "prompt",
-            )
+            if prompt.count("(") != prompt.count(")"):
+                message = f"a bracket has no partner; describe {name} as in {name} (tall green body)"
+                raise InputError(message, argument=argument)
+            message = f"{name} is not described; describe it once: {name} (tall green body)"
+            raise InputError(message, argument=argument)
 
 
 def _title(prompt: str) -> str:

@@ -5,6 +5,7 @@ Every RecipeError names the file and, for a problem in the text, its line and co
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def decode_text(data: bytes, *, name: str) -> str:
     Raises:
         RecipeError: The data has too many bytes or lines, is not UTF-8, or holds control characters.
     """
+    if _is_binary(data):
+        raise _refusal(name, "is no text file; give a YAML or JSON file")
     if len(data) > MAX_BYTES:
         raise _refusal(name, f"larger than {MAX_BYTES} bytes; a recipe may have at most {MAX_BYTES}")
     try:
@@ -44,6 +47,17 @@ def decode_text(data: bytes, *, name: str) -> str:
         raise _refusal(name, f"more than {MAX_LINES} lines; a recipe may have at most {MAX_LINES}")
     check_characters(text, name=name)
     return text
+
+
+def _is_binary(data: bytes) -> bool:
+    """Whether it is no text of any encoding, such as a video."""
+    if b"\0" not in data or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return False
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def check_characters(text: str, *, name: str) -> None:

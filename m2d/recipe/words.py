@@ -55,8 +55,12 @@ def unknown_words(text: str, known_words: Iterable[str]) -> list[str]:
 def word_warnings(recipe: Recipe, world: World) -> list[tuple[KeyPath, str]]:
     """Return what a model of a small world cannot draw: the world once, then the words with suggestions.
 
-    A story in another language, or most of whose words are unknown, gets only the first.
+    A story in another language, or most of whose words are unknown, or with a scene without words, gets only
+    the first.
     """
+    for number, scene in enumerate(recipe.scenes):
+        if not _words_of(scene.prompt):
+            return [(("scenes", number, "prompt"), str(world))]
     first_use: dict[str, KeyPath] = {}
     for key_path, text in _model_texts(recipe):
         for word in unknown_words(text, world.words):

@@ -153,13 +153,14 @@ def _plan(
 ) -> PlannedStory:
     if not seeds:
         return PlannedStory(films=(PlannedFilm(plan=plan_loaded(loaded, model=model, overrides=overrides)),))
+    argument = "candidates" if isinstance(seeds, NumSeeds) else "seeds"
     if isinstance(seeds, NumSeeds):
         first = loaded.value.sampling.seed if overrides.seed is None else overrides.seed
         seeds = range(first, first + seeds.count)
     if all(scene.seed is not None for scene in loaded.value.scenes):
         raise InputError(
             f"every scene of {loaded.value.title!r} has a seed of its own, so all films would be equal",
-            argument="seeds",
+            argument=argument,
         )
     films: list[PlannedFilm] = []
     for seed in seeds:

@@ -134,7 +134,7 @@ def choose_recipe(
         first = scanned[shots[0].video].found
         reason = first.reason if isinstance(first, Broken) else "is not used"
         raise DatasetError(
-            f"{source}: none of the {len(shots)} clips can be read, the first is {shots[0].video}: {reason}"
+            f"{source}: no clip of {len(shots)} can be read; the first is {shots[0].video}: {reason}"
         )
     readable = _without_broken(groups, scanned)
     fps = given.get("video.fps") or _rate(clips, geometry)
@@ -240,7 +240,8 @@ def _shape(
 ) -> _Shape:
     counts, num_shots = library.scene_counts, sum(library.scene_counts)
     if not counts:
-        raise DatasetError(f"{source}: no clip is long enough for the model")
+        first = library.rejects[0]
+        raise DatasetError(f"{source}: no clip can be used; the first is {first.video}: {first.reason}")
     least_scenes = most_scenes if exactly else 2
     in_stories = {n: sum(count >= n for count in counts) for n in range(least_scenes, most_scenes + 1)}
     # As many clips as possible in stories, then as many scenes as possible.

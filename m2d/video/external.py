@@ -308,11 +308,10 @@ def _check_lengths(path: Path, scenes: Sequence[_Scene], *, fps: int, num_frames
     for scene in scenes:
         found = scene.num_there(fps=fps)
         if found < least:
-            raise FilmError(
-                f"{path}: {scene.name} has {found} of the {num_frames} frames that are needed at {fps} per"
-                f" second, {least} at least: give a longer film or longer scenes",
-                remedy=Remedy.GIVE_CUTS,
-            )
+            has = f"has {counted(found, 'frame')} at {fps} per second; {least} at least are needed"
+            if len(scenes) == 1:
+                raise FilmError(f"{path}: {has}; give a longer film")
+            raise FilmError(f"{path}: {scene.name} {has}", remedy=Remedy.GIVE_CUTS)
 
 
 def _upscale(info: FilmInfo) -> int:

@@ -199,6 +199,10 @@ def test_prompts_make_a_film_without_a_recipe(m2d: Run, folder: Path, tiny_folde
     [
         ([], "STORY, --prompt, --from: none given"),
         (["story.yaml", "-p", "x"], "STORY, --prompt, --from: STORY and --prompt given"),
+        (
+            ["-p", "Actor1 (round waves."],
+            "--prompt: a bracket has no partner; describe Actor1 as in",
+        ),
         (["-p", "Actor1 waves."], "--prompt: Actor1 is not described; describe it once: Actor1 (tall"),
         (["-p", "A ball.", "-p", ""], "--prompt 2: is empty"),
         (["-p", "A \udcff cat"], "--prompt 1: is not text"),

@@ -19,6 +19,7 @@ HEAVY += [f"m2d.tasks.{name}" for name in ("export", "verify", "bench")]
         (["generate", "none.yaml"], "none.yaml: no such file"),
         (["generate", "story.yaml", "--steps", "0"], "--steps: must be at least 1"),
         (["generate", "story.yaml", "--out", "none/x.mp4"], "the folder none does not exist"),
+        (["generate", "story.yaml", "--out", "sub/"], "--out: 'sub' is no folder that exists, and does not"),
         (["extend", "none.mp4", "-p", "x"], "none.mp4: does not exist"),
         (["extend", "story.yaml", "-p", "x"], "story.yaml: "),
         (["extend", "none.mp4"], "--prompt: missing"),

@@ -84,6 +84,7 @@ def test_the_statement_comes_once_and_first_with_what_to_use_instead() -> None:
         "Actor1\u5411\u53f3\u8d70\u3002",
         "Actor1 \u2192 \u0632",
         "Actor1 camina hacia la derecha y saluda.",
+        "\U0001f389",
         "Actor1 geht nach rechts und winkt.",
         "An old man with a beard climbs the stairs of his lighthouse.",
     ],

@@ -143,6 +143,8 @@ def test_a_file_is_read_without_its_byte_order_mark(tmp_path: Path) -> None:
     [
         (b"title: \xff\n", r":1:8: not UTF-8 text \(byte 0xff\); save the file as UTF-8"),
         ("\ufefftitle: x".encode("utf-16"), r":1:1: not UTF-8 text"),
+        (b"\x00\x00\x00\x20ftypisom\xff", r"story\.yaml: is no text file; give a YAML or JSON file"),
+        (b"\xff\x00" * MAX_BYTES, r"is no text file"),
         (b"a: 1\nb: \x00\n", r":2:4: forbidden character U\+0000"),
         (b"a: 1\rb: 2\n", r":1:5: forbidden character U\+000D"),
         (b"#" * (MAX_BYTES + 1), r"larger than 1000000 bytes"),

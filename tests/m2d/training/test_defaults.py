@@ -114,8 +114,11 @@ def test_broken_clips_decide_nothing_and_end_nothing(model: ModelSource) -> None
     chosen = _choose(model, [3] * 3, facts=[FACTS, broken])
     assert (chosen.recipe.stage, chosen.recipe.num_scenes) == ("sft", 3)
     assert "8 clips can be read" in chosen.reasons
-    with pytest.raises(DatasetError, match=r"none of the 2 clips can be read, .*0-0.mp4: is cut off"):
+    with pytest.raises(DatasetError, match=r"no clip of 2 can be read; .*0-0.mp4: is cut off"):
         _choose(model, [1, 1], facts=[broken, broken])
+    brief = replace(FACTS, num_frames=4)
+    with pytest.raises(DatasetError, match=r"no clip can be used; .*0-0.mp4: has 4 frames at 24"):
+        _choose(model, [1, 1], facts=[brief, brief])
 
 
 def test_little_memory_divides_the_batch_and_recomputes(model: ModelSource) -> None:
