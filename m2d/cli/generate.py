@@ -104,6 +104,11 @@ def _generate(
     overrides = replace(overrides, downloads=reporter)
     # Check before the libraries load, which takes seconds.
     stories = stories_of(recipes, prompts, overrides.settings)
+    check = None
+    if options.candidates:
+        from m2d.tasks.candidates import check_judge
+
+        check = partial(check_judge, options.score)
     planned = plan_batch(
         stories,
         seeds=_seeds(seeds, options.candidates),
@@ -111,13 +116,8 @@ def _generate(
         overrides=overrides,
         force=options.force,
         resume=options.resume,
+        check=check,
     )
-    if options.candidates:
-        from m2d.tasks.candidates import check_judge
-
-        plans = [story.films[0].plan for story in planned]
-        is_puppet = all(plan.source.is_puppet for plan in plans)
-        check_judge(options.score, is_puppet=is_puppet, num_scenes=min(len(plan.scenes) for plan in plans))
     if len(planned) == 1 and seeds is None and not options.candidates:
         began_s = time.monotonic()
         made = _make(planned[0].films[0], reporter=reporter, options=options)

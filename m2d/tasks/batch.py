@@ -84,13 +84,14 @@ def plan_batch(
     overrides: Overrides,
     force: bool = False,
     resume: bool = False,
+    check: Callable[[list[RunPlan]], None] | None = None,
 ) -> list[PlannedStory]:
     """Plan the films of every story, and check all outputs.
 
     A number of seeds counts up from each story's own. Several films are `NAME.mp4` for every story, or
     `NAME-seed-3.mp4` for every seed. `overrides.out` is then a folder, or with one story a `.mp4` name that
     seeds are added to. With `resume`, films of the batch that are complete are kept, an unfinished one is
-    resumed, and missing ones are made.
+    resumed, and missing ones are made. `check` may refuse the stories before a folder is made.
 
     Raises:
         RecipeError: Everything that is wrong with any story.
@@ -107,13 +108,15 @@ def plan_batch(
     if folder is not None:
         planned = [_moved(story, folder) for story in planned]
     _check_names(planned)
+    if check is not None:
+        check([story.films[0].plan for story in planned])
     if folder is not None:
         make_folder(folder)
     for story in planned:
         if story.sheet is not None:
             check_writable(story.sheet, force=force or resume)
-    check = partial(_checked, force=force, resume=resume, is_batch=is_batch)
-    return [replace(story, films=tuple(check(film) for film in story.films)) for story in planned]
+    checked = partial(_checked, force=force, resume=resume, is_batch=is_batch)
+    return [replace(story, films=tuple(map(checked, story.films))) for story in planned]
 
 
 def plan_stories(

@@ -13,6 +13,7 @@ from m2d.evaluation.evaluate import EvalPlan, check_networks, evaluate
 from m2d.evaluation.report import Report
 from m2d.files import write_json
 from m2d.progress import Reporter
+from m2d.recipe.plan import RunPlan
 from m2d.video.printable import printable
 
 Judge = Literal["sequence", "visual", "semantic", "cross_talk", "smoothness"]
@@ -32,21 +33,19 @@ class Candidate:
     scores: Mapping[Judge, float]
 
 
-def check_judge(judge: Judge, *, is_puppet: bool, num_scenes: int) -> None:
+def check_judge(judge: Judge, plans: Sequence[RunPlan]) -> None:
     """Check, before films are made, that they can be scored.
 
-    Args:
-        is_puppet: Whether the embedded models make all of them.
-        num_scenes: Those of the shortest film.
-
     Raises:
-        InputError: The judge compares scenes, and there is one.
+        InputError: A scene has one frame, or the judge compares scenes, and a film has one.
         CheckpointError: Networks are missing.
     """
-    if num_scenes == 1 and judge not in ("semantic", "smoothness"):
+    if any(scene.num_frames == 1 for plan in plans for scene in plan.scenes):
+        raise InputError("a scene has 1 frame; scores need 2 at least", argument="judge")
+    if judge not in ("semantic", "smoothness") and any(len(plan.scenes) == 1 for plan in plans):
         message = f"{judge} compares scenes, and a film has one; use semantic or smoothness"
         raise InputError(message, argument="judge")
-    if judge != "smoothness" and not is_puppet:
+    if judge != "smoothness" and not all(plan.source.is_puppet for plan in plans):
         check_networks(has_prompts=True, has_reference=False)
 
 

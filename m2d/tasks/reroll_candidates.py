@@ -70,7 +70,7 @@ def plan_candidates(
     first = plan.scenes[plan.targets[0]].seed or 0
     if first + count - 1 > MAX_SEED:
         raise InputError(f"{first} and {count - 1} more; the largest seed is {MAX_SEED}", argument="seed")
-    check_judge(judge, is_puppet=plan.source.is_puppet, num_scenes=len(plan.scenes))
+    check_judge(judge, [plan])
     sheet, scores = (beside(output, ending) for ending in ("-seeds.png", "-candidates.json"))
     for path in (sheet, scores):
         check_writable(path, force=force or resume)

@@ -142,8 +142,12 @@ def test_without_a_score_no_film_is_called_the_best(
 
 def test_films_of_one_scene_are_not_ranked_by_what_compares_scenes(m2d: Run, folder: Path) -> None:
     (folder / "one.yaml").write_text("title: one\nscenes: [{prompt: A puppet waves., seed: 4}]\n")
-    done = m2d("generate", "one.yaml", "--candidates", "2", "--set", "scenes[0].seed=null")
+    words = ["generate", "one.yaml", "--candidates", "2", "--set", "scenes[0].seed=null", "--out", "films"]
+    done = m2d(*words)
     assert done.exit_code == 2
+    still = m2d(*words, "--judge", "smoothness", "--set", "video.num_frames=1")
+    assert "--judge: a scene has 1 frame; scores need 2 at least" in still.stderr
+    assert not (folder / "films").exists()
     assert "--judge: sequence compares scenes, and a film has one; use semantic or smoothness" in done.stderr
     assert films(folder) == []
 
