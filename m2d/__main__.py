@@ -8,6 +8,9 @@ import sys
 def main() -> None:
     """Run `m2d`; the entry point of the console script."""
     try:
+        from m2d.stop import repeat_lost_interrupt
+
+        sys.unraisablehook = repeat_lost_interrupt
         from m2d.cli.main import main as run
     except KeyboardInterrupt:
         # Ctrl-C in the tenths of a second that it takes to import the command line.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any, Self
 from m2d.errors import Interrupted, Remedy
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AGAIN_S = 0.01
 
 
 class StopRequest:
@@ -59,6 +62,17 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def repeat_lost_interrupt(lost: sys.UnraisableHookArgs) -> None:
+    """Press Ctrl-C once more where a callback of C dropped it, as pydantic's do; for `sys.unraisablehook`."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    # Not here, where it would be dropped again.
+    again = threading.Timer(_AGAIN_S, _thread.interrupt_main)
+    again.daemon = True
+    again.start()
 
 
 @contextmanager

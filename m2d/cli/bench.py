@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2d.cli.model_options import ModelOptions, with_options
-from m2d.cli.options import DeviceOption, DtypeOption, QuietFlag, ReportJsonFlag, StoryArgument
+from m2d.cli.options import (
+    ArtifactsOption,
+    DeviceOption,
+    DtypeOption,
+    QuietFlag,
+    ReportJsonFlag,
+    StoryArgument,
+)
 from m2d.cli.results import pick
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ def bench(
     ] = 9,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    artifacts: ArtifactsOption = None,
     as_json: ReportJsonFlag = False,
     quiet: QuietFlag = False,
     *,
@@ -43,7 +51,7 @@ def bench(
     from m2d.registry import get_backend
 
     reporter = make_reporter(quiet=quiet)
-    overrides = Overrides(device=device, dtype=dtype, downloads=reporter)
+    overrides = Overrides(device=device, dtype=dtype, artifacts=artifacts, downloads=reporter)
     plan = plan_recipe(recipe, model=options.choice, overrides=overrides)
     with loading_libraries(reporter):
         from m2d.tasks import bench as task

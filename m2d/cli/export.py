@@ -41,7 +41,9 @@ def export(
     ] = None,
     scenes: Annotated[
         int | None,
-        typer.Option("--scenes", max=MOST_SCENES, metavar="N", help="Number of scenes, without a recipe."),
+        typer.Option(
+            "--scenes", min=1, max=MOST_SCENES, metavar="N", help="Number of scenes, without a recipe."
+        ),
     ] = None,
     frames: Annotated[
         str | None, typer.Option("--frames", metavar="N", help="Frames per scene: 49, or one each: 49,25.")

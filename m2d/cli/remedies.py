@@ -62,7 +62,7 @@ _TEXTS = {
     Remedy.REPEAT_OR_DISCARD: "ask for the same, or discard it with --force, without --resume",
     Remedy.START_RUN: "start a run without --resume",
     Remedy.RESUME_WITHOUT_PREVIEWS: "resume with --resume and without --save-previews",
-    Remedy.GET_NETWORKS: "get it with `m2d models get NAME`",
+    Remedy.GET_NETWORKS: "get each with `m2d models get` and its name",
     Remedy.GET_MODEL: "`m2d generate` downloads it, and so does `m2d models get ID`",
     Remedy.GIVE_LORA: "give that file with --lora, wherever it lies now",
     Remedy.GIVE_MODEL: "name that model with --model, or move the run folder away to use the film's frames",

@@ -127,8 +127,12 @@ def check_before_films(plan: EvalPlan, films: Sequence[RunPlan]) -> None:
     if choice == "natural":
         check_networks(has_prompts=True, has_reference=plan.reference is not None)
     if choice == "puppet":
-        shapes = [scene.geometry for film in films for scene in film.scenes]
-        puppet = _puppet_embedder({(shape.height, shape.width) for shape in shapes}, plan.device)
+        sizes = [
+            ((scene.geometry.height, scene.geometry.width), film.output.name)
+            for film in films
+            for scene in film.scenes
+        ]
+        puppet = _puppet_embedder(sizes, plan.device)
     if plan.reference is not None:
         _check_has_features(plan)
         num_clips = sum(len(film.scenes) for film in films)
@@ -190,7 +194,7 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     if choice == "none":
         return None
     if choice == "puppet":
-        return _puppet_embedder({(story.height, story.width) for story in stories}, plan.device)
+        return _puppet_embedder([((story.height, story.width), story.name) for story in stories], plan.device)
     has_prompts = any(story.prompts for story in stories)
     if choice in GIVEN:
         folder = given_folder(choice, plan.embedder_model, field="--embedder-model")
@@ -200,12 +204,19 @@ def _embedder(plan: EvalPlan, stories: Sequence[VideoStory]) -> Embedder | None:
     return NaturalEmbedder(device=plan.device, has_prompts=has_prompts, has_reference=has_reference)
 
 
-def _puppet_embedder(sizes: set[tuple[int, int]], device: str) -> PuppetEmbedder:
-    if len(sizes) > 1:
-        found = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
-        raise InputError(f"puppet films of different sizes ({found}); evaluate each size alone")
-    (size,) = sizes
-    return load_puppet_embedder(height=size[0], width=size[1], device=device)
+def _puppet_embedder(sizes: Sequence[tuple[tuple[int, int], str]], device: str) -> PuppetEmbedder:
+    """Load the classifier for films; `sizes` are height and width, and the name, of each."""
+    names: dict[tuple[int, int], str] = {}
+    for size, name in sizes:
+        names.setdefault(size, name)
+    if len(names) > 1:
+        found = ", ".join(f"{name}: {width}x{height}" for (height, width), name in sorted(names.items()))
+        raise InputError(f"films of different sizes ({found}); evaluate each size alone")
+    (((height, width), name),) = names.items()
+    try:
+        return load_puppet_embedder(height=height, width=width, device=device)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def _check_can_read(reference: Sequence[VideoStory], embedder: PuppetEmbedder) -> None:

@@ -6,11 +6,14 @@ Owns texts and layout; `scores` computes. All texts of films are escaped; the pa
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from m2d.errors import OutputError, Remedy
 from m2d.evaluation.frechet import SetDistance
 from m2d.evaluation.intervals import Figure
 from m2d.evaluation.meanings import NEITHER, SCENE_VALUES, SMALLER, meaning
@@ -67,6 +70,17 @@ class Report:
     warnings: Sequence[str]
     notes: Sequence[str]
     version: str
+
+
+def check_no_report(out: Path, names: Sequence[str], *, force: bool) -> None:
+    """Check that a report of these files replaces nothing in its folder.
+
+    Raises:
+        OutputError: One of them is there, and `force` is not set.
+    """
+    there = next((name for name in names if os.path.lexists(out / name)), None)
+    if there is not None and not force:
+        raise OutputError(f"{out}: holds a report or another {there}", remedy=Remedy.OVERWRITE)
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from importlib import metadata
 
 from m2d.backend import Backend, Denoiser
 from m2d.backend_checks import require_available
-from m2d.errors import InputError
+from m2d.errors import ArtifactMissing, InputError
 from m2d.pipeline.recording import Call, RecordingBackend
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -82,7 +82,11 @@ def run(
     for name, backend in backends.items():
         extra = plan.backend_options if name == plan.backend else {}
         with reporter.stage(f"{name}: {num_pairs} pairs"):
-            timings.append(_time(name, call, _denoiser(call, backend, extra), eager, num_pairs))
+            try:
+                denoiser = _denoiser(call, backend, extra)
+            except ArtifactMissing as error:
+                raise ArtifactMissing(f"{error}; export this story for {name} first") from error
+            timings.append(_time(name, call, denoiser, eager, num_pairs))
         if backend is not reference:
             backend.release()
     reference.release()

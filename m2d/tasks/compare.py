@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from m2d.errors import InputError, Interrupted, OutputError, Remedy
+from m2d.errors import InputError, Interrupted
 from m2d.evaluation.comparison import (
     MethodReport,
     common,
@@ -22,6 +22,7 @@ from m2d.evaluation.comparison import (
     comparison_markdown,
 )
 from m2d.evaluation.evaluate import EmbedderChoice, EvalPlan, check_before_films, evaluate
+from m2d.evaluation.report import check_no_report
 from m2d.families.source import ModelSource, resolve_model
 from m2d.files import check_writable, write_bytes, write_json
 from m2d.film.job import FilmJob, PlannedRun
@@ -93,8 +94,7 @@ def compare(plan: ComparePlan, reporter: Reporter) -> CompareResult:
         M2DError: As `make_film` and `evaluate`.
     """
     methods = chosen_methods(plan.methods, has_image_model=plan.image_model is not None)
-    if not plan.force and (plan.out / RESULTS).exists():
-        raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
+    check_no_report(plan.out, (RESULTS, TABLE, PAGE), force=plan.force)
     stories = plan_stories(plan.stories, model=plan.model, overrides=plan.overrides)
     _check_stories(stories)
     evaluation = EvalPlan(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2d.errors import InputError, OutputError, Remedy
+from m2d.errors import InputError
 from m2d.evaluation.evaluate import EvalPlan, check_device, find, measure
 from m2d.evaluation.layouts import check_layouts, export_layout
-from m2d.evaluation.report import Report, as_html, as_json, as_markdown
+from m2d.evaluation.report import Report, as_html, as_json, as_markdown, check_no_report
 from m2d.files import check_writable, write_bytes, write_json
 from m2d.folders import make_folder
 from m2d.progress import Reporter
@@ -38,8 +38,7 @@ def evaluate_videos(plan: EvalPlan, reporter: Reporter) -> EvalResult:
         OutputError: A report is there already, or the disk refused.
     """
     check_device(plan.device)
-    if not plan.force and (plan.out / RESULTS).exists():
-        raise OutputError(f"{plan.out}: holds a report", remedy=Remedy.OVERWRITE)
+    check_no_report(plan.out, (RESULTS, TABLE, PAGE), force=plan.force)
     check_layouts(plan.exports)
     found = find(plan)
     if plan.exports and not all(story.prompts for story in found.stories):

@@ -61,7 +61,7 @@ def run(
     output = output_of(film, overrides.out, ending="again")
     provenance = read_provenance(film)
     if provenance is None:
-        raise InputError(f"{film}: was not made by m2d and has no provenance; give a story instead")
+        raise InputError(f"{film}: was not made by m2d and has no provenance; give a film that m2d made")
     is_edited = bool(changed_scenes(film, provenance))
 
     def plan() -> FilmJob:

@@ -193,8 +193,8 @@ def _find_graphs(
             backend.find(*graph)
         except ArtifactMissing as error:
             if not export:
-                command = f"m2d export --backend {backend.name} --recipe STORY"
-                raise ArtifactMissing(f"{error}; run `{command}`, or add --export here") from error
+                text = f"{error}; export this story for {backend.name} first, or add --export here"
+                raise ArtifactMissing(text) from error
             with reporter.stage(f"{backend.name}: export"):
                 backend.export(*graph)
 

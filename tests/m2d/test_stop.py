@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from m2d.errors import Interrupted
-from m2d.stop import StopRequest, ended_by_signals
+from m2d.stop import StopRequest, ended_by_signals, repeat_lost_interrupt
 
 
 def press_and_go_on(done: list[str]) -> None:
@@ -105,3 +107,21 @@ def test_a_signal_that_comes_too_late_for_a_block_reaches_the_one_around_it() ->
         assert film.reason == series.reason == "SIGINT"
     with pytest.raises(Interrupted, match="SIGINT ended the series"):
         series.check("ended the series")
+
+
+def test_ctrl_c_that_a_callback_dropped_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", repeat_lost_interrupt)
+
+    class Dropping:
+        def __del__(self) -> None:
+            # Python drops what is raised here.
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_after(Dropping())
+
+
+def wait_after(dropping: object) -> None:
+    del dropping
+    for _ in range(500):
+        time.sleep(0.01)

@@ -178,13 +178,15 @@ def test_a_repeated_comparison_keeps_films_and_adds_methods(
     compare(plan(tmp_path, tiny_folder, ["cogvideox"]), SilentReporter())
     with pytest.raises(OutputError, match="holds a report"):
         compare(plan(tmp_path, tiny_folder, ["cogvideox"]), SilentReporter())
-    (tmp_path / RESULTS).unlink()
+    for name in (RESULTS, TABLE, PAGE):
+        (tmp_path / name).unlink()
     reporter = RecordingReporter()
     before = (tmp_path / "cogvideox" / "ball.mp4").stat().st_mtime_ns
     compare(plan(tmp_path, tiny_folder, ["cogvideox", "mask2dit"]), reporter)
     assert (tmp_path / "cogvideox" / "ball.mp4").stat().st_mtime_ns == before
     assert (tmp_path / "mask2dit" / "ball.mp4").is_file()
-    (tmp_path / RESULTS).unlink()
+    for name in (RESULTS, TABLE, PAGE):
+        (tmp_path / name).unlink()
     monkeypatch.setattr(task, "evaluate", None)
     with pytest.raises(OutputError, match=r"cogvideox.ball\.mp4"):
         compare(

@@ -285,6 +285,11 @@ def test_a_report_is_replaced_only_when_asked_for(
     with pytest.raises(OutputError, match="holds a report"):
         evaluated(films, tmp_path / "report", embedder="none")
     evaluated(films, tmp_path / "report", embedder="none", force=True)
+    # That of somebody else has the same name.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / PAGE).write_text("theirs")
+    with pytest.raises(OutputError, match=f"site: holds a report or another {PAGE}"):
+        evaluated(films, tmp_path / "site", embedder="none")
 
     def measured(*given: Any) -> Any:
         # Another process finishes meanwhile.

@@ -155,10 +155,10 @@ def test_a_backend_that_cannot_run_here_is_an_error_only_when_it_was_asked_for(s
 
 def test_a_missing_graph_is_told_or_exported(studio: Studio) -> None:
     (verdict,) = compare(studio, ExportedBackend()).verdicts
-    told = "no graph; run `m2d export --backend changed --recipe STORY`, or add --export here"
+    told = "no graph; export this story for changed first, or add --export here"
     assert (verdict.state, verdict.problem) == ("not run", told)
     with pytest.raises(
-        BackendUnavailable, match="no graph; run `m2d export --backend changed --recipe STORY`"
+        BackendUnavailable, match="no graph; export this story for changed first, or add --export here"
     ):
         compare(studio, ExportedBackend(), required=True)
     backend = ExportedBackend()
