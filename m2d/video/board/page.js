@@ -18,7 +18,10 @@
     );
     const image = button.querySelector("image");
     const count = button.querySelector(".count");
-    const { width, height } = button.querySelector("svg").viewBox.baseVal;
+    // The view leaves out `x` and `y` of a frame on each side.
+    const view = button.querySelector("svg").viewBox.baseVal;
+    const width = view.width + 2 * view.x;
+    const height = view.height + 2 * view.y;
     const state = { hovered: false, focused: false, pressed: false, stepped: false, began: 0, frame: poster };
 
     const show = (frame) => {
