@@ -95,11 +95,6 @@ class VelocitySchedule:
         alpha, sigma = self._levels(timesteps, noisy)
         return alpha * noisy - sigma * velocity
 
-    def noise(self, noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the noise that a velocity implies; shapes as for `add_noise`."""
-        alpha, sigma = self._levels(timesteps, noisy)
-        return alpha * velocity + sigma * noisy
-
     def velocity_of(self, noisy: Tensor, x0: Tensor, timesteps: Tensor) -> Tensor:
         """Return the velocity that leads from noisy latents to `x0`; the inverse of `x0`, same shapes."""
         alpha, sigma = self._levels(timesteps, noisy)

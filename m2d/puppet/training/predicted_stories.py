@@ -1,6 +1,6 @@
-"""Stories with the latents that transformers make of them, computed once and kept on disk.
+"""Stories with the latents that transformers predict for them, computed once and kept on disk.
 
-Owns noising, prediction, sampling and the files. `vae_decoder` trains and measures a decoder on them.
+Owns noising, prediction and the files. `vae_decoder` trains and measures a decoder on them.
 """
 
 # B clips, N scenes of one story, P pixel frames, F latent frames, C channels, H W height and width (of pixels
@@ -42,7 +42,7 @@ class PredictedStory(NamedTuple):
         actors_NP1HW: 1 where an actor or its shadow is, else 0.
         outlines_NP1HW: 1 in a band around drawn outlines, else 0.
         encoded_NFCHW: Latents from the encoder.
-        predicted_NFCHW: Latents that the model makes of those of the encoder after they were noised.
+        predicted_NFCHW: Latents that the model predicts after those of the encoder were noised.
     """
 
     frames_NPCHW: Tensor
@@ -86,20 +86,9 @@ class Predictor:
 
     @torch.no_grad()
     def predicted(
-        self,
-        latents_NFCHW: Tensor,
-        story: Story,
-        *,
-        timestep: int,
-        draw: torch.Generator,
-        is_sampled: bool = False,
+        self, latents_NFCHW: Tensor, story: Story, *, timestep: int, draw: torch.Generator
     ) -> Tensor:
-        """Noise a story's latents to a timestep; return the clean ones that the model makes of them (NFCHW).
-
-        Args:
-            is_sampled: Whether DDIM steps lead from there to the end, as far apart as a film's and with its
-                guidance; otherwise one step does.
-        """
+        """Noise a story's latents to a timestep; return the clean latents that the model predicts (NFCHW)."""
         num_scenes, num_frames = latents_NFCHW.shape[:2]
         layout = SceneLayout.build(
             self.source.mask,
@@ -111,28 +100,13 @@ class Predictor:
         # One prompt at a time, as at generation.
         embeds_BLD = torch.cat([self.text.encode([prompt]) for prompt in prompts], dim=1)
         x0_BFCHW = latents_NFCHW.flatten(0, 1)[None]
-        schedule, sampling = self.schedule, self.source.sampling
-        stride, guidance = schedule.num_timesteps, 1.0
-        if is_sampled:
-            stride, guidance = stride // sampling.num_inference_steps, sampling.guidance_scale
-        if guidance != 1:
-            empty_BLD = torch.cat([self.text.encode([""])] * num_scenes, dim=1)
-            embeds_BLD = torch.cat([empty_BLD, embeds_BLD])
+        timesteps_BF = torch.full(x0_BFCHW.shape[:2], timestep)
         noise_BFCHW = torch.randn(x0_BFCHW.shape, generator=draw)
-        for at in range(timestep, -1, -stride):
-            timesteps_BF = torch.full(x0_BFCHW.shape[:2], at)
-            noisy_BFCHW = schedule.add_noise(x0_BFCHW, noise_BFCHW, timesteps_BF)
-            velocity_BFCHW = self.transformer(
-                noisy_BFCHW.expand(len(embeds_BLD), -1, -1, -1, -1),
-                embeds_BLD,
-                torch.full((len(embeds_BLD), num_scenes), at),
-                layout=layout,
-            )
-            # The rows are without and with the prompts, or with them alone.
-            velocity_BFCHW = torch.lerp(velocity_BFCHW[:1], velocity_BFCHW[-1:], guidance)
-            x0_BFCHW = schedule.x0(noisy_BFCHW, velocity_BFCHW, timesteps_BF)
-            noise_BFCHW = schedule.noise(noisy_BFCHW, velocity_BFCHW, timesteps_BF)
-        return x0_BFCHW.view_as(latents_NFCHW)
+        noisy_BFCHW = self.schedule.add_noise(x0_BFCHW, noise_BFCHW, timesteps_BF)
+        velocity_BFCHW = self.transformer(
+            noisy_BFCHW, embeds_BLD, torch.full((1, num_scenes), timestep), layout=layout
+        )
+        return self.schedule.x0(noisy_BFCHW, velocity_BFCHW, timesteps_BF).view_as(latents_NFCHW)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +116,6 @@ class PredictedStories:
     Attributes:
         timesteps: First and last timestep that latents are noised to.
         changing: Share of the stories whose scenes change place or time.
-        is_sampled: Whether latents are sampled from the timestep to the end, as those of a film.
         folder: Where stories are kept; None keeps none.
     """
 
@@ -151,7 +124,6 @@ class PredictedStories:
     seed: int
     timesteps: tuple[int, int]
     changing: float = 0.0
-    is_sampled: bool = False
     folder: Path | None = None
 
     def get(self, index: int) -> PredictedStory:
@@ -193,9 +165,7 @@ class PredictedStories:
             actors_NP1HW=batch.actors_BP1HW,
             outlines_NP1HW=outline_bands(clips, **size),
             encoded_NFCHW=encoded_NFCHW,
-            predicted_NFCHW=self.predictor.predicted(
-                encoded_NFCHW, story, timestep=timestep, draw=draw, is_sampled=self.is_sampled
-            ),
+            predicted_NFCHW=self.predictor.predicted(encoded_NFCHW, story, timestep=timestep, draw=draw),
         )
 
 

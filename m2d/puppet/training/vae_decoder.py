@@ -40,8 +40,6 @@ class VaeDecoderRecipe(FitRecipe):
         models: Models that share one VAE; steps alternate between them.
         num_stories: Stories per model; they are predicted once and kept in the run folder.
         changing: Share of the stories whose scenes change place or time.
-        sampled: Whether latents are sampled from the timestep to the end, as those of a film, and have their
-            errors; otherwise they are predicted in one step.
         timesteps: First and last timestep that latents are noised to. With little noise the transformer makes
             small errors; with too much it predicts another film, for which there are no target frames.
         encoded_share: Share of the steps on the encoder's own latents.
@@ -57,7 +55,6 @@ class VaeDecoderRecipe(FitRecipe):
     models: tuple[str, ...] = Field(min_length=1)
     num_stories: int = Field(ge=1)
     changing: float = Field(default=0.0, ge=0, le=1)
-    sampled: bool = False
     timesteps: tuple[int, int]
     encoded_share: float = Field(ge=0, le=1)
     crop: int | None = Field(default=None, ge=8)
@@ -103,7 +100,6 @@ def vae_decoder_fit(recipe: VaeDecoderRecipe, run: Path) -> Fit:
                 seed=seed,
                 timesteps=recipe.timesteps,
                 changing=recipe.changing,
-                is_sampled=recipe.sampled,
                 folder=run / folder / _short(name),
             )
             for name, predictor in zip(recipe.models, predictors, strict=True)

@@ -50,35 +50,6 @@ def test_a_perfect_transformer_predicts_the_latents_themselves(
     assert timesteps_BN.tolist() == [[300, 300, 300]]
 
 
-def test_sampling_takes_the_steps_and_the_guidance_of_a_film(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictor = Predictor.load(model)
-    sampling = predictor.source.sampling
-    empty_BFCHW, prompted_BFCHW = torch.randn(2, 1, 15, 4, 8, 8)
-    visited = []
-
-    def forward(
-        noisy: torch.Tensor, embeds: torch.Tensor, timesteps: torch.Tensor, **_: object
-    ) -> torch.Tensor:
-        assert not torch.equal(embeds[0], embeds[1])
-        visited.append(int(timesteps[0, 0]))
-        assert timesteps.tolist() == [[visited[-1]] * 3] * 2
-        both = torch.cat([empty_BFCHW, prompted_BFCHW])
-        return predictor.schedule.velocity_of(noisy, both, torch.full(both.shape[:2], visited[-1]))
-
-    monkeypatch.setattr(predictor.transformer, "forward", forward)
-    story = sample_story(seed=1, index=0, num_scenes=3)
-    made = predictor.predicted(
-        torch.randn(3, 5, 4, 8, 8), story, timestep=310, draw=torch.Generator(), is_sampled=True
-    )
-    stride = 1000 // sampling.num_inference_steps
-    assert visited == list(range(310, -1, -stride))
-    assert sampling.guidance_scale != 1
-    expected_BFCHW = empty_BFCHW + sampling.guidance_scale * (prompted_BFCHW - empty_BFCHW)
-    assert torch.allclose(made.flatten(0, 1)[None], expected_BFCHW, atol=2e-3)
-
-
 def test_a_kept_story_is_read_back_to_half_precision(stories: PredictedStories, tmp_path: Path) -> None:
     kept = replace(stories, folder=tmp_path / "kept")
     made = stories.get(4)
