@@ -39,12 +39,14 @@ class FilmJob:
         film: The film that the first run starts from.
         keeps: The scenes to write; None for all.
         hints: Notes on the request, reported after those on the input film.
+        doubts: Warnings that frames may differ from those of an earlier run.
     """
 
     runs: tuple[PlannedRun, ...]
     film: LoadedFilm | None = None
     keeps: range | None = None
     hints: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def plan(self) -> RunPlan:
@@ -58,8 +60,9 @@ class FilmJob:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings of all plans, without duplicates."""
-        return tuple(dict.fromkeys(warning for plan in self.plans for warning in plan.warnings))
+        """The warnings of all plans, without duplicates, and the doubts."""
+        of_plans = [warning for plan in self.plans for warning in plan.warnings]
+        return tuple(dict.fromkeys([*of_plans, *self.doubts]))
 
     @property
     def notes(self) -> tuple[str, ...]:

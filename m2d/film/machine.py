@@ -42,26 +42,29 @@ def with_threads(job: FilmJob, numbers: Sequence[int | None]) -> FilmJob:
     return replace(job, runs=runs)
 
 
-def report_threads(job: FilmJob, *, began_with: Sequence[int], is_asked: bool, reporter: Reporter) -> None:
+def report_threads(job: FilmJob, *, began_with: Sequence[int], is_asked: bool, reporter: Reporter) -> FilmJob:
     """Report CPU threads that are not those that torch is set to, or that an unfinished run began with.
 
     Args:
         began_with: CPU threads with which every run of the job began; empty if they are not known.
         is_asked: Whether the number was asked for.
+
+    Returns:
+        The job, with a doubt if frames may differ from those of an uninterrupted run.
     """
     usual = torch.get_num_threads()
     chosen = [plan.num_threads for plan in job.plans]
     others = [number for number, now in zip(began_with, chosen, strict=False) if number != now]
     if others:
         began, now = (name_threads(number) for number in (others[0], chosen[-1] or usual))
-        reporter.warn(
-            f"the run began with {began} and continues with {now}; frames may differ from those of an"
-            " uninterrupted run"
-        )
+        doubt = f"the run began with {began} and continues with {now}; frames may differ from those of an"
+        job = replace(job, doubts=(*job.doubts, f"{doubt} uninterrupted run"))
+        reporter.warn(job.doubts[-1])
     if not is_asked and set(chosen) != {usual}:
         recorded = " and ".join(map(str, dict.fromkeys(chosen)))
         plural = "s" * (recorded != "1")
         reporter.note(f"computing with {recorded} CPU thread{plural}, as recorded; torch is set to {usual}")
+    return job
 
 
 def differences(runs: Sequence[RunRecord], plan: RunPlan, *, num_threads: int | None = None) -> list[str]:

@@ -138,7 +138,7 @@ def make_film(
             job = with_threads(job, journal.num_threads)
             records = [record_of(run.kind, run.plan) for run in job.runs]
         is_asked = options.num_threads is not None
-        report_threads(job, began_with=journal.num_threads, is_asked=is_asked, reporter=reporter)
+        job = report_threads(job, began_with=journal.num_threads, is_asked=is_asked, reporter=reporter)
         if not journal.resumed:
             _remove_pictures(plan.output)
         pipeline = ScenePipeline(

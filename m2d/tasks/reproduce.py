@@ -66,8 +66,8 @@ def run(
 
     def plan() -> FilmJob:
         job = plan_reproduction(film, provenance, model=model, overrides=replace(overrides, out=output))
-        _report_differences(provenance, job.plan, reporter, num_threads=options.num_threads)
-        return job
+        doubts = _differences(provenance, job.plan, num_threads=options.num_threads)
+        return replace(job, doubts=tuple(doubts))
 
     result = plan_and_make(output, plan, find_backend=find_backend, reporter=reporter, options=options)
     scenes = zip(provenance.scenes, result.provenance.scenes, strict=True)
@@ -156,13 +156,12 @@ def _untrue(film: Path, what: str) -> InputError:
     return InputError(f"{film}: its provenance is wrong about its runs: {what}; use the original film")
 
 
-def _report_differences(
-    provenance: Provenance, plan: RunPlan, reporter: Reporter, *, num_threads: int | None
-) -> None:
-    source = plan.source
+def _differences(provenance: Provenance, plan: RunPlan, *, num_threads: int | None) -> list[str]:
+    source, found = plan.source, []
     made_by = {run.model.digest for run in provenance.runs if run.model is not None}
     if made_by != {source.digest}:
-        reporter.warn(f"the film was made with other weights than those of {source.name} here")
+        found.append(f"the film was made with other weights than those of {source.name} here")
     others = differences(provenance.runs, plan, num_threads=num_threads)
     if others:
-        reporter.warn(f"the film was made with {', '.join(others)}; frames may differ")
+        found.append(f"the film was made with {', '.join(others)}; frames may differ")
+    return found

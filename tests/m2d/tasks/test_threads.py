@@ -121,6 +121,7 @@ def test_other_threads_that_are_asked_for_are_used_and_warned_about(
         "the run began with 1 CPU thread and continues with 2 CPU threads; frames may differ from those of an"
         " uninterrupted run"
     ]
+    assert list(result.warnings) == told.warnings
 
 
 def extended(studio: Studio, film: Path, name: str, **options: Any) -> FilmResult:
@@ -165,9 +166,10 @@ def test_every_run_of_a_film_is_made_again_with_its_own_threads(
     assert told.notes == ["computing with 1 and 2 CPU threads, as recorded; torch is set to 2"]
     runs = again.result.provenance.runs
     assert [run.machine.num_threads for run in runs if run.machine] == [1, 2]
-    differing = reproduced(studio, mixed.film, told, "mixed-two", num_threads=2).differing
-    assert differing == (0, 1)
+    other = reproduced(studio, mixed.film, told, "mixed-two", num_threads=2)
+    assert other.differing == (0, 1)
     assert told.warnings == ["the film was made with 1 CPU thread (here 2); frames may differ"]
+    assert list(other.result.warnings) == told.warnings
 
 
 def test_another_processor_or_version_is_named_with_both_values(
