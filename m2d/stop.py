@@ -15,6 +15,8 @@ from m2d.errors import Interrupted, Remedy
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGAIN_S = 0.01
+# What `repeat_lost_interrupt` was told of.
+_lost: list[signal.Signals] = []
 
 
 class StopRequest:
@@ -69,10 +71,16 @@ def repeat_lost_interrupt(lost: sys.UnraisableHookArgs) -> None:
     if lost.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(lost)
         return
+    _lost.append(signal.SIGINT)
     # Not here, where it would be dropped again.
     again = threading.Timer(_AGAIN_S, _thread.interrupt_main)
     again.daemon = True
     again.start()
+
+
+def was_interrupted() -> bool:
+    """Whether a Ctrl-C was dropped; the repeated one may have been dropped as well."""
+    return bool(_lost)
 
 
 @contextmanager
@@ -112,5 +120,5 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handlers[number])
         if asked[:1] == [signal.SIGTERM]:
             raise Interrupted("SIGTERM before the work began: run the same command again") from None
-        if asked:
+        if asked or was_interrupted():
             raise KeyboardInterrupt

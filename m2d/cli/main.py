@@ -39,6 +39,7 @@ from m2d.cli.verify import verify
 from m2d.ending import no_finalization_in_a_group
 from m2d.errors import EXIT_FAILED, InputError
 from m2d.garbage import end_without_collection
+from m2d.stop import was_interrupted
 
 # Texts, which have checks of their own.
 _MAY_BE_EMPTY = {"--prompt", "-p", "--context-prompt", "--title", "--set", "--cuts", "--join", "--seeds"}
@@ -75,6 +76,9 @@ class Boundary(TyperGroup):
             code = end_failed(error, debug=debug, as_json="--json" in words)
         if code == EXIT_INTERRUPTED:
             code = end_interrupted(as_json="--json" in words)
+        elif not code and was_interrupted():
+            # The command is complete, and so is its JSON.
+            code = end_interrupted(as_json=False)
         sys.exit(code if isinstance(code, int) else 0)
 
 
