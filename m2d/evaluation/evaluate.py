@@ -30,7 +30,7 @@ from m2d.evaluation.natural_embedder import (
 )
 from m2d.evaluation.networks import missing_networks
 from m2d.evaluation.puppet_embedder import PuppetEmbedder, load_puppet_embedder
-from m2d.evaluation.reference import find_reference, repeated_files
+from m2d.evaluation.reference import copied_files, find_reference, repeated_files
 from m2d.evaluation.report import Report
 from m2d.evaluation.scores import features_of, figures, scene_rows, story_scores
 from m2d.evaluation.stories import (
@@ -148,9 +148,9 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
     if isinstance(embedder, PuppetEmbedder):
         _check_can_read(reference, embedder)
     instruments, notes = _instruments(plan, embedder, stories)
-    repeated = repeated_files(stories, reference)
-    if repeated:
-        reporter.warn(repeated)
+    warnings = [text for text in (copied_files(stories), repeated_files(stories, reference)) if text]
+    for text in warnings:
+        reporter.warn(text)
     done = _measure(stories, instruments, unread, reporter, stage="measure videos")
     known = _measure(reference, instruments, unread_reference, reporter, stage="measure reference")
     _check_found([story for story, _ in done], unread)
@@ -172,7 +172,7 @@ def measure(plan: EvalPlan, found: Found, reporter: Reporter) -> Report:
         distance=distance,
         distance_name=embedder.distance_name if embedder else "",
         left_out=unread,
-        warnings=[repeated] if repeated else [],
+        warnings=warnings,
         notes=notes,
         version=m2d.__version__,
     )

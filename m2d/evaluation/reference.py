@@ -5,6 +5,7 @@ Owns every check of it that needs no pictures; `frechet` compares.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def repeated_files(stories: Sequence[VideoStory], reference: Sequence[VideoStory
         f"reference: {len(repeated)} of {counted(len(known), 'file')} are also in the set, which is compared"
         f" with itself there: {names}"
     )
+
+
+def copied_files(stories: Sequence[VideoStory]) -> str:
+    """Return a warning if files of the set have the bytes of others; empty if none has."""
+    films = sorted({film for story in stories for film in story.films})
+    num_of_size = Counter(film.stat().st_size for film in films)
+    seen: set[str] = set()
+    copies = []
+    for film in films:
+        if num_of_size[film.stat().st_size] > 1:
+            digest = sha256_file(film)
+            copies += [film] if digest in seen else []
+            seen.add(digest)
+    if not copies:
+        return ""
+    names = first_few([printable(film.name) for film in copies])
+    among = counted(len(films), "file")
+    return f"{len(copies)} of {among} are copies of others, so the intervals are too narrow: {names}"
 
 
 def _listed(unread: Sequence[LeftOut]) -> str:

@@ -56,7 +56,11 @@ def import_stories(path: Path) -> list[ImportedStory]:
 
 def _documents(path: Path) -> list[ParsedText]:
     """Return the documents of a file: one, or of JSON Lines one for each line."""
-    text, name = read_text(path), str(path)
+    try:
+        text, name = read_text(path), str(path)
+    except RecipeError as error:
+        # A new recipe would not help: this file has the stories.
+        raise RecipeError(list(error.problems)) from error
     if path.suffix.lower() == ".jsonl":
         lines = [line for line in text.splitlines() if line.strip()]
         return [parse_json(line, name=f"{name}: line {at}") for at, line in enumerate(lines, start=1)]

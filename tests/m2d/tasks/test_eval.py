@@ -278,6 +278,15 @@ def test_bad_requests_name_what_is_wrong(
     assert not out.exists()
 
 
+def test_copies_of_a_film_are_told(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    first, second, *_ = sorted((films / "films").glob("*.mp4"))
+    for film, name in ((first, "a"), (second, "b"), (first, "c")):
+        shutil.copy(film, tmp_path / "set" / f"{name}.mp4")
+    found = evaluated(films, tmp_path / "report", paths=(tmp_path / "set",), embedder="none")
+    assert found["warnings"] == ["1 of 3 files are copies of others, so the intervals are too narrow: c.mp4"]
+
+
 def test_a_report_is_replaced_only_when_asked_for(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
