@@ -283,7 +283,8 @@ def test_copies_of_a_film_are_told(films: Path, tmp_path: Path) -> None:
     first, second, *_ = sorted((films / "films").glob("*.mp4"))
     for film, name in ((first, "a"), (second, "b"), (first, "c")):
         shutil.copy(film, tmp_path / "set" / f"{name}.mp4")
-    found = evaluated(films, tmp_path / "report", paths=(tmp_path / "set",), embedder="none")
+    asked = {"paths": (tmp_path / "set",), "prompts": None, "embedder": "none"}
+    found = evaluated(films, tmp_path / "report", **asked)
     assert found["warnings"] == ["1 of 3 files are copies of others, so the intervals are too narrow: c.mp4"]
 
 
