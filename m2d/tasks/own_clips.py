@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
@@ -68,7 +68,8 @@ def choose(
         downloads: Receives the progress of downloads; None downloads nothing.
 
     Raises:
-        InputError: An unknown stage.
+        InputError: An unknown stage, or a setting names other clips.
+        RecipeError: A setting is wrong.
         CheckpointError: The model is not here or not complete.
         DatasetError: The dataset is wrong, or no clip can be read.
         Interrupted: A stop was requested; the scans so far are cached.
@@ -83,16 +84,17 @@ def choose(
     root, tokenizer = clips.cache or cache_root() / "latents", load_tokenizer(model)
     with StopRequest() as stop:
         found = scan_data(data, tokenizer, root=root, reporter=reporter, stop=stop)
+    choose_with = partial(choose_recipe, found, model=model, stage=stage, machine=machine, data=data)
+    chosen = choose_with()
+    given = given_values(_with_settings(chosen.recipe, clips), clips.settings)
+    if given:
+        chosen = choose_with(given=given)
+    return replace(chosen, recipe=_with_settings(fit_to_memory(chosen.recipe, machine), clips))
 
-    def complete(given: Mapping[str, Any]) -> ChosenRecipe:
-        chosen = choose_recipe(found, model=model, stage=stage, machine=machine, data=data, given=given)
-        text = recipe_text(fit_to_memory(chosen.recipe, machine))
-        recipe = parse_document(text, TrainingRecipe, name="the chosen recipe", settings=clips.settings)
-        return replace(chosen, recipe=recipe.value)
 
-    chosen = complete({})
-    given = given_values(chosen.recipe, clips.settings)
-    return complete(given) if given else chosen
+def _with_settings(recipe: TrainingRecipe, clips: OwnClips) -> TrainingRecipe:
+    text, name = recipe_text(recipe), "the chosen recipe"
+    return parse_document(text, TrainingRecipe, name=name, settings=clips.settings).value
 
 
 def _asked(clips: OwnClips, name: str) -> str | None:

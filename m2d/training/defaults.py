@@ -179,7 +179,8 @@ def fit_to_memory(recipe: TrainingRecipe, machine: Machine) -> TrainingRecipe:
 
     Raises: as `training_needs`.
     """
-    for saving in _savings(recipe.batch_size // machine.num_processes):
+    # A given batch may be smaller than the number of processes, which `training_needs` refuses in words.
+    for saving in _savings(max(recipe.batch_size // machine.num_processes, 1)):
         fitted = recipe.model_copy(update=saving)
         needs = training_needs(fitted, num_devices=machine.num_processes)
         if needs.memory.total <= _USABLE_MEMORY * machine.memory_bytes:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from m2d.errors import InputError
+from m2d.backend import Backend, Denoiser
+from m2d.errors import ArtifactMissing, InputError
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend
 from m2d.tasks import bench
 from tests.m2d.tasks.studio import Studio, open_studio
+from tests.m2d.tasks.test_verify import ChangedBackend
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,18 @@ def test_a_story_s_own_step_is_timed_on_every_backend(studio: Studio) -> None:
     assert report.batch_size == 2  # guidance in one batch
     assert report.num_tokens > 0
     assert {"m2d", "torch", "diffusers"} == set(report.versions)
+
+
+def test_a_missing_graph_is_told_with_what_to_do(studio: Studio) -> None:
+    class Exported(ChangedBackend):
+        def prepare(self, *_: object) -> Denoiser:
+            raise ArtifactMissing("no graph")
+
+    def find(name: str) -> Backend:
+        return get_backend(name) if name == "eager" else Exported(lambda velocity: velocity)
+
+    with pytest.raises(ArtifactMissing, match=r"^no graph; export this story for changed first$"):
+        bench.run(studio.plan(1), ["changed"], find_backend=find, reporter=SilentReporter(), num_pairs=3)
 
 
 def test_too_few_pairs_are_refused_before_anything_runs(studio: Studio) -> None:

@@ -278,6 +278,14 @@ def test_bad_requests_name_what_is_wrong(
     assert not out.exists()
 
 
+def test_a_film_of_a_shape_that_no_classifier_reads_is_named(films: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat.mp4"
+    frames = np.zeros((4, 64, 80, 3), np.uint8)
+    write_film(flat, [frames], fps=8, upscale=1, title="a", scene_prompts=["a"], provenance=None, force=True)
+    with pytest.raises(InputError, match=r"^flat: frames of 80x64: no attribute classifier reads"):
+        evaluated(films, tmp_path / "report", paths=(flat,), prompts=None)
+
+
 def test_copies_of_a_film_are_told(films: Path, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     first, second, *_ = sorted((films / "films").glob("*.mp4"))

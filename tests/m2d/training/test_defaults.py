@@ -10,7 +10,7 @@ import pytest
 from m2d.data.dataset_text import Shot, ShotGroup
 from m2d.data.decode import Broken, VideoFacts
 from m2d.data.scan import Scanned, ScannedData
-from m2d.errors import DatasetError
+from m2d.errors import DatasetError, InputError
 from m2d.families.source import ModelSource, resolve_model
 from m2d.recipe.loader import parse_document
 from m2d.training.defaults import ChosenRecipe, choose_recipe, data_of_clips, fit_to_memory
@@ -129,6 +129,13 @@ def test_little_memory_divides_the_batch_and_recomputes(model: ModelSource) -> N
     assert small.accumulate > 1
     # The embedded models are small, too, and take a higher rate than CogVideoX.
     assert small.optimizer.lr > whole.optimizer.lr
+
+
+def test_a_given_batch_that_is_smaller_than_the_processes_need_is_refused(model: ModelSource) -> None:
+    two = replace(LAPTOP, num_processes=2)
+    chosen = _choose(model, [1] * 8, machine=two, given={"batch_size": 1})
+    with pytest.raises(InputError, match=r"batch_size: 1 samples cannot be shared evenly by 2 devices"):
+        fit_to_memory(chosen.recipe, two)
 
 
 def test_every_process_gets_a_share_of_the_batch(model: ModelSource) -> None:
