@@ -192,7 +192,9 @@ def main() -> int:
     """Train, measure, write the figures and report whether all targets are met."""
     given = _parse()
     reporter = make_reporter()
-    sampling = Sampling(num_inference_steps=25, guidance_scale=2.0, scheduler="ddim", device="cpu")
+    sampling = Sampling(
+        num_inference_steps=25, guidance_scale=2.0, scheduler="ddim", device="cpu", dtype="float32"
+    )
     try:
         adapted, base = trained(given.run, reporter), resolve_model(BUILTIN_PUPPET)
         stories = held_out_stories(given.stories)

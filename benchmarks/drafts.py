@@ -97,7 +97,7 @@ def measure(source: ModelSource, *, num_stories: int, num_scenes: int, reporter:
         "model": {"name": Path(source.name).name, "digest": source.digest},
         "num_stories": num_stories,
         "scenes_per_story": num_scenes,
-        "sampling": {**asdict(sampling), "backend": BACKEND, "dtype": "float32"},
+        "sampling": {**asdict(sampling), "backend": BACKEND},
         "draft_share_of_steps": DRAFT_SHARE,
         "stories": figures,
         "scenes": scenes,

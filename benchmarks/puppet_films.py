@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from m2d.devices import cpu_has_bfloat16
 from m2d.families.family import SceneVae
 from m2d.families.source import ModelSource
 from m2d.geometry import SceneGeometry
@@ -25,7 +26,9 @@ from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, SilentReporter
 from m2d.puppet.attribute_classifier import AttributeClassifier, Reading
 from m2d.puppet.render import Clip, render_clips
+from m2d.recipe.backend_choice import BackendChoice, DtypeName
 from m2d.recipe.plan import RunPlan, plan_story
+from m2d.recipe.plan_defaults import dtype_of
 from m2d.recipe.schema import Recipe
 from m2d.registry import get_backend
 
@@ -41,23 +44,27 @@ class Sampling:
         num_inference_steps: Denoising steps.
         guidance_scale: Guidance of every scene; the negative prompt is empty.
         scheduler: A name of `m2d.diffusion.schedulers`; None for the model folder's own.
-        device: Device of all parts, in float32.
+        device: Device of all parts.
+        dtype: What text encoder and transformer compute in; the VAE computes in float32.
     """
 
     num_inference_steps: int
     guidance_scale: float
     scheduler: str | None
     device: str
+    dtype: DtypeName
 
     @classmethod
-    def of(cls, source: ModelSource) -> Sampling:
-        """Return a model's own defaults, on the CPU."""
+    def of(cls, source: ModelSource, *, device: str = "cpu") -> Sampling:
+        """Return what `m2d generate` takes by default on a device of this machine."""
         own = source.sampling
+        cpu_dtype: DtypeName = "bfloat16" if cpu_has_bfloat16() else "float32"
         return cls(
             num_inference_steps=own.num_inference_steps,
             guidance_scale=own.guidance_scale,
             scheduler=own.scheduler,
-            device="cpu",
+            device=device,
+            dtype=dtype_of(BackendChoice(name=BACKEND), source, device, cpu_dtype=cpu_dtype),
         )
 
 
@@ -118,7 +125,7 @@ class SceneGenerator:
                     "scheduler": sampling.scheduler,
                     "seed": seed,
                 },
-                "backend": {"name": BACKEND, "device": sampling.device, "dtype": "float32"},
+                "backend": {"name": BACKEND, "device": sampling.device, "dtype": sampling.dtype},
             }
         )
 

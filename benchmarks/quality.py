@@ -204,7 +204,7 @@ def _about(what: Measurement) -> dict[str, Any]:
         "scenes_per_story": NUM_SCENES,
         "scene": {"num_frames": scene.num_frames, "height": scene.height, "width": scene.width},
         "mask": what.mask,
-        "sampling": {**asdict(what.sampling), "backend": BACKEND, "dtype": "float32"},
+        "sampling": {**asdict(what.sampling), "backend": BACKEND},
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("m2d", "torch", "diffusers", "transformers")},
@@ -243,7 +243,7 @@ def _parse() -> tuple[Measurement, Path]:
     what = Measurement(
         source=source,
         reader=given.reader or source.path / CLASSIFIER_FILE,
-        sampling=replace(Sampling.of(source), device=given.device, **asked),
+        sampling=replace(Sampling.of(source, device=given.device), **asked),
         num_stories=given.stories,
         is_single=given.single,
         is_changing=given.changing,

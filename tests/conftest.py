@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from m2d import disk
+from m2d.pipeline import planning
 
 # No time limit per example: a busy machine would fail tests that are right. The same examples in every run.
 settings.register_profile("m2d", deadline=None, derandomize=True)
@@ -31,6 +32,14 @@ def ctrl_c_is_heard() -> None:
     """Shells start background jobs, and with them their children, with Ctrl-C ignored; tests press it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cpu_without_bfloat16() -> Iterator[None]:
+    """Tests compute the same on every processor: in float32, which is faster for models of their size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "cpu_has_bfloat16", lambda: False)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from m2d.backend import BackendOptions, StoredArtifact
 from m2d.backend_checks import require_available
-from m2d.errors import BackendUnavailable, InputError
+from m2d.errors import ArtifactMissing, BackendUnavailable, InputError
 from m2d.layout import SceneLayout
 from m2d_backends.artifact_key import ArtifactKey, make_key, package_versions
 from m2d_backends.devices import device_problem
@@ -62,6 +62,15 @@ class OnnxBackend(GraphBackend):
         # Before a graph is looked for: nothing is exported for settings that cannot run.
         settings_from(options)
         return super().prepare(source, layout, options)
+
+    def find(self, source: ModelSource, layout: SceneLayout, options: BackendOptions) -> Path:
+        """Return the folder of the graph that `prepare` would run; see `m2d.backend.ExportingBackend`."""
+        try:
+            return super().find(source, layout, options)
+        except ArtifactMissing:
+            # The user is not sent to export what cannot run here.
+            settings_from(options)
+            raise
 
     def export(
         self, source: ModelSource, layout: SceneLayout, options: BackendOptions, *, out: Path | None = None

@@ -127,7 +127,7 @@ def plan_on(
     Raises:
         RecipeError: A prompt, a size or an override is not valid for the model or in a recipe.
     """
-    recipe, film, overrides = with_lora_files(recipe, film, overrides)
+    recipe, film, overrides = with_lora_files(_with_own_dtype(recipe, overrides), film, overrides)
     replaced = tuple(setting.key_path for setting in overrides.settings)
     places = replace(places, replaced=(*places.replaced, *replaced))
     try:
@@ -136,6 +136,15 @@ def plan_on(
         problems = _without_numbers(error.problems, num_scenes=len(recipe.scenes))
         raise RecipeError(problems, remedy=error.remedy) from error
     return replace(plan, warnings=_own_warnings(plan, keeps_lengths=film is not None and bool(film.chosen)))
+
+
+def _with_own_dtype(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """Another backend than the film's computes in a data type of its own, unless one is given."""
+    given = {setting.key_path for setting in overrides.settings}
+    is_other = overrides.backend not in (None, recipe.backend.name) or ("backend", "name") in given
+    if not is_other or overrides.dtype is not None or ("backend", "dtype") in given:
+        return recipe
+    return recipe.model_copy(update={"backend": recipe.backend.model_copy(update={"dtype": None})})
 
 
 def recipe_scene(film: LoadedFilm, number: int) -> dict[str, Any] | None:

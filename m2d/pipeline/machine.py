@@ -8,15 +8,13 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import torch
 
-from m2d.reading import read_bytes
+from m2d.devices import cpu_fact
 from m2d.video.provenance import MachineRecord
 
-_CPU_INFO, _LONGEST_FACTS_BYTES = Path("/proc/cpuinfo"), 16 << 20
 # Names of processors are free text; one that looks like a path or an address is not recorded.
 _PLAIN_NAME = re.compile(r"[\w ().,+-]{1,80}", re.ASCII)
 
@@ -49,13 +47,8 @@ def this_machine(device: str, *, num_threads: int) -> MachineRecord:
 
 
 def _processor_name() -> str:
-    with suppress(OSError):
-        facts = read_bytes(_CPU_INFO, limit_bytes=_LONGEST_FACTS_BYTES).decode("utf-8", "replace")
-        for line in facts.splitlines():
-            if line.startswith("model name"):
-                # "Some CPU @ 2.80GHz": the same chip runs at several rates.
-                return line.partition(":")[2].partition("@")[0].strip()
-    return platform.processor()
+    # "Some CPU @ 2.80GHz": the same chip runs at several rates.
+    return cpu_fact("model name").partition("@")[0].strip() or platform.processor()
 
 
 def _plain(name: str, *, other: str) -> str:

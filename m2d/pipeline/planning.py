@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from m2d.devices import cpu_has_bfloat16
 from m2d.errors import CheckpointError, RecipeError, Remedy
 from m2d.families.loading import check_parts, load_scheduler, load_tokenizer
 from m2d.families.loras import find_lora
@@ -114,6 +115,7 @@ def plan_for_model(
         count_tokens=None if isinstance(source, PublishedSource) else load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
         find_lora=partial(find_lora, source),
+        cpu_dtype="bfloat16" if cpu_has_bfloat16() else "float32",
     )
     places = places or Places(path="recipe")
     return replace(

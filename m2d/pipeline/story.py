@@ -128,8 +128,9 @@ class StoryPipeline:
                 of a model on a hub, which is downloaded unless it is in Hugging Face's cache. A `ModelChoice`
                 also names its revision, its variant, and parts from elsewhere.
             device: `cpu`, `cuda` or `cuda:1`; None is the best one here.
-            dtype: What text encoder and transformer compute in; the VAE computes in float32. None is float32
-                on a CPU, and elsewhere the data type of the model's weights.
+            dtype: What text encoder and transformer compute in; the VAE computes in float32. None is the data
+                type of the model's weights on a GPU, and float32 on a CPU, but bfloat16 for `eager` where the
+                CPU is faster in it.
             backend: What runs the transformer.
             memory: Where weights wait while they are not used: `full`, `model-offload`, `group-offload` or
                 `sequential`, each slower and smaller. `auto` is the fastest that fits the free memory with

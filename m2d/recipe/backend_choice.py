@@ -22,7 +22,8 @@ class BackendChoice(BaseModel):
 
     Attributes:
         device: None is the best device of this machine.
-        dtype: None is float32 on a CPU, and elsewhere the data type of the model's weights.
+        dtype: None is the data type of the model's weights on a GPU, and float32 on a CPU, but bfloat16 for
+            `eager` where the CPU is faster in it.
         memory: Where weights wait while they are not used; it changes no frame.
         quantize: How the transformer's weights are stored: `none`, `fp8`, `int8`, or a GGUF file.
         vae_dtype: What the VAE computes in.

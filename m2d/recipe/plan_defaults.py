@@ -27,8 +27,14 @@ def resolved_sampling(sampling: Sampling, defaults: SamplingDefaults) -> Resolve
     )
 
 
-def dtype_of(backend: BackendChoice, source: ModelSource, device: str) -> DtypeName:
-    """Return what the run computes in: on a GPU the type of the weights, as few hold the double of them."""
+def dtype_of(backend: BackendChoice, source: ModelSource, device: str, *, cpu_dtype: DtypeName) -> DtypeName:
+    """Return what the run computes in: on a GPU the type of the weights, as few hold the double of them.
+
+    Args:
+        cpu_dtype: What `eager` computes in on a CPU. Exported graphs are float32 unless the user asks.
+    """
     if backend.dtype is not None:
         return backend.dtype
-    return "float32" if device == "cpu" else source.stored_dtype
+    if device != "cpu":
+        return source.stored_dtype
+    return cpu_dtype if backend.name == "eager" else "float32"

@@ -100,7 +100,7 @@ mask: mask2dit
 backend:
   name: eager                # `m2d doctor` lists what works here
   # device: cpu              # cpu, cuda or cuda:0; by default the best that is here
-  # dtype: float32           # float32, bfloat16 or float16; by default float32 on a CPU, else the model's own
+  # dtype: float32           # float32, bfloat16 or float16; `m2d check` says which one runs here by default
   # The next four are for models that need more memory than there is; `m2d check` predicts what a story needs.
   memory: auto               # or full, model-offload, group-offload, sequential: each slower and smaller
   quantize: none             # fp8, int8 or a .gguf file: smaller weights, slightly other frames

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from m2d.backend import ARTIFACT_MANIFEST, Backend, BackendOptions, ExportingBackend, StoredArtifact
 from m2d.backend_checks import require_available
-from m2d.errors import ArtifactMissing, ArtifactRefused, InputError
+from m2d.errors import ArtifactMissing, ArtifactRefused, BackendUnavailable, InputError
 from m2d.families.loras import find_lora
 from m2d.families.source import ModelSource
 from m2d.layout import SceneLayout
@@ -174,6 +174,6 @@ def _shape_words(request: GraphRequest) -> list[str]:
 def _existing(backend: ExportingBackend, request: GraphRequest) -> Path | None:
     try:
         return backend.find(request.source, request.layout, request.options)
-    except (ArtifactMissing, ArtifactRefused):
-        # An outdated or corrupt graph is exported again.
+    except (ArtifactMissing, ArtifactRefused, BackendUnavailable):
+        # An outdated or corrupt graph is exported again; a missing one, also for a device that is elsewhere.
         return None

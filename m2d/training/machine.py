@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from m2d.devices import cpu_has_bfloat16
 from m2d.training.recipe import Device
 
 
@@ -39,13 +40,6 @@ def this_machine(*, num_processes: int = 1) -> Machine:
         device="cuda" if is_gpu else "cpu",
         memory_bytes=size_bytes,
         num_cores=cores,
-        has_bfloat16=is_gpu or _cpu_has_bfloat16(),
+        has_bfloat16=is_gpu or cpu_has_bfloat16(),
         num_processes=num_processes,
     )
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the processor has instructions for products in bfloat16, AMX or AVX-512."""
-    # Not in torch 2.11.
-    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

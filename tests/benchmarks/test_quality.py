@@ -43,7 +43,9 @@ def measurement(tmp_path_factory: pytest.TempPathFactory) -> Measurement:
     return Measurement(
         source=source,
         reader=source.path / CLASSIFIER_FILE,
-        sampling=Sampling(num_inference_steps=2, guidance_scale=2.0, scheduler="ddim", device="cpu"),
+        sampling=Sampling(
+            num_inference_steps=2, guidance_scale=2.0, scheduler="ddim", device="cpu", dtype="float32"
+        ),
         num_stories=2,
         num_reader_clips=8,
         num_codec_clips=4,

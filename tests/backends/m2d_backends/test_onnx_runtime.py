@@ -211,6 +211,11 @@ def test_options_that_no_graph_has_are_refused(source, tmp_path, changes, messag
         OnnxBackend().find(source, LAYOUT, options(tmp_path, **changes))
 
 
+def test_a_missing_graph_that_could_not_run_here_is_not_asked_for(source, tmp_path):
+    with pytest.raises(BackendUnavailable, match="no bfloat16 kernels for the CPU; use float32"):
+        OnnxBackend().find(source, LAYOUT, options(tmp_path, dtype="bfloat16"))
+
+
 def test_another_provider_than_the_one_asked_for_is_an_error():
     check_provider("CUDAExecutionProvider", ["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(BackendUnavailable, match="asked for CUDAExecutionProvider, ONNX Runtime gave CPU"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +52,7 @@ class FakeSource:
     mask: str = "mask2dit"
     is_joint: bool = True
     sampling: SamplingDefaults = PUPPET_SAMPLING
+    stored_dtype: str = "float16"
 
 
 def plan(text: str = STORY, **arguments: Any) -> RunPlan:
@@ -214,6 +215,25 @@ def test_the_plan_s_recipe_gives_the_same_plan_without_overrides() -> None:
     planned = plan(overrides=Overrides(seed=9, num_inference_steps=4))
     again = plan_story(planned.recipe, cast(Any, FakeSource()))
     assert again == planned
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "given", "dtype"),
+    [
+        ("eager", "cpu", None, "bfloat16"),
+        ("eager", "cpu", "float32", "float32"),
+        ("onnx", "cpu", None, "float32"),
+        ("onnx", "cpu", "bfloat16", "bfloat16"),
+        ("eager", "cuda", None, "float16"),
+    ],
+)
+def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it_without_graphs(
+    backend: str, device: str, given: str | None, dtype: str
+) -> None:
+    overrides = Overrides(backend=backend, device=device, dtype=given)
+    planned = plan(overrides=overrides, cpu_dtype="bfloat16")
+    assert planned.dtype == planned.recipe.backend.dtype == dtype
+    assert plan(overrides=replace(overrides, device="cpu")).dtype == (given or "float32")
 
 
 def test_overrides_are_checked_like_fields_and_named_by_their_fields() -> None:
