@@ -51,7 +51,9 @@ def bench(
     from m2d.registry import get_backend
 
     reporter = make_reporter(quiet=quiet)
-    overrides = Overrides(device=device, dtype=dtype, artifacts=artifacts, downloads=reporter)
+    overrides = Overrides(
+        device=device, dtype=dtype, artifacts=artifacts, downloads=reporter, compares_backends=True
+    )
     plan = plan_recipe(recipe, model=options.choice, overrides=overrides)
     with loading_libraries(reporter):
         from m2d.tasks import bench as task

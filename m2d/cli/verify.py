@@ -69,6 +69,7 @@ def verify(
     reporter = make_reporter(quiet=quiet)
     overrides = Overrides(
         downloads=reporter,
+        compares_backends=True,
         num_inference_steps=steps,
         device=device,
         dtype=dtype,

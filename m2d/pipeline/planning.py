@@ -106,6 +106,7 @@ def plan_for_model(
     if recipe.backend.device is None:
         backend = recipe.backend.model_copy(update={"device": best_device()})
         recipe = recipe.model_copy(update={"backend": backend})
+    is_comparison = overrides is not None and overrides.compares_backends
     plan = plan_story(
         recipe,
         source,
@@ -115,7 +116,7 @@ def plan_for_model(
         count_tokens=None if isinstance(source, PublishedSource) else load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
         find_lora=partial(find_lora, source),
-        cpu_dtype="bfloat16" if cpu_has_bfloat16() else "float32",
+        cpu_dtype="bfloat16" if cpu_has_bfloat16() and not is_comparison else "float32",
     )
     places = places or Places(path="recipe")
     return replace(

@@ -37,6 +37,7 @@ class Overrides:
             loads it applies them, and `apply_overrides` does not.
         downloads: Receives the progress when a model is downloaded; None downloads nothing.
         published: Whether a published model that is not here is planned by its sizes, to predict the run.
+        compares_backends: Whether backends are compared; a CPU then computes in float32, which all can.
     """
 
     out: Path | None = None
@@ -54,6 +55,7 @@ class Overrides:
     settings: tuple[Setting, ...] = ()
     downloads: Reporter | None = None
     published: bool = False
+    compares_backends: bool = False
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:
