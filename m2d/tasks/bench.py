@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 
 from m2d.backend import Backend, Denoiser
-from m2d.backend_checks import require_available
-from m2d.errors import ArtifactMissing, InputError
+from m2d.errors import InputError
+from m2d.film.job import check_backend
 from m2d.pipeline.recording import Call, RecordingBackend
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -68,24 +68,22 @@ def run(
 
     Raises:
         InputError: `num_pairs` is too small for a median.
-        BackendError: A backend is not installed, or cannot run on the plan's device.
+        BackendError: A backend is not installed, cannot run on the plan's device, or lacks a graph.
     """
     if num_pairs < FEWEST_PAIRS:
         raise InputError(f"{num_pairs} is below {FEWEST_PAIRS}, too few for a median", argument="pairs")
     backends = {name: find_backend(name) for name in names}
     reference = find_backend(REFERENCE)
-    for backend in (reference, *backends.values()):
-        require_available(backend, plan.device)
-    call = _first_call(plan.without_backend_options(), reference, reporter)
+    plain = plan.without_backend_options()
+    for name, backend in {REFERENCE: reference, **backends}.items():
+        check_backend([plan if name == plan.backend else plain], backend)
+    call = _first_call(plain, reference, reporter)
     eager = _denoiser(call, reference, {})
     timings = []
     for name, backend in backends.items():
         extra = plan.backend_options if name == plan.backend else {}
         with reporter.stage(f"{name}: {num_pairs} pairs"):
-            try:
-                denoiser = _denoiser(call, backend, extra)
-            except ArtifactMissing as error:
-                raise ArtifactMissing(f"{error}; export this story for {name} first") from error
+            denoiser = _denoiser(call, backend, extra)
             timings.append(_time(name, call, denoiser, eager, num_pairs))
         if backend is not reference:
             backend.release()

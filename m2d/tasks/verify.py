@@ -23,7 +23,7 @@ from m2d.backend_checks import require_available
 from m2d.diffusion.step_cache import Speed
 from m2d.errors import ArtifactMissing, BackendError, ExportError, InputError
 from m2d.pipeline.comparison import FilmDifference, StepDifference, film_difference, step_differences
-from m2d.pipeline.graphs import GraphRequest
+from m2d.pipeline.graphs import GraphRequest, check_graphs, graphs_of
 from m2d.pipeline.recording import Call, RecordingBackend, Respondent
 from m2d.pipeline.scenes import ScenePipeline
 from m2d.progress import Clock, Reporter
@@ -130,12 +130,15 @@ def run(
     for backend in (find_backend(REFERENCE), *(backends.values() if required else ())):
         require_available(backend, plan.device)
     plain = plan.without_backend_options()
+    if required and not export:
+        for name, backend in backends.items():
+            check_graphs([plan if name == plan.backend else plain], backend)
     reference = _record(plain, find_backend(REFERENCE), reporter)
     verdicts = []
     for name, backend in backends.items():
         own = plan if name == plan.backend else plain
         try:
-            _find_graphs(own, backend, reference.calls, reporter, export=export)
+            _find_graphs(own, backend, reporter, export=export)
             verdicts.append(_verdict(own, backend, reference, reporter))
         except (BackendError, ExportError, InputError) as error:
             if required:
@@ -181,14 +184,12 @@ def _verdict(plan: RunPlan, backend: Backend, reference: _Film, reporter: Report
     )
 
 
-def _find_graphs(
-    plan: RunPlan, backend: Backend, calls: Sequence[Call], reporter: Reporter, *, export: bool
-) -> None:
+def _find_graphs(plan: RunPlan, backend: Backend, reporter: Reporter, *, export: bool) -> None:
     """Check that the graphs a backend needs exist, or export them if `export` is set."""
     if not isinstance(backend, ExportingBackend):
         return
-    for preparation, _ in groupby(calls, key=lambda call: call.preparation):
-        graph = (preparation.source, preparation.layout, _options(preparation, plan))
+    for request in graphs_of([plan]):
+        graph = (request.source, request.layout, request.options)
         try:
             backend.find(*graph)
         except ArtifactMissing as error:

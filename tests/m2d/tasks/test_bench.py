@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from m2d.backend import Backend, Denoiser
-from m2d.errors import ArtifactMissing, InputError
+from m2d.errors import InputError
+from m2d.pipeline.graphs import MissingGraphs
 from m2d.progress import SilentReporter
 from m2d.registry import get_backend
 from m2d.tasks import bench
 from tests.m2d.tasks.studio import Studio, open_studio
-from tests.m2d.tasks.test_verify import ChangedBackend
+from tests.m2d.tasks.test_verify import ExportedBackend
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +27,10 @@ def test_a_story_s_own_step_is_timed_on_every_backend(studio: Studio) -> None:
     assert {"m2d", "torch", "diffusers"} == set(report.versions)
 
 
-def test_a_missing_graph_is_told_with_what_to_do(studio: Studio) -> None:
-    class Exported(ChangedBackend):
-        def prepare(self, *_: object) -> Denoiser:
-            raise ArtifactMissing("no graph")
-
-    def find(name: str) -> Backend:
-        return get_backend(name) if name == "eager" else Exported(lambda velocity: velocity)
-
-    with pytest.raises(ArtifactMissing, match=r"^no graph; export this story for changed first$"):
+def test_a_missing_graph_is_told_before_eager_runs(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "RecordingBackend", None)
+    find = {"eager": get_backend("eager"), "changed": ExportedBackend()}.__getitem__
+    with pytest.raises(MissingGraphs, match="no graph"):
         bench.run(studio.plan(1), ["changed"], find_backend=find, reporter=SilentReporter(), num_pairs=3)
 
 
