@@ -1,6 +1,6 @@
-"""The number of CPU threads that a job's runs compute with, and how this machine differs from a film's.
+"""What a job's runs compute with, CPU threads and data type, and how this machine differs from a film's.
 
-Every run keeps its recorded number, so that the same frames come out; `m2d.pipeline.machine` applies it.
+Every run keeps those recorded, so that the same frames come out; `m2d.pipeline.machine` applies the threads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from m2d.film.job import FilmJob
 from m2d.pipeline.machine import this_machine
 from m2d.progress import Reporter
+from m2d.recipe.backend_choice import DtypeName
 from m2d.recipe.plan import RunPlan
 from m2d.video.printable import printable
 from m2d.video.provenance import RunRecord, name_threads
@@ -40,6 +41,22 @@ def with_threads(job: FilmJob, numbers: Sequence[int | None]) -> FilmJob:
     ]
     runs = tuple(replace(run, plan=plan) for run, plan in zip(job.runs, plans, strict=True))
     return replace(job, runs=runs)
+
+
+def with_dtypes(job: FilmJob, begun: Sequence[DtypeName | None]) -> FilmJob:
+    """Return the job in the data types that its unfinished runs began in, where none is named."""
+    if len(begun) != len(job.runs):
+        return job
+    runs = [
+        replace(run, plan=_in_dtype(run.plan, dtype)) if dtype and run.plan.has_default_dtype else run
+        for run, dtype in zip(job.runs, begun, strict=True)
+    ]
+    return replace(job, runs=tuple(runs))
+
+
+def _in_dtype(plan: RunPlan, dtype: DtypeName) -> RunPlan:
+    backend = plan.recipe.backend.model_copy(update={"dtype": dtype})
+    return replace(plan, dtype=dtype, recipe=plan.recipe.model_copy(update={"backend": backend}))
 
 
 def report_threads(job: FilmJob, *, began_with: Sequence[int], is_asked: bool, reporter: Reporter) -> FilmJob:

@@ -22,11 +22,12 @@ from m2d.film.draft import draft_path, draw_draft
 from m2d.film.job import FilmJob, check_backend, make_scenes
 from m2d.film.journal import Journal, open_journal
 from m2d.film.journal_contents import PendingOutput
-from m2d.film.machine import report_threads, with_threads
+from m2d.film.machine import report_threads, with_dtypes, with_threads
 from m2d.film.output_scenes import encode_output
 from m2d.film.outputs import check_outputs
 from m2d.film.placed import MemoryClock, keeping_state, placed, with_modes
 from m2d.film.previews import PREVIEWS, PreviewSaver, remove_previews
+from m2d.film.resume import begun_dtypes
 from m2d.film.run_records import files_of, provenance_of, record_of, request_of, with_speeds
 from m2d.film.sound import placed_sound
 from m2d.film.transcode import transcode_scenes
@@ -115,6 +116,9 @@ def make_film(
     """
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
+    if options.resume:
+        job = with_dtypes(job, begun_dtypes(plan.output))
+        plan = job.plan
     check_backend(job.plans, backend)
     job = with_threads(job, [options.num_threads] * len(job.runs))
     job, prediction = placed(job, backend, reporter)

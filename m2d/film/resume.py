@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from m2d.errors import InputError, OutputError, Remedy
 from m2d.files import remove_file
@@ -27,6 +27,7 @@ from m2d.film.journal_folder import (
 )
 from m2d.film.outputs import check_replaceable
 from m2d.progress import Reporter
+from m2d.recipe.backend_choice import DtypeName
 from m2d.recipe.model_choice import MODEL_FIELDS
 from m2d.video.run_folder import RECORD, run_folder_of
 
@@ -87,6 +88,23 @@ def resume_unfinished(film: Path, wanted: Header, reporter: Reporter) -> tuple[H
         write_header(folder, extended)
     reporter.note(f"resuming the unfinished run: {scan.contents.progress(header)}")
     return extended, scan.contents
+
+
+def begun_dtypes(film: Path) -> list[DtypeName | None]:
+    """Return what every run of the unfinished `film` began to compute in; nothing if that cannot be read.
+
+    Raises:
+        OutputError: The run folder cannot be read.
+    """
+    try:
+        header = read_header(journal_folder_of(film))
+    except CorruptFileError:
+        # `resume_unfinished` reports it, with a remedy.
+        return []
+    if header is None:
+        return []
+    stored = [run.get("parameters", {}).get("dtype") for run in header.request.get("runs", ())]
+    return [name if name in get_args(DtypeName) else None for name in stored]
 
 
 def _unfinished_header(film: Path, folder: Path) -> Header:

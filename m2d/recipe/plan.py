@@ -21,12 +21,7 @@ from m2d.layout import SceneLayout
 from m2d.placement.modes import DecodeName, MemoryName, Quantized
 from m2d.reading import name_problem
 from m2d.recipe.backend_choice import DtypeName
-from m2d.recipe.checks import (
-    TokenCounter,
-    join_problems,
-    recipe_problems,
-    story_warnings,
-)
+from m2d.recipe.checks import TokenCounter, join_problems, recipe_problems, story_warnings
 from m2d.recipe.fields import default_output
 from m2d.recipe.images import SceneImage, find_images
 from m2d.recipe.overrides import COMMAND_LINE, Overrides, apply_overrides
@@ -113,6 +108,7 @@ class RunPlan:
         artifacts: Folder of exported graphs; None means the user's cache.
         memory: Memory mode; `auto` until the run chooses one.
         decode: Decode strategy; `auto` starts with the fastest.
+        has_default_dtype: Whether the machine chose `dtype`; a resumed run keeps that of its beginning.
         quantized: How the transformer's weights are stored; None for the model folder's own.
         num_threads: CPU threads that compute the frames; None for as many as torch uses.
         loras: LoRAs of the transformer; their scenes are the film's, from 0.
@@ -140,6 +136,7 @@ class RunPlan:
     memory: MemoryName = "auto"
     decode: DecodeName = "auto"
     vae_dtype: DtypeName = "float32"
+    has_default_dtype: bool = False
     quantized: Quantized | None = None
     num_threads: int | None = None
     loras: tuple[LoraUse, ...] = ()
@@ -213,7 +210,7 @@ def plan_story(
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = resolved_sampling(recipe.sampling, source.sampling)
     loras = find_loras(recipe, find_lora, places=places if overrides.loras is None else COMMAND_LINE)
-    device = recipe.backend.device or "cpu"
+    has_default_dtype, device = recipe.backend.dtype is None, recipe.backend.device or "cpu"
     dtype = dtype_of(recipe.backend, source, device, cpu_dtype=cpu_dtype)
     backend = recipe.backend.model_copy(update={"device": device, "dtype": dtype})
     update = {"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
@@ -256,6 +253,7 @@ def plan_story(
         backend=recipe.backend.name,
         device=device,
         dtype=dtype,
+        has_default_dtype=has_default_dtype,
         memory=backend.memory,
         decode=backend.decode,
         vae_dtype=backend.vae_dtype,
