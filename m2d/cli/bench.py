@@ -43,7 +43,8 @@ def bench(
     """Time one denoising step on each backend, relative to eager.
 
     Runs of eager and the backend alternate. The result is the ratio of neighbouring runs; differences below
-    the measured noise count as equal.
+    the measured noise count as equal. On a CPU both compute in float32, unless --dtype or the recipe names
+    another data type.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_json
     from m2d.pipeline.planning import plan_recipe

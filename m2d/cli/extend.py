@@ -68,9 +68,10 @@ def extend(
 ) -> None:
     """Append one scene to a film for every --prompt.
 
-    The film's first and last scenes become clean context. A film made by m2d passes on its cast, setting,
-    sampling and latents; an external video is cut into scenes, resampled and encoded. FILM itself is never
-    changed, unless --out names it and --force is given.
+    Scenes of the film become clean context: the first and the last ones of a film made by m2d, the last ones
+    of an external video. A film made by m2d passes on its cast, setting, sampling and latents; an external
+    video is cut into scenes, resampled and encoded. FILM itself is never changed, unless --out names it and
+    --force is given.
     """
     joined, cuts_s, fitted = parse_join(join), parse_cuts(cuts), parse_fit(fit)
 

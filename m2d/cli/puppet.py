@@ -12,7 +12,7 @@ from m2d.errors import InputError
 from m2d.limits import FASTEST_FPS, LARGEST_SEED, LARGEST_SIDE, MOST_THREADS
 
 app = typer.Typer(
-    help="Make the embedded model: codec, text encoder, reader, and the world they know.",
+    help="Make the embedded models: VAE, text encoder, attribute classifier, and the world that they draw.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

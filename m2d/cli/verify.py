@@ -57,8 +57,9 @@ def verify(
 
     Compares the output of every step for the same input, and the finished frames. The reference computes
     clean context in every step, so backends that compute it once (masks causal and window:k) are checked for
-    that, too; --backend eager checks eager itself. --backend-option needs exactly one --backend. Exits with 0
-    if all backends that ran are within the tolerances, with 1 if one is not, with 3 if a requested one cannot
+    that, too; --backend eager checks eager itself. On a CPU all compute in float32, unless --dtype or the
+    recipe names another data type. --backend-option needs exactly one --backend. Exits with 0 if all backends
+    that ran are within the tolerances, with 1 if one is not, with 3 if a requested one cannot
     run.
     """
     from m2d.cli.console import loading_libraries, make_reporter, write_json

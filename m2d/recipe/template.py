@@ -94,7 +94,7 @@ video:
 
 # The attention mask; `m2d check` draws it. In mask2dit, the paper's mask, the text of a scene sees only its
 # own scene, and all videos see each other. Others: isolated, shared-text, cross-text, full, causal, window:k,
-# anchor.
+# anchor, talc.
 mask: mask2dit
 
 backend:
