@@ -64,7 +64,7 @@ class Sampling:
             guidance_scale=own.guidance_scale,
             scheduler=own.scheduler,
             device=device,
-            dtype=dtype_of(BackendChoice(name=BACKEND), source, device, cpu_dtype=cpu_dtype),
+            dtype=dtype_of(BackendChoice(name=BACKEND), source, device, cpu_dtype),
         )
 
 

@@ -53,7 +53,12 @@ def bench(
 
     reporter = make_reporter(quiet=quiet)
     overrides = Overrides(
-        device=device, dtype=dtype, artifacts=artifacts, downloads=reporter, compares_backends=True
+        # All backends compute in float32.
+        device=device,
+        dtype=dtype,
+        artifacts=artifacts,
+        downloads=reporter,
+        cpu_dtype="float32",
     )
     plan = plan_recipe(recipe, model=options.choice, overrides=overrides)
     with loading_libraries(reporter):

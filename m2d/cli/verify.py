@@ -70,7 +70,8 @@ def verify(
     reporter = make_reporter(quiet=quiet)
     overrides = Overrides(
         downloads=reporter,
-        compares_backends=True,
+        # All backends compute in it.
+        cpu_dtype="float32",
         num_inference_steps=steps,
         device=device,
         dtype=dtype,

@@ -106,7 +106,9 @@ def plan_for_model(
     if recipe.backend.device is None:
         backend = recipe.backend.model_copy(update={"device": best_device()})
         recipe = recipe.model_copy(update={"backend": backend})
-    is_comparison = overrides is not None and overrides.compares_backends
+    overrides = overrides or Overrides()
+    if overrides.cpu_dtype is None and cpu_has_bfloat16():
+        overrides = replace(overrides, cpu_dtype="bfloat16")
     plan = plan_story(
         recipe,
         source,
@@ -116,17 +118,17 @@ def plan_for_model(
         count_tokens=None if isinstance(source, PublishedSource) else load_tokenizer(source).count_tokens,
         world=WORLD if source.is_puppet else None,
         find_lora=partial(find_lora, source),
-        cpu_dtype="bfloat16" if cpu_has_bfloat16() and not is_comparison else "float32",
     )
     places = places or Places(path="recipe")
     return replace(
         plan,
         quantized=_find_quantized(plan, places),
+        has_default_dtype=(recipe.backend.dtype or overrides.dtype) is None,
         warnings=(
             *plan.warnings,
             *filter(None, [source.vae_doubt]),
             *_lettering_warnings(plan.recipe, places),
-            *_idle_warnings(plan, places, seed=overrides.seed if overrides else None),
+            *_idle_warnings(plan, places, seed=overrides.seed),
         ),
     )
 

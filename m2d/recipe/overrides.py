@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from m2d.errors import RecipeError
 from m2d.progress import Reporter
+from m2d.recipe.backend_choice import DtypeName
 from m2d.recipe.explain import explain
 from m2d.recipe.fields import out_problem
 from m2d.recipe.places import COMMAND_LINE_NAME, Places
@@ -37,7 +38,7 @@ class Overrides:
             loads it applies them, and `apply_overrides` does not.
         downloads: Receives the progress when a model is downloaded; None downloads nothing.
         published: Whether a published model that is not here is planned by its sizes, to predict the run.
-        compares_backends: Whether backends are compared; a CPU then computes in float32, which all can.
+        cpu_dtype: What `eager` computes in on a CPU where nothing is named; None is what the CPU is fast in.
     """
 
     out: Path | None = None
@@ -55,7 +56,7 @@ class Overrides:
     settings: tuple[Setting, ...] = ()
     downloads: Reporter | None = None
     published: bool = False
-    compares_backends: bool = False
+    cpu_dtype: DtypeName | None = None
 
 
 def apply_overrides(recipe: Recipe, overrides: Overrides) -> Recipe:

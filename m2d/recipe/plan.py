@@ -191,7 +191,6 @@ def plan_story(
     count_tokens: TokenCounter | None = None,
     world: World | None = None,
     find_lora: LoraFinder | None = None,
-    cpu_dtype: DtypeName = "float32",
 ) -> RunPlan:
     """Resolve a recipe for a model.
 
@@ -201,7 +200,6 @@ def plan_story(
         count_tokens: The model's tokenizer; without it prompt lengths are not checked.
         world: What the model draws; None for a model with an open vocabulary.
         find_lora: Finds the file of a LoRA; a recipe with LoRAs needs it.
-        cpu_dtype: What `eager` computes in on a CPU where nothing else is named.
 
     Raises:
         RecipeError: Sizes that the model cannot make, joins, prompts, LoRAs or overrides that do not fit.
@@ -210,8 +208,7 @@ def plan_story(
     recipe, images = find_images(apply_overrides(recipe, overrides), places)
     sampling = resolved_sampling(recipe.sampling, source.sampling)
     loras = find_loras(recipe, find_lora, places=places if overrides.loras is None else COMMAND_LINE)
-    has_default_dtype, device = recipe.backend.dtype is None, recipe.backend.device or "cpu"
-    dtype = dtype_of(recipe.backend, source, device, cpu_dtype=cpu_dtype)
+    dtype = dtype_of(recipe.backend, source, device := recipe.backend.device or "cpu", overrides.cpu_dtype)
     backend = recipe.backend.model_copy(update={"device": device, "dtype": dtype})
     update = {"sampling": sampling.as_recorded(), "loras": loras.recorded(), "backend": backend}
     recipe, geometry = recipe.model_copy(update=update), source.geometry
@@ -253,7 +250,6 @@ def plan_story(
         backend=recipe.backend.name,
         device=device,
         dtype=dtype,
-        has_default_dtype=has_default_dtype,
         memory=backend.memory,
         decode=backend.decode,
         vae_dtype=backend.vae_dtype,

@@ -27,14 +27,16 @@ def resolved_sampling(sampling: Sampling, defaults: SamplingDefaults) -> Resolve
     )
 
 
-def dtype_of(backend: BackendChoice, source: ModelSource, device: str, *, cpu_dtype: DtypeName) -> DtypeName:
+def dtype_of(
+    backend: BackendChoice, source: ModelSource, device: str, cpu_dtype: DtypeName | None
+) -> DtypeName:
     """Return what the run computes in: on a GPU the type of the weights, as few hold the double of them.
 
     Args:
-        cpu_dtype: What `eager` computes in on a CPU. Exported graphs are float32 unless the user asks.
+        cpu_dtype: What `eager` computes in on a CPU; None is float32, as of all other backends.
     """
     if backend.dtype is not None:
         return backend.dtype
     if device != "cpu":
         return source.stored_dtype
-    return cpu_dtype if backend.name == "eager" else "float32"
+    return cpu_dtype or "float32" if backend.name == "eager" else "float32"

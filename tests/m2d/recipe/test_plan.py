@@ -230,10 +230,10 @@ def test_the_plan_s_recipe_gives_the_same_plan_without_overrides() -> None:
 def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it_without_graphs(
     backend: str, device: str, given: str | None, dtype: str
 ) -> None:
-    overrides = Overrides(backend=backend, device=device, dtype=given)
-    planned = plan(overrides=overrides, cpu_dtype="bfloat16")
+    overrides = Overrides(backend=backend, device=device, dtype=given, cpu_dtype="bfloat16")
+    planned = plan(overrides=overrides)
     assert planned.dtype == planned.recipe.backend.dtype == dtype
-    assert plan(overrides=replace(overrides, device="cpu")).dtype == (given or "float32")
+    assert plan(overrides=replace(overrides, device="cpu", cpu_dtype=None)).dtype == (given or "float32")
 
 
 def test_overrides_are_checked_like_fields_and_named_by_their_fields() -> None:
