@@ -53,11 +53,11 @@ def bench(
 
     reporter = make_reporter(quiet=quiet)
     overrides = Overrides(
-        # All backends compute in float32.
         device=device,
         dtype=dtype,
         artifacts=artifacts,
         downloads=reporter,
+        # All backends compute in it.
         cpu_dtype="float32",
     )
     plan = plan_recipe(recipe, model=options.choice, overrides=overrides)
