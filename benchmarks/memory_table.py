@@ -140,10 +140,10 @@ def readme_rows(report: Mapping[str, Any]) -> list[str]:
         known = NEW_MODELS.known_models[names[0].lower()]
         found = report["models"][known.name]["batched"]
         cards = {size: found["cards"][str(size)] for size in SIZES_GB}
-        times = [f"{size} GB: {_minutes(row['minutes'])}" for size, row in cards.items() if row["fits"]]
+        times = [_minutes(row["minutes"]) if row["fits"] else "-" for row in cards.values()]
         shape = f"{known.width}x{known.height}, {known.num_frames}"
         cells = (", ".join(names), known.licence, shape, f"{_gib(found['transformer_bytes'])} GiB")
-        rows.append(f"| {' | '.join(cells)} | {', '.join(times)} |")
+        rows.append(f"| {' | '.join(cells)} | {' | '.join(times)} |")
     return rows
 
 
