@@ -218,7 +218,7 @@ def _cold_start_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     names = " and ".join(f"`{name}`" for name in report["backends"])
     yield Row(
         key="best",
-        what=f"Whole command with the faster of {names} (`{report['best']}`), `eager` = 100 %",
+        what=f"Whole command with the faster of {names} (`{report['best']}`), `eager` in float32 = 100 %",
         value=f"{report['best_ratio']:.1%} (noise {best['noise_floor']:.1%})",
         limit=f"at most {report['limit']:.0%}",
         holds=report["is_kept"],

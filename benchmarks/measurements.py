@@ -94,7 +94,7 @@ HEADLINES = (
     Headline(
         report="cold_start",
         key="best",
-        what="Whole command with the faster of the exported `aot` and `onnx` graphs, `eager` = 100 %",
+        what="Whole command with the faster exported graph, `aot` or `onnx`; `eager` in float32 = 100 %",
     ),
     Headline(
         report="speed-gpu",

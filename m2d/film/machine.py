@@ -43,14 +43,24 @@ def with_threads(job: FilmJob, numbers: Sequence[int | None]) -> FilmJob:
     return replace(job, runs=runs)
 
 
-def with_dtypes(job: FilmJob, begun: Sequence[DtypeName | None]) -> FilmJob:
-    """Return the job in the data types that its unfinished runs began in, where none is named."""
+def with_dtypes(job: FilmJob, begun: Sequence[DtypeName | None], reporter: Reporter) -> FilmJob:
+    """Return the job in the data types that its unfinished runs began in, where none is named.
+
+    Args:
+        begun: That of every run, from `begun_dtypes`; nothing is changed if there are more or fewer.
+        reporter: Receives a note if one is not this machine's choice.
+    """
     if len(begun) != len(job.runs):
         return job
     runs = [
         replace(run, plan=_in_dtype(run.plan, dtype)) if dtype and run.plan.has_default_dtype else run
         for run, dtype in zip(job.runs, begun, strict=True)
     ]
+    others = [
+        run.plan.dtype for run, now in zip(runs, job.runs, strict=True) if run.plan.dtype != now.plan.dtype
+    ]
+    if others:
+        reporter.note(f"computing in {others[0]}, as the run began")
     return replace(job, runs=tuple(runs))
 
 

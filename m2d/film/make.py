@@ -117,7 +117,7 @@ def make_film(
     plan = job.plan
     check_outputs(plan.output, force=options.force, resume=options.resume)
     if options.resume:
-        job = with_dtypes(job, begun_dtypes(plan.output))
+        job = with_dtypes(job, begun_dtypes(plan.output), reporter)
         plan = job.plan
     check_backend(job.plans, backend)
     job = with_threads(job, [options.num_threads] * len(job.runs))

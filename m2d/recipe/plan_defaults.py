@@ -39,4 +39,4 @@ def dtype_of(
         return backend.dtype
     if device != "cpu":
         return source.stored_dtype
-    return cpu_dtype or "float32" if backend.name == "eager" else "float32"
+    return "float32" if cpu_dtype is None or backend.name != "eager" else cpu_dtype

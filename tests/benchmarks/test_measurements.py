@@ -188,7 +188,7 @@ def test_of_exported_graphs_the_best_one_counts() -> None:
     backends = {name: {"noise_floor": 0.02} for name in ("aot", "onnx")}
     report = {"backends": backends, "best": "aot", "best_ratio": 0.919, "limit": 0.75, "is_kept": False}
     report |= {"story": "first-snow.yaml", "cores": 2, "machine": "Linux", "versions": {"torch": "2.13.0"}}
-    what = "Whole command with the faster of `aot` and `onnx` (`aot`), `eager` = 100 %"
+    what = "Whole command with the faster of `aot` and `onnx` (`aot`), `eager` in float32 = 100 %"
     row = f"| {what} | 91.9% (noise 2.0%) | at most 75% | **missed** |"
     assert row in figures_block({"cold_start": report}).splitlines()
 

@@ -46,7 +46,9 @@ def test_a_run_goes_on_in_the_data_type_that_it_began_in(
         whole = made(studio, "whole")
     interrupted(studio, "resumed", monkeypatch)
     assert begun_dtypes(studio.path("resumed")) == ["bfloat16"]
-    result = made(studio, "resumed", resume=True)
+    told = RecordingReporter()
+    result = made(studio, "resumed", reporter=told, resume=True)
+    assert told.notes[0] == "computing in bfloat16, as the run began"
     assert result.provenance.runs[0].parameters["dtype"] == "bfloat16"
     assert result.frames_sha256 == whole.frames_sha256
     assert result.film.read_bytes() == whole.film.read_bytes()
