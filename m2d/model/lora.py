@@ -27,7 +27,7 @@ _ADAPTER = "default"
 
 
 class LoraSettings(Protocol):
-    """Sizes and layers of adapters; `LoraRecipe` in `m2d.training.recipe` documents the fields."""
+    """Sizes and layers of adapters; `LoraRecipe` in `m2d.training.recipe_parts` documents the fields."""
 
     @property
     def rank(self) -> int: ...

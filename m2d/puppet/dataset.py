@@ -18,7 +18,7 @@ from m2d.geometry import SceneGeometry
 from m2d.puppet.captions import varied_caption
 from m2d.puppet.puppets import NEW_HATS
 from m2d.puppet.render import Clip, render_clips
-from m2d.puppet.story import Story, sample_story
+from m2d.puppet.story import ACTOR_SIZE, Story, sample_story
 from m2d.puppet.vocabulary import HATS
 
 # Part of every digest: increase it when the world's appearance, motion or words change.
@@ -73,6 +73,17 @@ class PuppetStories:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, index]))
         story = self.story(index)
         return tuple(varied_caption(story, scene, draw=draw) for scene in story.scenes)
+
+    def shared_properties(self) -> Tensor:
+        """Return what all scenes of a story share and no prompt names, float32 (num_stories, 2).
+
+        The actors' size, from 0 for the smallest to 1, and their eyes, an index into EYES.
+        """
+        backdrops = [self.story(index).backdrop for index in range(self.num_stories)]
+        low, high = ACTOR_SIZE
+        return torch.tensor(
+            [((each.actor_size - low) / (high - low), float(each.eyes)) for each in backdrops]
+        )
 
     def render(self, index: int) -> PuppetStory:
         """Return story `index`."""

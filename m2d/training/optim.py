@@ -20,7 +20,7 @@ from m2d.errors import BackendUnavailable, CheckpointError
 from m2d.saved_tensors import misfit
 from m2d.training.muon import Muon
 from m2d.training.processes import Processes
-from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
+from m2d.training.recipe_parts import OptimizerRecipe, ScheduleRecipe
 from m2d.training.sharding import Stored, like, local, whole, wrap
 
 # Muon updates the attention and feed-forward matrices of a block. AdamW updates the adaLN modulations

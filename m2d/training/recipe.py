@@ -5,31 +5,31 @@ Owns the form of `recipes/training/*.yaml` and the rules between fields; does no
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from m2d.errors import InputError
 from m2d.limits import FASTEST_FPS, LARGEST_SEED, LARGEST_SIDE, MOST_SCENES
-from m2d.model.lora_parts import LoraPart
 from m2d.recipe.fields import MaskName
+from m2d.training.recipe_parts import (
+    Beta,
+    LoraRecipe,
+    ObjectiveRecipe,
+    OptimizerRecipe,
+    Part,
+    ScheduleRecipe,
+)
 
 Stage = Literal["base", "pretrain", "sft"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 TrackerName = Literal["tensorboard", "wandb"]
 BUILTIN_PUPPET = "builtin:puppet"
-# The optimizers compute in float32, whose numbers end at 3e38: these bounds keep their products in it.
-Rate = Annotated[float, Field(gt=0, le=1000)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 _PUPPET_FIELDS = frozenset({"source", "num_stories", "seed", "held_out", "hats", "changing"})
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataRecipe(_Part):
+class DataRecipe(Part):
     """Where the stories come from.
 
     Attributes:
@@ -105,7 +105,7 @@ class DataRecipe(_Part):
         return self
 
 
-class SizeRecipe(_Part):
+class SizeRecipe(Part):
     """Size of one scene: frames, and pixels."""
 
     num_frames: int = Field(ge=1, le=1_000_000)
@@ -130,7 +130,7 @@ class VideoRecipe(SizeRecipe):
         return (self, *self.buckets)
 
 
-class TransformerRecipe(_Part):
+class TransformerRecipe(Part):
     """Sizes of a transformer that starts from random weights.
 
     VAE, text encoder and `video` decide channels, text width and latent sizes.
@@ -144,98 +144,7 @@ class TransformerRecipe(_Part):
     max_text_tokens: int = Field(ge=1, le=65_536)
 
 
-class ObjectiveRecipe(_Part):
-    """Which timesteps and scenes the loss is taken over.
-
-    Attributes:
-        timesteps: Distribution of the timestep, which all target scenes of a sample share.
-        uniform_share: With `logit_normal`, probability that a sample's timestep is uniform instead: a
-            logit-normal distribution has almost no samples at the highest noise levels.
-        caption_dropout: Probability that all captions of a sample are replaced by the empty prompt.
-        conditional_probability: Probability that a sample has clean context (Eq. 2); SFT only.
-        targets: The target scene of such a sample: the `last` (as in the paper) or a `random` one.
-        image_probability: Probability that a target scene's first latent frame is clean and does not count in
-            the loss: the model learns to start from a picture.
-        scene_guidance: How much of the difference that other scenes make to the prediction is added to what
-            is learned; 0.5 doubles it, for a pass more in every step. arXiv 2502.12154 does so with prompts.
-    """
-
-    timesteps: Literal["uniform", "logit_normal"] = "uniform"
-    uniform_share: float = Field(default=0.0, ge=0, le=1)
-    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
-    conditional_probability: float = Field(default=0.0, ge=0, le=1)
-    targets: Literal["last", "random"] = "last"
-    image_probability: float = Field(default=0.0, ge=0, le=1)
-    scene_guidance: float = Field(default=0.0, ge=0, le=0.9)
-
-    @model_validator(mode="after")
-    def _mixes_two_distributions(self) -> Self:
-        if self.uniform_share and self.timesteps == "uniform":
-            raise ValueError(
-                "uniform_share: is for timesteps: logit_normal; uniform ones are uniform already"
-            )
-        return self
-
-
-class OptimizerRecipe(_Part):
-    """The optimizer and its settings.
-
-    Attributes:
-        name: `muon` orthogonalises the updates of the blocks' attention and feed-forward matrices and uses
-            AdamW for all other weights; `adamw` uses AdamW for all; `adamw8bit` keeps its moments in 8 bits.
-        lr: Learning rate of AdamW.
-        matrix_lr: Learning rate of Muon, on AdamW's scale (updates are scaled to AdamW's usual RMS).
-    """
-
-    name: Literal["adamw", "adamw8bit", "muon"]
-    lr: Rate
-    matrix_lr: Rate | None = None
-    weight_decay: float = Field(default=0.0, ge=0, le=1000)
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    eps: float = Field(default=1e-8, ge=1e-30, le=1)
-    momentum: Beta = 0.95
-    grad_clip: float = Field(default=1.0, ge=1e-30, le=1e30)
-
-    @model_validator(mode="after")
-    def _has_the_rates_it_uses(self) -> Self:
-        if (self.name == "muon") != (self.matrix_lr is not None):
-            raise ValueError(
-                f"matrix_lr: {self.matrix_lr} with optimizer {self.name!r}; muon needs one and adamw has none"
-            )
-        return self
-
-
-class LoraRecipe(_Part):
-    """Low-rank adapters, trained while the transformer's own weights are frozen.
-
-    Attributes:
-        alpha: Updates are scaled by `alpha / rank`, or by 1 if None.
-        parts: Matrices of a block that get an adapter.
-        dropout: Dropout rate of the adapters' input.
-    """
-
-    rank: int = Field(default=16, ge=1, le=65_536)
-    alpha: float | None = Field(default=None, gt=0, le=1e6)
-    parts: tuple[LoraPart, ...] = Field(default=("attention",), min_length=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class ScheduleRecipe(_Part):
-    """How the learning rates change over `steps`.
-
-    Attributes:
-        name: `constant`; `cosine` to `final_fraction`; `wsd`: constant, then linear to `final_fraction` over
-            the last `decay_fraction` of the steps.
-        warmup_steps: Steps of linear warm-up from zero, with every schedule.
-    """
-
-    name: Literal["constant", "cosine", "wsd"] = "wsd"
-    warmup_steps: int = Field(default=100, ge=0, le=1_000_000_000)
-    decay_fraction: float = Field(default=0.25, gt=0, le=1)
-    final_fraction: float = Field(default=0.02, ge=0, le=1)
-
-
-class CheckpointRecipe(_Part):
+class CheckpointRecipe(Part):
     """When to save checkpoints, and how many to keep. `every_steps: 0` saves by time alone."""
 
     every_s: float = Field(default=300.0, gt=0)
@@ -243,21 +152,21 @@ class CheckpointRecipe(_Part):
     keep: int = Field(default=3, ge=1, le=1_000_000)
 
 
-class EvaluationRecipe(_Part):
+class EvaluationRecipe(Part):
     """How often, and on how many samples, the held-out loss of the averaged weights is measured."""
 
     every_steps: int = Field(default=500, ge=1, le=1_000_000_000)
     num_samples: int = Field(default=128, ge=1, le=1_000_000)
 
 
-class ValidationRecipe(_Part):
+class ValidationRecipe(Part):
     """Films of some story recipes, made with the averaged weights during the training, for viewing."""
 
     stories: tuple[str, ...] = Field(min_length=1)
     every_steps: int = Field(default=1000, ge=1, le=1_000_000_000)
 
 
-class TrainingRecipe(_Part):
+class TrainingRecipe(Part):
     """One stage of training.
 
     Attributes:
@@ -311,8 +220,10 @@ class TrainingRecipe(_Part):
         """Return the samples that each of some processes (one per device) computes at once.
 
         Raises:
-            InputError: The batch does not divide.
+            InputError: The batch does not divide, or the objective is for one process.
         """
+        if num_processes > 1 and self.objective.unprompted_weight:
+            raise InputError("objective.unprompted_weight: is for a training in one process; remove it")
         num_parts = num_processes * self.accumulate
         if self.batch_size % num_parts:
             raise InputError(
@@ -332,6 +243,10 @@ class TrainingRecipe(_Part):
             raise ValueError(f"video.buckets: are for datasets of videos; remove them from {BUILTIN_PUPPET}")
         if self.num_scenes == 1 and self.objective.scene_guidance:
             raise ValueError("objective.scene_guidance: a single scene sees no other; remove it")
+        if self.objective.unprompted_weight and not self.data.is_puppet:
+            raise ValueError(
+                f"objective.unprompted_weight: only {BUILTIN_PUPPET} says actors' size and eyes; remove it"
+            )
         if self.stage != "sft" and self.objective.conditional_probability:
             raise ValueError("objective.conditional_probability: only sft has clean context; remove it")
         if self.batch_size % self.accumulate:

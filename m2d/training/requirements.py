@@ -26,7 +26,7 @@ from m2d.model.lora import add_lora
 from m2d.model.scene_model import SceneModel
 from m2d.training.launcher import Sharing
 from m2d.training.optim import is_block_matrix
-from m2d.training.recipe import LoraRecipe
+from m2d.training.recipe_parts import LoraRecipe
 
 OptimizerKind = Literal["adamw", "adamw8bit", "muon"]
 

@@ -20,7 +20,8 @@ from m2d.errors import CheckpointError, Remedy
 from m2d.progress import Reporter
 from m2d.training.optim import learning_rate_scale
 from m2d.training.processes import Processes
-from m2d.training.recipe import ScheduleRecipe, TrainingRecipe
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.recipe_parts import ScheduleRecipe
 from m2d.training.state import TrainState, checkpoints_of, find_checkpoint, load_checkpoint, read_facts
 
 # Recipe fields that a resumed run may change without changing a bit of the weights. Model folders are

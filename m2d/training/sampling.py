@@ -18,7 +18,8 @@ from torch import Tensor
 
 from m2d.diffusion.noise import generator
 from m2d.errors import DatasetError
-from m2d.training.recipe import ObjectiveRecipe, Stage
+from m2d.training.recipe import Stage
+from m2d.training.recipe_parts import ObjectiveRecipe
 from m2d.video.printable import counted
 
 

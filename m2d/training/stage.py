@@ -19,10 +19,11 @@ from m2d.families.opening import part_folder
 from m2d.files import write_bytes
 from m2d.geometry import SceneGeometry
 from m2d.lock import hold
+from m2d.model.scene_model import SceneModel
 from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.cache import StoryLatents
-from m2d.training.datasets import DataOfRun, open_stories
+from m2d.training.datasets import DataOfRun, open_stories, rendered_stories
 from m2d.training.export import publish_model
 from m2d.training.folder import remove_leftovers
 from m2d.training.frozen import FrozenParts, load_frozen, noise_config
@@ -44,6 +45,7 @@ from m2d.training.start import (
 from m2d.training.state import FOLDER, TrainState
 from m2d.training.step import TrainingSetup
 from m2d.training.trainer import Outcome, Trainer
+from m2d.training.unprompted_heads import UnpromptedHeads
 from m2d.training.validation import open_watchers
 
 MODEL = "model"
@@ -146,6 +148,10 @@ def _run(
         reporter.note("data.held_out: 0: no held-out loss is measured")
     layouts = {latent_size(each): training_layout(recipe, start.config, each) for each in geometries}
     state = new_state(recipe, start, processes)
+    if recipe.objective.unprompted_weight:
+        shared_S2 = rendered_stories(recipe.data, geometries[0]).shared_properties()
+        assert isinstance(state.model, SceneModel)
+        state.heads = UnpromptedHeads(state.model, shared_S2)
     facts = {
         "recipe": recipe.model_dump(mode="json"),
         "transformer": start.config,

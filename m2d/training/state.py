@@ -27,20 +27,28 @@ from m2d.training.optim import AveragedModel, Optimizer
 from m2d.training.processes import ALONE, Processes
 from m2d.training.sharding import Stored, outline, put, stored, wholes
 from m2d.training.tensor_file import write_tensors
+from m2d.training.unprompted_heads import UnpromptedHeads
 
 FOLDER = "checkpoints"
 _STATE = "state.json"
 _LONGEST_STATE_BYTES = 16 << 20
 _WEIGHTS, _EMA, _OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
+_HEADS, _HEADS_OPTIMIZER = "heads.safetensors", "heads-optimizer.safetensors"
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainState:
-    """Everything that training changes; `step` is the number of finished steps."""
+    """Everything that training changes.
+
+    Attributes:
+        heads: With `objective.unprompted_weight`.
+        step: Number of finished steps.
+    """
 
     model: nn.Module
     average: AveragedModel
     optimizer: Optimizer
+    heads: UnpromptedHeads | None = None
     step: int = 0
 
 
@@ -72,6 +80,9 @@ def save_checkpoint(
         _EMA: _in_order(_kept(state.average.model, of=state.model)),
         _OPTIMIZER: _in_order(state.optimizer.state_tensors()),
     }
+    if state.heads is not None:
+        files[_HEADS] = _in_order(stored(state.heads.module))
+        files[_HEADS_OPTIMIZER] = _in_order(state.heads.optimizer.state_tensors())
     values = wholes(tensor for tensors in files.values() for tensor in tensors.values())
 
     def write() -> str:
@@ -188,9 +199,16 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     """
     _load_into(_kept(state.model, of=state.model), path / _WEIGHTS)
     _load_into(_kept(state.average.model, of=state.model), path / _EMA)
-    with opened_tensors(path / _OPTIMIZER, "pt") as file:
-        state.optimizer.load_state_tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+    _load_optimizer(state.optimizer, path / _OPTIMIZER)
+    if state.heads is not None:
+        _load_into(stored(state.heads.module), path / _HEADS)
+        _load_optimizer(state.heads.optimizer, path / _HEADS_OPTIMIZER)
     state.step = int(read_facts(path)["step"])
+
+
+def _load_optimizer(optimizer: Optimizer, path: Path) -> None:
+    with opened_tensors(path, "pt") as file:
+        optimizer.load_state_tensors((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
 
 
 def _load_into(targets: Mapping[str, Stored], path: Path) -> None:

@@ -68,20 +68,21 @@ class TrainingSetup:
 
 
 class StepFigures(NamedTuple):
-    """The loss of a step, the gradient's norm, the seconds spent on its batch, and its samples' layout."""
+    """What a step measured of itself.
+
+    Attributes:
+        loss: Of the whole batch.
+        grad_norm: Norm of its gradient.
+        data_s: Seconds spent on the batch.
+        layout: Layout of its samples.
+        heads_loss: Loss of `objective.unprompted_weight`, without the weight; None without it.
+    """
 
     loss: float
     grad_norm: float
     data_s: float
     layout: SceneLayout
-
-
-class _Gradients(NamedTuple):
-    """The loss of the whole batch, the seconds spent on data, and the layout of the samples."""
-
-    loss: float
-    data_s: float
-    layout: SceneLayout
+    heads_loss: float | None = None
 
 
 class Stepper:
@@ -114,7 +115,8 @@ class Stepper:
         if recipe.compile:
             # Compiled in place: parameter names, and with them checkpoints, stay the same.
             for block in state.model.get_submodule(BLOCKS).children():
-                block.compile()
+                if state.heads is None or block is not state.heads.block:
+                    block.compile()
         self._has_dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in state.model.modules())
         self._model = state.optimizer.attach(state.model, processes)
 
@@ -129,13 +131,15 @@ class Stepper:
         """
         state, recipe = self._state, self._setup.recipe
         draw = self._sampler.draw(state.step)
-        loss, data_s, layout = self._add_gradients(draw, meter)
+        figures = self._add_gradients(draw, meter)
         scale = learning_rate_scale(recipe.schedule, step=state.step, num_steps=recipe.steps)
-        grad_norm = state.optimizer.step(rate_scale=scale) if math.isfinite(loss) else math.nan
-        self._refuse_non_finite(loss, grad_norm, draw)
+        grad_norm = state.optimizer.step(rate_scale=scale) if math.isfinite(figures.loss) else math.nan
+        self._refuse_non_finite(figures.loss, grad_norm, draw)
+        if state.heads is not None:
+            state.heads.optimizer.step(rate_scale=scale)
         state.average.update(step=state.step)
         state.step += 1
-        return StepFigures(loss, grad_norm, data_s, layout)
+        return figures._replace(grad_norm=grad_norm)
 
     def errors_of(self, model: nn.Module, batch: TrainingBatch, *, scene_guidance: float = 0.0) -> Tensor:
         """Return the errors (B, N) of a model in the recipe's precision."""
@@ -146,11 +150,12 @@ class Stepper:
                 model, batch, schedule=self._schedule, layout=layout, scene_guidance=scene_guidance
             )
 
-    def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> _Gradients:
-        """Compute this process's microbatches."""
-        processes = self._setup.processes
+    def _add_gradients(self, draw: BatchDraw, meter: LossMeter) -> StepFigures:
+        """Compute this process's microbatches; the gradient's norm is not known yet."""
+        processes, heads = self._setup.processes, self._state.heads
+        objective = self._setup.recipe.objective
         num_targets = draw.is_target_BN.sum()
-        data_s, losses = 0.0, []
+        data_s, losses, heads_loss = 0.0, [], 0.0
         for places in self._parts:
             started_s = time.perf_counter()
             batch = self._batches.make(draw.part(places), step=self._state.step, first=places.start)
@@ -162,15 +167,25 @@ class Stepper:
                 self._batches.expect(upcoming, step=next_step, first=first.start)
             data_s += time.perf_counter() - started_s
             with self._seeded_dropout(places), nullcontext() if is_last else without_sync(self._model):
-                guidance = self._setup.recipe.objective.scene_guidance
-                errors_BN = self.errors_of(self._model, batch, scene_guidance=guidance)
+                errors_BN = self.errors_of(self._model, batch, scene_guidance=objective.scene_guidance)
                 loss = masked_loss(errors_BN, batch.is_target_BN, num_targets=num_targets)
+                losses.append(loss.detach())
+                if heads is not None:
+                    read_BN = heads.errors(draw.part(places).stories_BN)
+                    read = masked_loss(read_BN, batch.is_target_BN, num_targets=num_targets)
+                    loss = loss + objective.unprompted_weight * read
+                    heads_loss += float(read.detach())
                 # Gradients are averaged over the processes, but the parts of the loss must be summed.
                 self._state.optimizer.backward(loss * processes.count)
             meter.add(errors_BN, batch)
-            losses.append(loss.detach())
         whole = float(processes.sum(torch.stack(losses).sum()))
-        return _Gradients(whole, data_s, self._setup.layout_of(batch))
+        return StepFigures(
+            loss=whole,
+            grad_norm=math.nan,
+            data_s=data_s,
+            layout=self._setup.layout_of(batch),
+            heads_loss=None if heads is None else heads_loss,
+        )
 
     @contextmanager
     def _seeded_dropout(self, places: slice) -> Iterator[None]:

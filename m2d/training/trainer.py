@@ -71,6 +71,7 @@ class Trainer:
         self._saved_at_s = time.monotonic()
         self._saved_step = -1
         self._shown_step = 0
+        self._heads_loss: float | None = None
 
     def run(self, *, max_minutes: float | None = None) -> Outcome:
         """Train until the recipe's steps are done or the time is up, and save a checkpoint.
@@ -137,6 +138,7 @@ class Trainer:
     def _do_step(self) -> None:
         started_s = time.perf_counter()
         figures = self._stepper.step(self._losses)
+        self._heads_loss = figures.heads_loss
         step_s = time.perf_counter() - started_s
         self._speed.add(
             data_s=figures.data_s,
@@ -170,7 +172,8 @@ class Trainer:
         recipe, step = self.setup.recipe, self.state.step
         scale = learning_rate_scale(recipe.schedule, step=step - 1, num_steps=recipe.steps)
         rate = {"stage": recipe.stage, "learning_rate": recipe.optimizer.lr * scale}
-        return {**self._losses.read(), **rate, **self._speed.read()}
+        heads = {} if self._heads_loss is None else {"heads_loss": self._heads_loss}
+        return {**self._losses.read(), **heads, **rate, **self._speed.read()}
 
     def _record(self, log: TrainingLog | None, kind: str, values: dict[str, Any]) -> None:
         if log is None:

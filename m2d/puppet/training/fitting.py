@@ -23,7 +23,8 @@ from m2d.progress import Reporter
 from m2d.stop import StopRequest
 from m2d.training.log import TrainingLog
 from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale, schedule_warnings
-from m2d.training.recipe import Beta, CheckpointRecipe, OptimizerRecipe, ScheduleRecipe
+from m2d.training.recipe import CheckpointRecipe
+from m2d.training.recipe_parts import Beta, OptimizerRecipe, ScheduleRecipe
 from m2d.training.state import TrainState, find_checkpoint, load_checkpoint, save_checkpoint
 
 

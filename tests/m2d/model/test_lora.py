@@ -12,7 +12,7 @@ from torch import Tensor
 from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.lora import FILE, add_lora, lora_weights, merge_lora, save_lora
-from m2d.training.recipe import LoraRecipe
+from m2d.training.recipe_parts import LoraRecipe
 from tests.m2d.training.conftest import tiny_model
 
 LAYOUT = SceneLayout.build("mask2dit", text_tokens=[4, 4], latent_frames=[2, 2], tokens_per_frame=4)

@@ -16,7 +16,7 @@ from m2d.errors import CheckpointError
 from m2d.model.lora import FILE, add_lora, save_lora
 from m2d.model.lora_file import LoraUse, adapted_digest, read_lora
 from m2d.model.lora_weights import fuse_loras
-from m2d.training.recipe import LoraRecipe
+from m2d.training.recipe_parts import LoraRecipe
 from tests.m2d.model.lora_files import (
     LAYERS,
     SHAPES,

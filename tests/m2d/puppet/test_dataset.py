@@ -8,6 +8,8 @@ import torch
 from m2d.errors import DatasetError
 from m2d.geometry import SceneGeometry
 from m2d.puppet.dataset import PuppetStories, wardrobe_with
+from m2d.puppet.labels import UNPROMPTED_RANGES, class_labels, unprompted_numbers
+from m2d.puppet.story_scores import story_clips
 from m2d.puppet.vocabulary import ACTORS, HATS
 from m2d.recipe.cast import find_mentions
 
@@ -79,6 +81,18 @@ def test_a_collection_of_another_seed_shows_other_stories() -> None:
 def test_there_is_no_story_beyond_the_last(index: int) -> None:
     with pytest.raises(IndexError, match=f"story {index} of 64"):
         STORIES.render(index)
+
+
+def test_shared_properties_are_the_size_and_eyes_that_every_scene_is_labelled_with() -> None:
+    mixed = replace(STORIES, changing=0.5)
+    shared_S2 = mixed.shared_properties()
+    assert shared_S2.shape == (mixed.num_stories, 2)
+    assert shared_S2[:, 1].unique().tolist() == [0, 1]
+    for index in range(12):
+        clips = story_clips([mixed.story(index)])
+        sizes = unprompted_numbers(clips)[:, list(UNPROMPTED_RANGES).index("actor_size")]
+        torch.testing.assert_close(sizes, shared_S2[index, 0].expand_as(sizes))
+        assert set(class_labels(clips)["eyes"].tolist()) == {int(shared_S2[index, 1])}
 
 
 def test_prompts_vary_in_wording_from_story_to_story() -> None:

@@ -26,6 +26,7 @@ from m2d.training.sharding import place
 from m2d.training.state import TrainState
 from m2d.training.step import TrainingSetup
 from m2d.training.trainer import Trainer
+from m2d.training.unprompted_heads import UnpromptedHeads
 from m2d.training.zero import ZeroOptimizer
 
 TEXT_TOKENS, TEXT_WIDTH, CHANNELS, FRAMES, SIDE = 4, 8, 4, 2, 4
@@ -134,6 +135,7 @@ def tiny_state(recipe: TrainingRecipe, processes: Processes = ALONE) -> TrainSta
         optimizer=ZeroOptimizer(model, average, recipe, processes=processes)
         if processes.uses_deepspeed
         else ModelOptimizer(model, recipe.optimizer),
+        heads=UnpromptedHeads(model, torch.ones(24, 2)) if recipe.objective.unprompted_weight else None,
     )
 
 

@@ -16,7 +16,7 @@ from m2d.training.optim import (
     learning_rate_scale,
     schedule_warnings,
 )
-from m2d.training.recipe import OptimizerRecipe, ScheduleRecipe
+from m2d.training.recipe_parts import OptimizerRecipe, ScheduleRecipe
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:

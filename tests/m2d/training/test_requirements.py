@@ -11,7 +11,7 @@ from torch import Tensor
 from m2d.families.cogvideox.transformer import SceneTransformer
 from m2d.layout import SceneLayout
 from m2d.model.lora import add_lora
-from m2d.training.recipe import LoraRecipe
+from m2d.training.recipe_parts import LoraRecipe
 from m2d.training.requirements import (
     Workload,
     attention_flops_per_block,

@@ -12,7 +12,8 @@ from m2d.errors import CheckpointError
 from m2d.progress import SilentReporter
 from m2d.training.optim import AveragedModel, ModelOptimizer, learning_rate_scale
 from m2d.training.processes import ALONE
-from m2d.training.recipe import OptimizerRecipe, TrainingRecipe
+from m2d.training.recipe import TrainingRecipe
+from m2d.training.recipe_parts import OptimizerRecipe
 from m2d.training.resume import changes, differences, resume_latest
 from m2d.training.state import TrainState, save_checkpoint
 

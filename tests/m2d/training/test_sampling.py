@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m2d.errors import DatasetError
-from m2d.training.recipe import ObjectiveRecipe
+from m2d.training.recipe_parts import ObjectiveRecipe
 from m2d.training.sampling import StageSampler
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from m2d.errors import CheckpointError
 from m2d.training.optim import AveragedModel, ModelOptimizer
-from m2d.training.recipe import OptimizerRecipe
+from m2d.training.recipe_parts import OptimizerRecipe
 from m2d.training.start import Start, build_transformer, read_start
 from m2d.training.state import TrainState, save_checkpoint
 

@@ -13,7 +13,7 @@ from torch import nn
 from m2d.errors import CheckpointError, OutputError
 from m2d.training.folder import publish_folder, remove_leftovers
 from m2d.training.optim import AveragedModel, ModelOptimizer
-from m2d.training.recipe import OptimizerRecipe
+from m2d.training.recipe_parts import OptimizerRecipe
 from m2d.training.state import (
     FOLDER,
     TrainState,
