@@ -14,7 +14,8 @@ from m2d.reading import read_bytes
 
 DEVICE_NAMES = "cpu, cuda or cuda:N"
 _CPU_INFO, _LONGEST_INFO_BYTES = Path("/proc/cpuinfo"), 16 << 20
-_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
+# What computes in bfloat16, the fastest first.
+_BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,2})?")
 
 
@@ -26,7 +27,13 @@ def is_device_name(name: str) -> bool:
 @cache
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies faster in bfloat16 than in float32: with AMX or AVX-512 BF16, on Linux."""
-    return not _BFLOAT16_FLAGS.isdisjoint(cpu_fact("flags").split())
+    return bool(bfloat16_unit())
+
+
+def bfloat16_unit() -> str:
+    """Return the part of the CPU that multiplies in bfloat16, on Linux; empty without one."""
+    flags = cpu_fact("flags").split()
+    return next((name for flag, name in _BFLOAT16_UNITS.items() if flag in flags), "")
 
 
 def cpu_fact(name: str) -> str:

@@ -103,7 +103,6 @@ def differences(runs: Sequence[RunRecord], plan: RunPlan, *, num_threads: int | 
         num_threads: CPU threads that were asked for; None for those of each run.
     """
     versions = installed_versions(plan.backend)
-    machine = this_machine(plan.device, num_threads=num_threads or torch.get_num_threads())
     found = []
     for run in runs:
         found += [
@@ -113,6 +112,8 @@ def differences(runs: Sequence[RunRecord], plan: RunPlan, *, num_threads: int | 
         ]
         if run.machine is None:
             continue
+        dtypes = [run.parameters.get(name) for name in ("dtype", "vae_dtype")]
+        machine = this_machine(plan.device, dtypes=dtypes, num_threads=num_threads or 1)
         pairs = [(run.machine.processor, machine.processor), (run.machine.gpu, machine.gpu)]
         found += [f"{old or 'no GPU'} (here {new or 'none'})" for old, new in pairs if old != new]
         if num_threads not in (None, run.machine.num_threads):

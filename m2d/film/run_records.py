@@ -61,7 +61,7 @@ def record_of(kind: RunKind, plan: RunPlan) -> RunRecord:
             )
             for part in plan.windows
         ],
-        machine=this_machine(plan.device, num_threads=num_threads),
+        machine=this_machine(plan.device, dtypes=(plan.dtype, plan.vae_dtype), num_threads=num_threads),
     )
 
 

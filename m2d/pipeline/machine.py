@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-from m2d.devices import cpu_fact
+from m2d.devices import bfloat16_unit, cpu_fact
 from m2d.video.provenance import MachineRecord
 
 # Names of processors are free text; one that looks like a path or an address is not recorded.
@@ -33,15 +33,21 @@ def computing_with(num_threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def this_machine(device: str, *, num_threads: int) -> MachineRecord:
-    """Describe this machine: no name of it, only models of processor and GPU."""
+def this_machine(device: str, *, dtypes: Iterable[object], num_threads: int) -> MachineRecord:
+    """Describe this machine: no name of it, only models of processor and GPU.
+
+    Args:
+        dtypes: The data types of transformer and VAE: in bfloat16, frames depend on what multiplies it.
+    """
     gpu = ""
     if device.startswith("cuda") and torch.cuda.is_available():
         gpu = f"{_plain(torch.cuda.get_device_name(device), other='GPU')}, CUDA {torch.version.cuda}"
-    processor = _plain(_processor_name(), other=platform.machine())
+    parts = [_plain(_processor_name(), other=platform.machine()), torch.backends.cpu.get_cpu_capability()]
+    if device == "cpu" and "bfloat16" in dtypes:
+        parts += filter(None, [bfloat16_unit()])
     return MachineRecord(
         num_threads=num_threads,
-        processor=f"{processor}, {torch.backends.cpu.get_cpu_capability()}",
+        processor=", ".join(parts),
         gpu=gpu,
     )
 
