@@ -68,7 +68,7 @@ class Boundary(TyperGroup):
         debug = "--debug" in words
         words = [word for word in words if word != "--debug"]
         if words[:1] == ["help"]:
-            words = [*words[1:], "--help"]
+            words = [*(word for word in words if word != "help"), "--help"]
         try:
             _refuse_empty(words)
             code = super().main(words, prog_name, complete_var, standalone_mode=False, **extra)

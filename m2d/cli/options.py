@@ -106,7 +106,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Any recipe field, such as sampling.scheduler=dpm; repeatable.",
+        help="A field of the recipe, as PART.NAME=VALUE; repeatable.",
         autocompletion=fields_to_set,
     ),
 ]

@@ -60,7 +60,8 @@ def test_the_version_and_the_help_have_short_forms() -> None:
     for words in (["generate"], ["puppet", "train"]):
         asked = CliRunner().invoke(app, ["help", *words], prog_name="m2d")
         assert asked.stdout == CliRunner().invoke(app, [*words, "--help"], prog_name="m2d").stdout
-    assert CliRunner().invoke(app, ["help"]).stdout == CliRunner().invoke(app, ["--help"]).stdout
+    for words in (["help"], ["help", "help"]):
+        assert CliRunner().invoke(app, words).stdout == CliRunner().invoke(app, ["--help"]).stdout
 
 
 def test_help_for_what_does_not_exist_is_refused() -> None:
