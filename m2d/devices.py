@@ -14,7 +14,7 @@ from m2d.reading import read_bytes
 
 DEVICE_NAMES = "cpu, cuda or cuda:N"
 _CPU_INFO, _LONGEST_INFO_BYTES = Path("/proc/cpuinfo"), 16 << 20
-# What computes in bfloat16, the fastest first.
+# Flags of the units that multiply in bfloat16, the fastest first.
 _BFLOAT16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,2})?")
 
@@ -31,7 +31,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def bfloat16_unit() -> str:
-    """Return the part of the CPU that multiplies in bfloat16, on Linux; empty without one."""
+    """Return the name of the CPU's unit that multiplies in bfloat16, on Linux; empty without one."""
     flags = cpu_fact("flags").split()
     return next((name for flag, name in _BFLOAT16_UNITS.items() if flag in flags), "")
 

@@ -113,7 +113,7 @@ def differences(runs: Sequence[RunRecord], plan: RunPlan, *, num_threads: int | 
         if run.machine is None:
             continue
         dtypes = [run.parameters.get(name) for name in ("dtype", "vae_dtype")]
-        machine = this_machine(plan.device, dtypes=dtypes, num_threads=num_threads or 1)
+        machine = this_machine(plan.device, dtypes=dtypes, num_threads=run.machine.num_threads)
         pairs = [(run.machine.processor, machine.processor), (run.machine.gpu, machine.gpu)]
         found += [f"{old or 'no GPU'} (here {new or 'none'})" for old, new in pairs if old != new]
         if num_threads not in (None, run.machine.num_threads):

@@ -37,7 +37,7 @@ def this_machine(device: str, *, dtypes: Iterable[object], num_threads: int) -> 
     """Describe this machine: no name of it, only models of processor and GPU.
 
     Args:
-        dtypes: The data types of transformer and VAE: in bfloat16, frames depend on what multiplies it.
+        dtypes: The data types of transformer and VAE: in bfloat16, frames depend on the unit that multiplies.
     """
     gpu = ""
     if device.startswith("cuda") and torch.cuda.is_available():

@@ -41,7 +41,7 @@ class TrainState:
     """Everything that training changes.
 
     Attributes:
-        heads: With `objective.unprompted_weight`.
+        heads: Those of `objective.unprompted_weight`; None without it.
         step: Number of finished steps.
     """
 
